@@ -1,0 +1,1 @@
+"""One config a paper: `get_config(preset)` and `build(config)`."""

@@ -1,0 +1,1 @@
+"""Launchers: the only place where flags are read."""

@@ -1,0 +1,241 @@
+"""Per-example losses -> the gradient as a function of the parameters.
+
+`GradFn` implements `types.GradFn`: it holds one batch and answers the
+questions that optimizer papers ask about the gradient on it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from repjax import parallel, types
+
+
+class GradFn:
+  """The gradient of a mean loss over one batch, at any point.
+
+  Rows with mask 0 are blanked before the loss sees them, so that not even a
+  NaN in them reaches a gradient. All passes use the same key: dropout masks
+  are equal at every point that a link asks about.
+  """
+
+  def __init__(
+    self,
+    loss_fn: types.LossFn,
+    batch: types.Batch,
+    rng: jax.Array,
+    model_state: types.PyTree,
+    *,
+    microbatches: int = 1,
+    compute_dtype: jax.typing.DTypeLike = jnp.float32,
+    over_devices: bool = True,
+  ):
+    """Binds a loss to a batch.
+
+    Args:
+      loss_fn: (params, model_state, batch, rng) -> `types.Losses`.
+      batch: This device's rows.
+      rng: This device's key.
+      model_state: Other collections of the model before the step.
+      microbatches: Parts in which the rows are gone through, one after the
+        other; the gradient is the same and memory is a part's.
+      compute_dtype: What parameters and floating-point columns are cast to
+        for the loss. Gradients come back in the parameters' own dtype.
+      over_devices: Whether to average over devices; False makes a gradient of
+        this device's rows alone.
+    """
+    num_rows = batch['mask'].shape[0]
+    if microbatches < 1 or num_rows % microbatches:
+      raise ValueError(
+        f'{num_rows} rows on a device cannot be divided into {microbatches=}'
+      )
+    self._loss_fn = loss_fn
+    self._batch = _blank_padding(batch)
+    self._rng = rng
+    self._model_state = model_state
+    self._microbatches = microbatches
+    self._compute_dtype = compute_dtype
+    self._over_devices = over_devices
+    self._known = None  # (params, their local sums): see `_local`.
+
+  def __call__(self, params, *, sync=True):
+    """Mean gradient at `params`.
+
+    Args:
+      params: The point.
+      sync: Whether to average over all devices' rows or only this one's.
+
+    Returns:
+      (gradient, `types.Aux`).
+    """
+    grads, weight, model_state, sums = self._local(params)
+    if self._over_devices and sync:
+      grads, weight, sums = parallel.psum((grads, weight, sums))
+      model_state = parallel.pmean(model_state)
+    return _divide(grads, weight), types.Aux(model_state, sums)
+
+  def over_groups(self, num_groups, fn):
+    """Averages what `fn` makes of each group of this device's rows.
+
+    Args:
+      num_groups: Number of consecutive groups on each device.
+      fn: (GradFn of one group) -> tree; its gradients are the group's own.
+
+    Returns:
+      The mean of the trees over all groups of all devices, weighted by their
+      numbers of real rows.
+    """
+    num_rows = self._batch['mask'].shape[0]
+    if num_groups < 1 or num_rows % num_groups:
+      raise ValueError(
+        f'{num_rows} rows on a device cannot be divided into {num_groups=}'
+      )
+
+    def one(args):
+      index, batch = args
+      grad_fn = GradFn(
+        self._loss_fn,
+        batch,
+        jax.random.fold_in(self._rng, index),
+        self._model_state,
+        microbatches=self._microbatches,
+        compute_dtype=self._compute_dtype,
+        over_devices=False,
+      )
+      weight = batch['mask'].sum()
+      return jax.tree.map(lambda x: x * weight, fn(grad_fn)), weight
+
+    groups = _split(self._batch, num_groups)
+    sums, weight = jax.tree.map(
+      lambda x: x.sum(0), jax.lax.map(one, (jnp.arange(num_groups), groups))
+    )
+    if self._over_devices:
+      sums, weight = parallel.psum((sums, weight))
+    return _divide(sums, weight)
+
+  def clipped(self, params, clip_norm):
+    """Sum of per-example clipped gradients."""
+    del params, clip_norm
+    raise NotImplementedError(
+      'grad_fn.clipped needs per-example clipping (repjax.privacy.clipping), '
+      'which this version does not have: use a link that asks for '
+      'grad_fn(params) only.'
+    )
+
+  def per_task(self, params):
+    """One gradient a task."""
+    del params
+    raise NotImplementedError(
+      'grad_fn.per_task needs per-task gradients over a batch that carries '
+      'task ids, which this version does not have: use a link that asks '
+      'for grad_fn(params) only.'
+    )
+
+  def _local(self, params):
+    """This device's sums of gradients, weights and metrics at `params`.
+
+    Remembers the last point: the step asks for the plain gradient, then an
+    unsynchronised link asks for the same one again. XLA merges equal
+    computations in most cases, but not loops.
+    """
+    leaves = jax.tree.leaves(params)
+    if self._known is not None:
+      known, sums = self._known
+      if len(known) == len(leaves) and all(
+        a is b for a, b in zip(known, leaves, strict=True)
+      ):
+        return sums
+    if self._microbatches == 1:
+      sums = self._sums(params, self._model_state, self._batch, self._rng)
+    else:
+      sums = self._accumulate(params)
+    self._known = (leaves, sums)
+    return sums
+
+  def _accumulate(self, params):
+    parts = _split(self._batch, self._microbatches)
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(
+      self._sums, params, self._model_state, first, self._rng
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(carry, args):
+      index, batch = args
+      totals, model_state = carry
+      grads, weight, model_state, sums = self._sums(
+        params, model_state, batch, jax.random.fold_in(self._rng, index)
+      )
+      totals = jax.tree.map(jnp.add, totals, (grads, weight, sums))
+      return (totals, model_state), None
+
+    start = ((zeros[0], zeros[1], zeros[3]), self._model_state)
+    ((grads, weight, sums), model_state), _ = jax.lax.scan(
+      add, start, (jnp.arange(self._microbatches), parts)
+    )
+    return grads, weight, model_state, sums
+
+  def _sums(self, params, model_state, batch, rng):
+    """(sum of gradients, sum of weights, model state, sums) of some rows."""
+    mask = batch['mask'].astype(jnp.float32)
+
+    def total(params):
+      out = self._loss_fn(
+        _cast(params, self._compute_dtype),
+        model_state,
+        {
+          name: x if name == 'mask' else _cast(x, self._compute_dtype)
+          for name, x in batch.items()
+        },
+        rng,
+      )
+      loss = out.loss.astype(jnp.float32)
+      if loss.shape != mask.shape:
+        raise ValueError(
+          f'A loss function returns one loss a row, {mask.shape}; '
+          f'got {loss.shape}'
+        )
+      values = {'loss': loss, **out.metrics}
+      weight = mask.sum()
+      sums = {
+        name: ((value.astype(jnp.float32) * mask).sum(), weight)
+        for name, value in values.items()
+      }
+      # Other collections keep their dtype whatever the compute dtype is, so
+      # that the state's structure never changes.
+      new_state = jax.tree.map(
+        lambda old, new: new.astype(old.dtype), model_state, out.model_state
+      )
+      return (loss * mask).sum(), (new_state, sums)
+
+    grads, (new_state, sums) = jax.grad(total, has_aux=True)(params)
+    return grads, mask.sum(), new_state, sums
+
+
+def _blank_padding(batch):
+  real = batch['mask'] > 0
+
+  def blank(x):
+    return jnp.where(
+      real.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)
+    )
+
+  return {name: blank(x) for name, x in batch.items()}
+
+
+def _split(batch, parts):
+  return jax.tree.map(
+    lambda x: x.reshape((parts, x.shape[0] // parts, *x.shape[1:])), batch
+  )
+
+
+def _cast(tree, dtype):
+  def cast(x):
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+  return tree if dtype == jnp.float32 else jax.tree.map(cast, tree)
+
+
+def _divide(tree: types.PyTree, weight: jax.Array) -> types.PyTree:
+  # A batch of padding alone has weight 0 and sums 0: its mean is 0.
+  weight = jnp.maximum(weight, 1.0)
+  return jax.tree.map(lambda x: x / weight.astype(x.dtype), tree)

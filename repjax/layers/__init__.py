@@ -1,0 +1,1 @@
+"""What goes inside any network: import the module that you need."""

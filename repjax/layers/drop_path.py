@@ -1,0 +1,33 @@
+"""Device code: stochastic depth."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repjax.types import InputError
+
+
+class DropPath(nn.Module):
+  """Drops a residual branch for whole examples (Huang et al., 2016).
+
+  What is kept is divided by 1 - `rate`, so the expectation does not change.
+
+  Attributes:
+    rate: Probability that an example skips the branch, in [0, 1).
+    rng_collection: Name of the rngs that the draw comes from.
+  """
+
+  rate: float
+  rng_collection: str = 'dropout'
+
+  @nn.compact
+  def __call__(self, branch: jax.Array, *, train: bool) -> jax.Array:
+    """Applies stochastic depth to `branch`, [B, ...], when training."""
+    if not 0 <= self.rate < 1:
+      raise InputError(f'drop_path_rate must be in [0, 1), got {self.rate}')
+    if not train or self.rate == 0:
+      return branch
+    keep_shape = branch.shape[:1] + (1,) * (branch.ndim - 1)
+    rng = self.make_rng(self.rng_collection)
+    keep = jax.random.bernoulli(rng, 1 - self.rate, keep_shape)
+    return jnp.where(keep, branch / (1 - self.rate), 0).astype(branch.dtype)

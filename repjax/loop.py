@@ -1,0 +1,252 @@
+"""The only training loop: `fit`, `evaluate` and hooks.
+
+A hook is called after every step with (step, state, sums), where `sums` is
+still on the devices. What a hook fetches, it waits for; so hooks fetch once an
+interval. An exception in a hook ends the run.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import time
+
+from absl import logging
+import jax
+import numpy as np
+
+from repjax import metrics, parallel, trees, types
+
+Hook = Callable[[int, types.TrainState, types.Sums], None]
+
+# Steps that may be queued on the devices beyond the one that has finished.
+# Enough to hide the host, and bounded: several virtual CPU devices deadlock
+# when hundreds of steps with collectives are queued.
+RUN_AHEAD = 2
+
+
+def init(
+  method: types.Method,
+  batch: types.Batch,
+  seed: int,
+  devices: Sequence[jax.Device] | None = None,
+) -> types.TrainState:
+  """The state before the first step, replicated.
+
+  Args:
+    method: What is trained.
+    batch: A host batch; its shapes count, one row of it is used.
+    seed: Seed of the run.
+    devices: Devices of this process; all if None.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), _INIT)
+  row = {name: np.asarray(x)[:1] for name, x in batch.items()}
+  return parallel.replicate(jax.jit(method.init)(rng, row), devices)
+
+
+def fit(
+  method: types.Method,
+  batches: Callable[[int], Iterable[types.Batch]],
+  *,
+  steps: int,
+  seed: int,
+  state: types.TrainState | None = None,
+  hooks: Sequence[Hook] = (),
+  devices: Sequence[jax.Device] | None = None,
+) -> types.TrainState:
+  """Trains until `steps` updates have been made in all.
+
+  The batch of a step is a function of (seed, step) and the key of a step too:
+  fitting 30 steps, then from that state to 60, equals fitting 60.
+
+  Args:
+    method: What is trained.
+    batches: First step -> host batches from there on, this process's rows.
+    steps: Number of the last update, counted from the very first state.
+    seed: Seed of the run.
+    state: State to go on from; a new one if None. It may be donated.
+    hooks: Called in order after every step.
+    devices: Devices of this process; all if None.
+
+  Returns:
+    The last state, replicated.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), _TRAIN)
+  if state is None:
+    first = next(iter(batches(0)))
+    state = init(method, first, seed, devices)
+  else:
+    state = parallel.replicate(state, devices)
+  start = int(state.step)
+  if start >= steps:
+    return state
+  step_fn = parallel.train_step(method.update, devices)
+  running = collections.deque()
+  with contextlib.closing(_on_devices(batches(start), devices)) as stream:
+    for step in range(start + 1, steps + 1):
+      try:
+        batch = next(stream)
+      except StopIteration:
+        raise ValueError(
+          f'The batches ended at step {step - 1}, before {steps=}'
+        ) from None
+      state, sums = step_fn(state, batch, rng)
+      running.append(sums)
+      if len(running) > RUN_AHEAD:
+        jax.block_until_ready(running.popleft())
+      for hook in hooks:
+        hook(step, state, sums)
+  return state
+
+
+def _on_devices(batches, devices):
+  """Places each batch one step before it is needed."""
+  batches = iter(batches)
+  ahead = None
+  try:
+    for batch in batches:
+      placed = parallel.shard(batch, devices)
+      if ahead is not None:
+        yield ahead
+      ahead = placed
+    if ahead is not None:
+      yield ahead
+  finally:
+    close = getattr(batches, 'close', None)
+    if close is not None:
+      close()
+
+
+class Evaluator:
+  """Predicts whole sets; compiles once for all its calls."""
+
+  def __init__(
+    self,
+    method: types.Method,
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    self._devices = devices
+    self._predict = parallel.predict_step(method.predict, devices)
+
+  def __call__(
+    self, state: types.TrainState, batches: Iterable[types.Batch]
+  ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Predicts every row of a set once.
+
+    Args:
+      state: The state to predict with.
+      batches: Host batches of one pass over the set; padding has mask 0.
+
+    Returns:
+      (outputs, columns) of all processes' real rows, in the set's order where
+      batches carry 'index': predictions, and the one-dimensional columns of
+      the batches.
+    """
+    parts = []
+    for batch in batches:
+      result = self._predict(state, parallel.shard(batch, self._devices))
+      parts.append(jax.device_get(result))
+    outputs, columns = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    rows = np.flatnonzero(columns['mask'] > 0)
+    if 'index' in columns:
+      rows = rows[np.argsort(columns['index'][rows], kind='stable')]
+    return jax.tree.map(lambda x: x[rows], (outputs, columns))
+
+
+# Hooks.
+
+
+class Progress:
+  """Averages the sums of an interval, prints a line and writes the numbers.
+
+  Stops the run at the first NaN or infinity among the sums.
+  """
+
+  def __init__(
+    self,
+    *,
+    every: int,
+    steps: int,
+    batch_size: int,
+    write: Callable[[int, Mapping[str, float]], None],
+    start: int = 0,
+  ):
+    """Makes the hook.
+
+    Args:
+      every: Steps between two lines.
+      steps: Steps of the whole run, for the remaining time.
+      batch_size: Rows of a step over all devices, for the rate.
+      write: Takes (step, name -> mean).
+      start: Steps made before this fit.
+    """
+    self._every, self._steps, self._batch_size = every, steps, batch_size
+    self._write = write
+    self._window: list[tuple[int, types.Sums]] = []  # Still on the devices.
+    self._total: types.Sums | None = None
+    self._compiling = True
+    self._since = time.monotonic()
+    self._since_step = start
+    self._paused = 0.0
+    self.train_seconds = 0.0
+
+  def __call__(self, step, state, sums):
+    self._window.append((step, sums))
+    due = step % self._every == 0 or step == self._steps
+    if self._compiling:
+      # The first step compiles: it would spoil the rate and the time left.
+      jax.block_until_ready(sums)
+      seconds = time.monotonic() - self._since
+      logging.info('compiled and made the first step in %.1f s', seconds)
+      self._compiling = False
+      self._reset(step)
+    if not due:
+      return
+    self.check(state)
+    values, self._total = metrics.means(self._total), None
+    seconds = time.monotonic() - self._since - self._paused
+    made = step - self._since_step
+    left = float('nan')
+    if made:
+      self.train_seconds += seconds
+      values['examples_per_second'] = made * self._batch_size / seconds
+      left = seconds / made * (self._steps - step)
+    logging.info('%s', _line(step, self._steps, values, left))
+    self._write(step, values)
+    self._reset(step)
+
+  def check(self, state: types.TrainState) -> None:
+    """Fetches all sums so far; raises if one of them is not finite."""
+    window, self._window = jax.device_get(self._window), []
+    for step, sums in window:
+      for name, value in metrics.means(sums).items():
+        if not np.isfinite(value):
+          leaf = trees.first_nonfinite(jax.device_get(state.params))
+          where = f' (and so is by now the parameter {leaf})' if leaf else ''
+          raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
+      self._total = (
+        sums if self._total is None else metrics.add(self._total, sums)
+      )
+
+  @contextlib.contextmanager
+  def pause(self):
+    """Keeps what happens inside out of the rate."""
+    start = time.monotonic()
+    yield
+    self._paused += time.monotonic() - start
+
+  def _reset(self, step):
+    self._since, self._since_step, self._paused = time.monotonic(), step, 0.0
+
+
+def _line(step, steps, values, seconds_left):
+  rate = values.get('examples_per_second')
+  shown = {k: v for k, v in values.items() if k != 'examples_per_second'}
+  line = f'step {step:,}/{steps:,}  {metrics.summary(shown)}'
+  if rate is not None:
+    minutes, seconds = divmod(round(seconds_left), 60)
+    line += f'  {rate:,.0f} examples/s  ETA {minutes}:{seconds:02d}'
+  return line
+
+
+# Streams of one seed: names for `fold_in`.
+_INIT, _TRAIN = 0, 1

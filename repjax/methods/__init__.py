@@ -1,0 +1,1 @@
+"""How to learn: `make(...)` -> `repjax.types.Method`."""

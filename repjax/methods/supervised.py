@@ -1,0 +1,169 @@
+"""Supervised classification: the plain method, and the base of many others."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from repjax import gradients, parallel, types
+
+
+class EmaState(NamedTuple):
+  """Exponential moving average of the parameters.
+
+  Attributes:
+    params: Like `TrainState.params`.
+  """
+
+  params: types.PyTree
+
+
+# (variables, batch, rng) -> (logits [B, C], new collections).
+ApplyFn = Callable[..., tuple[jax.Array, types.PyTree]]
+
+
+def make(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  *,
+  label_smoothing: float = 0.0,
+  microbatches: int = 1,
+  compute_dtype: str = 'float32',
+  ema_decay: float = 0.0,
+  transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
+  apply_fn: ApplyFn | None = None,
+) -> types.Method:
+  """Minimizes the mean cross-entropy of a classifier.
+
+  Args:
+    model: Called as `model.apply(variables, image, train=..., mask=...)` ->
+      logits [B, C]; `mask` tells batch statistics which rows are real.
+    tx: Optax chain; links that take `grad_fn` get it.
+    label_smoothing: Share of the target that is spread over all classes, in
+      [0, 1).
+    microbatches: Parts in which each device goes through its rows.
+    compute_dtype: 'float32' or 'bfloat16'. Parameters, optimizer and losses
+      stay float32; the model sees parameters and images in this type.
+    ema_decay: Decay of an average of the parameters that `predict` uses, in
+      [0, 1); 0 keeps none.
+    transform: (batch, rng) -> batch on the devices, before the loss; `rng` is
+      equal on all devices. May add 'target', soft labels [B, C], which then
+      stand in for 'label'.
+    apply_fn: (model, variables, batch, rng) -> (logits, new collections) in
+      place of the plain forward pass in training.
+
+  Returns:
+    A `types.Method` over batches of 'image' [B, H, W, C] and 'label' [B].
+    `predict` gives 'logits' [B, C].
+  """
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f'Need 0 <= label_smoothing < 1; got {label_smoothing=}')
+  if not 0 <= ema_decay < 1:
+    raise ValueError(f'Need 0 <= ema_decay < 1; got {ema_decay=}')
+  if compute_dtype not in ('float32', 'bfloat16'):
+    raise ValueError(
+      f"compute_dtype is 'float32' or 'bfloat16'; got {compute_dtype=}"
+    )
+  tx = optax.with_extra_args_support(tx)
+  apply_fn = forward if apply_fn is None else apply_fn
+
+  def init(rng, batch):
+    variables = model.init(
+      {'params': rng}, batch['image'], train=False, mask=batch['mask']
+    )
+    model_state, params = _pop_params(variables)
+    return types.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      model_state=model_state,
+      extra=EmaState(params) if ema_decay else (),
+    )
+
+  def loss_fn(params, model_state, batch, rng):
+    logits, model_state = apply_fn(
+      model, {'params': params, **model_state}, batch, rng
+    )
+    logits = logits.astype(jnp.float32)
+    num_classes = logits.shape[-1]
+    if 'target' in batch:
+      target = batch['target'].astype(jnp.float32)
+    else:
+      target = jax.nn.one_hot(batch['label'], num_classes)
+    if label_smoothing:
+      target = optax.smooth_labels(target, label_smoothing)
+    hits = logits.argmax(-1) == batch['label']
+    return types.Losses(
+      loss=optax.softmax_cross_entropy(logits, target),
+      model_state=model_state,
+      metrics={'accuracy': hits.astype(jnp.float32)},
+    )
+
+  def update(state, batch, rng):
+    rng_transform, rng_model = jax.random.split(rng)
+    if transform is not None:
+      batch = transform(batch, rng_transform)
+    grad_fn = gradients.GradFn(
+      loss_fn,
+      batch,
+      parallel.device_rng(rng_model),
+      state.model_state,
+      microbatches=microbatches,
+      compute_dtype=jnp.dtype(compute_dtype),
+    )
+    grads, aux = grad_fn(state.params)
+    updates, opt_state = tx.update(
+      grads, state.opt_state, state.params, grad_fn=grad_fn
+    )
+    params = optax.apply_updates(state.params, updates)
+    extra = state.extra
+    if ema_decay:
+      extra = EmaState(
+        optax.incremental_update(params, extra.params, 1 - ema_decay)
+      )
+    state = types.TrainState(
+      step=state.step + 1,
+      params=params,
+      opt_state=opt_state,
+      model_state=aux.model_state,
+      extra=extra,
+    )
+    return state, aux.sums
+
+  def predict(state, batch):
+    params = state.extra.params if ema_decay else state.params
+    logits = model.apply(
+      {'params': params, **state.model_state},
+      batch['image'],
+      train=False,
+      mask=batch['mask'],
+    )
+    return {'logits': logits.astype(jnp.float32)}
+
+  return types.Method(init, update, predict)
+
+
+def forward(
+  model: nn.Module, variables: types.PyTree, batch: types.Batch, rng: Any
+) -> tuple[jax.Array, types.PyTree]:
+  """The plain forward pass in training: (logits, new collections)."""
+  model_state, _ = _pop_params(variables)
+  logits, updates = model.apply(
+    variables,
+    batch['image'],
+    train=True,
+    mask=batch['mask'],
+    rngs={'dropout': rng},
+    mutable=list(model_state),
+  )
+  return logits, {**model_state, **updates}
+
+
+def _pop_params(variables):
+  rest = {name: tree for name, tree in variables.items() if name != 'params'}
+  # What a module sows (attention maps) is no state.
+  rest.pop('intermediates', None)
+  return rest, variables['params']

@@ -1,0 +1,1 @@
+"""Whole linen networks: import the module that you need."""

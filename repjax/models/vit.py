@@ -1,0 +1,313 @@
+"""Device code: the Vision Transformer.
+
+Dosovitskiy et al., 'An Image is Worth 16x16 Words: Transformers for Image
+Recognition at Scale', ICLR 2021. `repjax.models.weights` loads the published
+weights.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import inspect
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repjax.layers import attention as attention_lib
+from repjax.layers import drop_path, patches, positions
+from repjax.types import InputError
+
+# Table 1 of the paper; Ti and S are those of DeiT (Touvron et al., 2021) and of
+# the authors' later checkpoints. The authors train L and H with dropout 0.1.
+SIZES: Mapping[str, Mapping[str, int]] = {
+    'Ti': dict(hidden_dim=192, mlp_dim=768, num_heads=3, num_layers=12),
+    'S': dict(hidden_dim=384, mlp_dim=1536, num_heads=6, num_layers=12),
+    'B': dict(hidden_dim=768, mlp_dim=3072, num_heads=12, num_layers=12),
+    'L': dict(hidden_dim=1024, mlp_dim=4096, num_heads=16, num_layers=24),
+    'H': dict(hidden_dim=1280, mlp_dim=5120, num_heads=16, num_layers=32),
+}
+
+
+class Mlp(nn.Module):
+  """Two dense layers with a gelu between.
+
+  Attributes:
+    hidden_dim: Width between the layers.
+    dropout_rate: Dropout after each layer.
+    gelu: 'tanh' is the authors' approximation, 'exact' that of PyTorch ports.
+    dtype: Type of the computation; None infers it from input and parameters.
+    param_dtype: Type of the parameters.
+  """
+
+  hidden_dim: int
+  _: dataclasses.KW_ONLY
+  dropout_rate: float = 0.0
+  gelu: Literal['tanh', 'exact'] = 'tanh'
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
+    """[B, T, D] -> [B, T, D]."""
+    dense = functools.partial(
+        nn.Dense,
+        kernel_init=nn.initializers.xavier_uniform(),
+        bias_init=nn.initializers.normal(1e-6),
+        dtype=self.dtype,
+        param_dtype=self.param_dtype,
+    )
+    dropout = functools.partial(
+        nn.Dropout, self.dropout_rate, deterministic=not train
+    )
+    hidden = dense(self.hidden_dim, name='hidden')(tokens)
+    hidden = nn.gelu(hidden, approximate=self.gelu == 'tanh')
+    hidden = dropout(name='dropout_hidden')(hidden)
+    output = dense(tokens.shape[-1], name='out')(hidden)
+    return dropout(name='dropout_out')(output)
+
+
+class Block(nn.Module):
+  """A transformer layer that normalises first (eq. 2 and 3).
+
+  Sows its result as 'output', and the attention's 'attention_weights'
+  [B, H, T, T], where the caller makes 'intermediates' mutable.
+
+  Attributes:
+    num_heads: H.
+    mlp_dim: Width inside the MLP.
+    dropout_rate: Dropout after attention and after both layers of the MLP.
+    attention_dropout_rate: Dropout on attention weights.
+    drop_path_rate: Probability that an example skips a branch.
+    attention_fn: Attention with the signature of `nn.dot_product_attention`, or
+      a part of it.
+    gelu: See `Mlp`.
+    layer_norm_epsilon: Added to variances.
+    dtype: Type of the computation; None infers it from input and parameters.
+    param_dtype: Type of the parameters.
+  """
+
+  num_heads: int
+  mlp_dim: int
+  _: dataclasses.KW_ONLY
+  dropout_rate: float = 0.0
+  attention_dropout_rate: float = 0.0
+  drop_path_rate: float = 0.0
+  attention_fn: Callable[..., jax.Array] = attention_lib.softmax_attention
+  gelu: Literal['tanh', 'exact'] = 'tanh'
+  layer_norm_epsilon: float = 1e-6
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
+    """[B, T, D] -> [B, T, D]."""
+    types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    norm = functools.partial(
+        nn.LayerNorm,
+        epsilon=self.layer_norm_epsilon,
+        use_fast_variance=False,
+        **types,
+    )
+    # Only an attention that takes `module` has weights to show.
+    sow_weights = (
+        self.is_mutable_collection('intermediates')
+        and 'module' in inspect.signature(self.attention_fn).parameters
+    )
+
+    branch = norm(name='attention_norm')(tokens)
+    branch = nn.MultiHeadDotProductAttention(
+        num_heads=self.num_heads,
+        kernel_init=nn.initializers.xavier_uniform(),
+        attention_fn=self.attention_fn,
+        dropout_rate=self.attention_dropout_rate,
+        broadcast_dropout=False,
+        deterministic=not train,
+        name='attention',
+        **types,
+    )(branch, sow_weights=sow_weights)
+    branch = nn.Dropout(
+        self.dropout_rate, deterministic=not train, name='dropout'
+    )(branch)
+    drop = drop_path.DropPath(self.drop_path_rate, name='attention_drop_path')
+    tokens = tokens + drop(branch, train=train)
+
+    branch = norm(name='mlp_norm')(tokens)
+    branch = Mlp(
+        self.mlp_dim,
+        dropout_rate=self.dropout_rate,
+        gelu=self.gelu,
+        name='mlp',
+        **types,
+    )(branch, train=train)
+    drop = drop_path.DropPath(self.drop_path_rate, name='mlp_drop_path')
+    tokens = tokens + drop(branch, train=train)
+    self.sow('intermediates', 'output', tokens)
+    return tokens
+
+
+class ViT(nn.Module):
+  """Vision Transformer, from images to logits.
+
+  `model.apply(variables, image, train=False)` gives logits; `method='features'`
+  gives what the head sees, `method='encode'` one vector a token. Parts are
+  callable too: `embed`, and `classify` on the sown 'output' of any block.
+
+  Attributes:
+    num_classes: Number of logits.
+    patch_size: P in pixels, or (height, width).
+    hidden_dim: D, a multiple of `num_heads`.
+    mlp_dim: Width inside the MLPs.
+    num_heads: H.
+    num_layers: L.
+    pool: 'token' classifies a class token, 'average' the mean of all patches
+      (and has no class token).
+    position: 'learned', or 'sincos' (see `positions.sincos_2d`).
+    dropout_rate: Dropout on embedded tokens and in every block.
+    attention_dropout_rate: Dropout on attention weights.
+    drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+    representation_dim: Width of a tanh layer before the head, as the authors
+      have it while they pre-train on ImageNet-21k; None for no such layer.
+    attention_fn: See `Block`.
+    gelu: 'tanh' as in the authors' code, 'exact' as in PyTorch ports.
+    layer_norm_epsilon: Added to variances.
+    head_init: Initial kernel of the head; zero is the authors', and makes all
+      logits equal before training.
+    dtype: Type of the computation; None infers it from image and parameters.
+      Statistics of norms, the softmax and the logits are float32 in any case.
+    param_dtype: Type of the parameters.
+  """
+
+  num_classes: int
+  _: dataclasses.KW_ONLY
+  patch_size: int | tuple[int, int]
+  hidden_dim: int
+  mlp_dim: int
+  num_heads: int
+  num_layers: int
+  pool: Literal['token', 'average'] = 'token'
+  position: Literal['learned', 'sincos'] = 'learned'
+  dropout_rate: float = 0.0
+  attention_dropout_rate: float = 0.0
+  drop_path_rate: float = 0.0
+  representation_dim: int | None = None
+  attention_fn: Callable[..., jax.Array] = attention_lib.softmax_attention
+  gelu: Literal['tanh', 'exact'] = 'tanh'
+  layer_norm_epsilon: float = 1e-6
+  head_init: Callable[..., jax.Array] = nn.initializers.zeros
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+
+  def setup(self):
+    self._validate()
+    types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    self.embedding = nn.DenseGeneral(self.hidden_dim, axis=(-3, -2, -1), **types)
+    if self.pool == 'token':
+      self.cls = self.param(
+          'cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype
+      )
+    if self.position == 'learned':
+      self.positions = positions.LearnedPositions(self.param_dtype)
+    self.dropout = nn.Dropout(self.dropout_rate)
+    self.block = [
+        Block(
+            self.num_heads,
+            self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            drop_path_rate=self.drop_path_rate * i / max(self.num_layers - 1, 1),
+            attention_fn=self.attention_fn,
+            gelu=self.gelu,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            **types,
+        )
+        for i in range(self.num_layers)
+    ]
+    self.encoder_norm = nn.LayerNorm(
+        self.layer_norm_epsilon, use_fast_variance=False, **types
+    )
+    if self.representation_dim is not None:
+      self.pre_logits = nn.Dense(self.representation_dim, **types)
+    self.head = nn.Dense(
+        self.num_classes,
+        kernel_init=self.head_init,
+        dtype=jnp.float32,
+        param_dtype=self.param_dtype,
+    )
+
+  def __call__(
+      self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """Logits.
+
+    Args:
+      image: [B, H, W, C], divided into whole patches.
+      train: Whether to apply dropout and stochastic depth; they draw from the
+        rngs 'dropout'.
+      mask: Ignored: rows do not see each other.
+
+    Returns:
+      [B, num_classes] float32.
+    """
+    del mask  # There are no batch statistics.
+    return self.head(self.features(image, train=train))
+
+  def embed(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """Tokens before the first block (eq. 1), [B, T, D]; the class token first."""
+    grid = self.embedding(patches.extract(image, self.patch_size))
+    batch, rows, columns, dim = grid.shape
+    tokens = grid.reshape(batch, rows * columns, dim)
+    num_prefix_tokens = 0
+    if self.pool == 'token':
+      cls = jnp.broadcast_to(self.cls, (batch, 1, dim)).astype(tokens.dtype)
+      tokens = jnp.concatenate([cls, tokens], axis=1)
+      num_prefix_tokens = 1
+    if self.position == 'learned':
+      tokens = self.positions(tokens)
+    else:
+      tokens = tokens + positions.sincos_2d(
+          (rows, columns), dim, num_prefix_tokens=num_prefix_tokens
+      ).astype(tokens.dtype)
+    return self.dropout(tokens, deterministic=not train)
+
+  def encode(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """Normalised tokens after the last block, [B, T, D]."""
+    return self.encoder_norm(self._blocks(image, train=train))
+
+  def features(self, image: jax.Array, *, train: bool) -> jax.Array:
+    """What the head sees, [B, D] or [B, representation_dim]."""
+    return self._pool(self._blocks(image, train=train))
+
+  def classify(self, tokens: jax.Array) -> jax.Array:
+    """Logits [B, num_classes] of tokens [B, T, D] as they leave any block."""
+    return self.head(self._pool(tokens))
+
+  def _blocks(self, image, *, train):
+    tokens = self.embed(image, train=train)
+    for block in self.block:
+      tokens = block(tokens, train=train)
+    return tokens
+
+  def _pool(self, tokens):
+    tokens = self.encoder_norm(tokens)
+    pooled = tokens[:, 0] if self.pool == 'token' else tokens.mean(axis=1)
+    if self.representation_dim is not None:
+      pooled = jnp.tanh(self.pre_logits(pooled))
+    return pooled
+
+  def _validate(self):
+    if self.hidden_dim % self.num_heads:
+      raise InputError(
+          'hidden_dim must be a multiple of num_heads, got '
+          f'{self.hidden_dim=}, {self.num_heads=}'
+      )
+    for field, choices in (
+        ('pool', ('token', 'average')),
+        ('position', ('learned', 'sincos')),
+        ('gelu', ('tanh', 'exact')),
+    ):
+      if getattr(self, field) not in choices:
+        raise InputError(
+            f'{field} must be one of {choices}, got {getattr(self, field)!r}'
+        )

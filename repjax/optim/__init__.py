@@ -1,0 +1,8 @@
+"""Optax transformations: every optimizer paper is one link of a chain.
+
+A link that needs more than the plain gradient takes the extra argument
+`grad_fn` (`repjax.types.GradFn`) in its `update`.
+"""
+
+from repjax.optim.sam import sam as sam
+from repjax.optim.schedules import warmup_cosine as warmup_cosine

@@ -1,0 +1,293 @@
+"""The only file that spreads work over devices (pmap) and processes.
+
+The state is replicated and carries no device axis; batches carry one in
+front. The same form runs on one device, on n devices of one process and on n
+processes, so checkpoints do not know the number of devices.
+
+Memory: on one process the state is donated, so a step keeps one copy of it.
+With several processes pmap turns its host-local arguments into global arrays
+and back, and a donated buffer would be deleted under the host-local array
+that still stands for it ('Array has been deleted'): there the state is not
+donated, and a step briefly holds two copies of it.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repjax import types
+
+AXIS = 'devices'
+
+# Multi-process environments that `jax.distributed` detects by itself.
+_CLUSTER_VARIABLES = (
+  'SLURM_NTASKS',
+  'OMPI_COMM_WORLD_SIZE',
+  'TPU_WORKER_HOSTNAMES',
+  'MEGASCALE_COORDINATOR_ADDRESS',
+)
+
+
+# Inside a step: collectives that are the identity outside of one.
+
+
+def axis_name() -> str | None:
+  """Returns AXIS inside a mapped step and None under plain jit or eagerly."""
+  try:
+    jax.lax.axis_index(AXIS)
+  except NameError:  # How JAX reports an unbound axis.
+    return None
+  return AXIS
+
+
+def psum(tree: types.PyTree) -> types.PyTree:
+  """Sums over devices."""
+  name = axis_name()
+  return tree if name is None else jax.lax.psum(tree, name)
+
+
+def pmean(tree: types.PyTree) -> types.PyTree:
+  """Averages the floating-point leaves over devices; leaves the others."""
+  name = axis_name()
+  if name is None:
+    return tree
+  return jax.tree.map(
+    lambda x: (
+      jax.lax.pmean(x, name) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    ),
+    tree,
+  )
+
+
+def device_rng(rng: jax.Array) -> jax.Array:
+  """A key of this device's own, from one that is equal everywhere."""
+  return jax.random.fold_in(rng, _device_index())
+
+
+def row_rngs(rng: jax.Array, num_rows: int) -> jax.Array:
+  """One key a row, [num_rows], by the row's place in the GLOBAL batch.
+
+  What is drawn from them does not depend on the number of devices.
+  """
+  rows = _device_index() * num_rows + jnp.arange(num_rows)
+  return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
+
+
+def _device_index():
+  return 0 if axis_name() is None else jax.lax.axis_index(AXIS)
+
+
+# Around a step.
+
+
+def train_step(
+  update: Callable[..., Any], devices: Sequence[jax.Device] | None = None
+) -> Callable[..., Any]:
+  """Spreads a method's `update` over devices.
+
+  Args:
+    update: (state, batch, rng) -> (state, sums), as in `types.Method`.
+    devices: Devices of this process to use; all devices of all processes if
+      None.
+
+  Returns:
+    (state, sharded batch, rng) -> (state, sums). The key is the run's: that of
+    the step is derived from it and `state.step` on the devices.
+  """
+
+  def step(state, batch, rng):
+    return update(state, batch, jax.random.fold_in(rng, state.step))
+
+  return jax.pmap(
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0, None),
+    out_axes=None,
+    donate_argnums=(0,) if jax.process_count() == 1 else (),
+    devices=devices,
+  )
+
+
+def predict_step(
+  predict: Callable[..., Any], devices: Sequence[jax.Device] | None = None
+) -> Callable[..., Any]:
+  """Spreads a method's `predict` and brings all rows back to every process.
+
+  Args:
+    predict: (state, batch) -> name -> [rows, ...], as in `types.Method`.
+    devices: As for `train_step`.
+
+  Returns:
+    (state, sharded batch) -> (outputs, columns): the predictions and the
+    batch's one-dimensional columns (label, mask, ...), in the same row order.
+  """
+
+  def step(state, batch):
+    columns = {name: x for name, x in batch.items() if x.ndim == 1}
+    return jax.lax.all_gather(
+      (dict(predict(state, batch)), columns), AXIS, tiled=True
+    )
+
+  return jax.pmap(
+    step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices
+  )
+
+
+def shard(
+  batch: types.Batch, devices: Sequence[jax.Device] | None = None
+) -> types.Batch:
+  """Places this process's rows on its devices: [B, ...] -> [n, B / n, ...]."""
+  devices = jax.local_devices() if devices is None else devices
+  sharding = _local_sharding(devices, jax.sharding.PartitionSpec(AXIS))
+
+  def place(x):
+    x = np.asarray(x)
+    return x.reshape((len(devices), x.shape[0] // len(devices), *x.shape[1:]))
+
+  return jax.device_put({name: place(x) for name, x in batch.items()}, sharding)
+
+
+def replicate(
+  tree: types.PyTree, devices: Sequence[jax.Device] | None = None
+) -> types.PyTree:
+  """Copies every leaf once to all devices of this process.
+
+  Always a copy: a state that holds one buffer twice (a teacher that starts as
+  the student) must not be donated as it is.
+  """
+  devices = jax.local_devices() if devices is None else devices
+  sharding = _local_sharding(devices, jax.sharding.PartitionSpec())
+  return jax.tree.map(
+    lambda x: jax.device_put(jnp.array(x, copy=True), sharding), tree
+  )
+
+
+def _local_sharding(devices, spec):
+  mesh = jax.sharding.Mesh(
+    np.asarray(devices),
+    (AXIS,),
+    axis_types=(jax.sharding.AxisType.Auto,),
+  )
+  return jax.sharding.NamedSharding(mesh, spec)
+
+
+def check_batch_size(
+  batch_size: int, *, microbatches: int = 1, multiple: int = 1
+) -> None:
+  """Raises unless the global batch divides evenly.
+
+  Args:
+    batch_size: Rows of one step over all devices.
+    microbatches: Parts in which each device goes through its rows.
+    multiple: What a device's microbatch must be a multiple of (2 where rows
+      are mixed in pairs).
+
+  Raises:
+    InputError: With the nearest sizes that work.
+  """
+  unit = jax.device_count() * microbatches * multiple
+  if batch_size > 0 and batch_size % unit == 0:
+    return
+  below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+  near = f'{above}' if below <= 0 else f'{below} or {above}'
+  parts = f'{jax.device_count()} device(s)'
+  parts += f' x {microbatches} microbatch(es)' if microbatches > 1 else ''
+  parts += f' x {multiple} rows that are mixed' if multiple > 1 else ''
+  raise types.InputError(
+    f'config.batch_size={batch_size} cannot be divided over {parts}: '
+    f'use --config.batch_size={near}.'
+  )
+
+
+# Processes.
+
+
+def initialize(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  timeout_s: int = 300,
+) -> None:
+  """Joins the processes of a job; does nothing for a job of one process.
+
+  Call it before anything else touches JAX. Without arguments, SLURM, Open
+  MPI, GKE and TPU pods are detected from their environment.
+
+  Args:
+    coordinator_address: host:port of process 0.
+    num_processes: Number of processes of the job.
+    process_id: Index of this one.
+    timeout_s: Seconds to wait for the others, then an error.
+
+  Raises:
+    InputError: If only some of the three arguments are given, or if the other
+      processes did not come.
+  """
+  given = [
+    x is not None for x in (coordinator_address, num_processes, process_id)
+  ]
+  if any(given) and not all(given):
+    raise types.InputError(
+      '--coordinator_address, --num_processes and --process_id go together: '
+      'give all three, or none to detect the cluster.'
+    )
+  if not any(given) and not _in_cluster():
+    return
+  if process_id is not None and not 0 <= process_id < num_processes:
+    raise types.InputError(
+      f'--process_id={process_id} must lie in [0, {num_processes}), the '
+      'range that --num_processes gives.'
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      num_processes,
+      process_id,
+      initialization_timeout=timeout_s,
+    )
+  except RuntimeError as error:
+    raise types.InputError(
+      f'Could not join the job at --coordinator_address='
+      f'{coordinator_address}: {str(error).splitlines()[0]}'
+    ) from error
+
+
+def _in_cluster() -> bool:
+  def size(name):
+    value = os.environ.get(name, '')
+    if name == 'TPU_WORKER_HOSTNAMES':
+      return len(value.split(','))
+    if name == 'MEGASCALE_COORDINATOR_ADDRESS':
+      return 2 if value else 1
+    return int(value) if value.isdigit() else 1
+
+  return any(size(name) > 1 for name in _CLUSTER_VARIABLES)
+
+
+def agree_to_stop(step: int, *, asked: bool) -> bool:
+  """Whether all processes stop after this step.
+
+  Args:
+    step: The step just finished, equal on all processes.
+    asked: Whether this process got a signal. With several processes JAX's
+      preemption notice (SIGTERM to any of them) decides instead, at a step
+      that it chooses for all.
+  """
+  if jax.process_count() == 1:
+    return asked
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.reached_preemption_sync_point(step)
+
+
+def barrier(name: str) -> None:
+  """Waits for all processes."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(name)

@@ -1,0 +1,147 @@
+"""Figures of runs and predictions. Host side, matplotlib without pyplot.
+
+Figures are made as objects, so nothing depends on a backend or a display.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib import figure as mpl_figure
+import numpy as np
+
+from repjax import metrics
+
+Figure = mpl_figure.Figure
+
+
+def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
+  """Loss, accuracy, ... against the step, one figure a quantity.
+
+  Args:
+    history: Rows of metrics.jsonl. 'loss' and 'test/loss' share a figure.
+
+  Returns:
+    Quantity -> figure.
+  """
+  series: dict[str, dict[str, list[tuple[float, float]]]] = {}
+  for row in history:
+    for name, value in row.items():
+      if name in ('step', 'examples_per_second'):
+        continue
+      split, _, quantity = name.rpartition('/')
+      lines = series.setdefault(quantity, {})
+      lines.setdefault(split or 'train', []).append((row['step'], value))
+  figures = {}
+  for quantity, lines in series.items():
+    fig = Figure(figsize=(5, 3.2))
+    axes = fig.subplots()
+    for split, points in sorted(lines.items()):
+      steps, values = zip(*points, strict=True)
+      axes.plot(
+        steps, values, marker='.' if len(steps) < 40 else '', label=split
+      )
+    axes.set(xlabel='step', ylabel=quantity, title=quantity)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figures[quantity] = fig
+  return figures
+
+
+def predictions(
+  images: np.ndarray,
+  logits: np.ndarray,
+  labels: np.ndarray,
+  *,
+  columns: int = 8,
+  rows: int = 4,
+) -> Figure:
+  """Images with their prediction: the surest mistakes first, then correct ones.
+
+  Args:
+    images: [N, H, W, C] uint8, or floating point of any range.
+    logits: [N, num_classes].
+    labels: [N].
+    columns: Images in a row.
+    rows: Rows.
+  """
+  probabilities = np.exp(metrics.log_softmax(logits))
+  guess, sure = probabilities.argmax(-1), probabilities.max(-1)
+  wrong = guess != labels
+  order = np.lexsort((-sure, ~wrong))[: rows * columns]
+  fig = Figure(figsize=(columns * 1.1, rows * 1.35))
+  for axes, i in zip(
+    np.ravel(fig.subplots(rows, columns, squeeze=False)), order, strict=False
+  ):
+    image = images[i]
+    if image.dtype != np.uint8:
+      low, high = image.min(), image.max()
+      image = (image - low) / max(high - low, 1e-9)
+    gray = image.shape[-1] == 1
+    axes.imshow(image[..., 0] if gray else image, cmap='gray' if gray else None)
+    axes.set_title(
+      f'{guess[i]} ({sure[i]:.0%})' + (f'\nis {labels[i]}' if wrong[i] else ''),
+      color='crimson' if wrong[i] else 'black',
+      fontsize=7,
+    )
+  for axes in fig.axes:
+    axes.axis('off')
+  fig.suptitle(f'{wrong.mean():.1%} of {len(labels):,} are wrong', fontsize=9)
+  fig.tight_layout()
+  return fig
+
+
+def confusion(
+  logits: np.ndarray, labels: np.ndarray, names: Sequence[str] | None = None
+) -> Figure:
+  """Counts of (label, prediction) pairs."""
+  num_classes = logits.shape[-1]
+  counts = np.zeros((num_classes, num_classes), int)
+  np.add.at(counts, (labels, logits.argmax(-1)), 1)
+  fig = Figure(figsize=(4.5, 4))
+  axes = fig.subplots()
+  axes.imshow(np.log1p(counts), cmap='Blues')
+  if num_classes <= 20:
+    ticks = names or [str(i) for i in range(num_classes)]
+    axes.set_xticks(range(num_classes), ticks, rotation=90, fontsize=7)
+    axes.set_yticks(range(num_classes), ticks, fontsize=7)
+    for (i, j), count in np.ndenumerate(counts):
+      if count:
+        dark = counts[i, j] > counts.max() / 8
+        axes.text(
+          j,
+          i,
+          count,
+          ha='center',
+          va='center',
+          fontsize=6,
+          color='white' if dark else 'black',
+        )
+  axes.set(xlabel='predicted', ylabel='label', title='Confusion')
+  fig.tight_layout()
+  return fig
+
+
+def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
+  """Accuracy against confidence, one line a model, with its ECE.
+
+  Args:
+    logits: Name of a model -> [N, num_classes].
+    labels: [N].
+  """
+  fig = Figure(figsize=(4.2, 3.8))
+  axes = fig.subplots()
+  axes.plot([0, 1], [0, 1], color='gray', linestyle=':')
+  for name, values in logits.items():
+    probabilities = np.exp(metrics.log_softmax(values))
+    confidence, accuracy, counts = metrics.reliability(probabilities, labels)
+    filled = counts > 0
+    ece = metrics.calibration_error(probabilities, labels)
+    axes.plot(
+      confidence[filled],
+      accuracy[filled],
+      marker='o',
+      label=f'{name} (ECE {ece:.3f})',
+    )
+  axes.set(xlabel='confidence', ylabel='accuracy', title='Reliability')
+  axes.grid(alpha=0.3)
+  axes.legend()
+  return fig

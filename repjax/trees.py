@@ -1,0 +1,77 @@
+"""Named paths in parameter trees, and masks that fail when they match nothing.
+
+A predicate takes the path of a leaf as a tuple of names, for example
+`('encoder', 'block_0', 'mlp', 'kernel')`.
+"""
+
+from collections.abc import Callable
+import difflib
+
+import jax
+import numpy as np
+
+from repjax import types
+
+Path = tuple[str, ...]
+
+
+def _name(entry) -> str:
+  for attribute in ('key', 'name', 'idx'):
+    if hasattr(entry, attribute):
+      return str(getattr(entry, attribute))
+  return str(entry)
+
+
+def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
+  """Leaves by path, in tree order.
+
+  >>> list(flatten({'head': {'kernel': 1, 'bias': 2}}))
+  [('head', 'bias'), ('head', 'kernel')]
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {tuple(map(_name, path)): leaf for path, leaf in leaves}
+
+
+def mask(tree: types.PyTree, predicate: Callable[[Path], bool]) -> types.PyTree:
+  """A tree of booleans: True where the predicate holds for the leaf's path.
+
+  Args:
+    tree: Parameters.
+    predicate: Path of a leaf -> whether it is selected.
+
+  Returns:
+    A tree of the same structure, as `optax.masked` wants it.
+
+  Raises:
+    ValueError: If no leaf is selected; the message lists the paths.
+
+  >>> mask({'head': 1, 'body': 2}, lambda path: path[0] == 'head')
+  {'body': False, 'head': True}
+  """
+  paths = list(flatten(tree))
+  selected = [bool(predicate(path)) for path in paths]
+  if not any(selected):
+    names = ['/'.join(path) for path in paths]
+    shown = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
+    raise ValueError(f'The predicate selects no leaf of: {shown}')
+  return jax.tree.unflatten(jax.tree.structure(tree), selected)
+
+
+def size(tree: types.PyTree) -> int:
+  """Number of elements of all leaves."""
+  return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))
+
+
+def first_nonfinite(tree: types.PyTree) -> str | None:
+  """Path of the first leaf that holds NaN or infinity, or None."""
+  for path, leaf in flatten(tree).items():
+    value = np.asarray(leaf)
+    if np.issubdtype(value.dtype, np.inexact) and not np.isfinite(value).all():
+      return '/'.join(path)
+  return None
+
+
+def nearest(name: str, names) -> str:
+  """' Did you mean ...?' for a misspelt name, or ''."""
+  close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+  return f' Did you mean {close[0]!r}?' if close else ''
