@@ -6,7 +6,8 @@ saved, so run the same command again.
 """
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import importlib.util
 import json
 import pathlib
@@ -14,11 +15,14 @@ import sys
 import types as python_types
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app
+from absl import flags
+from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
-from repjax import trees, types
+from repjax import trees
+from repjax import types
 
 USAGE, NON_FINITE, IO_ERROR, PREEMPTED = 1, 3, 74, 75
 
@@ -56,6 +60,13 @@ def define_devices() -> None:
   )
   flags.DEFINE_integer('num_processes', None, 'Number of processes of the job.')
   flags.DEFINE_integer('process_id', None, 'Index of this process.')
+  flags.DEFINE_enum(
+    'distributed',
+    'auto',
+    ['auto', 'on', 'off'],
+    'Without the three flags above: detect a cluster, insist on one, or do '
+    'not look.',
+  )
   flags.DEFINE_bool(
     'compilation_cache',
     True,
@@ -72,7 +83,10 @@ def initialize() -> None:
 
   values = flags.FLAGS
   parallel.initialize(
-    values.coordinator_address, values.num_processes, values.process_id
+    values.coordinator_address,
+    values.num_processes,
+    values.process_id,
+    detect=values.distributed,
   )
   if values.compilation_cache:
     from repjax.data import cache
@@ -166,6 +180,11 @@ class _PlainFormatter:
 # Configs.
 
 
+def config_files() -> list[pathlib.Path]:
+  """The config files that come with repjax."""
+  return sorted(_CONFIGS.glob('[a-z]*.py'))
+
+
 def load_config_module(file: str) -> python_types.ModuleType:
   """Imports a config file by path."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
@@ -179,6 +198,33 @@ def config_name() -> tuple[str, str]:
   name = config_flags.get_config_filename(flags.FLAGS['config'])
   file, _, preset = name.partition(':')
   return file, preset
+
+
+def find_config(file: str) -> str:
+  """A config file as it was named in a run, from any current folder."""
+  path = pathlib.Path(file)
+  for candidate in (path, _CONFIGS.parent / path, _CONFIGS / path.name):
+    if candidate.is_file():
+      return str(candidate)
+  raise types.InputError(f'The config file {file} of this run is not there.')
+
+
+def update(config: ml_collections.ConfigDict, stored: dict[str, Any]) -> None:
+  """Sets a config's fields to stored ones; refuses unknown and missing."""
+  from repjax import checkpoint
+
+  lines = [
+    line
+    for line in checkpoint.differing_fields(
+      stored, json.loads(json.dumps(config.to_dict()))
+    )
+    if '(absent)' in line
+  ]
+  if lines:
+    raise types.InputError(
+      f'The stored config does not fit the config file: {"; ".join(lines)}.'
+    )
+  config.update(stored)
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -195,7 +241,7 @@ def fingerprint(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def list_configs() -> str:
   """One line a config: its path and the first line of its docstring."""
   lines = ['Configs (each with the presets paper, small and smoke):']
-  for path in sorted(_CONFIGS.glob('[a-z]*.py')):
+  for path in config_files():
     doc = ast.get_docstring(ast.parse(path.read_text('utf-8'))) or ''
     lines.append(f'  configs/{path.name:<16} {doc.partition(chr(10))[0]}')
   return '\n'.join(lines)
@@ -229,7 +275,7 @@ def _check_config(argv):
 def _existing_file(name: str) -> pathlib.Path:
   path = pathlib.Path(name.partition(':')[0])
   if not path.is_file():
-    known = [f'configs/{p.name}' for p in sorted(_CONFIGS.glob('[a-z]*.py'))]
+    known = [f'configs/{p.name}' for p in config_files()]
     near = trees.nearest(path.name, [pathlib.Path(k).name for k in known])
     raise types.InputError(
       f'--config={name}: there is no file {path}.{near} '

@@ -11,7 +11,8 @@ import tempfile
 import threading
 import time
 
-from absl import flags, logging
+from absl import flags
+from absl import logging
 
 from launch import app
 from repjax import types
@@ -59,7 +60,14 @@ def main() -> None:
 
 def train(experiment: types.Experiment, config, run, *, started: float):
   """Fits, evaluates, saves and reports one experiment in one directory."""
-  from repjax import checkpoint, loop, parallel, plots, report, trees
+  import jax
+
+  from repjax import checkpoint
+  from repjax import loop
+  from repjax import parallel
+  from repjax import plots
+  from repjax import report
+  from repjax import trees
 
   identity = app.fingerprint(config)
   store = checkpoint.Checkpoints(
@@ -80,6 +88,7 @@ def train(experiment: types.Experiment, config, run, *, started: float):
     run.truncate(step)
     logging.info('resuming from the checkpoint of step %d', step)
   else:
+    state = experiment.warm_start(state)
     run.truncate(-1)
   start = int(state.step)
   logging.info(
@@ -162,13 +171,14 @@ def train(experiment: types.Experiment, config, run, *, started: float):
   for split, (outputs, columns) in measured.items():
     numbers = experiment.measure(outputs, columns)
     result.update({f'{split}/{name}': x for name, x in numbers.items()})
-    for name, figure in experiment.figures(outputs, columns).items():
+    for name, figure in experiment.figures(split, outputs, columns).items():
       run.figure(f'{split}_{name}', figure)
   run.finish(
     {
       'result': result,
       'steps': experiment.steps,
       'best_step': store.best_step(),
+      'params_crc32': trees.crc32(jax.device_get(state.params)),
       'seconds': time.monotonic() - started,
       'train_seconds': progress.train_seconds,
       'config': identity,

@@ -20,7 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from repjax import parallel, trees, types
+from repjax import parallel
+from repjax import trees
+from repjax import types
 
 _FORMAT = 'repjax-1'
 
@@ -38,6 +40,7 @@ class Checkpoints:
     keep: int = 2,
     best: str = '',
     best_mode: str = 'max',
+    read_only: bool = False,
   ):
     """Opens (and makes) the folder.
 
@@ -46,6 +49,7 @@ class Checkpoints:
       keep: How many of the newest to keep, >= 1.
       best: Metric by which one more is kept; '' for none.
       best_mode: 'max' or 'min'.
+      read_only: Whether to leave the folder as it is.
     """
     if keep < 1:
       raise types.InputError(f'config.run.keep must be >= 1; got {keep}.')
@@ -69,8 +73,10 @@ class Checkpoints:
         best_fn=best_fn,
         best_mode=best_mode,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        create=not read_only,
+        read_only=read_only,
         # What a killed process left half written.
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
       ),
     )
 

@@ -7,7 +7,8 @@ questions that optimizer papers ask about the gradient on it.
 import jax
 import jax.numpy as jnp
 
-from repjax import parallel, types
+from repjax import parallel
+from repjax import types
 
 
 class GradFn:

@@ -6,15 +6,23 @@ interval. An exception in a hook ends the run.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import time
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from repjax import metrics, parallel, trees, types
+from repjax import metrics
+from repjax import parallel
+from repjax import trees
+from repjax import types
 
 Hook = Callable[[int, types.TrainState, types.Sums], None]
 
@@ -96,6 +104,72 @@ def fit(
       for hook in hooks:
         hook(step, state, sums)
   return state
+
+
+def fit_seeds(
+  method: types.Method,
+  columns: Mapping[str, np.ndarray],
+  order: np.ndarray,
+  *,
+  seeds: Sequence[int],
+  every: int,
+) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
+  """Trains one tiny model a seed, all side by side on one device.
+
+  For studies whose steps are too small for a device: whole stretches of
+  training are one call, vectorized over seeds. Seed by seed it is what `fit`
+  does with the same order of rows.
+
+  Args:
+    method: What is trained.
+    columns: The training set on the host, one copy a seed: [S, N, ...].
+    order: Rows of each step, [S, T, B].
+    seeds: S seeds.
+    every: Steps between two yields.
+
+  Yields:
+    (step, states with a leading seed axis, name -> mean since the last
+    yield, [S]), the last one at step T.
+
+  Raises:
+    NonFiniteError: If a mean is not finite; names the seed.
+  """
+  steps = order.shape[1]
+  columns = {name: jnp.asarray(x) for name, x in columns.items()}
+  base = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+
+  def first(rng, columns):
+    batch = {name: x[:1] for name, x in columns.items()}
+    batch['mask'] = jnp.ones(1)
+    return method.init(jax.random.fold_in(rng, _INIT), batch)
+
+  def stretch(state, rng, columns, order):
+    rng = jax.random.fold_in(rng, _TRAIN)
+
+    def step(state, rows):
+      batch = {name: x[rows] for name, x in columns.items()}
+      batch['mask'] = jnp.ones(rows.shape)
+      return method.update(state, batch, jax.random.fold_in(rng, state.step))
+
+    state, sums = jax.lax.scan(step, state, order)
+    return state, jax.tree.map(lambda x: x.sum(0), sums)
+
+  states = jax.jit(jax.vmap(first))(base, columns)
+  stretch = jax.jit(jax.vmap(stretch), donate_argnums=0)
+  for start in range(0, steps, every):
+    stop = min(start + every, steps)
+    states, sums = stretch(states, base, columns, order[:, start:stop])
+    means = {
+      name: np.asarray(total) / np.asarray(weight)
+      for name, (total, weight) in sums.items()
+    }
+    for name, values in means.items():
+      for seed, value in zip(seeds, values, strict=True):
+        if not np.isfinite(value):
+          raise types.NonFiniteError(
+            f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
+          )
+    yield stop, states, means
 
 
 def _on_devices(batches, devices):

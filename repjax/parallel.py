@@ -11,9 +11,12 @@ that still stands for it ('Array has been deleted'): there the state is not
 donated, and a step briefly holds two copies of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
+import importlib.util
 import os
 from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +26,11 @@ from repjax import types
 
 AXIS = 'devices'
 
-# Multi-process environments that `jax.distributed` detects by itself.
-_CLUSTER_VARIABLES = (
-  'SLURM_NTASKS',
-  'OMPI_COMM_WORLD_SIZE',
-  'TPU_WORKER_HOSTNAMES',
-  'MEGASCALE_COORDINATOR_ADDRESS',
-)
+# Variables that give the number of processes, or a list of hosts, or whose
+# Variables that give the number of processes, a list of hosts, or whose mere
+# presence means several processes, where `jax.distributed` finds the rest.
+_HOSTS = ('TPU_WORKER_HOSTNAMES',)
+_PRESENT = ('MEGASCALE_COORDINATOR_ADDRESS', 'JAX_COORDINATOR_ADDRESS')
 
 
 # Inside a step: collectives that are the identity outside of one.
@@ -203,6 +204,11 @@ def check_batch_size(
   )
 
 
+def round_up(batch_size: int) -> int:
+  """Smallest size >= `batch_size` that divides over all devices."""
+  return -(-batch_size // jax.device_count()) * jax.device_count()
+
+
 # Processes.
 
 
@@ -211,6 +217,7 @@ def initialize(
   num_processes: int | None = None,
   process_id: int | None = None,
   *,
+  detect: Literal['auto', 'on', 'off'] = 'auto',
   timeout_s: int = 300,
 ) -> None:
   """Joins the processes of a job; does nothing for a job of one process.
@@ -222,6 +229,8 @@ def initialize(
     coordinator_address: host:port of process 0.
     num_processes: Number of processes of the job.
     process_id: Index of this one.
+    detect: Without the three: 'auto' joins where the environment is that of
+      several processes, 'on' always, 'off' never.
     timeout_s: Seconds to wait for the others, then an error.
 
   Raises:
@@ -236,7 +245,8 @@ def initialize(
       '--coordinator_address, --num_processes and --process_id go together: '
       'give all three, or none to detect the cluster.'
     )
-  if not any(given) and not _in_cluster():
+  alone = detect == 'off' or (detect == 'auto' and not _in_cluster())
+  if not any(given) and alone:
     return
   if process_id is not None and not 0 <= process_id < num_processes:
     raise types.InputError(
@@ -250,7 +260,7 @@ def initialize(
       process_id,
       initialization_timeout=timeout_s,
     )
-  except RuntimeError as error:
+  except (RuntimeError, ValueError) as error:
     raise types.InputError(
       f'Could not join the job at --coordinator_address='
       f'{coordinator_address}: {str(error).splitlines()[0]}'
@@ -258,15 +268,23 @@ def initialize(
 
 
 def _in_cluster() -> bool:
-  def size(name):
-    value = os.environ.get(name, '')
-    if name == 'TPU_WORKER_HOSTNAMES':
-      return len(value.split(','))
-    if name == 'MEGASCALE_COORDINATOR_ADDRESS':
-      return 2 if value else 1
-    return int(value) if value.isdigit() else 1
+  """Whether the environment is that of a job of several processes."""
+  counts = [os.environ.get(name, '') for name in _COUNTS]
+  hosts = [os.environ.get(name, '') for name in _HOSTS]
+  return (
+    any(x.isdigit() and int(x) > 1 for x in counts)
+    or any(',' in x for x in hosts)
+    or any(os.environ.get(name) for name in _PRESENT)
+    or _on_tpu_vm()
+  )
 
-  return any(size(name) > 1 for name in _CLUSTER_VARIABLES)
+
+def _on_tpu_vm() -> bool:
+  # A slice of several hosts looks like a single one until libtpu is asked.
+  devices = ('/dev/accel0', '/dev/vfio/0')
+  return importlib.util.find_spec('libtpu') is not None and any(
+    os.path.exists(path) for path in devices
+  )
 
 
 def agree_to_stop(step: int, *, asked: bool) -> bool:

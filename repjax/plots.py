@@ -3,7 +3,8 @@
 Figures are made as objects, so nothing depends on a backend or a display.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence
 
 from matplotlib import figure as mpl_figure
 import numpy as np
@@ -46,45 +47,59 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
   return figures
 
 
+def telling(
+  logits: np.ndarray, labels: np.ndarray, *, count: int = 32
+) -> np.ndarray:
+  """Rows worth looking at, [count]: the surest mistakes, then the least sure.
+
+  Args:
+    logits: [N, num_classes].
+    labels: [N].
+    count: How many; fewer where there are not as many rows.
+  """
+  log_probs = metrics.log_softmax(logits)
+  sure, wrong = log_probs.max(-1), log_probs.argmax(-1) != labels
+  return np.lexsort((np.where(wrong, -sure, sure), ~wrong))[:count]
+
+
 def predictions(
   images: np.ndarray,
   logits: np.ndarray,
   labels: np.ndarray,
   *,
+  wrong_rate: float,
   columns: int = 8,
-  rows: int = 4,
 ) -> Figure:
-  """Images with their prediction: the surest mistakes first, then correct ones.
+  """Images with their predictions; mistakes in red with their label.
 
   Args:
     images: [N, H, W, C] uint8, or floating point of any range.
     logits: [N, num_classes].
     labels: [N].
+    wrong_rate: Share of mistakes in the whole set, for the title.
     columns: Images in a row.
-    rows: Rows.
   """
   probabilities = np.exp(metrics.log_softmax(logits))
   guess, sure = probabilities.argmax(-1), probabilities.max(-1)
-  wrong = guess != labels
-  order = np.lexsort((-sure, ~wrong))[: rows * columns]
+  rows = -(-len(images) // columns)
   fig = Figure(figsize=(columns * 1.1, rows * 1.35))
-  for axes, i in zip(
-    np.ravel(fig.subplots(rows, columns, squeeze=False)), order, strict=False
-  ):
+  grid = np.ravel(fig.subplots(rows, columns, squeeze=False))
+  for axes in grid:
+    axes.axis('off')
+  for i, axes in enumerate(grid[: len(images)]):
     image = images[i]
     if image.dtype != np.uint8:
       low, high = image.min(), image.max()
       image = (image - low) / max(high - low, 1e-9)
     gray = image.shape[-1] == 1
     axes.imshow(image[..., 0] if gray else image, cmap='gray' if gray else None)
+    wrong = guess[i] != labels[i]
     axes.set_title(
-      f'{guess[i]} ({sure[i]:.0%})' + (f'\nis {labels[i]}' if wrong[i] else ''),
-      color='crimson' if wrong[i] else 'black',
+      f'{guess[i]} ({sure[i]:.0%})' + (f'\nis {labels[i]}' if wrong else ''),
+      color='crimson' if wrong else 'black',
       fontsize=7,
     )
-  for axes in fig.axes:
-    axes.axis('off')
-  fig.suptitle(f'{wrong.mean():.1%} of {len(labels):,} are wrong', fontsize=9)
+  fig.suptitle(f'{wrong_rate:.2%} of the set are wrong', fontsize=9)
   fig.tight_layout()
   return fig
 
@@ -144,4 +159,54 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
   axes.set(xlabel='confidence', ylabel='accuracy', title='Reliability')
   axes.grid(alpha=0.3)
   axes.legend()
+  return fig
+
+
+def lines(
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  *,
+  xlabel: str,
+  ylabel: str,
+) -> Figure:
+  """One line a name.
+
+  Args:
+    curves: Name -> (x [T], y [T]).
+    xlabel: What x is.
+    ylabel: What y is.
+  """
+  fig = Figure(figsize=(5.5, 3.6))
+  axes = fig.subplots()
+  for name, (x, y) in curves.items():
+    axes.plot(x, y, label=name)
+  axes.set(xlabel=xlabel, ylabel=ylabel)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8)
+  return fig
+
+
+def seed_curves(
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str
+) -> Figure:
+  """Mean over seeds against the step, with a band from lowest to highest.
+
+  Args:
+    curves: Name -> (steps [T], values [T, S]).
+    ylabel: What the values are.
+  """
+  fig = Figure(figsize=(5.5, 3.6))
+  axes = fig.subplots()
+  for name, (steps, values) in curves.items():
+    (line,) = axes.plot(steps, values.mean(1), label=name)
+    axes.fill_between(
+      steps,
+      values.min(1),
+      values.max(1),
+      color=line.get_color(),
+      alpha=0.2,
+      linewidth=0,
+    )
+  axes.set(xlabel='step', ylabel=ylabel)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8)
   return fig

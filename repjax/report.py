@@ -160,6 +160,7 @@ def environment() -> dict[str, Any]:
     'versions': versions,
     'git': _git_commit(),
     'devices': [str(d) for d in jax.devices()],
+    'cores': os.cpu_count(),
     'processes': jax.process_count(),
     'command': sys.argv,
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),

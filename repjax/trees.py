@@ -6,6 +6,7 @@ A predicate takes the path of a leaf as a tuple of names, for example
 
 from collections.abc import Callable
 import difflib
+import zlib
 
 import jax
 import numpy as np
@@ -60,6 +61,15 @@ def mask(tree: types.PyTree, predicate: Callable[[Path], bool]) -> types.PyTree:
 def size(tree: types.PyTree) -> int:
   """Number of elements of all leaves."""
   return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(tree))
+
+
+def crc32(tree: types.PyTree) -> str:
+  """Checksum of all leaves with their paths: equal trees, bit for bit."""
+  crc = 0
+  for path, leaf in flatten(tree).items():
+    crc = zlib.crc32('/'.join(path).encode(), crc)
+    crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
+  return f'{crc:08x}'
 
 
 def first_nonfinite(tree: types.PyTree) -> str | None:

@@ -5,8 +5,11 @@ gradients and hands them to an optax chain. Everything else in the package
 either makes one of these or consumes one.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+from typing import Protocol
 
 import flax.struct
 import jax
@@ -124,8 +127,10 @@ class Experiment(NamedTuple):
       metrics choose the best checkpoint.
     steps: Number of updates.
     batch_size: Rows of a step over all devices.
+    warm_start: Fresh state -> the state to train from (published weights);
+      the identity where nothing is loaded.
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
-    figures: (outputs, columns) -> name -> matplotlib figure.
+    figures: (split, outputs, columns) -> name -> matplotlib figure.
   """
 
   method: Method
@@ -134,6 +139,7 @@ class Experiment(NamedTuple):
   eval_splits: tuple[str, ...]
   steps: int
   batch_size: int
+  warm_start: Callable[[TrainState], TrainState]
   measure: Callable[..., dict[str, float]]
   figures: Callable[..., dict[str, Any]]
 

@@ -1,14 +1,17 @@
 """Supervised classification: the plain method, and the base of many others."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import gradients, parallel, types
+from repjax import gradients
+from repjax import parallel
+from repjax import types
 
 
 class EmaState(NamedTuple):
@@ -30,6 +33,7 @@ def make(
   tx: optax.GradientTransformation,
   *,
   label_smoothing: float = 0.0,
+  l2: float = 0.0,
   microbatches: int = 1,
   compute_dtype: str = 'float32',
   ema_decay: float = 0.0,
@@ -44,6 +48,9 @@ def make(
     tx: Optax chain; links that take `grad_fn` get it.
     label_smoothing: Share of the target that is spread over all classes, in
       [0, 1).
+    l2: Adds l2 / 2 * |params|^2 to every row's loss, so that it is part of
+      every gradient that a link asks for, as in SAM's code (decoupled decay
+      is `optax.add_decayed_weights`). The reported loss leaves it out.
     microbatches: Parts in which each device goes through its rows.
     compute_dtype: 'float32' or 'bfloat16'. Parameters, optimizer and losses
       stay float32; the model sees parameters and images in this type.
@@ -95,11 +102,18 @@ def make(
       target = jax.nn.one_hot(batch['label'], num_classes)
     if label_smoothing:
       target = optax.smooth_labels(target, label_smoothing)
+    cross_entropy = optax.softmax_cross_entropy(logits, target)
+    loss = cross_entropy
+    if l2:
+      loss += l2 / 2 * optax.tree.norm(params, squared=True)
     hits = logits.argmax(-1) == batch['label']
     return types.Losses(
-      loss=optax.softmax_cross_entropy(logits, target),
+      loss=loss,
       model_state=model_state,
-      metrics={'accuracy': hits.astype(jnp.float32)},
+      metrics={
+        'loss': cross_entropy,
+        'accuracy': hits.astype(jnp.float32),
+      },
     )
 
   def update(state, batch, rng):

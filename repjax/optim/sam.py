@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import trees, types
+from repjax import trees
+from repjax import types
 
 
 def sam(

@@ -1,0 +1,215 @@
+"""Measures the papers' claims and writes RESULTS.md.
+
+    python -m launch.reproduce --papers=sam,mixup --preset=small
+
+Each paper's study writes results/<paper>/report.json and plots; the table is
+made from these files, so papers that were not run keep their rows. With
+--check nothing is run: it fails if a row is missing or was measured with
+another config than the present one.
+"""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+from absl import flags
+from absl import logging
+
+from launch import app
+from repjax import types
+
+_PAPERS = flags.DEFINE_list(
+  'papers', None, 'Names of configs, for example sam,mixup; all by default.'
+)
+_PRESET = flags.DEFINE_string('preset', 'small', 'Preset that is measured.')
+_OUT = flags.DEFINE_string(
+  'out', 'results', 'Folder of the reports; RESULTS.md is written beside it.'
+)
+_CHECK = flags.DEFINE_bool(
+  'check', False, 'Only check that the table fits the configs.'
+)
+_DATA_DIR = app.define_data_dir()
+app.define_devices()
+
+_HEADER = """# Results
+
+Every claim below was measured by `python -m launch.reproduce` on the hardware
+named under the table; thresholds stand in the configs and were written before
+the run. *Ours* is the mean over seeds ± its standard error (number of seeds).
+*holds*: the mean meets the threshold; *does not hold*: it does not;
+*measured*: a figure without a threshold. The paper's figures belong to the
+paper's scale, ours to the `small` preset: compare directions, not numbers.
+
+| paper | claim | its figure | threshold | ours | verdict | time | command |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> None:
+  """Runs the studies, or checks the table."""
+  papers = _papers()
+  out = pathlib.Path(_OUT.value)
+  table = out.parent / 'RESULTS.md'
+  if _CHECK.value:
+    _check(papers, out, table)
+    return
+  app.initialize()
+  for paper in papers:
+    _measure(paper, out / paper)
+  text = _table(_all_papers(), out)
+  table.write_text(text, encoding='utf-8')
+  logging.info('wrote %s', table)
+
+
+def _measure(paper: str, folder: pathlib.Path) -> None:
+  """Runs one paper's study and writes its report."""
+  from repjax import metrics
+  from repjax import report
+
+  module = app.load_config_module(app.find_config(f'{paper}.py'))
+  config = module.get_config(_PRESET.value)
+  identity = app.fingerprint(config)
+  if _DATA_DIR.value:
+    config.data.dir = _DATA_DIR.value
+  run = report.Run(folder)
+  run.start(
+    {'file': f'configs/{paper}.py', 'preset': _PRESET.value, **identity}
+  )
+  logging.info('measuring the claims of %s', paper)
+  started = time.monotonic()
+  result = module.run(config, run)
+  seconds = time.monotonic() - started
+  for name, figure in result.figures.items():
+    run.figure(name, figure)
+  rows = [
+    {'name': name, **_judge(claim, result.scalars[name])}
+    for name, claim in identity['claims'].items()
+  ]
+  for row in rows:
+    mean, error = metrics.mean_and_error(row['values'])
+    logging.info(
+      '%s: %.4f +- %.4f: %s', row['name'], mean, error, row['verdict']
+    )
+  run.finish(
+    {
+      'claims': rows,
+      'scalars': dict(result.scalars),
+      'figures': sorted(result.figures),
+      'preset': _PRESET.value,
+      'seconds': seconds,
+      'config': identity,
+      **report.environment(),
+    }
+  )
+
+
+def _judge(claim: dict[str, Any], values) -> dict[str, Any]:
+  """A claim with its values and its verdict."""
+  from repjax import metrics
+
+  values = [float(x) for x in values]
+  mean, _ = metrics.mean_and_error(values)
+  if 'at_least' in claim:
+    verdict = 'holds' if mean >= claim['at_least'] else 'does not hold'
+  elif 'at_most' in claim:
+    verdict = 'holds' if mean <= claim['at_most'] else 'does not hold'
+  else:
+    verdict = 'measured'
+  return {**claim, 'values': values, 'verdict': verdict}
+
+
+def _table(papers: list[str], out: pathlib.Path) -> str:
+  """RESULTS.md from the reports that are there."""
+  from repjax import metrics
+
+  lines, plots = [], []
+  for paper in papers:
+    report = _report(out / paper)
+    if report is None:
+      lines.append(f'| {paper} | | | | | not run | | `{_command(paper)}` |')
+      continue
+    for row in report['claims']:
+      mean, error = metrics.mean_and_error(row['values'])
+      ours = f'{mean:.3g} ± {error:.2g} ({len(row["values"])})'
+      limit = next(
+        (
+          f'{sign} {row[key]:g}'
+          for key, sign in (('at_least', '≥'), ('at_most', '≤'))
+          if key in row
+        ),
+        '',
+      )
+      lines.append(
+        f'| {paper} | {row["says"]} | {row["paper"]} | {limit} | {ours} | '
+        f'{row["verdict"]} | {report["seconds"]:.0f} s | '
+        f'`{_command(paper, report["preset"])}` |'
+      )
+    versions = report['versions']
+    plots.append(
+      f'\n## {paper}\n\nMeasured {report["time"][:10]} on '
+      f'{report["devices"][0]} with {report["cores"]} cores, '
+      f'jax {versions["jax"]}, flax {versions["flax"]}, '
+      f'optax {versions["optax"]}.\n'
+    )
+    plots += [
+      f'\n![{name}]({out.name}/{paper}/plots/{name}.png)'
+      for name in report['figures']
+    ]
+    plots.append('\n')
+  return _HEADER + '\n'.join(lines) + '\n' + ''.join(plots)
+
+
+def _check(papers, out, table) -> None:
+  """Raises if the table is not what the configs and reports give."""
+  stale = []
+  for paper in papers:
+    report = _report(out / paper)
+    if report is None:
+      stale.append(f'{paper} (not run)')
+      continue
+    module = app.load_config_module(app.find_config(f'{paper}.py'))
+    current = app.fingerprint(module.get_config(report['preset']))
+    from repjax import checkpoint
+
+    lines = checkpoint.differing_fields(report['config'], current)
+    if lines:
+      stale.append(f'{paper} ({"; ".join(lines)})')
+  if not table.exists() or table.read_text('utf-8') != _table(
+    _all_papers(), out
+  ):
+    stale.append(f'{table} is not the table of the reports in {out}')
+  if stale:
+    raise types.InputError(
+      f'RESULTS.md is stale: {"; ".join(stale)}. Run: '
+      'python -m launch.reproduce --papers=...'
+    )
+  logging.info('%s fits the configs', table)
+
+
+def _report(folder: pathlib.Path) -> dict[str, Any] | None:
+  path = folder / 'report.json'
+  return json.loads(path.read_text('utf-8')) if path.exists() else None
+
+
+def _command(paper: str, preset: str = 'small') -> str:
+  return f'python -m launch.reproduce --papers={paper} --preset={preset}'
+
+
+def _all_papers() -> list[str]:
+  return [path.stem for path in app.config_files()]
+
+
+def _papers() -> list[str]:
+  papers = _PAPERS.value or _all_papers()
+  for paper in papers:
+    if paper not in _all_papers():
+      raise types.InputError(
+        f'--papers={paper}: there is no configs/{paper}.py; there are '
+        f'{", ".join(_all_papers())}.'
+      )
+  return papers
+
+
+if __name__ == '__main__':
+  app.run(main)

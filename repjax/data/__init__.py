@@ -1,0 +1,12 @@
+"""Host side: TFDS sets to batches of NumPy arrays, without TensorFlow.
+
+The way of a row:
+
+- `source.load` finds a prepared TFDS set (`prepared`) and gives its rows by
+  index; a small set is decoded once and kept (`cache`), images of a large one
+  are decoded when they are read (`decode`).
+- `batches.train_batches` and `batches.eval_batches` choose rows, call the
+  whole-batch `transforms` and add 'mask' and 'index'.
+
+What a training step sees depends on the seed and the step alone.
+"""

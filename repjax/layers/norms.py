@@ -1,0 +1,109 @@
+"""Device code: batch normalisation that knows padding and other devices."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repjax import parallel
+from repjax.types import InputError
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over the real rows of all devices.
+
+  Ioffe and Szegedy, 'Batch Normalization', ICML 2015, algorithm 1. Sums and
+  counts are added over the devices of the step and divided once, so the result
+  does not depend on the number of devices, on how many rows of each are
+  padding, or on what the padding holds. (A mean of per-device means, as
+  `flax.linen.BatchNorm` takes, is another number then, or NaN.)
+
+  Statistics are float32 whatever the input is. A batch without any real row
+  leaves the running statistics alone. Where devices go their own ways (SAM with
+  `sync=False`), statistics are still those of all devices' rows.
+
+  Attributes:
+    momentum: Weight of the OLD value in the running statistics, in [0, 1], as
+      in flax. PyTorch's `momentum` is 1 minus this one.
+    epsilon: Added to variances, > 0.
+    scale_init: Initializer of the scale; zeros make a residual branch start as
+      the identity.
+    dtype: Type of the output; None keeps the input's.
+
+  The collection 'batch_stats' holds `mean` and `var` [C], float32. The running
+  variance is the biased one (divided by the count), as in flax; PyTorch stores
+  the unbiased one.
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  scale_init: nn.initializers.Initializer = nn.initializers.ones_init()
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """Normalises each channel, [B, ..., C] -> [B, ..., C].
+
+    Args:
+      x: [B, ..., C].
+      train: Whether to use the statistics of this batch and to move the
+        running ones ('batch_stats' must be mutable), or to use the running
+        ones.
+      mask: [B], 1 for a real row; None if all are.
+    """
+    if not 0 <= self.momentum <= 1 or self.epsilon <= 0:
+      raise InputError(
+        'BatchNorm needs 0 <= momentum <= 1 and epsilon > 0; got '
+        f'momentum={self.momentum}, epsilon={self.epsilon}'
+      )
+    channels = x.shape[-1]
+    scale = self.param('scale', self.scale_init, (channels,))
+    bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
+    running_mean = self.variable(
+      'batch_stats', 'mean', jnp.zeros, (channels,), jnp.float32
+    )
+    running_var = self.variable(
+      'batch_stats', 'var', jnp.ones, (channels,), jnp.float32
+    )
+    values = x.astype(jnp.float32)
+    if train:
+      mean, var, count = _moments(values, mask, around=running_mean.value)
+      if not self.is_initializing():
+        keep = jnp.where(count > 0, self.momentum, 1.0)
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean
+        running_var.value = keep * running_var.value + (1 - keep) * var
+    else:
+      mean, var = running_mean.value, running_var.value
+    gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(jnp.float32)
+    normal = (values - mean) * gain + bias.astype(jnp.float32)
+    return normal.astype(x.dtype if self.dtype is None else self.dtype)
+
+
+def _moments(x, mask, *, around):
+  """Mean [C], biased variance [C] and count [] over all devices' real rows.
+
+  Both moments come from one reduction of sums around a constant near the mean
+  (the running one), which costs no accuracy once that has settled; sums around
+  zero lose the variance of channels whose mean is large.
+  """
+  axes = tuple(range(x.ndim - 1))
+  if mask is None:
+    mask = jnp.ones(x.shape[:1])
+  real = mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0
+  shifted = jnp.where(real, x - around, 0.0)
+  positions = x.size // (x.shape[0] * x.shape[-1])
+  count, first, second = parallel.psum(
+    (
+      (mask > 0).sum().astype(jnp.float32) * positions,
+      shifted.sum(axes),
+      jnp.square(shifted).sum(axes),
+    )
+  )
+  divisor = jnp.maximum(count, 1.0)
+  offset = first / divisor
+  # Rounding may leave a tiny negative variance where all values are equal.
+  var = jnp.maximum(second / divisor - jnp.square(offset), 0.0)
+  return around + offset, var, count

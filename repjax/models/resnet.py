@@ -1,0 +1,318 @@
+"""Device code: residual networks for small images and for ImageNet.
+
+He et al., 'Identity Mappings in Deep Residual Networks', ECCV 2016
+(`PreActResNet`); Zagoruyko and Komodakis, 'Wide Residual Networks', BMVC 2016
+(`WideResNet`); He et al., 'Deep Residual Learning', CVPR 2016 (`ResNet`).
+
+All are called as `(image [B, H, W, C], train=..., mask=[B])` -> logits
+[B, num_classes], float32. Convolutions pad alike on both sides, as the
+authors' code does; 'SAME' would not where the stride is 2.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repjax.layers import norms
+from repjax.types import InputError
+
+Norm = Literal['batch', 'group']
+
+# Groups of 'group': divides every width of the networks here. De et al.,
+# 'Unlocking High-Accuracy Differentially Private Image Classification', 2022,
+# train WideResNets with it.
+NUM_GROUPS = 16
+
+# Number of blocks of each stage.
+PREACT_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BOTTLENECK_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class WideResNet(nn.Module):
+  """A pre-activation network of three wide stages (table 1 of the paper).
+
+  Attributes:
+    num_classes: Width of the logits.
+    depth: Number of layers, 6 n + 4: n blocks of two convolutions a stage.
+    widen: Factor k on the widths 16, 32 and 64.
+    dropout_rate: Dropout between the convolutions of a block.
+    norm: 'batch', or 'group' where examples must not see each other (private
+      training).
+    dtype: Type of the computation; None infers it from input and parameters.
+  """
+
+  num_classes: int
+  depth: int = 28
+  widen: int = 10
+  dropout_rate: float = 0.0
+  norm: Norm = 'batch'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, H, W, C] -> logits [B, num_classes]."""
+    blocks, rest = divmod(self.depth - 4, 6)
+    if blocks < 1 or rest or self.widen < 1:
+      raise InputError(
+        'A WideResNet has depth 6 n + 4 (10, 16, 22, 28, 40, ...) and widen >= '
+        f'1; got depth={self.depth}, widen={self.widen}'
+      )
+    x = _conv(16, 3, name='stem', dtype=self.dtype)(image)
+    for stage in range(3):
+      x = Stage(
+        'preact',
+        blocks,
+        width=16 * self.widen * 2**stage,
+        stride=1 if stage == 0 else 2,
+        dropout_rate=self.dropout_rate,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'stage_{stage}',
+      )(x, train=train, mask=mask)
+    x = _normalize(x, self.norm, 'norm', self.dtype, train=train, mask=mask)
+    return _head(nn.relu(x), self.num_classes, self.dtype)
+
+
+class PreActResNet(nn.Module):
+  """PreAct ResNet-18 or -34 for small images.
+
+  The stem is one 3 x 3 convolution without stride, as all CIFAR versions have
+  it. The last blocks are followed by a norm and a relu, as in the paper (a
+  much used PyTorch version leaves them out).
+
+  Attributes:
+    num_classes: Width of the logits.
+    depth: 18 or 34.
+    width: Width of the first stage; it doubles with each of the four.
+    norm: See `WideResNet`.
+    dtype: See `WideResNet`.
+  """
+
+  num_classes: int
+  depth: int = 18
+  width: int = 64
+  norm: Norm = 'batch'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, H, W, C] -> logits [B, num_classes]."""
+    x = _conv(self.width, 3, name='stem', dtype=self.dtype)(image)
+    for stage, blocks in enumerate(_blocks(PREACT_BLOCKS, self.depth)):
+      x = Stage(
+        'preact',
+        blocks,
+        width=self.width * 2**stage,
+        stride=1 if stage == 0 else 2,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'stage_{stage}',
+      )(x, train=train, mask=mask)
+    x = _normalize(x, self.norm, 'norm', self.dtype, train=train, mask=mask)
+    return _head(nn.relu(x), self.num_classes, self.dtype)
+
+
+class ResNet(nn.Module):
+  """ResNet-50, -101 or -152 for ImageNet.
+
+  The version called v1.5: a stage's stride is on the 3 x 3 convolution, not on
+  the first 1 x 1. The last scale of every block starts at zero (Goyal et al.,
+  'Accurate, Large Minibatch SGD', 2017, section 5.1).
+
+  Attributes:
+    num_classes: Width of the logits.
+    depth: 50, 101 or 152.
+    norm: See `WideResNet`.
+    dtype: See `WideResNet`.
+  """
+
+  num_classes: int
+  depth: int = 50
+  norm: Norm = 'batch'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, H, W, C] -> logits [B, num_classes]."""
+    x = _conv(64, 7, stride=2, name='stem', dtype=self.dtype)(image)
+    x = _normalize(
+      x, self.norm, 'stem_norm', self.dtype, train=train, mask=mask
+    )
+    x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
+    for stage, blocks in enumerate(_blocks(BOTTLENECK_BLOCKS, self.depth)):
+      x = Stage(
+        'bottleneck',
+        blocks,
+        width=64 * 2**stage,
+        stride=1 if stage == 0 else 2,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'stage_{stage}',
+      )(x, train=train, mask=mask)
+    return _head(x, self.num_classes, self.dtype)
+
+
+class Stage(nn.Module):
+  """Blocks of equal width, of which the first has the stride.
+
+  Attributes:
+    kind: 'preact': two 3 x 3 convolutions, each after a norm and a relu;
+      'bottleneck': 1 x 1, 3 x 3 and 1 x 1, each before a norm.
+    num_blocks: Number of blocks.
+    width: Number of channels; 'bottleneck' has four times as many outside.
+    stride: Of the first block.
+    dropout_rate: Before the second convolution of 'preact'.
+    norm: See `WideResNet`.
+    dtype: See `WideResNet`.
+  """
+
+  kind: Literal['preact', 'bottleneck']
+  num_blocks: int
+  width: int
+  stride: int
+  dropout_rate: float = 0.0
+  norm: Norm = 'batch'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 width]."""
+    for index in range(self.num_blocks):
+      settings = dict(
+        width=self.width,
+        stride=self.stride if index == 0 else 1,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'block_{index}',
+      )
+      if self.kind == 'preact':
+        block = PreActBlock(dropout_rate=self.dropout_rate, **settings)
+      else:
+        block = Bottleneck(**settings)
+      x = block(x, train=train, mask=mask)
+    return x
+
+
+class PreActBlock(nn.Module):
+  """x + conv(relu(norm(conv(relu(norm(x)))))) (fig. 4e of He et al., ECCV).
+
+  Where the shape changes, a 1 x 1 convolution of relu(norm(x)) stands for x.
+  Attributes as in `Stage`.
+  """
+
+  width: int
+  stride: int
+  dropout_rate: float
+  norm: Norm
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    """[B, H, W, C] -> [B, H / stride, W / stride, width]."""
+
+    def act(x, name):
+      return nn.relu(
+        _normalize(x, self.norm, name, self.dtype, train=train, mask=mask)
+      )
+
+    def conv(x, size, stride, name):
+      return _conv(
+        self.width, size, stride=stride, name=name, dtype=self.dtype
+      )(x)
+
+    shortcut, x = x, act(x, 'norm_0')
+    if self.stride != 1 or shortcut.shape[-1] != self.width:
+      shortcut = conv(x, 1, self.stride, 'shortcut')
+    x = act(conv(x, 3, self.stride, 'conv_0'), 'norm_1')
+    if self.dropout_rate:
+      x = nn.Dropout(
+        self.dropout_rate, deterministic=not train, name='dropout'
+      )(x)
+    return shortcut + conv(x, 3, 1, 'conv_1')
+
+
+class Bottleneck(nn.Module):
+  """relu(x + norm(conv(relu(norm(conv(relu(norm(conv(x)))))))).
+
+  Attributes as in `Stage`.
+  """
+
+  width: int
+  stride: int
+  norm: Norm
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    """[B, H, W, C] -> [B, H / stride, W / stride, 4 width]."""
+
+    def conv_norm(x, width, size, stride, name, **settings):
+      x = _conv(width, size, stride=stride, name=name, dtype=self.dtype)(x)
+      return _normalize(
+        x,
+        self.norm,
+        f'{name}_norm',
+        self.dtype,
+        train=train,
+        mask=mask,
+        **settings,
+      )
+
+    shortcut = x
+    x = nn.relu(conv_norm(x, self.width, 1, 1, 'conv_0'))
+    x = nn.relu(conv_norm(x, self.width, 3, self.stride, 'conv_1'))
+    x = conv_norm(
+      x, 4 * self.width, 1, 1, 'conv_2', scale_init=nn.initializers.zeros_init()
+    )
+    if shortcut.shape != x.shape:
+      shortcut = conv_norm(shortcut, 4 * self.width, 1, self.stride, 'shortcut')
+    return nn.relu(shortcut + x)
+
+
+def _conv(width, size, *, stride=1, name, dtype):
+  return nn.Conv(
+    width,
+    (size, size),
+    strides=(stride, stride),
+    padding=((size // 2, size // 2),) * 2,
+    use_bias=False,
+    # He et al., 2015, with the fan that the authors' code counts.
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _normalize(x, kind, name, dtype, *, train, mask, **settings):
+  if kind == 'batch':
+    norm = norms.BatchNorm(dtype=dtype, name=name, **settings)
+    return norm(x, train=train, mask=mask)
+  if kind == 'group':
+    # Each example on its own: no mask, no statistics.
+    return nn.GroupNorm(
+      num_groups=NUM_GROUPS, epsilon=1e-5, dtype=dtype, name=name, **settings
+    )(x)
+  raise InputError(f"norm is 'batch' or 'group'; got norm={kind!r}")
+
+
+def _head(x, num_classes, dtype):
+  pooled = x.mean((1, 2))
+  logits = nn.Dense(num_classes, dtype=dtype, name='head')(pooled)
+  return logits.astype(jnp.float32)
+
+
+def _blocks(known: dict[int, tuple[int, ...]], depth: int) -> Sequence[int]:
+  if depth not in known:
+    raise InputError(f'depth is one of {sorted(known)}; got {depth=}')
+  return known[depth]

@@ -1,0 +1,39 @@
+"""Executes every notebook from a fresh kernel."""
+
+import pathlib
+import time
+
+import pytest
+
+pytestmark = pytest.mark.colab
+
+_NOTEBOOKS = sorted(
+  (pathlib.Path(__file__).parent.parent / 'colabs').glob('*.ipynb')
+)
+
+
+@pytest.mark.parametrize('path', _NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs_in_under_two_minutes(path, tmp_path):
+  nbclient = pytest.importorskip('nbclient', reason='needs the extra colab')
+  import nbformat
+
+  notebook = nbformat.read(path, as_version=4)
+  for cell in notebook.cells:
+    assert not cell.get('outputs'), f'{path.name}: strip outputs before commit'
+  started = time.monotonic()
+  client = nbclient.NotebookClient(
+    notebook,
+    timeout=120,
+    kernel_name='python3',
+    resources={'metadata': {'path': str(tmp_path)}},
+  )
+  client.execute()
+  seconds = time.monotonic() - started
+  shown = [
+    output
+    for cell in notebook.cells
+    for output in cell.get('outputs', [])
+    if 'image/png' in output.get('data', {})
+  ]
+  assert len(shown) >= 3, 'the figures are not shown'
+  assert seconds < 120, f'{path.name} took {seconds:.0f} s'

@@ -1,0 +1,197 @@
+"""What every method must keep, checked on every config's smoke preset."""
+
+import importlib
+import pathlib
+from unittest import mock
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import checkpoint
+from repjax import loop
+from repjax import parallel
+
+_CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*')
+  if path.suffix == '.py'
+)
+
+
+class Bench:
+  """One config's method with its batches, compiled once for many tests."""
+
+  def __init__(self, name):
+    module = importlib.import_module(f'configs.{name}')
+    config = module.get_config('smoke')
+    # Adam and momentum hide a gradient that is wrong by a factor.
+    plain = optax.sgd(0.05)
+    with (
+      mock.patch.object(optax, 'adamw', lambda *args, **kwargs: plain),
+      mock.patch.object(optax, 'sgd', lambda *args, **kwargs: plain),
+    ):
+      self.experiment = module.build(config)
+      self.method = self.experiment.method
+      self.traces = 0
+      self.step = parallel.train_step(self._counted)
+      self.step_on_one = parallel.train_step(
+        self.method.update, jax.local_devices()[:1]
+      )
+      self.batches = [self.experiment.train.batch(i) for i in range(3)]
+      self.rng = jax.random.key(3)
+
+  def _counted(self, state, batch, rng):
+    self.traces += 1
+    return self.method.update(state, batch, rng)
+
+  def init(self, seed=0, devices=None):
+    return loop.init(self.method, self.batches[0], seed, devices)
+
+  def update(self, state, batch):
+    return self.step(state, parallel.shard(batch), self.rng)
+
+  def run(self, batches, seed=0):
+    state = self.init(seed)
+    for batch in batches:
+      state, sums = self.update(state, batch)
+    return jax.device_get((state, sums))
+
+
+@pytest.fixture(scope='module', params=_CONFIGS)
+def bench(request):
+  return Bench(request.param)
+
+
+def _data(state):
+  return jax.tree.map(
+    lambda x: (
+      jax.random.key_data(x)
+      if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+      else x
+    ),
+    state,
+  )
+
+
+def test_three_updates_are_finite_stable_and_traced_once(bench):
+  bench.traces = 0
+  state = bench.init()
+  like = jax.eval_shape(lambda x: x, state)
+  for i, batch in enumerate(bench.batches):
+    state, sums = bench.update(state, batch)
+    chex.assert_trees_all_equal_shapes_and_dtypes(like, state)
+    assert int(state.step) == i + 1
+  chex.assert_tree_all_finite(jax.device_get((state.params, sums)))
+  assert bench.traces <= 1  # 0 where another test has compiled the step.
+
+
+def test_replicas_are_equal_leaf_by_leaf(bench):
+  # out_axes=None would hide replicas that disagree.
+  step = jax.pmap(
+    lambda state, batch, rng: bench.method.update(state, batch, rng),
+    axis_name=parallel.AXIS,
+    in_axes=(None, 0, None),
+    out_axes=0,
+  )
+  state, sums = step(bench.init(), parallel.shard(bench.batches[0]), bench.rng)
+  for leaf in jax.tree.leaves(jax.device_get(_data((state, sums)))):
+    for replica in leaf[1:]:
+      np.testing.assert_array_equal(replica, leaf[0])
+
+
+def test_one_device_equals_four(bench):
+  one = jax.local_devices()[:1]
+  state = bench.init(devices=one)
+  for batch in bench.batches:
+    state, sums = bench.step_on_one(
+      state, parallel.shard(batch, one), bench.rng
+    )
+  expected = jax.device_get((_data(state), sums))
+  actual = bench.run(bench.batches)
+  chex.assert_trees_all_close(
+    (_data(actual[0]), actual[1]), expected, rtol=1e-4, atol=2e-6
+  )
+
+
+@pytest.mark.parametrize('num_real', [11, 5])
+def test_garbage_in_padding_changes_nothing(bench, num_real):
+  # With 5 real rows of 16 and more, some devices hold padding alone.
+  batch = dict(bench.batches[0])
+  mask = np.arange(len(batch['mask'])) < num_real
+  clean, dirty = {}, {}
+  for name, x in batch.items():
+    shaped = mask.reshape(-1, *[1] * (x.ndim - 1))
+    garbage = np.nan if np.issubdtype(x.dtype, np.floating) else 10**6
+    clean[name] = np.where(shaped, x, 0).astype(x.dtype)
+    dirty[name] = np.where(shaped, x, garbage).astype(x.dtype)
+  clean['mask'] = dirty['mask'] = mask.astype(np.float32)
+  expected, sums = bench.run([clean])
+  chex.assert_trees_all_equal((expected, sums), bench.run([dirty]))
+  assert float(sums['loss'][1]) == num_real
+  # And the real rows do count.
+  assert not np.array_equal(
+    np.concatenate([np.ravel(x) for x in jax.tree.leaves(expected.params)]),
+    np.concatenate([np.ravel(x) for x in jax.tree.leaves(bench.init().params)]),
+  )
+
+
+def test_prediction_is_deterministic_and_per_row(bench):
+  state = bench.init()
+  evaluator = loop.Evaluator(bench.method)
+  # Without 'index', rows come back in the order of the batch.
+  batch = {k: x for k, x in bench.batches[0].items() if k != 'index'}
+  first, _ = evaluator(state, [batch])
+  again, _ = evaluator(state, [batch])
+  chex.assert_trees_all_equal(first, again)
+  # A row's prediction does not depend on the others.
+  changed = dict(batch)
+  changed['image'] = np.array(batch['image'])
+  changed['image'][1:] += 1.0
+  other, _ = evaluator(state, [changed])
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-6),
+    first,
+    other,
+  )
+
+
+def test_saving_and_restoring_changes_nothing(bench, tmp_path):
+  state = bench.init()
+  state, _ = bench.update(state, bench.batches[0])
+  store = checkpoint.Checkpoints(str(tmp_path))
+  store.save(state, {'name': 'bench'})
+  store.wait()
+  restored, config = store.restore(bench.init(seed=1))
+  store.close()
+  assert config == {'name': 'bench'}
+  expected, _ = bench.update(state, bench.batches[1])
+  actual, _ = bench.update(parallel.replicate(restored), bench.batches[1])
+  chex.assert_trees_all_equal(_data(actual), _data(expected))
+
+
+def test_seeds_decide_and_buffers_are_distinct(bench):
+  first, again, other = bench.init(0), bench.init(0), bench.init(1)
+  chex.assert_trees_all_equal(_data(first), _data(again))
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(_data(first.params), _data(other.params))
+  # A buffer that a state holds twice must not be donated.
+  pointers = [
+    shard.data.unsafe_buffer_pointer()
+    for leaf in jax.tree.leaves(_data(first))
+    for shard in leaf.addressable_shards
+    if shard.data.size
+  ]
+  assert len(pointers) == len(set(pointers))
+
+
+def test_masked_rows_of_a_whole_batch_give_a_zero_gradient(bench):
+  batch = dict(bench.batches[0])
+  batch['mask'] = np.zeros_like(batch['mask'])
+  state, sums = bench.run([batch])
+  chex.assert_tree_all_finite(state.params)
+  assert float(sums['loss'][1]) == 0.0
+  assert jnp.isfinite(sums['loss'][0])
