@@ -24,7 +24,6 @@ from repjax import plots
 from repjax import study
 from repjax import types
 from repjax.attacks import fgsm
-from repjax.data import batches
 from repjax.data import recipes
 from repjax.data import source
 from repjax.methods import mixup
@@ -178,8 +177,8 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   train = source.load(config.data.name, 'train', data_dir=config.data.dir)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
   recipe = recipes.images(train, **config.augment)
-  rows = batches.whole(train, transform=recipe.evaluate)
-  test_rows = batches.whole(test, transform=recipe.evaluate)
+  rows = study.rows(train, recipe.evaluate)
+  test_rows = study.rows(test, recipe.evaluate)
   columns = study.per_seed(rows, config.seeds, num_rows=config.study.num_rows)
   numbers, curves, logits = {}, {}, {}
   for name, alpha in (('plain', 0.0), ('Mixup', config.mixup.alpha)):

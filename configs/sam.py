@@ -24,7 +24,6 @@ from repjax import plots
 from repjax import study
 from repjax import types
 from repjax.analysis import curvature
-from repjax.data import batches
 from repjax.data import noise
 from repjax.data import recipes
 from repjax.data import source
@@ -185,8 +184,8 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   train = source.load(config.data.name, 'train', data_dir=config.data.dir)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
   recipe = recipes.images(train, **config.augment)
-  rows = batches.whole(train, transform=recipe.evaluate)
-  test_rows = batches.whole(test, transform=recipe.evaluate)
+  rows = study.rows(train, recipe.evaluate)
+  test_rows = study.rows(test, recipe.evaluate)
   steps = _steps(config, train)
   curves, final, states = {}, {}, {}
   for labels, rate in (('noisy', config.data.label_noise), ('clean', 0.0)):

@@ -21,7 +21,6 @@ from repjax import optim
 from repjax import plots
 from repjax import study
 from repjax import types
-from repjax.data import batches
 from repjax.data import recipes
 from repjax.data import source
 from repjax.methods import mixup
@@ -249,8 +248,8 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
     ),
     'CNN': resnet.WideResNet(num_classes=train.num_classes, **config.study.cnn),
   }
-  rows = batches.whole(train, transform=recipe.evaluate)
-  test_rows = batches.whole(test, transform=recipe.evaluate)
+  rows = study.rows(train, recipe.evaluate)
+  test_rows = study.rows(test, recipe.evaluate)
   accuracy, curves = {}, {}
   for num_rows in (few, len(train)):
     for name, network in networks.items():

@@ -228,13 +228,21 @@ def update(config: ml_collections.ConfigDict, stored: dict[str, Any]) -> None:
 
 
 def fingerprint(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What decides the result: the config without where and how often to write.
+  """What decides a study's result: all but where and how often to write.
 
   As it comes back from a JSON file, so that both can be compared.
   """
   fields = json.loads(json.dumps(config.to_dict()))
   fields.pop('run', None)
   fields.get('data', {}).pop('dir', None)
+  return fields
+
+
+def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What decides one training run's result: not what studies make of it."""
+  fields = fingerprint(config)
+  for name in ('claims', 'study', 'seeds'):
+    fields.pop(name, None)
   return fields
 
 

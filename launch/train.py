@@ -69,7 +69,7 @@ def train(experiment: types.Experiment, config, run, *, started: float):
   from repjax import report
   from repjax import trees
 
-  identity = app.fingerprint(config)
+  identity = app.identity(config)
   store = checkpoint.Checkpoints(
     str(run.workdir / 'checkpoints'),
     keep=config.run.keep,
@@ -211,7 +211,7 @@ def _same(stored, config, workdir) -> bool:
   """Whether a work directory was made with this config; refuses if not."""
   from repjax import checkpoint
 
-  lines = checkpoint.differing_fields(stored, app.fingerprint(config))
+  lines = checkpoint.differing_fields(stored, app.identity(config))
   if lines and _RESUME_CONFIG.value == 'same':
     raise types.InputError(
       f'--workdir={workdir} was made with another config: '

@@ -10,6 +10,7 @@ from repjax import parallel
 from repjax import plots
 from repjax import types
 from repjax.data import batches
+from repjax.data import recipes
 from repjax.data import source
 
 

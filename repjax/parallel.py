@@ -26,9 +26,9 @@ from repjax import types
 
 AXIS = 'devices'
 
-# Variables that give the number of processes, or a list of hosts, or whose
 # Variables that give the number of processes, a list of hosts, or whose mere
 # presence means several processes, where `jax.distributed` finds the rest.
+_COUNTS = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'JAX_NUM_PROCESSES')
 _HOSTS = ('TPU_WORKER_HOSTNAMES',)
 _PRESENT = ('MEGASCALE_COORDINATOR_ADDRESS', 'JAX_COORDINATOR_ADDRESS')
 
@@ -163,7 +163,7 @@ def replicate(
   devices = jax.local_devices() if devices is None else devices
   sharding = _local_sharding(devices, jax.sharding.PartitionSpec())
   return jax.tree.map(
-    lambda x: jax.device_put(jnp.array(x, copy=True), sharding), tree
+    lambda x: jax.device_put(x, sharding, may_alias=False), tree
   )
 
 

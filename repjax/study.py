@@ -17,6 +17,8 @@ from repjax import loop
 from repjax import metrics
 from repjax import types
 from repjax.data import batches
+from repjax.data import source as sources
+from repjax.data import transforms
 
 
 class Trained(NamedTuple):
@@ -33,6 +35,28 @@ class Trained(NamedTuple):
   logits: np.ndarray
   accuracy: np.ndarray
   curve: tuple[np.ndarray, np.ndarray]
+
+
+def rows(
+  source: sources.Source, transform: transforms.Transform
+) -> dict[str, np.ndarray]:
+  """All rows of a small source, in order, as the network sees them.
+
+  Args:
+    source: The set.
+    transform: Of the whole set at once; draws nothing.
+
+  Returns:
+    Name -> [N, ...].
+  """
+  everything = batches.eval_batches(
+    source,
+    batch_size=len(source),
+    transform=transform,
+    process_index=0,
+    process_count=1,
+  ).batch(0)
+  return {k: x for k, x in everything.items() if k not in ('mask', 'index')}
 
 
 def per_seed(
@@ -88,11 +112,8 @@ def train(
   """
   num_rows = columns['label'].shape[1]
   order = np.stack(
-    [
-      batches.order(num_rows, batch_size=batch_size, seed=seed, steps=steps)
-      for seed in seeds
-    ]
-  )
+    [batches.rows_at(0, steps * batch_size, num_rows, seed) for seed in seeds]
+  ).reshape((len(seeds), steps, batch_size))
   predict = predict_fn(method)
   at, accuracies = [], []
   for step, states, means in loop.fit_seeds(

@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Compilation is most of the time of a small test, and optimization most of
+# that. The demo, the parity tests and the notebooks run optimized programs.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 _flags = os.environ.get('XLA_FLAGS', '')
 if 'xla_force_host_platform_device_count' not in _flags:
   os.environ['XLA_FLAGS'] = (

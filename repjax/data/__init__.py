@@ -2,9 +2,9 @@
 
 The way of a row:
 
-- `source.load` finds a prepared TFDS set (`prepared`) and gives its rows by
-  index; a small set is decoded once and kept (`cache`), images of a large one
-  are decoded when they are read (`decode`).
+- `source.load` finds a prepared TFDS set (`prepared`), parses its `records`
+  and gives rows by index. A small set is decoded once and kept (`cache`);
+  images of a large one are decoded when they are read (`decode`).
 - `batches.train_batches` and `batches.eval_batches` choose rows, call the
   whole-batch `transforms` and add 'mask' and 'index'.
 

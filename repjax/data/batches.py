@@ -13,7 +13,6 @@ import sys
 
 from absl import flags
 from absl import logging
-import grain
 import numpy as np
 
 from repjax import types
@@ -63,6 +62,8 @@ class _Batches:
 
   def _stream(self, fn, start, stop) -> Iterator[Batch]:
     """fn(start), fn(start + 1), ... from threads or worker processes."""
+    import grain  # Takes a second, and `batch` does without it.
+
     threads = grain.ReadOptions(
       num_threads=self.num_threads,
       prefetch_buffer_size=max(self.prefetch, self.num_threads),
@@ -103,9 +104,7 @@ class TrainBatches(_Batches):
     if self.decode is not None:
       num_draws += self.decode.num_draws
     # Drawn for the global batch, so that they do not depend on the processes.
-    draws = _generator(self.seed, _DRAWS, step).random(
-      (self.batch_size, num_draws)
-    )
+    draws = draws_at(step, (self.batch_size, num_draws), self.seed)
     return self._read(rows, np.ones(self.batch_size, np.float32), draws)
 
   def iterate(self, start_step: int = 0) -> Iterator[Batch]:
@@ -246,6 +245,11 @@ def rows_at(start: int, count: int, num_rows: int, seed: int) -> np.ndarray:
     order = _epoch_order(seed, int(epoch), num_rows)
     rows[inside] = order[positions[inside] - epoch * num_rows]
   return rows
+
+
+def draws_at(step: int, shape: tuple[int, int], seed: int) -> np.ndarray:
+  """The uniform numbers in [0, 1) of a step's global batch."""
+  return _generator(seed, _DRAWS, step).random(shape)
 
 
 # Some: two that a batch straddles, and several sources that are read in turn.

@@ -61,7 +61,7 @@ def resize(size: int | tuple[int, int]) -> Decode:
 
   def apply(picture, draws):
     del draws  # Nothing is random.
-    return _resized(picture, height, width, (0, 0, *picture.size))
+    return _resized(picture, height, width)
 
   return Decode(0, apply)
 
@@ -90,7 +90,8 @@ def central_crop(
     x = (full_width - scale * width) / 2
     y = (full_height - scale * height) / 2
     box = (x, y, x + scale * width, y + scale * height)
-    return _resized(picture, height, width, box)
+    resample = Image.Resampling.BILINEAR
+    return to_array(picture.resize((width, height), resample, box))
 
   return Decode(0, apply)
 
@@ -129,8 +130,9 @@ def inception_crop(
     shape = crop_shape(picture.size, draws[2:], area=area, aspect=aspect)
     x = math.floor(draws[0] * (picture.width - shape[0] + 1))
     y = math.floor(draws[1] * (picture.height - shape[1] + 1))
-    box = (x, y, x + shape[0], y + shape[1])
-    return _resized(picture, height, width, box)
+    # `resize(..., box)` would mix in pixels from around the box.
+    crop = picture.crop((x, y, x + shape[0], y + shape[1]))
+    return _resized(crop, height, width)
 
   return Decode(2 + 2 * attempts, apply)
 
@@ -171,10 +173,8 @@ def crop_shape(
   return full
 
 
-def _resized(picture, height, width, box):
-  return to_array(
-    picture.resize((width, height), Image.Resampling.BILINEAR, box)
-  )
+def _resized(picture, height, width):
+  return to_array(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _check_size(size):

@@ -44,7 +44,7 @@ def rand_augment(
     raise ValueError(
       f'num_layers and magnitude must be >= 0, got {num_layers=} {magnitude=}'
     )
-  operations = _operations(magnitude / 10, translate, cutout)
+  table = operations(magnitude, translate, cutout)
 
   def fn(images, draws):
     if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
@@ -54,8 +54,8 @@ def rand_augment(
       )
     images = images.copy()
     for layer in draws.reshape(len(images), num_layers, 4).swapaxes(0, 1):
-      chosen = transforms.randint(layer[:, 0], len(operations))
-      for number, operation in enumerate(operations.values()):
+      chosen = transforms.randint(layer[:, 0], len(table))
+      for number, operation in enumerate(table.values()):
         rows = np.flatnonzero(chosen == number)
         if rows.size:
           images[rows] = operation(images[rows], layer[rows, 1:])
@@ -67,11 +67,15 @@ def rand_augment(
 Operation = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def _operations(level, translate, half_cutout) -> dict[str, Operation]:
-  """(images [n, H, W, C], draws [n, 3]) -> images, in the authors' order.
+def operations(
+  magnitude: float, translate: float, cutout: float
+) -> dict[str, Operation]:
+  """The operations at one magnitude, in the authors' order.
 
-  Draws: the sign, and the place of cutout.
+  Each is a function (images [n, H, W, C], draws [n, 3]) -> images; the draws
+  decide the sign, and the place of cutout.
   """
+  level = magnitude / 10
   factor = 1.8 * level + 0.1
   shear, angle = 0.3 * level, np.deg2rad(30 * level)
 
@@ -86,15 +90,15 @@ def _operations(level, translate, half_cutout) -> dict[str, Operation]:
     pixels = translate * level * images.shape[1]
     return _affine(images, y=(0, 1, signed(draws) * pixels))
 
-  def cutout(images, draws):
+  def cut(images, draws):
     _, height, width, _ = images.shape
-    half = int(half_cutout * level * min(height, width))
+    half = int(cutout * level * min(height, width))
     y = transforms.randint(draws[:, 1], height)
     x = transforms.randint(draws[:, 2], width)
-    inside = transforms.boxes(
-      images.shape, y - half, x - half, y + half, x + half
-    )
-    return np.where(inside, _EMPTY, images)
+    images = images.copy()
+    for box in transforms.boxes(images, y - half, x - half, y + half, x + half):
+      box[...] = _EMPTY
+    return images
 
   return {
     'autocontrast': lambda images, draws: autocontrast(images),
@@ -115,7 +119,7 @@ def _operations(level, translate, half_cutout) -> dict[str, Operation]:
     ),
     'translate_x': shift_x,
     'translate_y': shift_y,
-    'cutout': cutout,
+    'cutout': cut,
     'solarize_add': lambda images, draws: solarize_add(
       images, int(110 * level)
     ),

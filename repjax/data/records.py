@@ -1,141 +1,15 @@
-"""Host side: finding a prepared TFDS set and parsing its records.
-
-Nothing is ever downloaded here: a set that is not there is an error that says
-how to prepare it. TFDS is imported when a set is opened.
-"""
+"""Host side: parsing the records of a prepared TFDS set."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import dataclasses
-import hashlib
-import os
-import pathlib
-import re
-import shlex
-import shutil
 from typing import Any
 from typing import NamedTuple
-import uuid
 
-from absl import logging
 import numpy as np
 
 from repjax import types
-from repjax.data import cache
-
-_NAME = re.compile(
-  r'(?P<set>[A-Za-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?'
-)
-
-
-def embedded(name: str) -> Any:
-  """The builder class of a set that comes with repjax, or None."""
-  if name.partition(':')[0] == 'digits':
-    from repjax.data import digits
-
-    return digits.Digits
-  return None
-
-
-def root(data_dir: str = '') -> pathlib.Path:
-  """The folder of prepared sets; '' is TFDS's default."""
-  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return pathlib.Path(data_dir or default).expanduser()
-
-
-def find(name: str, *, data_dir: str = '') -> Any:
-  """The read-only TFDS builder of a prepared set.
-
-  An embedded set is prepared first, into the cache folder.
-
-  Raises:
-    InputError: If the set is not there, or not with random access.
-  """
-  import tensorflow_datasets as tfds
-
-  builder_class = embedded(name)
-  if builder_class is None:
-    folder = root(data_dir)
-  else:
-    folder = prepare_embedded(builder_class)
-  builder = tfds.builder_from_directory(_newest(name, folder))
-  formats = {x.value for x in builder.info.available_file_formats()}
-  if 'array_record' not in formats:
-    raise types.InputError(
-      f'{name} is prepared in {builder.data_dir} as '
-      f'{", ".join(sorted(formats))}, which has no random access; convert it '
-      f'once with `{_prepare_command(name, folder)}`.'
-    )
-  return builder
-
-
-def prepare_embedded(builder_class: Any) -> pathlib.Path:
-  """Prepares an embedded set in the cache folder, once; returns the root.
-
-  Several processes may do this at the same time: each writes a folder of its
-  own, and the first to finish gives it its name.
-  """
-  folder = cache.folder() / 'tfds'
-  place = folder / builder_class.name / str(builder_class.VERSION)
-  if place.exists():
-    return folder
-  logging.info('Preparing %s in %s, once.', builder_class.name, folder)
-  work = folder / f'.preparing-{uuid.uuid4().hex}'
-  try:
-    with open(os.devnull, 'w') as silence, contextlib.redirect_stdout(silence):
-      builder = builder_class(data_dir=work)
-      builder.download_and_prepare(file_format='array_record')
-    place.parent.mkdir(exist_ok=True)
-    os.rename(builder.data_dir, place)
-  except OSError as error:
-    if not place.exists():
-      raise types.InputError(
-        f'{builder_class.name} cannot be prepared in {folder}: {error}; set '
-        '$REPJAX_CACHE to a folder that can be written.'
-      ) from error
-  finally:
-    shutil.rmtree(work, ignore_errors=True)
-  return folder
-
-
-def _newest(name: str, folder: pathlib.Path) -> pathlib.Path:
-  """Where the (highest) version of a set lies."""
-  match = _NAME.fullmatch(name)
-  if match is None:
-    raise types.InputError(
-      f"'{name}' is not the name of a data set; names look like mnist, "
-      'glue/sst2 or mnist:3.0.1.'
-    )
-  parent = folder / match['set'] / (match['config'] or '')
-  versions = [
-    path.parent
-    for path in parent.glob(f'{match["version"] or "*"}/features.json')
-  ]
-  if versions:
-    return max(versions, key=lambda path: _version_key(path.name))
-  present = sorted(
-    str(path.parent.relative_to(folder))
-    for path in (folder / match['set']).glob('**/features.json')
-  )
-  there = f' (found there: {", ".join(present)})' if present else ''
-  raise types.InputError(
-    f'The data set {name} is not prepared in {folder}{there}. Prepare it once '
-    f'with `{_prepare_command(name, folder)}`, or use digits, which comes with '
-    'repjax and needs nothing.'
-  )
-
-
-def _version_key(version):
-  return [int(x) for x in re.findall(r'\d+', version)]
-
-
-def _prepare_command(name, folder):
-  return (
-    f'python -m launch.prepare --name={name} '
-    f'--data_dir={shlex.quote(str(folder))}'
-  )
 
 
 class Tensor(NamedTuple):
@@ -194,7 +68,7 @@ def split_info(builder: Any, split: str, *, name: str) -> Any:
     ) from error
   if num_rows <= 0:
     raise types.InputError(
-      f"The split '{split}' of {name} is empty; its splits are {known}."
+      f"The split '{split}' of {name} has no rows; its splits are {known}."
     )
   return info
 
@@ -212,13 +86,19 @@ def reader(builder: Any, split: str, *, name: str) -> 'Records':
     )
   except (OSError, ValueError, RuntimeError) as error:
     raise types.InputError(
-      f'{name} {split}: the files in {builder.data_dir} cannot be opened; '
-      f'delete that folder and prepare the set again. ({error})'
+      f'{name} {split} cannot be opened; delete {builder.data_dir} and '
+      f'prepare the set again. ({error})'
     ) from error
   columns = tensors(builder)
   for image in encoded:
     columns[image] = Tensor((), np.dtype(object))
-  return Records(f'{name} {split}', files, columns, num_classes(builder))
+  return Records(
+    title=f'{name} {split}',
+    folder=str(builder.data_dir),
+    files=files,
+    columns=columns,
+    num_classes=num_classes(builder),
+  )
 
 
 def num_classes(builder: Any) -> int | None:
@@ -244,12 +124,14 @@ class Records:
 
   Attributes:
     title: Name and split, for messages.
+    folder: Where the files lie, for messages.
     files: TFDS's random access to the records.
     columns: What the records hold.
     num_classes: Of the column 'label', or None.
   """
 
   title: str
+  folder: str
   files: Any
   columns: Mapping[str, Tensor]
   num_classes: int | None
@@ -262,8 +144,7 @@ class Records:
     except Exception as error:
       raise types.InputError(
         f'{self.title}: rows {indices.min()} to {indices.max()} cannot be '
-        'read, so the prepared files are damaged; delete them and prepare '
-        f'the set again. ({error})'
+        f'read; delete {self.folder} and prepare the set again. ({error})'
       ) from error
     columns = {
       name: np.array([row[name] for row in rows], column.dtype)
@@ -306,19 +187,3 @@ def check_labels(
       f"{title}: 'label' of row {rows[wrong[0]]} is {labels[wrong[0]]}, "
       f'outside [0, {num_classes}); a split without labels cannot be used.'
     )
-
-
-def fingerprint(builder: Any, split_info: Any) -> str:
-  """Changes whenever the prepared files of a split do."""
-  folder = pathlib.Path(builder.data_dir)
-  digest = hashlib.sha256()
-  for name in ('dataset_info.json', 'features.json'):
-    digest.update((folder / name).read_bytes())
-  for instruction in split_info.file_instructions:
-    file = pathlib.Path(instruction.filename)
-    status = file.stat()
-    rows = (instruction.skip, instruction.take)
-    digest.update(
-      f'{file.name} {rows} {status.st_size} {status.st_mtime_ns}'.encode()
-    )
-  return digest.hexdigest()[:16]

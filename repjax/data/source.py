@@ -18,6 +18,7 @@ import numpy as np
 from repjax import types
 from repjax.data import cache
 from repjax.data import decode as decoding
+from repjax.data import prepared
 from repjax.data import records
 
 Columns = dict[str, np.ndarray]
@@ -53,6 +54,12 @@ class Source:
 
   def __len__(self) -> int:
     return self.num_rows
+
+  @property
+  def num_channels(self) -> int | None:
+    """Channels of the column 'image', also where images differ in size."""
+    shape = self.image_shape or self.encoded.get('image')
+    return None if shape is None else shape[-1]
 
   def read(
     self,
@@ -96,15 +103,17 @@ class Source:
 
   def column(self, name: str) -> np.ndarray:
     """All values of one column; parses every record of a set without cache."""
-    everything = np.arange(self.num_rows)
-    columns = self.reader(everything)
-    if name not in columns:
-      raise types.InputError(
-        f'{self.name} has no column {name!r}; it has {sorted(columns)}.'
-      )
-    return (
-      self.read(everything)[name] if name in self.encoded else columns[name]
-    )
+    read = self.read if name in self.encoded else self.reader
+    parts = []
+    # In parts, since the other columns are read, too.
+    for start in range(0, len(self), 4096):
+      columns = read(np.arange(start, min(start + 4096, len(self))))
+      if name not in columns:
+        raise types.InputError(
+          f'{self.name} has no column {name!r}; it has {sorted(columns)}.'
+        )
+      parts.append(columns[name])
+    return np.concatenate(parts)
 
   def select(self, rows: Any) -> 'Source':
     """The source of these rows only, in this order."""
@@ -248,7 +257,7 @@ def load(
     InputError: If the set or the split is not there, is empty, has no random
       access, or is damaged.
   """
-  builder = records.find(name, data_dir=data_dir)
+  builder = prepared.find(name, data_dir=data_dir)
   info = records.split_info(builder, split, name=name)
   tensors = records.tensors(builder)
   image = tensors.get('image')
@@ -275,7 +284,7 @@ def load(
   if row_bytes * len(source) + info.num_bytes > cache_limit:
     return source
   part = re.sub(r'[^\w.+-]', '_', split)
-  key = f'{builder.info.full_name}/{part}-{records.fingerprint(builder, info)}'
+  key = f'{builder.info.full_name}/{part}-{prepared.fingerprint(builder)}'
   reader = cache.columns(key, source.read, len(source))
   return dataclasses.replace(source, reader=reader, encoded={})
 

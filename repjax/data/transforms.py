@@ -5,8 +5,8 @@ row does not depend on how many processes share the batch.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
-import math
 from typing import Literal
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ def on_images(
   return Transform(num_draws, apply)
 
 
-def randint(draws: np.ndarray, count: int) -> np.ndarray:
+def randint(draws: np.ndarray, count: int | np.ndarray) -> np.ndarray:
   """Uniform integers in [0, count) from uniform numbers in [0, 1)."""
   return np.floor(draws * count).astype(np.int64)
 
@@ -179,8 +179,10 @@ def cutout(size: int, *, fill: float = 0) -> Transform:
     _, height, width, _ = images.shape
     top = randint(draws[:, 0], height) - size // 2
     left = randint(draws[:, 1], width) - size // 2
-    inside = boxes(images.shape, top, left, top + size, left + size)
-    return np.where(inside, np.asarray(fill, images.dtype), images)
+    images = images.copy()
+    for box in boxes(images, top, left, top + size, left + size):
+      box[...] = fill
+    return images
 
   return on_images(fn, 2)
 
@@ -205,8 +207,12 @@ def random_erasing(
     attempts: How often to draw a rectangle until it fits; the paper repeats
       without end. After the last one the image stays as it is.
   """
-  if not 0 <= probability <= 1:
-    raise ValueError(f'probability must be in [0, 1], got {probability=}')
+  noisy = isinstance(fill, str)
+  if not 0 <= probability <= 1 or (noisy and fill != 'noise'):
+    raise ValueError(
+      f"probability must be in [0, 1], fill numbers or 'noise', got "
+      f'{probability=} {fill=}'
+    )
   if not 0 < area[0] <= area[1] <= 1 or not 0 < aspect[0] <= aspect[1]:
     raise ValueError(
       f'area must rise within (0, 1], aspect above 0, got {area=} {aspect=}'
@@ -222,44 +228,36 @@ def random_erasing(
     fits = (high < height) & (wide < width)
     first = np.arange(num_rows), fits.argmax(axis=1)
     high, wide = high[first], wide[first]
-    top = np.floor(draws[:, 1] * (height - high + 1)).astype(np.int64)
-    left = np.floor(draws[:, 2] * (width - wide + 1)).astype(np.int64)
-    inside = boxes(images.shape, top, left, top + high, left + wide)
+    top = randint(draws[:, 1], height - high + 1)
+    left = randint(draws[:, 2], width - wide + 1)
     erased = (draws[:, 0] < probability) & fits.any(axis=1)
-    inside &= erased[:, None, None, None]
-    if isinstance(fill, str):
-      filling = _noise(images, draws[:, 3])
-    else:
-      filling = np.asarray(fill, images.dtype)
-    return np.where(inside, filling, images)
+    images = images.copy()
+    places = boxes(images, top, left, top + high, left + wide)
+    for box, chosen, draw in zip(places, erased, draws[:, 3], strict=True):
+      if chosen:
+        box[...] = _noise(draw, box) if noisy else fill
+    return images
 
   return on_images(fn, 4 + 2 * attempts)
 
 
-def boxes(shape, top, left, bottom, right) -> np.ndarray:
-  """True inside one rectangle a row, [B, H, W, 1]; ends are exclusive."""
-  y, x = np.arange(shape[1]), np.arange(shape[2])
-  in_rows = (top[:, None] <= y) & (y < bottom[:, None])
-  in_columns = (left[:, None] <= x) & (x < right[:, None])
-  return (in_rows[:, :, None] & in_columns[:, None, :])[..., None]
+def boxes(images, top, left, bottom, right) -> Iterator[np.ndarray]:
+  """One rectangle of each image, as a view; ends are exclusive.
+
+  A loop of slices is ten times faster than a mask of all pixels.
+  """
+  corners = np.stack([top, bottom, left, right], axis=1)
+  for image, corner in zip(images, np.maximum(corners, 0), strict=True):
+    yield image[corner[0] : corner[1], corner[2] : corner[3]]
 
 
-def _noise(images, draws):
-  """Uniform values in the shape of `images`, from one draw a row."""
-  # SplitMix64 (Steele et al., 2014): a hash of (draw, position).
-  position = np.arange(math.prod(images.shape[1:]), dtype=np.uint64)
-  start = (draws * 2.0**53).astype(np.uint64) << np.uint64(11)
-  bits = start[:, None] + (position + np.uint64(1)) * np.uint64(
-    0x9E3779B97F4A7C15
-  )
-  bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  bits = (bits ^ (bits >> np.uint64(31))).reshape(images.shape)
-  if images.dtype == np.uint8:
-    return (bits >> np.uint64(56)).astype(np.uint8)
-  return (bits >> np.uint64(40)).astype(images.dtype) * images.dtype.type(
-    2.0**-24
-  )
+def _noise(draw, like):
+  """Uniform values in the shape and type of `like`, all from one draw."""
+  # A draw has 53 random bits: enough to key a generator of its own.
+  rng = np.random.Generator(np.random.Philox(key=int(draw * 2**53)))
+  if like.dtype == np.uint8:
+    return rng.integers(256, size=like.shape, dtype=np.uint8)
+  return rng.random(like.shape, np.float32)
 
 
 # Values.
@@ -295,7 +293,14 @@ def _affine(scale, offset):
     del draws  # Nothing is random.
     if images.dtype != np.uint8:
       raise ValueError(f'images must be uint8 [0, 255], got {images.dtype}')
-    scaled = np.multiply(images, scale, dtype=np.float32)
-    return np.add(scaled, offset, out=scaled)
+    # One number a column and channel: NumPy is slow where the last axis is
+    # short.
+    factor, shift = (
+      np.broadcast_to(x, images.shape[2:]).ravel() for x in (scale, offset)
+    )
+    scaled = images.reshape(*images.shape[:2], -1).astype(np.float32)
+    scaled *= factor
+    scaled += shift
+    return scaled.reshape(images.shape)
 
   return on_images(fn)

@@ -65,7 +65,8 @@ def make(
     layers: Only for 'manifold': names of the submodules after which may be
       mixed, such as ('input', 'stage_0', 'stage_1'), where 'input' is the
       image and '/' separates the names inside a submodule. One of them is
-      drawn for each step.
+      drawn for each step. What an affine layer gives is blended as its input
+      is, so the last hidden activations of `models.mlp.Mlp` are 'head'.
     **settings: Further arguments of `supervised.make`.
 
   Returns:
@@ -180,11 +181,12 @@ def mix_rows(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 def _partner(x):
   """Rows 1, 0, 3, 2, ... of x."""
-  if x.shape[0] % 2:
+  num_rows = x.shape[0]
+  if num_rows % 2:
     raise InputError(
-      f'Rows are mixed in pairs, but a part of the batch has {x.shape[0]} rows: '
-      'make config.batch_size a multiple of 2 x devices x microbatches (x '
-      'groups, if SAM has any).'
+      f'Rows are mixed in pairs, but a part of the batch has {num_rows} rows: '
+      'make config.batch_size a multiple of 2 x devices x microbatches '
+      '(x groups, if SAM has any).'
     )
   return x.reshape((-1, 2, *x.shape[1:]))[:, ::-1].reshape(x.shape)
 
@@ -200,10 +202,10 @@ def _draw(mask, rng, *, alpha, per, mix_rate):
   rng_rows, rng_batch = jax.random.split(rng)
 
   def draw(rng):
-    rng_weight, rng_used, rng_centre = jax.random.split(rng, 3)
-    weight = jax.random.beta(rng_weight, alpha, alpha) if alpha else 1.0
-    used = jax.random.bernoulli(rng_used, mix_rate)
-    return jnp.where(used, weight, 1.0), jax.random.uniform(rng_centre, (2,))
+    rng_weight, rng_rest = jax.random.split(rng)
+    used, *centre = jax.random.uniform(rng_rest, (3,))
+    weight = jnp.where(used < mix_rate, _beta(rng_weight, alpha), 1.0)
+    return weight, jnp.stack(centre)
 
   num_rows = mask.shape[0]
   if per == 'example':
@@ -214,6 +216,14 @@ def _draw(mask, rng, *, alpha, per, mix_rate):
     )
   real = (mask > 0) & (_partner(mask) > 0)
   return jnp.where(real, weight, 1.0), centre, rng_batch
+
+
+def _beta(rng, alpha):
+  if alpha == 0:
+    return 1.0
+  if alpha == 1:  # The usual case; the general sampler takes long to compile.
+    return jax.random.uniform(rng)
+  return jax.random.beta(rng, alpha, alpha)
 
 
 def _paste(image, weight, centre):
@@ -230,7 +240,9 @@ def _paste(image, weight, centre):
   rows, columns = inside(height, centre[:, 0]), inside(width, centre[:, 1])
   box = rows[:, :, None] & columns[:, None, :]  # [B, H, W]
   mixed = jnp.where(box[..., None], _partner(image), image)
-  return mixed, 1 - box.mean((1, 2))
+  kept = (~box).sum((1, 2)) / (height * width)
+  # The compiler may divide by multiplying, which does not make n / n = 1.
+  return mixed, jnp.where(box.any((1, 2)), kept, 1.0)
 
 
 def _mixed_forward(model, variables, batch, rng, *, layers):

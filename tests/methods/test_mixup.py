@@ -36,8 +36,13 @@ def random_batch(rows=ROWS, size=6):
   }
 
 
+@functools.cache
+def jitted(**settings):
+  return jax.jit(functools.partial(mixup.mix, **settings))
+
+
 def mix(batch, rng=KEY, *, num_classes=5, alpha=1.0, **settings):
-  return mixup.mix(batch, rng, num_classes=num_classes, alpha=alpha, **settings)
+  return jitted(num_classes=num_classes, alpha=alpha, **settings)(batch, rng)
 
 
 def weights(alpha, rows, per='example', seed=0, **settings):
@@ -71,7 +76,7 @@ def test_image_and_label_of_a_row_and_its_neighbour_get_weights_that_sum_to_1(
   np.testing.assert_array_equal(mixed['label'], np.arange(ROWS))
 
 
-@pytest.mark.parametrize('alpha', [0.2, 1.0, 4.0])
+@pytest.mark.parametrize('alpha', [0.2, 1.0])
 def test_weights_have_the_moments_of_the_beta_distribution(alpha):
   drawn = weights(alpha, 20_000)
   variance = 1 / (4 * (2 * alpha + 1))
@@ -140,9 +145,10 @@ def test_cutmix_pastes_one_box_and_its_label_weight_is_the_share_of_pixels(per):
   np.testing.assert_array_equal(pasted[..., 0], pasted[..., 1])
   pasted = pasted[..., 0]
   counts = pasted.sum((1, 2))
-  share = 1 - counts.astype(np.float32) / np.float32(size * size)
-  labels = np.asarray(batch['label'])
-  np.testing.assert_array_equal(mixed['target'][np.arange(rows), labels], share)
+  share = 1 - counts / size**2
+  own = np.asarray(mixed['target'])[np.arange(rows), batch['label']]
+  np.testing.assert_allclose(own, share, rtol=2e-7)
+  np.testing.assert_array_equal(own == 1, counts == 0)
   np.testing.assert_allclose(mixed['target'].sum(-1), 1.0, rtol=1e-6)
   for box, count in zip(pasted, counts, strict=True):
     lines, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
@@ -170,8 +176,9 @@ def test_cutmix_boxes_have_area_one_minus_lambda():
   np.testing.assert_array_equal(mixed[1, :, :, 0], 1 - expected)
 
 
-@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
-@pytest.mark.parametrize('per', ['example', 'batch'])
+@pytest.mark.parametrize(
+  'kind, per', [('mixup', 'example'), ('cutmix', 'batch')]
+)
 def test_four_devices_mix_as_one_does(kind, per):
   run = functools.partial(mix, kind=kind, per=per)
   split = jax.tree.map(
@@ -192,11 +199,18 @@ MODEL = mlp.Mlp(5, features=(7, 6))
 
 
 @functools.cache
+def initial_state():
+  # Mixing does not change the state: all methods here share one.
+  method = supervised.make(MODEL, optax.sgd(1.0))
+  return jax.jit(method.init)(jax.random.key(0), random_batch())
+
+
+@functools.cache
 def one_update(make, rows=ROWS, **settings):
   """State and sums after one step of plain descent, at learning rate 1."""
   method = make(MODEL, optax.sgd(1.0), **settings)
   batch = random_batch(rows)
-  state = method.init(jax.random.key(0), batch)
+  state = initial_state()
   new, sums = jax.jit(method.update)(state, batch, KEY)
   return state, new, sums
 
@@ -248,9 +262,9 @@ def test_the_loss_of_mixed_labels_is_the_mixed_loss(smoothing):
 
 
 def test_manifold_mixup_at_the_input_alone_is_mixup():
-  _, plain, sums = mixed_update(alpha=2.0)
+  _, plain, sums = mixed_update(alpha=1.0)
   _, manifold, manifold_sums = mixed_update(
-    alpha=2.0, kind='manifold', layers=('input',)
+    alpha=1.0, kind='manifold', layers=('input',)
   )
   assert_equal(manifold.params, plain.params, 1e-6)
   assert_equal(manifold_sums, sums, 1e-6)
@@ -258,10 +272,10 @@ def test_manifold_mixup_at_the_input_alone_is_mixup():
 
 def test_manifold_mixup_blends_what_a_layer_gives():
   state, _, sums = mixed_update(
-    alpha=2.0, kind='manifold', layers=('hidden_1',)
+    alpha=1.0, kind='manifold', layers=('hidden_1',)
   )
   rng_transform, _ = jax.random.split(KEY)
-  units = mix(unit_batch(), rng_transform, num_classes=ROWS, alpha=2.0)
+  units = mix(unit_batch(), rng_transform, num_classes=ROWS, alpha=1.0)
   matrix = units['image'].reshape(ROWS, ROWS)  # Rows of weights.
   batch, params = random_batch(), state.params
   x = batch['image'].reshape(ROWS, -1)
@@ -278,22 +292,22 @@ def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
     MODEL,
     optax.sgd(1.0),
     num_classes=5,
-    alpha=2.0,
+    alpha=1.0,
     kind='manifold',
-    layers=('input', 'hidden_0', 'hidden_1'),
+    layers=('input', 'hidden_1', 'head'),
   )
   batch = random_batch()
-  state = method.init(jax.random.key(0), batch)
+  state = initial_state()
   single = [
     mixup.make(
       MODEL,
       optax.sgd(1.0),
       num_classes=5,
-      alpha=2.0,
+      alpha=1.0,
       kind='manifold',
       layers=(name,),
     )
-    for name in ('input', 'hidden_0', 'hidden_1')
+    for name in ('input', 'hidden_1', 'head')
   ]
 
   @jax.jit
@@ -309,23 +323,15 @@ def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
   np.testing.assert_allclose(agrees.mean(0), 1 / 3, atol=0.1)
 
 
-@pytest.mark.parametrize(
-  'settings',
-  [{'kind': 'mixup'}, {'kind': 'manifold', 'layers': ('hidden_0',)}],
-  ids=lambda settings: settings['kind'],
-)
-def test_devices_and_microbatches_do_not_change_the_update(settings):
-  state, one, sums = mixed_update(rows=16, alpha=1.0, **settings)
-  _, parts, parts_sums = mixed_update(
-    rows=16, alpha=1.0, microbatches=4, **settings
-  )
+def test_devices_and_microbatches_do_not_change_manifold_mixup():
+  settings = dict(alpha=1.0, kind='manifold', layers=('hidden_1',))
+  state, one, sums = mixed_update(**settings)
+  _, parts, parts_sums = mixed_update(microbatches=4, **settings)
   assert_equal(parts.params, one.params, 2e-5)
   assert_equal(parts_sums, sums, 2e-5)
-  method = mixup.make(
-    MODEL, optax.sgd(1.0), num_classes=5, alpha=1.0, **settings
-  )
+  method = mixup.make(MODEL, optax.sgd(1.0), num_classes=5, **settings)
   split = jax.tree.map(
-    lambda x: x.reshape((4, 4, *x.shape[1:])), random_batch(16)
+    lambda x: x.reshape((4, 2, *x.shape[1:])), random_batch()
   )
   many, many_sums = jax.pmap(
     method.update, axis_name=parallel.AXIS, in_axes=(None, 0, None)

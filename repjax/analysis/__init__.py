@@ -1,0 +1,1 @@
+"""What can be said of data and trained networks: import what you need."""

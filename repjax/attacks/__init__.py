@@ -1,0 +1,1 @@
+"""Attacks on inputs, data and gradients: import the module that you need."""
