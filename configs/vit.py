@@ -156,7 +156,7 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
         batch_size=16,
         epochs=0.0,
         min_steps=8,
-        model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2),
+        model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
         run=dict(log_every=4, eval_every=4, save_every=4),
         seeds=(0, 1),
         study=dict(few=40, steps=4),

@@ -160,10 +160,18 @@ def _log_plainly():
   def wanted(record):
     if record.levelno == python_logging.ERROR and record.pathname == __file__:
       return False  # `_fail` prints it itself.
+    if '/orbax/' in record.pathname:
+      return False  # What matters of it, `checkpoint` says itself.
     return record.levelno >= python_logging.WARNING or (
       record.pathname.startswith(ours)
     )
 
+  def unraisable(event):
+    # TensorStore's threads after a failed save; the save itself is reported.
+    if str(event.exc_value) != 'Event loop is closed':
+      sys.__unraisablehook__(event)
+
+  sys.unraisablehook = unraisable
   handler = logging.get_absl_handler()
   handler.addFilter(wanted)
   handler.setFormatter(_PlainFormatter())
@@ -258,7 +266,7 @@ def list_configs() -> str:
 def _parse(argv: Sequence[str]) -> list[str]:
   """Flags of the command line; what is wrong with them in one line."""
   try:
-    rest = app.parse_flags_with_usage(list(argv))
+    rest = flags.FLAGS(list(argv))
     if len(rest) > 1:
       raise types.InputError(
         f'Unexpected argument {rest[1]!r}: flags start with --.'

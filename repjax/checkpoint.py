@@ -215,9 +215,11 @@ class Checkpoints:
     except (OSError, ValueError, RuntimeError) as error:
       # TensorStore reports a full disk as ValueError or RuntimeError.
       whole = self.steps()
-      text = ' '.join(str(error).split())
+      # TensorStore puts the system's reason behind the paths of its layers.
+      text = getattr(error, 'strerror', None) or str(error).rsplit(': ', 1)[-1]
+      text = ' '.join(text.split())[:300]
       raise OSError(
-        f'Could not save a checkpoint in {self.directory}: {text[:300]}. '
+        f'Could not save a checkpoint in {self.directory}: {text}. '
         f'Whole checkpoints there: {whole or "none"}. Free some space and '
         'run the same command again to go on from the newest.'
       ) from error

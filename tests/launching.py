@@ -21,7 +21,7 @@ def start(module, *flags, devices=1, env=None, **kwargs):
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'JAX_CPU_ENABLE_ASYNC_DISPATCH': 'false',
-    'PYTHONPATH': str(ROOT),
+    'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
     **(env or {}),
   }
   return subprocess.Popen(

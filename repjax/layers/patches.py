@@ -11,7 +11,7 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def grid_shape(
-    image_size: int | tuple[int, int], patch_size: int | tuple[int, int]
+  image_size: int | tuple[int, int], patch_size: int | tuple[int, int]
 ) -> tuple[int, int]:
   """Number of patches down and across.
 
@@ -31,8 +31,8 @@ def grid_shape(
     raise InputError(f'patch_size must be positive, got {patch_size=}')
   if height % patch_height or width % patch_width:
     raise InputError(
-        f'patch_size must divide the image: got {patch_size=} for an image of '
-        f'{height} x {width} pixels; resize the images or change patch_size'
+      f'patch_size must divide the image: got {patch_size=} for an image of '
+      f'{height} x {width} pixels; resize the images or change patch_size'
     )
   return height // patch_height, width // patch_width
 
@@ -58,6 +58,6 @@ def extract(image: jax.Array, patch_size: int | tuple[int, int]) -> jax.Array:
   rows, columns = grid_shape((height, width), patch_size)
   patch_height, patch_width = pair(patch_size)
   image = image.reshape(
-      batch, rows, patch_height, columns, patch_width, channels
+    batch, rows, patch_height, columns, patch_width, channels
   )
   return image.swapaxes(2, 3)

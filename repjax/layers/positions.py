@@ -31,25 +31,25 @@ class LearnedPositions(nn.Module):
       found = self.get_variable('params', 'embedding').shape
       if found != shape:
         raise InputError(
-            f'the position embedding has shape {found}, but this image size '
-            f'and patch_size need {shape}: resize the images, or the embedding '
-            'with positions.resize_grid'
+          f'the position embedding has shape {found}, but this image size '
+          f'and patch_size need {shape}: resize the images, or the embedding '
+          'with positions.resize_grid'
         )
     embedding = self.param(
-        'embedding',
-        nn.initializers.normal(self.stddev),
-        shape,
-        self.param_dtype,
+      'embedding',
+      nn.initializers.normal(self.stddev),
+      shape,
+      self.param_dtype,
     )
     return tokens + embedding.astype(tokens.dtype)
 
 
 def sincos_2d(
-    grid: tuple[int, int],
-    dim: int,
-    *,
-    temperature: float = 10_000.0,
-    num_prefix_tokens: int = 0,
+  grid: tuple[int, int],
+  dim: int,
+  *,
+  temperature: float = 10_000.0,
+  num_prefix_tokens: int = 0,
 ) -> jax.Array:
   """Fixed sine-cosine positions of a grid, as in MoCo v3 and big_vision.
 
@@ -71,8 +71,8 @@ def sincos_2d(
   """
   if dim % 4 or dim < 8:
     raise InputError(
-        "position='sincos' needs a hidden_dim that is a multiple of 4 and at "
-        f'least 8, got hidden_dim={dim}'
+      "position='sincos' needs a hidden_dim that is a multiple of 4 and at "
+      f'least 8, got hidden_dim={dim}'
     )
   rows, columns = np.mgrid[: grid[0], : grid[1]].astype(np.float64)
   frequency = temperature ** -np.linspace(0, 1, dim // 4)
@@ -83,12 +83,12 @@ def sincos_2d(
 
 
 def resize_grid(
-    embedding: jax.Array,
-    old_grid: tuple[int, int],
-    new_grid: tuple[int, int],
-    *,
-    num_prefix_tokens: int,
-    method: ResizeMethod = 'zoom',
+  embedding: jax.Array,
+  old_grid: tuple[int, int],
+  new_grid: tuple[int, int],
+  *,
+  num_prefix_tokens: int,
+  method: ResizeMethod = 'zoom',
 ) -> jax.Array:
   """Position embedding of an image of another size (ViT, sec. 3.2).
 
@@ -113,20 +113,20 @@ def resize_grid(
   _, length, dim = embedding.shape
   if length != num_prefix_tokens + old_grid[0] * old_grid[1]:
     raise InputError(
-        f'a position embedding of {length} tokens is not {num_prefix_tokens} '
-        f'prefix tokens and a grid of {old_grid[0]} x {old_grid[1]}'
+      f'a position embedding of {length} tokens is not {num_prefix_tokens} '
+      f'prefix tokens and a grid of {old_grid[0]} x {old_grid[1]}'
     )
   down, across = (
-      _resize_matrix(old, new, method)
-      for old, new in zip(old_grid, new_grid, strict=True)
+    _resize_matrix(old, new, method)
+    for old, new in zip(old_grid, new_grid, strict=True)
   )
   prefix, grid = jnp.split(embedding, [num_prefix_tokens], axis=1)
   grid = jnp.einsum(
-      'ip,jq,pqd->ijd',
-      down,
-      across,
-      grid.reshape(*old_grid, dim).astype(jnp.float32),
-      precision='highest',
+    'ip,jq,pqd->ijd',
+    down,
+    across,
+    grid.reshape(*old_grid, dim).astype(jnp.float32),
+    precision='highest',
   )
   grid = grid.reshape(1, -1, dim).astype(embedding.dtype)
   return jnp.concatenate([prefix, grid], axis=1)
@@ -136,7 +136,7 @@ def _resize_matrix(old: int, new: int, method: ResizeMethod) -> np.ndarray:
   """Weights of `old` samples in `new` ones, [new, old]; rows sum to 1."""
   if method not in ('zoom', 'bilinear', 'bicubic'):
     raise InputError(
-        f"resize must be 'zoom', 'bilinear' or 'bicubic', got {method!r}"
+      f"resize must be 'zoom', 'bilinear' or 'bicubic', got {method!r}"
     )
   if method == 'zoom':
     place = np.arange(new) * ((old - 1) / max(new - 1, 1))

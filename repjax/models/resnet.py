@@ -10,7 +10,8 @@ authors' code does; 'SAME' would not where the stride is 2.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -25,10 +26,6 @@ Norm = Literal['batch', 'group']
 # 'Unlocking High-Accuracy Differentially Private Image Classification', 2022,
 # train WideResNets with it.
 NUM_GROUPS = 16
-
-# Number of blocks of each stage.
-PREACT_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-BOTTLENECK_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class WideResNet(nn.Module):
@@ -79,7 +76,7 @@ class WideResNet(nn.Module):
 
 
 class PreActResNet(nn.Module):
-  """PreAct ResNet-18 or -34 for small images.
+  """PreAct ResNet-18 and its kind, for small images.
 
   The stem is one 3 x 3 convolution without stride, as all CIFAR versions have
   it. The last blocks are followed by a norm and a relu, as in the paper (a
@@ -87,14 +84,15 @@ class PreActResNet(nn.Module):
 
   Attributes:
     num_classes: Width of the logits.
-    depth: 18 or 34.
-    width: Width of the first stage; it doubles with each of the four.
+    stage_sizes: Number of blocks of each stage, (2, 2, 2, 2) for ResNet-18 and
+      (3, 4, 6, 3) for ResNet-34.
+    width: Width of the first stage; it doubles with each.
     norm: See `WideResNet`.
     dtype: See `WideResNet`.
   """
 
   num_classes: int
-  depth: int = 18
+  stage_sizes: Sequence[int] = (2, 2, 2, 2)
   width: int = 64
   norm: Norm = 'batch'
   dtype: Any = None
@@ -105,7 +103,7 @@ class PreActResNet(nn.Module):
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes]."""
     x = _conv(self.width, 3, name='stem', dtype=self.dtype)(image)
-    for stage, blocks in enumerate(_blocks(PREACT_BLOCKS, self.depth)):
+    for stage, blocks in enumerate(self.stage_sizes):
       x = Stage(
         'preact',
         blocks,
@@ -120,7 +118,7 @@ class PreActResNet(nn.Module):
 
 
 class ResNet(nn.Module):
-  """ResNet-50, -101 or -152 for ImageNet.
+  """ResNet-50 and its kind, for ImageNet.
 
   The version called v1.5: a stage's stride is on the 3 x 3 convolution, not on
   the first 1 x 1. The last scale of every block starts at zero (Goyal et al.,
@@ -128,13 +126,14 @@ class ResNet(nn.Module):
 
   Attributes:
     num_classes: Width of the logits.
-    depth: 50, 101 or 152.
+    stage_sizes: Number of blocks of each stage, (3, 4, 6, 3) for ResNet-50,
+      (3, 4, 23, 3) for -101 and (3, 8, 36, 3) for -152.
     norm: See `WideResNet`.
     dtype: See `WideResNet`.
   """
 
   num_classes: int
-  depth: int = 50
+  stage_sizes: Sequence[int] = (3, 4, 6, 3)
   norm: Norm = 'batch'
   dtype: Any = None
 
@@ -148,7 +147,7 @@ class ResNet(nn.Module):
       x, self.norm, 'stem_norm', self.dtype, train=train, mask=mask
     )
     x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
-    for stage, blocks in enumerate(_blocks(BOTTLENECK_BLOCKS, self.depth)):
+    for stage, blocks in enumerate(self.stage_sizes):
       x = Stage(
         'bottleneck',
         blocks,
@@ -310,9 +309,3 @@ def _head(x, num_classes, dtype):
   pooled = x.mean((1, 2))
   logits = nn.Dense(num_classes, dtype=dtype, name='head')(pooled)
   return logits.astype(jnp.float32)
-
-
-def _blocks(known: dict[int, tuple[int, ...]], depth: int) -> Sequence[int]:
-  if depth not in known:
-    raise InputError(f'depth is one of {sorted(known)}; got {depth=}')
-  return known[depth]

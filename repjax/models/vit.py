@@ -5,28 +5,32 @@ Recognition at Scale', ICLR 2021. `repjax.models.weights` loads the published
 weights.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from collections.abc import Mapping
 import dataclasses
 import functools
 import inspect
-from typing import Any, Literal
+from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from repjax.layers import attention as attention_lib
-from repjax.layers import drop_path, patches, positions
+from repjax.layers import drop_path
+from repjax.layers import patches
+from repjax.layers import positions
 from repjax.types import InputError
 
 # Table 1 of the paper; Ti and S are those of DeiT (Touvron et al., 2021) and of
 # the authors' later checkpoints. The authors train L and H with dropout 0.1.
 SIZES: Mapping[str, Mapping[str, int]] = {
-    'Ti': dict(hidden_dim=192, mlp_dim=768, num_heads=3, num_layers=12),
-    'S': dict(hidden_dim=384, mlp_dim=1536, num_heads=6, num_layers=12),
-    'B': dict(hidden_dim=768, mlp_dim=3072, num_heads=12, num_layers=12),
-    'L': dict(hidden_dim=1024, mlp_dim=4096, num_heads=16, num_layers=24),
-    'H': dict(hidden_dim=1280, mlp_dim=5120, num_heads=16, num_layers=32),
+  'Ti': dict(hidden_dim=192, mlp_dim=768, num_heads=3, num_layers=12),
+  'S': dict(hidden_dim=384, mlp_dim=1536, num_heads=6, num_layers=12),
+  'B': dict(hidden_dim=768, mlp_dim=3072, num_heads=12, num_layers=12),
+  'L': dict(hidden_dim=1024, mlp_dim=4096, num_heads=16, num_layers=24),
+  'H': dict(hidden_dim=1280, mlp_dim=5120, num_heads=16, num_layers=32),
 }
 
 
@@ -52,14 +56,14 @@ class Mlp(nn.Module):
   def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
     """[B, T, D] -> [B, T, D]."""
     dense = functools.partial(
-        nn.Dense,
-        kernel_init=nn.initializers.xavier_uniform(),
-        bias_init=nn.initializers.normal(1e-6),
-        dtype=self.dtype,
-        param_dtype=self.param_dtype,
+      nn.Dense,
+      kernel_init=nn.initializers.xavier_uniform(),
+      bias_init=nn.initializers.normal(1e-6),
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
     )
     dropout = functools.partial(
-        nn.Dropout, self.dropout_rate, deterministic=not train
+      nn.Dropout, self.dropout_rate, deterministic=not train
     )
     hidden = dense(self.hidden_dim, name='hidden')(tokens)
     hidden = nn.gelu(hidden, approximate=self.gelu == 'tanh')
@@ -105,41 +109,41 @@ class Block(nn.Module):
     """[B, T, D] -> [B, T, D]."""
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = functools.partial(
-        nn.LayerNorm,
-        epsilon=self.layer_norm_epsilon,
-        use_fast_variance=False,
-        **types,
+      nn.LayerNorm,
+      epsilon=self.layer_norm_epsilon,
+      use_fast_variance=False,
+      **types,
     )
     # Only an attention that takes `module` has weights to show.
     sow_weights = (
-        self.is_mutable_collection('intermediates')
-        and 'module' in inspect.signature(self.attention_fn).parameters
+      self.is_mutable_collection('intermediates')
+      and 'module' in inspect.signature(self.attention_fn).parameters
     )
 
     branch = norm(name='attention_norm')(tokens)
     branch = nn.MultiHeadDotProductAttention(
-        num_heads=self.num_heads,
-        kernel_init=nn.initializers.xavier_uniform(),
-        attention_fn=self.attention_fn,
-        dropout_rate=self.attention_dropout_rate,
-        broadcast_dropout=False,
-        deterministic=not train,
-        name='attention',
-        **types,
+      num_heads=self.num_heads,
+      kernel_init=nn.initializers.xavier_uniform(),
+      attention_fn=self.attention_fn,
+      dropout_rate=self.attention_dropout_rate,
+      broadcast_dropout=False,
+      deterministic=not train,
+      name='attention',
+      **types,
     )(branch, sow_weights=sow_weights)
     branch = nn.Dropout(
-        self.dropout_rate, deterministic=not train, name='dropout'
+      self.dropout_rate, deterministic=not train, name='dropout'
     )(branch)
     drop = drop_path.DropPath(self.drop_path_rate, name='attention_drop_path')
     tokens = tokens + drop(branch, train=train)
 
     branch = norm(name='mlp_norm')(tokens)
     branch = Mlp(
-        self.mlp_dim,
-        dropout_rate=self.dropout_rate,
-        gelu=self.gelu,
-        name='mlp',
-        **types,
+      self.mlp_dim,
+      dropout_rate=self.dropout_rate,
+      gelu=self.gelu,
+      name='mlp',
+      **types,
     )(branch, train=train)
     drop = drop_path.DropPath(self.drop_path_rate, name='mlp_drop_path')
     tokens = tokens + drop(branch, train=train)
@@ -202,42 +206,44 @@ class ViT(nn.Module):
   def setup(self):
     self._validate()
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    self.embedding = nn.DenseGeneral(self.hidden_dim, axis=(-3, -2, -1), **types)
+    self.embedding = nn.DenseGeneral(
+      self.hidden_dim, axis=(-3, -2, -1), **types
+    )
     if self.pool == 'token':
       self.cls = self.param(
-          'cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype
+        'cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype
       )
     if self.position == 'learned':
       self.positions = positions.LearnedPositions(self.param_dtype)
     self.dropout = nn.Dropout(self.dropout_rate)
     self.block = [
-        Block(
-            self.num_heads,
-            self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            drop_path_rate=self.drop_path_rate * i / max(self.num_layers - 1, 1),
-            attention_fn=self.attention_fn,
-            gelu=self.gelu,
-            layer_norm_epsilon=self.layer_norm_epsilon,
-            **types,
-        )
-        for i in range(self.num_layers)
+      Block(
+        self.num_heads,
+        self.mlp_dim,
+        dropout_rate=self.dropout_rate,
+        attention_dropout_rate=self.attention_dropout_rate,
+        drop_path_rate=self.drop_path_rate * i / max(self.num_layers - 1, 1),
+        attention_fn=self.attention_fn,
+        gelu=self.gelu,
+        layer_norm_epsilon=self.layer_norm_epsilon,
+        **types,
+      )
+      for i in range(self.num_layers)
     ]
     self.encoder_norm = nn.LayerNorm(
-        self.layer_norm_epsilon, use_fast_variance=False, **types
+      self.layer_norm_epsilon, use_fast_variance=False, **types
     )
     if self.representation_dim is not None:
       self.pre_logits = nn.Dense(self.representation_dim, **types)
     self.head = nn.Dense(
-        self.num_classes,
-        kernel_init=self.head_init,
-        dtype=jnp.float32,
-        param_dtype=self.param_dtype,
+      self.num_classes,
+      kernel_init=self.head_init,
+      dtype=jnp.float32,
+      param_dtype=self.param_dtype,
     )
 
   def __call__(
-      self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
+    self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """Logits.
 
@@ -267,7 +273,7 @@ class ViT(nn.Module):
       tokens = self.positions(tokens)
     else:
       tokens = tokens + positions.sincos_2d(
-          (rows, columns), dim, num_prefix_tokens=num_prefix_tokens
+        (rows, columns), dim, num_prefix_tokens=num_prefix_tokens
       ).astype(tokens.dtype)
     return self.dropout(tokens, deterministic=not train)
 
@@ -299,15 +305,15 @@ class ViT(nn.Module):
   def _validate(self):
     if self.hidden_dim % self.num_heads:
       raise InputError(
-          'hidden_dim must be a multiple of num_heads, got '
-          f'{self.hidden_dim=}, {self.num_heads=}'
+        'hidden_dim must be a multiple of num_heads, got '
+        f'{self.hidden_dim=}, {self.num_heads=}'
       )
     for field, choices in (
-        ('pool', ('token', 'average')),
-        ('position', ('learned', 'sincos')),
-        ('gelu', ('tanh', 'exact')),
+      ('pool', ('token', 'average')),
+      ('position', ('learned', 'sincos')),
+      ('gelu', ('tanh', 'exact')),
     ):
       if getattr(self, field) not in choices:
         raise InputError(
-            f'{field} must be one of {choices}, got {getattr(self, field)!r}'
+          f'{field} must be one of {choices}, got {getattr(self, field)!r}'
         )

@@ -51,6 +51,34 @@ def test_tables_are_pillows(ours, theirs, tolerance, channels):
   assert abs(difference).max() <= tolerance
 
 
+def test_equalize_is_pillows_where_every_level_has_pixels():
+  pixels = np.random.default_rng(0).normal(90, 30, (5, 64, 50, 3))
+  pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+  actual = randaugment.equalize(pixels)
+  assert (actual != pixels).mean() > 0.9
+  np.testing.assert_array_equal(actual, pillow(ImageOps.equalize, pixels))
+
+
+@pytest.mark.parametrize(
+  ('name', 'magnitude', 'expected'),
+  [
+    ('posterize', 5, lambda x: randaugment.posterize(x, 2)),
+    ('solarize', 5, lambda x: randaugment.solarize(x, 128)),
+    ('solarize_add', 5, lambda x: randaugment.solarize_add(x, 55)),
+    ('color', 10, lambda x: randaugment.color(x, 1.9)),
+    ('contrast', 0, lambda x: randaugment.contrast(x, 0.1)),
+    ('brightness', 5, lambda x: x),
+    ('sharpness', 10, lambda x: randaugment.sharpness(x, 1.9)),
+    ('invert', 3, lambda x: 255 - x),
+  ],
+)
+def test_magnitudes_are_the_authors(name, magnitude, expected):
+  pixels = images()
+  np.testing.assert_array_equal(
+    operation(name, magnitude, pixels, 0.3), expected(pixels)
+  )
+
+
 @pytest.mark.parametrize('factor', [0.1, 0.64, 1.0, 1.9])
 @pytest.mark.parametrize(
   'name', ['color', 'contrast', 'brightness', 'sharpness']

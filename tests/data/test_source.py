@@ -109,16 +109,10 @@ def test_digits_are_scikit_learns(digits):
   assert labels.dtype == np.int32
   assert digits.image_shape == (8, 8, 1)
   assert digits.num_classes == 10
-  levels = np.round(pixels.astype(float) * 16 / 255)
-  ours = sorted(zip(map(bytes, levels.astype(np.uint8)), labels, strict=True))
-  theirs = sorted(
-    zip(
-      map(bytes, bunch.images.astype(np.uint8)[..., None]),
-      bunch.target,
-      strict=True,
-    )
-  )
-  assert ours == theirs
+  expected = np.rint(bunch.images * 255 / 16).astype(np.uint8)
+  ours = zip(map(bytes, pixels), labels, strict=True)
+  theirs = zip(map(bytes, expected), bunch.target, strict=True)
+  assert sorted(ours) == sorted(theirs)
 
 
 def test_the_split_of_digits_is_stratified():
@@ -251,6 +245,12 @@ def test_decode_makes_one_size(data_dir):
   for i, row in enumerate(row_order(whole)):
     expected = decoder.apply(decode.to_picture(photo(row)), draws[i])
     np.testing.assert_array_equal(columns['image'][i], expected)
+  fixed = whole.with_columns(image=columns['image'])
+  assert fixed.image_shape == (6, 7, 3)
+  np.testing.assert_array_equal(fixed.column('image'), columns['image'])
+  np.testing.assert_array_equal(
+    fixed.column('thumbnail'), whole.read(np.arange(5))['thumbnail']
+  )
   with pytest.raises(ValueError, match=r'draws must be \[1, 22\]'):
     whole.read([0], decode=decoder)
 
@@ -300,6 +300,17 @@ def test_preparing_anew_makes_a_new_cache(tmp_path):
 
 def fingerprint_of(folder):
   return prepared.fingerprint(prepared.open_folder(folder))
+
+
+def test_the_highest_version_is_chosen(tmp_path):
+  for version in ('1.9.0', '1.10.0', '2.0.0.part'):
+    (tmp_path / 'set' / version).mkdir(parents=True)
+    (tmp_path / 'set' / version / 'features.json').touch()
+  place = prepared.locate('set', data_dir=str(tmp_path))
+  assert place == tmp_path / 'set' / '1.10.0'
+  place = prepared.locate('set:1.9.0', data_dir=str(tmp_path))
+  assert place == tmp_path / 'set' / '1.9.0'
+  assert prepared.locate('set:2.0.0', data_dir=str(tmp_path)) is None
 
 
 # What goes wrong.

@@ -1,5 +1,12 @@
 """Every bad input: one clear line, a non-zero exit code, nothing lost."""
 
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+
 import launching
 import pytest
 
@@ -66,3 +73,259 @@ def test_flags_that_cannot_work(flags, says, tmp_path):
   line = _one_line(output)
   for text in says:
     assert text in line
+
+
+@pytest.mark.parametrize('folder', ['/proc/repjax', '/dev/null/repjax'])
+def test_a_workdir_that_cannot_be_written(folder):
+  code, output = launching.run(
+    'train', f'--config={launching.SMOKE}', f'--workdir={folder}'
+  )
+  assert code == 1, output
+  assert f'--workdir={folder}' in _one_line(output)
+
+
+_SET = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+
+class Broken(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    features = dict(image=%(image)s, label=tfds.features.ClassLabel(num_classes=10))
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return dict(
+      train=self._generate_examples(), test=self._generate_examples()
+    )
+
+  def _generate_examples(self):
+    for i in range(32):
+      yield i, dict(image=%(value)s, label=i %% 10)
+
+Broken(data_dir=sys.argv[1]).download_and_prepare(file_format='array_record')
+"""
+
+
+def _prepare(folder, **parts):
+  """Prepares a TFDS set named 'broken'."""
+  subprocess.run(
+    [sys.executable, '-c', _SET % parts, str(folder)],
+    check=True,
+    capture_output=True,
+  )
+
+
+def _relabel(folder, num_classes):
+  """Says that the labels of 'broken' are of so few classes."""
+  for path in folder.rglob('features.json'):
+    features = json.loads(path.read_text())
+    label = features['featuresDict']['features']['label']
+    assert 'classLabel' in label
+    label['classLabel']['numClasses'] = str(num_classes)
+    path.write_text(json.dumps(features))
+
+
+def test_labels_out_of_range(tmp_path):
+  _prepare(
+    tmp_path,
+    image='tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8)',
+    value='np.zeros((8, 8, 1), np.uint8)',
+  )
+  _relabel(tmp_path, 5)
+  code, output = launching.run(
+    'train',
+    f'--config={launching.SMOKE}',
+    '--config.data.name=broken',
+    f'--data_dir={tmp_path}',
+  )
+  assert code == 1, output
+  line = _one_line(output)
+  assert 'broken train' in line
+  assert "'label' of row" in line
+  assert 'outside [0, 5)' in line
+
+
+def test_a_corrupt_image(tmp_path):
+  # Bytes that an Image feature passes through without decoding them.
+  bad = tmp_path / 'bad.png'
+  bad.write_bytes(b'\x89PNG\r\n\x1a\n' + bytes(40))
+  _prepare(
+    tmp_path,
+    image='tfds.features.Image(shape=(8, 8, 1), encoding_format="png")',
+    value=repr(str(bad)),
+  )
+  code, output = launching.run(
+    'train',
+    f'--config={launching.SMOKE}',
+    '--config.data.name=broken',
+    f'--data_dir={tmp_path}',
+  )
+  assert code == 1, output
+  line = _one_line(output)
+  assert 'broken train' in line
+  assert 'row' in line
+  assert 'cannot be decoded' in line
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """The work directory of a finished smoke run."""
+  workdir = tmp_path_factory.mktemp('finished')
+  code, output = launching.run(
+    'train', f'--config={launching.SMOKE}', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  return workdir
+
+
+def _copy(workdir, tmp_path, *, resumable=True):
+  """A copy of a run, as if killed before its report."""
+  copy = tmp_path / 'run'
+  shutil.copytree(workdir, copy)
+  if resumable:
+    (copy / 'report.json').unlink()
+  return copy
+
+
+def test_a_finished_run_prints_its_result_and_stays_as_it_is(finished):
+  def written():
+    return {p: p.stat().st_mtime_ns for p in finished.rglob('*') if p.is_file()}
+
+  before = written()
+  code, output = launching.run(
+    'train', f'--config={launching.SMOKE}', f'--workdir={finished}'
+  )
+  assert code == 0, output
+  assert 'is finished' in output
+  assert written() == before
+
+
+def test_the_workdir_of_another_config(finished, tmp_path):
+  workdir = _copy(finished, tmp_path)
+  flags = (f'--config={launching.SMOKE}', f'--workdir={workdir}')
+  code, output = launching.run('train', *flags, '--config.sam.rho=0.2')
+  assert code == 1, output
+  line = _one_line(output)
+  assert 'sam.rho: 0.05 -> 0.2' in line
+  assert '--resume_config=new' in line
+  assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == [
+    '4',
+    '8',
+  ]
+  # How often to write is not what the run is.
+  code, output = launching.run('train', *flags, '--config.run.log_every=2')
+  assert code == 0, output
+  assert 'resuming from the checkpoint of step 8' in output
+
+
+def test_a_truncated_checkpoint_is_skipped_by_name(finished, tmp_path):
+  workdir = _copy(finished, tmp_path)
+  for path in (workdir / 'checkpoints/8/state').rglob('*'):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  code, output = launching.run(
+    'train', f'--config={launching.SMOKE}', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  assert 'Skipping the damaged checkpoint' in output
+  assert 'checkpoints/8' in output
+  assert 'resuming from the checkpoint of step 4' in output
+  expected = launching.report(finished)
+  assert launching.report(workdir)['params_crc32'] == expected['params_crc32']
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+  code, output = launching.run(
+    'train',
+    f'--config={launching.SMOKE}',
+    f'--workdir={tmp_path}',
+    '--config.tx.learning_rate=1e30',
+    '--config.tx.warmup=0.75',
+    '--config.run.log_every=1',
+    '--config.run.save_every=1',
+    '--config.run.eval_every=0',
+  )
+  assert code == 3, output
+  line = _one_line(output)
+  assert re.search(
+    r'(loss|parameter \S+) is (nan|inf|not finite).* step \d', line
+  )
+  kept = re.search(r'kept: \[([\d, ]+)\]', line)
+  assert kept, line
+  steps = {int(x) for x in kept[1].split(',')}
+  on_disk = {
+    int(p.name)
+    for p in (tmp_path / 'checkpoints').iterdir()
+    if p.name.isdigit()
+  }
+  assert steps == on_disk
+
+
+def test_a_full_disk_while_saving(tmp_path):
+  # No file may grow beyond this size: writing fails as on a full disk.
+  def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+  code, output = launching.run(
+    'train',
+    f'--config={launching.SMOKE}',
+    f'--workdir={tmp_path}',
+    '--config.model.hidden_dim=64',
+    '--nocompilation_cache',
+    preexec_fn=limit,
+  )
+  assert code == 74, output
+  line = _one_line(output)
+  assert 'Could not save a checkpoint' in line
+  assert 'run the same command again' in line
+  # With room again, the same command finishes.
+  code, output = launching.run(
+    'train',
+    f'--config={launching.SMOKE}',
+    f'--workdir={tmp_path}',
+    '--config.model.hidden_dim=64',
+  )
+  assert code == 0, output
+
+
+def test_help_lists_the_configs():
+  code, output = launching.run('train', '--help')
+  assert code in (0, 1)
+  for name in ('vit', 'sam', 'mixup'):
+    assert f'configs/{name}.py' in output
+  assert '--workdir' in output
+  assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    (['--workdir=/nowhere'], ['--workdir=/nowhere', 'config.json']),
+    (['--step=7'], ['no checkpoint of step 7', '[4, 8]']),
+    (['--step=newest'], ["'newest'", 'latest nor best']),
+    (['--split=tset'], ['tset', 'test', 'train']),
+  ],
+)
+def test_evaluating_what_is_not_there(flags, says, finished):
+  if not any('--workdir' in flag for flag in flags):
+    flags = [f'--workdir={finished}', *flags]
+  code, output = launching.run('evaluate', *flags)
+  assert code == 1, output
+  for text in says:
+    assert text in _one_line(output)
+
+
+def test_evaluating_again_gives_the_same_numbers(finished):
+  code, output = launching.run(
+    'evaluate', f'--workdir={finished}', '--split=test', '--step=8'
+  )
+  assert code == 0, output
+  numbers = json.loads(output.splitlines()[-1])
+  expected = launching.report(finished)['result']
+  for name in ('accuracy', 'loss', 'ece'):
+    assert numbers[name] == expected[f'test/{name}']

@@ -94,7 +94,7 @@ def test_a_failed_download_says_why(tmp_path, monkeypatch, tensorflow):
 
   monkeypatch.setattr(tfds, 'builder', offline)
   with pytest.raises(
-    types.InputError, match='mnist could not .* ConnectionError: no route'
+    types.InputError, match=r'mnist could not .* ConnectionError: no route'
   ):
     prepare.prepare('mnist', data_dir=str(tmp_path))
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repjax import parallel, types
+from repjax import parallel
+from repjax import types
 from repjax.layers import norms
 
 SHAPE = (8, 3, 2, 5)

@@ -39,8 +39,8 @@ def wide_resnet_size(depth, widen, num_classes):
     (resnet.WideResNet(10, depth=16, widen=4), 32, None),
     (resnet.PreActResNet(10), 32, 11_172_170),
     (resnet.ResNet(1000), 224, 25_557_032),
-    (resnet.ResNet(1000, depth=101), 224, 44_549_160),
-    (resnet.ResNet(1000, depth=152), 224, 60_192_808),
+    (resnet.ResNet(1000, (3, 4, 23, 3)), 224, 44_549_160),
+    (resnet.ResNet(1000, (3, 8, 36, 3)), 224, 60_192_808),
   ],
 )
 def test_networks_have_the_published_numbers_of_parameters(
@@ -222,8 +222,7 @@ def test_a_bottleneck_starts_as_its_shortcut():
   'model, word',
   [
     (resnet.WideResNet(10, depth=20), 'depth'),
-    (resnet.PreActResNet(10, depth=50), 'depth'),
-    (resnet.ResNet(10, depth=18), 'depth'),
+    (resnet.WideResNet(10, widen=0), 'widen'),
     (resnet.WideResNet(10, depth=10, norm='layer'), 'norm'),
   ],
 )
