@@ -129,7 +129,7 @@ _CLAIMS = dict(
     at_least=0.03,
   ),
   gap_shrinks=dict(
-    says='that lead at 100 images minus the lead on all 1,437',
+    says='that lead at 100 images minus the lead on all of them',
     paper='the order turns with the number of images (figures 3 and 4)',
     at_least=0.0,
   ),

@@ -19,7 +19,7 @@ def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
 
   >>> num_steps(60_000, batch_size=64, epochs=6, min_steps=2_000)
   5625
-  >>> num_steps(1_437, batch_size=64, epochs=6, min_steps=2_000)
+  >>> num_steps(1_442, batch_size=64, epochs=6, min_steps=2_000)
   2000
   """
   return max(min_steps, round(epochs * num_rows / batch_size))

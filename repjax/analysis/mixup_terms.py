@@ -114,7 +114,7 @@ def mixup_loss(
   link: LinkFn = logistic,
   num_nodes: int = 32,
 ) -> jax.Array:
-  """The mixup loss itself, over all N^2 pairs and all lambda (eq. 2).
+  """The mixup loss itself, over all N^2 pairs and all lambda.
 
   Args:
     score_fn: f.
@@ -156,7 +156,7 @@ def adversarial_loss(
   radii: jax.Array,
   link: LinkFn = logistic,
 ) -> jax.Array:
-  """Second-order expansion of the worst loss in l2 balls (section 3.2).
+  """Second-order expansion of the worst loss in l2 balls (before theorem 3.1).
 
   Args:
     score_fn: f.

@@ -70,7 +70,7 @@ def images(
       f'The images of {source.name} differ in size: set config.augment.size.'
     )
   resizes = fixed is None or (size and fixed[:2] != (size, size))
-  channels = fixed[2] if fixed is not None else source.channels['image']
+  channels = source.num_channels
   shape = (size, size, channels) if resizes else fixed
   scale = transforms.normalise(mean, std)
   steps = []

@@ -135,8 +135,8 @@ def mix(
     rng: Equal on all devices.
     num_classes: C.
     alpha: See `make`.
-    kind: 'mixup': x = lambda x + (1 - lambda) x' (eq. 1 of Zhang et al.,
-      2018); 'cutmix': a box of the partner of area 1 - lambda around a uniform
+    kind: 'mixup': x = lambda x + (1 - lambda) x' (Zhang et al., 2018);
+      'cutmix': a box of the partner of area 1 - lambda around a uniform
       point, clipped at the border, with lambda set to what it leaves (eq. 1
       and 2 of Yun et al.).
     per: See `make`.

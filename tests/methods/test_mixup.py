@@ -14,92 +14,97 @@ from repjax.methods import mixup
 from repjax.methods import supervised
 from repjax.models import mlp
 
-ROWS = 8
+# One shape for all tests: they share what is compiled.
+ROWS, SIZE = 8, 9
 KEY = jax.random.key(3)
 
 
-def unit_batch(rows=ROWS):
-  """Row i is the i-th unit vector and has label i."""
+def unit_batch():
+  """Row i is white in column i and has label i of 8."""
+  stripes = np.zeros((ROWS, SIZE, SIZE, 1), np.float32)
+  stripes[np.arange(ROWS), :, np.arange(ROWS)] = 1
   return {
-    'image': jnp.eye(rows).reshape(rows, rows, 1, 1),
-    'label': jnp.arange(rows),
-    'mask': jnp.ones(rows),
+    'image': jnp.asarray(stripes),
+    'label': jnp.arange(ROWS),
+    'mask': jnp.ones(ROWS),
   }
 
 
-def random_batch(rows=ROWS, size=6):
+def random_batch():
   rng = np.random.default_rng(0)
+  image = rng.normal(size=(ROWS, SIZE, SIZE, 1))
+  label = rng.integers(0, ROWS, ROWS)
   return {
-    'image': jnp.asarray(rng.normal(size=(rows, size, size, 2)), jnp.float32),
-    'label': jnp.asarray(rng.integers(0, 5, rows)),
-    'mask': jnp.ones(rows),
+    **unit_batch(),
+    'image': jnp.asarray(image, jnp.float32),
+    'label': jnp.asarray(label),
   }
 
 
 @functools.cache
 def jitted(**settings):
-  return jax.jit(functools.partial(mixup.mix, **settings))
+  return jax.jit(functools.partial(mixup.mix, num_classes=ROWS, **settings))
 
 
-def mix(batch, rng=KEY, *, num_classes=5, alpha=1.0, **settings):
-  return jitted(num_classes=num_classes, alpha=alpha, **settings)(batch, rng)
+def mix(batch, rng=KEY, *, alpha=1.0, kind='mixup', per='example', **settings):
+  mixed = jitted(alpha=alpha, kind=kind, per=per, **settings)(batch, rng)
+  return {name: np.asarray(x) for name, x in mixed.items()}
 
 
-def weights(alpha, rows, per='example', seed=0, **settings):
-  mixed = mix(
-    {
-      'image': jnp.tile(jnp.array([1.0, 0.0]), rows // 2)[:, None, None, None],
-      'label': jnp.zeros(rows, int),
-      'mask': jnp.ones(rows),
-    },
-    jax.random.key(seed),
-    alpha=alpha,
-    per=per,
-    **settings,
-  )['image'].ravel()
-  return jnp.where(jnp.arange(rows) % 2, 1 - mixed, mixed)
+def shares(per='example'):
+  """Each row's weights of all rows, [ROWS, ROWS], read from white columns."""
+  return mix(unit_batch(), jax.random.split(KEY)[0], per=per)['target']
 
 
 @pytest.mark.parametrize('per', ['example', 'batch'])
 def test_image_and_label_of_a_row_and_its_neighbour_get_weights_that_sum_to_1(
   per,
 ):
-  mixed = mix(unit_batch(), num_classes=ROWS, per=per)
-  image = np.asarray(mixed['image']).reshape(ROWS, ROWS)
-  own = np.diag(image)
+  mixed = mix(unit_batch(), per=per)
+  own = np.diag(mixed['target'])
   expected = np.diag(own)
   expected[np.arange(ROWS), np.arange(ROWS) ^ 1] = 1 - own
-  np.testing.assert_allclose(image, expected, atol=1e-7)
   np.testing.assert_allclose(mixed['target'], expected, atol=1e-7)
+  for line in range(SIZE):
+    columns = mixed['image'][:, line, :ROWS, 0]
+    np.testing.assert_allclose(columns, expected, atol=1e-7)
   assert own.min() > 0 and own.max() < 1
   assert len(np.unique(own)) == (ROWS if per == 'example' else 1)
   np.testing.assert_array_equal(mixed['label'], np.arange(ROWS))
 
 
 @pytest.mark.parametrize('alpha', [0.2, 1.0])
-def test_weights_have_the_moments_of_the_beta_distribution(alpha):
-  drawn = weights(alpha, 20_000)
+def test_weights_are_beta_distributed_for_the_share_of_rows_that_are_mixed(
+  alpha,
+):
+  rows = 20_000
+  batch = {
+    'image': jnp.tile(jnp.array([1.0, 0.0]), rows // 2)[:, None, None, None],
+    'label': jnp.zeros(rows, int),
+    'mask': jnp.ones(rows),
+  }
+  image = mix(batch, alpha=alpha, mix_rate=0.7)['image'].ravel()
+  weights = np.where(np.arange(rows) % 2, 1 - image, image)
+  mixed = weights[weights != 1]
+  np.testing.assert_allclose(len(mixed) / rows, 0.7, atol=0.015)
   variance = 1 / (4 * (2 * alpha + 1))
-  np.testing.assert_allclose(
-    drawn.mean(), 0.5, atol=4 * (variance / 2e4) ** 0.5
-  )
-  np.testing.assert_allclose(drawn.var(), variance, rtol=0.05)
+  np.testing.assert_allclose(mixed.mean(), 0.5, atol=0.015)
+  np.testing.assert_allclose(mixed.var(), variance, rtol=0.05)
+  # Symmetric, with a third of the fourth moment that tells Beta from others.
+  fourth = 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))
+  np.testing.assert_allclose(((mixed - 0.5) ** 4).mean(), fourth, rtol=0.07)
 
 
-def test_mix_rate_is_the_share_of_rows_that_are_mixed():
-  unmixed = (weights(1.0, 10_000, mix_rate=0.3) == 1).mean()
-  np.testing.assert_allclose(unmixed, 0.7, atol=0.02)
-
-
-@pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
-@pytest.mark.parametrize('settings', [{'alpha': 0.0}, {'mix_rate': 0.0}])
-def test_lambda_one_is_the_identity_bit_for_bit(kind, settings):
+@pytest.mark.parametrize(
+  'settings',
+  [{'alpha': 0.0}, {'alpha': 0.0, 'kind': 'cutmix'}, {'mix_rate': 0.0}],
+  ids=str,
+)
+def test_lambda_one_is_the_identity_bit_for_bit(settings):
   batch = random_batch()
-  mixed = mix(batch, kind=kind, **settings)
+  mixed = mix(batch, **settings)
   np.testing.assert_array_equal(mixed['image'], batch['image'])
-  np.testing.assert_array_equal(
-    mixed['target'], jax.nn.one_hot(batch['label'], 5)
-  )
+  np.testing.assert_array_equal(mixed['target'], np.eye(ROWS)[batch['label']])
 
 
 def test_lambda_one_is_the_identity_even_beside_a_neighbour_that_is_nan():
@@ -110,58 +115,53 @@ def test_lambda_one_is_the_identity_even_beside_a_neighbour_that_is_nan():
 @pytest.mark.parametrize('kind', ['mixup', 'cutmix'])
 def test_a_row_beside_padding_stays_as_it_is(kind):
   batch = unit_batch()
-  batch['mask'] = jnp.array([1, 1, 1, 0, 1, 1, 0, 0.0])
+  mask = np.array([1, 1, 1, 0, 1, 1, 0, 0.0], np.float32)
+  batch['mask'] = jnp.asarray(mask)
   batch['image'] = jnp.where(
-    batch['mask'][:, None, None, None] > 0, batch['image'], jnp.nan
+    mask[:, None, None, None] > 0, batch['image'], jnp.nan
   )
-  mixed = mix(batch, num_classes=ROWS, kind=kind)
+  mixed = mix(batch, kind=kind)
   np.testing.assert_array_equal(mixed['image'][2], batch['image'][2])
   np.testing.assert_array_equal(mixed['target'][2], np.eye(ROWS)[2])
-  assert np.isfinite(mixed['image'][jnp.array([0, 1, 2, 4, 5])]).all()
+  assert np.isfinite(mixed['image'][mask > 0]).all()
   if kind == 'mixup':
-    assert 0 < mixed['image'][0, 0, 0, 0] < 1
+    assert 0 < mixed['target'][0, 0] < 1
 
 
 def test_soft_labels_that_are_there_already_are_mixed():
-  batch = {**unit_batch(), 'target': jnp.full((ROWS, 3), 1 / 3)}
-  mixed = mix(batch, num_classes=3)
-  np.testing.assert_allclose(mixed['target'], batch['target'], rtol=1e-6)
+  target = np.random.default_rng(0).dirichlet(np.ones(3), ROWS)
+  mixed = mix({**unit_batch(), 'target': jnp.asarray(target, jnp.float32)})
+  weights = mix(unit_batch())['target']
+  np.testing.assert_allclose(mixed['target'], weights @ target, rtol=1e-5)
 
 
 @pytest.mark.parametrize('per', ['example', 'batch'])
 def test_cutmix_pastes_one_box_and_its_label_weight_is_the_share_of_pixels(per):
-  rows, size = 64, 9
-  parity = jnp.broadcast_to(
-    (jnp.arange(rows) % 2).astype(jnp.float32)[:, None, None, None],
-    (rows, size, size, 2),
-  )
-  batch = {
-    'image': parity,
-    'label': jnp.arange(rows) % 2,
-    'mask': jnp.ones(rows),
-  }
-  mixed = mix(batch, num_classes=2, kind='cutmix', per=per)
-  pasted = np.asarray(mixed['image'] != parity)
-  np.testing.assert_array_equal(pasted[..., 0], pasted[..., 1])
-  pasted = pasted[..., 0]
-  counts = pasted.sum((1, 2))
-  share = 1 - counts / size**2
-  own = np.asarray(mixed['target'])[np.arange(rows), batch['label']]
-  np.testing.assert_allclose(own, share, rtol=2e-7)
-  np.testing.assert_array_equal(own == 1, counts == 0)
-  np.testing.assert_allclose(mixed['target'].sum(-1), 1.0, rtol=1e-6)
-  for box, count in zip(pasted, counts, strict=True):
-    lines, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
-    assert count == len(lines) * len(columns)
-    assert (np.diff(lines) == 1).all() and (np.diff(columns) == 1).all()
-
-    def touches(span):
-      return {0, size - 1} & set(span)
-
-    if not touches(lines) and not touches(columns):
-      assert len(lines) == len(columns)
-  assert len(np.unique(pasted, axis=0)) == 1 or per == 'example'
-  assert 0 < counts.max() <= size * size
+  batch = random_batch()
+  batch['label'] = jnp.arange(ROWS)
+  image = np.asarray(batch['image'])
+  sizes = set()
+  for seed in range(8):
+    mixed = mix(batch, jax.random.key(seed), kind='cutmix', per=per)
+    pasted = (mixed['image'] != image)[..., 0]
+    partner = image[np.arange(ROWS) ^ 1]
+    np.testing.assert_array_equal(
+      mixed['image'], np.where(pasted[..., None], partner, image)
+    )
+    counts = pasted.sum((1, 2))
+    own = np.diag(mixed['target'])
+    np.testing.assert_allclose(own, 1 - counts / SIZE**2, rtol=2e-7)
+    np.testing.assert_array_equal(own == 1, counts == 0)
+    np.testing.assert_allclose(mixed['target'].sum(-1), 1.0, rtol=1e-6)
+    for box in pasted:
+      lines, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
+      assert box.sum() == len(lines) * len(columns)
+      assert (np.diff(lines) == 1).all() and (np.diff(columns) == 1).all()
+      if not {0, SIZE - 1} & {*lines, *columns}:
+        assert len(lines) == len(columns)
+    assert per == 'example' or len(np.unique(pasted, axis=0)) == 1
+    sizes |= {*counts}
+  assert len(sizes) > 5
 
 
 def test_cutmix_boxes_have_area_one_minus_lambda():
@@ -180,12 +180,14 @@ def test_cutmix_boxes_have_area_one_minus_lambda():
   'kind, per', [('mixup', 'example'), ('cutmix', 'batch')]
 )
 def test_four_devices_mix_as_one_does(kind, per):
-  run = functools.partial(mix, kind=kind, per=per)
+  run = functools.partial(
+    mixup.mix, num_classes=ROWS, alpha=1.0, kind=kind, per=per
+  )
   split = jax.tree.map(
     lambda x: x.reshape((4, 2, *x.shape[1:])), random_batch()
   )
   many = jax.pmap(run, axis_name=parallel.AXIS, in_axes=(0, None))(split, KEY)
-  one = run(random_batch(), KEY)
+  one = mix(random_batch(), kind=kind, per=per)
   for name, x in one.items():
     np.testing.assert_allclose(
       many[name].reshape(x.shape), x, rtol=1e-6, atol=1e-6
@@ -195,7 +197,7 @@ def test_four_devices_mix_as_one_does(kind, per):
 # The method as a whole.
 
 
-MODEL = mlp.Mlp(5, features=(7, 6))
+MODEL = mlp.Mlp(ROWS, features=(7, 6))
 
 
 @functools.cache
@@ -206,16 +208,16 @@ def initial_state():
 
 
 @functools.cache
-def one_update(make, rows=ROWS, **settings):
+def one_update(make, **settings):
   """State and sums after one step of plain descent, at learning rate 1."""
   method = make(MODEL, optax.sgd(1.0), **settings)
-  batch = random_batch(rows)
+  batch = random_batch()
   state = initial_state()
   new, sums = jax.jit(method.update)(state, batch, KEY)
   return state, new, sums
 
 
-mixed_update = functools.partial(one_update, mixup.make, num_classes=5)
+mixed_update = functools.partial(one_update, mixup.make, num_classes=ROWS)
 
 
 def assert_equal(actual, expected, tolerance):
@@ -240,31 +242,32 @@ def test_alpha_zero_is_plain_training_bit_for_bit(settings):
   assert_equal(mixed_sums, sums, 0.0)
 
 
-@pytest.mark.parametrize('smoothing', [0.0, 0.3])
-def test_the_loss_of_mixed_labels_is_the_mixed_loss(smoothing):
-  state, _, sums = mixed_update(alpha=1.0, label_smoothing=smoothing)
-  batch = random_batch()
-  rng_transform, _ = jax.random.split(KEY)
-  image = mix(batch, rng_transform)['image']
-  units = mix({**unit_batch(), 'mask': batch['mask']}, rng_transform)
-  share = np.diag(np.asarray(units['image']).reshape(ROWS, ROWS))
+SMOOTHED = dict(alpha=1.0, label_smoothing=0.3)
+
+
+def test_the_loss_of_mixed_labels_is_the_mixed_loss():
+  state, _, sums = mixed_update(**SMOOTHED)
+  batch, weights = random_batch(), shares()
+  image = np.einsum('ij,jhwc->ihwc', weights, batch['image'])
   logits = MODEL.apply({'params': state.params}, image, train=True)
+  log_probs = np.asarray(jax.nn.log_softmax(logits))
 
   def cross_entropy(labels):
-    hard = optax.smooth_labels(jax.nn.one_hot(labels, 5), smoothing)
-    return optax.softmax_cross_entropy(logits, hard)
+    hard = 0.7 * np.eye(ROWS)[labels] + 0.3 / ROWS
+    return -(hard * log_probs).sum(1)
 
-  partner = batch['label'][jnp.arange(ROWS) ^ 1]
-  expected = share * cross_entropy(batch['label'])
-  expected += (1 - share) * cross_entropy(partner)
+  own = np.diag(weights)
+  expected = own * cross_entropy(batch['label'])
+  partner = batch['label'][np.arange(ROWS) ^ 1]
+  expected += (1 - own) * cross_entropy(partner)
   np.testing.assert_allclose(sums['loss'][0], expected.sum(), rtol=1e-5)
   assert sums['loss'][1] == ROWS
 
 
 def test_manifold_mixup_at_the_input_alone_is_mixup():
-  _, plain, sums = mixed_update(alpha=1.0)
+  _, plain, sums = mixed_update(**SMOOTHED)
   _, manifold, manifold_sums = mixed_update(
-    alpha=1.0, kind='manifold', layers=('input',)
+    **SMOOTHED, kind='manifold', layers=('input',)
   )
   assert_equal(manifold.params, plain.params, 1e-6)
   assert_equal(manifold_sums, sums, 1e-6)
@@ -274,15 +277,13 @@ def test_manifold_mixup_blends_what_a_layer_gives():
   state, _, sums = mixed_update(
     alpha=1.0, kind='manifold', layers=('hidden_1',)
   )
-  rng_transform, _ = jax.random.split(KEY)
-  units = mix(unit_batch(), rng_transform, num_classes=ROWS, alpha=1.0)
-  matrix = units['image'].reshape(ROWS, ROWS)  # Rows of weights.
-  batch, params = random_batch(), state.params
+  weights, batch = shares(), jax.device_get(random_batch())
+  kernels = {k: v['kernel'] for k, v in jax.device_get(state.params).items()}
   x = batch['image'].reshape(ROWS, -1)
-  x = jnp.maximum(x @ params['hidden_0']['kernel'], 0)
-  x = jnp.maximum(matrix @ (x @ params['hidden_1']['kernel']), 0)
-  log_probs = jax.nn.log_softmax(x @ params['head']['kernel'])
-  target = matrix @ jax.nn.one_hot(batch['label'], 5)
+  x = np.maximum(x @ kernels['hidden_0'], 0)
+  x = np.maximum(weights @ (x @ kernels['hidden_1']), 0)
+  log_probs = np.asarray(jax.nn.log_softmax(x @ kernels['head']))
+  target = weights @ np.eye(ROWS)[batch['label']]
   expected = -(target * log_probs).sum()
   np.testing.assert_allclose(sums['loss'][0], expected, rtol=1e-5)
 
@@ -291,7 +292,7 @@ def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
   method = mixup.make(
     MODEL,
     optax.sgd(1.0),
-    num_classes=5,
+    num_classes=ROWS,
     alpha=1.0,
     kind='manifold',
     layers=('input', 'hidden_1', 'head'),
@@ -302,7 +303,7 @@ def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
     mixup.make(
       MODEL,
       optax.sgd(1.0),
-      num_classes=5,
+      num_classes=ROWS,
       alpha=1.0,
       kind='manifold',
       layers=(name,),
@@ -329,7 +330,7 @@ def test_devices_and_microbatches_do_not_change_manifold_mixup():
   _, parts, parts_sums = mixed_update(microbatches=4, **settings)
   assert_equal(parts.params, one.params, 2e-5)
   assert_equal(parts_sums, sums, 2e-5)
-  method = mixup.make(MODEL, optax.sgd(1.0), num_classes=5, **settings)
+  method = mixup.make(MODEL, optax.sgd(1.0), num_classes=ROWS, **settings)
   split = jax.tree.map(
     lambda x: x.reshape((4, 2, *x.shape[1:])), random_batch()
   )
@@ -346,15 +347,12 @@ def test_devices_and_microbatches_do_not_change_manifold_mixup():
 
 
 def test_an_odd_number_of_rows_is_refused_with_the_remedy():
+  odd = jax.tree.map(lambda x: x[:3], unit_batch())
   with pytest.raises(types.InputError, match=r'3 rows.*config\.batch_size'):
-    mix(random_batch(3))
+    mix(odd)
   with pytest.raises(types.InputError, match='microbatches'):
     mixed_update(
-      rows=6,
-      alpha=1.0,
-      kind='manifold',
-      layers=('hidden_0',),
-      microbatches=2,
+      alpha=1.0, kind='manifold', layers=('hidden_0',), microbatches=8
     )
 
 
@@ -384,4 +382,4 @@ def test_images_of_integers_are_refused():
 )
 def test_settings_out_of_range_are_refused(settings, word):
   with pytest.raises(types.InputError, match=word):
-    mixup.make(MODEL, optax.sgd(1.0), num_classes=5, **settings)
+    mixup.make(MODEL, optax.sgd(1.0), num_classes=ROWS, **settings)
