@@ -139,6 +139,12 @@ class Run:
     handler.setFormatter(
       python_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
     )
+    # Libraries tell much about themselves; their warnings are enough.
+    handler.addFilter(
+      lambda record: record.levelno >= python_logging.WARNING
+      or 'site-packages' not in record.pathname
+      or '/repjax/' in record.pathname
+    )
     root = logging.get_absl_logger()
     for old in [
       h for h in root.handlers if isinstance(h, python_logging.FileHandler)

@@ -40,7 +40,9 @@ def loss_fn(params, model_state, batch, rng):
   return types.Losses(jnp.log(jnp.cosh(error)), state, {'error': error})
 
 
-def row_loss(params, row):
+@jax.jit
+@jax.grad
+def row_gradient(params, row):
   return loss_fn(params, STATE, row, None).loss[0]
 
 
@@ -49,9 +51,7 @@ def by_rows(batch, params=PARAMS):
   total = jax.tree.map(jnp.zeros_like, params)
   for index in np.flatnonzero(batch['mask']):
     row = {name: x[index : index + 1] for name, x in batch.items()}
-    total = jax.tree.map(
-      jnp.add, total, jax.jit(jax.grad(row_loss))(params, row)
-    )
+    total = jax.tree.map(jnp.add, total, row_gradient(params, row))
   return total, float(batch['mask'].sum())
 
 

@@ -8,6 +8,7 @@ weights.
 from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
+import difflib
 import functools
 import inspect
 from typing import Any
@@ -66,7 +67,7 @@ class Mlp(nn.Module):
       nn.Dropout, self.dropout_rate, deterministic=not train
     )
     hidden = dense(self.hidden_dim, name='hidden')(tokens)
-    hidden = nn.gelu(hidden, approximate=self.gelu == 'tanh')
+    hidden = _exact_gelu(hidden) if self.gelu == 'exact' else nn.gelu(hidden)
     hidden = dropout(name='dropout_hidden')(hidden)
     output = dense(tokens.shape[-1], name='out')(hidden)
     return dropout(name='dropout_out')(output)
@@ -111,7 +112,6 @@ class Block(nn.Module):
     norm = functools.partial(
       nn.LayerNorm,
       epsilon=self.layer_norm_epsilon,
-      use_fast_variance=False,
       **types,
     )
     # Only an attention that takes `module` has weights to show.
@@ -230,9 +230,7 @@ class ViT(nn.Module):
       )
       for i in range(self.num_layers)
     ]
-    self.encoder_norm = nn.LayerNorm(
-      self.layer_norm_epsilon, use_fast_variance=False, **types
-    )
+    self.encoder_norm = nn.LayerNorm(self.layer_norm_epsilon, **types)
     if self.representation_dim is not None:
       self.pre_logits = nn.Dense(self.representation_dim, **types)
     self.head = nn.Dense(
@@ -260,7 +258,7 @@ class ViT(nn.Module):
     return self.head(self.features(image, train=train))
 
   def embed(self, image: jax.Array, *, train: bool) -> jax.Array:
-    """Tokens before the first block (eq. 1), [B, T, D]; the class token first."""
+    """Tokens before the first block (eq. 1), [B, T, D]; class token first."""
     grid = self.embedding(patches.extract(image, self.patch_size))
     batch, rows, columns, dim = grid.shape
     tokens = grid.reshape(batch, rows * columns, dim)
@@ -317,3 +315,60 @@ class ViT(nn.Module):
         raise InputError(
           f'{field} must be one of {choices}, got {getattr(self, field)!r}'
         )
+
+
+def variant(name: str, num_classes: int, **fields: Any) -> ViT:
+  """A published size: `variant('B/16', 1000)` has patches of 16 x 16 pixels.
+
+  Args:
+    name: One of `SIZES` and the patch size, with a slash between.
+    num_classes: Number of logits.
+    **fields: Other fields of `ViT`.
+
+  Raises:
+    InputError: There is no such size; the message names near ones.
+  """
+  size, _, patch_size = name.partition('/')
+  if size not in SIZES or not patch_size.isdigit():
+    known = [f'{size}/{patch}' for size in SIZES for patch in (16, 32, 14, 8)]
+    lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(name.lower(), lower, cutoff=0.5)
+    near = [lower[name] for name in near] or known
+    raise InputError(f'no ViT is called {name!r}; near names: {near}')
+  return ViT(num_classes, patch_size=int(patch_size), **SIZES[size], **fields)
+
+
+def attention_maps(
+  model: ViT, variables: Mapping[str, Any], image: jax.Array
+) -> jax.Array:
+  """Attention weights of all blocks, rows summing to 1.
+
+  Args:
+    model: Its `attention_fn` must take `module` and sow 'attention_weights'.
+    variables: Of the model.
+    image: [B, H, W, C].
+
+  Returns:
+    [num_layers, B, num_heads, T, T], queries before keys.
+
+  Raises:
+    InputError: The attention has no weights to show.
+  """
+  _, sown = model.apply(
+    variables, image, train=False, mutable=['intermediates']
+  )
+  blocks = [
+    sown['intermediates'][f'block_{i}'] for i in range(model.num_layers)
+  ]
+  if any('attention' not in block for block in blocks):
+    raise InputError(
+      'attention_maps needs an attention_fn that sows attention_weights, as '
+      'layers.attention.softmax_attention does'
+    )
+  return jnp.stack([b['attention']['attention_weights'][0] for b in blocks])
+
+
+def _exact_gelu(x):
+  """By erf; `nn.gelu` takes erfc, which takes XLA:CPU 3 times as long."""
+  wide = x.astype(jnp.float32)
+  return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)

@@ -13,18 +13,25 @@ from repjax.analysis import curvature
 from repjax.models import mlp
 
 
+def form(matrix, params):
+  flat = jnp.concatenate([params['a'].ravel(), params['b']])
+  return flat @ matrix @ flat / 2
+
+
 def quadratic(spectrum):
-  """A quadratic form over a tree, its Hessian, its top eigenvector."""
+  """A symmetric matrix, parameters for its `form`, its top eigenvector."""
   rng = np.random.default_rng(0)
   basis, _ = np.linalg.qr(rng.normal(size=(len(spectrum),) * 2))
   matrix = jnp.asarray(basis * np.asarray(spectrum) @ basis.T, jnp.float32)
 
-  def loss(params):
-    flat = jnp.concatenate([params['a'].ravel(), params['b']])
-    return flat @ matrix @ flat / 2
-
   params = {'a': jnp.ones((2, 2)), 'b': jnp.full(len(spectrum) - 4, 0.3)}
-  return loss, params, basis[:, np.argmax(spectrum)]
+  return matrix, params, basis[:, np.argmax(spectrum)]
+
+
+@functools.partial(jax.jit, static_argnames='num_steps')
+def top_of_form(matrix, params, **settings):
+  loss = functools.partial(form, matrix)
+  return curvature.top_eigenvalue(loss, params, **settings)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +45,8 @@ def quadratic(spectrum):
   ],
 )
 def test_the_algebraically_largest_eigenvalue_of_a_quadratic_is_found(spectrum):
-  loss, params, vector = quadratic(spectrum)
-  pair = jax.jit(
-    functools.partial(
-      curvature.top_eigenvalue, loss, rng=jax.random.key(0), num_steps=200
-    )
-  )(params)
+  matrix, params, vector = quadratic(spectrum)
+  pair = top_of_form(matrix, params, rng=jax.random.key(0), num_steps=200)
   np.testing.assert_allclose(pair.value, max(spectrum), rtol=1e-4)
   assert pair.residual < 1e-2
   found, _ = jax.flatten_util.ravel_pytree(pair.vector)
@@ -52,10 +55,8 @@ def test_the_algebraically_largest_eigenvalue_of_a_quadratic_is_found(spectrum):
 
 def test_the_residual_says_when_there_were_too_few_steps():
   spectrum = [5.0, 4.9, 1.0, 0.5, 0.1, 0.0, 0.0]
-  loss, params, _ = quadratic(spectrum)
-  pair = curvature.top_eigenvalue(
-    loss, params, rng=jax.random.key(2), num_steps=1
-  )
+  matrix, params, _ = quadratic(spectrum)
+  pair = top_of_form(matrix, params, rng=jax.random.key(2), num_steps=1)
   assert pair.residual > 0.1
   assert np.abs(np.asarray(spectrum) - pair.value).min() <= pair.residual
 
@@ -125,7 +126,8 @@ def test_filters_of_a_direction_have_the_norms_of_the_parameters():
 
 
 def test_the_loss_along_a_direction_is_the_loss_at_each_point():
-  loss, params, _ = quadratic([4.0, 3.0, 2.0, 1.0, -1.0])
+  matrix, params, _ = quadratic([4.0, 3.0, 2.0, 1.0, -1.0])
+  loss = functools.partial(form, matrix)
   direction = curvature.random_direction(params, jax.random.key(0), norm='none')
   alphas = jnp.linspace(-1, 1, 5)
   losses = curvature.loss_along(loss, params, direction, alphas)
@@ -135,8 +137,8 @@ def test_the_loss_along_a_direction_is_the_loss_at_each_point():
 
 
 def test_arguments_out_of_range_are_refused():
-  loss, params, _ = quadratic([1.0] * 5)
+  matrix, params, _ = quadratic([1.0] * 5)
   with pytest.raises(types.InputError, match='num_steps=0'):
-    curvature.top_eigenvalue(loss, params, rng=jax.random.key(0), num_steps=0)
+    top_of_form(matrix, params, rng=jax.random.key(0), num_steps=0)
   with pytest.raises(types.InputError, match='norm='):
     curvature.random_direction(params, jax.random.key(0), norm='layer')

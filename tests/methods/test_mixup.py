@@ -90,7 +90,7 @@ def test_weights_are_beta_distributed_for_the_share_of_rows_that_are_mixed(
   variance = 1 / (4 * (2 * alpha + 1))
   np.testing.assert_allclose(mixed.mean(), 0.5, atol=0.015)
   np.testing.assert_allclose(mixed.var(), variance, rtol=0.05)
-  # Symmetric, with a third of the fourth moment that tells Beta from others.
+  # The fourth central moment tells Beta from other symmetric distributions.
   fourth = 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))
   np.testing.assert_allclose(((mixed - 0.5) ** 4).mean(), fourth, rtol=0.07)
 
@@ -161,7 +161,7 @@ def test_cutmix_pastes_one_box_and_its_label_weight_is_the_share_of_pixels(per):
         assert len(lines) == len(columns)
     assert per == 'example' or len(np.unique(pasted, axis=0)) == 1
     sizes |= {*counts}
-  assert len(sizes) > 5
+  assert len(sizes) > 2
 
 
 def test_cutmix_boxes_have_area_one_minus_lambda():
