@@ -103,7 +103,7 @@ _CLAIMS = dict(
   ),
   sharpness_ratio=dict(
     says='clean labels: largest Hessian eigenvalue, without SAM over with SAM',
-    paper='3.4 (62.9 against 18.6, WRN-28-10, CIFAR-10, figure 3)',
+    paper='about 24 (24 against 1.0, WRN-40-10 without BN, CIFAR-10, sec. 4.2)',
     at_least=1.0,
   ),
 )

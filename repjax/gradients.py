@@ -4,6 +4,8 @@
 questions that optimizer papers ask about the gradient on it.
 """
 
+import copy
+
 import jax
 import jax.numpy as jnp
 
@@ -39,8 +41,9 @@ class GradFn:
       model_state: Other collections of the model before the step.
       microbatches: Parts in which the rows are gone through, one after the
         other; the gradient is the same and memory is a part's.
-      compute_dtype: What parameters and floating-point columns are cast to
-        for the loss. Gradients come back in the parameters' own dtype.
+      compute_dtype: What the parameters are cast to for the loss, which does
+        what it must with its inputs. Gradients come back in the parameters'
+        own dtype.
       over_devices: Whether to average over devices; False makes a gradient of
         this device's rows alone.
     """
@@ -91,6 +94,15 @@ class GradFn:
         f'{num_rows} rows on a device cannot be divided into {num_groups=}'
       )
 
+    if num_groups == 1:  # No second pass at a point that is known.
+      alone = copy.copy(self)
+      alone._over_devices = False
+      weight = self._batch['mask'].sum()
+      sums = jax.tree.map(lambda x: x * weight, fn(alone))
+      if self._over_devices:
+        sums, weight = parallel.psum((sums, weight))
+      return _divide(sums, weight)
+
     def one(args):
       index, batch = args
       grad_fn = GradFn(
@@ -134,7 +146,7 @@ class GradFn:
   def _local(self, params):
     """This device's sums of gradients, weights and metrics at `params`.
 
-    Remembers the last point: the step asks for the plain gradient, then an
+    Remembers the first point: the step asks for the plain gradient, then an
     unsynchronised link asks for the same one again. XLA merges equal
     computations in most cases, but not loops.
     """
@@ -149,7 +161,10 @@ class GradFn:
       sums = self._sums(params, self._model_state, self._batch, self._rng)
     else:
       sums = self._accumulate(params)
-    self._known = (leaves, sums)
+    if self._known is None:
+      # Only the first point, which the step asks about itself: a link may ask
+      # inside a scan, and what is traced there must not get out.
+      self._known = (leaves, sums)
     return sums
 
   def _accumulate(self, params):
@@ -183,10 +198,7 @@ class GradFn:
       out = self._loss_fn(
         _cast(params, self._compute_dtype),
         model_state,
-        {
-          name: x if name == 'mask' else _cast(x, self._compute_dtype)
-          for name, x in batch.items()
-        },
+        batch,
         rng,
       )
       loss = out.loss.astype(jnp.float32)

@@ -141,9 +141,11 @@ class Run:
     )
     # Libraries tell much about themselves; their warnings are enough.
     handler.addFilter(
-      lambda record: record.levelno >= python_logging.WARNING
-      or 'site-packages' not in record.pathname
-      or '/repjax/' in record.pathname
+      lambda record: (
+        record.levelno >= python_logging.WARNING
+        or 'site-packages' not in record.pathname
+        or '/repjax/' in record.pathname
+      )
     )
     root = logging.get_absl_logger()
     for old in [

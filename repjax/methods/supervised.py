@@ -91,6 +91,7 @@ def make(
     )
 
   def loss_fn(params, model_state, batch, rng):
+    batch = {**batch, 'image': batch['image'].astype(compute_dtype)}
     logits, model_state = apply_fn(
       model, {'params': params, **model_state}, batch, rng
     )
@@ -105,6 +106,7 @@ def make(
     cross_entropy = optax.softmax_cross_entropy(logits, target)
     loss = cross_entropy
     if l2:
+      params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
       loss += l2 / 2 * optax.tree.norm(params, squared=True)
     hits = logits.argmax(-1) == batch['label']
     return types.Losses(

@@ -22,7 +22,6 @@ def tiny(**fields):
     mlp_dim=32,
     num_heads=2,
     num_layers=2,
-    head_init=nn.initializers.normal(1.0),
   )
   return vit.ViT(3, **(settings | fields))
 
@@ -149,12 +148,18 @@ class ForwardTest(parameterized.TestCase):
       atol=1e-5,
     )
 
-  def test_the_head_starts_at_zero(self):
-    model = tiny().clone(head_init=vit.ViT.head_init)
-    variables = draw(model, images())
-    np.testing.assert_array_equal(
-      apply(model, variables, images()), np.zeros((2, 3))
-    )
+  def test_initial_values_are_those_of_the_authors(self):
+    model = tiny(hidden_dim=64, num_layers=1)
+    init = jax.jit(functools.partial(model.init, train=False))
+    params = init(jax.random.key(0), images(size=(32, 32)))['params']
+    np.testing.assert_array_equal(params['head']['kernel'], np.zeros((64, 3)))
+    np.testing.assert_array_equal(params['cls'], np.zeros((1, 1, 64)))
+    embedding = params['positions']['embedding']
+    self.assertAlmostEqual(float(embedding.std()), 0.02, delta=0.001)
+    # Xavier: uniform up to sqrt(6 / (fan in + fan out)).
+    kernel = params['block_0']['mlp']['hidden']['kernel']
+    limit = np.sqrt(6 / (64 + 32))
+    self.assertBetween(float(abs(kernel).max()), 0.99 * limit, limit)
 
   def test_parts_compose_to_the_whole(self):
     model = tiny(representation_dim=6)
