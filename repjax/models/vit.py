@@ -39,11 +39,7 @@ class Mlp(nn.Module):
   """Two dense layers with a gelu between.
 
   Attributes:
-    hidden_dim: Width between the layers.
-    dropout_rate: Dropout after each layer.
-    gelu: 'tanh' is the authors' approximation, 'exact' that of PyTorch ports.
-    dtype: Type of the computation; None infers it from input and parameters.
-    param_dtype: Type of the parameters.
+    hidden_dim: Width between the layers; the other fields are those of `ViT`.
   """
 
   hidden_dim: int
@@ -87,7 +83,7 @@ class Block(nn.Module):
     drop_path_rate: Probability that an example skips a branch.
     attention_fn: Attention with the signature of `nn.dot_product_attention`, or
       a part of it.
-    gelu: See `Mlp`.
+    gelu: See `ViT`.
     layer_norm_epsilon: Added to variances.
     dtype: Type of the computation; None infers it from input and parameters.
     param_dtype: Type of the parameters.
@@ -110,9 +106,7 @@ class Block(nn.Module):
     """[B, T, D] -> [B, T, D]."""
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     norm = functools.partial(
-      nn.LayerNorm,
-      epsilon=self.layer_norm_epsilon,
-      **types,
+      nn.LayerNorm, epsilon=self.layer_norm_epsilon, **types
     )
     # Only an attention that takes `module` has weights to show.
     sow_weights = (

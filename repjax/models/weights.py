@@ -12,6 +12,7 @@ that is missing, left over or of another shape is an error, and is named.
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -145,7 +146,7 @@ def load_vit(
       misfits.append(f'{stored_name} {array.shape} for {name} {leaf.shape}')
     loaded[name] = jnp.array(array, leaf.dtype)
   if misfits:
-    hint = '; for another number of classes load with head="replace"'
+    hint = "; for another number of classes load with head='replace'"
     raise InputError(
       f'{path} does not fit the model, shapes differ: {", ".join(misfits)}'
       + hint * any(' for head/' in misfit for misfit in misfits)
@@ -253,18 +254,14 @@ def _flatten(params):
   return {'/'.join(p): leaf for p, leaf in trees.flatten(params).items()}
 
 
-def _npz_name(name):
-  return _rename(name, _NPZ_NAMES)
-
-
-def _hf_name(name):
-  return _rename(name, _HF_NAMES)
-
-
 def _rename(name, rules):
   for pattern, replacement in rules:
     name = re.sub(pattern, replacement, name)
   return name
+
+
+_npz_name = functools.partial(_rename, rules=_NPZ_NAMES)
+_hf_name = functools.partial(_rename, rules=_HF_NAMES)
 
 
 def _read_npz(path):
@@ -277,7 +274,18 @@ def _read_npz(path):
     }
   for prefix in ('opt/target/', 'params/'):
     if any(name.startswith(prefix) for name in stored):
-      stored = _without_training_state(path, stored, prefix)
+      state = {
+        name
+        for name in stored
+        if re.match('(opt|extra|step|state)(/|$)', name)
+        and not name.startswith(prefix)
+      }
+      logging.info('%s: left out the training state %s', path, state)
+      stored = {
+        name.removeprefix(prefix): array
+        for name, array in stored.items()
+        if name not in state
+      }
   if 'pos_embedding' in stored and 'cls' in stored:
     rows = stored['pos_embedding']
     if _is_square(rows.shape[1]):  # big_vision: the class token has no row.
@@ -293,23 +301,6 @@ def _read_npz(path):
       raise InputError(f'{path} holds {name} and another spelling of it')
     leaves |= layers
   return leaves
-
-
-def _without_training_state(path, stored, prefix):
-  """Leaves under `prefix`, without it; nothing else may be there but state."""
-  state = [
-    name
-    for name in stored
-    if name.split('/')[0] in ('opt', 'extra', 'step', 'state')
-    and not name.startswith(prefix)
-  ]
-  if state:
-    logging.info('%s: left out the training state %s', path, state)
-  return {
-    name.removeprefix(prefix): array
-    for name, array in stored.items()
-    if name not in state
-  }
 
 
 def _read_hf(path):
@@ -355,7 +346,7 @@ def _fit_positions(
 
 
 def _is_square(number):
-  return math.isqrt(number) ** 2 == number
+  return number > 0 and math.isqrt(number) ** 2 == number
 
 
 def _square(number, field):
@@ -365,7 +356,7 @@ def _square(number, field):
 
 
 def _merge_heads(name, shape):
-  """Our shape with the axes of heads and of their width in one, as PyTorch's."""
+  """Our shape with heads and their width in one axis, as in PyTorch."""
   if '/attention/' not in name or name.endswith('/out/bias'):
     return shape
   axis = 0 if name.endswith(('/out/kernel', '/bias')) else 1

@@ -300,7 +300,7 @@ class WeightsTest(parameterized.TestCase):
     params, other = draw(model()), draw(model(num_classes=2), seed=1)
     path = self.folder / name
     SAVE[name](path, params)
-    with self.assertRaisesRegex(InputError, 'head="replace"'):
+    with self.assertRaisesRegex(InputError, "head='replace'"):
       weights.load_vit(path, other)
     found = weights.load_vit(path, other, head='replace')
     self.assert_same(found, params | {'head': other['head']})

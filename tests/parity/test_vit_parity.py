@@ -101,8 +101,9 @@ def test_logits_on_larger_images_are_those_of_pytorch_bicubic(tmp_path):
 @pytest.mark.parametrize('new', [(24, 24), (7, 7), (16, 9)])
 def test_resized_grids_are_those_of_pytorch(method, new):
   grid = np.random.default_rng(0).normal(size=(14, 14, 5)).astype(np.float32)
+  # PyTorch computes places in the type of the input: float32 is 3e-6 off.
   expected = torch.nn.functional.interpolate(
-    torch.tensor(grid).permute(2, 0, 1)[None],
+    torch.tensor(grid).double().permute(2, 0, 1)[None],
     size=new,
     mode=method,
     align_corners=False,
@@ -111,5 +112,5 @@ def test_resized_grids_are_those_of_pytorch(method, new):
     grid.reshape(1, -1, 5), (14, 14), new, num_prefix_tokens=0, method=method
   )
   np.testing.assert_allclose(
-    found[0].reshape(*new, 5), expected[0].permute(1, 2, 0), atol=2e-6
+    found[0].reshape(*new, 5), expected[0].permute(1, 2, 0), atol=1e-6
   )
