@@ -142,7 +142,7 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
   _save(store, _state(3))
   for path in _payload(tmp_path / '3'):
     path.write_bytes(b'')
-  with pytest.raises(types.InputError, match='steps \\[3\\].*--workdir'):
+  with pytest.raises(types.InputError, match=r'steps \[3\].*--workdir'):
     store.restore(_state(0))
   store.close()
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     store.restore(_state(1, width=4))
   other = _state(1)
   other = other.replace(params={'other': other.params['layer']})
-  with pytest.raises(types.InputError, match='missing.*params/other/kernel'):
+  with pytest.raises(types.InputError, match=r'missing.*params/other/kernel'):
     store.restore(other)
   store.close()
 
@@ -181,7 +181,7 @@ def test_a_step_that_is_not_there_is_an_error(tmp_path):
 
 def test_nothing_is_written_of_a_state_that_is_not_finite(tmp_path):
   store = checkpoint.Checkpoints(str(tmp_path))
-  with pytest.raises(types.NonFiniteError, match='layer/kernel.*step 4'):
+  with pytest.raises(types.NonFiniteError, match=r'layer/kernel.*step 4'):
     store.save(_state(4, fill=np.nan), {})
   assert store.steps() == []
   store.close()

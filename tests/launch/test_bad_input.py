@@ -93,7 +93,9 @@ class Broken(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version('1.0.0')
 
   def _info(self):
-    features = dict(image=%(image)s, label=tfds.features.ClassLabel(num_classes=10))
+    features = dict(
+      image=%(image)s, label=tfds.features.ClassLabel(num_classes=10)
+    )
     return tfds.core.DatasetInfo(
       builder=self, features=tfds.features.FeaturesDict(features)
     )
