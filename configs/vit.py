@@ -90,9 +90,9 @@ _PAPER = dict(
 _SMALL = dict(
   batch_size=64,
   eval_batch_size=512,
-  # Six passes over `mnist`, or 1,500 steps where that is more.
-  epochs=6.0,
-  min_steps=1500,
+  # Eight passes over `mnist`, or 2,000 steps where that is more.
+  epochs=8.0,
+  min_steps=2000,
   data=dict(
     name='digits',
     train_split='train',
@@ -108,6 +108,7 @@ _SMALL = dict(
     num_heads=4,
     num_layers=3,
     pool='average',
+    position='sincos',
     dropout_rate=0.0,
   ),
   tx=dict(learning_rate=3e-3, weight_decay=0.05),
@@ -144,7 +145,7 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   config.seeds = (0, 1, 2)
   config.study = dict(
     few=100,
-    steps=600,
+    steps=200,
     vit=dict(hidden_dim=64, mlp_dim=128, num_heads=4, num_layers=2),
     cnn=dict(depth=10, widen=1, norm='group'),
   )
@@ -183,7 +184,7 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
   model = _vit(config, train.num_classes, recipe.shape)
   method = mixup.make(
     model,
-    _adamw(config, steps),
+    _adamw(config, steps, config.sam.rho),
     num_classes=train.num_classes,
     **config.mixup,
     **config.step,
@@ -221,12 +222,12 @@ def _vit(config, num_classes, image_shape):
   return vit.ViT(num_classes, patch_size=patch_size, **config.model)
 
 
-def _adamw(config, steps):
+def _adamw(config, steps, rho):
   tx = config.tx
   schedule = optim.warmup_cosine(
     tx.learning_rate, steps=steps, warmup=tx.warmup
   )
-  links = [optim.sam(**config.sam)] if config.sam.rho else []
+  links = [optim.sam(**{**config.sam, 'rho': rho})] if rho else []
   return optax.chain(
     *links,
     optax.clip_by_global_norm(tx.clip),
@@ -257,12 +258,14 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       key = f'{name}, {num_rows:,} images'
       trained = study.train(
         key,
-        supervised.make(network, _adamw(config, steps)),
+        supervised.make(network, _adamw(config, steps, rho=0.0)),
         study.per_seed(rows, config.seeds, num_rows=num_rows),
         test_rows,
         seeds=config.seeds,
         batch_size=config.batch_size,
         steps=steps,
+        points=10,
+        vectorize=name == 'ViT',
       )
       accuracy[name, num_rows] = trained.accuracy
       curves[key] = trained.curve

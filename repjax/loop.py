@@ -113,6 +113,7 @@ def fit_seeds(
   *,
   seeds: Sequence[int],
   every: int,
+  vectorize: bool = True,
 ) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
   """Trains one tiny model a seed, all side by side on one device.
 
@@ -126,6 +127,8 @@ def fit_seeds(
     order: Rows of each step, [S, T, B].
     seeds: S seeds.
     every: Steps between two yields.
+    vectorize: Whether seeds go side by side; one after the other is faster for
+      convolutions, which have no fast form with weights a seed on CPUs.
 
   Yields:
     (step, states with a leading seed axis, name -> mean since the last
@@ -155,10 +158,16 @@ def fit_seeds(
     return state, jax.tree.map(lambda x: x.sum(0), sums)
 
   states = jax.jit(jax.vmap(first))(base, columns)
-  stretch = jax.jit(jax.vmap(stretch), donate_argnums=0)
+
+  def one_by_one(*args):
+    return jax.lax.map(lambda x: stretch(*x), args)
+
+  run = jax.jit(
+    jax.vmap(stretch) if vectorize else one_by_one, donate_argnums=0
+  )
   for start in range(0, steps, every):
     stop = min(start + every, steps)
-    states, sums = stretch(states, base, columns, order[:, start:stop])
+    states, sums = run(states, base, columns, order[:, start:stop])
     means = {
       name: np.asarray(total) / np.asarray(weight)
       for name, (total, weight) in sums.items()

@@ -97,6 +97,7 @@ def train(
   batch_size: int,
   steps: int,
   points: int = 20,
+  vectorize: bool = True,
 ) -> Trained:
   """Trains one model a seed and follows its test accuracy.
 
@@ -109,6 +110,7 @@ def train(
     batch_size: Rows of a step.
     steps: Number of updates.
     points: How often test accuracy is measured.
+    vectorize: See `loop.fit_seeds`.
   """
   num_rows = columns['label'].shape[1]
   order = np.stack(
@@ -117,7 +119,12 @@ def train(
   predict = predict_fn(method)
   at, accuracies = [], []
   for step, states, means in loop.fit_seeds(
-    method, columns, order, seeds=seeds, every=max(1, steps // points)
+    method,
+    columns,
+    order,
+    seeds=seeds,
+    every=max(1, steps // points),
+    vectorize=vectorize,
   ):
     logits = predict(states, test)
     accuracies.append((logits.argmax(-1) == test['label']).mean(-1))
