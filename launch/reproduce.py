@@ -138,8 +138,8 @@ def _table(papers: list[str], out: pathlib.Path) -> str:
       mean, error = metrics.mean_and_error(row['values'])
       ours = f'{mean:.3g} ± {error:.2g} ({len(row["values"])})'
       lines.append(
-        f'| {paper} | {row["says"]} | {row["paper"]} | {_limit(row)} | {ours} | '
-        f'{row["verdict"]} | {report["seconds"]:.0f} s | '
+        f'| {paper} | {row["says"]} | {row["paper"]} | {_limit(row)} | '
+        f'{ours} | {row["verdict"]} | {report["seconds"]:.0f} s | '
         f'`{_command(paper, report["preset"])}` |'
       )
     versions = report['versions']

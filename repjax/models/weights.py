@@ -221,7 +221,7 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
   path = pathlib.Path(path)
   path = (path if path.is_dir() else path.parent) / 'config.json'
   try:
-    config = json.loads(path.read_text())
+    stored = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise InputError(f'cannot read {path}: {error}') from error
   # Absent fields have the defaults of transformers.
@@ -231,22 +231,22 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
     ('qkv_bias', (True,)),
     ('hidden_act', tuple(gelu)),
   ):
-    if config.get(field, choices[0]) not in choices:
+    if stored.get(field, choices[0]) not in choices:
       raise InputError(
-        f'{path}: {field} must be one of {choices}, got {config[field]!r}'
+        f'{path}: {field} must be one of {choices}, got {stored[field]!r}'
       )
-  patch_size = config.get('patch_size', 16)
+  patch_size = stored.get('patch_size', 16)
   return dict(
-    num_classes=len(config.get('id2label', range(2))),
+    num_classes=len(stored.get('id2label', range(2))),
     patch_size=patch_size if isinstance(patch_size, int) else (*patch_size,),
-    hidden_dim=config.get('hidden_size', 768),
-    mlp_dim=config.get('intermediate_size', 3072),
-    num_heads=config.get('num_attention_heads', 12),
-    num_layers=config.get('num_hidden_layers', 12),
-    dropout_rate=config.get('hidden_dropout_prob', 0.0),
-    attention_dropout_rate=config.get('attention_probs_dropout_prob', 0.0),
-    gelu=gelu[config.get('hidden_act', 'gelu')],
-    layer_norm_epsilon=config.get('layer_norm_eps', 1e-12),
+    hidden_dim=stored.get('hidden_size', 768),
+    mlp_dim=stored.get('intermediate_size', 3072),
+    num_heads=stored.get('num_attention_heads', 12),
+    num_layers=stored.get('num_hidden_layers', 12),
+    dropout_rate=stored.get('hidden_dropout_prob', 0.0),
+    attention_dropout_rate=stored.get('attention_probs_dropout_prob', 0.0),
+    gelu=gelu[stored.get('hidden_act', 'gelu')],
+    layer_norm_epsilon=stored.get('layer_norm_eps', 1e-12),
   )
 
 
