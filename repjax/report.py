@@ -170,7 +170,7 @@ def environment() -> dict[str, Any]:
     'devices': [str(d) for d in jax.devices()],
     'cores': os.cpu_count(),
     'processes': jax.process_count(),
-    'command': sys.argv,
+    'command': [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
     'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
 
