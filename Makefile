@@ -24,7 +24,7 @@ lint: $(VENV)/test
 colab: $(VENV)/colab
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -m colab
 
-# All claims of all papers; about twenty minutes on two cores.
+# All claims of all papers.
 results: $(VENV)/installed
 	$(RUN) -m launch.reproduce --preset=small
 
