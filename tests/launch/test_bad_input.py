@@ -213,7 +213,7 @@ def test_the_workdir_of_another_config(finished, tmp_path):
   code, output = launching.run('train', *flags, '--config.sam.rho=0.2')
   assert code == 1, output
   line = _one_line(output)
-  assert 'sam.rho: 0.05 -> 0.2' in line
+  assert 'sam.rho: 0.02 -> 0.2' in line
   assert '--resume_config=new' in line
   assert sorted(p.name for p in (workdir / 'checkpoints').iterdir()) == [
     '4',
