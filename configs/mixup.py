@@ -31,7 +31,6 @@ from repjax import plots
 from repjax import study
 from repjax import types
 from repjax.attacks import fgsm
-from repjax.data import recipes
 from repjax.data import source
 from repjax.methods import mixup
 from repjax.models import mlp
@@ -142,25 +141,11 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  train = source.load(
-    config.data.name, config.data.train_split, data_dir=config.data.dir
-  )
-  steps = experiment.num_steps(
-    len(train),
-    batch_size=config.batch_size,
-    epochs=config.epochs,
-    min_steps=config.min_steps,
-  )
+  data = experiment.images(config)
   return experiment.classifier(
-    _method(config, train.num_classes, steps, config.mixup.alpha),
-    data=config.data,
-    train_source=train,
-    recipe=recipes.images(train, **config.augment),
-    batch_size=config.batch_size,
-    eval_batch_size=config.eval_batch_size,
-    steps=steps,
-    seed=config.seed,
-    microbatches=config.step.microbatches,
+    config,
+    data,
+    _method(config, data.train.num_classes, data.steps, config.mixup.alpha),
     multiple=2,  # Mixup mixes neighbours.
   )
 
@@ -186,15 +171,14 @@ def _method(config, num_classes, steps, alpha) -> types.Method:
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Trains with and without Mixup on few images; measures the whole rest."""
   del report  # Nothing is written but what is returned.
-  train = source.load(config.data.name, 'train', data_dir=config.data.dir)
+  train, recipe, steps = experiment.images(config)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
-  recipe = recipes.images(train, **config.augment)
   rows = study.rows(train, recipe.evaluate)
   test_rows = study.rows(test, recipe.evaluate)
   columns = study.per_seed(rows, config.seeds, num_rows=config.study.num_rows)
   numbers, curves, logits = {}, {}, {}
   for name, alpha in (('plain', 0.0), ('Mixup', config.mixup.alpha)):
-    method = _method(config, train.num_classes, config.min_steps, alpha)
+    method = _method(config, train.num_classes, steps, alpha)
     trained = study.train(
       name,
       method,
@@ -202,7 +186,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       test_rows,
       seeds=config.seeds,
       batch_size=config.batch_size,
-      steps=config.min_steps,
+      steps=steps,
     )
     curves[name] = trained.curve
     logits[name] = np.concatenate(trained.logits)

@@ -25,7 +25,6 @@ from repjax import study
 from repjax import types
 from repjax.analysis import curvature
 from repjax.data import noise
-from repjax.data import recipes
 from repjax.data import source
 from repjax.methods import supervised
 from repjax.models import mlp
@@ -128,33 +127,16 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  train = source.load(
-    config.data.name, config.data.train_split, data_dir=config.data.dir
-  )
-  steps = _steps(config, train)
+  data = experiment.images(config)
   if config.data.label_noise:
-    train = noise.with_label_noise(
-      train, rate=config.data.label_noise, seed=config.seed
+    noisy = noise.with_label_noise(
+      data.train, rate=config.data.label_noise, seed=config.seed
     )
+    data = data._replace(train=noisy)
   return experiment.classifier(
-    _method(config, train.num_classes, steps, config.sam.rho),
-    data=config.data,
-    train_source=train,
-    recipe=recipes.images(train, **config.augment),
-    batch_size=config.batch_size,
-    eval_batch_size=config.eval_batch_size,
-    steps=steps,
-    seed=config.seed,
-    microbatches=config.step.microbatches,
-  )
-
-
-def _steps(config, train):
-  return experiment.num_steps(
-    len(train),
-    batch_size=config.batch_size,
-    epochs=config.epochs,
-    min_steps=config.min_steps,
+    config,
+    data,
+    _method(config, data.train.num_classes, data.steps, config.sam.rho),
   )
 
 
@@ -181,12 +163,10 @@ def _method(config, num_classes, steps, rho) -> types.Method:
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Trains with and without SAM, on noisy and on clean labels, all seeds."""
   seeds = tuple(config.seeds)
-  train = source.load(config.data.name, 'train', data_dir=config.data.dir)
+  train, recipe, steps = experiment.images(config)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
-  recipe = recipes.images(train, **config.augment)
   rows = study.rows(train, recipe.evaluate)
   test_rows = study.rows(test, recipe.evaluate)
-  steps = _steps(config, train)
   curves, final, states = {}, {}, {}
   for labels, rate in (('noisy', config.data.label_noise), ('clean', 0.0)):
     columns, wrong = _with_noise(rows, rate, train.num_classes, seeds)

@@ -1,9 +1,9 @@
 """Wires a classifier and a TFDS set into what the launchers run."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import functools
 from typing import Any
+from typing import NamedTuple
 
 from repjax import metrics
 from repjax import parallel
@@ -25,64 +25,91 @@ def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
   return max(min_steps, round(epochs * num_rows / batch_size))
 
 
+class Images(NamedTuple):
+  """What a config of a classifier says about its data, read.
+
+  Attributes:
+    train: The training rows.
+    recipe: How images become what the model sees.
+    steps: Number of updates.
+  """
+
+  train: source.Source
+  recipe: recipes.Recipe
+  steps: int
+
+
+def images(config: Any) -> Images:
+  """Reads the training set that a config names.
+
+  Args:
+    config: With the groups `data` (name, dir, train_split) and `augment` (the
+      arguments of `recipes.images`), and with batch_size, epochs, min_steps.
+  """
+  train = source.load(
+    config.data.name, config.data.train_split, data_dir=config.data.dir
+  )
+  return Images(
+    train=train,
+    recipe=recipes.images(train, **config.augment),
+    steps=num_steps(
+      len(train),
+      batch_size=config.batch_size,
+      epochs=config.epochs,
+      min_steps=config.min_steps,
+    ),
+  )
+
+
 def classifier(
+  config: Any,
+  data: Images,
   method: types.Method,
   *,
-  data: Mapping[str, Any],
-  train_source: source.Source,
-  batch_size: int,
-  eval_batch_size: int,
-  steps: int,
-  seed: int,
-  recipe: recipes.Recipe,
   multiple: int = 1,
-  microbatches: int = 1,
   warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
 ) -> types.Experiment:
   """An experiment that classifies the images of one TFDS set.
 
   Args:
+    config: With what `images` reads, and data.eval_splits, data.num_workers,
+      eval_batch_size (rounded up to fit the devices), seed (of the data
+      order) and step.microbatches.
+    data: `images(config)`, or made from it.
     method: What is trained; `predict` gives 'logits'.
-    data: The config's data group: name, dir, train_split, eval_splits,
-      num_workers.
-    train_source: The training rows, `source.load(...)` or made from it.
-    batch_size: Rows of a step over all devices.
-    eval_batch_size: The same for evaluation, rounded up to fit the devices.
-    steps: Number of updates.
-    seed: Seed of the data order.
-    recipe: How images become what the model sees, `recipes.images(...)`.
     multiple: Rows that the method mixes with each other.
-    microbatches: The method's microbatches.
     warm_start: See `types.Experiment`.
 
   Raises:
     InputError: If the batch does not divide over the devices.
   """
   parallel.check_batch_size(
-    batch_size, microbatches=microbatches, multiple=multiple
+    config.batch_size,
+    microbatches=config.step.microbatches,
+    multiple=multiple,
   )
   train = batches.train_batches(
-    train_source,
-    batch_size=batch_size,
-    seed=seed,
-    transform=recipe.train,
-    decode=recipe.decode_train,
-    num_workers=data['num_workers'],
+    data.train,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    transform=data.recipe.train,
+    decode=data.recipe.decode_train,
+    num_workers=config.data.num_workers,
   )
 
   @functools.cache
   def split_source(split):
-    return source.load(data['name'], split, data_dir=data['dir'])
+    return source.load(config.data.name, split, data_dir=config.data.dir)
 
   def evals(split):
     return batches.eval_batches(
       split_source(split),
-      batch_size=parallel.round_up(eval_batch_size),
-      transform=recipe.evaluate,
-      decode=recipe.decode_evaluate,
+      batch_size=parallel.round_up(config.eval_batch_size),
+      transform=data.recipe.evaluate,
+      decode=data.recipe.decode_evaluate,
     )
 
-  for split in data['eval_splits']:
+  for split in config.data.eval_splits:
     split_source(split)  # A missing split is found before any compute.
 
   def figures(split, outputs, columns):
@@ -104,9 +131,9 @@ def classifier(
     method=method,
     train=train,
     evals=evals,
-    eval_splits=tuple(data['eval_splits']),
-    steps=steps,
-    batch_size=batch_size,
+    eval_splits=tuple(config.data.eval_splits),
+    steps=data.steps,
+    batch_size=config.batch_size,
     warm_start=warm_start,
     measure=lambda outputs, columns: metrics.classification(
       outputs['logits'], columns['label']

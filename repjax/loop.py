@@ -127,8 +127,9 @@ def fit_seeds(
     order: Rows of each step, [S, T, B].
     seeds: S seeds.
     every: Steps between two yields.
-    vectorize: Whether seeds go side by side; one after the other is faster for
-      convolutions, which have no fast form with weights a seed on CPUs.
+    vectorize: Whether seeds go side by side. On CPUs convolutions with weights
+      a seed are slow, and so are convolutions inside a scan: False calls a
+      compiled step at a time, one seed after the other.
 
   Yields:
     (step, states with a leading seed axis, name -> mean since the last
@@ -146,28 +147,27 @@ def fit_seeds(
     batch['mask'] = jnp.ones(1)
     return method.init(jax.random.fold_in(rng, _INIT), batch)
 
+  def step(state, rng, columns, rows):
+    batch = {name: x[rows] for name, x in columns.items()}
+    batch['mask'] = jnp.ones(rows.shape)
+    return method.update(state, batch, jax.random.fold_in(rng, state.step))
+
   def stretch(state, rng, columns, order):
-    rng = jax.random.fold_in(rng, _TRAIN)
-
-    def step(state, rows):
-      batch = {name: x[rows] for name, x in columns.items()}
-      batch['mask'] = jnp.ones(rows.shape)
-      return method.update(state, batch, jax.random.fold_in(rng, state.step))
-
-    state, sums = jax.lax.scan(step, state, order)
+    state, sums = jax.lax.scan(
+      lambda state, rows: step(state, rng, columns, rows), state, order
+    )
     return state, jax.tree.map(lambda x: x.sum(0), sums)
 
   states = jax.jit(jax.vmap(first))(base, columns)
-
-  def one_by_one(*args):
-    return jax.lax.map(lambda x: stretch(*x), args)
-
-  run = jax.jit(
-    jax.vmap(stretch) if vectorize else one_by_one, donate_argnums=0
+  rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, _TRAIN))(base)
+  run = (
+    jax.jit(jax.vmap(stretch), donate_argnums=0)
+    if vectorize
+    else _one_by_one(jax.jit(step, donate_argnums=0))
   )
   for start in range(0, steps, every):
     stop = min(start + every, steps)
-    states, sums = run(states, base, columns, order[:, start:stop])
+    states, sums = run(states, rngs, columns, order[:, start:stop])
     means = {
       name: np.asarray(total) / np.asarray(weight)
       for name, (total, weight) in sums.items()
@@ -179,6 +179,26 @@ def fit_seeds(
             f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
           )
     yield stop, states, means
+
+
+def _one_by_one(step):
+  """Stretches of one seed after the other, a call of `step` each step."""
+
+  def run(states, rngs, columns, order):
+    def one(seed):
+      state, rng, mine = jax.tree.map(
+        lambda x: x[seed], (states, rngs, columns)
+      )
+      total = None
+      for rows in order[seed]:
+        state, sums = step(state, rng, mine, rows)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+      return state, total
+
+    done = [one(seed) for seed in range(len(order))]
+    return jax.tree.map(lambda *x: jnp.stack(x), *done)
+
+  return run
 
 
 def _on_devices(batches, devices):

@@ -162,6 +162,16 @@ def make(
   return types.Method(init, update, predict)
 
 
+def with_params(
+  state: types.TrainState, params: types.PyTree
+) -> types.TrainState:
+  """A fresh state that starts from other parameters, the average too."""
+  extra = state.extra
+  if isinstance(extra, EmaState):
+    extra = EmaState(params)
+  return state.replace(params=params, extra=extra)
+
+
 def forward(
   model: nn.Module, variables: types.PyTree, batch: types.Batch, rng: Any
 ) -> tuple[jax.Array, types.PyTree]:

@@ -1,0 +1,63 @@
+"""What stands in the figures, read from their artists."""
+
+import numpy as np
+
+from repjax import plots
+
+_LOGITS = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
+_LABELS = np.asarray([0, 1, 1, 0])  # The last two are mistakes.
+
+
+def test_one_figure_a_quantity_and_one_line_a_split():
+  figures = plots.curves(
+    [
+      {'step': 1, 'loss': 3.0, 'examples_per_second': 9.0},
+      {'step': 2, 'loss': 2.0, 'test/loss': 2.5, 'test/accuracy': 0.5},
+    ]
+  )
+  assert set(figures) == {'loss', 'accuracy'}
+  (axes,) = figures['loss'].axes
+  drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+  assert drawn == {'train': [[1, 3.0], [2, 2.0]], 'test': [[2, 2.5]]}
+
+
+def test_the_surest_mistakes_come_first_then_the_least_sure():
+  np.testing.assert_array_equal(plots.telling(_LOGITS, _LABELS), [3, 2, 1, 0])
+  assert len(plots.telling(_LOGITS, _LABELS, count=2)) == 2
+
+
+def test_mistakes_stand_out():
+  images = np.zeros((4, 3, 3, 1), np.uint8)
+  fig = plots.predictions(images, _LOGITS, _LABELS, wrong_rate=0.5, columns=3)
+  titles = [(a.get_title(), a.title.get_color()) for a in fig.axes]
+  assert titles[0] == ('0 (90%)', 'black')
+  assert titles[2] == ('0 (60%)\nis 1', 'crimson')
+  assert len(fig.axes) == 6  # Two rows of three, the rest empty.
+  assert '50.00%' in fig.get_suptitle()
+
+
+def test_confusion_counts_pairs():
+  (axes,) = plots.confusion(_LOGITS, _LABELS).axes
+  counts = {text.get_position(): text.get_text() for text in axes.texts}
+  # (prediction, label) -> rows.
+  assert counts == {(0, 0): '1', (1, 1): '1', (0, 1): '1', (1, 0): '1'}
+
+
+def test_reliability_shows_accuracy_at_its_confidence():
+  (axes,) = plots.reliability({'model': _LOGITS}, _LABELS).axes
+  (line,) = [x for x in axes.lines if x.get_label().startswith('model')]
+  np.testing.assert_allclose(
+    line.get_xydata(), [[0.6, 0.0], [0.7, 0.0], [0.8, 1.0], [0.9, 1.0]]
+  )
+  # |0.6| + |0.7| + |0.2| + |0.1| over four rows.
+  assert line.get_label() == 'model (ECE 0.400)'
+
+
+def test_bands_span_the_seeds():
+  values = np.asarray([[0.0, 2.0], [1.0, 5.0]])
+  (axes,) = plots.seed_curves(
+    {'a': (np.asarray([1, 2]), values)}, ylabel='y'
+  ).axes
+  assert axes.lines[0].get_ydata().tolist() == [1.0, 3.0]
+  band = axes.collections[0].get_paths()[0].vertices[:, 1]
+  assert (band.min(), band.max()) == (0.0, 5.0)

@@ -1,0 +1,75 @@
+"""What a run leaves behind, read back."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax import plots
+from repjax import report
+from repjax import types
+
+
+@pytest.fixture
+def run(tmp_path):
+  run = report.Run(tmp_path / 'a' / 'run')
+  run.start({'seed': 1})
+  return run
+
+
+def test_numbers_go_to_one_line_a_step_and_to_tensorboard(run):
+  run.write(2, {'loss': jnp.float32(0.5), 'test/accuracy': 0.25})
+  run.write(4, {'loss': 0.125})
+  run.finish({'result': {'loss': np.float32(0.125), 'each': np.arange(2)}})
+  assert run.history() == [
+    {'step': 2, 'loss': 0.5, 'test/accuracy': 0.25},
+    {'step': 4, 'loss': 0.125},
+  ]
+  assert run.result() == {'result': {'loss': 0.125, 'each': [0, 1]}}
+  (events,) = run.workdir.glob('events.out.*')
+  data = events.read_bytes()
+  assert b'loss' in data
+  assert b'test/accuracy' in data
+
+
+def test_resuming_forgets_what_is_made_again(run):
+  for step in (2, 4, 6):
+    run.write(step, {'loss': 1.0 / step})
+  with open(run.workdir / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 8, "lo')  # Killed in the middle of a line.
+  run.truncate(4)
+  assert [row['step'] for row in run.history()] == [2, 4]
+  run.write(6, {'loss': 0.0})
+  assert [row['step'] for row in run.history()] == [2, 4, 6]
+
+
+def test_config_tells_what_the_run_was(run):
+  config = json.loads((run.workdir / 'config.json').read_text())
+  assert config['config'] == {'seed': 1}
+  assert config['versions']['jax'].count('.') == 2
+  assert len(config['devices']) == 4
+  assert {'git', 'command', 'time', 'cores', 'processes'} <= set(config)
+
+
+def test_the_result_is_written_last_and_whole(run, monkeypatch):
+  assert run.result() is None
+  run.finish({'result': 1})
+  before = (run.workdir / 'report.json').read_text()
+  with pytest.raises(TypeError):
+    run.finish({'result': object()})
+  assert (run.workdir / 'report.json').read_text() == before
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(types.InputError, match=r'--workdir=.*file'):
+    report.Run(tmp_path / 'file')
+
+
+def test_figures_are_saved_as_images(run):
+  path = run.figure(
+    'loss',
+    plots.curves([{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': 1.0}])['loss'],
+  )
+  assert path.read_bytes().startswith(b'\x89PNG')
