@@ -183,9 +183,10 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
         steps=steps,
       )
       states[key], curves[key] = trained.states, trained.curve
-      guess = study.predict_fn(method)(trained.states, rows).argmax(-1)
+      outputs = study.predict_fn(method)(trained.states, rows)
+      guess = outputs['logits'].argmax(-1)
       final[key] = {
-        'accuracy': trained.accuracy,
+        'accuracy': trained.score,
         'peak': trained.curve[1].max(0),
         'memorised': ((guess == columns['label']) & wrong).sum(1)
         / np.maximum(wrong.sum(1), 1),

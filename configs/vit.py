@@ -249,7 +249,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
         points=10,
         vectorize=name == 'ViT',  # See `loop.fit_seeds`.
       )
-      accuracy[name, num_rows] = trained.accuracy
+      accuracy[name, num_rows] = trained.score
       curves[key] = trained.curve
   gap_few = accuracy['CNN', few] - accuracy['ViT', few]
   gap_all = accuracy['CNN', len(train)] - accuracy['ViT', len(train)]

@@ -97,14 +97,14 @@ def initialize() -> None:
   backend = jax.default_backend()
   if values.platform not in (None, backend):
     extra = {'gpu': 'cuda', 'tpu': 'tpu'}.get(values.platform)
-    hint = f' Install it with: pip install "repjax[{extra}]"' if extra else ''
+    hint = f' Install it with: pip install -e ".[{extra}]"' if extra else ''
     raise types.InputError(
       f'--platform={values.platform}, but JAX found only {backend}.{hint}'
     )
   if backend == 'cpu' and pathlib.Path('/proc/driver/nvidia').exists():
     logging.warning(
       'An NVIDIA GPU is here, but JAX runs on the CPU: '
-      'pip install "repjax[cuda]", or give --platform=cpu to be sure.'
+      'pip install -e ".[cuda]", or give --platform=cpu to be sure.'
     )
   logging.info(
     'process %d of %d, %d device(s) of %d: %s',

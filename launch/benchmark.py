@@ -7,25 +7,23 @@ a ratio is the median over rounds. Flops and memory are XLA's own counts and do
 not depend on the machine's load. Writes one JSON object a line to stdout.
 """
 
-from collections.abc import Callable
-import itertools
 import json
-import time
 
 from absl import flags
-from absl import logging
-import numpy as np
 
 from launch import app
+from launch import benchmark_training
 from repjax import types
 
-_BENCHMARKS = ('loop', 'sam', 'input', 'torch')
+_BENCHMARKS = {
+  'loop': benchmark_training.training_loop,
+  'sam': benchmark_training.sam,
+  'input': benchmark_training.input_pipeline,
+  'torch': benchmark_training.against_torch,
+}
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)
 app.define_devices()
-
-# The geometry of the `small` ViT on its data.
-_BATCH_SIZE = 64
 
 
 def main() -> None:
@@ -37,237 +35,8 @@ def main() -> None:
       )
   app.initialize()
   for name in _ONLY.value:
-    result = globals()[f'_{name}'](_ROUNDS.value)
+    result = _BENCHMARKS[name](_ROUNDS.value)
     print(json.dumps({'benchmark': name, **result}), flush=True)
-
-
-def _experiment(rho: float) -> types.Experiment:
-  """The `small` ViT, with SAM or without."""
-  module = app.load_config_module(app.find_config('vit.py'))
-  config = module.get_config('small')
-  config.batch_size = _BATCH_SIZE
-  config.sam.rho = rho
-  return module.build(config)
-
-
-def _loop(rounds: int) -> dict[str, float]:
-  """`loop.fit`, its input pipeline and progress line against the bare step."""
-  import jax
-
-  from repjax import loop
-
-  experiment = _experiment(0.0)
-  method, steps = experiment.method, 40
-  bare = _Bare(method, experiment.train.batch(0))
-  bare.run(steps)
-  ratios = []
-
-  class Alternate:
-    """After every `steps` steps of `fit`, times as many bare ones."""
-
-    def __init__(self):
-      self._start = None
-
-    def __call__(self, step, state, sums):
-      if step % steps:
-        return
-      jax.block_until_ready((state, sums))
-      if self._start is not None:
-        fit = time.perf_counter() - self._start
-        ratios.append(bare.run(steps) / fit)
-        logging.info('round %d: %.3f', len(ratios), ratios[-1])
-      self._start = time.perf_counter()
-
-  progress = loop.Progress(
-    every=20,
-    steps=10**9,
-    batch_size=_BATCH_SIZE,
-    write=lambda step, values: None,
-  )
-  loop.fit(
-    method,
-    experiment.train.iterate,
-    steps=(rounds + 1) * steps,
-    seed=0,
-    hooks=(progress, Alternate()),
-  )
-  return {'throughput_of_fit_over_bare_step': float(np.median(ratios))}
-
-
-class _Bare:
-  """A method's update, compiled by plain jit, on one batch on the device."""
-
-  def __init__(self, method, batch):
-    import jax
-
-    from repjax import loop
-
-    self._state = loop.init(method, batch, 0, jax.local_devices()[:1])
-    self._batch = jax.device_put(dict(batch))
-    self._rng = jax.random.key(0)
-
-    def step(state, batch, rng):
-      return method.update(state, batch, jax.random.fold_in(rng, state.step))
-
-    self._step = (
-      jax.jit(step, donate_argnums=0)
-      .lower(self._state, self._batch, self._rng)
-      .compile()
-    )
-    self.flops = self._step.cost_analysis()['flops']
-    self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
-
-  def run(self, steps: int) -> float:
-    """Seconds for some steps."""
-    import jax
-
-    start = time.perf_counter()
-    for _ in range(steps):
-      self._state, sums = self._step(self._state, self._batch, self._rng)
-    jax.block_until_ready((self._state, sums))
-    return time.perf_counter() - start
-
-
-def _sam(rounds: int) -> dict[str, float]:
-  """A step with SAM against the same step without."""
-  plain, sam = (
-    _Bare(e.method, e.train.batch(0))
-    for e in (_experiment(0.0), _experiment(0.05))
-  )
-  times = _alternate(rounds, lambda: sam.run(20), lambda: plain.run(20))
-  return {
-    'time_of_sam_over_plain_step': times,
-    'flops_of_sam_over_plain_step': sam.flops / plain.flops,
-    'temporary_memory_of_sam_over_plain_step': sam.temporary_bytes
-    / plain.temporary_bytes,
-  }
-
-
-def _input(rounds: int) -> dict[str, float]:
-  """Rows a second of 32 x 32 images, cropped, flipped and normalised."""
-  from repjax.data import batches
-  from repjax.data import source
-  from repjax.data import transforms
-
-  rng = np.random.default_rng(0)
-  rows = source.from_arrays(
-    'random',
-    {
-      'image': rng.integers(0, 256, (20_000, 32, 32, 3), np.uint8),
-      'label': rng.integers(0, 10, 20_000),
-    },
-    num_classes=10,
-  )
-  augment = transforms.compose(
-    transforms.random_crop(4),
-    transforms.random_flip(),
-    transforms.normalise(mean=(0.5,) * 3, std=(0.25,) * 3),
-  )
-  rates = []
-  for _ in range(rounds):
-    stream = batches.train_batches(
-      rows, batch_size=128, seed=0, transform=augment
-    ).iterate(0)
-    next(stream)
-    start = time.perf_counter()
-    for _ in itertools.islice(stream, 200):
-      pass
-    rates.append(200 * 128 / (time.perf_counter() - start))
-    stream.close()
-  return {'rows_per_second': float(np.median(rates))}
-
-
-def _torch(rounds: int) -> dict[str, float | str]:
-  """A training step of ViT against PyTorch's on the same geometry."""
-  try:
-    import torch
-    import transformers
-  except ImportError:
-    return {'skipped': 'needs pip install "repjax[parity]"'}
-  import optax
-
-  from repjax.methods import supervised
-  from repjax.models import vit
-
-  result = {}
-  shapes = {
-    'small (17 tokens, width 96, 4 layers, batch 64)': (
-      28,
-      7,
-      1,
-      96,
-      192,
-      4,
-      4,
-      64,
-    ),
-    'S/16 at 224, 2 layers, batch 8': (224, 16, 3, 384, 1536, 6, 2, 8),
-  }
-  for name, (
-    size,
-    patch,
-    channels,
-    width,
-    mlp,
-    heads,
-    layers,
-    rows,
-  ) in shapes.items():
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(rows, size, size, channels)).astype(np.float32)
-    label = rng.integers(0, 10, rows).astype(np.int32)
-    model = vit.ViT(
-      10,
-      patch_size=patch,
-      hidden_dim=width,
-      mlp_dim=mlp,
-      num_heads=heads,
-      num_layers=layers,
-    )
-    ours = _Bare(
-      supervised.make(model, optax.adamw(1e-3)),
-      {'image': image, 'label': label, 'mask': np.ones(rows, np.float32)},
-    )
-    peer = transformers.ViTForImageClassification(
-      transformers.ViTConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=mlp,
-        image_size=size,
-        patch_size=patch,
-        num_channels=channels,
-        hidden_act='gelu_pytorch_tanh',
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        num_labels=10,
-      )
-    )
-    adamw = torch.optim.AdamW(peer.parameters(), lr=1e-3)
-    pixels = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
-    labels = torch.from_numpy(label.astype(np.int64))
-
-    def theirs(peer=peer, adamw=adamw, pixels=pixels, labels=labels, n=10):
-      start = time.perf_counter()
-      for _ in range(n):
-        adamw.zero_grad()
-        peer(pixel_values=pixels, labels=labels).loss.backward()
-        adamw.step()
-      return time.perf_counter() - start
-
-    result[f'speed over PyTorch, {name}'] = _alternate(
-      rounds, theirs, lambda ours=ours: ours.run(10)
-    )
-  return result
-
-
-def _alternate(
-  rounds: int, one: Callable[[], float], other: Callable[[], float]
-) -> float:
-  """Median over rounds of the seconds of `one` over those of `other`."""
-  one()
-  other()
-  return float(np.median([one() / other() for _ in range(rounds)]))
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
     python -m launch.prepare --name=mnist --data_dir=/data/tfds
 
 Downloads the sources with TFDS and writes array_record files, which needs
-TensorFlow (pip install "repjax[prepare]"); reading them does not. A set that
+TensorFlow (pip install -e ".[prepare]"); reading them does not. A set that
 lies in --data_dir as TFRecord is converted instead, without TensorFlow and
 without a download.
 """
@@ -74,7 +74,7 @@ def _download(name, *, data_dir, manual_dir):
   if importlib.util.find_spec('tensorflow') is None:
     raise types.InputError(
       f'Preparing {name} from its sources needs TensorFlow: pip install '
-      '"repjax[prepare]". (Reading it afterwards does not.)'
+      '-e ".[prepare]". (Reading it afterwards does not.)'
     )
   root = prepared.root(data_dir)
   # One folder a set: TFDS tells extracted archives apart by file name only,

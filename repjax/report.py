@@ -85,9 +85,7 @@ class Run:
     with open(self.workdir / 'metrics.jsonl', 'a', encoding='utf-8') as file:
       file.write(line + '\n')
     if self._events is None:
-      import tensorboardX
-
-      self._events = tensorboardX.SummaryWriter(str(self.workdir))
+      self._events = _tensorboard().SummaryWriter(str(self.workdir))
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
 
@@ -154,6 +152,19 @@ class Run:
       root.removeHandler(old)
       old.close()
     root.addHandler(handler)
+
+
+def _tensorboard() -> Any:
+  """Imports tensorboardX without PyTorch, which it imports for seconds if it can."""
+  hidden = 'torch' not in sys.modules
+  if hidden:
+    sys.modules['torch'] = None  # Importing it fails now.
+  try:
+    import tensorboardX
+  finally:
+    if hidden:
+      del sys.modules['torch']
+  return tensorboardX
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,7 @@ What the papers' claims at `small` are measured with: tiny models, whole sets
 in memory, one row of results a seed.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,15 +27,29 @@ class Trained(NamedTuple):
 
   Attributes:
     states: Their states, with a leading seed axis.
-    logits: Of the test rows after the last step, [S, N, C].
-    accuracy: Final test accuracy, [S].
-    curve: (steps [T], test accuracy [T, S]) along the way.
+    outputs: What `predict` says of the test rows after the last step, name ->
+      [S, N, ...].
+    score: Final test score, [S].
+    curve: (steps [T], test score [T, S]) along the way.
   """
 
   states: types.TrainState
-  logits: np.ndarray
-  accuracy: np.ndarray
+  outputs: dict[str, np.ndarray]
+  score: np.ndarray
   curve: tuple[np.ndarray, np.ndarray]
+
+
+# (outputs of `predict` [S, N, ...], test rows) -> one number a seed, [S].
+Score = Callable[
+  [Mapping[str, np.ndarray], Mapping[str, np.ndarray]], np.ndarray
+]
+
+
+def accuracy(
+  outputs: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]
+) -> np.ndarray:
+  """Share of rows whose largest logit is the label's, [S]."""
+  return (outputs['logits'].argmax(-1) == test['label']).mean(-1)
 
 
 def rows(
@@ -98,26 +113,28 @@ def train(
   steps: int,
   points: int = 20,
   vectorize: bool = True,
+  score: Score = accuracy,
 ) -> Trained:
-  """Trains one model a seed and follows its test accuracy.
+  """Trains one model a seed and follows its test score.
 
   Args:
     name: For the progress lines.
-    method: `predict` gives 'logits'.
+    method: What is trained.
     columns: Training rows a seed, [S, N, ...], as `per_seed` makes them.
-    test: Test rows, 'image' and 'label', shared by the seeds.
+    test: Test rows, shared by the seeds.
     seeds: S seeds of initialization, data order and the method's own draws.
     batch_size: Rows of a step.
     steps: Number of updates.
-    points: How often test accuracy is measured.
+    points: How often the score is measured.
     vectorize: See `loop.fit_seeds`.
+    score: What is measured; its name is that of the function.
   """
-  num_rows = columns['label'].shape[1]
+  num_rows = next(iter(columns.values())).shape[1]
   order = np.stack(
     [batches.rows_at(0, steps * batch_size, num_rows, seed) for seed in seeds]
   ).reshape((len(seeds), steps, batch_size))
   predict = predict_fn(method)
-  at, accuracies = [], []
+  at, scores = [], []
   for step, states, means in loop.fit_seeds(
     method,
     columns,
@@ -126,34 +143,35 @@ def train(
     every=max(1, steps // points),
     vectorize=vectorize,
   ):
-    logits = predict(states, test)
-    accuracies.append((logits.argmax(-1) == test['label']).mean(-1))
+    outputs = predict(states, test)
+    scores.append(score(outputs, test))
     at.append(step)
     logging.info(
-      '%s: step %s/%s  %s  test/accuracy %.4f',
+      '%s: step %s/%s  %s  test/%s %.4f',
       name,
       f'{step:,}',
       f'{steps:,}',
       metrics.summary({k: float(v.mean()) for k, v in means.items()}),
-      accuracies[-1].mean(),
+      score.__name__,
+      scores[-1].mean(),
     )
   return Trained(
-    states, logits, accuracies[-1], (np.asarray(at), np.stack(accuracies))
+    states, outputs, scores[-1], (np.asarray(at), np.stack(scores))
   )
 
 
 def predict_fn(method: types.Method):
-  """(states with a seed axis, columns) -> logits [S, N, C] on the host.
+  """(states with a seed axis, columns) -> name -> [S, N, ...] on the host.
 
   Columns without a seed axis are shared by all seeds.
   """
 
   @jax.jit
   def predict(states, batch):
-    return jax.vmap(method.predict, in_axes=(0, None))(states, batch)['logits']
+    return jax.vmap(method.predict, in_axes=(0, None))(states, batch)
 
   def call(states, columns):
-    mask = jnp.ones(len(columns['image']))
-    return np.asarray(predict(states, {**columns, 'mask': mask}))
+    mask = jnp.ones(len(next(iter(columns.values()))))
+    return jax.device_get(predict(states, {**columns, 'mask': mask}))
 
   return call

@@ -52,7 +52,7 @@ def _one_line(output):
     ([f'--config={launching.SMOKE}', 'extra'], ["'extra'"]),
     (
       [f'--config={launching.SMOKE}', '--platform=tpu'],
-      ['--platform=tpu', 'cpu', 'repjax[tpu]'],
+      ['--platform=tpu', 'cpu', '.[tpu]'],
     ),
     (
       [f'--config={launching.SMOKE}', '--num_processes=2'],

@@ -48,7 +48,7 @@ def test_a_name_that_is_none_is_one_line_and_code_1(tmp_path):
 def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(
-    types.InputError, match=r'mnist .* pip install "repjax\[prepare\]"'
+    types.InputError, match=r'mnist .* pip install -e "\.\[prepare\]"'
   ):
     prepare.prepare('mnist', data_dir=str(tmp_path))
   assert not list(tmp_path.iterdir())

@@ -1,0 +1,200 @@
+"""Speed of training: the loop, SAM, the input pipeline, PyTorch's ViT."""
+
+import itertools
+import time
+
+from absl import logging
+import numpy as np
+
+from launch import app
+from launch import timing
+from repjax import types
+
+# The geometry of the `small` ViT on its data.
+_BATCH_SIZE = 64
+
+
+def _experiment(rho: float) -> types.Experiment:
+  """The `small` ViT, with SAM or without."""
+  module = app.load_config_module(app.find_config('vit.py'))
+  config = module.get_config('small')
+  config.batch_size = _BATCH_SIZE
+  config.sam.rho = rho
+  return module.build(config)
+
+
+def training_loop(rounds: int) -> dict[str, float]:
+  """`loop.fit`, its input pipeline and progress line against the bare step."""
+  import jax
+
+  from repjax import loop
+
+  experiment = _experiment(0.0)
+  method, steps = experiment.method, 40
+  bare = timing.Bare(method, experiment.train.batch(0))
+  bare.run(steps)
+  ratios = []
+
+  class Alternate:
+    """After every `steps` steps of `fit`, times as many bare ones."""
+
+    def __init__(self):
+      self._start = None
+
+    def __call__(self, step, state, sums):
+      if step % steps:
+        return
+      jax.block_until_ready((state, sums))
+      if self._start is not None:
+        fit = time.perf_counter() - self._start
+        ratios.append(bare.run(steps) / fit)
+        logging.info('round %d: %.3f', len(ratios), ratios[-1])
+      self._start = time.perf_counter()
+
+  progress = loop.Progress(
+    every=20,
+    steps=10**9,
+    batch_size=_BATCH_SIZE,
+    write=lambda step, values: None,
+  )
+  loop.fit(
+    method,
+    experiment.train.iterate,
+    steps=(rounds + 1) * steps,
+    seed=0,
+    hooks=(progress, Alternate()),
+  )
+  return {'throughput_of_fit_over_bare_step': float(np.median(ratios))}
+
+
+def sam(rounds: int) -> dict[str, float]:
+  """A step with SAM against the same step without."""
+  plain, sam = (
+    timing.Bare(e.method, e.train.batch(0))
+    for e in (_experiment(0.0), _experiment(0.05))
+  )
+  times = timing.alternate(rounds, lambda: sam.run(20), lambda: plain.run(20))
+  return {
+    'time_of_sam_over_plain_step': times,
+    'flops_of_sam_over_plain_step': sam.flops / plain.flops,
+    'temporary_memory_of_sam_over_plain_step': sam.temporary_bytes
+    / plain.temporary_bytes,
+  }
+
+
+def input_pipeline(rounds: int) -> dict[str, float]:
+  """Rows a second of 32 x 32 images, cropped, flipped and normalised."""
+  from repjax.data import batches
+  from repjax.data import source
+  from repjax.data import transforms
+
+  rng = np.random.default_rng(0)
+  rows = source.from_arrays(
+    'random',
+    {
+      'image': rng.integers(0, 256, (20_000, 32, 32, 3), np.uint8),
+      'label': rng.integers(0, 10, 20_000),
+    },
+    num_classes=10,
+  )
+  augment = transforms.compose(
+    transforms.random_crop(4),
+    transforms.random_flip(),
+    transforms.normalise(mean=(0.5,) * 3, std=(0.25,) * 3),
+  )
+  rates = []
+  for _ in range(rounds):
+    stream = batches.train_batches(
+      rows, batch_size=128, seed=0, transform=augment
+    ).iterate(0)
+    next(stream)
+    start = time.perf_counter()
+    for _ in itertools.islice(stream, 200):
+      pass
+    rates.append(200 * 128 / (time.perf_counter() - start))
+    stream.close()
+  return {'rows_per_second': float(np.median(rates))}
+
+
+def against_torch(rounds: int) -> dict[str, float | str]:
+  """A training step of ViT against PyTorch's on the same geometry."""
+  try:
+    import torch
+    import transformers
+  except ImportError:
+    return {'skipped': 'needs pip install -e ".[parity]"'}
+  import optax
+
+  from repjax.methods import supervised
+  from repjax.models import vit
+
+  result = {}
+  shapes = {
+    'small (17 tokens, width 96, 4 layers, batch 64)': (
+      28,
+      7,
+      1,
+      96,
+      192,
+      4,
+      4,
+      64,
+    ),
+    'S/16 at 224, 2 layers, batch 8': (224, 16, 3, 384, 1536, 6, 2, 8),
+  }
+  for name, (
+    size,
+    patch,
+    channels,
+    width,
+    mlp,
+    heads,
+    layers,
+    rows,
+  ) in shapes.items():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(rows, size, size, channels)).astype(np.float32)
+    label = rng.integers(0, 10, rows).astype(np.int32)
+    model = vit.ViT(
+      10,
+      patch_size=patch,
+      hidden_dim=width,
+      mlp_dim=mlp,
+      num_heads=heads,
+      num_layers=layers,
+    )
+    ours = timing.Bare(
+      supervised.make(model, optax.adamw(1e-3)),
+      {'image': image, 'label': label, 'mask': np.ones(rows, np.float32)},
+    )
+    peer = transformers.ViTForImageClassification(
+      transformers.ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=mlp,
+        image_size=size,
+        patch_size=patch,
+        num_channels=channels,
+        hidden_act='gelu_pytorch_tanh',
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=10,
+      )
+    )
+    adamw = torch.optim.AdamW(peer.parameters(), lr=1e-3)
+    pixels = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+    labels = torch.from_numpy(label.astype(np.int64))
+
+    def theirs(peer=peer, adamw=adamw, pixels=pixels, labels=labels, n=10):
+      start = time.perf_counter()
+      for _ in range(n):
+        adamw.zero_grad()
+        peer(pixel_values=pixels, labels=labels).loss.backward()
+        adamw.step()
+      return time.perf_counter() - start
+
+    result[f'speed over PyTorch, {name}'] = timing.alternate(
+      rounds, theirs, lambda ours=ours: ours.run(10)
+    )
+  return result

@@ -1,0 +1,49 @@
+"""What benchmarks share: a compiled step, and fair timing of two sides."""
+
+from collections.abc import Callable
+import time
+
+import numpy as np
+
+
+class Bare:
+  """A method's update, compiled by plain jit, on one batch on the device."""
+
+  def __init__(self, method, batch):
+    import jax
+
+    from repjax import loop
+
+    self._state = loop.init(method, batch, 0, jax.local_devices()[:1])
+    self._batch = jax.device_put(dict(batch))
+    self._rng = jax.random.key(0)
+
+    def step(state, batch, rng):
+      return method.update(state, batch, jax.random.fold_in(rng, state.step))
+
+    self._step = (
+      jax.jit(step, donate_argnums=0)
+      .lower(self._state, self._batch, self._rng)
+      .compile()
+    )
+    self.flops = self._step.cost_analysis()['flops']
+    self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
+
+  def run(self, steps: int) -> float:
+    """Seconds for some steps."""
+    import jax
+
+    start = time.perf_counter()
+    for _ in range(steps):
+      self._state, sums = self._step(self._state, self._batch, self._rng)
+    jax.block_until_ready((self._state, sums))
+    return time.perf_counter() - start
+
+
+def alternate(
+  rounds: int, one: Callable[[], float], other: Callable[[], float]
+) -> float:
+  """Median over rounds of the seconds of `one` over those of `other`."""
+  one()
+  other()
+  return float(np.median([one() / other() for _ in range(rounds)]))
