@@ -155,7 +155,7 @@ class Run:
 
 
 def _tensorboard() -> Any:
-  """Imports tensorboardX without PyTorch, which it imports for seconds if it can."""
+  """Imports tensorboardX without PyTorch, which it would load for seconds."""
   hidden = 'torch' not in sys.modules
   if hidden:
     sys.modules['torch'] = None  # Importing it fails now.
