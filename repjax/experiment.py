@@ -1,9 +1,12 @@
-"""Wires a classifier and a TFDS set into what the launchers run."""
+"""Wires methods and data sets into what the launchers run."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 from typing import Any
+
+import numpy as np
 
 from repjax import metrics
 from repjax import parallel
@@ -12,6 +15,8 @@ from repjax import types
 from repjax.data import batches
 from repjax.data import recipes
 from repjax.data import source
+from repjax.data import text
+from repjax.data import tokens
 
 
 def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
@@ -111,5 +116,112 @@ def classifier(
     measure=lambda outputs, columns: metrics.classification(
       outputs['logits'], columns['label']
     ),
+    figures=figures,
+  )
+
+
+def language_model(
+  method: types.Method,
+  *,
+  texts: Callable[[str], Sequence[str | bytes]],
+  tokenizer: tokens.Tokenizer,
+  train_source: source.Source,
+  eval_splits: Sequence[str],
+  length: int,
+  batch_size: int,
+  eval_batch_size: int,
+  steps: int,
+  seed: int,
+  eval_stride: int | None = None,
+  microbatches: int = 1,
+  warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
+) -> types.Experiment:
+  """An experiment that predicts texts token by token.
+
+  In evaluation every token of a split is predicted exactly once. Measures:
+  'bits_per_byte', 'perplexity' and 'loss' (a token) and 'accuracy'.
+
+  Args:
+    method: What is trained, `language_modeling.make(..., objective='causal')`.
+    texts: Split -> its texts, for example `text.load(name, split)` or
+      `fasta.read(path, split=split)`.
+    tokenizer: What made the tokens of `train_source`.
+    train_source: Training windows, `text.train_windows(...)`.
+    eval_splits: See `types.Experiment`.
+    length: Tokens that the model reads in evaluation, as in `train_windows`.
+    batch_size: Rows of a step over all devices.
+    eval_batch_size: The same for evaluation, rounded up to fit the devices.
+    steps: Number of updates.
+    seed: Seed of the data order.
+    eval_stride: See `text.eval_windows`.
+    microbatches: The method's microbatches.
+    warm_start: See `types.Experiment`.
+
+  Raises:
+    InputError: If the batch does not divide over the devices, or a split has no
+      text.
+  """
+  parallel.check_batch_size(batch_size, microbatches=microbatches)
+  train = batches.train_batches(train_source, batch_size=batch_size, seed=seed)
+
+  @functools.cache
+  def windows(split):
+    rows = texts(split)
+    made = text.eval_windows(
+      text.stream(rows, tokenizer),
+      length=length,
+      stride=eval_stride,
+      name=split,
+    )
+    # Bytes of the split, spread over rows by their numbers of tokens.
+    share = made.column('weights').sum(1)
+    num_bytes = share / share.sum() * text.num_bytes(rows)
+    return made.with_columns(num_bytes=num_bytes.astype(np.float32))
+
+  def evals(split):
+    return batches.eval_batches(
+      windows(split), batch_size=parallel.round_up(eval_batch_size)
+    )
+
+  for split in eval_splits:
+    windows(split)  # A missing split is found before any compute.
+
+  def measure(outputs, columns):
+    return metrics.language(
+      outputs['nll'],
+      outputs['tokens'],
+      outputs['hits'],
+      columns['num_bytes'].sum(dtype=np.float64),
+    )
+
+  def figures(split, outputs, columns):
+    nll, counts = outputs['position_nll'], outputs['position_tokens']
+    counted = np.flatnonzero(counts.sum(0))
+    by_position = nll.sum(0)[counted] / counts.sum(0)[counted]
+    # The row in the middle: the first and the last ones are the odd ones.
+    row = len(nll) // 2
+    ids = windows(split).read(columns['index'][[row]])['tokens'][0]
+    real = np.flatnonzero(counts[row])
+    return {
+      'loss_by_position': plots.lines(
+        {split: (counted, by_position)},
+        xlabel='tokens of context',
+        ylabel='nats a token',
+      ),
+      'text': plots.token_losses(
+        [tokenizer.decode([i]) for i in ids[real][:1200]],
+        nll[row, real][:1200],
+      ),
+    }
+
+  return types.Experiment(
+    method=method,
+    train=train,
+    evals=evals,
+    eval_splits=tuple(eval_splits),
+    steps=steps,
+    batch_size=batch_size,
+    warm_start=warm_start,
+    measure=measure,
     figures=figures,
   )

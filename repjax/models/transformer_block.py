@@ -340,7 +340,7 @@ class Stack(StackFields):
       )
     if length > self.num_positions:
       raise InputError(
-        f'{length} positions are more than num_positions={self.num_positions} of '
-        'the position embedding: shorten the sequences (or max_length), or raise '
-        'num_positions'
+        f'{length} positions are more than num_positions={self.num_positions} '
+        'of the position embedding: shorten the sequences (or max_length), or '
+        'raise num_positions'
       )
