@@ -1,9 +1,13 @@
-"""Wires a classifier and a TFDS set into what the launchers run."""
+"""Wires methods and data sets into what the launchers run."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
 from typing import Any
 from typing import NamedTuple
+
+import numpy as np
 
 from repjax import metrics
 from repjax import parallel
@@ -12,6 +16,8 @@ from repjax import types
 from repjax.data import batches
 from repjax.data import recipes
 from repjax.data import source
+from repjax.data import text
+from repjax.data import tokens
 
 
 def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
@@ -23,6 +29,81 @@ def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
   2000
   """
   return max(min_steps, round(epochs * num_rows / batch_size))
+
+
+# What draws nothing and keeps all columns.
+_AS_IT_IS = recipes.Recipe(None, None, None, None, None)
+
+
+def of_sources(
+  config: Any,
+  method: types.Method,
+  *,
+  train: source.Source,
+  sources: Callable[[str], source.Source],
+  steps: int,
+  measure: Callable[..., dict[str, float]],
+  figures: Callable[..., dict[str, Any]],
+  recipe: recipes.Recipe = _AS_IT_IS,
+  multiple: int = 1,
+  warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
+) -> types.Experiment:
+  """An experiment on rows of sources; what all others here are made with.
+
+  Args:
+    config: With batch_size and eval_batch_size (rows over all devices; the
+      second is rounded up to fit them), seed (of the data order),
+      step.microbatches, data.eval_splits and data.num_workers.
+    method: What is trained.
+    train: The training rows.
+    sources: Split -> its rows; called once for each.
+    steps: Number of updates.
+    measure: See `types.Experiment`.
+    figures: See `types.Experiment`.
+    recipe: What rows go through; nothing by default.
+    multiple: Rows that the method mixes with each other.
+    warm_start: See `types.Experiment`.
+
+  Raises:
+    InputError: If the batch does not divide over the devices.
+  """
+  parallel.check_batch_size(
+    config.batch_size,
+    microbatches=config.step.microbatches,
+    multiple=multiple,
+  )
+  sources = functools.cache(sources)
+  for split in config.data.eval_splits:
+    sources(split)  # A missing split is found before any compute.
+
+  def evals(split):
+    return batches.eval_batches(
+      sources(split),
+      batch_size=parallel.round_up(config.eval_batch_size),
+      transform=recipe.evaluate,
+      decode=recipe.decode_evaluate,
+    )
+
+  return types.Experiment(
+    method=method,
+    train=batches.train_batches(
+      train,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      transform=recipe.train,
+      decode=recipe.decode_train,
+      num_workers=config.data.num_workers,
+    ),
+    evals=evals,
+    eval_splits=tuple(config.data.eval_splits),
+    steps=steps,
+    batch_size=config.batch_size,
+    warm_start=warm_start,
+    measure=measure,
+    figures=lambda split, outputs, columns: figures(
+      sources(split), outputs, columns
+    ),
+  )
 
 
 class Images(NamedTuple):
@@ -72,71 +153,202 @@ def classifier(
   """An experiment that classifies the images of one TFDS set.
 
   Args:
-    config: With what `images` reads, and data.eval_splits, data.num_workers,
-      eval_batch_size (rounded up to fit the devices), seed (of the data
-      order) and step.microbatches.
+    config: With what `images` and `of_sources` read.
     data: `images(config)`, or made from it.
     method: What is trained; `predict` gives 'logits'.
     multiple: Rows that the method mixes with each other.
     warm_start: See `types.Experiment`.
-
-  Raises:
-    InputError: If the batch does not divide over the devices.
   """
-  parallel.check_batch_size(
-    config.batch_size,
-    microbatches=config.step.microbatches,
-    multiple=multiple,
-  )
-  train = batches.train_batches(
-    data.train,
-    batch_size=config.batch_size,
-    seed=config.seed,
-    transform=data.recipe.train,
-    decode=data.recipe.decode_train,
-    num_workers=config.data.num_workers,
-  )
 
-  @functools.cache
-  def split_source(split):
-    return source.load(config.data.name, split, data_dir=config.data.dir)
-
-  def evals(split):
-    return batches.eval_batches(
-      split_source(split),
-      batch_size=parallel.round_up(config.eval_batch_size),
-      transform=data.recipe.evaluate,
-      decode=data.recipe.decode_evaluate,
-    )
-
-  for split in config.data.eval_splits:
-    split_source(split)  # A missing split is found before any compute.
-
-  def figures(split, outputs, columns):
+  def figures(rows, outputs, columns):
     logits, labels = outputs['logits'], columns['label']
     chosen = plots.telling(logits, labels)
-    images = split_source(split).read(columns['index'][chosen])['image']
     return {
       'predictions': plots.predictions(
-        images,
+        rows.read(columns['index'][chosen])['image'],
         logits[chosen],
         labels[chosen],
         wrong_rate=float((logits.argmax(-1) != labels).mean()),
       ),
-      'confusion': plots.confusion(logits, labels),
-      'reliability': plots.reliability({'model': logits}, labels),
+      **_of_classes(logits, labels),
     }
 
-  return types.Experiment(
-    method=method,
-    train=train,
-    evals=evals,
-    eval_splits=tuple(config.data.eval_splits),
+  return of_sources(
+    config,
+    method,
+    train=data.train,
+    sources=lambda split: source.load(
+      config.data.name, split, data_dir=config.data.dir
+    ),
     steps=data.steps,
-    batch_size=config.batch_size,
+    measure=_classification,
+    figures=figures,
+    recipe=data.recipe,
+    multiple=multiple,
     warm_start=warm_start,
-    measure=lambda outputs, columns: metrics.classification(
+  )
+
+
+def token_classifier(
+  config: Any,
+  method: types.Method,
+  *,
+  train: source.Source,
+  sources: Callable[[str], source.Source],
+  steps: int,
+) -> types.Experiment:
+  """An experiment that classifies rows of tokens; arguments of `of_sources`."""
+  return of_sources(
+    config,
+    method,
+    train=train,
+    sources=sources,
+    steps=steps,
+    measure=_classification,
+    figures=lambda rows, outputs, columns: _of_classes(
       outputs['logits'], columns['label']
     ),
-    figures=figures,
   )
+
+
+def _classification(outputs, columns):
+  return metrics.classification(outputs['logits'], columns['label'])
+
+
+def _of_classes(logits, labels):
+  return {
+    'confusion': plots.confusion(logits, labels),
+    'reliability': plots.reliability({'model': logits}, labels),
+  }
+
+
+def language_model(
+  config: Any,
+  method: types.Method,
+  *,
+  texts: Callable[[str], Sequence[str | bytes]],
+  tokenizer: tokens.Tokenizer,
+  train: source.Source,
+  steps: int,
+) -> types.Experiment:
+  """An experiment that predicts texts token by token.
+
+  In evaluation every token of a split is predicted exactly once. Measures:
+  'bits_per_byte', 'perplexity' and 'loss' (a token) and 'accuracy'.
+
+  Args:
+    config: With what `of_sources` reads, and data.length and data.eval_stride
+      (tokens that the model reads, and targets of a window in evaluation; see
+      `text.eval_windows`).
+    method: What is trained, `language_modeling.make(..., objective='causal')`.
+    texts: Split -> its texts, for example `text.load(name, split)` or
+      `fasta.read(path, split=split)`.
+    tokenizer: What made the tokens of `train`.
+    train: Training windows, `text.train_windows(...)`.
+    steps: Number of updates.
+
+  Raises:
+    InputError: If the batch does not divide over the devices, or a split has no
+      text.
+  """
+
+  def windows(split):
+    rows = texts(split)
+    made = text.eval_windows(
+      text.stream(rows, tokenizer),
+      length=config.data.length,
+      stride=config.data.eval_stride,
+      name=split,
+    )
+    return with_bytes(made, text.num_bytes(rows))
+
+  return token_predictor(
+    config,
+    method,
+    train=train,
+    sources=windows,
+    steps=steps,
+    show=tokenizer.decode,
+  )
+
+
+def with_bytes(rows: source.Source, num_bytes: int) -> source.Source:
+  """Adds 'num_bytes', those of a text, spread over rows by their targets."""
+  share = rows.column('weights').sum(1)
+  share = share / share.sum() * num_bytes
+  return rows.with_columns(num_bytes=share.astype(np.float32))
+
+
+def token_predictor(
+  config: Any,
+  method: types.Method,
+  *,
+  train: source.Source,
+  sources: Callable[[str], source.Source],
+  steps: int,
+  show: Callable[[Sequence[int]], str],
+  recipe: recipes.Recipe = _AS_IT_IS,
+) -> types.Experiment:
+  """An experiment that predicts the tokens of rows, texts or not.
+
+  Measures: 'loss', 'perplexity', 'accuracy', and 'bits_per_byte' where rows
+  have 'num_bytes'.
+
+  Args:
+    config: With what `of_sources` reads.
+    method: What is trained, from `language_modeling.make`.
+    train: Rows of 'tokens' [T].
+    sources: Split -> its rows, with 'weights' [T] where not all are targets.
+    steps: Number of updates.
+    show: Text of one token, for figures.
+    recipe: What rows go through.
+  """
+
+  def measure(outputs, columns):
+    num_bytes = None
+    if 'num_bytes' in columns:
+      num_bytes = columns['num_bytes'].sum(dtype=np.float64)
+    return metrics.language(
+      outputs['nll'], outputs['tokens'], outputs['hits'], num_bytes
+    )
+
+  def figures(rows, outputs, columns):
+    nll, counts = outputs['position_nll'], outputs['position_tokens']
+    counted = np.flatnonzero(counts.sum(0))
+    by_position = nll.sum(0)[counted] / counts.sum(0)[counted]
+    # The row in the middle: the first and the last ones are the odd ones.
+    row = len(nll) // 2
+    read = rows.read(columns['index'][[row]])
+    if recipe.evaluate is not None:
+      read = recipe.evaluate.apply(read, np.zeros((1, 0)))
+    real = np.flatnonzero(counts[row])[:1200]
+    return {
+      'loss_by_position': plots.lines(
+        {rows.split or rows.name: (counted, by_position)},
+        xlabel='tokens of context',
+        ylabel='nats a token',
+      ),
+      'text': plots.token_losses(
+        [show([i]) for i in read['tokens'][0][real]], nll[row, real]
+      ),
+    }
+
+  return of_sources(
+    config,
+    method,
+    train=train,
+    sources=sources,
+    steps=steps,
+    measure=measure,
+    figures=figures,
+    recipe=recipe,
+  )
+
+
+def columns(rows: source.Source) -> Mapping[str, np.ndarray]:
+  """All rows of a source of numbers, as studies take them."""
+  return {
+    name: x
+    for name, x in rows.read(np.arange(len(rows))).items()
+    if np.issubdtype(x.dtype, np.number)
+  }

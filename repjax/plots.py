@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 from matplotlib import figure as mpl_figure
+from matplotlib import patches as mpl_patches
 import numpy as np
 
 from repjax import metrics
@@ -173,6 +174,57 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
   axes.set(xlabel='confidence', ylabel='accuracy', title='Reliability')
   axes.grid(alpha=0.3)
   axes.legend()
+  return fig
+
+
+def token_losses(
+  pieces: Sequence[str], nats: np.ndarray, *, columns: int = 80
+) -> Figure:
+  """A text whose tokens are the redder, the less they were expected.
+
+  Args:
+    pieces: Text of each token, [T].
+    nats: Negative log-likelihood of each token, [T].
+    columns: Characters of a line; a token that does not fit begins the next.
+  """
+  # Breaks are shown, and break the line.
+  shown = [x.replace('\n', '¶').replace('\t', ' ') for x in pieces]
+  places, row, column = [], 0, 0
+  for piece, text in zip(pieces, shown, strict=True):
+    if column and column + len(text) > columns:
+      row, column = row + 1, 0
+    places.append((row, column))
+    column += len(text)
+    if '\n' in piece:
+      row, column = row + 1, 0
+  fig = Figure(figsize=(columns * 0.085, (row + 3) * 0.2))
+  axes = fig.add_axes((0, 0, 1, 1))
+  axes.set(xlim=(0, columns), ylim=(row + 1.5, -1.5))
+  axes.axis('off')
+  top = max(float(np.max(nats, initial=0)), 1e-9)
+  axes.text(0, -0.7, f'white: 0, red: {top:.1f} nats a token', fontsize=7)
+  for (line, start), text, value in zip(places, shown, nats, strict=True):
+    share = float(value) / top
+    axes.add_patch(
+      mpl_patches.Rectangle(
+        (start, line - 0.5),
+        max(len(text), 1),
+        1,
+        color=(1, 1 - 0.8 * share, 1 - 0.8 * share),
+      )
+    )
+    for i, character in enumerate(text):
+      # Each on its own, since fonts differ in width; '$' would start a formula.
+      axes.text(
+        start + i + 0.5,
+        line,
+        character,
+        family='monospace',
+        fontsize=7,
+        ha='center',
+        va='center',
+        parse_math=False,
+      )
   return fig
 
 

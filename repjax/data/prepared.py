@@ -28,10 +28,15 @@ _NAME = re.compile(
 
 def embedded(name: str) -> Any:
   """The builder class of a set that comes with repjax, or None."""
-  if name.partition(':')[0] == 'digits':
+  family = name.partition(':')[0]
+  if family == 'digits':
     from repjax.data import digits
 
     return digits.Digits
+  if family == 'python_topics':
+    from repjax.data import topics
+
+    return topics.PythonTopics
   return None
 
 

@@ -1,9 +1,14 @@
-"""Device code: exact attention."""
+"""Device code: exact attention, and its decoding with a cache of keys."""
+
+import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 from flax.linen import dtypes
 import jax
 import jax.numpy as jnp
+
+from repjax.types import InputError
 
 
 def softmax_attention(
@@ -79,3 +84,214 @@ def softmax_attention(
     precision=precision,
   )
   return output.swapaxes(-3, -2)
+
+
+class Cache(NamedTuple):
+  """What `Softmax` remembers of a text, M positions of it at most.
+
+  All rows are equally long, padding included.
+
+  Attributes:
+    key: [B, H, M, D], zeros where nothing is written yet.
+    value: [B, H, M, V].
+    mask: Which positions hold a real key, bool [B, M].
+    length: Positions that are written, int32 [B], the same number in each row.
+  """
+
+  key: jax.Array
+  value: jax.Array
+  mask: jax.Array
+  length: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Softmax:
+  """Exact attention as an object that can decode.
+
+  Call it where `nn.dot_product_attention` is called. `init_state`, `prefill`
+  and `step` give the outputs of the causal form one position at a time, with a
+  cache that grows with the text: M (D + V) numbers a head.
+
+  Attributes:
+    causal: Whether a query sees its own and earlier positions only.
+  """
+
+  causal: bool = False
+
+  def __call__(
+    self,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    broadcast_dropout: bool = True,
+    dropout_rng: jax.Array | None = None,
+    dropout_rate: float = 0.0,
+    deterministic: bool = False,
+    dtype: jnp.dtype | None = None,
+    precision: jax.lax.PrecisionLike = None,
+    module: nn.Module | None = None,
+  ) -> jax.Array:
+    """Arguments and result are those of `softmax_attention`.
+
+    Raises:
+      InputError: `causal`, and there are not as many keys as queries.
+    """
+    if self.causal:
+      length, num_keys = query.shape[-3], key.shape[-3]
+      if length != num_keys:
+        raise InputError(
+          'causal attention needs one key a query; got '
+          f'{length} queries and {num_keys} keys: use Softmax(causal=False) '
+          'for attention to another sequence, and `step` to decode'
+        )
+      past = jnp.tril(jnp.ones((length, length), bool))
+      mask = past if mask is None else past & (mask > 0)
+    return softmax_attention(
+      query,
+      key,
+      value,
+      bias=bias,
+      mask=mask,
+      broadcast_dropout=broadcast_dropout,
+      dropout_rng=dropout_rng,
+      dropout_rate=dropout_rate,
+      deterministic=deterministic,
+      dtype=dtype,
+      precision=precision,
+      module=module,
+    )
+
+  def init_state(
+    self,
+    *,
+    batch_size: int,
+    max_length: int,
+    num_heads: int,
+    head_dim: int,
+    value_dim: int,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+  ) -> Cache:
+    """An empty cache of `max_length` positions; keys and values in `dtype`."""
+    if max_length < 1:
+      raise InputError(f'a cache needs max_length >= 1; got {max_length=}')
+    shape = (batch_size, num_heads, max_length)
+    return Cache(
+      key=jnp.zeros((*shape, head_dim), dtype),
+      value=jnp.zeros((*shape, value_dim), dtype),
+      mask=jnp.zeros((batch_size, max_length), bool),
+      length=jnp.zeros((batch_size,), jnp.int32),
+    )
+
+  def prefill(
+    self,
+    state: Cache,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+  ) -> tuple[jax.Array, Cache]:
+    """Attends within a whole prompt and fills an empty cache with it.
+
+    Args:
+      state: From `init_state`; what it holds is forgotten.
+      query: [B, L, H, D].
+      key: [B, L, H, D].
+      value: [B, L, H, V].
+      mask: [B, L], 0 for padding, which no query ever sees.
+
+    Returns:
+      (output [B, L, H, V], state).
+
+    Raises:
+      InputError: The prompt is longer than the cache, or `causal` is False.
+    """
+    self._check_causal()
+    length, max_length = query.shape[1], state.key.shape[2]
+    if length > max_length:
+      raise InputError(
+        f'a prompt of {length} tokens does not fit into a cache of '
+        f'{max_length=}: shorten it, or raise max_length'
+      )
+    real = jnp.ones(query.shape[:2], bool) if mask is None else mask > 0
+    output = self(
+      query,
+      key,
+      value,
+      mask=None if mask is None else real[:, None, None, :],
+      deterministic=True,
+    )
+    return output, Cache(
+      key=_write(state.key, key.swapaxes(1, 2), 0),
+      value=_write(state.value, value.swapaxes(1, 2), 0),
+      mask=_write(jnp.zeros_like(state.mask), real, 0),
+      length=jnp.full_like(state.length, length),
+    )
+
+  def step(
+    self,
+    state: Cache,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+  ) -> tuple[jax.Array, Cache]:
+    """Attends from the next position to all real ones up to and with it.
+
+    Args:
+      state: The cache before.
+      query: [B, 1, H, D].
+      key: [B, 1, H, D].
+      value: [B, 1, H, V].
+
+    Returns:
+      (output [B, 1, H, V], state). Past the end of the cache, which a compiled
+      step cannot refuse, the output is NaN.
+
+    Raises:
+      InputError: The cache is full (where its length is known: outside of jit),
+        or `causal` is False.
+    """
+    self._check_causal()
+    max_length = state.key.shape[2]
+    at = state.length[0]
+    if not isinstance(at, jax.core.Tracer) and int(at) >= max_length:
+      raise InputError(
+        f'the cache of {max_length=} is full: begin with a larger max_length'
+      )
+    state = Cache(
+      key=_write(state.key, key.swapaxes(1, 2), at),
+      value=_write(state.value, value.swapaxes(1, 2), at),
+      mask=_write(state.mask, jnp.ones_like(state.mask[:, :1]), at),
+      length=state.length + 1,
+    )
+    # The cache has heads in front of positions, so that no step moves it.
+    query = query.swapaxes(1, 2) * query.shape[-1] ** -0.5
+    scores = jnp.einsum(
+      'bhqd,bhkd->bhqk',
+      query.astype(state.key.dtype),
+      state.key,
+      preferred_element_type=jnp.float32,
+    )
+    scores = jnp.where(
+      state.mask[:, None, None], scores, jnp.finfo(scores.dtype).min
+    )
+    weights = jax.nn.softmax(scores).astype(state.value.dtype)
+    output = jnp.einsum('bhqk,bhkd->bhqd', weights, state.value)
+    output = jnp.where(at < max_length, output, jnp.nan)
+    return output.swapaxes(1, 2).astype(query.dtype), state
+
+  def _check_causal(self):
+    if not self.causal:
+      raise InputError(
+        'only causal attention decodes: use attention.Softmax(causal=True)'
+      )
+
+
+def _write(array, part, at):
+  """Puts `part` at position `at` of the last axis but one, or of [B, M]."""
+  axis = 1 if array.ndim == 2 else 2
+  return jax.lax.dynamic_update_slice_in_dim(
+    array, part.astype(array.dtype), at, axis
+  )

@@ -2,27 +2,17 @@
 
 from collections.abc import Callable
 from typing import Any
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import gradients
-from repjax import parallel
 from repjax import types
+from repjax.methods import step as steps
 
-
-class EmaState(NamedTuple):
-  """Exponential moving average of the parameters.
-
-  Attributes:
-    params: Like `TrainState.params`.
-  """
-
-  params: types.PyTree
-
+# What starts a run from published weights.
+with_params = steps.with_params
 
 # (variables, batch, rng) -> (logits [B, C], new collections).
 ApplyFn = Callable[..., tuple[jax.Array, types.PyTree]]
@@ -44,7 +34,8 @@ def make(
 
   Args:
     model: Called as `model.apply(variables, image, train=..., mask=...)` ->
-      logits [B, C]; `mask` tells batch statistics which rows are real.
+      logits [B, C]; `mask` tells batch statistics which rows are real. A model
+      of texts gets tokens [B, T] and the mask [B, T] of real tokens.
     tx: Optax chain; links that take `grad_fn` get it.
     label_smoothing: Share of the target that is spread over all classes, in
       [0, 1).
@@ -63,35 +54,17 @@ def make(
       place of the plain forward pass in training.
 
   Returns:
-    A `types.Method` over batches of 'image' [B, H, W, C] and 'label' [B].
+    A `types.Method` over batches of 'label' [B] and either 'image'
+    [B, H, W, C] or 'tokens' [B, T] with an optional 'token_mask' [B, T].
     `predict` gives 'logits' [B, C].
   """
   if not 0 <= label_smoothing < 1:
     raise ValueError(f'Need 0 <= label_smoothing < 1; got {label_smoothing=}')
-  if not 0 <= ema_decay < 1:
-    raise ValueError(f'Need 0 <= ema_decay < 1; got {ema_decay=}')
-  if compute_dtype not in ('float32', 'bfloat16'):
-    raise ValueError(
-      f"compute_dtype is 'float32' or 'bfloat16'; got {compute_dtype=}"
-    )
-  tx = optax.with_extra_args_support(tx)
   apply_fn = forward if apply_fn is None else apply_fn
 
-  def init(rng, batch):
-    variables = model.init(
-      {'params': rng}, batch['image'], train=False, mask=batch['mask']
-    )
-    model_state, params = _pop_params(variables)
-    return types.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=tx.init(params),
-      model_state=model_state,
-      extra=EmaState(params) if ema_decay else (),
-    )
-
   def loss_fn(params, model_state, batch, rng):
-    batch = {**batch, 'image': batch['image'].astype(compute_dtype)}
+    if 'image' in batch:
+      batch = {**batch, 'image': batch['image'].astype(compute_dtype)}
     logits, model_state = apply_fn(
       model, {'params': params, **model_state}, batch, rng
     )
@@ -106,8 +79,7 @@ def make(
     cross_entropy = optax.softmax_cross_entropy(logits, target)
     loss = cross_entropy
     if l2:
-      params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-      loss += l2 / 2 * optax.tree.norm(params, squared=True)
+      loss += steps.l2_penalty(params, l2)
     hits = logits.argmax(-1) == batch['label']
     return types.Losses(
       loss=loss,
@@ -118,78 +90,48 @@ def make(
       },
     )
 
-  def update(state, batch, rng):
-    rng_transform, rng_model = jax.random.split(rng)
-    if transform is not None:
-      batch = transform(batch, rng_transform)
-    grad_fn = gradients.GradFn(
-      loss_fn,
-      batch,
-      parallel.device_rng(rng_model),
-      state.model_state,
-      microbatches=microbatches,
-      compute_dtype=jnp.dtype(compute_dtype),
-    )
-    grads, aux = grad_fn(state.params)
-    updates, opt_state = tx.update(
-      grads, state.opt_state, state.params, grad_fn=grad_fn
-    )
-    params = optax.apply_updates(state.params, updates)
-    extra = state.extra
-    if ema_decay:
-      extra = EmaState(
-        optax.incremental_update(params, extra.params, 1 - ema_decay)
-      )
-    state = types.TrainState(
-      step=state.step + 1,
-      params=params,
-      opt_state=opt_state,
-      model_state=aux.model_state,
-      extra=extra,
-    )
-    return state, aux.sums
+  step = steps.make(
+    loss_fn,
+    tx,
+    microbatches=microbatches,
+    compute_dtype=compute_dtype,
+    ema_decay=ema_decay,
+    transform=transform,
+  )
+
+  def init(rng, batch):
+    args, kwargs = model_inputs(batch)
+    return step.init(model.init({'params': rng}, *args, train=False, **kwargs))
 
   def predict(state, batch):
-    params = state.extra.params if ema_decay else state.params
-    logits = model.apply(
-      {'params': params, **state.model_state},
-      batch['image'],
-      train=False,
-      mask=batch['mask'],
-    )
+    args, kwargs = model_inputs(batch)
+    logits = model.apply(step.variables(state), *args, train=False, **kwargs)
     return {'logits': logits.astype(jnp.float32)}
 
-  return types.Method(init, update, predict)
+  return types.Method(init, step.update, predict)
 
 
-def with_params(
-  state: types.TrainState, params: types.PyTree
-) -> types.TrainState:
-  """A fresh state that starts from other parameters, the average too."""
-  extra = state.extra
-  if isinstance(extra, EmaState):
-    extra = EmaState(params)
-  return state.replace(params=params, extra=extra)
+def model_inputs(
+  batch: types.Batch,
+) -> tuple[tuple[jax.Array], dict[str, jax.Array | None]]:
+  """(positional, named) arguments of a classifier, but for `train`."""
+  if 'image' in batch:
+    return (batch['image'],), {'mask': batch['mask']}
+  return (batch['tokens'],), {'mask': batch.get('token_mask')}
 
 
 def forward(
   model: nn.Module, variables: types.PyTree, batch: types.Batch, rng: Any
 ) -> tuple[jax.Array, types.PyTree]:
   """The plain forward pass in training: (logits, new collections)."""
-  model_state, _ = _pop_params(variables)
+  model_state, _ = steps.pop_params(variables)
+  args, kwargs = model_inputs(batch)
   logits, updates = model.apply(
     variables,
-    batch['image'],
+    *args,
     train=True,
-    mask=batch['mask'],
     rngs={'dropout': rng},
     mutable=list(model_state),
+    **kwargs,
   )
   return logits, {**model_state, **updates}
-
-
-def _pop_params(variables):
-  rest = {name: tree for name, tree in variables.items() if name != 'params'}
-  # What a module sows (attention maps) is no state.
-  rest.pop('intermediates', None)
-  return rest, variables['params']

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from repjax.layers import attention
+from repjax.types import InputError
 
 
 def inputs(batch=(2,), queries=3, keys=5, heads=2, depth=4, values=4):
@@ -125,6 +126,107 @@ class SoftmaxAttentionTest(parameterized.TestCase):
     self.assertEqual(weights.dtype, jnp.float32)
     self.assertEqual(output.dtype, jnp.bfloat16)
     self.assertAlmostEqual(float(weights.sum()), 1, delta=1e-5)
+
+
+def causal_by_loops(query, key, value, mask):
+  """Each query alone with the real keys that it may see; 0 if there is none."""
+  output = np.zeros((*query.shape[:3], value.shape[-1]))
+  for b, q in np.ndindex(*query.shape[:2]):
+    seen = np.flatnonzero(mask[b, : q + 1])
+    if seen.size:
+      output[b, q] = by_loops(
+        query[b : b + 1, q : q + 1],
+        key[b : b + 1, seen],
+        value[b : b + 1, seen],
+      )[0, 0]
+  return output
+
+
+class SoftmaxTest(parameterized.TestCase):
+  causal = attention.Softmax(causal=True)
+
+  def state(self, max_length=6, **settings):
+    return self.causal.init_state(
+      batch_size=2,
+      max_length=max_length,
+      num_heads=2,
+      head_dim=4,
+      value_dim=3,
+      **settings,
+    )
+
+  def test_without_causality_it_is_the_function(self):
+    arrays = inputs(values=3)
+    np.testing.assert_array_equal(
+      attention.Softmax()(*arrays), attention.softmax_attention(*arrays)
+    )
+
+  @parameterized.parameters('none', 'right', 'left', 'hole')
+  def test_prefill_and_steps_are_the_causal_form_over_real_keys(self, padding):
+    arrays = inputs(queries=6, keys=6, values=3)
+    mask = np.ones((2, 6))
+    prompt = {'none': [1, 1, 1], 'right': [1, 1, 0], 'left': [0, 1, 1]}
+    mask[1, :3] = prompt.get(padding, [1, 0, 1])
+    expected = causal_by_loops(*arrays, mask)
+    whole = self.causal(*arrays, mask=jnp.asarray(mask)[:, None, None] > 0)
+    real = mask > 0
+    np.testing.assert_allclose(whole[real], expected[real], atol=1e-6)
+
+    output, state = self.causal.prefill(
+      self.state(),
+      *(x[:, :3] for x in arrays),
+      mask=None if padding == 'none' else jnp.asarray(mask[:, :3]),
+    )
+    outputs = [output]
+    step = jax.jit(self.causal.step)
+    for at in range(3, 6):
+      output, state = step(state, *(x[:, at : at + 1] for x in arrays))
+      outputs.append(output)
+    decoded = np.concatenate(outputs, axis=1)
+    np.testing.assert_allclose(decoded[real], expected[real], atol=1e-6)
+    np.testing.assert_array_equal(state.length, [6, 6])
+
+  def test_the_future_changes_nothing(self):
+    query, key, value = inputs(queries=6, keys=6)
+    later = key.copy()
+    later[:, 4:] *= 6
+    first, second = (
+      self.causal(query, key, value),
+      self.causal(query, later, value),
+    )
+    np.testing.assert_array_equal(first[:, :4], second[:, :4])
+    self.assertGreater(np.abs(first - second)[:, 4:].max(), 1e-3)
+
+  def test_a_prompt_longer_than_the_cache_is_refused(self):
+    arrays = inputs(queries=5, keys=5, values=3)
+    with self.assertRaisesRegex(InputError, '5 tokens .*max_length=4'):
+      jax.eval_shape(self.causal.prefill, self.state(4), *arrays)
+
+  def test_steps_past_the_end_are_refused_or_nan(self):
+    arrays = inputs(queries=4, keys=4, values=3)
+    _, state = self.causal.prefill(self.state(4), *arrays)
+    last = [x[:, :1] for x in arrays]
+    with self.assertRaisesRegex(InputError, 'max_length=4 is full'):
+      self.causal.step(state, *last)
+    output, _ = jax.jit(self.causal.step)(state, *last)
+    self.assertTrue(np.isnan(output).all())
+
+  def test_what_cannot_be_causal_is_refused(self):
+    with self.assertRaisesRegex(InputError, '3 queries and 5 keys'):
+      self.causal(*inputs())
+    with self.assertRaisesRegex(InputError, 'causal=True'):
+      attention.Softmax().step(self.state(), *inputs(queries=1, keys=1))
+    with self.assertRaisesRegex(InputError, 'max_length=0'):
+      self.state(0)
+
+  def test_every_leaf_has_the_batch_in_front_and_the_type_asked_for(self):
+    state = self.state(dtype=jnp.bfloat16)
+    self.assertEqual([len(x) for x in jax.tree.leaves(state)], [2] * 4)
+    self.assertEqual(state.key.dtype, jnp.bfloat16)
+    one = [jnp.asarray(x, jnp.bfloat16) for x in inputs((2,), 1, 1, values=3)]
+    output, state = self.causal.step(state, *one)
+    self.assertEqual(output.dtype, jnp.bfloat16)
+    self.assertEqual(state.value.dtype, jnp.bfloat16)
 
 
 if __name__ == '__main__':

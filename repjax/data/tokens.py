@@ -1,0 +1,184 @@
+"""Host side: text to token ids and back: bytes, learned subwords.
+
+All tokenizers begin with the same three ids: `PAD`, `START`, `END`.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+import pathlib
+from typing import Literal
+from typing import Protocol
+
+import numpy as np
+
+from repjax import types
+
+PAD, START, END = 0, 1, 2
+_SPECIAL = ('<pad>', '<start>', '<end>')
+
+
+class Tokenizer(Protocol):
+  """What turns text into ids and back.
+
+  Attributes:
+    vocab_size: Ids are in [0, vocab_size).
+  """
+
+  @property
+  def vocab_size(self) -> int: ...
+
+  def encode(self, text: str | bytes) -> np.ndarray:
+    """Ids of a text, int32 [n], without start and end."""
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of ids; `PAD`, `START` and `END` leave nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+  """One id a byte of UTF-8, after the three special ones: 259 ids.
+
+  >>> Bytes().encode('hi').tolist(), Bytes().decode([1, 107, 108, 2])
+  ([107, 108], 'hi')
+  """
+
+  @property
+  def vocab_size(self) -> int:
+    return 256 + len(_SPECIAL)
+
+  def encode(self, text: str | bytes) -> np.ndarray:
+    return np.frombuffer(as_bytes(text), np.uint8).astype(np.int32) + len(
+      _SPECIAL
+    )
+
+  def decode(self, ids: Iterable[int]) -> str:
+    values = np.asarray(list(ids), np.int64) - len(_SPECIAL)
+    kept = values[(values >= 0) & (values < 256)]
+    # A text may be cut within a character.
+    return kept.astype(np.uint8).tobytes().decode('utf-8', 'replace')
+
+
+@dataclasses.dataclass(frozen=True)
+class Subwords:
+  """Subwords learned from text, by the library `tokenizers`.
+
+  They are learned over bytes, so every text comes back as it was: there is no
+  unknown character.
+
+  Attributes:
+    serialized: The tokenizer as JSON: what `tokenizers` calls tokenizer.json.
+  """
+
+  serialized: str = dataclasses.field(repr=False)
+
+  @classmethod
+  def train(
+    cls,
+    texts: Iterable[str | bytes],
+    *,
+    vocab_size: int,
+    kind: Literal['bpe', 'unigram'] = 'bpe',
+  ) -> 'Subwords':
+    """Learns a vocabulary; the same texts give the same one.
+
+    Args:
+      texts: Training texts only, or validation is not held out.
+      vocab_size: At most this many ids, > 259: all bytes are among them.
+      kind: 'bpe' merges frequent pairs (Sennrich et al., 2016), 'unigram' keeps
+        the likeliest pieces (Kudo, 2018); SentencePiece offers both.
+
+    Raises:
+      InputError: `vocab_size` is too small, `kind` unknown, or texts are empty.
+    """
+    import tokenizers
+    from tokenizers import decoders
+    from tokenizers import models
+    from tokenizers import pre_tokenizers
+    from tokenizers import trainers
+
+    smallest = Bytes().vocab_size
+    if vocab_size <= smallest:
+      raise types.InputError(
+        f'vocab_size={vocab_size} must be more than {smallest}, the bytes and '
+        'special ids; use tokens.Bytes() for bytes alone'
+      )
+    settings = dict(
+      vocab_size=vocab_size,
+      special_tokens=list(_SPECIAL),
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+      show_progress=False,
+    )
+    if kind == 'bpe':
+      model, trainer = models.BPE(), trainers.BpeTrainer(**settings)
+    elif kind == 'unigram':
+      model, trainer = models.Unigram(), trainers.UnigramTrainer(**settings)
+    else:
+      raise types.InputError(f"kind is 'bpe' or 'unigram'; got {kind=}")
+    texts = [as_text(text) for text in texts]
+    if not any(texts):
+      raise types.InputError('there is no text to learn subwords from')
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainer)
+    return cls(tokenizer.to_str())
+
+  @classmethod
+  def load(cls, path: str) -> 'Subwords':
+    """Reads what `save` has written.
+
+    Raises:
+      InputError: The file is missing, is no tokenizer, or one whose first ids
+        are not `PAD`, `START` and `END`.
+    """
+    import tokenizers
+
+    try:
+      serialized = pathlib.Path(path).read_text('utf-8')
+      tokenizer = tokenizers.Tokenizer.from_str(serialized)
+    except Exception as error:  # `tokenizers` raises bare exceptions.
+      raise types.InputError(
+        f'{path} cannot be read as a tokenizer.json: {error}'
+      ) from error
+    found = tuple(tokenizer.id_to_token(i) for i in range(len(_SPECIAL)))
+    if found != _SPECIAL:
+      raise types.InputError(
+        f'{path} begins with {found}, not with {_SPECIAL}: only tokenizers '
+        'that tokens.Subwords has written can be read'
+      )
+    return cls(serialized)
+
+  def save(self, path: str) -> None:
+    pathlib.Path(path).write_text(self.serialized, 'utf-8')
+
+  @property
+  def vocab_size(self) -> int:
+    return self._tokenizer.get_vocab_size()
+
+  def encode(self, text: str | bytes) -> np.ndarray:
+    ids = self._tokenizer.encode(as_text(text), add_special_tokens=False).ids
+    return np.asarray(ids, np.int32)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self._tokenizer.decode([int(i) for i in ids])
+
+  @functools.cached_property
+  def _tokenizer(self):
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(self.serialized)
+
+  def __getstate__(self):
+    # Workers make the library's object anew.
+    return {'serialized': self.serialized}
+
+
+def as_text(text: str | bytes) -> str:
+  """Text as it comes from a data set (bytes of UTF-8) or from a caller."""
+  return text.decode('utf-8', 'replace') if isinstance(text, bytes) else text
+
+
+def as_bytes(text: str | bytes) -> bytes:
+  """The UTF-8 of a text."""
+  return text if isinstance(text, bytes) else text.encode('utf-8')

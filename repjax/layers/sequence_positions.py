@@ -1,0 +1,81 @@
+"""Device code: what tells a transformer where a token stands in a sequence."""
+
+import jax
+import jax.numpy as jnp
+
+from repjax.types import InputError
+
+
+def from_mask(mask: jax.Array) -> jax.Array:
+  """Places of the real tokens, counted from 0 without the padding.
+
+  Padding may lie on either side; it gets the place of a neighbour, or 0.
+
+  Args:
+    mask: [B, L], 0 for padding.
+
+  Returns:
+    [B, L] int32.
+  """
+  counts = jnp.cumsum((mask > 0).astype(jnp.int32), axis=-1)
+  return jnp.maximum(counts - 1, 0)
+
+
+def sinusoids(
+  positions: jax.Array, dim: int, *, base: float = 10_000.0
+) -> jax.Array:
+  """Sines and cosines of places (Vaswani et al., 2017, sec. 3.5).
+
+  Channels 2 i and 2 i + 1 are sin and cos of place / base^(2 i / dim).
+
+  Args:
+    positions: [...], integers.
+    dim: D, even.
+    base: Ratio of the slowest wave length to the fastest, nearly.
+
+  Returns:
+    [..., D] float32.
+
+  Raises:
+    InputError: `dim` is odd.
+  """
+  angle = _angles(positions, dim, base)
+  waves = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+  return waves.reshape(*positions.shape, dim)
+
+
+def rotate(
+  x: jax.Array, positions: jax.Array, *, base: float = 10_000.0
+) -> jax.Array:
+  """Rotary positions (Su et al., 'RoFormer', 2021, eq. 34).
+
+  Turns each pair of channels (2 i, 2 i + 1) by the angle place / base^(2 i /
+  D). Products of rotated queries and keys depend on the distance alone. (Other
+  code, LLaMA's among it, pairs channel i with D / 2 + i.)
+
+  Args:
+    x: Queries or keys, [B, L, H, D].
+    positions: [B, L] or [L], integers.
+    base: See `sinusoids`.
+
+  Returns:
+    [B, L, H, D], dtype of `x`; the angles are float32.
+
+  Raises:
+    InputError: D is odd.
+  """
+  angle = _angles(positions, x.shape[-1], base)[..., None, :]  # [B, L, 1, D/2]
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  even, odd = (x[..., i::2].astype(jnp.float32) for i in (0, 1))
+  turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+  return turned.reshape(x.shape).astype(x.dtype)
+
+
+def _angles(positions, dim, base):
+  """[..., dim / 2] float32."""
+  if dim % 2:
+    raise InputError(
+      f'sinusoidal and rotary positions need an even width; got {dim}'
+    )
+  frequency = base ** -(jnp.arange(0, dim, 2) / dim)
+  return positions[..., None].astype(jnp.float32) * frequency
