@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 from absl import logging
+import numpy as np
 
 from launch import app
 from repjax import types
@@ -110,10 +111,9 @@ def _judge(claim: dict[str, Any], values) -> dict[str, Any]:
 
   values = [float(x) for x in values]
   mean, _ = metrics.mean_and_error(values)
-  if 'at_least' in claim:
-    verdict = 'holds' if mean >= claim['at_least'] else 'does not hold'
-  elif 'at_most' in claim:
-    verdict = 'holds' if mean <= claim['at_most'] else 'does not hold'
+  if 'at_least' in claim or 'at_most' in claim:
+    low, high = claim.get('at_least', -np.inf), claim.get('at_most', np.inf)
+    verdict = 'holds' if low <= mean <= high else 'does not hold'
   else:
     verdict = 'measured'
   return {**claim, 'values': values, 'verdict': verdict}
@@ -159,10 +159,10 @@ def _table(papers: list[str], out: pathlib.Path) -> str:
 
 def _limit(claim) -> str:
   """A claim's threshold as the table shows it."""
-  for key, sign in (('at_least', '≥'), ('at_most', '≤')):
-    if key in claim:
-      return f'{sign} {claim[key]:g}'
-  return ''
+  limits = (('at_least', '≥'), ('at_most', '≤'))
+  return ', '.join(
+    f'{sign} {claim[key]:g}' for key, sign in limits if key in claim
+  )
 
 
 def _check(papers, out, table) -> None:

@@ -32,7 +32,7 @@ def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
 
 
 # What draws nothing and keeps all columns.
-_AS_IT_IS = recipes.Recipe(None, None, None, None, None)
+AS_IT_IS = recipes.Recipe(None, None, None, None, None)
 
 
 def of_sources(
@@ -44,7 +44,7 @@ def of_sources(
   steps: int,
   measure: Callable[..., dict[str, float]],
   figures: Callable[..., dict[str, Any]],
-  recipe: recipes.Recipe = _AS_IT_IS,
+  recipe: recipes.Recipe = AS_IT_IS,
   multiple: int = 1,
   warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
 ) -> types.Experiment:
@@ -287,7 +287,7 @@ def token_predictor(
   sources: Callable[[str], source.Source],
   steps: int,
   show: Callable[[Sequence[int]], str],
-  recipe: recipes.Recipe = _AS_IT_IS,
+  recipe: recipes.Recipe = AS_IT_IS,
 ) -> types.Experiment:
   """An experiment that predicts the tokens of rows, texts or not.
 

@@ -114,6 +114,7 @@ def fit_seeds(
   seeds: Sequence[int],
   every: int,
   vectorize: bool = True,
+  states: types.TrainState | None = None,
 ) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
   """Trains one tiny model a seed, all side by side on one device.
 
@@ -130,6 +131,8 @@ def fit_seeds(
     vectorize: Whether seeds go side by side. On CPUs convolutions with weights
       a seed are slow, and so are convolutions inside a scan: False calls a
       compiled step at a time, one seed after the other.
+    states: States to start from, with a leading seed axis; they are copied.
+      New ones if None.
 
   Yields:
     (step, states with a leading seed axis, name -> mean since the last
@@ -158,7 +161,10 @@ def fit_seeds(
     )
     return state, jax.tree.map(lambda x: x.sum(0), sums)
 
-  states = jax.jit(jax.vmap(first))(base, columns)
+  if states is None:
+    states = jax.jit(jax.vmap(first))(base, columns)
+  else:  # They are donated below.
+    states = jax.tree.map(jnp.copy, states)
   rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, _TRAIN))(base)
   run = (
     jax.jit(jax.vmap(stretch), donate_argnums=0)

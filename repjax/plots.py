@@ -233,6 +233,7 @@ def lines(
   *,
   xlabel: str,
   ylabel: str,
+  log: bool = False,
 ) -> Figure:
   """One line a name.
 
@@ -240,9 +241,12 @@ def lines(
     curves: Name -> (x [T], y [T]).
     xlabel: What x is.
     ylabel: What y is.
+    log: Whether both axes are logarithmic.
   """
   fig = Figure(figsize=(5.5, 3.6))
   axes = fig.subplots()
+  if log:
+    axes.set(xscale='log', yscale='log')
   for name, (x, y) in curves.items():
     axes.plot(x, y, label=name)
   axes.set(xlabel=xlabel, ylabel=ylabel)

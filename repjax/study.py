@@ -114,6 +114,7 @@ def train(
   points: int = 20,
   vectorize: bool = True,
   score: Score = accuracy,
+  states: types.TrainState | None = None,
 ) -> Trained:
   """Trains one model a seed and follows its test score.
 
@@ -128,6 +129,7 @@ def train(
     points: How often the score is measured.
     vectorize: See `loop.fit_seeds`.
     score: What is measured; its name is that of the function.
+    states: States to start from, as `Trained` has them; new ones if None.
   """
   num_rows = next(iter(columns.values())).shape[1]
   order = np.stack(
@@ -135,15 +137,16 @@ def train(
   ).reshape((len(seeds), steps, batch_size))
   predict = predict_fn(method)
   at, scores = [], []
-  for step, states, means in loop.fit_seeds(
+  for step, current, means in loop.fit_seeds(
     method,
     columns,
     order,
     seeds=seeds,
     every=max(1, steps // points),
     vectorize=vectorize,
+    states=states,
   ):
-    outputs = predict(states, test)
+    outputs = predict(current, test)
     scores.append(score(outputs, test))
     at.append(step)
     logging.info(
@@ -156,7 +159,7 @@ def train(
       scores[-1].mean(),
     )
   return Trained(
-    states, outputs, scores[-1], (np.asarray(at), np.stack(scores))
+    current, outputs, scores[-1], (np.asarray(at), np.stack(scores))
   )
 
 

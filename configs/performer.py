@@ -1,0 +1,336 @@
+"""Performer (Choromanski et al., ICLR 2021): softmax attention in linear time.
+
+The paper estimates softmax attention by positive orthogonal random features
+(FAVOR+), with an error that falls as 1 / m, and reports models that match
+exact attention on long sequences: proteins (figure 6 and table 1 there), pixels
+of ImageNet64 and books of PG-19; and that a network trained with exact
+attention goes on as a Performer after a brief fine-tuning (sec. 4.2).
+
+paper: proteins of a FASTA file (TrEMBL), data.path=...; data.kind='text' or
+  'pixels' with data.name=pg19 or downsampled_imagenet/64x64 are the paper's
+  other two tasks.
+small: byte language models on `python_topics`, 3 seeds. At equal steps a
+  Performer must come within 5 % of exact attention's bits per byte; exact
+  attention, switched to FAVOR+ and fine-tuned for a tenth of the steps, must
+  too. And the estimator itself: error against m, orthogonal against
+  independent rows, positive against trigonometric features.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+import numpy as np
+
+from configs import _language
+from repjax import experiment
+from repjax import plots
+from repjax import study
+from repjax import types
+from repjax.layers import attention
+from repjax.layers import performer
+from repjax.layers import random_features
+from repjax.methods import language_modeling
+
+_PAPER = dict(
+  seed=0,
+  batch_size=64,
+  eval_batch_size=64,
+  epochs=10.0,
+  min_steps=0,
+  # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
+  # token a pixel and channel) or 'proteins' (the FASTA file `path`).
+  data=dict(
+    kind='proteins',
+    name='',
+    dir='',
+    path='',
+    column='text',
+    train_split='train',
+    eval_splits=('validation', 'test'),
+    num_workers=0,
+    length=1024,
+    train_stride=1024,
+    eval_stride=1024,
+  ),
+  # 36 layers of 8 heads, as in the paper's section on proteins.
+  model=dict(
+    hidden_dim=512,
+    mlp_dim=1024,
+    num_heads=8,
+    num_layers=36,
+    position='rotary',
+    dropout_rate=0.1,
+    remat=True,
+  ),
+  # kind: 'favor' or 'exact'.
+  attention=dict(kind='favor', num_features=256, redraw_every=1000),
+  tx=dict(learning_rate=1e-3, weight_decay=0.1, warmup=0.01, clip=0.5),
+  step=dict(
+    label_smoothing=0.0,
+    microbatches=1,
+    compute_dtype='bfloat16',
+    ema_decay=0.0,
+  ),
+  run=dict(
+    log_every=100,
+    eval_every=5000,
+    save_every=1000,
+    keep=2,
+    best='validation/bits_per_byte',
+    best_mode='min',
+  ),
+)
+
+_SMALL = dict(
+  batch_size=8,
+  eval_batch_size=32,
+  epochs=0.0,
+  min_steps=600,
+  data=dict(
+    kind='text',
+    name='python_topics',
+    eval_splits=('validation',),
+    length=256,
+    train_stride=64,
+    eval_stride=256,
+  ),
+  model=dict(
+    hidden_dim=128,
+    mlp_dim=512,
+    num_heads=4,
+    num_layers=2,
+    dropout_rate=0.0,
+    remat=False,
+  ),
+  attention=dict(num_features=128),
+  tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
+  step=dict(compute_dtype='float32'),
+  run=dict(log_every=50, eval_every=300, save_every=300),
+)
+
+# The thresholds stood here before the first run of the study.
+_CLAIMS = dict(
+  performer_over_exact=dict(
+    says='byte language model, equal steps: bits per byte, Performer over '
+    'exact',
+    paper='matches exact attention on proteins and pixels (figures 5 and 6)',
+    at_most=1.05,
+  ),
+  recovered_over_exact=dict(
+    says='exact model switched to FAVOR+ and fine-tuned for a tenth of its '
+    'steps: bits per byte over those before the switch',
+    paper='a pretrained Transformer recovers its accuracy in a fraction of the '
+    'steps (LM1B, sec. 4.2, figure 5)',
+    at_most=1.05,
+  ),
+  switched_over_exact=dict(
+    says='the same at once after the switch',
+    paper='not zero-shot: error propagates through layers (sec. 4.2)',
+  ),
+  error_slope=dict(
+    says='log-log slope of the squared error of the kernel against m',
+    paper='-1 (lemma 2)',
+    at_least=-1.15,
+    at_most=-0.85,
+  ),
+  orthogonal_over_iid=dict(
+    says='squared error at m = d = 16, orthogonal rows over independent ones',
+    paper='below 1 for every d (theorem 2)',
+    at_most=1.0,
+  ),
+  trigonometric_over_positive=dict(
+    says='squared error for nearly opposite vectors, trigonometric features '
+    'over positive ones',
+    paper='without bound as the kernel tends to 0 (lemma 2, figure 2)',
+    at_least=1e3,
+  ),
+)
+
+
+def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
+  """Numbers of a preset: paper, small or smoke."""
+  config = config_dict.ConfigDict(_PAPER)
+  config.claims = _CLAIMS
+  config.seeds = (0, 1, 2)
+  config.study = dict(draws=4000, tune_steps=60)
+  if preset == 'paper':
+    return config
+  config.update(_SMALL)
+  if preset == 'smoke':
+    config.update(
+      dict(
+        batch_size=16,
+        min_steps=8,
+        data=dict(length=32, train_stride=32, eval_stride=32),
+        model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
+        attention=dict(num_features=16, redraw_every=3),
+        run=dict(log_every=4, eval_every=4, save_every=4),
+        seeds=(0, 1),
+        study=dict(draws=400, tune_steps=2),
+      )
+    )
+  elif preset != 'small':
+    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
+  return config
+
+
+def attention_fn(settings: config_dict.ConfigDict, *, causal: bool):
+  """The attention that a config's group `attention` names."""
+  settings = settings.to_dict()
+  kind = settings.pop('kind')
+  if kind == 'exact':
+    return attention.Softmax(causal=causal)
+  if kind == 'favor':
+    return performer.Favor(causal=causal, **settings)
+  raise types.InputError(
+    f"config.attention.kind is 'favor' or 'exact'; got {kind!r}."
+  )
+
+
+def build(config: config_dict.ConfigDict) -> types.Experiment:
+  """One training run."""
+  return _language.build(config, attention_fn(config.attention, causal=True))
+
+
+def run(config: config_dict.ConfigDict, report) -> types.Report:
+  """The estimator alone, then language models with it and without."""
+  del report  # Nothing is written but what is returned.
+  errors = _errors(config.study.draws, config.seeds)
+  data = _language.read(config)
+  steps = data.steps
+  train = study.per_seed(experiment.columns(data.train), config.seeds)
+  test = experiment.columns(data.sources(config.data.eval_splits[0]))
+
+  def score(outputs, test):
+    return outputs['nll'].sum(-1) / math.log(2) / test['num_bytes'].sum()
+
+  score.__name__ = 'bits_per_byte'
+  favor = attention_fn(config.attention, causal=True)
+  exact = attention.Softmax(causal=True)
+  fit = functools.partial(
+    study.train,
+    columns=train,
+    test=test,
+    seeds=config.seeds,
+    batch_size=config.batch_size,
+    points=6,
+    vectorize=False,
+    score=score,
+  )
+  trained = {
+    name: fit(name, _method(config, data, fn, steps), steps=steps)
+    for name, fn in (('exact', exact), ('Performer', favor))
+  }
+  # The same parameters under another attention; its projections are new.
+  tune = config.study.tune_steps
+  method = _method(config, data, favor, tune)
+  switched = _switch(trained['exact'].states, method, train, config.seeds)
+  at_once = score(study.predict_fn(method)(switched, test), test)
+  tuned = fit('exact, switched to FAVOR+', method, steps=tune, states=switched)
+  before = trained['exact'].score
+  curves = {name: x.curve for name, x in trained.items()}
+  curves['exact, switched'] = (
+    steps + np.concatenate([[0], tuned.curve[0]]),
+    np.concatenate([at_once[None], tuned.curve[1]]),
+  )
+  return types.Report(
+    scalars={
+      'performer_over_exact': trained['Performer'].score / before,
+      'recovered_over_exact': tuned.score / before,
+      'switched_over_exact': at_once / before,
+      'error_slope': errors['slope'],
+      'orthogonal_over_iid': errors['orthogonal'] / errors['iid'],
+      'trigonometric_over_positive': errors['trigonometric']
+      / errors['positive'],
+      'exact bits per byte': before,
+      'Performer bits per byte': trained['Performer'].score,
+    },
+    arrays={},
+    figures={
+      'bits_per_byte': plots.seed_curves(
+        curves, ylabel='validation bits per byte'
+      ),
+      'error': plots.lines(
+        errors['lines'],
+        xlabel='random features m',
+        ylabel='squared error of the kernel',
+        log=True,
+      ),
+    },
+  )
+
+
+def _method(config, data, attention_fn, steps):
+  return language_modeling.make(
+    _language.model(config, data, attention_fn),
+    _language.adamw(config, steps),
+    **config.step,
+  )
+
+
+def _switch(states, method, columns, seeds):
+  """Fresh states of a method, seed by seed, with trained parameters."""
+  rows = {name: x[:, :1] for name, x in columns.items()}
+  rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+
+  def one(rng, rows, params):
+    state = method.init(rng, {**rows, 'mask': jnp.ones(1)})
+    return state.replace(
+      params=params, opt_state=state.opt_state, model_state=state.model_state
+    )
+
+  return jax.vmap(one)(rngs, rows, states.params)
+
+
+def _errors(draws, seeds):
+  """Squared errors of kernel estimates over many projections, one a seed."""
+  dim, sizes = 16, (16, 32, 64, 128, 256)
+
+  @functools.partial(jax.jit, static_argnums=(3, 4, 5))
+  def squared_error(rng, x, y, features, kind, m):
+    def one(rng):
+      rows = random_features.draw_projection(rng, m, dim, kind=kind)
+      a, b = (features(z[None, None], rows) for z in (x, y))
+      estimate = (a.values * b.values).sum()
+      estimate *= jnp.exp((a.log_scale + b.log_scale).sum())
+      return (estimate - jnp.exp(x @ y)) ** 2
+
+    return jax.lax.map(one, jax.random.split(rng, draws), batch_size=400).mean()
+
+  found = []
+  for seed in seeds:
+    rng_x, rng_y, rng = jax.random.split(jax.random.key(seed), 3)
+    x, y = (jax.random.normal(r, (dim,)) for r in (rng_x, rng_y))
+    x = x / jnp.linalg.norm(x)
+    across = y - (y @ x) * x
+    across = across / jnp.linalg.norm(across)
+    y = y / jnp.linalg.norm(y)
+    # Nearly opposite vectors of length 2: a cosine of -0.95.
+    u, v = 2 * x, 2 * (-0.95 * x + (1 - 0.95**2) ** 0.5 * across)
+    positive = random_features.positive
+    found.append(
+      {
+        kind: [squared_error(rng, x, y, positive, kind, m) for m in sizes]
+        for kind in ('orthogonal', 'iid')
+      }
+      | {
+        feature.__name__: squared_error(rng, u, v, feature, 'iid', 64)
+        for feature in (positive, random_features.trigonometric)
+      }
+    )
+  errors = {name: np.asarray([x[name] for x in found]) for name in found[0]}
+  slopes = [np.polyfit(np.log(sizes), np.log(x), 1)[0] for x in errors['iid']]
+  return {
+    'slope': np.asarray(slopes),
+    'lines': {
+      kind: (np.asarray(sizes), errors[kind].mean(0))
+      for kind in ('orthogonal', 'iid')
+    },
+    'orthogonal': errors['orthogonal'][:, 0],
+    'iid': errors['iid'][:, 0],
+    'positive': errors['positive'],
+    'trigonometric': errors['trigonometric'],
+  }
