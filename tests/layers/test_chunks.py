@@ -1,0 +1,49 @@
+"""Cutting sequences into chunks and putting them together."""
+
+import numpy as np
+import pytest
+
+from repjax.layers import chunks
+
+
+@pytest.mark.parametrize('length', [1, 7, 8, 9, 197])
+@pytest.mark.parametrize('chunk_size', [1, 4, 8, 1000])
+def test_chunks_are_nearly_full_and_join_to_the_sequence(length, chunk_size):
+  size = chunks.chunk_length(length, chunk_size)
+  num_chunks = -(-length // size)
+  assert size <= chunk_size
+  assert num_chunks == -(-length // chunk_size)
+  assert num_chunks * size - length < num_chunks
+  x = np.arange(2 * length * 3 * 2).reshape(2, length, 3, 2)
+  cut = chunks.split(x, size)
+  assert cut.shape == (num_chunks, 2, 3, size, 2)
+  np.testing.assert_array_equal(cut[0, 1, 2, 0], x[1, 0, 2])
+  np.testing.assert_array_equal(chunks.join(cut, length), x)
+
+
+def test_what_is_masked_or_fills_up_is_zero_and_not_real():
+  key = np.ones((2, 5, 3, 4), np.float32)
+  key[0, 1] = np.nan
+  mask = np.ones((2, 5), bool)
+  mask[0, 1] = False
+  logs = np.where(mask[..., None], np.ones((2, 5, 3)), np.nan)
+  cut = chunks.cut(
+    3,
+    key,
+    key,
+    key,
+    mask=mask,
+    segments=np.zeros(5, np.int32),
+    log_weight=logs,
+    log_decay=logs,
+  )
+  real = np.array([[[1, 0, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 0]]])
+  np.testing.assert_array_equal(cut.real[:, :, 0], real.swapaxes(0, 1))
+  np.testing.assert_array_equal(cut.key[..., 0, :, 0], cut.real[:, :, 0])
+  np.testing.assert_array_equal(cut.log_decay[:, :, 1], cut.real[:, :, 0])
+  np.testing.assert_array_equal(cut.segments[1, :, 0], [[0, 0, -1], [0, 0, -1]])
+
+
+def test_chunks_of_nothing_are_refused():
+  with pytest.raises(ValueError, match='chunk_size'):
+    chunks.chunk_length(5, 0)
