@@ -12,6 +12,7 @@ import json
 from absl import flags
 
 from launch import app
+from launch import benchmark_attention
 from launch import benchmark_training
 from repjax import types
 
@@ -20,6 +21,8 @@ _BENCHMARKS = {
   'sam': benchmark_training.sam,
   'input': benchmark_training.input_pipeline,
   'torch': benchmark_training.against_torch,
+  'attention': benchmark_attention.attention,
+  'decoding': benchmark_attention.decoding,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)
