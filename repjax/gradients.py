@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from repjax import parallel
 from repjax import types
 
-# Up to so many tasks `per_task` takes the backward passes side by side. They are
-# then as fast as one after the other (on CPUs, for an MLP and a small ViT).
-# Beyond, the activations' gradients of all tasks cost memory and time: with 16
-# tasks twice the time and ten times the memory in the MLP.
+# Up to so many tasks `per_task` takes the backward passes side by side: as fast
+# as one after the other (on CPUs, for an MLP and a small ViT). Beyond, the
+# activations' gradients of all tasks cost memory and time: with 16 tasks twice
+# the time and ten times the memory in the MLP.
 _VECTORIZED = 4
 
 

@@ -1,0 +1,197 @@
+"""Weights of tasks against gradients taken task by task."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import parallel
+from repjax import types
+from repjax.methods import multitask
+
+TASKS, CLASSES, ROWS = 3, 2, 12
+
+
+class Linear(nn.Module):
+  """All heads on the pixels."""
+
+  @nn.compact
+  def __call__(self, image, *, train, mask=None):
+    del train, mask
+    x = nn.relu(nn.Dense(5, name='hidden')(image.reshape(len(image), -1)))
+    return nn.Dense(TASKS * CLASSES, name='heads')(x)
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  mask = np.ones(ROWS, np.float32)
+  mask[[3, 11]] = 0
+  return {
+    'image': rng.normal(size=(ROWS, 2, 2, 1)).astype(np.float32),
+    'label': rng.integers(0, CLASSES, ROWS),
+    # Task 1 is absent but for padding; device 2 of 4 has task 2 alone.
+    'task': np.array([0, 0, 0, 0, 2, 0, 2, 2, 2, 0, 0, 1]),
+    'mask': mask,
+  }
+
+
+@functools.cache
+def compiled(weighting, microbatches=1):
+  method = multitask.make(
+    Linear(),
+    optax.sgd(1.0),
+    num_tasks=TASKS,
+    weighting=weighting,
+    microbatches=microbatches,
+  )
+  state = jax.jit(method.init)(jax.random.key(0), batch())
+  return method, state, jax.jit(method.update)
+
+
+def gradient(weighting, **settings):
+  """What one step of plain descent subtracts, and its sums."""
+  _, state, update = compiled(weighting, **settings)
+  new, sums = update(state, batch(), jax.random.key(1))
+  return jax.tree.map(jnp.subtract, state.params, new.params), sums
+
+
+def losses_of(params, task):
+  """Mean cross-entropy of one task, by plain NumPy-like code."""
+  rows = np.flatnonzero((batch()['task'] == task) & (batch()['mask'] > 0))
+  logits = Linear().apply(
+    {'params': params}, batch()['image'][rows], train=True
+  )
+  logits = logits[:, CLASSES * task : CLASSES * (task + 1)]
+  return -jax.nn.log_softmax(logits)[
+    np.arange(len(rows)), batch()['label'][rows]
+  ].mean()
+
+
+@functools.cache
+def task_gradients():
+  _, state, _ = compiled('uniform')
+  return jax.jit(
+    lambda params: [jax.grad(losses_of)(params, task) for task in (0, 2)]
+  )(state.params)
+
+
+def assert_equal(actual, expected, tolerance=1e-5):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=tolerance, atol=tolerance
+    ),
+    actual,
+    expected,
+  )
+
+
+def weighted(first, second):
+  return jax.tree.map(lambda a, b: first * a + second * b, *task_gradients())
+
+
+def test_uniform_counts_tasks_alike_whatever_part_they_are_in():
+  found, sums = gradient('uniform', microbatches=2)
+  assert_equal(found, weighted(1 / 2, 1 / 2))
+  assert sums['loss'][1] == 10
+
+
+def test_rows_counts_rows_alike():
+  found, _ = gradient('rows')
+  assert_equal(found, weighted(6 / 10, 4 / 10))
+
+
+def test_uncertainty_weighs_losses_and_learns_how():
+  _, state, update = compiled('uncertainty')
+  log_variance = jnp.array([0.5, 0.3, -1.0])
+  state = state.replace(params={**state.params, 'log_variance': log_variance})
+  new, sums = update(state, batch(), jax.random.key(1))
+  moved = jax.tree.map(jnp.subtract, state.params, new.params)
+  first, second = np.exp(-0.5), np.exp(1.0)
+  assert_equal(moved['model'], weighted(first / 2, second / 2))
+  values = [float(losses_of(state.params['model'], task)) for task in (0, 2)]
+  expected = [
+    (1 / 2 - first * values[0]) / 2,
+    0.0,
+    (1 / 2 - second * values[1]) / 2,
+  ]
+  np.testing.assert_allclose(moved['log_variance'], expected, rtol=1e-4)
+  # What is reported is the plain loss.
+  plain = 6 * values[0] + 4 * values[1]
+  np.testing.assert_allclose(sums['loss'][0], plain, rtol=1e-5)
+
+
+def test_pcgrad_takes_out_conflicts():
+  found, sums = gradient('pcgrad')
+  first, second = (
+    np.concatenate([np.ravel(x) for x in jax.tree.leaves(g)])
+    for g in task_gradients()
+  )
+  dot = first @ second
+  total = first + second
+  if dot < 0:
+    total = total - dot * (second / (second @ second) + first / (first @ first))
+  flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(found)])
+  np.testing.assert_allclose(flat, total / 2, rtol=1e-4, atol=1e-6)
+  assert sums['corrected'] == (float(dot < 0), 1)
+
+
+def test_gradvac_learns_targets_and_leaves_absent_tasks_alone():
+  _, state, update = compiled('gradvac')
+  new, sums = update(state, batch(), jax.random.key(1))
+  targets = np.asarray(new.opt_state[0].targets)
+  assert targets.shape == (2, TASKS, TASKS)
+  other, hidden = targets  # 'heads' comes first.
+  # Heads of different tasks share no weight: nothing to compare there but a
+  # cosine of 0.
+  assert hidden[0, 2] != 0 and not np.delete(hidden, 1, 0)[:, 1].any()
+  assert not hidden[1].any() and np.abs(other).max() == 0
+  assert 0 <= sums['corrected'][0] <= 1
+
+
+def split(tree):
+  return jax.tree.map(lambda x: x.reshape((4, -1, *x.shape[1:])), tree)
+
+
+def test_four_devices_equal_one():
+  method, state, update = compiled('uniform')
+  one, one_sums = update(state, batch(), jax.random.key(1))
+  many, sums = jax.pmap(
+    method.update, axis_name=parallel.AXIS, in_axes=(None, 0, None)
+  )(state, split(batch()), jax.random.key(1))
+  for replica in range(4):
+    take = functools.partial(jax.tree.map, lambda x, r=replica: x[r])
+    assert_equal(take(many.params), one.params)
+    assert_equal(take(sums), one_sums)
+
+
+def test_logits_are_those_of_the_rows_own_head():
+  method, state, _ = compiled('uniform')
+  logits = method.predict(state, batch())['logits']
+  every = Linear().apply(
+    {'params': state.params}, batch()['image'], train=False
+  )
+  for row, task in enumerate(batch()['task']):
+    np.testing.assert_array_equal(
+      logits[row], every[row, CLASSES * task : CLASSES * (task + 1)]
+    )
+  with pytest.raises(types.InputError, match='6 logits'):
+    multitask.own_head(every, batch()['task'], 4)
+
+
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'weighting': 'all'},
+    {'heads': 'two'},
+    {'num_tasks': 0},
+    {'compute_dtype': 'int8'},
+  ],
+  ids=str,
+)
+def test_settings_out_of_range_are_refused(bad):
+  with pytest.raises(types.InputError, match=next(iter(bad))):
+    multitask.make(Linear(), optax.sgd(1.0), **{'num_tasks': 2, **bad})
