@@ -43,7 +43,7 @@ class TaskRows(NamedTuple):
   test: Columns
 
 
-class Sequel(NamedTuple):
+class Outcome(NamedTuple):
   """What learning T tasks one after the other gave, for S seeds.
 
   Attributes:
@@ -77,7 +77,7 @@ def rows(
   ]
 
 
-def measures(result: Sequel) -> dict[str, np.ndarray]:
+def measures(result: Outcome) -> dict[str, np.ndarray]:
   """One number a seed.
 
   Returns:
@@ -120,15 +120,16 @@ def run(
   memory_batch: int = 10,
   strength: float = 100.0,
   vectorize: bool = True,
-) -> Sequel:
+) -> Outcome:
   """Learns the tasks in order and tests on all of them after each.
 
   Args:
     learner: 'sgd': `tx` alone; 'gpm': gradient projection memory; 'replay':
       every batch holds remembered rows, too; 'a_gem': the gradient must not
       oppose that of remembered rows; 'ewc': parameters are held near old ones
-      by their Fisher information; 'multitask': all tasks at once, in as many
-      steps as all of them, an upper bound.
+      by their Fisher information (of the rows' own labels); 'multitask': all
+      tasks at once, in as many steps as all of them, an upper bound, with the
+      rows of all tasks in memory together.
     model: As for `supervised.make`; with heads='each' it gives the logits of
       all T heads, [B, T * C], by its layer `head`.
     tasks: T tasks.
@@ -152,7 +153,7 @@ def run(
     vectorize: See `loop.fit_seeds`.
 
   Returns:
-    A `Sequel`.
+    A `Outcome`.
 
   Raises:
     InputError: If the learner is unknown.
@@ -188,7 +189,7 @@ def run(
     memory_batch=memory_batch if remembers else 0,
     vectorize=vectorize,
   )
-  predict = study.predict_fn(method)
+  predict, anchor = study.predict_fn(method), _anchor_fn(method)
   states = trainer.init()
   initial = _accuracies(predict, states, tests)
   matrix, ranks = [], {}
@@ -207,8 +208,7 @@ def run(
       for layer, rank in states.opt_state[-1].ranks.items():
         ranks.setdefault(layer, []).append(np.asarray(rank))
     elif learner == 'ewc':
-      samples = _samples(task.train, seeds, num_samples)
-      states = _anchor(method, states, samples)
+      states = anchor(states, _samples(task.train, seeds, num_samples))
     matrix.append(_accuracies(predict, states, tests))
     logging.info(
       '%s: task %d/%d learnt, test accuracy on each %s',
@@ -217,7 +217,7 @@ def run(
       len(tasks),
       ' '.join(f'{x:.3f}' for x in matrix[-1].mean(0)),
     )
-  return Sequel(
+  return Outcome(
     accuracy=np.stack(matrix, 1),
     initial=initial,
     ranks={layer: np.stack(x, 1) for layer, x in ranks.items()},
@@ -247,8 +247,8 @@ def _extend_bases(model, states, samples, sample_rows, **settings):
   return states.replace(opt_state=jax.tree.map(lambda *x: jnp.stack(x), *new))
 
 
-def _anchor(method, states, samples):
-  """EWC's penalty with one more task, all seeds side by side."""
+def _anchor_fn(method):
+  """(states, samples) -> states whose penalty of EWC has one more task."""
 
   def one(state, columns):
     def log_prob(params, row):
@@ -265,10 +265,10 @@ def _anchor(method, states, samples):
     total, _ = jax.lax.scan(add, zeros, columns)
     count = len(columns['label'])
     fisher = jax.tree.map(lambda x: x / count, total)
-    return rehearsal.consolidate(state.opt_state, state.params, fisher)
+    opt_state = rehearsal.consolidate(state.opt_state, state.params, fisher)
+    return state.replace(opt_state=opt_state)
 
-  opt_state = jax.jit(jax.vmap(one))(states, samples)
-  return states.replace(opt_state=opt_state)
+  return jax.jit(jax.vmap(one))
 
 
 def _accuracies(predict, states, tests):

@@ -53,9 +53,8 @@ class Trainer:
       {name: x[:0] for name, x in tasks[0].items()} for _ in seeds
     ]
     # Of one size for all tasks, so that they share one compiled program.
-    self._room = memory_per_class * sum(
-      len(np.unique(x['label'])) for x in tasks[:-1]
-    )
+    classes = [len(np.unique(x['label'])) for x in tasks]
+    self._room = max(1, memory_per_class * sum(classes[:-1]))
     one = self._fit_one
 
     def one_by_one(states, base, columns, memory, order, past):
@@ -131,7 +130,7 @@ class Trainer:
     return states
 
   def _fit_one(self, state, base, columns, memory, order, past):
-    rng = jax.random.fold_in(base, 1)
+    rng = jax.random.fold_in(base, 1)  # As in `loop`: 0 is for `init`.
 
     def step(state, places):
       now, old = places

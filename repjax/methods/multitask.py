@@ -51,7 +51,7 @@ def make(
     weighting: 'rows': the mean over rows; 'uniform': the mean over the tasks of
       the batch of their means over rows; 'uncertainty': the same mean of
       exp(-s_t) * loss_t + s_t / 2 with a learnt s_t = log sigma_t^2 a task
-      (eq. 10 of Kendall et al.), from s_t = 0 on; 'pcgrad' and 'gradvac': the
+      (Kendall et al.), from s_t = 0 on; 'pcgrad' and 'gradvac': the
       mean over tasks of the gradients after surgery.
     heads: 'each' task has its own head, or all share 'one'.
     decay: Of 'gradvac'.

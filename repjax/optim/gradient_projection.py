@@ -75,7 +75,7 @@ def project_gradients(
   freeze_others: bool = True,
   input_axes: Callable[[trees.Path, tuple[int, ...]], int] = input_axes,
 ) -> optax.GradientTransformation:
-  """Takes the span of old inputs out of every update (eq. 6 and 7).
+  """Takes the span of old inputs out of every update: G - M M' G.
 
   It projects the update and not the gradient: put it last. Momentum, Adam and
   weight decay before it would otherwise move the network along old inputs. (The

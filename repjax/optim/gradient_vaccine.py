@@ -63,10 +63,10 @@ def gradient_vaccine(
   random order; in each group of parameters, with phi the cosine of g'_i (as
   changed so far) and g_j (as it was), and T_ij its target,
 
-    where phi < T_ij:  g'_i += a g_j,  which makes the cosine T_ij (eq. 3):
+    where phi < T_ij:  g'_i += a g_j,  which makes the cosine T_ij:
       a = |g'_i| (T_ij sqrt(1 - phi^2) - phi sqrt(1 - T_ij^2))
           / (|g_j| sqrt(1 - T_ij^2))
-    then T_ij = (1 - decay) T_ij + decay phi, from T_ij = 0 on (eq. 4).
+    then T_ij = (1 - decay) T_ij + decay phi, from T_ij = 0 on.
 
   Tasks without rows in the batch, and groups in which a gradient is zero (the
   heads of other tasks), are not visited and leave their targets alone.

@@ -1,7 +1,7 @@
 """What the layers of an unmodified linen network see, as columns of matrices.
 
 The representation matrices of gradient projection memory (Saha, Garg and Roy,
-ICLR 2021, sec. 4), in the order in which flax flattens kernels.
+ICLR 2021), in the order in which flax flattens kernels.
 """
 
 from collections.abc import Callable

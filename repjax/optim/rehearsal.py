@@ -17,7 +17,7 @@ from repjax import types
 def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
   """Takes out of the gradient what would raise the loss on remembered rows.
 
-  With g of the current rows and r of the remembered ones (eq. 11):
+  With g of the current rows and r of the remembered ones:
   g - (g'r / r'r) r where g'r < 0, else g. Put it first in the chain.
 
   Args:
@@ -67,7 +67,7 @@ class EwcState(NamedTuple):
 
 
 def ewc(strength: float) -> optax.GradientTransformation:
-  """Adds the gradient of strength / 2 * sum_t F_t (w - w_t)^2 (eq. 3).
+  """Adds the gradient of strength / 2 * sum_t F_t (w - w_t)^2.
 
   Put it first in the chain. `consolidate` adds a task to the sum.
 

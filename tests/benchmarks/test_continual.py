@@ -66,7 +66,7 @@ def learn(learner, kind='permuted', **settings):
 
 def test_seeds_side_by_side_equal_a_plain_loop_over_steps():
   TRACES.clear()
-  found = learn('sgd', steps=4)
+  found = learn('sgd')
   # All tasks share one program, in which all their steps are.
   assert sum(TRACES) <= 2
   method = multitask.make(
@@ -79,22 +79,26 @@ def test_seeds_side_by_side_equal_a_plain_loop_over_steps():
     jax.random.fold_in(key, 0), {**rows, 'mask': mask[:1]}
   )
   for number, task in enumerate(stream()):
-    order = batches.rows_at(0, 4 * BATCH, 400, 4 + number).reshape(4, BATCH)
-    for rows in order:
+    order = batches.rows_at(0, STEPS * BATCH, 400, 4 + number)
+    for rows in order.reshape(STEPS, BATCH):
       batch = {name: x[rows] for name, x in task.train.items()}
       state, _ = update(state, {**batch, 'mask': mask}, key)
     test = {**task.test, 'mask': np.ones(355, np.float32)}
-    accuracy = (
-      predict(state, test)['logits'].argmax(-1) == test['label']
-    ).mean()
-    np.testing.assert_allclose(found.accuracy[1, number, number], accuracy)
+    guess = np.asarray(predict(state, test)['logits']).argmax(-1)
+    np.testing.assert_allclose(
+      found.accuracy[1, number, number],
+      (guess == test['label']).mean(),
+      atol=0.01,
+    )
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-5),
-    found.states.params,
-    state.params,
+    lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-3),
+    *jax.device_get((found.states.params, state.params)),
   )
-  alone = learn('sgd', steps=4, vectorize=False)
-  np.testing.assert_allclose(alone.accuracy, found.accuracy, atol=0.01)
+
+
+def test_one_seed_after_the_other_is_the_same():
+  one = learn('sgd', vectorize=False)
+  np.testing.assert_allclose(one.accuracy, learn('sgd').accuracy, atol=0.01)
 
 
 def test_projection_and_memory_forget_less_than_plain_descent():
@@ -124,8 +128,7 @@ def test_projection_and_memory_forget_less_than_plain_descent():
   'learner, settings',
   [
     ('gpm', {'thresholds': 0.97}),
-    ('a_gem', {'memory_per_class': 5}),
-    ('ewc', {'strength': 100.0}),
+    ('ewc', {'strength': 100.0, 'num_samples': 60}),
   ],
 )
 def test_heads_of_old_tasks_are_left_alone(learner, settings):
@@ -138,7 +141,7 @@ def test_heads_of_old_tasks_are_left_alone(learner, settings):
 
 def test_measures_are_their_definitions():
   accuracy = np.array([[[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.5, 0.7, 1.0]]])
-  result = continual.Sequel(accuracy, np.array([[0.1, 0.1, 0.2]]), {}, None)
+  result = continual.Outcome(accuracy, np.array([[0.1, 0.1, 0.2]]), {}, None)
   found = continual.measures(result)
   np.testing.assert_allclose(found['acc'], (0.5 + 0.7 + 1.0) / 3)
   np.testing.assert_allclose(found['bwt'], (0.5 - 0.9 + 0.7 - 0.8) / 2)

@@ -113,8 +113,11 @@ def order_of(state):
   return np.asarray(visiting_orders(rng, TASKS))
 
 
-@pytest.mark.parametrize('groups', ['model', 'layer', 'leaf'])
-@pytest.mark.parametrize('present', [(1, 1, 1, 1), (1, 0, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+  'groups, present',
+  [('model', (1, 1, 1, 1)), ('layer', (1, 0, 1, 1))],
+  ids=['model', 'layer, one absent'],
+)
 def test_five_steps_equal_the_published_loop(groups, present):
   link = optim.gradient_vaccine(TASKS, decay=0.3, groups=groups)
   num_rows = 5.0 * np.asarray(present)
@@ -217,20 +220,6 @@ def test_zero_and_opposite_gradients_stay_finite(pair):
     assert not targets.any()
 
 
-def test_the_mean_of_agreeing_tasks_is_their_plain_mean():
-  grads = jax.tree.map(lambda x: jnp.abs(x), task_gradients(0))
-  link = optim.gradient_vaccine(TASKS, target=-0.5, reduce='mean')
-  grad_fn = TaskGrad(grads, [1, 0, 2, 3])
-  updates, state = jax.jit(
-    lambda: link.update(PARAMS, link.init(PARAMS), PARAMS, grad_fn=grad_fn)
-  )()
-  expected = jax.tree.map(lambda x: x[jnp.array([0, 2, 3])].mean(0), grads)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected
-  )
-  assert state.corrected == 0
-
-
 def test_parameters_are_read_twice_however_many_pairs_are_visited():
   num_tasks, size = 8, 100_000
   params = {'w': jnp.zeros(size)}
@@ -263,7 +252,7 @@ def test_in_a_chain_it_takes_the_tasks_of_the_batch():
 
   batch = {'task': jnp.array([0, 0, 1, 0]), 'mask': jnp.ones(4)}
   params = {'w': jnp.zeros(2)}
-  tx = optax.chain(optim.pcgrad(3), optax.sgd(1.0))
+  tx = optax.chain(optim.pcgrad(3, reduce='mean'), optax.sgd(1.0))
 
   @jax.jit
   def step(params, state):
@@ -273,7 +262,8 @@ def test_in_a_chain_it_takes_the_tasks_of_the_batch():
   updates, _ = step(params, jax.jit(tx.init)(params))
   grads = -np.asarray(points[:2], np.float64)
   expected = naive_pcgrad(grads, [[1], [0]])
-  np.testing.assert_allclose(updates['w'], -expected, rtol=1e-5)
+  # The mean is over the two tasks that the batch holds.
+  np.testing.assert_allclose(updates['w'], -expected / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

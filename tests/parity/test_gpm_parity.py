@@ -80,7 +80,7 @@ def compare(state, memory, reorder):
 
 
 class Mlp(nn.Module):
-  """784-100-100-10 without biases (sec. 5 of the paper)."""
+  """784-100-100-10 without biases, as for permuted MNIST."""
 
   @nn.compact
   def __call__(self, image, *, train, mask=None):
