@@ -96,8 +96,13 @@ class GradFn(Protocol):
   def clipped(self, params: PyTree, clip_norm: float) -> tuple[PyTree, Aux]:
     """Sum of the per-example gradients, each clipped to `clip_norm`."""
 
-  def per_task(self, params: PyTree) -> tuple[PyTree, Aux]:
-    """One mean gradient a task, stacked on a leading axis."""
+  def per_task(
+    self, params: PyTree, num_tasks: int, *, column: str = 'task'
+  ) -> tuple[PyTree, jax.Array, Aux]:
+    """One mean gradient a task, stacked, and the tasks' numbers of rows [T].
+
+    `column` of the batch holds the tasks' ids, integers [B] in [0, T).
+    """
 
 
 class Method(NamedTuple):

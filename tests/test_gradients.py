@@ -230,17 +230,73 @@ def test_the_gradient_at_a_known_point_is_not_computed_again():
   assert len(calls) == 2 * once
 
 
-@pytest.mark.parametrize(
-  'question, missing',
-  [
-    (lambda grad_fn: grad_fn.clipped(PARAMS, 1.0), 'per-example clipping'),
-    (lambda grad_fn: grad_fn.per_task(PARAMS), 'per-task gradients'),
-  ],
-  ids=['clipped', 'per_task'],
+def with_tasks():
+  # Task 1 has padding alone, task 3 no row; 7 and -1 are no tasks.
+  return {**batch(), 'task': jnp.array([0, 2, 1, 0, 1, 7, 2, -1])}
+
+
+def by_tasks(rows):
+  """Mean gradients of tasks 0 to 3, one after the other, and their rows."""
+  grads, counts = [], []
+  for task in range(4):
+    mask = np.asarray(rows['mask']) * (np.asarray(rows['task']) == task)
+    total, weight = by_rows({**rows, 'mask': jnp.asarray(mask)})
+    grads.append(jax.tree.map(lambda x, w=weight: x / max(w, 1), total))
+    counts.append(weight)
+  return jax.tree.map(lambda *x: jnp.stack(x), *grads), counts
+
+
+@functools.partial(
+  jax.jit, static_argnames=('microbatches', 'compute_dtype', 'how')
 )
-def test_a_question_without_an_answer_says_what_is_missing(question, missing):
-  with pytest.raises(NotImplementedError, match=missing):
-    question(make(batch()))
+def per_task(rows, how='auto', **settings):
+  return make(rows, **settings).per_task(PARAMS, 4, how=how)
+
+
+@pytest.mark.parametrize('microbatches', [1, 2])
+@pytest.mark.parametrize('how', ['vectorized', 'scanned'])
+def test_gradients_of_tasks_are_those_of_their_rows_alone(how, microbatches):
+  grads, counts, aux = per_task(with_tasks(), how, microbatches=microbatches)
+  expected, rows = by_tasks(with_tasks())
+  assert rows == [2, 0, 2, 0]
+  np.testing.assert_array_equal(counts, rows)
+  assert_equal(grads, expected)
+  _, plain = gradient(with_tasks(), microbatches=microbatches)
+  assert_equal(aux, plain)
+
+
+def test_gradients_of_tasks_over_uneven_devices_are_those_of_one():
+  @functools.partial(jax.pmap, axis_name=parallel.AXIS)
+  def over_devices(rows):
+    return make(rows).per_task(PARAMS, 4)
+
+  grads, counts, aux = over_devices(split(with_tasks()))
+  expected, rows = by_tasks(with_tasks())
+  _, one_aux = gradient(with_tasks())
+  for replica in range(4):
+    take = functools.partial(jax.tree.map, lambda x, r=replica: x[r])
+    assert_equal(take(grads), expected)
+    np.testing.assert_array_equal(counts[replica], rows)
+    assert_equal(take(aux.sums), one_aux.sums)
+
+
+def test_gradients_of_tasks_in_bfloat16_return_float32():
+  grads, _, _ = per_task(with_tasks(), compute_dtype=jnp.bfloat16)
+  expected, _ = by_tasks(with_tasks())
+  assert_equal(grads, expected, 0.05)
+  assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype('float32')}
+
+
+def test_gradients_of_tasks_need_ids():
+  with pytest.raises(types.InputError, match="'task'"):
+    make(batch()).per_task(PARAMS, 2)
+  with pytest.raises(types.InputError, match="'y'"):
+    make(batch()).per_task(PARAMS, 2, column='y')
+
+
+def test_a_question_without_an_answer_says_what_is_missing():
+  with pytest.raises(NotImplementedError, match='per-example clipping'):
+    make(batch()).clipped(PARAMS, 1.0)
 
 
 def test_rows_that_cannot_be_divided_are_refused():

@@ -4,5 +4,12 @@ A link that needs more than the plain gradient takes the extra argument
 `grad_fn` (`repjax.types.GradFn`) in its `update`.
 """
 
+from repjax.optim.gradient_projection import (
+  project_gradients as project_gradients,
+)
+from repjax.optim.gradient_projection import update_bases as update_bases
+from repjax.optim.gradient_vaccine import gradient_vaccine as gradient_vaccine
+from repjax.optim.gradient_vaccine import pcgrad as pcgrad
+from repjax.optim.layer_inputs import representations as representations
 from repjax.optim.sam import sam as sam
 from repjax.optim.schedules import warmup_cosine as warmup_cosine

@@ -1,0 +1,1 @@
+"""Protocols that compare methods: grids and sequences of fits."""

@@ -1,0 +1,121 @@
+"""What gradient projection is compared with: A-GEM and EWC as optax links.
+
+A-GEM: Chaudhry et al., 'Efficient Lifelong Learning with A-GEM', ICLR 2019.
+EWC: Kirkpatrick et al., 'Overcoming catastrophic forgetting in neural
+networks', PNAS 2017.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from repjax import types
+
+
+def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
+  """Takes out of the gradient what would raise the loss on remembered rows.
+
+  With g of the current rows and r of the remembered ones:
+  g - (g'r / r'r) r where g'r < 0, else g. Put it first in the chain.
+
+  Args:
+    column: Of the batch: 0 for a current row, 1 for a remembered one. Without
+      remembered rows g passes unchanged.
+
+  Returns:
+    A transformation without state whose `update` needs `params` and the extra
+    argument `grad_fn`, a `repjax.types.GradFn`.
+  """
+
+  def init_fn(params):
+    del params  # What is remembered comes with the batch.
+    return optax.EmptyState()
+
+  def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
+    del updates, extra  # The mean over both kinds of rows is of no use.
+    if params is None or grad_fn is None:
+      raise ValueError(
+        'a_gem needs `params` and the extra argument `grad_fn`: call '
+        'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
+      )
+    grads, num_rows, _ = grad_fn.per_task(params, 2, column=column)
+    now, past = (jax.tree.map(lambda x, i=i: x[i], grads) for i in (0, 1))
+    product = optax.tree.vdot(now, past)
+    square = optax.tree.norm(past, squared=True)
+    opposed = (product < 0) & (num_rows[1] > 0) & (square > 0)
+    scale = jnp.where(opposed, product / jnp.where(square > 0, square, 1), 0)
+    return jax.tree.map(lambda g, r: g - scale * r, now, past), state
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class EwcState(NamedTuple):
+  """The sum of all old tasks' penalties, which is one quadratic form.
+
+  sum_t F_t (w - w_t)^2 / 2 has the gradient (sum_t F_t) w - sum_t F_t w_t, so
+  its size does not grow with the number of tasks.
+
+  Attributes:
+    fisher: sum_t F_t, like the parameters.
+    centre: sum_t F_t w_t, like the parameters.
+  """
+
+  fisher: types.PyTree
+  centre: types.PyTree
+
+
+def ewc(strength: float) -> optax.GradientTransformation:
+  """Adds the gradient of strength / 2 * sum_t F_t (w - w_t)^2.
+
+  Put it first in the chain. `consolidate` adds a task to the sum.
+
+  Args:
+    strength: lambda >= 0.
+
+  Returns:
+    A transformation with an `EwcState` whose `update` needs `params`.
+  """
+  if strength < 0:
+    raise ValueError(f'Need strength >= 0; got {strength=}')
+
+  def init_fn(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return EwcState(zeros, jax.tree.map(jnp.zeros_like, params))
+
+  def update_fn(updates, state, params=None):
+    if params is None:
+      raise ValueError('ewc needs `params` in tx.update.')
+    penalised = jax.tree.map(
+      lambda g, f, c, w: g + strength * (f * w - c),
+      updates,
+      state.fisher,
+      state.centre,
+      params,
+    )
+    return penalised, state
+
+  return optax.GradientTransformation(init_fn, update_fn)
+
+
+def consolidate(
+  opt_state: types.PyTree, params: types.PyTree, fisher: types.PyTree
+) -> types.PyTree:
+  """The state after a task that ended at `params` with this Fisher diagonal.
+
+  Args:
+    opt_state: An `EwcState`, or the state of a chain that holds them.
+    params: w_t.
+    fisher: F_t, the mean over rows of squared gradients of log p(y | x).
+  """
+
+  def add(state):
+    if not isinstance(state, EwcState):
+      return state
+    return EwcState(
+      jax.tree.map(jnp.add, state.fisher, fisher),
+      jax.tree.map(lambda c, f, w: c + f * w, state.centre, fisher, params),
+    )
+
+  return jax.tree.map(add, opt_state, is_leaf=lambda x: isinstance(x, EwcState))

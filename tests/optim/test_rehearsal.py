@@ -1,0 +1,108 @@
+"""A-GEM and EWC against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import gradients
+from repjax import types
+from repjax.optim import rehearsal
+
+PARAMS = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array(0.5)}
+
+
+def loss_fn(params, model_state, batch, rng):
+  del rng
+  error = batch['x'] @ params['w'] + params['b'] - batch['y']
+  return types.Losses(jnp.square(error) / 2, model_state, {})
+
+
+def rows(memory, sign=1.0):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32)
+  y = x @ PARAMS['w'] + 0.5 + jnp.array([1, 1, 1, sign, sign, sign])
+  memory = jnp.asarray(memory)
+  return {'x': x, 'y': y, 'memory': memory, 'mask': (memory >= 0) * 1.0}
+
+
+def flat(tree):
+  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+@jax.jit
+def step(batch):
+  link = rehearsal.a_gem()
+  grad_fn = gradients.GradFn(loss_fn, batch, jax.random.key(0), {})
+  return link.update(
+    grad_fn(PARAMS)[0], link.init(PARAMS), PARAMS, grad_fn=grad_fn
+  )[0]
+
+
+def by_rows(batch, places):
+  grads = jax.grad(
+    lambda p: loss_fn(p, {}, batch, None).loss[jnp.array(places)].mean()
+  )(PARAMS)
+  return flat(grads)
+
+
+@pytest.mark.parametrize('sign', [1.0, -1.0])
+def test_a_gem_takes_out_what_opposes_the_memory(sign):
+  batch = rows([0, 0, 0, 1, 1, 1], sign)
+  now, past = by_rows(batch, [0, 1, 2]), by_rows(batch, [3, 4, 5])
+  expected, opposed = now, now @ past < 0
+  assert opposed == (sign < 0)
+  if opposed:
+    expected = now - now @ past / (past @ past) * past
+    assert abs(expected @ past) < 1e-5
+  np.testing.assert_allclose(flat(step(batch)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gem_without_memory_is_the_plain_gradient():
+  batch = rows([0, 0, 0, -1, -1, -1])
+  expected = by_rows(batch, [0, 1, 2])
+  np.testing.assert_allclose(flat(step(batch)), expected, rtol=1e-5)
+
+
+def test_ewc_adds_the_gradient_of_all_old_penalties():
+  rng = np.random.default_rng(1)
+
+  def draw():
+    return jax.tree.map(
+      lambda x: jnp.asarray(np.abs(rng.normal(size=x.shape)), jnp.float32),
+      PARAMS,
+    )
+
+  link = optax.chain(rehearsal.ewc(3.0), optax.sgd(1.0))
+  state, tasks = link.init(PARAMS), [(draw(), draw()) for _ in range(3)]
+  for fisher, params in tasks:
+    state = rehearsal.consolidate(state, params, fisher)
+
+  def penalty(params):
+    return (
+      3.0
+      / 2
+      * sum(
+        (f * (w - v) ** 2).sum()
+        for fisher, old in tasks
+        for f, v, w in zip(
+          *map(jax.tree.leaves, (fisher, old, params)), strict=True
+        )
+      )
+    )
+
+  plain = jax.tree.map(jnp.ones_like, PARAMS)
+  updates, _ = link.update(plain, state, PARAMS)
+  expected = jax.tree.map(lambda g, p: -g - p, plain, jax.grad(penalty)(PARAMS))
+  np.testing.assert_allclose(flat(updates), flat(expected), rtol=1e-5)
+
+
+def test_what_is_missing_is_named():
+  with pytest.raises(ValueError, match='grad_fn'):
+    rehearsal.a_gem().update(PARAMS, (), PARAMS)
+  with pytest.raises(ValueError, match='params'):
+    link = rehearsal.ewc(1.0)
+    link.update(PARAMS, link.init(PARAMS))
+  with pytest.raises(ValueError, match='strength'):
+    rehearsal.ewc(-1.0)
