@@ -274,10 +274,7 @@ def _anchor_fn(method):
 def _accuracies(predict, states, tests):
   """Of all seeds on all tasks, [S, T]."""
   return np.stack(
-    [
-      (predict(states, test).argmax(-1) == test['label']).mean(-1)
-      for test in tests
-    ],
+    [study.accuracy(predict(states, test), test) for test in tests],
     axis=1,
   )
 
