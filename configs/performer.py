@@ -88,7 +88,7 @@ _SMALL = dict(
   batch_size=8,
   eval_batch_size=32,
   epochs=0.0,
-  min_steps=600,
+  min_steps=500,
   data=dict(
     kind='text',
     name='python_topics',
@@ -98,17 +98,17 @@ _SMALL = dict(
     eval_stride=256,
   ),
   model=dict(
-    hidden_dim=128,
-    mlp_dim=512,
-    num_heads=4,
+    hidden_dim=64,
+    mlp_dim=256,
+    num_heads=2,
     num_layers=2,
     dropout_rate=0.0,
     remat=False,
   ),
-  attention=dict(num_features=128),
+  attention=dict(num_features=64),
   tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
   step=dict(compute_dtype='float32'),
-  run=dict(log_every=50, eval_every=300, save_every=300),
+  run=dict(log_every=50, eval_every=250, save_every=250),
 )
 
 # The thresholds stood here before the first run of the study.
@@ -155,7 +155,7 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   config = config_dict.ConfigDict(_PAPER)
   config.claims = _CLAIMS
   config.seeds = (0, 1, 2)
-  config.study = dict(draws=4000, tune_steps=60)
+  config.study = dict(draws=4000, tune_steps=50)
   if preset == 'paper':
     return config
   config.update(_SMALL)

@@ -100,7 +100,7 @@ _SMALL = dict(
   batch_size=8,
   eval_batch_size=32,
   epochs=0.0,
-  min_steps=600,
+  min_steps=500,
   data=dict(
     name='python_topics',
     eval_splits=('validation',),
@@ -111,9 +111,9 @@ _SMALL = dict(
     num_test_rows=400,
   ),
   model=dict(
-    hidden_dim=128,
-    mlp_dim=512,
-    num_heads=4,
+    hidden_dim=64,
+    mlp_dim=256,
+    num_heads=2,
     num_layers=2,
     position='rotary',
     dropout_rate=0.0,
@@ -122,7 +122,7 @@ _SMALL = dict(
   attention=dict(redraw_every=1),
   tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
   step=dict(compute_dtype='float32'),
-  run=dict(log_every=50, eval_every=300, save_every=300),
+  run=dict(log_every=50, eval_every=250, save_every=250),
 )
 
 # The thresholds stood here before the first run of the study.

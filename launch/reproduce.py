@@ -10,6 +10,7 @@ another config than the present one.
 
 import json
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -29,6 +30,12 @@ _OUT = flags.DEFINE_string(
 )
 _CHECK = flags.DEFINE_bool(
   'check', False, 'Only check that the table fits the configs.'
+)
+_SET = flags.DEFINE_list(
+  'set',
+  [],
+  'Fields to change, as data.name=mnist,epochs=0.1; the result is a row of its '
+  'own, beside that of the config as it is. For one paper at a time.',
 )
 _DATA_DIR = app.define_data_dir()
 app.define_devices()
@@ -55,21 +62,64 @@ def main() -> None:
   if _CHECK.value:
     _check(papers, out, table)
     return
+  changes = _changes()
+  if changes and len(papers) > 1:
+    raise types.InputError('--set is for one paper: give one in --papers.')
   app.initialize()
   for paper in papers:
-    _measure(paper, out / paper)
+    slug = '.'.join([paper, *(_slug(x) for x in changes.values())])
+    _measure(paper, out / slug, changes)
   text = _table(_all_papers(), out)
   table.write_text(text, encoding='utf-8')
   logging.info('wrote %s', table)
 
 
-def _measure(paper: str, folder: pathlib.Path) -> None:
+def _changes() -> dict[str, str]:
+  """Field -> new value, from --set."""
+  changes = {}
+  for item in _SET.value:
+    name, equals, value = item.partition('=')
+    if not equals:
+      raise types.InputError(f'--set={item}: write field=value.')
+    changes[name] = value
+  return changes
+
+
+def _slug(value: str) -> str:
+  return re.sub(r'[^A-Za-z0-9]+', '-', value).strip('-')
+
+
+def _config(module: Any, preset: str, changes: dict[str, str]):
+  """A preset with changed fields, of the types that they have."""
+  config = module.get_config(preset)
+  for name, value in changes.items():
+    try:
+      node = config
+      for part in name.split('.')[:-1]:
+        node = node[part]
+      old = node[name.split('.')[-1]]
+      if isinstance(old, str):
+        new = value
+      elif isinstance(old, tuple):
+        new = tuple(x for x in value.split('+') if x)
+        new = tuple(int(x) if x.isdigit() else x for x in new)
+      else:
+        new = type(old)(float(value))
+      node[name.split('.')[-1]] = new
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+      raise types.InputError(
+        f'--set={name}={value}: {error}; fields are those of {preset}.'
+      ) from error
+  return config
+
+
+def _measure(paper: str, folder: pathlib.Path, changes: dict[str, str]) -> None:
   """Runs one paper's study and writes its report."""
   from repjax import metrics
   from repjax import report
 
   module = app.load_config_module(app.find_config(f'{paper}.py'))
-  config = module.get_config(_PRESET.value)
+  config = _config(module, _PRESET.value, changes)
   identity = app.fingerprint(config)
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
@@ -86,6 +136,7 @@ def _measure(paper: str, folder: pathlib.Path) -> None:
   rows = [
     {'name': name, **_judge(claim, result.scalars[name])}
     for name, claim in identity['claims'].items()
+    if name in result.scalars  # A changed study may leave some out.
   ]
   for row in rows:
     mean, error = metrics.mean_and_error(row['values'])
@@ -98,6 +149,7 @@ def _measure(paper: str, folder: pathlib.Path) -> None:
       'scalars': dict(result.scalars),
       'figures': sorted(result.figures),
       'preset': _PRESET.value,
+      'changes': changes,
       'seconds': seconds,
       'config': identity,
       **report.environment(),
@@ -124,8 +176,8 @@ def _table(papers: list[str], out: pathlib.Path) -> str:
   from repjax import metrics
 
   lines, plots = [], []
-  for paper in papers:
-    report = _report(out / paper)
+  for paper, folder in _folders(papers, out):
+    report = _report(folder)
     if report is None:
       module = app.load_config_module(app.find_config(f'{paper}.py'))
       lines += [
@@ -140,21 +192,29 @@ def _table(papers: list[str], out: pathlib.Path) -> str:
       lines.append(
         f'| {paper} | {row["says"]} | {row["paper"]} | {_limit(row)} | '
         f'{ours} | {row["verdict"]} | {report["seconds"]:.0f} s | '
-        f'`{_command(paper, report["preset"])}` |'
+        f'`{_command(paper, report)}` |'
       )
     versions = report['versions']
     plots.append(
-      f'\n## {paper}\n\nMeasured {report["time"][:10]} on '
+      f'\n## {folder.name}\n\nMeasured {report["time"][:10]} on '
       f'{report["devices"][0]} with {report["cores"]} cores, '
       f'jax {versions["jax"]}, flax {versions["flax"]}, '
       f'optax {versions["optax"]}.\n'
     )
     plots += [
-      f'\n![{name}]({out.name}/{paper}/plots/{name}.png)'
+      f'\n![{name}]({out.name}/{folder.name}/plots/{name}.png)'
       for name in report['figures']
     ]
     plots.append('\n')
   return _HEADER + '\n'.join(lines) + '\n' + ''.join(plots)
+
+
+def _folders(papers, out):
+  """(paper, folder of its reports): its own, then those with changed fields."""
+  for paper in papers:
+    yield paper, out / paper
+    for folder in sorted(out.glob(f'{paper}.*')):
+      yield paper, folder
 
 
 def _limit(claim) -> str:
@@ -168,17 +228,18 @@ def _limit(claim) -> str:
 def _check(papers, out, table) -> None:
   """Raises if the table is not what the configs and reports give."""
   stale = []
-  for paper in papers:
-    report = _report(out / paper)
+  for paper, folder in _folders(papers, out):
+    report = _report(folder)
     if report is None:
       continue  # Its rows say 'not run'.
     module = app.load_config_module(app.find_config(f'{paper}.py'))
-    current = app.fingerprint(module.get_config(report['preset']))
+    changes = report.get('changes', {})
+    current = app.fingerprint(_config(module, report['preset'], changes))
     from repjax import checkpoint
 
     lines = checkpoint.differing_fields(report['config'], current)
     if lines:
-      stale.append(f'{paper} ({"; ".join(lines)})')
+      stale.append(f'{folder.name} ({"; ".join(lines)})')
   if not table.exists() or table.read_text('utf-8') != _table(
     _all_papers(), out
   ):
@@ -196,8 +257,14 @@ def _report(folder: pathlib.Path) -> dict[str, Any] | None:
   return json.loads(path.read_text('utf-8')) if path.exists() else None
 
 
-def _command(paper: str, preset: str = 'small') -> str:
-  return f'python -m launch.reproduce --papers={paper} --preset={preset}'
+def _command(paper: str, report: dict[str, Any] | None = None) -> str:
+  preset = 'small' if report is None else report['preset']
+  command = f'python -m launch.reproduce --papers={paper} --preset={preset}'
+  changes = {} if report is None else report.get('changes', {})
+  if changes:
+    fields = ','.join(f'{name}={value}' for name, value in changes.items())
+    command += f' --set={fields} --data_dir=...'
+  return command
 
 
 def _all_papers() -> list[str]:

@@ -147,6 +147,7 @@ def classifier(
   data: Images,
   method: types.Method,
   *,
+  sources: Callable[[str], source.Source] | None = None,
   multiple: int = 1,
   warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
 ) -> types.Experiment:
@@ -156,9 +157,13 @@ def classifier(
     config: With what `images` and `of_sources` read.
     data: `images(config)`, or made from it.
     method: What is trained; `predict` gives 'logits'.
+    sources: Split -> its rows; by default those of the set `config.data.name`.
     multiple: Rows that the method mixes with each other.
     warm_start: See `types.Experiment`.
   """
+
+  def load(split):
+    return source.load(config.data.name, split, data_dir=config.data.dir)
 
   def figures(rows, outputs, columns):
     logits, labels = outputs['logits'], columns['label']
@@ -177,9 +182,7 @@ def classifier(
     config,
     method,
     train=data.train,
-    sources=lambda split: source.load(
-      config.data.name, split, data_dir=config.data.dir
-    ),
+    sources=load if sources is None else sources,
     steps=data.steps,
     measure=_classification,
     figures=figures,

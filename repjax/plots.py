@@ -256,13 +256,17 @@ def lines(
 
 
 def seed_curves(
-  curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  *,
+  ylabel: str,
+  xlabel: str = 'step',
 ) -> Figure:
   """Mean over seeds against the step, with a band from lowest to highest.
 
   Args:
     curves: Name -> (steps [T], values [T, S]).
     ylabel: What the values are.
+    xlabel: What the steps are.
   """
   fig = Figure(figsize=(5.5, 3.6))
   axes = fig.subplots()
@@ -276,7 +280,39 @@ def seed_curves(
       alpha=0.2,
       linewidth=0,
     )
-  axes.set(xlabel='step', ylabel=ylabel)
+  axes.set(xlabel=xlabel, ylabel=ylabel)
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
+  return fig
+
+
+def matrices(
+  values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str
+) -> Figure:
+  """Matrices of numbers in [0, 1] side by side, with their numbers.
+
+  Args:
+    values: Name -> [rows, columns].
+    xlabel: What columns are.
+    ylabel: What rows are.
+  """
+  fig = Figure(figsize=(2.6 * len(values) + 0.6, 3.0))
+  for axes, (name, matrix) in zip(
+    fig.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True
+  ):
+    axes.imshow(matrix, cmap='viridis', vmin=0, vmax=1)
+    axes.set(title=name, xlabel=xlabel)
+    if axes.get_subplotspec().is_first_col():
+      axes.set_ylabel(ylabel)
+    if matrix.size <= 100:
+      for (i, j), value in np.ndenumerate(matrix):
+        axes.text(
+          j,
+          i,
+          f'{value:.2f}'[1:] if value < 1 else '1',
+          ha='center',
+          va='center',
+          fontsize=6,
+          color='black' if value > 0.6 else 'white',
+        )
   return fig

@@ -14,11 +14,13 @@ class Mlp(nn.Module):
   Attributes:
     num_classes: Width of the logits.
     features: Widths of the hidden layers; () is a linear model.
+    use_bias: Whether layers have biases.
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
   num_classes: int
   features: Sequence[int] = (128, 128)
+  use_bias: bool = True
   dtype: Any = None
 
   @nn.compact
@@ -31,10 +33,13 @@ class Mlp(nn.Module):
     for index, width in enumerate(self.features):
       layer = nn.Dense(
         width,
+        use_bias=self.use_bias,
         kernel_init=nn.initializers.he_normal(),
         dtype=self.dtype,
         name=f'hidden_{index}',
       )
       x = nn.relu(layer(x))
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
+    logits = nn.Dense(
+      self.num_classes, use_bias=self.use_bias, dtype=self.dtype, name='head'
+    )(x)
     return logits.astype(jnp.float32)

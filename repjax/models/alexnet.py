@@ -1,0 +1,74 @@
+"""Device code: the small AlexNet of continual learning.
+
+Serra, Suris, Miron and Karatzoglou, 'Overcoming Catastrophic Forgetting with
+Hard Attention to the Task' (HAT), ICML 2018; used by GPM on CIFAR-100.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class AlexNet(nn.Module):
+  """Three convolutions and two dense layers, all without biases.
+
+  Layers are `conv_0`, ..., `hidden_0`, ..., `head`.
+
+  Attributes:
+    num_classes: Width of the logits.
+    channels: Of the convolutions.
+    kernels: Their sizes.
+    dropout_rates: After each convolution's relu.
+    features: Widths of the dense layers.
+    dense_dropout_rate: After each of their relus.
+    dtype: Type of the computation; None infers it from input and parameters.
+  """
+
+  num_classes: int
+  channels: Sequence[int] = (64, 128, 256)
+  kernels: Sequence[int] = (4, 3, 2)
+  dropout_rates: Sequence[float] = (0.2, 0.2, 0.5)
+  features: Sequence[int] = (2048, 2048)
+  dense_dropout_rate: float = 0.5
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, 32, 32, C] -> logits [B, num_classes], float32."""
+    del mask  # Rows do not see each other.
+    x = image
+    for index, (width, size, rate) in enumerate(
+      zip(self.channels, self.kernels, self.dropout_rates, strict=True)
+    ):
+      x = nn.Conv(
+        width,
+        (size, size),
+        padding='VALID',
+        use_bias=False,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=self.dtype,
+        name=f'conv_{index}',
+      )(x)
+      x = nn.Dropout(rate, deterministic=not train)(nn.relu(x))
+      x = nn.max_pool(x, (2, 2), (2, 2))
+    x = x.reshape((x.shape[0], -1))
+    for index, width in enumerate(self.features):
+      x = nn.Dense(
+        width,
+        use_bias=False,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=self.dtype,
+        name=f'hidden_{index}',
+      )(x)
+      x = nn.Dropout(self.dense_dropout_rate, deterministic=not train)(
+        nn.relu(x)
+      )
+    logits = nn.Dense(
+      self.num_classes, use_bias=False, dtype=self.dtype, name='head'
+    )(x)
+    return logits.astype(jnp.float32)
