@@ -103,7 +103,8 @@ def test_parallel_form_is_the_recurrence(kind, gated, chunk_size):
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_bidirectional_and_cross_forms_are_the_mean_over_keys(kind='gaussian'):
+def test_bidirectional_and_cross_forms_are_the_mean_over_keys():
+  kind = 'gaussian'
   (_, key, value), rows = inputs(), projections()
   query = inputs(length=5, seed=2)[0]
   mask = np.random.default_rng(3).random((BATCH, LENGTH)) < 0.7
