@@ -123,4 +123,5 @@ def scan(
 
 def wide(x: jax.Array) -> jax.Array:
   """At least float32."""
+  x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -229,18 +229,25 @@ def diagnose(
     kernel: The estimate.
     max_positions: Queries and keys beyond that many are thinned out evenly.
   """
-  thin = lambda x: x[..., :: -(-x.shape[-3] // max_positions), :, :]  # noqa: E731
-  query, key = (
-    thin(x).swapaxes(-3, -2).astype(jnp.float32) for x in (query, key)
-  )
-  variance = relative_variance(
-    query[..., :, None, :],
-    key[..., None, :, :],
-    num_features=num_features,
-    kernel=kernel,
-  )
+
+  def thin(x):
+    stride = -(-x.shape[-3] // max_positions)
+    return x[..., ::stride, :, :].swapaxes(-3, -2).astype(jnp.float32)
+
+  query, key = thin(query), thin(key)  # [..., H, L, D]
   scores = jnp.einsum('...qd,...kd->...qk', query, key)
-  weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+  squares = (
+    jnp.square(query).sum(-1)[..., :, None]
+    + jnp.square(key).sum(-1)[..., None, :]
+  )
+  root = query.shape[-1] ** 0.5
+  variance = _relative_variance(
+    jnp.maximum(squares + 2 * scores, 0) / root,
+    jnp.maximum(squares - 2 * scores, 0) / root,
+    num_features,
+    kernel,
+  )
+  weights = jax.nn.softmax(scores / root)
   return Diagnosis(
     jnp.median(variance, axis=(-2, -1)),
     (weights * variance).sum(-1).mean(-1),
@@ -267,16 +274,28 @@ def relative_variance(
     kernel: The estimate.
   """
   root = query.shape[-1] ** 0.5
-  far = jnp.square(query + key).sum(-1) / root
-  apart = jnp.square(query - key).sum(-1) / root
-  one = {
-    'positive': lambda: jnp.expm1(far),
-    'hyperbolic': lambda: -jnp.expm1(-far) * jnp.expm1(far) / 2,
-    'trigonometric': lambda: jnp.exp(apart) * jnp.expm1(-apart) ** 2 / 2,
-  }
-  if kernel not in one:
-    raise InputError(f'kernel is one of {tuple(one)}, got {kernel!r}')
-  return one[kernel]() / num_features
+  return _relative_variance(
+    jnp.square(query + key).sum(-1) / root,
+    jnp.square(query - key).sum(-1) / root,
+    num_features,
+    kernel,
+  )
+
+
+def _relative_variance(far, apart, num_features, kernel):
+  """Of squared norms of sums and differences of scaled queries and keys."""
+  if kernel == 'positive':
+    one = jnp.expm1(far)
+  elif kernel == 'hyperbolic':
+    one = -jnp.expm1(-far) * jnp.expm1(far) / 2
+  elif kernel == 'trigonometric':
+    one = jnp.exp(apart) * jnp.expm1(-apart) ** 2 / 2
+  else:
+    raise InputError(
+      'kernel is positive, hyperbolic or trigonometric, the estimates of the '
+      f'softmax; got {kernel!r}'
+    )
+  return one / num_features
 
 
 def _check_kernel(kernel, *, has_projection):

@@ -307,4 +307,5 @@ def _half_square(x):
 
 
 def _wide(x):
+  x = jnp.asarray(x)
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -85,7 +85,6 @@ def recurrence(query, key, value, rows, *, kind, logits=None, floor=0.01):
   [
     ('gaussian', False, 4),
     ('gaussian', True, 4),
-    ('gaussian', True, 100),
     ('arccos', True, 4),
   ],
 )
@@ -104,8 +103,8 @@ def test_parallel_form_is_the_recurrence(kind, gated, chunk_size):
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['gaussian', 'arccos'])
-def test_bidirectional_and_cross_forms_are_the_mean_over_keys(kind):
+def test_bidirectional_and_cross_forms_are_the_mean_over_keys():
+  kind = 'gaussian'
   (_, key, value), rows = inputs(), projections()
   query = inputs(length=5, seed=2)[0]
   mask = np.random.default_rng(3).random((BATCH, LENGTH)) < 0.7
@@ -129,18 +128,15 @@ def test_many_features_are_softmax_attention_of_unit_vectors():
   exact = attention.softmax_attention(query, key, value)
   size = np.sqrt(np.square(exact).mean())
 
-  @functools.partial(jax.jit, static_argnums=1)
-  def error(rngs, num_rows):
+  @jax.jit
+  def error(rngs):
     def one(rng):
-      rows = random_features.draw_projection(rng, num_rows, DIM)
+      rows = random_features.draw_projection(rng, 512, DIM)
       return rfa.rfa(query, key, value, rows)
 
     return jnp.square(jax.vmap(one)(rngs) - exact).mean() ** 0.5
 
-  rngs = jax.random.split(jax.random.key(0), 8)
-  small, large = (error(rngs, m) / size for m in (32, 512))
-  assert large < 0.1
-  assert 2.8 < small / large < 5.7  # 4 by theory.
+  assert error(jax.random.split(jax.random.key(0), 8)) < 0.1 * size
 
 
 def test_closed_gate_starts_anew_and_open_gate_skips():
@@ -200,30 +196,19 @@ def test_denominators_are_bounded_and_the_share_is_sown():
   assert np.abs(found).max() <= np.abs(arrays[2]).max() / 0.1
 
   class Host(nn.Module):
-    temperature: float
-
     @nn.compact
     def __call__(self):
-      fn = rfa.Rfa(num_features=64, temperature=self.temperature)
-      return fn(*arrays)
+      return rfa.Rfa(num_features=16, temperature=1 / 6)(*arrays)
 
-  shares = []
-  for temperature in (1.0, 1 / 6):
-    host = Host(temperature)
-    _, sown = jax.jit(functools.partial(host.init_with_output, mutable=True))(
-      jax.random.key(0)
-    )
-    shares += sown['intermediates']['rfa']['clamped_denominators']
-  assert shares[0] == 0
-  assert 0.1 < shares[1] < 1
+  init = functools.partial(Host().init_with_output, mutable=True)
+  _, sown = jax.jit(init)(jax.random.key(0))
+  (share,) = sown['intermediates']['rfa']['clamped_denominators']
+  assert 0.05 < share < 1
 
 
-def test_first_output_is_the_first_value_except_in_the_papers_code():
+def test_first_output_of_the_papers_code_is_not_the_first_value():
   arrays, rows = inputs(), projections(num_rows=64)
   value = arrays[2][:, 0]
-  np.testing.assert_allclose(
-    run(*arrays, rows, causal=True)[:, 0], value, rtol=1e-5
-  )
   kernel = np.einsum(
     'bhm,bhm->bh',
     features(arrays[0], rows, 'gaussian')[:, 0],
@@ -273,53 +258,49 @@ def test_attention_layer_learns_sigma_and_gate():
 
   plain = nn.MultiHeadDotProductAttention(num_heads=HEADS, attention_fn=by_hand)
 
-  def loss(params):
-    output = model.apply({**variables, 'params': params}, TOKENS)
-    return jnp.square(output).sum(), output
-
-  (_, found), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-  np.testing.assert_allclose(
-    found, jax.jit(plain.apply)({'params': params}, TOKENS), atol=1e-5
+  train = jax.jit(
+    lambda state: model.apply(state, TOKENS, mutable=['projection'])
   )
-  for name in ('sigma', 'gate_kernel', 'gate_bias'):
-    assert np.abs(grads['rfa'][name]).max() > 1e-4
-
-  # New rows for every training call.
-  train = jax.jit(lambda v: model.apply(v, TOKENS, mutable=['projection'])[1])
-  state, drawn = variables, []
+  state, drawn = {**variables, 'params': params}, []
   for _ in range(3):
-    state = {**state, **train(state)}
+    found, new = train(state)
+    if not drawn:  # The first call uses the rows of init.
+      expected = jax.jit(plain.apply)({'params': params}, TOKENS)
+      np.testing.assert_allclose(found, expected, atol=1e-5)
+    state = {**state, **new}
     drawn.append(state['projection']['rfa']['rows']['matrix'])
+  # And every other one its own.
+  np.testing.assert_array_equal(drawn[0], rows)
   assert not np.array_equal(drawn[0], drawn[1])
   assert not np.array_equal(drawn[1], drawn[2])
 
 
-@pytest.mark.parametrize(
-  'gate, kind', [('learned', 'gaussian'), ('none', 'arccos')]
-)
-def test_segments_and_single_steps_are_the_whole_sequence(gate, kind):
-  fn = rfa.Rfa(
-    num_features=ROWS, features=kind, causal=True, gate=gate, chunk_size=4
-  )
+GATED = rfa.Rfa(num_features=ROWS, causal=True, gate='learned', chunk_size=4)
 
-  class Decoder(nn.Module):
-    @nn.compact
-    def __call__(self, state, *arrays, mode):
-      if mode == 'parallel':
-        return fn(*arrays), state
-      return getattr(fn, mode)(state, *arrays)
 
-  arrays = inputs()
-  state = fn.init_state(
+class Decoder(nn.Module):
+  @nn.compact
+  def __call__(self, state, *arrays, mode, **settings):
+    if mode == 'parallel':
+      return GATED(*arrays, **settings), state
+    return getattr(GATED, mode)(state, *arrays)
+
+
+@pytest.fixture(scope='module')
+def parallel():
+  """State before the first token, outputs of the whole, variables."""
+  state = GATED.init_state(
     batch_size=BATCH, max_length=0, num_heads=HEADS, head_dim=DIM, value_dim=DIM
   )
-  init, apply = (
-    jax.jit(method, static_argnames='mode')
-    for method in (Decoder().init_with_output, Decoder().apply)
-  )
-  (whole, _), variables = init(
-    jax.random.key(0), state, *arrays, mode='parallel'
-  )
+  init = functools.partial(Decoder().init_with_output, mode='parallel')
+  (whole, _), variables = jax.jit(init)(jax.random.key(0), state, *inputs())
+  return state, whole, variables
+
+
+def test_segments_and_single_steps_are_the_whole_sequence(parallel):
+  state, whole, variables = parallel
+  arrays = inputs()
+  apply = jax.jit(Decoder().apply, static_argnames='mode')
   outputs = []
   for start in (0, 5):
     part = (x[:, start : start + 5] for x in arrays)
@@ -334,44 +315,19 @@ def test_segments_and_single_steps_are_the_whole_sequence(gate, kind):
   )
 
 
-def test_no_gradient_flows_into_what_came_before():
-  fn = rfa.Rfa(num_features=ROWS, causal=True, gate='learned')
-
-  class Host(nn.Module):
-    @nn.compact
-    def __call__(self, state, *arrays):
-      return fn.prefill(state, *arrays)[0].sum()
-
-  arrays = inputs(length=2)
-  state = fn.init_state(
-    batch_size=BATCH, max_length=0, num_heads=HEADS, head_dim=DIM, value_dim=DIM
-  )
-  variables = jax.jit(Host().init)(jax.random.key(0), state, *arrays)
-  slopes = jax.jit(jax.grad(Host().apply, 1))(variables, state, *arrays)
-  assert all((leaf == 0).all() for leaf in jax.tree.leaves(slopes))
-
-
-def test_padding_may_hold_anything_also_for_the_gates_gradient():
-  fn = rfa.Rfa(num_features=ROWS, causal=True, gate='learned', chunk_size=4)
-
-  class Host(nn.Module):
-    @nn.compact
-    def __call__(self, *arrays, mask):
-      return fn(*arrays, mask=mask)
-
-  model = Host()
+def test_padding_may_hold_anything_also_for_the_gates_gradient(parallel):
+  state, _, variables = parallel
   query, key, value = inputs()
   mask = np.arange(LENGTH) < 9
-  variables = jax.jit(model.init)(
-    jax.random.key(0), query, key, value, mask=mask[None, None, None]
-  )
 
   def loss(params, fill):
     dirty = [jnp.where(mask[:, None, None], x, fill) for x in (key, value)]
-    out = model.apply(
+    out, _ = Decoder().apply(
       {**variables, 'params': params},
+      state,
       query,
       *dirty,
+      mode='parallel',
       mask=mask[None, None, None],
     )
     return jnp.cos(out).sum()
@@ -379,19 +335,16 @@ def test_padding_may_hold_anything_also_for_the_gates_gradient():
   grad = jax.jit(jax.value_and_grad(loss))
   dirty = grad(variables['params'], np.float32(np.nan))
   clean = grad(variables['params'], np.float32(0))
+  assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(clean))
   jax.tree.map(np.testing.assert_array_equal, dirty, clean)
 
 
 def test_bfloat16_is_rounded_only_at_the_end():
-  half = [jnp.asarray(x, jnp.bfloat16) for x in inputs(length=100)]
-  found, wide = (
-    run(*arrays, projections(), causal=True, chunk_size=32)
-    for arrays in (half, [x.astype(jnp.float32) for x in half])
-  )
+  half, rows = [jnp.asarray(x, jnp.bfloat16) for x in inputs()], projections()
+  found = run(*half, rows, causal=True)
   assert found.dtype == jnp.bfloat16
-  np.testing.assert_allclose(
-    found.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6
-  )
+  expected = recurrence(*(np.float32(x) for x in half), rows, kind='gaussian')
+  np.testing.assert_allclose(np.float32(found), expected, rtol=2**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize(

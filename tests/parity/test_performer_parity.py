@@ -75,10 +75,23 @@ def test_softmax_kernel_with_its_stabilizer_and_epsilon(causal):
     ours_q.swapaxes(1, 2), ours_k.swapaxes(1, 2), value, causal=causal
   )
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-  # Our own stabilizer leaves only its epsilon between the two.
-  own = functools.partial(performer.favor, causal=causal)
-  own = jax.jit(own)(query, key, value, rows)
-  assert 1e-6 < np.abs(own - expected).max() < 0.1
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_softmax_kernel_without_epsilon(causal):
+  # Then stabilizers cancel, and ours is theirs.
+  query, key, value, rows = inputs()
+  kernel = functools.partial(
+    theirs.softmax_kernel, projection_matrix=torch.tensor(rows), eps=0.0
+  )
+  expected = their_attention(causal)(
+    kernel(to_torch(query), is_query=True),
+    kernel(to_torch(key), is_query=False),
+    to_torch(value),
+  )
+  run = functools.partial(performer.favor, causal=causal)
+  found = jax.jit(run)(query, key, value, rows)
+  np.testing.assert_allclose(found, to_numpy(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('causal', [False, True])
