@@ -298,7 +298,12 @@ def _classifier(config, sources, vocab_size, num_classes):
   )
   return experiment.token_classifier(
     config,
-    supervised.make(model, _language.adamw(config, steps), **config.step),
+    supervised.make(
+      model,
+      _language.adamw(config, steps),
+      inputs=supervised.text_inputs,
+      **config.step,
+    ),
     train=train,
     sources=sources,
     steps=steps,

@@ -104,7 +104,7 @@ def _config(module: Any, preset: str, changes: dict[str, str]):
         new = tuple(x for x in value.split('+') if x)
         new = tuple(int(x) if x.isdigit() else x for x in new)
       else:
-        new = type(old)(float(value))
+        new = float(value) if isinstance(old, float) else int(value)
       node[name.split('.')[-1]] = new
     except (KeyError, AttributeError, TypeError, ValueError) as error:
       raise types.InputError(

@@ -7,6 +7,8 @@ The way of a row:
   images of a large one are decoded when they are read (`decode`).
 - `batches.train_batches` and `batches.eval_batches` choose rows, call the
   whole-batch `transforms` and add 'mask' and 'index'.
+- Texts become rows of `tokens` by `text`: windows over a stream, or padded
+  rows; they are sources like any other.
 
 What a training step sees depends on the seed and the step alone.
 """

@@ -247,7 +247,8 @@ def load(
 
   Args:
     name: As TFDS writes it: 'mnist', 'glue/sst2', 'mnist:3.0.1'. Without a
-      version, the highest one that is there. 'digits' is embedded.
+      version, the highest one that is there. 'digits' and 'python_topics' are
+      embedded.
     split: As TFDS writes it: 'train', 'train[:10%]', 'train+test'.
     data_dir: Folder of prepared sets, may be read-only; '' means
       $TFDS_DATA_DIR, or ~/tensorflow_datasets.

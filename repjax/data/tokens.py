@@ -80,7 +80,10 @@ class Subwords:
     vocab_size: int,
     kind: Literal['bpe', 'unigram'] = 'bpe',
   ) -> 'Subwords':
-    """Learns a vocabulary; the same texts give the same one.
+    """Learns a vocabulary.
+
+    With 'bpe' the same texts give the same one. The library's 'unigram' runs
+    in threads and differs a little from run to run: `save` it.
 
     Args:
       texts: Training texts only, or validation is not held out.

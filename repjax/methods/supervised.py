@@ -1,6 +1,7 @@
 """Supervised classification: the plain method, and the base of many others."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,20 @@ from repjax.methods import step as steps
 
 # What starts a run from published weights.
 with_params = steps.with_params
+
+# Batch -> (positional, named) arguments of the model, but for `train`.
+Inputs = Callable[[types.Batch], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def image_inputs(batch: types.Batch):
+  """'image' [B, H, W, C], and which rows are real."""
+  return (batch['image'],), {'mask': batch['mask']}
+
+
+def text_inputs(batch: types.Batch):
+  """'tokens' [B, L], and which of them are real: optional 'token_mask'."""
+  return (batch['tokens'],), {'mask': batch.get('token_mask')}
+
 
 # (variables, batch, rng) -> (logits [B, C], new collections).
 ApplyFn = Callable[..., tuple[jax.Array, types.PyTree]]
@@ -29,13 +44,14 @@ def make(
   ema_decay: float = 0.0,
   transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
   apply_fn: ApplyFn | None = None,
+  inputs: Inputs = image_inputs,
 ) -> types.Method:
   """Minimizes the mean cross-entropy of a classifier.
 
   Args:
     model: Called as `model.apply(variables, image, train=..., mask=...)` ->
-      logits [B, C]; `mask` tells batch statistics which rows are real. A model
-      of texts gets tokens [B, T] and the mask [B, T] of real tokens.
+      logits [B, C]; `mask` tells batch statistics which rows are real. With
+      `text_inputs`, as `text_heads.Classifier` is called.
     tx: Optax chain; links that take `grad_fn` get it.
     label_smoothing: Share of the target that is spread over all classes, in
       [0, 1).
@@ -52,15 +68,17 @@ def make(
       stand in for 'label'.
     apply_fn: (model, variables, batch, rng) -> (logits, new collections) in
       place of the plain forward pass in training.
+    inputs: What the model is called with; `text_inputs` for text.
 
   Returns:
-    A `types.Method` over batches of 'label' [B] and either 'image'
-    [B, H, W, C] or 'tokens' [B, T] with an optional 'token_mask' [B, T].
+    A `types.Method` over batches of 'image' [B, H, W, C] (or what `inputs`
+    takes) and 'label' [B].
     `predict` gives 'logits' [B, C].
   """
   if not 0 <= label_smoothing < 1:
     raise ValueError(f'Need 0 <= label_smoothing < 1; got {label_smoothing=}')
-  apply_fn = forward if apply_fn is None else apply_fn
+  if apply_fn is None:
+    apply_fn = functools.partial(forward, inputs=inputs)
 
   def loss_fn(params, model_state, batch, rng):
     if 'image' in batch:
@@ -100,32 +118,27 @@ def make(
   )
 
   def init(rng, batch):
-    args, kwargs = model_inputs(batch)
+    args, kwargs = inputs(batch)
     return step.init(model.init({'params': rng}, *args, train=False, **kwargs))
 
   def predict(state, batch):
-    args, kwargs = model_inputs(batch)
+    args, kwargs = inputs(batch)
     logits = model.apply(step.variables(state), *args, train=False, **kwargs)
     return {'logits': logits.astype(jnp.float32)}
 
   return types.Method(init, step.update, predict)
 
 
-def model_inputs(
-  batch: types.Batch,
-) -> tuple[tuple[jax.Array], dict[str, jax.Array | None]]:
-  """(positional, named) arguments of a classifier, but for `train`."""
-  if 'image' in batch:
-    return (batch['image'],), {'mask': batch['mask']}
-  return (batch['tokens'],), {'mask': batch.get('token_mask')}
-
-
 def forward(
-  model: nn.Module, variables: types.PyTree, batch: types.Batch, rng: Any
+  model: nn.Module,
+  variables: types.PyTree,
+  batch: types.Batch,
+  rng: Any,
+  inputs: Inputs = image_inputs,
 ) -> tuple[jax.Array, types.PyTree]:
   """The plain forward pass in training: (logits, new collections)."""
   model_state, _ = steps.pop_params(variables)
-  args, kwargs = model_inputs(batch)
+  args, kwargs = inputs(batch)
   logits, updates = model.apply(
     variables,
     *args,

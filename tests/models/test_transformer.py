@@ -154,15 +154,23 @@ def step(model, variables, state, tokens):
 
 
 @pytest.mark.parametrize(
-  ('position', 'num_layers'), [('learned', 2), ('sinusoidal', 1), ('rotary', 1)]
+  ('position', 'num_layers', 'padding'),
+  [('learned', 2, 'left'), ('sinusoidal', 1, 'none'), ('rotary', 1, 'right')],
 )
-def test_decoding_equals_the_teacher_forced_pass(position, num_layers):
+def test_decoding_equals_the_teacher_forced_pass(position, num_layers, padding):
   model = transformer.DecoderLM(
     **{**TINY, 'num_layers': num_layers}, position=position
   )
   variables = draw(model)
   whole = apply(model, variables, TOKENS)
-  logits, state = prefill(model, variables, TOKENS[:, :3], 7, {})
+  prompt, mask = np.full((3, 5), 10), np.zeros((3, 5))
+  part = {'left': slice(2, 5), 'right': slice(0, 3), 'none': slice(0, 3)}
+  prompt[:, part[padding]] = TOKENS[:, :3]
+  mask[:, part[padding]] = 1
+  inputs = {'mask': mask}
+  if padding == 'none':
+    prompt, inputs = prompt[:, :3], {}
+  logits, state = prefill(model, variables, prompt, 9, inputs)
   np.testing.assert_allclose(logits, whole[:, 2], atol=1e-5)
   for at in range(3, 7):
     logits, state = step(model, variables, state, TOKENS[:, at])
@@ -170,25 +178,6 @@ def test_decoding_equals_the_teacher_forced_pass(position, num_layers):
   # The positions tell tokens apart: a text backwards is another one.
   backwards = apply(model, variables, TOKENS[:, ::-1])
   assert np.abs(backwards[:, 0] - whole[:, -1]).max() > 1e-2
-
-
-@pytest.mark.parametrize(
-  ('side', 'position'), [('left', 'learned'), ('right', 'rotary')]
-)
-def test_a_padded_prompt_decodes_as_the_bare_one(side, position):
-  model = transformer.DecoderLM(**TINY, position=position)
-  variables = draw(model)
-  whole = apply(model, variables, TOKENS)
-  padded = np.full((3, 5), 10)
-  part = slice(2, 5) if side == 'left' else slice(0, 3)
-  padded[:, part] = TOKENS[:, :3]
-  mask = np.zeros((3, 5))
-  mask[:, part] = 1
-  logits, state = prefill(model, variables, padded, 9, {'mask': mask})
-  np.testing.assert_allclose(logits, whole[:, 2], atol=1e-5)
-  for at in range(3, 7):
-    logits, state = step(model, variables, state, TOKENS[:, at])
-    np.testing.assert_allclose(logits, whole[:, at], atol=1e-5)
 
 
 def test_encoder_decoder_decodes_as_it_is_teacher_forced():
