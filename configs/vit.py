@@ -22,6 +22,9 @@ from repjax import plots
 from repjax import study
 from repjax import types
 from repjax.data import source
+from repjax.layers import attention
+from repjax.layers import performer
+from repjax.layers import rfa
 from repjax.methods import mixup
 from repjax.methods import supervised
 from repjax.models import resnet
@@ -64,6 +67,9 @@ _PAPER = dict(
     dropout_rate=0.1,
     drop_path_rate=0.0,
   ),
+  # kind: 'exact', or linear in the number of patches: 'performer' or 'rfa',
+  # with `num_features` random features a head.
+  attention=dict(kind='exact', num_features=64),
   # Published weights to start from: .npz or safetensors; '' trains from
   # scratch.
   weights='',
@@ -202,7 +208,25 @@ def _vit(config, num_classes, image_shape):
       f'{height} x {width}.'
     )
   patch_size = (height // config.patch_grid, width // config.patch_grid)
-  return vit.ViT(num_classes, patch_size=patch_size, **config.model)
+  return vit.ViT(
+    num_classes,
+    patch_size=patch_size,
+    attention_fn=_attention_fn(config.attention),
+    **config.model,
+  )
+
+
+def _attention_fn(settings):
+  if settings.kind == 'exact':
+    return attention.softmax_attention
+  if settings.kind == 'performer':
+    return performer.Favor(num_features=settings.num_features)
+  if settings.kind == 'rfa':
+    return rfa.Rfa(num_features=settings.num_features)
+  raise types.InputError(
+    "config.attention.kind is 'exact', 'performer' or 'rfa'; got "
+    f'{settings.kind!r}.'
+  )
 
 
 def _adamw(config, steps, rho):

@@ -19,7 +19,12 @@ def test_there_are_papers():
   assert {'vit', 'sam', 'mixup'} <= set(_PAPERS)
 
 
+# Papers that people call by another name than their part.
+_PARTS = {'gpm': 'gradient_projection'}
+
+
 def test_has_a_part_and_a_test(paper):
+  paper = _PARTS.get(paper, paper)
   parts = list((ROOT / 'repjax').glob(f'*/{paper}.py'))
   assert len(parts) == 1, f'repjax/<folder>/{paper}.py: {parts}'
   folder = parts[0].parent.name
