@@ -270,8 +270,7 @@ class GradFn:
 
 def _check_unchanged(old, new):
   for name, tree in new.items():
-    before = jax.tree.leaves(old[name])
-    after = jax.tree.leaves(tree)
+    before, after = jax.tree.leaves(old[name]), jax.tree.leaves(tree)
     if any(a is not b for a, b in zip(before, after, strict=True)):
       raise types.InputError(
         f'the model changes its collection {name!r} from the rows of a batch '

@@ -59,7 +59,9 @@ def dp_sgd(
   expected_batch_size. Put it first in the chain; what follows (momentum, Adam,
   weight decay) only sees the private gradient. A penalty on weights inside of
   the loss is clipped with it and makes every layer fall back to per-example
-  gradients: decay weights in the chain instead.
+  gradients: decay weights in the chain instead. Every leaf of `params` gets
+  noise, those without a gradient too: keep frozen parameters out of `params`,
+  or mask the chain's updates.
 
   What it guarantees and what it does not: with batches drawn by Poisson
   sampling (`repjax.data.poisson`) at rate q, T steps are T compositions of the

@@ -11,6 +11,7 @@ row is a removal and an addition: its epsilon is larger.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 from typing import Literal
@@ -34,7 +35,7 @@ _SHUFFLED = (
 
 # Share of delta that is set aside for batches that overflow.
 _OVERFLOW_SHARE = 0.01
-_MAX_NOISE = 1024.0
+_MIN_NOISE, _MAX_NOISE = 2.0**-6, 1024.0
 
 
 class RdpCurve(NamedTuple):
@@ -176,53 +177,75 @@ def noise_multiplier_for(
   _check(1.0, sampling_rate, steps, sampling)
   _check_delta(delta, num_rows)
 
-  def value(noise, accountant=accountant):
-    return epsilon(
-      noise_multiplier=noise,
-      sampling_rate=sampling_rate,
-      steps=steps,
-      delta=delta,
-      accountant=accountant,
-      overflow=overflow,
-    )
-
-  def reached(noise, accountant=accountant):
+  def excess(noise, accountant):
+    """Logarithm of epsilon over its target; falls with the noise."""
     try:
-      return value(noise, accountant) <= target_epsilon
-    except InputError:  # So little noise that overflows matter.
-      return False
-
-  upper = 1.0
-  while not reached(upper, 'rdp'):
-    upper *= 2
-    if upper > _MAX_NOISE:
-      raise InputError(
-        f'epsilon {target_epsilon} is out of reach: {steps} steps at sampling '
-        f'rate {sampling_rate:.3g} and {delta=} have epsilon '
-        f'{value(_MAX_NOISE, "rdp"):.3g} even with noise_multiplier='
-        f'{_MAX_NOISE:g}; take fewer steps, smaller batches or a larger delta.'
+      found = epsilon(
+        noise_multiplier=noise,
+        sampling_rate=sampling_rate,
+        steps=steps,
+        delta=delta,
+        accountant=accountant,
+        overflow=overflow,
       )
-  lower = upper / 2
-  while lower > 2**-6 and reached(lower, 'rdp'):
-    lower, upper = lower / 2, lower
-  if accountant == 'pld':  # Slower: only in the range that is left.
-    lower, upper = _bisect(lambda x: reached(x, 'rdp'), lower, upper, 0.05)
-    lower *= 0.85
-    while lower > 2**-6 and reached(lower):
+    except InputError:  # So little noise that overflows matter.
+      found = math.inf
+    return min(math.log(max(found, 1e-9) / target_epsilon), 50.0)
+
+  lower, upper = _bracket(
+    functools.partial(excess, accountant='rdp'), _MIN_NOISE, _MAX_NOISE
+  )
+  if upper is None:
+    raise InputError(
+      f'epsilon {target_epsilon} is out of reach: {steps} steps at sampling '
+      f'rate {sampling_rate:.3g} and {delta=} have a larger one even with '
+      f'noise_multiplier={_MAX_NOISE:g}; take fewer steps, smaller batches or '
+      'a larger delta.'
+    )
+  if accountant != 'rdp':
+    # Slower, and up to some 10 % lower: only near the other's answer.
+    found = _root(
+      functools.partial(excess, accountant='rdp'), lower, upper, 0.01
+    )
+    fn = functools.partial(excess, accountant=accountant)
+    lower, upper = found * 0.85, found * 1.02
+    while lower > _MIN_NOISE and fn(lower) <= 0:
       lower, upper = lower * 0.85, lower
-    while not reached(upper):
-      upper *= 1.05
-  return _bisect(reached, lower, upper, tolerance)[1]
+    while fn(upper) > 0:
+      upper *= 1.1
+  return _root(
+    functools.partial(excess, accountant=accountant), lower, upper, tolerance
+  )
 
 
-def _bisect(reached, lower, upper, tolerance):
-  while upper > lower * (1 + tolerance):
-    middle = math.sqrt(lower * upper)
-    if reached(middle):
-      upper = middle
-    else:
-      lower = middle
-  return lower, upper
+def _bracket(fn, lower, upper):
+  """A factor of 2 around the zero of a falling function; (_, None) if none."""
+  if fn(upper) > 0:
+    return upper, None
+  middle = 1.0
+  if fn(middle) > 0:
+    while fn(2 * middle) > 0:
+      middle *= 2
+    return middle, 2 * middle
+  while middle > lower and fn(middle / 2) <= 0:
+    middle /= 2
+  return middle / 2, middle
+
+
+def _root(fn, lower, upper, tolerance):
+  """Where a falling function has become <= 0, within a factor of tolerance."""
+  from scipy import optimize
+
+  if fn(lower) <= 0:
+    return lower
+  zero = optimize.brentq(
+    lambda x: fn(math.exp(x)),
+    math.log(lower),
+    math.log(upper),
+    xtol=tolerance / 4,
+  )
+  # `zero` is off by a quarter of the tolerance at most, to either side.
+  return math.exp(zero + tolerance / 2)
 
 
 def rdp_curve(
@@ -306,8 +329,8 @@ def _check(noise_multiplier, sampling_rate, steps, sampling):
     )
   if not 0 < sampling_rate <= 1:
     raise InputError(f'Need 0 < sampling_rate <= 1; got {sampling_rate=}')
-  if steps < 0 or steps != int(steps):
-    raise InputError(f'steps must be a whole number >= 0; got {steps=}')
+  if steps < 1 or steps != int(steps):
+    raise InputError(f'steps must be a whole number >= 1; got {steps=}')
   if not 0 <= noise_multiplier < math.inf:
     raise InputError(
       f'Need a finite noise_multiplier >= 0; got {noise_multiplier=}'

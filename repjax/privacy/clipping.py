@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from repjax import trees
 from repjax import types
-from repjax.privacy import coverage as coverage_lib
+from repjax.privacy import coverage
 from repjax.privacy import taps
 
 Method = Literal['auto', 'ghost', 'vmap', 'microbatch']
@@ -109,6 +109,9 @@ def clipped_gradient(
   if isinstance(clip_norm, (int, float)) and not 0 < clip_norm < math.inf:
     raise ValueError(f'Need a finite clip_norm > 0; got {clip_norm=}')
 
+  if isinstance(loss_fn, jax.stages.Wrapped):
+    loss_fn = loss_fn.__wrapped__  # Compiled functions hide their layers.
+
   def one(params, row, rng):
     out = loss_fn(params, jax.tree.map(lambda x: x[None], row), rng)
     loss, aux = out if has_aux else (out, ())
@@ -130,27 +133,40 @@ def clipped_gradient(
     groups = _groups(params, style)
     factor = _factor(clip_norm, style, max(groups) + 1)
     rows = (batch, rngs, mask)
+
+    def total(form):
+      if parts == 1:
+        return form(one, params, rows, factor, groups)
+
+      def add(total, part):
+        result = form(one, params, part, factor, groups)
+        return jax.tree.map(jnp.add, total, result.grads), result[1:]
+
+      split = (parts, num_rows // parts)
+      grads, rest = jax.lax.scan(
+        add,
+        jax.tree.map(jnp.zeros_like, params),
+        jax.tree.map(lambda x: x.reshape((*split, *x.shape[1:])), rows),
+      )
+      rest = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), rest)
+      return Clipped(grads, *rest)
+
+    if method in ('vmap', 'microbatch'):
+      return total(_vmap)
     single = jax.tree.map(lambda x: x[0], (batch, rngs))
-    form = _vmap
-    if method in ('auto', 'ghost'):
-      found = coverage_lib.find(one, *jax.tree.map(_shape, (params, *single)))
-      if method == 'ghost' or _ghost_is_smaller(found, params):
-        form = _ghost(found)
-    if parts == 1:
-      return form(one, params, rows, factor, groups)
+    shapes = jax.tree.map(_shape, (params, *single))
 
-    def add(total, part):
-      result = form(one, params, part, factor, groups)
-      return jax.tree.map(jnp.add, total, result.grads), result[1:]
+    def search():
+      found = coverage.find(one, *shapes)
+      ghost = method == 'ghost' or _ghost_is_smaller(found, params)
+      return total(_ghost(found) if ghost else _vmap)
 
-    split = (parts, num_rows // parts)
-    grads, rest = jax.lax.scan(
-      add,
-      jax.tree.map(jnp.zeros_like, params),
-      jax.tree.map(lambda x: x.reshape((*split, *x.shape[1:])), rows),
-    )
-    rest = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), rest)
-    return Clipped(grads, *rest)
+    try:
+      return search()
+    except taps.MissedError:
+      # Parts of the loss are compiled functions, which were traced for the
+      # first time just now. A second search knows them for what they are.
+      return search()
 
   return clipped
 
@@ -271,6 +287,7 @@ def _ghost(found):
     rest = [groups[i] for i in found.leftover]
     grads = [grads[i] for i in found.leftover]
     squared += _squared(grads, rest, squared.shape)
+    squared = jnp.where(mask[:, None] > 0, squared, 0.0)
     factors = factor(squared, mask)
     if num_groups == 1:
       sums, _, _ = backward(factors[:, 0])

@@ -14,6 +14,7 @@ weights. The answer errs on that side, so that norms are exact in any case.
 from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
+import itertools
 from typing import Any
 from typing import NamedTuple
 
@@ -27,7 +28,11 @@ from repjax.privacy import norms
 
 # (path of the module, method): one layer, wherever it is called.
 Key = tuple[tuple[str, ...], str]
+
+# Names of layers in traces. Every trace has its own: what a compiled function
+# remembers from another one is not met again, and must not be taken for it.
 _NAME = 'repjax_layer_'
+_NUMBERS = itertools.count()
 
 
 class Coverage(NamedTuple):
@@ -127,7 +132,7 @@ def find(
     params: The parameters, or their shapes.
     *args: The other arguments for one example, or their shapes.
   """
-  calls = []
+  calls = {}
 
   def mark(key, rule, module, x, call):
     del rule, call
@@ -138,8 +143,8 @@ def find(
     def named(weights, x):
       return layer(weights, x)
 
-    named.__name__ = f'{_NAME}{len(calls)}'
-    calls.append(this)
+    named.__name__ = f'{_NAME}{next(_NUMBERS)}'
+    calls[named.__name__] = this
     return _notice_gradients(jax.jit(named), this)(weights, x)
 
   with intercept(mark):
@@ -257,14 +262,17 @@ class _Walk:
     if name == 'scan':
       return self._scan(eqn, ins, repeats)
     inner = _subjaxprs(eqn)
-    if len(inner) == 1 and len(inner[0].invars) == len(ins) and name in _CALLS:
-      # What `_notice_gradients` wraps around a layer is no function of its own.
+    if len(inner) == 1 and len(inner[0].invars) == len(ins):
+      # What `_notice_gradients` wraps around a layer, and nothing else.
       alone = [self._call(e) is not None for e in inner[0].eqns] == [True]
-      return self.run(inner[0], ins, repeats, scope if alone else None)
+      if alone or name in _CALLS:
+        return self.run(inner[0], ins, repeats, scope if alone else None)
     mixed = any(origin != _NONE for origin in ins)
     for origin in ins:
       self.use(origin)
-    for sub in inner:  # Loops and branches: what they compute is not followed.
+    # Loops, branches and functions with a gradient of their own, in which no
+    # rule applies.
+    for sub in inner:
       into = [_MIXED if mixed else _NONE] * len(sub.invars)
       for origin in self.run(sub, into, repeats):
         self.use(origin)
@@ -287,10 +295,9 @@ class _Walk:
     return [_MIXED] * len(eqn.outvars)
 
   def _call(self, eqn):
-    name = str(eqn.params.get('name', ''))
-    if not name.startswith(_NAME) or not name[len(_NAME) :].isdigit():
+    call = self._calls.get(str(eqn.params.get('name', '')))
+    if call is None:
       return None
-    call = self._calls[int(name[len(_NAME) :])]
     # Where the loss differentiates a layer, or drops its result, its call has
     # other arguments and results than it had at first.
     whole = len(eqn.invars) > len(call.names) and len(eqn.outvars) == 1
@@ -378,18 +385,7 @@ class _Walk:
 
 # Calls whose arguments are those of the traced function inside, in order.
 _CALLS = frozenset(
-  {
-    'checkpoint',
-    'closed_call',
-    'core_call',
-    'custom_jvp_call',
-    'custom_vjp_call',
-    'custom_vjp_call_jaxpr',
-    'jit',
-    'pjit',
-    'remat',
-    'remat2',
-  }
+  {'checkpoint', 'closed_call', 'core_call', 'jit', 'pjit', 'remat', 'remat2'}
 )
 
 

@@ -89,7 +89,7 @@ def _with_bias(kernel, g):
 
 def _product(x, g):
   """|X'G|^2 of X [..., T, P] and G [..., T, D], summed over groups '...'."""
-  x, g = _float(x), _float(g)
+  x, g = _float(x.astype(g.dtype)), _float(g)  # What the layer multiplies.
   length = x.shape[-2]
   if 2 * length**2 < x.shape[-1] * g.shape[-1]:
     # Rounding may leave a tiny negative sum where the gradient is zero.

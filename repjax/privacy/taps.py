@@ -18,6 +18,10 @@ from repjax.privacy import coverage
 from repjax.privacy import norms
 
 
+class MissedError(RuntimeError):
+  """A covered layer was not traced again: its norm would be missing."""
+
+
 @contextlib.contextmanager
 def tapped(
   found: coverage.Coverage,
@@ -36,7 +40,8 @@ def tapped(
       factor instead, [number of groups].
 
   Raises:
-    RuntimeError: If a covered layer was not traced.
+    MissedError: If a covered layer was not traced, because it is in a function
+      that was compiled before.
   """
   met, passed = set(), {}
 
@@ -75,10 +80,10 @@ def tapped(
     yield
   missed = sorted('/'.join(path) for path, _ in set(found.layers) - met)
   if missed:
-    # Their norms would be missing: a function that was compiled before.
-    raise RuntimeError(
+    raise MissedError(
       f'ghost clipping did not meet the layers {missed} again when it traced '
-      "the loss a second time (nn.jit?): use method='vmap'."
+      "the loss a second time: use method='vmap', or compile the whole step "
+      'and no part of the loss.'
     )
 
 

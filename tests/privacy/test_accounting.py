@@ -24,25 +24,22 @@ SST2 = dict(
 )
 
 
-@pytest.mark.parametrize(
-  'accountant, expected', [('rdp', 2.5966), ('pld', 2.3905)]
-)
-def test_the_figures_of_mnist(accountant, expected):
-  found = accounting.epsilon(**MNIST, accountant=accountant)
-  np.testing.assert_allclose(found, expected, atol=2e-4)
+def test_the_figures_of_mnist():
+  found = accounting.epsilon(**MNIST, accountant='rdp')
+  np.testing.assert_allclose(found, 2.5966, atol=2e-4)
+  # Rounded up on a grid of privacy losses, so a finer grid has a lower one.
+  found = accounting.epsilon(**MNIST, accountant='pld')
+  assert 2.375 < found <= 2.3905
 
 
-@pytest.mark.parametrize(
-  'accountant, expected', [('rdp', 0.8221), ('pld', 0.7619)]
-)
-def test_the_noise_of_sst2(accountant, expected):
-  found = accounting.noise_multiplier_for(3.0, **SST2, accountant=accountant)
-  np.testing.assert_allclose(found, expected, rtol=2e-3)
+def test_the_noise_of_sst2():
+  found = accounting.noise_multiplier_for(3.0, **SST2, accountant='rdp')
+  np.testing.assert_allclose(found, 0.8221, rtol=1e-3)
   # It is enough, and hardly more than that.
-  reached = accounting.epsilon(
-    noise_multiplier=found, **SST2, accountant=accountant
-  )
-  assert 2.98 < reached <= 3.0
+  reached = accounting.epsilon(noise_multiplier=found, **SST2, accountant='rdp')
+  assert 2.99 < reached <= 3.0
+  tight = accounting.epsilon(noise_multiplier=0.7619, **SST2)
+  np.testing.assert_allclose(tight, 3.0, rtol=2e-3)
 
 
 def gaussian_epsilon(noise, delta):
@@ -72,6 +69,14 @@ def test_without_sampling_it_is_the_gaussian_mechanism(noise, steps):
   assert exact < loose < 1.2 * exact
 
 
+def test_the_noise_for_an_epsilon_inverts_the_gaussian_mechanism():
+  exact = gaussian_epsilon(2.5, 1e-5)
+  found = accounting.noise_multiplier_for(
+    exact, sampling_rate=1.0, steps=4, delta=1e-5, sampling='full'
+  )
+  assert 5.0 <= found <= 5.0 * 1.003
+
+
 def test_the_renyi_curve_is_the_binomial_sum():
   # Mironov, Talwar and Zhang, 2019, section 3.3, at whole orders.
   curve = accounting.rdp_curve(
@@ -99,7 +104,6 @@ def test_epsilon_falls_with_noise_and_rises_with_steps_rate_and_certainty():
   assert value(steps=10000) < base
   assert value(sampling_rate=0.004) < base
   assert value(delta=1e-4) < base
-  assert value(steps=0) == 0
   assert value(noise_multiplier=0.0) == math.inf
 
 
@@ -149,7 +153,7 @@ def test_a_statement_says_what_it_rests_on():
     {'noise_multiplier': -1.0},
     {'sampling_rate': 0.0},
     {'sampling_rate': 1.5},
-    {'steps': -1},
+    {'steps': 0},
     {'steps': 1.5},
     {'delta': 0.0},
     {'delta': 1.0},

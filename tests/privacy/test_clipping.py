@@ -408,6 +408,27 @@ def input_gradient(params, apply, x):
   return jnp.square(slope).sum(-1)
 
 
+def with_apply(apply):
+  return python_types.SimpleNamespace(init=Plain().init, apply=apply)
+
+
+@jax.custom_vjp
+def twofold(variables, x):
+  """A network with a gradient of its own."""
+  return Plain().apply(variables, x)
+
+
+def twofold_forward(variables, x):
+  return jax.vjp(Plain().apply, variables, x)
+
+
+def twofold_backward(backward, g):
+  return backward(2 * g)
+
+
+twofold.defvjp(twofold_forward, twofold_backward)
+
+
 TWO = python_types.SimpleNamespace(
   init=lambda *args: {
     'params': {
@@ -451,16 +472,17 @@ TRAPS = {
     lambda: tiny(Plain(), with_layer(lambda w: w.T.astype('f4').T)),
     set(),
   ),
+  'with a gradient of its own': (
+    lambda: tiny(with_apply(twofold)),
+    LAYER | HEAD,
+  ),
   'of one name in two models': (
     lambda: tiny(TWO),
     {f'{model}/{leaf}' for model in 'ab' for leaf in LAYER | HEAD},
   ),
   'one row under vmap': (
     lambda: tiny(
-      python_types.SimpleNamespace(
-        init=Plain().init,
-        apply=lambda v, x: jax.vmap(lambda x: Plain().apply(v, x))(x),
-      )
+      with_apply(lambda v, x: jax.vmap(lambda x: Plain().apply(v, x))(x))
     ),
     set(),
   ),
@@ -477,6 +499,15 @@ def test_weights_that_are_not_used_once_as_they_are_stay_exact(name):
   assert covered == paths - expected
 
 
+def test_a_compiled_loss_is_seen_through():
+  loss_fn, params, batch = tiny(Plain())
+  check((jax.jit(loss_fn), params, batch))
+  # A compiled part is found out, once it has been traced, and left over.
+  parts = tiny(with_apply(jax.jit(Plain().apply)))
+  check(parts)
+  assert leftover(parts)[0] == LAYER | HEAD
+
+
 def test_frozen_parameters_cost_nothing():
   case = tiny(
     Plain(), lambda p: {**p, 'layer': jax.lax.stop_gradient(p['layer'])}
@@ -489,6 +520,22 @@ def test_frozen_parameters_cost_nothing():
   check(case)
   rest, covered, _ = leftover(case)
   assert (rest, covered) == (set(), HEAD | {'layer/bias'})
+
+
+def test_half_precision_is_clipped_by_what_it_multiplies():
+  def halve(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+
+  loss_fn, params, batch = tiny(Plain(), halve)
+
+  def half(params, batch, rng):
+    return loss_fn(params, halve(batch), rng)
+
+  _, covered, paths = leftover((half, params, batch))
+  assert covered == paths
+  (ours,), grads = both((half, params, batch), 0.1)
+  np.testing.assert_allclose(ours.norms, flat_norms(grads) * MASK, rtol=0.01)
+  assert ours.grads['layer']['kernel'].dtype == jnp.float32
 
 
 def random_case(seed):
@@ -689,12 +736,12 @@ def test_batch_normalisation_is_refused_with_the_reason():
   )
   variables = jax.tree.map(lambda x: jnp.ones(x.shape), variables)
 
-  def loss_fn(params, model_state, batch, rng):
+  def loss_fn(params, model_state, batch, rng, train=True):
     del rng
     logits, model_state = model.apply(
       {'params': params, **model_state},
       batch['image'],
-      train=True,
+      train=train,
       mutable=['batch_stats'],
     )
     return types.Losses(logits.sum(-1), model_state, {})
@@ -704,6 +751,10 @@ def test_batch_normalisation_is_refused_with_the_reason():
   grad_fn = gradients.GradFn(loss_fn, batch, KEY, state)
   with pytest.raises(types.InputError, match=r'batch_stats.*see each other'):
     grad_fn.clipped(variables['params'], 1.0)
+  # Statistics that do not move couple nothing.
+  frozen = functools.partial(loss_fn, train=False)
+  grad_fn = gradients.GradFn(frozen, batch, KEY, state)
+  jax.eval_shape(lambda p: grad_fn.clipped(p, 1.0), variables['params'])
 
 
 @pytest.mark.parametrize(
