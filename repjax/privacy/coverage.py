@@ -13,21 +13,16 @@ weights. The answer errs on that side, so that norms are exact in any case.
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import contextlib
 import itertools
 from typing import Any
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 from jax.extend import core
 import numpy as np
 
 from repjax import types
-from repjax.privacy import norms
-
-# (path of the module, method): one layer, wherever it is called.
-Key = tuple[tuple[str, ...], str]
+from repjax.privacy import intercept
 
 # Names of layers in traces. Every trace has its own: what a compiled function
 # remembers from another one is not met again, and must not be taken for it.
@@ -50,55 +45,11 @@ class Coverage(NamedTuple):
       example.
   """
 
-  layers: Mapping[Key, Mapping[str, int]]
-  tied: Mapping[Key, tuple[tuple[int, ...], tuple[int, ...]]]
+  layers: Mapping[intercept.Key, Mapping[str, int]]
+  tied: Mapping[intercept.Key, tuple[tuple[int, ...], tuple[int, ...]]]
   covered: tuple[int, ...]
   leftover: tuple[int, ...]
   activations: int
-
-
-@contextlib.contextmanager
-def intercept(fn: Callable[..., Any]):
-  """Hands each call of a layer that has a rule to `fn`.
-
-  Args:
-    fn: (key, rule, module, x, call) -> output, where call() is the layer's
-      own. Layers that it calls itself are not intercepted.
-  """
-  inside = []
-
-  def interceptor(next_fn, args, kwargs, context):
-    module = context.module
-    rule = None
-    if (
-      not inside and len(args) == 1 and not kwargs and hasattr(args[0], 'ndim')
-    ):
-      rule = norms.rule(module, context.method_name)
-    if rule is None or not module.has_variable('params', _WEIGHT[type(module)]):
-      return next_fn(*args, **kwargs)
-    inside.append(True)
-    try:
-      key = (module.path, context.method_name)
-      return fn(key, rule, module, args[0], lambda: next_fn(*args))
-    finally:
-      inside.pop()
-
-  with nn.intercept_methods(interceptor):
-    yield
-
-
-_WEIGHT = {
-  nn.Dense: 'kernel',
-  nn.DenseGeneral: 'kernel',
-  nn.Conv: 'kernel',
-  nn.Embed: 'embedding',
-}
-
-
-def bare(module: nn.Module, method: str) -> Callable[..., jax.Array]:
-  """A layer as a function: (its parameters, x) -> output."""
-  alone = module.clone(parent=None)
-  return lambda params, x: alone.apply({'params': params}, x, method=method)
 
 
 class _Call:
@@ -138,7 +89,7 @@ def find(
     del rule, call
     weights = dict(module.variables['params'])
     this = _Call(key, weights, x)
-    layer = bare(module, key[1])
+    layer = intercept.bare(module, key[1])
 
     def named(weights, x):
       return layer(weights, x)
@@ -147,7 +98,7 @@ def find(
     calls[named.__name__] = this
     return _notice_gradients(jax.jit(named), this)(weights, x)
 
-  with intercept(mark):
+  with intercept.layers(mark):
     jaxpr = jax.make_jaxpr(loss_fn)(params, *args).jaxpr
   num_leaves = len(jax.tree.leaves(params))
   walk = _Walk(calls)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax.privacy import coverage
+from repjax.privacy import intercept
 from repjax.privacy import norms
 
 
@@ -76,7 +77,7 @@ def tapped(
       return _tap_head(squared, call(), x, carrier, passed.pop(module.path))
     return _tap(squared, call(), x, carrier)
 
-  with coverage.intercept(tie):
+  with intercept.layers(tie):
     yield
   missed = sorted('/'.join(path) for path, _ in set(found.layers) - met)
   if missed:
@@ -158,7 +159,7 @@ _tap_head.defvjp(_tap_head_forward, _tap_head_backward)
 
 def _weighed(key, module, x, factors, groups):
   """The layer; gradients of its parameters are multiplied by factors."""
-  layer, stop = coverage.bare(module, key[1]), jax.lax.stop_gradient
+  layer, stop = intercept.bare(module, key[1]), jax.lax.stop_gradient
   weights = module.variables['params']
   y = layer(jax.tree.map(stop, weights), x)
   for group in sorted(set(groups.values())):

@@ -69,11 +69,8 @@ class Block(nn.Module):
     y = nn.LayerNorm(name='norm')(x)
     mask = nn.make_causal_mask(jnp.ones(x.shape[:2]))
     attend = nn.MultiHeadDotProductAttention(num_heads=2, name='attention')
-    x = x + attend(y, mask=mask)
-    y = nn.RMSNorm(name='mlp_norm')(x)
-    return x + nn.Dense(8, name='out')(
-      nn.gelu(nn.Dense(32, name='in')(y))
-    ), None
+    y = nn.RMSNorm(name='mlp_norm')(x + attend(y, mask=mask))
+    return x + nn.tanh(nn.Dense(8, name='mlp')(y)), None
 
 
 class Lm(nn.Module):
@@ -125,13 +122,11 @@ class Convolutions(nn.Module):
   def __call__(self, image, *, train):
     del train
     kinds = [
-      dict(kernel_size=(3, 3), padding='VALID', strides=2),
       dict(kernel_size=(2, 3), padding='SAME', strides=(2, 1)),
-      dict(kernel_size=(3, 2), padding=((2, 0), (1, 3)), use_bias=False),
+      dict(kernel_size=(3, 2), padding=((2, 0), (1, 3)), input_dilation=(1, 2)),
       dict(kernel_size=(3, 3), padding='CIRCULAR', kernel_dilation=2),
       dict(kernel_size=(3, 3), padding='REFLECT', feature_group_count=3),
-      dict(kernel_size=(3, 3), input_dilation=(2, 3), padding=1),
-      dict(kernel_size=(8, 8), padding='VALID'),
+      dict(kernel_size=(8, 8), padding='VALID', use_bias=False),
     ]
     logits = 0.0
     for i, kind in enumerate(kinds):
@@ -140,12 +135,10 @@ class Convolutions(nn.Module):
     line = image.reshape((image.shape[0], -1, 4))
     y = nn.Conv(6, (3,), padding='CAUSAL', kernel_dilation=2, name='line')(line)
     logits += jnp.sin(y).mean(1)
-    volume = image.reshape((image.shape[0], 4, 4, 4, 3))
-    y = nn.Conv(6, (2, 2, 2), strides=2, name='volume')(volume)
-    logits += jnp.sin(y).mean((1, 2, 3))
-    frames = image.reshape((image.shape[0], 2, 4, 8, 3))
-    y = nn.Conv(6, (3, 3), name='frames')(frames)
-    return logits + jnp.sin(y).mean((1, 2, 3))
+    # Frames of volumes, [B, 2, 4, 4, 2, 3].
+    frames = image.reshape((image.shape[0], 2, 4, 4, 2, 3))
+    y = nn.Conv(6, (2, 2, 2), strides=2, name='frames')(frames)
+    return logits + jnp.sin(y).mean((1, 2, 3, 4))
 
 
 class General(nn.Module):
@@ -165,7 +158,7 @@ class General(nn.Module):
 NETWORKS = {
   'mlp': lambda: classify(mlp.Mlp(5, features=(16,))),
   'resnet': lambda: classify(
-    resnet.PreActResNet(5, stage_sizes=(1, 1), width=16, norm='group')
+    resnet.PreActResNet(5, stage_sizes=(1,), width=16, norm='group')
   ),
   'vit': lambda: classify(
     vit.ViT(
@@ -579,7 +572,7 @@ def random_case(seed):
   return loss_fn, init(model, batch['ids']), batch
 
 
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', range(3))
 def test_random_networks(seed):
   check(random_case(seed))
 
@@ -588,11 +581,11 @@ def test_random_networks(seed):
 
 
 class Dropped(nn.Module):
-  """Dropout, a norm and two layers."""
+  """Dropout and two layers."""
 
   @nn.compact
   def __call__(self, image, *, train):
-    x = nn.LayerNorm(name='norm')(image.reshape((image.shape[0], -1)))
+    x = image.reshape((image.shape[0], -1))
     x = nn.Dropout(0.5, deterministic=not train)(x)
     return nn.Dense(5, name='head')(jnp.sin(nn.Dense(8, name='layer')(x)))
 
