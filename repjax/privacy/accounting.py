@@ -135,7 +135,10 @@ def epsilon(
   aside = delta * _OVERFLOW_SHARE if overflow else 0.0
   event = _event(noise_multiplier, sampling_rate, steps)
   result = _accountant(accountant).compose(event).get_epsilon(delta - aside)
-  if overflow and not steps * overflow * (1 + math.exp(result)) <= aside:
+  if (
+    overflow
+    and not steps * overflow * (1 + math.exp(min(result, 700.0))) <= aside
+  ):
     raise InputError(
       f'batches overflow too often: in {steps} steps with probability '
       f'{overflow:.1e} each, next to {delta=}; raise the capacity of the '
@@ -177,51 +180,51 @@ def noise_multiplier_for(
   _check(1.0, sampling_rate, steps, sampling)
   _check_delta(delta, num_rows)
 
+  _accountant(accountant)
+
+  def value(noise, accountant):
+    return epsilon(
+      noise_multiplier=noise,
+      sampling_rate=sampling_rate,
+      steps=steps,
+      delta=delta,
+      accountant=accountant,
+      overflow=overflow,
+    )
+
   def excess(noise, accountant):
     """Logarithm of epsilon over its target; falls with the noise."""
     try:
-      found = epsilon(
-        noise_multiplier=noise,
-        sampling_rate=sampling_rate,
-        steps=steps,
-        delta=delta,
-        accountant=accountant,
-        overflow=overflow,
-      )
+      found = value(noise, accountant)
     except InputError:  # So little noise that overflows matter.
       found = math.inf
     return min(math.log(max(found, 1e-9) / target_epsilon), 50.0)
 
-  lower, upper = _bracket(
-    functools.partial(excess, accountant='rdp'), _MIN_NOISE, _MAX_NOISE
-  )
-  if upper is None:
+  least = value(_MAX_NOISE, 'rdp')
+  if least > target_epsilon:
     raise InputError(
       f'epsilon {target_epsilon} is out of reach: {steps} steps at sampling '
-      f'rate {sampling_rate:.3g} and {delta=} have a larger one even with '
-      f'noise_multiplier={_MAX_NOISE:g}; take fewer steps, smaller batches or '
-      'a larger delta.'
+      f'rate {sampling_rate:.3g} and {delta=} have epsilon {least:.3g} even '
+      f'with noise_multiplier={_MAX_NOISE:g}; take fewer steps, smaller '
+      'batches or a larger delta.'
     )
-  if accountant != 'rdp':
-    # Slower, and up to some 10 % lower: only near the other's answer.
-    found = _root(
-      functools.partial(excess, accountant='rdp'), lower, upper, 0.01
-    )
-    fn = functools.partial(excess, accountant=accountant)
-    lower, upper = found * 0.85, found * 1.02
-    while lower > _MIN_NOISE and fn(lower) <= 0:
-      lower, upper = lower * 0.85, lower
-    while fn(upper) > 0:
-      upper *= 1.1
-  return _root(
-    functools.partial(excess, accountant=accountant), lower, upper, tolerance
-  )
+  fast = functools.partial(excess, accountant='rdp')
+  bracket = _bracket(fast, _MIN_NOISE)
+  if accountant == 'rdp':
+    return _root(fast, *bracket, tolerance)
+  # Slower, and up to some 10 % lower: only near the other's answer.
+  near = _root(fast, *bracket, 0.01)
+  fn = functools.partial(excess, accountant=accountant)
+  lower, upper = near * 0.85, near * 1.02
+  while lower > _MIN_NOISE and fn(lower) <= 0:
+    lower, upper = lower * 0.85, lower
+  while fn(upper) > 0:
+    upper *= 1.1
+  return _root(fn, lower, upper, tolerance)
 
 
-def _bracket(fn, lower, upper):
-  """A factor of 2 around the zero of a falling function; (_, None) if none."""
-  if fn(upper) > 0:
-    return upper, None
+def _bracket(fn, lower):
+  """A factor of 2 around the zero of a falling function."""
   middle = 1.0
   if fn(middle) > 0:
     while fn(2 * middle) > 0:

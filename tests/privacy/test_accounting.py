@@ -119,10 +119,12 @@ def test_overflows_cost_delta():
 
 
 def test_an_epsilon_out_of_reach_is_an_error():
-  with pytest.raises(types.InputError, match='out of reach'):
+  with pytest.raises(types.InputError, match=r'out of reach.*have epsilon'):
     accounting.noise_multiplier_for(
       1e-4, sampling_rate=0.5, steps=10**6, delta=1e-7
     )
+  with pytest.raises(types.InputError, match='overflow too often'):
+    accounting.noise_multiplier_for(3.0, **SST2, overflow=1e-3)
 
 
 def test_shuffled_batches_are_refused_with_the_reason():
@@ -165,5 +167,10 @@ def test_a_statement_says_what_it_rests_on():
 def test_settings_out_of_range_are_refused(bad):
   with pytest.raises(types.InputError, match=next(iter(bad))):
     accounting.epsilon(**{**MNIST, **bad})
-  with pytest.raises(types.InputError, match='epsilon'):
+
+
+def test_targets_out_of_range_are_refused():
+  with pytest.raises(types.InputError, match='target_epsilon'):
     accounting.noise_multiplier_for(0.0, **SST2)
+  with pytest.raises(types.InputError, match='accountant'):
+    accounting.noise_multiplier_for(1.0, **SST2, accountant='moments')
