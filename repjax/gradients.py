@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from repjax import parallel
 from repjax import types
+from repjax.privacy import clipping
 
 # Up to so many tasks `per_task` takes the backward passes side by side: as fast
 # as one after the other (on CPUs, for an MLP and a small ViT). Beyond, the
@@ -132,14 +133,57 @@ class GradFn:
       sums, weight = parallel.psum((sums, weight))
     return _divide(sums, weight)
 
-  def clipped(self, params, clip_norm):
-    """Sum of per-example clipped gradients."""
-    del params, clip_norm
-    raise NotImplementedError(
-      'grad_fn.clipped needs per-example clipping (repjax.privacy.clipping), '
-      'which this version does not have: use a link that asks for '
-      'grad_fn(params) only.'
-    )
+  def clipped(self, params, clip_norm, *, method='auto', style='flat'):
+    """Sum of the gradients of single examples, each clipped to `clip_norm`.
+
+    Each example is a batch of one row with a key of its own, so dropout masks
+    differ between rows, and from those of `__call__`.
+
+    Args:
+      params: The point.
+      clip_norm: C > 0.
+      method: See `clipping.clipped_gradient`.
+      style: See `clipping.clipped_gradient`.
+
+    Returns:
+      (SUM over all devices' real rows, `types.Aux`). Its sums have
+      'gradient_norm' and 'unclipped', too; none of them is private.
+
+    Raises:
+      InputError: If the model changes its other collections, which hold
+        statistics of all rows (batch normalisation).
+    """
+
+    def loss_fn(params, batch, rng):
+      out = self._loss_fn(
+        _cast(params, self._compute_dtype), self._model_state, batch, rng
+      )
+      _check_unchanged(self._model_state, out.model_state)
+      return out.loss, dict(out.metrics)
+
+    mask = self._batch['mask'].astype(jnp.float32)
+    result = clipping.clipped_gradient(
+      loss_fn,
+      clip_norm,
+      method=method,
+      style=style,
+      microbatches=self._microbatches,
+      has_aux=True,
+    )(params, self._batch, self._rng, mask)
+    values = {
+      'loss': result.loss,
+      **result.aux,
+      'gradient_norm': result.norms,
+      'unclipped': result.norms <= clip_norm,
+    }
+    sums = {
+      name: ((value.astype(jnp.float32) * mask).sum(), mask.sum())
+      for name, value in values.items()
+    }
+    grads = result.grads
+    if self._over_devices:
+      grads, sums = parallel.psum((grads, sums))
+    return grads, types.Aux(self._model_state, sums)
 
   def per_task(self, params, num_tasks, *, column='task', how='auto'):
     """One mean gradient a task, of one forward pass and a backward pass each.
@@ -278,6 +322,18 @@ class GradFn:
       lambda old, new: new.astype(old.dtype), model_state, out.model_state
     )
     return loss * mask, (new_state, sums)
+
+
+def _check_unchanged(old, new):
+  for name, tree in new.items():
+    before, after = jax.tree.leaves(old[name]), jax.tree.leaves(tree)
+    if any(a is not b for a, b in zip(before, after, strict=True)):
+      raise types.InputError(
+        f'the model changes its collection {name!r} from the rows of a batch '
+        '(as batch normalisation does), so that examples see each other and '
+        'clipping each one bounds nothing: use group or layer normalisation '
+        "(norm='group' in repjax.models.resnet)."
+      )
 
 
 def _blank_padding(batch):

@@ -93,8 +93,21 @@ class GradFn(Protocol):
   ) -> PyTree:
     """Mean over all groups of `fn(grad_fn of one group of rows)`."""
 
-  def clipped(self, params: PyTree, clip_norm: float) -> tuple[PyTree, Aux]:
-    """Sum of the per-example gradients, each clipped to `clip_norm`."""
+  def clipped(
+    self,
+    params: PyTree,
+    clip_norm: float | jax.Array,
+    *,
+    method: str = 'auto',
+    style: str = 'flat',
+  ) -> tuple[PyTree, Aux]:
+    """SUM over all devices of per-example gradients clipped to `clip_norm`.
+
+    `method` is 'ghost', 'vmap', 'microbatch' or 'auto' and changes cost alone,
+    `style` is 'flat', 'per_layer' or 'automatic': see
+    `repjax.privacy.clipping.clipped_gradient`. The sums also have
+    'gradient_norm' and 'unclipped' (1 where the norm is at most `clip_norm`).
+    """
 
   def per_task(
     self, params: PyTree, num_tasks: int, *, column: str = 'task'

@@ -294,11 +294,6 @@ def test_gradients_of_tasks_need_ids():
     make(batch()).per_task(PARAMS, 2, column='y')
 
 
-def test_a_question_without_an_answer_says_what_is_missing():
-  with pytest.raises(NotImplementedError, match='per-example clipping'):
-    make(batch()).clipped(PARAMS, 1.0)
-
-
 def test_rows_that_cannot_be_divided_are_refused():
   with pytest.raises(ValueError, match='microbatches=3'):
     make(batch(), microbatches=3)

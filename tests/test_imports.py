@@ -7,7 +7,9 @@ import pytest
 
 _CODE = """
 import importlib, pkgutil, sys
-for name in ('repjax.layers', 'repjax.models', 'repjax.optim'):
+for name in (
+  'repjax.layers', 'repjax.models', 'repjax.optim', 'repjax.privacy'
+):
   package = importlib.import_module(name)
   for module in pkgutil.iter_modules(package.__path__):
     importlib.import_module(f'{name}.{module.name}')
@@ -17,7 +19,7 @@ print(sorted(set(m.partition('.')[0] for m in sys.modules)))
 
 @pytest.fixture(scope='module')
 def loaded():
-  """Top-level packages that come with layers, models and optim."""
+  """Top-level packages that come with layers, models, optim and privacy."""
   result = subprocess.run(
     [sys.executable, '-c', _CODE], capture_output=True, text=True, check=True
   )
@@ -45,6 +47,7 @@ def test_parts_load_what_they_need(loaded):
     'matplotlib',
     'tensorboardX',
     'torch',
+    'dp_accounting',
   ],
 )
 def test_parts_load_nothing_else(loaded, package):

@@ -4,6 +4,9 @@ A link that needs more than the plain gradient takes the extra argument
 `grad_fn` (`repjax.types.GradFn`) in its `update`.
 """
 
+from repjax.optim.dp_sgd import AdaptiveClipping as AdaptiveClipping
+from repjax.optim.dp_sgd import dp_adam as dp_adam
+from repjax.optim.dp_sgd import dp_sgd as dp_sgd
 from repjax.optim.gradient_projection import (
   project_gradients as project_gradients,
 )

@@ -1,0 +1,215 @@
+"""Device code: squared gradient norms of one layer for one example.
+
+A layer with outputs y_t = x_t W at positions t = 1..T has, for one example
+with input X [T, P] and cotangent G [T, D], the weight gradient X'G. Its squared
+norm is also <XX', GG'>, which needs no gradient (Goodfellow, 'Efficient
+Per-Example Gradient Computations', 2015; Li et al., 'Large Language Models Can
+Be Strong Differentially Private Learners', ICLR 2022, section 4; Bu et al.,
+'Scalable and Efficient Training of Large Convolutional Neural Networks with
+Differential Privacy', 2022, for convolutions).
+
+The Gram form <XX', GG'> stores 2 T^2 numbers and the direct form P D, so the
+Gram form is taken where 2 T^2 < P D, each group of a convolution alike.
+Everything is float32 whatever the layer computes in: a norm that is too small
+breaks the privacy guarantee.
+"""
+
+from collections.abc import Callable
+import math
+
+import flax.linen as nn
+from flax.linen import dtypes
+from flax.linen import linear
+import jax
+import jax.numpy as jnp
+
+# (input, cotangent of the output) -> parameter's name -> squared norm.
+Rule = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+
+
+def rule(module: nn.Module, method: str) -> Rule | None:
+  """How the gradient norms of a layer follow from what goes through it.
+
+  Args:
+    module: A bound linen module.
+    method: Name of the method that is called with one array.
+
+  Returns:
+    The rule of `nn.Dense`, `nn.DenseGeneral` (and so of the projections of
+    linen's attention), `nn.Conv` or `nn.Embed` (also `attend`), for inputs of
+    any leading shape that all belong to one example. None for other layers,
+    for subclasses, which may compute something else, and where the layer is
+    given a product, a type promotion or a mask of its own.
+  """
+  kind = type(module)
+  if kind not in (nn.Dense, nn.DenseGeneral, nn.Conv, nn.Embed):
+    return None
+  changed = [
+    getattr(module, name, None)
+    for name in (
+      'dot_general',
+      'dot_general_cls',
+      'conv_general_dilated',
+      'conv_general_dilated_cls',
+      'mask',
+      'batch_dims',
+    )
+  ]
+  if any(x is not None and x != () for x in changed):
+    return None
+  if getattr(module, 'promote_dtype', _PROMOTE) is not _PROMOTE:
+    return None
+  if kind is nn.Embed:
+    return {
+      '__call__': lambda x, g: {'embedding': _embedding(module, x, g)},
+      'attend': lambda x, g: {'embedding': _product(_rows(x), _rows(g))},
+    }.get(method)
+  if method != '__call__':
+    return None
+  if kind is nn.Conv:
+    return lambda x, g: _with_bias(_convolution(module, x, g), g)
+  axes = module.axis if kind is nn.DenseGeneral else -1
+  return lambda x, g: _dense(x, g, (axes,) if isinstance(axes, int) else axes)
+
+
+_PROMOTE = dtypes.promote_dtype
+
+
+def _dense(x, g, axes):
+  axes = [axis % x.ndim for axis in axes]
+  x = jnp.moveaxis(x, axes, range(-len(axes), 0))
+  x = x.reshape((-1, math.prod(x.shape[x.ndim - len(axes) :])))
+  g = g.reshape((x.shape[0], -1))
+  return _with_bias(_product(x, g), g)
+
+
+def _with_bias(kernel, g):
+  return {'kernel': kernel, 'bias': jnp.square(_rows(_float(g)).sum(0)).sum()}
+
+
+def _product(x, g):
+  """|X'G|^2 of X [..., T, P] and G [..., T, D], summed over groups '...'."""
+  x, g = _float(x.astype(g.dtype)), _float(g)  # What the layer multiplies.
+  length = x.shape[-2]
+  if 2 * length**2 < x.shape[-1] * g.shape[-1]:
+    # Rounding may leave a tiny negative sum where the gradient is zero.
+    return jnp.maximum((_gram(x) * _gram(g)).sum(), 0.0)
+  weight = jnp.einsum('...tp,...td->...pd', x, g, precision='highest')
+  return jnp.square(weight).sum()
+
+
+def _gram(x):
+  return jnp.einsum('...tp,...sp->...ts', x, x, precision='highest')
+
+
+def _embedding(module, ids, g):
+  """Rows of equal ids add up before they are squared."""
+  ids, g = _ids(module, ids), _rows(_float(g))
+  length, width = g.shape
+  if 2 * length**2 < module.num_embeddings * width:
+    equal = (ids[:, None] == ids[None, :]).astype(jnp.float32)
+    same = jnp.einsum('ts,sd->td', equal, g, precision='highest')
+    return jnp.maximum((same * g).sum(), 0.0)
+  table = jnp.zeros((module.num_embeddings, width)).at[ids].add(g)
+  return jnp.square(table).sum()
+
+
+def tied(
+  module: nn.Embed, ids: jax.Array, g: jax.Array, x: jax.Array, p: jax.Array
+) -> jax.Array:
+  """Inner product of the gradients that an embedding gets from both its ends.
+
+  The table E is looked up (E[ids_t], cotangent g_t) and multiplied with
+  (x_s E', cotangent p_s): sum over t and s of p_s[ids_t] (g_t . x_s).
+
+  Args:
+    module: The embedding.
+    ids: [..., T] of one example, as are all the others.
+    g: [..., T, D].
+    x: [..., S, D].
+    p: [..., S, V].
+  """
+  ids = _ids(module, ids)
+  g, x, p = (_rows(_float(a)) for a in (g, x, p))
+  near = jnp.einsum('td,sd->ts', g, x, precision='highest')
+  return (near * p[:, ids].T).sum()
+
+
+def _ids(module, ids):
+  if module.num_embeddings == 1:  # Linen then ignores the ids.
+    ids = jnp.zeros_like(ids)
+  ids = ids.reshape(-1)
+  return jnp.where(ids < 0, ids + module.num_embeddings, ids)
+
+
+def _convolution(module, x, g):
+  """The product of patches and cotangents, one a group of channels."""
+  kernel = module.kernel_size
+  kernel = (kernel,) if isinstance(kernel, int) else tuple(kernel)
+  x = x.reshape((-1, *x.shape[x.ndim - len(kernel) - 1 :]))
+  g = g.reshape((-1, *g.shape[g.ndim - len(kernel) - 1 :]))
+  patches = _patches(module, x, g.shape[1:-1], kernel)  # [N, ..., K, C]
+  groups = module.feature_group_count
+  width = x.shape[-1] // groups
+  patches = patches.reshape((-1, math.prod(kernel), groups, width))
+  patches = patches.transpose((2, 0, 1, 3))  # [groups, T, K, C / groups]
+  patches = patches.reshape((*patches.shape[:2], -1))
+  g = g.reshape((-1, groups, g.shape[-1] // groups)).swapaxes(0, 1)
+  return _product(patches, g)
+
+
+def _patches(module, x, out_shape, kernel):
+  """What each output position sees, [N, *out_shape, K, C]."""
+
+  def each(setting):
+    setting = 1 if setting is None else setting
+    single = isinstance(setting, int)
+    return (setting,) * len(kernel) if single else tuple(setting)
+
+  strides, dilation = each(module.strides), each(module.kernel_dilation)
+  spread = each(module.input_dilation)
+  reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+  padding = linear.canonicalize_padding(module.padding, len(kernel))
+  if padding in ('CIRCULAR', 'REFLECT'):
+    mode = {'CIRCULAR': 'wrap', 'REFLECT': 'reflect'}[padding]
+    sides = [((r - 1) // 2, r // 2) for r in reach]
+    x = jnp.pad(x, [(0, 0), *sides, (0, 0)], mode=mode)
+    padding = 'VALID'
+  elif padding == 'CAUSAL':
+    x = jnp.pad(x, [(0, 0), (reach[0] - 1, 0), (0, 0)])
+    padding = 'VALID'
+  if isinstance(padding, str):
+    padding = jax.lax.padtype_to_pads(x.shape[1:-1], reach, strides, padding)
+  around = [(*p, s - 1) for p, s in zip(padding, spread, strict=True)]
+  zero = jnp.zeros((), x.dtype)
+  x = jax.lax.pad(x, zero, [(0, 0, 0), *around, (0, 0, 0)])
+  views = []
+  for offset in _offsets(kernel):
+    start = [o * d for o, d in zip(offset, dilation, strict=True)]
+    limit = [
+      a + (n - 1) * s + 1
+      for a, n, s in zip(start, out_shape, strides, strict=True)
+    ]
+    views.append(
+      jax.lax.slice(
+        x,
+        (0, *start, 0),
+        (x.shape[0], *limit, x.shape[-1]),
+        (1, *strides, 1),
+      )
+    )
+  return jnp.stack(views, axis=-2)
+
+
+def _offsets(kernel):
+  if not kernel:
+    return [()]
+  return [(i, *rest) for i in range(kernel[0]) for rest in _offsets(kernel[1:])]
+
+
+def _rows(x):
+  return x.reshape((-1, x.shape[-1]))
+
+
+def _float(x):
+  return x.astype(jnp.float32)

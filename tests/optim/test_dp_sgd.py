@@ -1,0 +1,215 @@
+"""DP-SGD: its noise, its limits, and that all replicas add the same."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+from repjax import gradients
+from repjax import optim
+from repjax import parallel
+from repjax import types
+from repjax.methods import supervised
+from repjax.models import mlp
+
+KEY = jax.random.key(0)
+SIZE = 4000
+
+
+def rows(count=8):
+  x = np.random.default_rng(0).normal(size=(count, SIZE)) / np.sqrt(SIZE)
+  mask = jnp.ones(count).at[2].set(0)
+  return {
+    'x': jnp.asarray(x * np.arange(1, count + 1)[:, None], 'f4'),
+    'mask': mask,
+  }
+
+
+PARAMS = {'w': jnp.zeros(SIZE - 1), 'b': jnp.zeros(1)}
+
+
+def loss_fn(params, model_state, batch, rng):
+  """Linear, so that the gradient of a row is the row."""
+  del rng
+  x = batch['x']
+  loss = x[:, 1:] @ params['w'] + x[:, 0] * params['b'][0]
+  return types.Losses(loss, model_state, {})
+
+
+def flatten(params):
+  return np.concatenate([params['b'], params['w']])
+
+
+def link(clip_norm=2.0, noise_multiplier=1.5, **settings):
+  settings = {'expected_batch_size': 5.0, 'key': KEY, **settings}
+  return optim.dp_sgd(clip_norm, noise_multiplier, **settings)
+
+
+@functools.cache
+def runner(steps=1, devices=1, **settings):
+  """(batch, params) -> what the link makes of it ([T, D], state), compiled."""
+  tx = link(**settings)
+
+  def run(batch, params):
+    def step(state, _):
+      grad_fn = gradients.GradFn(loss_fn, batch, KEY, {})
+      grads, _ = grad_fn(params)
+      update, state = tx.update(grads, state, params, grad_fn=grad_fn)
+      return state, update
+
+    state, result = jax.lax.scan(step, tx.init(params), None, length=steps)
+    return result, state
+
+  if devices == 1:
+    return jax.jit(run)
+  return jax.pmap(run, axis_name=parallel.AXIS, in_axes=(0, None))
+
+
+def updates(batch, params=PARAMS, **settings):
+  return runner(**settings)(batch, params)
+
+
+def clipped_sum(clip_norm):
+  x, mask = np.asarray(rows()['x']), np.asarray(rows()['mask'])
+  norms = np.linalg.norm(x, axis=1)
+  return (np.minimum(1, clip_norm / (norms + 1e-6)) * mask) @ x
+
+
+def as_matrix(tree):
+  return np.concatenate([tree['b'], tree['w']], axis=1)
+
+
+def test_noise_has_the_stated_size_on_one_and_on_four_devices():
+  one, state = updates(rows(), steps=20)
+  split = jax.tree.map(lambda x: x.reshape((4, 2, *x.shape[1:])), rows())
+  many, _ = updates(split, steps=20, devices=4)
+  noise = as_matrix(one) - clipped_sum(2.0) / 5
+  expected = 1.5 * 2.0 / 5
+  # 80,000 draws: the standard deviation is known to 0.25 %.
+  np.testing.assert_allclose(noise.std(), expected, rtol=0.015)
+  assert abs(noise.mean()) < 5 * expected / np.sqrt(noise.size)
+  # Steps and parameters have noise of their own.
+  correlation = np.corrcoef(noise)
+  assert np.abs(correlation - np.eye(20)).max() < 5 / np.sqrt(SIZE)
+  assert state.step == 20
+  for replica in range(4):
+    own = jax.tree.map(lambda x, r=replica: x[r], many)
+    np.testing.assert_allclose(as_matrix(own), as_matrix(one), atol=1e-6)
+    first = jax.tree.map(lambda x: x[0], many)
+    jax.tree.map(np.testing.assert_array_equal, own, first)
+
+
+def test_without_noise_and_clipping_it_is_the_plain_gradient():
+  result, _ = updates(
+    rows(), clip_norm=1e6, noise_multiplier=0.0, expected_batch_size=7.0
+  )
+  plain, _ = gradients.GradFn(loss_fn, rows(), KEY, {})(PARAMS)
+  np.testing.assert_allclose(as_matrix(result)[0], flatten(plain), atol=1e-6)
+
+
+def test_without_noise_it_is_what_optax_makes_of_per_example_gradients():
+  batch = {**rows(), 'mask': jnp.ones(8)}
+  result, _ = updates(batch, noise_multiplier=0.0)
+  theirs = optax.contrib.differentially_private_aggregate(2.0, 0.0, 0)
+  grads = {'w': batch['x'][:, 1:], 'b': batch['x'][:, :1]}
+  expected, _ = theirs.update(grads, theirs.init(PARAMS))
+  np.testing.assert_allclose(
+    as_matrix(result)[0], flatten(expected) * 8 / 5, atol=1e-6
+  )
+
+
+def test_the_divisor_is_a_constant_whatever_was_drawn():
+  full, _ = updates(rows(), noise_multiplier=0.0)
+  half = {**rows(), 'mask': rows()['mask'].at[4:].set(0)}
+  some, _ = updates(half, noise_multiplier=0.0)
+  rest = {**rows(), 'mask': rows()['mask'].at[:4].set(0)}
+  other, _ = updates(rest, noise_multiplier=0.0)
+  np.testing.assert_allclose(
+    as_matrix(some) + as_matrix(other), as_matrix(full), atol=1e-6
+  )
+
+
+def test_models_with_other_initial_values_draw_other_noise():
+  nothing = {**rows(), 'mask': jnp.zeros(8)}
+  first, _ = updates(nothing)
+  again, _ = updates(nothing)
+  np.testing.assert_array_equal(first['w'], again['w'])
+  moved = {**PARAMS, 'b': jnp.ones(1)}
+  other, _ = updates(nothing, moved)
+  assert np.abs(np.corrcoef(first['w'][0], other['w'][0])[0, 1]) < 0.1
+
+
+def test_the_clip_norm_finds_its_quantile():
+  # Norms are 1, 2, 4, 5, 6, 7 and 8 (row 3 is padding).
+  norms = np.sort(np.linalg.norm(np.asarray(rows()['x']), axis=1))
+  adaptive = optim.AdaptiveClipping(quantile=0.5, rate=0.2, count_stddev=0.01)
+  _, state = updates(
+    rows(),
+    steps=200,
+    clip_norm=0.1,
+    noise_multiplier=0.0,
+    expected_batch_size=7.0,
+    adaptive=adaptive,
+  )
+  assert norms[3] * 0.9 < state.clip_norm < norms[4] * 1.1
+
+
+def test_adaptive_clipping_shares_the_noise_of_both_queries():
+  adaptive = optim.AdaptiveClipping(count_stddev=1.0)
+  nothing = {**rows(), 'mask': jnp.zeros(8)}
+  plain, _ = updates(nothing)
+  shared, _ = updates(nothing, adaptive=adaptive)
+  factor = (1.5**-2 - 2.0**-2) ** -0.5 / 1.5
+  np.testing.assert_allclose(shared['w'], factor * plain['w'], rtol=1e-5)
+
+
+def test_in_a_training_step_replicas_stay_equal():
+  tx = optim.dp_adam(
+    0.1, clip_norm=1.0, noise_multiplier=1.0, expected_batch_size=8, key=KEY
+  )
+  method = supervised.make(mlp.Mlp(3, features=()), tx)
+  rng = np.random.default_rng(2)
+  batch = {
+    'image': jnp.asarray(rng.normal(size=(4, 2, 2, 2, 1)), 'f4'),
+    'label': jnp.asarray(rng.integers(0, 3, (4, 2))),
+    'mask': jnp.ones((4, 2)).at[1].set(0),
+  }
+  state = method.init(KEY, jax.tree.map(lambda x: x[0], batch))
+  new, sums = jax.pmap(
+    method.update, axis_name=parallel.AXIS, in_axes=(None, 0, None)
+  )(state, batch, KEY)
+  first = jax.tree.map(lambda x: x[0], new)
+  for replica in range(1, 4):
+    own = jax.tree.map(lambda x, r=replica: x[r], new)
+    jax.tree.map(np.testing.assert_array_equal, own, first)
+  # The first step of Adam moves every weight by its rate.
+  moved = jax.tree.map(lambda a, b: a - b, first.params, state.params)
+  for leaf in jax.tree.leaves(moved):
+    np.testing.assert_allclose(np.abs(leaf), 0.1, rtol=1e-3)
+  assert sums['loss'][1][0] == 6
+
+
+@pytest.mark.parametrize(
+  'bad',
+  [
+    {'clip_norm': 0.0},
+    {'clip_norm': np.inf},
+    {'noise_multiplier': -1.0},
+    {'expected_batch_size': 0},
+    {'adaptive': optim.AdaptiveClipping(quantile=1.0)},
+    {'adaptive': optim.AdaptiveClipping(count_stddev=0.5)},
+  ],
+)
+def test_settings_out_of_range_are_refused(bad):
+  with pytest.raises(ValueError, match=next(iter(bad))):
+    link(**bad)
+
+
+def test_a_missing_grad_fn_is_named():
+  tx = link()
+  with pytest.raises(ValueError, match='grad_fn'):
+    tx.update(PARAMS, tx.init(PARAMS), PARAMS)
