@@ -100,7 +100,7 @@ _SMALL = dict(
   batch_size=8,
   eval_batch_size=32,
   epochs=0.0,
-  min_steps=500,
+  min_steps=300,
   data=dict(
     name='python_topics',
     eval_splits=('validation',),
@@ -122,7 +122,7 @@ _SMALL = dict(
   attention=dict(redraw_every=1),
   tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
   step=dict(compute_dtype='float32'),
-  run=dict(log_every=50, eval_every=250, save_every=250),
+  run=dict(log_every=50, eval_every=150, save_every=150),
 )
 
 # The thresholds stood here before the first run of the study.

@@ -67,8 +67,7 @@ def main() -> None:
     raise types.InputError('--set is for one paper: give one in --papers.')
   app.initialize()
   for paper in papers:
-    slug = '.'.join([paper, *(_slug(x) for x in changes.values())])
-    _measure(paper, out / slug, changes)
+    _measure(paper, out / _folder(paper, changes), changes)
   text = _table(_all_papers(), out)
   table.write_text(text, encoding='utf-8')
   logging.info('wrote %s', table)
@@ -85,8 +84,11 @@ def _changes() -> dict[str, str]:
   return changes
 
 
-def _slug(value: str) -> str:
-  return re.sub(r'[^A-Za-z0-9]+', '-', value).strip('-')
+def _folder(paper: str, changes: dict[str, str]) -> str:
+  """Name of a study's folder: what differs from `small` as it is follows."""
+  parts = [_PRESET.value] if _PRESET.value != 'small' else []
+  parts += [re.sub(r'[^A-Za-z0-9]+', '-', x) for x in changes.values()]
+  return '.'.join([paper, '-'.join(parts)] if parts else [paper])
 
 
 def _config(module: Any, preset: str, changes: dict[str, str]):
