@@ -16,9 +16,7 @@ small: 6 synthetic languages of one family tree, 3 seeds. Cosines averaged over
   with a head for each angle stand beside it.
 """
 
-from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple
 
 from ml_collections import config_dict
 import numpy as np
@@ -26,19 +24,16 @@ import optax
 from scipy import stats
 
 from configs import _language
+from configs import _translation
 from repjax import experiment
 from repjax import optim
 from repjax import plots
 from repjax import study
 from repjax import types
-from repjax.data import grammar
-from repjax.data import languages
 from repjax.data import mixtures
 from repjax.data import recipes
 from repjax.data import source
 from repjax.data import tasks
-from repjax.data import tokens
-from repjax.data import translations
 from repjax.methods import language_modeling
 from repjax.methods import multitask
 from repjax.models import mlp
@@ -185,11 +180,11 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   config = config_dict.ConfigDict(_PAPER)
   config.claims = _CLAIMS
   config.seeds = (0, 1, 2)
+  config.family = _FAMILY
+  config.images = _IMAGES
   if preset == 'paper':
     return config
   config.update(_SMALL)
-  config.family = _FAMILY
-  config.images = _IMAGES
   if preset == 'smoke':
     config.update(
       dict(
@@ -208,106 +203,6 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   elif preset != 'small':
     raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
   return config
-
-
-class _Data(NamedTuple):
-  """Languages, read.
-
-  Attributes:
-    names: Of the T languages.
-    train: Training rows of each.
-    sources: Split -> rows of all languages, with 'task'.
-    vocab_size: Number of tokens.
-    length: Tokens of a row.
-    show: Tokens as text.
-  """
-
-  names: tuple[str, ...]
-  train: list[source.Source]
-  sources: Callable[[str], source.Source]
-  vocab_size: int
-  length: int
-  show: Callable[..., str]
-
-
-def _read(config) -> _Data:
-  readers = {'family': _family, 'tfds': _tfds}
-  if config.data.kind not in readers:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(readers)}; got '
-      f'{config.data.kind!r}.'
-    )
-  return readers[config.data.kind](config)
-
-
-def _family(config):
-  group = config.family
-  family = languages.Family(
-    tree=group.tree, grammar=grammar.Grammar(**group.words)
-  )
-  names = tuple(family.languages)
-
-  def test(split):
-    return _joined(
-      family.load(name, group.num_test_rows, seed=0, split=split)
-      for name in names
-    )
-
-  return _Data(
-    names=names,
-    # Each language has sentences of its own.
-    train=[
-      family.load(name, group.num_rows, seed=task)
-      for task, name in enumerate(names)
-    ],
-    sources=test,
-    vocab_size=family.vocab_size,
-    length=family.length,
-    show=family.decode,
-  )
-
-
-def _tfds(config):
-  data = config.data
-  names = tuple(data.languages)
-
-  def rows(split):
-    return source.load(data.name, split, data_dir=data.dir)
-
-  train = rows(data.train_split)
-  if data.tokenizer:
-    tokenizer = tokens.Subwords.load(data.tokenizer)
-  else:
-    tokenizer = tokens.Subwords.train(
-      translations.sentences(
-        train, languages=(data.pivot, *names), num_rows=data.tokenizer_rows
-      ),
-      vocab_size=data.vocab_size,
-    )
-
-  def parts(rows):
-    return translations.from_pivot(
-      rows,
-      pivot=data.pivot,
-      languages=names,
-      tokenizer=tokenizer,
-      length=data.length,
-    )
-
-  return _Data(
-    names=names,
-    train=parts(train),
-    sources=lambda split: _joined(parts(rows(split))),
-    vocab_size=tokenizer.vocab_size + len(names),
-    length=data.length,
-    show=tokenizer.decode,
-  )
-
-
-def _joined(parts):
-  return mixtures.union(
-    [tasks.with_task(rows, task) for task, rows in enumerate(parts)]
-  )
 
 
 def _surgery(config, num_tasks, kind):
@@ -342,12 +237,12 @@ def _method(config, data, *links) -> types.Method:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  data = _read(config)
+  data = _translation.read(config)
   num_tasks = len(data.names)
   made = experiment.token_predictor(
     config,
     _method(config, data, _surgery(config, num_tasks, config.surgery.kind)),
-    train=_joined(data.train),
+    train=_translation.joined(data.train),
     sources=data.sources,
     steps=config.steps,
     show=lambda ids: data.show(ids) + ' ',
@@ -388,14 +283,17 @@ def _accuracies(outputs, task, num_tasks):
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Languages and rotated digits, with and without surgery, all seeds."""
   del report  # Nothing is written but what is returned.
-  data = _read(config)
+  if config.data.kind != 'family':
+    raise types.InputError(
+      'What languages have in common is known of synthetic ones only: measure '
+      'with --preset=small.'
+    )
+  data = _translation.read(config)
   of_languages = _languages(config, data)
   of_images = _images(config.images, config.seeds, config.surgery.decay)
   cosines = of_languages['uniform'].states.opt_state[0].mean()  # [S, 1+K, T, T]
   cosines = np.asarray(cosines)
-  related = languages.Family(
-    tree=config.family.tree, grammar=grammar.Grammar(**config.family.words)
-  ).relatedness()
+  related = _translation.family(config).relatedness()
   pairs = np.triu_indices(len(related), 1)
   by_group = np.array(
     [
@@ -454,7 +352,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
 def _languages(config, data):
   """Kind of surgery -> `study.Trained` on the languages."""
   num_tasks = len(data.names)
-  train = experiment.columns(_joined(data.train))
+  train = experiment.columns(_translation.joined(data.train))
   test = experiment.columns(data.sources(config.data.eval_splits[0]))
 
   def mean_task_accuracy(outputs, test):

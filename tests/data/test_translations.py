@@ -172,7 +172,5 @@ def test_a_config_trains_on_a_prepared_set(folder):
 def test_a_config_says_how_to_prepare_its_set(tmp_path):
   config = gradient_vaccine.get_config()
   config.data.dir = str(tmp_path)
-  with pytest.raises(
-    InputError, match='launch.prepare --name=ted_multi_translate'
-  ):
+  with pytest.raises(InputError, match='prepare --name=ted_multi_translate'):
     gradient_vaccine.build(config)
