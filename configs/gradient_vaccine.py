@@ -97,7 +97,7 @@ _PAPER = dict(
 _SMALL = dict(
   batch_size=30,
   eval_batch_size=600,
-  steps=1000,
+  steps=500,
   data=dict(
     kind='family', name='languages', eval_splits=('test',), temperature=1.0
   ),

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax.optim import gradient_vaccine
+from repjax.optim.gradient_vaccine import Groups
+from repjax.optim.gradient_vaccine import gram as gram_of
+from repjax.optim.gradient_vaccine import group_indices
 
 
 class CosinesState(NamedTuple):
@@ -31,7 +33,7 @@ class CosinesState(NamedTuple):
 
 
 def task_cosines(
-  num_tasks: int, *, groups: gradient_vaccine.Groups = 'layer'
+  num_tasks: int, *, groups: Groups = 'layer'
 ) -> optax.GradientTransformationExtraArgs:
   """Adds up the cosines of the tasks' gradients, step by step.
 
@@ -55,7 +57,7 @@ def task_cosines(
     raise ValueError(f'Need num_tasks >= 1; got {num_tasks=}')
 
   def init_fn(params):
-    num_groups = max(gradient_vaccine.group_indices(params, groups)) + 1
+    num_groups = max(group_indices(params, groups)) + 1
     shape = (1 + num_groups, num_tasks, num_tasks)
     # Two arrays: a donated state must not hold one buffer twice.
     return CosinesState(jnp.zeros(shape), jnp.zeros(shape))
@@ -68,9 +70,7 @@ def task_cosines(
         'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
       )
     grads, _, _ = grad_fn.per_task(params, num_tasks)
-    gram = gradient_vaccine.gram(
-      jax.tree.leaves(grads), gradient_vaccine.group_indices(params, groups)
-    )
+    gram = gram_of(jax.tree.leaves(grads), group_indices(params, groups))
     gram = jnp.concatenate([gram.sum(0, keepdims=True), gram])
     norms = jnp.sqrt(jnp.diagonal(gram, axis1=1, axis2=2))
     scale = norms[:, :, None] * norms[:, None, :]
