@@ -316,3 +316,60 @@ def matrices(
           color='black' if value > 0.6 else 'white',
         )
   return fig
+
+
+def points(
+  groups: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  *,
+  xlabel: str,
+  ylabel: str,
+) -> Figure:
+  """One cloud of points a name.
+
+  Args:
+    groups: Name -> (x [N], y [N]).
+    xlabel: What x is.
+    ylabel: What y is.
+  """
+  fig = Figure(figsize=(5.5, 3.6))
+  axes = fig.subplots()
+  for name, (x, y) in groups.items():
+    axes.scatter(x, y, s=14, alpha=0.7, label=name)
+  axes.set(xlabel=xlabel, ylabel=ylabel)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8)
+  return fig
+
+
+def heatmaps(
+  matrices: Mapping[str, np.ndarray], *, names: Sequence[str]
+) -> Figure:
+  """Square matrices side by side, each with its own colours and its numbers.
+
+  The colours span what lies off the diagonal, where similarities are 1.
+
+  Args:
+    matrices: Title -> [T, T].
+    names: Of the T rows and columns.
+  """
+  fig = Figure(figsize=(4.2 * len(matrices), 4))
+  places = fig.subplots(1, len(matrices), squeeze=False)[0]
+  for axes, (title, matrix) in zip(places, matrices.items(), strict=True):
+    off = matrix[~np.eye(len(matrix), dtype=bool)]
+    axes.imshow(matrix, cmap='viridis', vmin=off.min(), vmax=off.max())
+    ticks = np.arange(len(names))
+    axes.set(title=title)
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names)
+    middle = (off.min() + off.max()) / 2
+    for (i, j), value in np.ndenumerate(matrix):
+      axes.text(
+        j,
+        i,
+        f'{value:.2f}',
+        ha='center',
+        va='center',
+        fontsize=7,
+        color='black' if value > middle else 'white',
+      )
+  return fig

@@ -143,16 +143,22 @@ def test_prediction_is_deterministic_and_per_row(bench):
   first, _ = evaluator(state, [batch])
   again, _ = evaluator(state, [batch])
   chex.assert_trees_all_equal(first, again)
-  # A row's prediction does not depend on the others.
+  # A row's prediction does not depend on the others, which do change.
   changed = dict(batch)
-  changed['image'] = np.array(batch['image'])
-  changed['image'][1:] += 1.0
+  for name in {'image', 'tokens', 'source'} & set(batch):
+    changed[name] = np.array(batch[name])
+    if np.issubdtype(changed[name].dtype, np.floating):
+      changed[name][1:] += 1.0
+    else:  # Ids stay ids in another order.
+      changed[name][1:] = batch[name][1:, ::-1]
+  assert any((changed[name] != batch[name]).any() for name in changed)
   other, _ = evaluator(state, [changed])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-6),
     first,
     other,
   )
+  assert any(not np.allclose(first[x][1:], other[x][1:]) for x in first)
 
 
 def test_saving_and_restoring_changes_nothing(bench, tmp_path):

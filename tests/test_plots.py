@@ -65,3 +65,24 @@ def test_bands_span_the_seeds():
   assert axes.lines[0].get_ydata().tolist() == [1.0, 3.0]
   band = axes.collections[0].get_paths()[0].vertices[:, 1]
   assert (band.min(), band.max()) == (0.0, 5.0)
+
+
+def test_clouds_of_points_keep_their_places():
+  (axes,) = plots.points(
+    {'a': (np.asarray([1, 2]), np.asarray([3, 4]))}, xlabel='x', ylabel='y'
+  ).axes
+  (cloud,) = axes.collections
+  assert cloud.get_offsets().tolist() == [[1, 3], [2, 4]]
+  assert cloud.get_label() == 'a'
+
+
+def test_heatmaps_span_what_lies_off_the_diagonal():
+  matrix = np.asarray([[1.0, 0.2], [0.4, 1.0]])
+  figure = plots.heatmaps({'first': matrix, 'second': matrix}, names='ab')
+  assert [axes.get_title() for axes in figure.axes] == ['first', 'second']
+  for axes in figure.axes:
+    (image,) = axes.images
+    assert image.get_clim() == (0.2, 0.4)
+    numbers = {text.get_position(): text.get_text() for text in axes.texts}
+    # (column, row) -> entry.
+    assert numbers[1, 0] == '0.20' and numbers[0, 1] == '0.40'

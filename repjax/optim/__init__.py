@@ -16,3 +16,4 @@ from repjax.optim.gradient_vaccine import pcgrad as pcgrad
 from repjax.optim.layer_inputs import representations as representations
 from repjax.optim.sam import sam as sam
 from repjax.optim.schedules import warmup_cosine as warmup_cosine
+from repjax.optim.task_cosines import task_cosines as task_cosines
