@@ -5,14 +5,18 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test parity lint colab results clean
+.PHONY: demo test test-slow parity lint colab results clean
 
 # The main job: a ViT with SAM and Mixup on real handwritten digits.
 demo: $(VENV)/installed
 	$(RUN) -m launch.train --config=configs/vit.py:small --workdir=runs/demo
 
 test: $(VENV)/test
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m 'not parity and not colab'
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m 'not slow and not parity and not colab'
+
+# Launches, killed and resumed runs, several processes, long compilations.
+test-slow: $(VENV)/test
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m 'slow and not parity and not colab'
 
 parity: $(VENV)/parity
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m parity

@@ -18,6 +18,8 @@ from repjax.data import tasks
 from repjax.data import transforms
 from repjax.methods import multitask
 
+pytestmark = pytest.mark.slow
+
 SEEDS, STEPS, BATCH = (0, 1), 160, 10
 
 

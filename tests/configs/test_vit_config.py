@@ -10,6 +10,8 @@ from repjax import loop
 from repjax import types
 from repjax.models import weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def state():

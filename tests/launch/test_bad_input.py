@@ -10,6 +10,8 @@ import sys
 import launching
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def _one_line(output):
   """The single ERROR line; no traceback."""

@@ -9,6 +9,8 @@ import time
 import launching
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _FLAGS = (
   f'--config={launching.SMOKE}',
   '--config.min_steps=40',

@@ -348,6 +348,7 @@ def method():
   )
 
 
+@pytest.mark.slow
 def test_vit_trains_with_sam_on_equal_projections(method):
   rng = np.random.default_rng(0)
   batch = dict(
@@ -375,6 +376,7 @@ def test_vit_trains_with_sam_on_equal_projections(method):
   assert not np.array_equal(before['matrix'], after['matrix'])
 
 
+@pytest.mark.slow
 def test_gradients_per_example_sum_to_those_of_a_remade_batch(variables):
   rest = {'projection': variables['projection']}
   settings = dict(num_heads=2, qkv_features=32)

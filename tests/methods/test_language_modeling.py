@@ -259,6 +259,7 @@ def learn(model, batch, objective):
   return jax.lax.scan(one, method.init(KEY, batch), None, length=150)[1]
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_a_repeated_text_by_heart():
   ids = text.stream(['to be or not to be ' * 8], tokenizing.Bytes())
   model = transformer.DecoderLM(
@@ -272,6 +273,7 @@ def test_a_tiny_model_learns_a_repeated_text_by_heart():
   assert nats[-1] < 0.35
 
 
+@pytest.mark.slow
 def test_a_translator_uses_its_source():
   pair = grammar.Grammar(
     num_nouns=3, num_verbs=2, num_adjectives=1, clause_rate=0.0

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from repjax.data import listops
 from repjax.methods import supervised
 from repjax.models import text_heads
 
 
+@pytest.mark.slow
 def test_a_classifier_of_text_learns_short_lists_by_heart():
   rows = listops.load(
     32, seed=0, min_length=0, max_length=8, max_depth=2, max_args=4

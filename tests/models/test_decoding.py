@@ -89,6 +89,7 @@ def test_sampling_follows_its_key(variables):
   assert (np.asarray(first) != other).any()
 
 
+@pytest.mark.slow
 def test_encoder_decoder_writes_from_its_source():
   model = transformer.EncoderDecoder(
     VOCAB,

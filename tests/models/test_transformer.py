@@ -221,6 +221,7 @@ def test_padding_changes_no_output_of_an_encoder(kind):
   assert np.isfinite(bare).all()
 
 
+@pytest.mark.slow
 def test_recomputing_blocks_changes_no_gradient_and_no_dropout():
   def gradient(**fields):
     model = transformer.DecoderLM(
