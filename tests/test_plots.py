@@ -86,3 +86,12 @@ def test_heatmaps_span_what_lies_off_the_diagonal():
     numbers = {text.get_position(): text.get_text() for text in axes.texts}
     # (column, row) -> entry.
     assert numbers[1, 0] == '0.20' and numbers[0, 1] == '0.40'
+
+
+def test_matrices_show_their_numbers():
+  values = {'a': np.asarray([[0.25, 1.0], [0.5, 0.75]]), 'b': np.eye(2)}
+  fig = plots.matrices(values, xlabel='task', ylabel='after')
+  first, second = fig.axes
+  assert [t.get_text() for t in first.texts] == ['.25', '1', '.50', '.75']
+  assert (first.get_title(), second.get_title()) == ('a', 'b')
+  assert (first.get_ylabel(), second.get_ylabel()) == ('after', '')
