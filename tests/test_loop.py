@@ -12,6 +12,8 @@ from repjax import types
 from repjax.methods import supervised
 from repjax.models import mlp
 
+pytestmark = pytest.mark.slow
+
 _SEEDS = (3, 5)
 _STEPS = 7
 

@@ -12,6 +12,8 @@ from repjax import types
 from repjax.data import digits
 from repjax.data import prepared
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module', autouse=True)
 def cache_folder(tmp_path_factory):

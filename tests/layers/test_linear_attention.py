@@ -11,6 +11,8 @@ from repjax.layers import attention_sums
 from repjax.layers import linear_attention
 from repjax.layers import random_features
 
+pytestmark = pytest.mark.slow
+
 BATCH, LENGTH, HEADS, DIM, VALUES = 2, 13, 2, 5, 3
 
 

@@ -13,6 +13,8 @@ from repjax import parallel
 from repjax.layers import random_features
 from repjax.types import InputError
 
+pytestmark = pytest.mark.slow
+
 DIM = 16
 
 

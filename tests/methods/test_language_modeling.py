@@ -22,6 +22,8 @@ from repjax.methods import step as steps
 from repjax.models import transformer
 from repjax.types import InputError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = dict(
   hidden_dim=8, mlp_dim=16, num_heads=2, num_layers=1, num_positions=8
 )
@@ -259,7 +261,6 @@ def learn(model, batch, objective):
   return jax.lax.scan(one, method.init(KEY, batch), None, length=150)[1]
 
 
-@pytest.mark.slow
 def test_a_tiny_model_learns_a_repeated_text_by_heart():
   ids = text.stream(['to be or not to be ' * 8], tokenizing.Bytes())
   model = transformer.DecoderLM(
@@ -273,7 +274,6 @@ def test_a_tiny_model_learns_a_repeated_text_by_heart():
   assert nats[-1] < 0.35
 
 
-@pytest.mark.slow
 def test_a_translator_uses_its_source():
   pair = grammar.Grammar(
     num_nouns=3, num_verbs=2, num_adjectives=1, clause_rate=0.0

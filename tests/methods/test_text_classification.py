@@ -12,8 +12,9 @@ from repjax.data import listops
 from repjax.methods import supervised
 from repjax.models import text_heads
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_classifier_of_text_learns_short_lists_by_heart():
   rows = listops.load(
     32, seed=0, min_length=0, max_length=8, max_depth=2, max_args=4

@@ -11,6 +11,8 @@ from repjax.models import decoding
 from repjax.models import transformer
 from repjax.types import InputError
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 9
 MODEL = transformer.DecoderLM(
   VOCAB,
@@ -89,7 +91,6 @@ def test_sampling_follows_its_key(variables):
   assert (np.asarray(first) != other).any()
 
 
-@pytest.mark.slow
 def test_encoder_decoder_writes_from_its_source():
   model = transformer.EncoderDecoder(
     VOCAB,

@@ -14,6 +14,8 @@ from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.types import InputError
 
+pytestmark = pytest.mark.slow
+
 TINY = dict(
   vocab_size=11,
   hidden_dim=8,
@@ -221,7 +223,6 @@ def test_padding_changes_no_output_of_an_encoder(kind):
   assert np.isfinite(bare).all()
 
 
-@pytest.mark.slow
 def test_recomputing_blocks_changes_no_gradient_and_no_dropout():
   def gradient(**fields):
     model = transformer.DecoderLM(

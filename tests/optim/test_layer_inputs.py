@@ -11,6 +11,8 @@ from repjax import types
 from repjax.optim import gradient_projection
 from repjax.optim import layer_inputs
 
+pytestmark = pytest.mark.slow
+
 
 def draw(*shape):
   rng = np.random.default_rng(0)

@@ -9,6 +9,8 @@ from scipy import stats
 from repjax.privacy import accounting
 from repjax.privacy import tuning
 
+pytestmark = pytest.mark.slow
+
 ORDERS = np.array([1.1, 1.5, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64, 128, 256])
 
 
