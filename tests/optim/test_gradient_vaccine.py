@@ -109,7 +109,7 @@ def run(link, rounds, num_rows=(3.0,) * TASKS):
 
 
 def order_of(state):
-  _, rng = jax.random.split(state.rng)
+  _, rng = jax.random.split(jax.random.wrap_key_data(state.rng))
   return np.asarray(visiting_orders(rng, TASKS))
 
 
