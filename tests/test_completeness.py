@@ -114,4 +114,16 @@ def test_devices_are_the_business_of_parallel_alone(path):
   if path.name != 'parallel.py':
     assert 'jax.pmap' not in text
     assert 'shard_map' not in text
-  assert 'config.get(' not in text
+
+
+@pytest.mark.parametrize(
+  'path',
+  [
+    path
+    for folder in ('repjax', 'configs', 'launch')
+    for path in (ROOT / folder).rglob('*.py')
+  ],
+  ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_a_missing_field_of_a_config_is_never_guessed(path):
+  assert 'config.get(' not in path.read_text('utf-8')
