@@ -5,10 +5,12 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from repjax import optim
 from repjax import types
 from repjax.benchmarks import continual
 from repjax.benchmarks import sequential
@@ -139,6 +141,81 @@ def test_heads_of_old_tasks_are_left_alone(learner, settings):
   assert np.diagonal(found.accuracy, 0, 1, 2).min() > 0.9
   if learner == 'gpm':
     assert set(found.ranks) == {'hidden'}
+
+
+def test_sam_projection_and_clipping_stack_on_split_digits():
+  rho, rate, limit = 0.05, 0.1, 0.5
+  network = Network(3 * 2)
+  method = multitask.make(
+    network,
+    optax.chain(
+      optim.sam(rho),
+      optim.project_gradients(free=lambda path: path[0] == 'head'),
+      optax.clip_by_global_norm(limit),
+      optax.sgd(rate),
+    ),
+    num_tasks=3,
+    weighting='rows',
+    heads='each',
+  )
+  update, predict = jax.jit(method.update), jax.jit(method.predict)
+  first, second = stream('split')[:2]
+  rng = jax.random.key(0)
+
+  def batch(rows, order):
+    mask = np.ones(len(order), np.float32)
+    return {**{name: x[order] for name, x in rows.items()}, 'mask': mask}
+
+  def learn_task(state, task):
+    order = batches.rows_at(0, 80 * BATCH, len(task.train['label']), 0)
+    for rows in order.reshape(80, BATCH):
+      state, _ = update(state, batch(task.train, rows), rng)
+    test = batch(task.test, np.arange(len(task.test['label'])))
+    guess = predict(state, test)['logits'].argmax(-1)
+    return state, (guess == test['label']).mean()
+
+  kept = batch(first.train, np.arange(30))
+  state, accuracy = learn_task(jax.jit(method.init)(rng, kept), first)
+  assert accuracy > 0.95
+  before = predict(state, kept)['logits']
+  captured = optim.representations(network, {'params': state.params}, kept)
+  state = state.replace(
+    opt_state=optim.update_bases(state.opt_state, captured, 1.0)
+  )
+
+  # One step against the three papers' formulas, written out.
+  rows = batch(second.train, np.arange(BATCH))
+
+  def loss(params):
+    logits = network.apply({'params': params}, rows['image'], train=True)
+    own = logits.reshape(BATCH, 3, 2)[np.arange(BATCH), rows['task']]
+    return optax.softmax_cross_entropy_with_integer_labels(
+      own, rows['label']
+    ).mean()
+
+  gradient = jax.grad(loss)(state.params)
+  climb = rho / optax.tree.norm(gradient)
+  sharp = jax.grad(loss)(
+    jax.tree.map(lambda w, g: w + climb * g, state.params, gradient)
+  )
+  basis = state.opt_state[1].bases['hidden']
+  kernel = sharp['hidden']['kernel']
+  sharp['hidden']['kernel'] = kernel - basis @ (basis.T @ kernel)
+  shrink = jnp.minimum(1, limit / optax.tree.norm(sharp))
+  assert shrink < 1
+  moved, _ = update(state, rows, rng)
+  jax.tree.map(
+    lambda new, old, g: np.testing.assert_allclose(
+      new, old - rate * shrink * g, atol=1e-6
+    ),
+    moved.params,
+    state.params,
+    sharp,
+  )
+
+  state, accuracy = learn_task(state, second)
+  assert accuracy > 0.9
+  np.testing.assert_allclose(predict(state, kept)['logits'], before, atol=1e-5)
 
 
 def test_measures_are_their_definitions():
