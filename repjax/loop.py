@@ -89,7 +89,10 @@ def fit(
     return state
   step_fn = parallel.train_step(method.update, devices)
   running = collections.deque()
-  with contextlib.closing(_on_devices(batches(start), devices)) as stream:
+  with contextlib.ExitStack() as stack:
+    stream = iter(batches(start))
+    if hasattr(stream, 'close'):  # Threads and processes that read ahead.
+      stack.callback(stream.close)
     for step in range(start + 1, steps + 1):
       try:
         batch = next(stream)
@@ -97,7 +100,7 @@ def fit(
         raise ValueError(
           f'The batches ended at step {step - 1}, before {steps=}'
         ) from None
-      state, sums = step_fn(state, batch, rng)
+      state, sums = step_fn(state, parallel.shard(batch, devices), rng)
       running.append(sums)
       if len(running) > RUN_AHEAD:
         jax.block_until_ready(running.popleft())
@@ -205,24 +208,6 @@ def _one_by_one(step):
     return jax.tree.map(lambda *x: jnp.stack(x), *done)
 
   return run
-
-
-def _on_devices(batches, devices):
-  """Places each batch one step before it is needed."""
-  batches = iter(batches)
-  ahead = None
-  try:
-    for batch in batches:
-      placed = parallel.shard(batch, devices)
-      if ahead is not None:
-        yield ahead
-      ahead = placed
-    if ahead is not None:
-      yield ahead
-  finally:
-    close = getattr(batches, 'close', None)
-    if close is not None:
-      close()
 
 
 class Evaluator:

@@ -141,15 +141,19 @@ def predict_step(
 def shard(
   batch: types.Batch, devices: Sequence[jax.Device] | None = None
 ) -> types.Batch:
-  """Places this process's rows on its devices: [B, ...] -> [n, B / n, ...]."""
-  devices = jax.local_devices() if devices is None else devices
-  sharding = _local_sharding(devices, jax.sharding.PartitionSpec(AXIS))
+  """Splits this process's rows over its devices: [B, ...] -> [n, B / n, ...].
 
-  def place(x):
+  On the host: the mapped step places what it is called with, which is as soon
+  as it is queued, and for small batches ten times cheaper than to place each
+  column before.
+  """
+  devices = jax.local_devices() if devices is None else devices
+
+  def split(x):
     x = np.asarray(x)
     return x.reshape((len(devices), x.shape[0] // len(devices), *x.shape[1:]))
 
-  return jax.device_put({name: place(x) for name, x in batch.items()}, sharding)
+  return {name: split(x) for name, x in batch.items()}
 
 
 def replicate(
@@ -161,19 +165,15 @@ def replicate(
   the student) must not be donated as it is.
   """
   devices = jax.local_devices() if devices is None else devices
-  sharding = _local_sharding(devices, jax.sharding.PartitionSpec())
-  return jax.tree.map(
-    lambda x: jax.device_put(x, sharding, may_alias=False), tree
-  )
-
-
-def _local_sharding(devices, spec):
   mesh = jax.sharding.Mesh(
     np.asarray(devices),
     (AXIS,),
     axis_types=(jax.sharding.AxisType.Auto,),
   )
-  return jax.sharding.NamedSharding(mesh, spec)
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return jax.tree.map(
+    lambda x: jax.device_put(x, sharding, may_alias=False), tree
+  )
 
 
 def check_batch_size(
