@@ -1,14 +1,25 @@
-"""What configs of language models share: their data, model and optimizer."""
+"""What configs of language models share: presets, data, model, optimizer.
+
+A config lays its own fields over the presets here. These tell no paper from
+another: what a paper reports, and the sizes and rates of its recipe, stand in
+its config.
+"""
 
 from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+import math
+from typing import Any
 from typing import NamedTuple
 
 import jax
+from ml_collections import config_dict
 import numpy as np
 import optax
 
 from repjax import experiment
 from repjax import optim
+from repjax import study
 from repjax import types
 from repjax.data import fasta
 from repjax.data import recipes
@@ -18,6 +29,98 @@ from repjax.data import tokens
 from repjax.data import transforms
 from repjax.methods import language_modeling
 from repjax.models import transformer
+
+# Preset -> fields, on top of those of the presets before it.
+Presets = Mapping[str, Mapping[str, Any]]
+
+_ALL: Presets = dict(
+  paper=dict(
+    seed=0,
+    seeds=(0, 1, 2),
+    data=dict(
+      dir='',
+      train_split='train',
+      eval_splits=('validation', 'test'),
+      num_workers=0,
+    ),
+    step=dict(
+      label_smoothing=0.0,
+      microbatches=1,
+      compute_dtype='bfloat16',
+      ema_decay=0.0,
+    ),
+    run=dict(log_every=100, eval_every=5000, save_every=1000, keep=2),
+  ),
+  small=dict(
+    model=dict(dropout_rate=0.0),
+    step=dict(compute_dtype='float32'),
+    run=dict(log_every=50, eval_every=250, save_every=250),
+  ),
+  smoke=dict(
+    batch_size=16,
+    run=dict(log_every=4, eval_every=4, save_every=4),
+    seeds=(0, 1),
+  ),
+)
+
+# Models of one stream of tokens. At `small` all are measured on one byte
+# language model, so that its figures can be compared between papers.
+STREAM: Presets = dict(
+  paper=dict(
+    min_steps=0,
+    # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
+    # token a pixel and channel) or 'proteins' (the FASTA file `path`).
+    data=dict(kind='text', name='', path='', column='text'),
+    model=dict(remat=True),
+  ),
+  small=dict(
+    batch_size=8,
+    eval_batch_size=32,
+    epochs=0.0,
+    data=dict(
+      kind='text',
+      name='python_topics',
+      eval_splits=('validation',),
+      length=256,
+      train_stride=64,
+      eval_stride=256,
+    ),
+    model=dict(
+      hidden_dim=64,
+      mlp_dim=256,
+      num_heads=2,
+      num_layers=2,
+      position='rotary',
+      remat=False,
+    ),
+    tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
+  ),
+  smoke=dict(
+    min_steps=8,
+    data=dict(length=32, train_stride=32, eval_stride=32),
+    model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
+  ),
+)
+
+
+def get_config(
+  preset: str, *layers: Presets, **fields: Any
+) -> config_dict.ConfigDict:
+  """Numbers of a preset: `paper`, or `small` on it, or `smoke` on both.
+
+  Args:
+    preset: paper, small or smoke.
+    *layers: Each lies over those before it, preset by preset.
+    **fields: Of all presets alike.
+  """
+  names = ('paper', 'small', 'smoke')
+  if preset not in names:
+    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
+  made = config_dict.ConfigDict(fields)
+  for name in names[: names.index(preset) + 1]:
+    for layer in (_ALL, *layers):
+      made.update(layer[name])
+  return made
 
 
 class Data(NamedTuple):
@@ -163,19 +266,63 @@ def adamw(config, steps: int) -> optax.GradientTransformation:
   )
 
 
+def method(
+  config, data: Data, attention_fn, *, steps: int | None = None
+) -> types.Method:
+  """A language model with the given causal attention.
+
+  Args:
+    config: With the groups model, tx and step.
+    data: `read(config)`.
+    attention_fn: Causal.
+    steps: Of its training; those of the data if None.
+  """
+  return language_modeling.make(
+    model(config, data, attention_fn),
+    adamw(config, data.steps if steps is None else steps),
+    **config.step,
+  )
+
+
 def build(config, attention_fn) -> types.Experiment:
   """A language model with the given causal attention."""
   data = read(config)
   return experiment.token_predictor(
     config,
-    language_modeling.make(
-      model(config, data, attention_fn),
-      adamw(config, data.steps),
-      **config.step,
-    ),
+    method(config, data, attention_fn),
     train=data.train,
     sources=data.sources,
     steps=data.steps,
     show=data.show,
     recipe=data.recipe,
+  )
+
+
+def bits_per_byte(outputs, test) -> np.ndarray:
+  """Of each seed's model on the test rows, [S]; a `study.Score`."""
+  return outputs['nll'].sum(-1) / math.log(2) / test['num_bytes'].sum()
+
+
+def rows(config, data: Data):
+  """Training rows a seed and test rows of a study, as `study.train` takes."""
+  return (
+    study.per_seed(experiment.columns(data.train), config.seeds),
+    experiment.columns(data.sources(config.data.eval_splits[0])),
+  )
+
+
+def trainer(config, columns, test) -> Callable[..., study.Trained]:
+  """`study.train` on `rows`, by bits per byte, with a config's settings.
+
+  What is left to give: name, method, steps and, optionally, states.
+  """
+  return functools.partial(
+    study.train,
+    columns=columns,
+    test=test,
+    seeds=config.seeds,
+    batch_size=config.batch_size,
+    points=6,
+    vectorize=False,
+    score=bits_per_byte,
   )

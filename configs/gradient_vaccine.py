@@ -40,7 +40,6 @@ from repjax.models import mlp
 from repjax.models import transformer
 
 _PAPER = dict(
-  seed=0,
   batch_size=1024,
   eval_batch_size=256,
   steps=100_000,
@@ -48,10 +47,6 @@ _PAPER = dict(
   data=dict(
     kind='tfds',
     name='ted_multi_translate',
-    dir='',
-    train_split='train',
-    eval_splits=('validation', 'test'),
-    num_workers=0,
     temperature=5.0,
     pivot='en',
     languages=(
@@ -78,20 +73,8 @@ _PAPER = dict(
   # by its size, the mean over tasks does what the published sum does.
   surgery=dict(kind='gradvac', decay=0.01, groups='layer'),
   tx=dict(learning_rate=5e-4, weight_decay=0.0, warmup=0.04, clip=1.0),
-  step=dict(
-    label_smoothing=0.1,
-    microbatches=1,
-    compute_dtype='bfloat16',
-    ema_decay=0.0,
-  ),
-  run=dict(
-    log_every=100,
-    eval_every=5000,
-    save_every=1000,
-    keep=2,
-    best='validation/mean_task_accuracy',
-    best_mode='max',
-  ),
+  step=dict(label_smoothing=0.1),
+  run=dict(best='validation/mean_task_accuracy', best_mode='max'),
 )
 
 _SMALL = dict(
@@ -107,14 +90,19 @@ _SMALL = dict(
     num_heads=2,
     num_layers=1,
     position='learned',
-    dropout_rate=0.0,
     scale_embedding=False,
   ),
   tx=dict(learning_rate=5e-3, warmup=0.1),
-  step=dict(label_smoothing=0.0, compute_dtype='float32'),
-  run=dict(
-    log_every=50, eval_every=250, save_every=250, best='test/mean_task_accuracy'
-  ),
+  step=dict(label_smoothing=0.0),
+  run=dict(best='test/mean_task_accuracy'),
+)
+
+_SMOKE = dict(
+  eval_batch_size=16,
+  steps=8,
+  family=dict(tree='((a:0.2,b:0.2):0.3,c:0.5)', num_rows=64, num_test_rows=16),
+  model=dict(hidden_dim=16, mlp_dim=16),
+  images=dict(degrees=(0.0, 90.0), batch_size=16, steps=8),
 )
 
 _FAMILY = dict(
@@ -177,32 +165,13 @@ _CLAIMS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small or smoke."""
-  config = config_dict.ConfigDict(_PAPER)
-  config.claims = _CLAIMS
-  config.seeds = (0, 1, 2)
-  config.family = _FAMILY
-  config.images = _IMAGES
-  if preset == 'paper':
-    return config
-  config.update(_SMALL)
-  if preset == 'smoke':
-    config.update(
-      dict(
-        batch_size=16,
-        eval_batch_size=16,
-        steps=8,
-        family=dict(
-          tree='((a:0.2,b:0.2):0.3,c:0.5)', num_rows=64, num_test_rows=16
-        ),
-        model=dict(hidden_dim=16, mlp_dim=16),
-        images=dict(degrees=(0.0, 90.0), batch_size=16, steps=8),
-        run=dict(log_every=4, eval_every=4, save_every=4),
-        seeds=(0, 1),
-      )
-    )
-  elif preset != 'small':
-    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
-  return config
+  return _language.get_config(
+    preset,
+    dict(paper=_PAPER, small=_SMALL, smoke=_SMOKE),
+    claims=_CLAIMS,
+    family=_FAMILY,
+    images=_IMAGES,
+  )
 
 
 def _surgery(config, num_tasks, kind):

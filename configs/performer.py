@@ -21,7 +21,6 @@ measured.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -29,36 +28,18 @@ from ml_collections import config_dict
 import numpy as np
 
 from configs import _language
-from repjax import experiment
 from repjax import plots
 from repjax import study
 from repjax import types
 from repjax.layers import attention
 from repjax.layers import performer
 from repjax.layers import random_features
-from repjax.methods import language_modeling
 
 _PAPER = dict(
-  seed=0,
   batch_size=64,
   eval_batch_size=64,
   epochs=10.0,
-  min_steps=0,
-  # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
-  # token a pixel and channel) or 'proteins' (the FASTA file `path`).
-  data=dict(
-    kind='proteins',
-    name='',
-    dir='',
-    path='',
-    column='text',
-    train_split='train',
-    eval_splits=('validation', 'test'),
-    num_workers=0,
-    length=1024,
-    train_stride=1024,
-    eval_stride=1024,
-  ),
+  data=dict(kind='proteins', length=1024, train_stride=1024, eval_stride=1024),
   # 36 layers of 8 heads, as in the paper's section on proteins.
   model=dict(
     hidden_dim=512,
@@ -67,51 +48,19 @@ _PAPER = dict(
     num_layers=36,
     position='rotary',
     dropout_rate=0.1,
-    remat=True,
   ),
   # kind: 'favor' or 'exact'.
   attention=dict(kind='favor', num_features=256, redraw_every=1000),
   tx=dict(learning_rate=1e-3, weight_decay=0.1, warmup=0.01, clip=0.5),
-  step=dict(
-    label_smoothing=0.0,
-    microbatches=1,
-    compute_dtype='bfloat16',
-    ema_decay=0.0,
-  ),
-  run=dict(
-    log_every=100,
-    eval_every=5000,
-    save_every=1000,
-    keep=2,
-    best='validation/bits_per_byte',
-    best_mode='min',
-  ),
+  run=dict(best='validation/bits_per_byte', best_mode='min'),
+  study=dict(draws=4000, tune_steps=50),
 )
 
-_SMALL = dict(
-  batch_size=8,
-  eval_batch_size=32,
-  epochs=0.0,
-  min_steps=500,
-  data=dict(
-    kind='text',
-    name='python_topics',
-    eval_splits=('validation',),
-    length=256,
-    train_stride=64,
-    eval_stride=256,
-  ),
-  model=dict(
-    hidden_dim=64,
-    mlp_dim=256,
-    num_heads=2,
-    num_layers=2,
-    dropout_rate=0.0,
-    remat=False,
-  ),
-  tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
-  step=dict(compute_dtype='float32'),
-  run=dict(log_every=50, eval_every=250, save_every=250),
+_SMALL = dict(min_steps=500)
+
+_SMOKE = dict(
+  attention=dict(num_features=16, redraw_every=3),
+  study=dict(draws=400, tune_steps=2),
 )
 
 # The thresholds stood here before the first run of the study.
@@ -155,29 +104,12 @@ _CLAIMS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small or smoke."""
-  config = config_dict.ConfigDict(_PAPER)
-  config.claims = _CLAIMS
-  config.seeds = (0, 1, 2)
-  config.study = dict(draws=4000, tune_steps=50)
-  if preset == 'paper':
-    return config
-  config.update(_SMALL)
-  if preset == 'smoke':
-    config.update(
-      dict(
-        batch_size=16,
-        min_steps=8,
-        data=dict(length=32, train_stride=32, eval_stride=32),
-        model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
-        attention=dict(num_features=16, redraw_every=3),
-        run=dict(log_every=4, eval_every=4, save_every=4),
-        seeds=(0, 1),
-        study=dict(draws=400, tune_steps=2),
-      )
-    )
-  elif preset != 'small':
-    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
-  return config
+  return _language.get_config(
+    preset,
+    _language.STREAM,
+    dict(paper=_PAPER, small=_SMALL, smoke=_SMOKE),
+    claims=_CLAIMS,
+  )
 
 
 def attention_fn(settings: config_dict.ConfigDict, *, causal: bool):
@@ -203,40 +135,26 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   del report  # Nothing is written but what is returned.
   errors = _errors(config.study.draws, config.seeds)
   data = _language.read(config)
-  steps = data.steps
-  train = study.per_seed(experiment.columns(data.train), config.seeds)
-  test = experiment.columns(data.sources(config.data.eval_splits[0]))
-
-  def score(outputs, test):
-    return outputs['nll'].sum(-1) / math.log(2) / test['num_bytes'].sum()
-
-  score.__name__ = 'bits_per_byte'
+  train, test = _language.rows(config, data)
+  fit = _language.trainer(config, train, test)
   favor = attention_fn(config.attention, causal=True)
   exact = attention.Softmax(causal=True)
-  fit = functools.partial(
-    study.train,
-    columns=train,
-    test=test,
-    seeds=config.seeds,
-    batch_size=config.batch_size,
-    points=6,
-    vectorize=False,
-    score=score,
-  )
   trained = {
-    name: fit(name, _method(config, data, fn, steps), steps=steps)
+    name: fit(name, _language.method(config, data, fn), steps=data.steps)
     for name, fn in (('exact', exact), ('Performer', favor))
   }
   # The same parameters under another attention; its projections are new.
   tune = config.study.tune_steps
-  method = _method(config, data, favor, tune)
+  method = _language.method(config, data, favor, steps=tune)
   switched = _switch(trained['exact'].states, method, train, config.seeds)
-  at_once = score(study.predict_fn(method)(switched, test), test)
+  at_once = _language.bits_per_byte(
+    study.predict_fn(method)(switched, test), test
+  )
   tuned = fit('exact, switched to FAVOR+', method, steps=tune, states=switched)
   before = trained['exact'].score
   curves = {name: x.curve for name, x in trained.items()}
   curves['exact, switched'] = (
-    steps + np.concatenate([[0], tuned.curve[0]]),
+    data.steps + np.concatenate([[0], tuned.curve[0]]),
     np.concatenate([at_once[None], tuned.curve[1]]),
   )
   return types.Report(
@@ -266,14 +184,6 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
         log=True,
       ),
     },
-  )
-
-
-def _method(config, data, attention_fn, steps):
-  return language_modeling.make(
-    _language.model(config, data, attention_fn),
-    _language.adamw(config, steps),
-    **config.step,
   )
 
 

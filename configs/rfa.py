@@ -17,7 +17,6 @@ small: byte language models on `python_topics`, 3 seeds, at equal steps: the
 """
 
 import functools
-import math
 
 from ml_collections import config_dict
 import numpy as np
@@ -25,7 +24,6 @@ import numpy as np
 from configs import _language
 from repjax import experiment
 from repjax import plots
-from repjax import study
 from repjax import types
 from repjax.data import grammar
 from repjax.data import listops
@@ -40,22 +38,13 @@ from repjax.models import text_heads
 from repjax.models import transformer
 
 _PAPER = dict(
-  seed=0,
   batch_size=64,
   eval_batch_size=64,
   epochs=30.0,
-  min_steps=0,
-  # kind: 'text', 'translation', 'listops' or 'classification'; the first also
-  # 'pixels' and 'proteins', as in configs/performer.py.
+  # kind: that of `_language.STREAM`, or 'translation', 'listops' or
+  # 'classification'.
   data=dict(
-    kind='text',
     name='wiki40b/en',
-    dir='',
-    path='',
-    column='text',
-    train_split='train',
-    eval_splits=('validation', 'test'),
-    num_workers=0,
     length=512,
     train_stride=512,
     eval_stride=512,
@@ -69,7 +58,6 @@ _PAPER = dict(
     num_layers=16,
     position='sinusoidal',
     dropout_rate=0.1,
-    remat=True,
   ),
   # kind: 'rfa' or 'exact'; gate: 'learned' or 'none'.
   attention=dict(
@@ -80,49 +68,17 @@ _PAPER = dict(
     redraw_every=1,
   ),
   tx=dict(learning_rate=3e-4, weight_decay=0.0, warmup=0.05, clip=0.25),
-  step=dict(
-    label_smoothing=0.0,
-    microbatches=1,
-    compute_dtype='bfloat16',
-    ema_decay=0.0,
-  ),
-  run=dict(
-    log_every=100,
-    eval_every=5000,
-    save_every=1000,
-    keep=2,
-    best='validation/loss',
-    best_mode='min',
-  ),
+  run=dict(best='validation/loss', best_mode='min'),
 )
 
 _SMALL = dict(
-  batch_size=8,
-  eval_batch_size=32,
-  epochs=0.0,
   min_steps=300,
-  data=dict(
-    name='python_topics',
-    eval_splits=('validation',),
-    length=256,
-    train_stride=64,
-    eval_stride=256,
-    num_rows=4000,
-    num_test_rows=400,
-  ),
-  model=dict(
-    hidden_dim=64,
-    mlp_dim=256,
-    num_heads=2,
-    num_layers=2,
-    position='rotary',
-    dropout_rate=0.0,
-    remat=False,
-  ),
-  attention=dict(redraw_every=1),
-  tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
-  step=dict(compute_dtype='float32'),
-  run=dict(log_every=50, eval_every=150, save_every=150),
+  data=dict(num_rows=4000, num_test_rows=400),
+  run=dict(eval_every=150, save_every=150),
+)
+
+_SMOKE = dict(
+  data=dict(num_rows=64, num_test_rows=32), attention=dict(num_features=8)
 )
 
 # The thresholds stood here before the first run of the study.
@@ -147,33 +103,12 @@ _CLAIMS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small or smoke."""
-  config = config_dict.ConfigDict(_PAPER)
-  config.claims = _CLAIMS
-  config.seeds = (0, 1, 2)
-  if preset == 'paper':
-    return config
-  config.update(_SMALL)
-  if preset == 'smoke':
-    config.update(
-      dict(
-        batch_size=16,
-        min_steps=8,
-        data=dict(
-          length=32,
-          train_stride=32,
-          eval_stride=32,
-          num_rows=64,
-          num_test_rows=32,
-        ),
-        model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
-        attention=dict(num_features=8),
-        run=dict(log_every=4, eval_every=4, save_every=4),
-        seeds=(0, 1),
-      )
-    )
-  elif preset != 'small':
-    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
-  return config
+  return _language.get_config(
+    preset,
+    _language.STREAM,
+    dict(paper=_PAPER, small=_SMALL, smoke=_SMOKE),
+    claims=_CLAIMS,
+  )
 
 
 def attention_fn(settings: config_dict.ConfigDict, *, causal: bool):
@@ -323,11 +258,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Language models with exact attention, RFA and gated RFA."""
   del report  # Nothing is written but what is returned.
   data = _language.read(config)
-  test = experiment.columns(data.sources(config.data.eval_splits[0]))
-
-  def bits_per_byte(outputs, test):
-    return outputs['nll'].sum(-1) / math.log(2) / test['num_bytes'].sum()
-
+  fit = _language.trainer(config, *_language.rows(config, data))
   trained = {}
   for name, changes in (
     ('exact', dict(kind='exact')),
@@ -336,21 +267,9 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   ):
     settings = config.attention.copy_and_resolve_references()
     settings.update(changes)
-    trained[name] = study.train(
-      name,
-      language_modeling.make(
-        _language.model(config, data, attention_fn(settings, causal=True)),
-        _language.adamw(config, data.steps),
-        **config.step,
-      ),
-      study.per_seed(experiment.columns(data.train), config.seeds),
-      test,
-      seeds=config.seeds,
-      batch_size=config.batch_size,
-      steps=data.steps,
-      points=6,
-      vectorize=False,
-      score=bits_per_byte,
+    fn = attention_fn(settings, causal=True)
+    trained[name] = fit(
+      name, _language.method(config, data, fn), steps=data.steps
     )
   score = {name: np.asarray(x.score) for name, x in trained.items()}
   return types.Report(

@@ -7,6 +7,7 @@ import flax.linen as nn
 from flax.linen import dtypes
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from repjax.types import InputError
 
@@ -51,7 +52,12 @@ def softmax_attention(
 
   Returns:
     [..., Q, H, V].
+
+  Raises:
+    InputError: `bias` or `mask` does not fit.
   """
+  for name, array in (('bias', bias), ('mask', mask)):
+    _check_fits(name, array, query, key)
   query, key, value = dtypes.promote_dtype(query, key, value, dtype=dtype)
   query = query * query.shape[-1] ** -0.5
   query, key, value = jax.lax.optimization_barrier(
@@ -136,7 +142,8 @@ class Softmax:
     """Arguments and result are those of `softmax_attention`.
 
     Raises:
-      InputError: `causal`, and there are not as many keys as queries.
+      InputError: `causal`, and there are not as many keys as queries; or
+        `bias` or `mask` does not fit.
     """
     if self.causal:
       length, num_keys = query.shape[-3], key.shape[-3]
@@ -146,6 +153,7 @@ class Softmax:
           f'{length} queries and {num_keys} keys: use Softmax(causal=False) '
           'for attention to another sequence, and `step` to decode'
         )
+      _check_fits('mask', mask, query, key)
       past = jnp.tril(jnp.ones((length, length), bool))
       mask = past if mask is None else past & (mask > 0)
     return softmax_attention(
@@ -206,7 +214,8 @@ class Softmax:
       (output [B, L, H, V], state).
 
     Raises:
-      InputError: The prompt is longer than the cache, or `causal` is False.
+      InputError: The prompt is longer than the cache, `mask` has another
+        shape, or `causal` is False.
     """
     self._check_causal()
     length, max_length = query.shape[1], state.key.shape[2]
@@ -214,6 +223,10 @@ class Softmax:
       raise InputError(
         f'a prompt of {length} tokens does not fit into a cache of '
         f'{max_length=}: shorten it, or raise max_length'
+      )
+    if mask is not None and mask.shape != query.shape[:2]:
+      raise InputError(
+        f'mask must be [batch, length] = {query.shape[:2]}, got {mask.shape}'
       )
     real = jnp.ones(query.shape[:2], bool) if mask is None else mask > 0
     output = self(
@@ -287,6 +300,24 @@ class Softmax:
       raise InputError(
         'only causal attention decodes: use attention.Softmax(causal=True)'
       )
+
+
+def _check_fits(name, array, query, key):
+  """Raises InputError unless an array broadcasts to the scores."""
+  if array is None:
+    return
+  *batch, length, num_heads, _ = query.shape
+  scores = (*batch, num_heads, length, key.shape[-3])
+  try:
+    fits = np.broadcast_shapes(array.shape, scores) == scores
+  except ValueError:
+    fits = False
+  if not fits:
+    raise InputError(
+      f'{name} of shape {array.shape} does not fit scores [..., heads, '
+      f'queries, keys] = {scores}: a mask [batch, keys] of keys alone is '
+      'mask[:, None, None, :] here'
+    )
 
 
 def _write(array, part, at):

@@ -256,9 +256,20 @@ class LinearAttention:
 
     Returns:
       (outputs [B, L, H, V], the state after).
+
+    Raises:
+      InputError: `causal` is False, or a shape does not fit.
     """
     if not self.causal:
       raise InputError(f'{self._name} decodes with causal=True only')
+    *batch, _, num_heads, head_dim = key.shape
+    needed = (*batch, num_heads, self._num_features(head_dim), value.shape[-1])
+    if state.values.shape != needed:
+      raise InputError(
+        f'the decoding state is {state.values.shape}, these inputs need '
+        f'{needed}, [batch, heads, features, size of values]: make it by '
+        'init_state of the same settings'
+      )
     return attend_segment(
       query,
       key,

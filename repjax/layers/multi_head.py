@@ -30,6 +30,15 @@ class CrossState(NamedTuple):
   mask: jax.Array
 
 
+def check_mask(mask: jax.Array | None, tokens: jax.Array) -> None:
+  """Raises InputError unless there is one value a token [B, L, D], or None."""
+  if mask is not None and mask.shape != tokens.shape[:2]:
+    raise InputError(
+      f'mask must be [batch, length] = {tokens.shape[:2]}, one value a token, '
+      f'got {mask.shape}'
+    )
+
+
 class MultiHeadAttention(nn.Module):
   """Attention between projections of tokens (Vaswani et al., 2017, sec. 3.2.2).
 
@@ -92,8 +101,9 @@ class MultiHeadAttention(nn.Module):
       `max_length` nor `state` is given.
 
     Raises:
-      InputError: The width is no multiple of `num_heads`, `attention_fn` cannot
-        decode, or the prompt is longer than `max_length`.
+      InputError: The width is no multiple of `num_heads`, `mask` has another
+        shape, `attention_fn` cannot decode, or the prompt is longer than
+        `max_length`.
     """
     dim = tokens.shape[-1]
     if dim % self.num_heads:
@@ -114,6 +124,7 @@ class MultiHeadAttention(nn.Module):
       key, value, mask = state
     else:
       source = tokens if context is None else context
+      check_mask(mask, source)
       key, value = project(name='key')(source), project(name='value')(source)
     if self.rotary:
       query, key = (

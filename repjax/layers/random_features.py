@@ -165,6 +165,13 @@ class RandomProjection(nn.Module):
     matrix = self.variable(
       'projection', 'matrix', lambda: self._draw(key.value, 0)
     )
+    drawn = jax.eval_shape(self.draw, jax.random.key(0)).shape
+    if matrix.value.shape != drawn:
+      raise InputError(
+        f'the saved projection is {matrix.value.shape}, this layer draws '
+        f'{drawn}, [..., features, size of a head]: it was made for another '
+        'num_features or num_heads'
+      )
     if redraws:
       count = calls.value
       matrix.value = jax.lax.cond(

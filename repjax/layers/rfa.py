@@ -279,11 +279,6 @@ class _Parts(nn.Module):
     rows = random_features.RandomProjection(
       draw, redraw_every=settings.redraw_every, name='rows'
     )()
-    if rows.shape != (self.num_heads, settings.num_features, self.head_dim):
-      raise InputError(
-        f'the projection is [heads, features, size] = {rows.shape}, the layer '
-        f'has {(self.num_heads, settings.num_features, self.head_dim)}'
-      )
     if settings.sigma == 'learned':
       sigma = self.param(
         'sigma', nn.initializers.ones, (self.num_heads, self.head_dim)

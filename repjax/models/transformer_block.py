@@ -268,6 +268,7 @@ class Stack(StackFields):
       (features [B, L, D], decoding state).
     """
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    multi_head.check_mask(mask, tokens)
     batch, length, dim = tokens.shape
     if state is not None:
       positions = state.position[:, None]

@@ -90,6 +90,18 @@ class SoftmaxAttentionTest(parameterized.TestCase):
     )
     np.testing.assert_allclose(found, by_loops(query, key, value), atol=1e-6)
 
+  @parameterized.parameters(
+    ('mask', (2, 5)),  # [B, K] without axes for heads and queries.
+    ('mask', (2, 1, 3, 3)),
+    ('mask', (3, 1, 1, 5)),
+    ('mask', (7, 2, 1, 1, 5)),
+    ('bias', (2, 3, 4)),
+  )
+  def test_what_does_not_fit_the_scores_is_refused(self, name, shape):
+    settings = {name: np.ones(shape, np.float32)}
+    with self.assertRaisesRegex(InputError, f'^{name} of shape .* scores'):
+      attention.softmax_attention(*inputs(), **settings)
+
   def test_any_leading_axes_and_vmap_are_the_same(self):
     arrays = inputs(batch=(2, 3))
     whole = attention.softmax_attention(*arrays)
@@ -201,6 +213,15 @@ class SoftmaxTest(parameterized.TestCase):
     arrays = inputs(queries=5, keys=5, values=3)
     with self.assertRaisesRegex(InputError, '5 tokens .*max_length=4'):
       jax.eval_shape(self.causal.prefill, self.state(4), *arrays)
+
+  @parameterized.parameters((1, 5), (2, 4), (2, 1, 1, 5))
+  def test_a_mask_of_another_shape_is_refused(self, *shape):
+    arrays = inputs(queries=5, keys=5, values=3)
+    with self.assertRaisesRegex(InputError, r'mask .*\(2, 5\), got'):
+      self.causal.prefill(self.state(), *arrays, mask=np.ones(shape))
+    if shape != (2, 1, 1, 5):
+      with self.assertRaisesRegex(InputError, '^mask of shape .* scores'):
+        self.causal(*arrays, mask=np.ones((*shape, 1)))
 
   def test_steps_past_the_end_are_refused_or_nan(self):
     arrays = inputs(queries=4, keys=4, values=3)

@@ -331,6 +331,24 @@ def test_projection_of_another_head_size_is_refused():
     performer.Favor().prefill(None, *inputs())
 
 
+@pytest.mark.parametrize(
+  'other',
+  [dict(batch_size=1), dict(num_heads=1), dict(head_dim=8, value_dim=8)],
+)
+def test_a_decoding_state_of_other_inputs_is_refused(other):
+  fn = performer.Favor(num_features=32, causal=True)
+
+  class Host(nn.Module):
+    @nn.compact
+    def __call__(self, state, *arrays):
+      return fn.step(state, *arrays)
+
+  sizes = dict(batch_size=2, num_heads=2, head_dim=DIM, value_dim=DIM)
+  state = fn.init_state(max_length=9, **(sizes | other))
+  with pytest.raises(InputError, match=r'decoding state is .*init_state'):
+    jax.eval_shape(Host().init, jax.random.key(0), state, *inputs(length=1))
+
+
 @pytest.fixture(scope='module')
 def method():
   model = vit.ViT(

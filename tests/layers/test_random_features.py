@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -262,6 +263,17 @@ def test_missing_collections_and_keys_are_named(variables):
   )
   with pytest.raises(InputError, match='redraw'):
     Layer().apply(bare, mutable=['projection'])
+
+
+@pytest.mark.parametrize('shape', [(6, 8), (12, 4), (2, 6, 4)])
+@pytest.mark.parametrize('mutable', [False, ['projection']])
+def test_a_projection_made_for_another_layer_is_refused(
+  variables, shape, mutable
+):
+  saved = dict(variables['projection']['rows'], matrix=jnp.zeros(shape))
+  match = re.escape(f'{shape}, this layer draws (6, 4)')
+  with pytest.raises(InputError, match=match):
+    Layer().apply({'projection': {'rows': saved}}, mutable=mutable)
 
 
 def test_redraws_are_equal_on_all_devices(variables):

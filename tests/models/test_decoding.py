@@ -187,3 +187,6 @@ def test_lengths_and_keys_are_checked_before_compilation(
     decoding.generate(MODEL, variables, PROMPT, **settings)
   with pytest.raises(InputError, match='at least one token'):
     decoding.generate(MODEL, variables, PROMPT[:, :0], max_new_tokens=1)
+  with pytest.raises(InputError, match=r'mask must be .*one value a token'):
+    mask = np.ones((4, 2))
+    decoding.generate(MODEL, variables, PROMPT, mask=mask, max_new_tokens=1)

@@ -346,6 +346,33 @@ def test_wrong_settings_are_refused_before_compilation(fields, message):
     )
 
 
+@pytest.mark.parametrize(
+  ('kind', 'inputs'),
+  [
+    (transformer.Encoder, dict(mask=(3, 6))),
+    (transformer.Encoder, dict(mask=(7,))),
+    (transformer.DecoderLM, dict(mask=(1, 7))),
+    (transformer.DecoderLM, dict(mask=(3, 1, 1, 7))),
+    (
+      transformer.EncoderDecoder,
+      dict(source=(3, 5), source_mask=(3, 7)),
+    ),
+    (transformer.EncoderDecoder, dict(source=(3, 5), mask=(3, 5))),
+  ],
+)
+@pytest.mark.parametrize('position', ['learned', 'rotary'])
+def test_masks_of_another_shape_are_refused(kind, inputs, position):
+  model = kind(**TINY, position=position)
+  inputs = {name: np.ones(shape, np.int32) for name, shape in inputs.items()}
+  with pytest.raises(InputError, match=r'mask must be .*one value a token'):
+    jax.eval_shape(
+      functools.partial(model.init, train=False),
+      jax.random.key(0),
+      TOKENS,
+      **inputs,
+    )
+
+
 def test_attention_that_cannot_decode_is_refused():
   model = transformer.DecoderLM(**TINY, attention_fn=Recording())
   with pytest.raises(InputError, match='cannot decode'):

@@ -1,0 +1,87 @@
+"""What configs of language models share, and what they refuse to read."""
+
+import numpy as np
+import pytest
+
+from configs import performer
+from configs import rfa
+from repjax.types import InputError
+
+
+def proteins(path):
+  config = performer.get_config('smoke')
+  config.update(dict(data=dict(kind='proteins', path=str(path), name='')))
+  return config
+
+
+def test_papers_are_measured_on_one_language_model():
+  ours, theirs = (
+    module.get_config('small').to_dict() for module in (performer, rfa)
+  )
+  # Weight decay is part of a paper's recipe.
+  assert ours['tx'].pop('weight_decay') != theirs['tx'].pop('weight_decay')
+  for group in ('model', 'tx', 'step', 'batch_size', 'seeds'):
+    assert (group, ours[group]) == (group, theirs[group])
+  for name, value in ours['data'].items():
+    assert (name, value) == (name, theirs['data'][name])
+
+
+def test_presets_do_not_write_into_each_other():
+  first = performer.get_config('paper').to_dict()
+  changed = performer.get_config('smoke')
+  changed.data.length = 7
+  changed.model.hidden_dim = 4
+  assert performer.get_config('paper').to_dict() == first
+  assert performer.get_config('smoke').data.length == 32
+
+
+def test_proteins_are_read_from_the_file_that_is_named(tmp_path):
+  rng = np.random.default_rng(0)
+  path = tmp_path / 'proteins.fasta'
+  with path.open('w') as file:
+    for i in range(200):
+      file.write(f'>{i}\n{"".join(rng.choice(list("ACDEFG"), 40))}\n')
+  experiment = performer.build(proteins(path))
+  batch = experiment.train.batch(0)
+  assert batch['tokens'].shape == (16, 33)
+  assert set(np.unique(batch['tokens'])) <= {1, 3, 4, 5, 6, 7, 8}
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (None, r'missing\.fasta cannot be read'),
+    ('', 'holds no sequence'),
+    ('MKV\n', 'holds no sequence'),
+    ('>a\nMK1V\n', 'none of letters for amino acids'),
+    (f'>a\n{"MKV" * 20}\n', 'none is in the split'),
+  ],
+)
+def test_files_without_proteins_are_refused(content, message, tmp_path):
+  path = tmp_path / 'missing.fasta'
+  if content is not None:
+    path = tmp_path / 'present.fasta'
+    path.write_text(content)
+  with pytest.raises(InputError, match=message):
+    performer.build(proteins(path))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (dict(data=dict(kind='proteins')), r'config\.data\.path is empty'),
+    (dict(data=dict(kind='words')), r"config\.data\.kind .*'words'"),
+    (dict(data=dict(name='no_such_text')), 'no_such_text'),
+    (dict(data=dict(column='title')), 'title'),
+    (dict(data=dict(length=10**7)), 'lower length'),
+    (dict(data=dict(eval_stride=64)), 'must be at most length=32'),
+    (dict(attention=dict(kind='local')), r"config\.attention\.kind .*'local'"),
+    (dict(attention=dict(num_features=0)), 'num_features'),
+  ],
+)
+@pytest.mark.parametrize('module', [performer, rfa])
+def test_texts_and_settings_that_cannot_be_are_refused(module, fields, message):
+  config = module.get_config('smoke')
+  config.update(fields)
+  with pytest.raises(InputError, match=message):
+    module.build(config)
