@@ -46,8 +46,10 @@ Every claim below was measured by `python -m launch.reproduce` on the hardware
 named under the table; thresholds stand in the configs and were written before
 the run. *Ours* is the mean over seeds ± its standard error (number of seeds).
 *holds*: the mean meets the threshold; *does not hold*: it does not;
-*measured*: a figure without a threshold. The paper's figures belong to the
-paper's scale, ours to the `small` preset: compare directions, not numbers.
+*measured*: a figure without a threshold. *Time* is wall time, some of it on a
+busy machine. The paper's figures belong to the paper's scale, ours to the
+`small` preset where the command does not name another: compare directions, not
+numbers.
 
 | paper | claim | its figure | threshold | ours | verdict | time | command |
 |---|---|---|---|---|---|---|---|
@@ -190,7 +192,9 @@ def _table(papers: list[str], out: pathlib.Path) -> str:
       continue
     for row in report['claims']:
       mean, error = metrics.mean_and_error(row['values'])
-      ours = f'{mean:.3g} ± {error:.2g} ({len(row["values"])})'
+      seeds = len(row['values'])
+      spread = f' ± {error:.2g}' if seeds > 1 else ''
+      ours = f'{mean:.3g}{spread} ({seeds})'
       lines.append(
         f'| {paper} | {row["says"]} | {row["paper"]} | {_limit(row)} | '
         f'{ours} | {row["verdict"]} | {report["seconds"]:.0f} s | '
