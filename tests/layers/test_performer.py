@@ -146,7 +146,7 @@ def test_bfloat16_inputs_are_summed_in_float32():
   found = favor(*half, causal=True)
   assert found.dtype == jnp.bfloat16
   wide = favor(*(np.float32(x) for x in half), causal=True)
-  # Nothing but the last rounding: 2^-9 of a value.
+  # Nothing but the last rounding: 2^-8 of a value at most.
   np.testing.assert_allclose(np.float32(found), wide, rtol=2**-8, atol=1e-6)
 
 
