@@ -149,6 +149,8 @@ class Experiment(NamedTuple):
       the identity where nothing is loaded.
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
     figures: (split, outputs, columns) -> name -> matplotlib figure.
+    privacy: Number of updates -> the `privacy.accounting.Statement` of a run
+      of that length; None where nothing is claimed.
   """
 
   method: Method
@@ -160,6 +162,7 @@ class Experiment(NamedTuple):
   warm_start: Callable[[TrainState], TrainState]
   measure: Callable[..., dict[str, float]]
   figures: Callable[..., dict[str, Any]]
+  privacy: Callable[[int], Any] | None
 
 
 class Report(NamedTuple):
