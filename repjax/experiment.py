@@ -75,6 +75,7 @@ def of_sources(
     decode=recipe.decode_train,
     num_workers=config.data.num_workers,
   )
+  batch_size = config.batch_size
   if plan is None:
     parallel.check_batch_size(
       config.batch_size,
@@ -82,10 +83,11 @@ def of_sources(
       multiple=multiple,
     )
     train_batches = batches.train_batches(
-      train, batch_size=config.batch_size, seed=config.seed, **reading
+      train, batch_size=batch_size, seed=config.seed, **reading
     )
   else:
     train_batches = plan.batches(train, **reading)
+    batch_size = round(plan.rate * plan.num_rows)  # On average.
   sources = functools.cache(sources)
   for split in config.data.eval_splits:
     sources(split)  # A missing split is found before any compute.
@@ -104,7 +106,7 @@ def of_sources(
     evals=evals,
     eval_splits=tuple(config.data.eval_splits),
     steps=steps,
-    batch_size=config.batch_size,
+    batch_size=batch_size,
     warm_start=warm_start,
     measure=measure,
     figures=lambda split, outputs, columns: figures(

@@ -144,7 +144,7 @@ class Experiment(NamedTuple):
     eval_splits: Splits that are evaluated during training; the first one's
       metrics choose the best checkpoint.
     steps: Number of updates.
-    batch_size: Rows of a step over all devices.
+    batch_size: Rows of a step over all devices, on average.
     warm_start: Fresh state -> the state to train from (published weights);
       the identity where nothing is loaded.
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
