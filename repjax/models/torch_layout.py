@@ -101,7 +101,7 @@ def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
     InputError: It cannot be read.
   """
   path = pathlib.Path(path)
-  path = (path if path.is_dir() else path.parent) / file
+  path = (path.parent if path.is_file() else path) / file
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:

@@ -26,6 +26,11 @@ def draw(model, x=X):
   )
 
 
+def run(model, variables, x=X, **settings):
+  apply = jax.jit(functools.partial(model.apply, **settings))
+  return np.asarray(apply(variables, x))
+
+
 def relu(x):
   return np.maximum(x, 0)
 
@@ -61,7 +66,7 @@ def test_bottlenecks_after_and_beside_a_layer(scale):
   expected = h @ base['second']['kernel'] + base['second']['bias']
   expected += scale * bottleneck(h, own['second'][name])
   np.testing.assert_allclose(
-    model.apply(variables, X), expected, rtol=1e-5, atol=1e-5
+    run(model, variables), expected, rtol=1e-5, atol=1e-5
   )
 
 
@@ -77,7 +82,7 @@ def test_a_bottleneck_may_read_a_normalised_output():
   )
   normed = normed * own['norm']['scale'] + own['norm']['bias']
   np.testing.assert_allclose(
-    model.apply(variables, X), h + bottleneck(normed, own), atol=1e-5
+    run(model, variables), h + bottleneck(normed, own), atol=1e-5
   )
 
 
@@ -90,7 +95,7 @@ def test_lora_adds_a_matrix_of_low_rank():
     change = 3.0 * own['down']['kernel'] @ own['up']['kernel']
     expected = expected @ (base['kernel'] + change) + base['bias']
   np.testing.assert_allclose(
-    model.apply(variables, X), expected, rtol=1e-5, atol=1e-5
+    run(model, variables), expected, rtol=1e-5, atol=1e-5
   )
 
 
@@ -122,8 +127,7 @@ def attend(rules, *, attention_fn=nn.dot_product_attention, mask=None):
     nn.MultiHeadDotProductAttention(HEADS, attention_fn=attention_fn), rules
   )
   variables = draw(model)
-  apply = jax.jit(functools.partial(model.apply, mask=mask))
-  return np.asarray(apply(variables, X)), variables
+  return run(model, variables, mask=mask), variables
 
 
 # Row 1 hides the last two keys, as padding; or each query the later keys.
@@ -252,8 +256,8 @@ def test_dropout_applies_where_the_caller_trains():
   variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
   rngs = {'dropout': jax.random.key(1)}
   for settings in (dict(train=True), dict(train=False, rngs=rngs)):
-    np.testing.assert_array_equal(model.apply(variables, x, **settings), 3.0)
-  dropped = np.asarray(model.apply(variables, x, train=True, rngs=rngs))
+    np.testing.assert_array_equal(run(model, variables, x, **settings), 3.0)
+  dropped = run(model, variables, x, train=True, rngs=rngs)
   assert set(np.unique(dropped)) == {2.0, 4.0}
   assert 16 < (dropped[:, 0] == 2).sum() < 48
 
