@@ -4,6 +4,7 @@
 questions that optimizer papers ask about the gradient on it.
 """
 
+from collections.abc import Mapping
 import copy
 import functools
 
@@ -85,7 +86,7 @@ class GradFn:
     grads, weight, model_state, sums = self._local(params)
     if self._over_devices and sync:
       grads, weight, sums = parallel.psum((grads, weight, sums))
-      model_state = parallel.pmean(model_state)
+      model_state = _mean_state(model_state)
     return _divide(grads, weight), types.Aux(model_state, sums)
 
   def over_groups(self, num_groups, fn):
@@ -224,7 +225,7 @@ class GradFn:
     grads, weight, model_state, sums = self._over_parts(params, sums_fn)
     if self._over_devices:
       grads, weight, sums = parallel.psum((grads, weight, sums))
-      model_state = parallel.pmean(model_state)
+      model_state = _mean_state(model_state)
     grads = jax.tree.map(lambda x: jax.vmap(_divide)(x, weight), grads)
     return grads, weight, types.Aux(model_state, sums)
 
@@ -326,6 +327,17 @@ class GradFn:
       lambda old, new: new.astype(old.dtype), model_state, out.model_state
     )
     return loss * mask, (new_state, sums)
+
+
+def _mean_state(state):
+  """The mean over devices, but for what no device changes.
+
+  A mean of equal numbers costs time, and may be rounded to another number.
+  """
+  if not isinstance(state, Mapping) or types.FROZEN not in state:
+    return parallel.pmean(state)
+  rest = {name: state[name] for name in state if name != types.FROZEN}
+  return {**parallel.pmean(rest), types.FROZEN: state[types.FROZEN]}
 
 
 def _check_unchanged(old, new):

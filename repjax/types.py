@@ -17,6 +17,10 @@ import numpy as np
 
 PyTree = Any
 
+# The collection of a model's parameters that nothing trains. They come with the
+# model's other collections, and are the same after every step.
+FROZEN = 'base'
+
 # Arrays with equal leading dimension. `mask` is always there: 1.0 for a real
 # row, 0.0 for padding. Rows of padding may hold anything.
 Batch = Mapping[str, jax.Array]

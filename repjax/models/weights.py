@@ -11,9 +11,7 @@ Nearly all of them want images in [-1, 1]. Nothing is loaded in part: a leaf
 that is missing, left over or of another shape is an error, and is named.
 """
 
-import contextlib
 import functools
-import json
 import math
 import os
 import pathlib
@@ -22,13 +20,11 @@ from typing import Any
 from typing import Literal
 
 from absl import logging
-import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
-from repjax import trees
 from repjax.layers import positions
+from repjax.models import torch_layout
 from repjax.types import InputError
 from repjax.types import PyTree
 
@@ -108,7 +104,9 @@ def load_vit(
     raise InputError(f"head must be 'keep' or 'replace', got {head!r}")
   path = pathlib.Path(path)
   is_torch = path.is_dir() or path.suffix == '.safetensors'
-  file_name, read = (_hf_name, _read_hf) if is_torch else (_npz_name, _read_npz)
+  file_name, read = (
+    (stored_name, _read_hf) if is_torch else (_npz_name, _read_npz)
+  )
   try:
     source = read(path)
   except InputError:
@@ -118,7 +116,7 @@ def load_vit(
       f'cannot read weights from {path}: {error or type(error).__name__}'
     ) from error
 
-  target = _flatten(params)
+  target = torch_layout.flatten(params)
   loaded = {}
   if head == 'replace':
     loaded = {name: target[name] for name in target if name.startswith('head/')}
@@ -129,10 +127,10 @@ def load_vit(
   _check_names(path, wanted, source, head_names=map(file_name, _HEAD))
 
   misfits = []
-  for stored_name, name in wanted.items():
-    array, leaf = source[stored_name], target[name]
+  for stored, name in wanted.items():
+    array, leaf = source[stored], target[name]
     if is_torch:
-      array = _from_torch(array, name, leaf.shape)
+      array = torch_layout.from_torch(array, name, leaf.shape)
     if name == 'positions/embedding' and array.ndim == 3:
       array = _fit_positions(
         array,
@@ -143,7 +141,7 @@ def load_vit(
         new_grid=new_grid,
       )
     if array.shape != leaf.shape:
-      misfits.append(f'{stored_name} {array.shape} for {name} {leaf.shape}')
+      misfits.append(f'{stored} {array.shape} for {name} {leaf.shape}')
     loaded[name] = jnp.array(array, leaf.dtype)
   if misfits:
     hint = "; for another number of classes load with head='replace'"
@@ -151,9 +149,7 @@ def load_vit(
       f'{path} does not fit the model, shapes differ: {", ".join(misfits)}'
       + hint * any(' for head/' in misfit for misfit in misfits)
     )
-  return jax.tree.unflatten(
-    jax.tree.structure(params), [loaded[name] for name in target]
-  )
+  return torch_layout.unflatten(params, loaded)
 
 
 def save_npz(path: str | os.PathLike, params: PyTree) -> None:
@@ -167,9 +163,10 @@ def save_npz(path: str | os.PathLike, params: PyTree) -> None:
     params: Parameters, of any floating type.
   """
   arrays = {
-    _npz_name(name): np.asarray(leaf) for name, leaf in _flatten(params).items()
+    _npz_name(name): np.asarray(leaf)
+    for name, leaf in torch_layout.flatten(params).items()
   }
-  with _replace(path) as partial, partial.open('wb') as file:
+  with torch_layout.replace(path) as partial, partial.open('wb') as file:
     np.savez(file, **arrays)
 
 
@@ -186,7 +183,7 @@ def save_safetensors(path: str | os.PathLike, params: PyTree) -> None:
   Raises:
     InputError: There is no such model in Hugging Face's class.
   """
-  leaves = _flatten(params)
+  leaves = torch_layout.flatten(params)
   if not {'cls', 'positions/embedding'} <= leaves.keys():
     raise InputError(
       'ViTForImageClassification has a class token and learned positions: '
@@ -198,12 +195,10 @@ def save_safetensors(path: str | os.PathLike, params: PyTree) -> None:
       'save_safetensors needs representation_dim=None'
     )
   arrays = {
-    _hf_name(name): _to_torch(np.asarray(leaf), name)
+    stored_name(name): torch_layout.to_torch(np.asarray(leaf), name)
     for name, leaf in leaves.items()
   }
-  with _replace(path) as partial:
-    # transformers refuses files that do not say for which framework they are.
-    safetensors.numpy.save_file(arrays, partial, metadata={'format': 'pt'})
+  torch_layout.save(path, arrays)
 
 
 def hf_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -218,12 +213,7 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     InputError: There is no config.json, or `vit.ViT` cannot be what it says.
   """
-  path = pathlib.Path(path)
-  path = (path if path.is_dir() else path.parent) / 'config.json'
-  try:
-    stored = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f'cannot read {path}: {error}') from error
+  stored = torch_layout.read_json(path, 'config.json')
   # Absent fields have the defaults of transformers.
   gelu = {'gelu': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
   for field, choices in (
@@ -250,18 +240,15 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
   )
 
 
-def _flatten(params):
-  return {'/'.join(p): leaf for p, leaf in trees.flatten(params).items()}
+_npz_name = functools.partial(torch_layout.rename, rules=_NPZ_NAMES)
 
 
-def _rename(name, rules):
-  for pattern, replacement in rules:
-    name = re.sub(pattern, replacement, name)
-  return name
+def stored_name(name: str) -> str:
+  """What Hugging Face's files call one of our leaves, or one of our layers.
 
-
-_npz_name = functools.partial(_rename, rules=_NPZ_NAMES)
-_hf_name = functools.partial(_rename, rules=_HF_NAMES)
+  Layers are named with a slash at the end: 'block_0/mlp/out/'.
+  """
+  return torch_layout.rename(name, _HF_NAMES)
 
 
 def _read_npz(path):
@@ -293,9 +280,9 @@ def _read_npz(path):
   leaves = {}
   stem = 'Transformer/encoderblock/'
   for name, array in stored.items():
-    layers = {_rename(name, _NPZ_SPELLINGS): array}
+    layers = {torch_layout.rename(name, _NPZ_SPELLINGS): array}
     if name.startswith(stem):  # All layers in one, as `nn.scan` makes them.
-      rest = _rename('/' + name.removeprefix(stem), _NPZ_SPELLINGS)
+      rest = torch_layout.rename('/' + name.removeprefix(stem), _NPZ_SPELLINGS)
       layers = {f'{stem[:-1]}_{i}{rest}': row for i, row in enumerate(array)}
     if layers.keys() & leaves.keys():
       raise InputError(f'{path} holds {name} and another spelling of it')
@@ -305,9 +292,7 @@ def _read_npz(path):
 
 def _read_hf(path):
   """Leaves under the names of ViTForImageClassification."""
-  if path.is_dir():
-    path = path / 'model.safetensors'
-  leaves = safetensors.numpy.load_file(path)
+  leaves = torch_layout.read(path)
   if 'embeddings.cls_token' in leaves:  # A bare ViTModel.
     leaves = {f'vit.{name}': array for name, array in leaves.items()}
   return leaves
@@ -353,42 +338,3 @@ def _square(number, field):
   if not _is_square(number):
     raise InputError(f'{number} positions are no square: load with {field}=')
   return math.isqrt(number), math.isqrt(number)
-
-
-def _merge_heads(name, shape):
-  """Our shape with heads and their width in one axis, as in PyTorch."""
-  if '/attention/' not in name or name.endswith('/out/bias'):
-    return shape
-  axis = 0 if name.endswith(('/out/kernel', '/bias')) else 1
-  return (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-
-
-def _to_torch(array, name):
-  array = array.reshape(_merge_heads(name, array.shape))
-  if array.ndim == 4:  # Convolution: [P, P', C, D] -> [D, C, P, P'].
-    array = array.transpose(3, 2, 0, 1)
-  elif array.ndim == 2:  # Linear: [in, out] -> [out, in].
-    array = array.T
-  return np.ascontiguousarray(array)
-
-
-def _from_torch(array, name, shape):
-  """Inverse of `_to_torch`; heads stay merged where sizes differ."""
-  if array.ndim == 4:
-    array = array.transpose(2, 3, 1, 0)
-  elif array.ndim == 2:
-    array = array.T
-  fits = array.shape == _merge_heads(name, shape)
-  return array.reshape(shape) if fits else array
-
-
-@contextlib.contextmanager
-def _replace(path):
-  """A path to write to, renamed to `path` when all went well."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f'{path.name}.partial')
-  try:
-    yield partial
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 from typing import Any
 
@@ -31,7 +32,7 @@ def layers(fn: Callable[..., Any]) -> Iterator[None]:
       not inside and len(args) == 1 and not kwargs and hasattr(args[0], 'ndim')
     ):
       rule = norms.rule(module, context.method_name)
-    if rule is None or not module.has_variable('params', _WEIGHT[type(module)]):
+    if rule is None or not _is_alone(module):
       return next_fn(*args, **kwargs)
     inside.append(True)
     try:
@@ -50,6 +51,17 @@ _WEIGHT = {
   nn.Conv: 'kernel',
   nn.Embed: 'embedding',
 }
+
+
+def _is_alone(module):
+  """Whether a layer has its weights, and nothing that was added to it.
+
+  A layer with an adapter is not the product that its rule is about.
+  """
+  weights = module.variables.get('params', {})
+  return _WEIGHT[type(module)] in weights and not any(
+    isinstance(weight, Mapping) for weight in weights.values()
+  )
 
 
 def bare(module: nn.Module, method: str) -> Callable[..., jax.Array]:

@@ -1,0 +1,120 @@
+"""Host code: arrays as PyTorch keeps them in safetensors files, and as ours."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from repjax import trees
+from repjax.types import InputError
+from repjax.types import PyTree
+
+# Regular expressions and what stands in for them, applied in turn.
+Rules = tuple[tuple[str, str], ...]
+
+
+def rename(name: str, rules: Rules) -> str:
+  """A name after all rules."""
+  for pattern, replacement in rules:
+    name = re.sub(pattern, replacement, name)
+  return name
+
+
+def flatten(params: PyTree) -> dict[str, jax.Array]:
+  """Leaves by path, joined by '/'."""
+  return {'/'.join(p): leaf for p, leaf in trees.flatten(params).items()}
+
+
+def unflatten(like: PyTree, leaves: dict[str, jax.Array]) -> PyTree:
+  """A tree like another one with the leaves of these names."""
+  names = flatten(like)
+  return jax.tree.unflatten(
+    jax.tree.structure(like), [leaves[name] for name in names]
+  )
+
+
+def merge_heads(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Our shape with heads and their width in one axis, as in PyTorch."""
+  if not re.search('(^|[/_])attention/', name) or name.endswith('/out/bias'):
+    return shape
+  axis = 0 if name.endswith(('/out/kernel', '/bias')) else 1
+  return (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+
+
+def to_torch(array: np.ndarray, name: str) -> np.ndarray:
+  """A leaf of ours as PyTorch has it."""
+  array = array.reshape(merge_heads(name, array.shape))
+  if array.ndim == 4:  # Convolution: [P, P', C, D] -> [D, C, P, P'].
+    array = array.transpose(3, 2, 0, 1)
+  elif array.ndim == 2 and name.endswith('kernel'):  # [in, out] -> [out, in].
+    array = array.T
+  return np.ascontiguousarray(array)
+
+
+def from_torch(
+  array: np.ndarray, name: str, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Inverse of `to_torch`; heads stay merged where sizes differ."""
+  if array.ndim == 4:
+    array = array.transpose(2, 3, 1, 0)
+  elif array.ndim == 2 and name.endswith('kernel'):
+    array = array.T
+  fits = array.shape == merge_heads(name, shape)
+  return array.reshape(shape) if fits else array
+
+
+def read(
+  path: str | os.PathLike, file: str = 'model.safetensors'
+) -> dict[str, np.ndarray]:
+  """Arrays of a safetensors file, or of `file` in a folder.
+
+  Raises:
+    InputError: It cannot be read.
+  """
+  path = pathlib.Path(path)
+  path = path / file if path.is_dir() else path
+  try:
+    return safetensors.numpy.load_file(path)
+  except Exception as error:  # A damaged file makes its reader raise anything.
+    raise InputError(
+      f'cannot read weights from {path}: {error or type(error).__name__}'
+    ) from error
+
+
+def save(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
+  """Writes a safetensors file, replaced in one step."""
+  with replace(path) as partial:
+    # transformers refuses files that do not say for which framework they are.
+    safetensors.numpy.save_file(arrays, partial, metadata={'format': 'pt'})
+
+
+def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
+  """A JSON file in a folder, or beside a file.
+
+  Raises:
+    InputError: It cannot be read.
+  """
+  path = pathlib.Path(path)
+  path = (path.parent if path.is_file() else path) / file
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise InputError(f'cannot read {path}: {error}') from error
+
+
+@contextlib.contextmanager
+def replace(path: str | os.PathLike):
+  """A path to write to, renamed to `path` when all went well."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f'{path.name}.partial')
+  try:
+    yield partial
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
