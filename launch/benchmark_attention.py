@@ -180,7 +180,7 @@ def decoding(rounds: int) -> dict[str, Any]:
           state_bytes / batch_size / (4 if name == 'model' else 1)
         )
       best = {form: float('inf') for form in runs}
-      for _ in range(max(2, rounds // 3)):
+      for _ in range(max(1, rounds // 3)):
         for form, call in runs.items():
           best[form] = min(best[form], call())
       logging.info('batch %d, %s: %s', batch_size, name, best)
