@@ -15,9 +15,9 @@ are intercepted; `adapter_designs` has what may be added to them. Collections:
     variables = adapters.with_base(adapted, variables, pretrained_params)
     logits = adapted.apply(variables, image, train=False)
 
-Layers inside of `nn.remat`, `nn.scan` and `nn.vmap` are found, too: adapters
-are scanned and mapped as their layers are. Two things are not: functions that
-JAX compiled before (`nn.jit`), which no interceptor sees, and a method that is
+Layers inside of `nn.remat` and `nn.scan` are found, too: adapters are scanned
+as their layers are. Two things are not supported: `nn.jit` inside of a model,
+whose trace may be one from before, without adapters, and a method that is
 handed over as a function (use its name: `method='encode'`).
 """
 
