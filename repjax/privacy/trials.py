@@ -60,6 +60,16 @@ class TruncatedNegativeBinomial(NamedTuple):
     area = -log if eta == 1 else math.expm1((1 - eta) * log) / (eta - 1)
     return 1 - (area / (1 - gamma) - 1) / math.expm1(-eta * log)
 
+  def generating(self, x: np.ndarray) -> np.ndarray:
+    """f(x) = E x^K: how likely no trial is above the quantile x."""
+    eta, gamma = self
+    if gamma == 1:
+      return np.asarray(x, np.float64)
+    inner, log = np.log1p(-(1 - gamma) * np.asarray(x)), math.log(gamma)
+    if eta == 0:
+      return inner / log
+    return np.expm1(-eta * inner) / math.expm1(-eta * log)
+
   def log_slope(self, log_rest: np.ndarray) -> np.ndarray:
     """Of f' at 1 - exp(log_rest), its logarithm; `log_rest` <= 0."""
     eta, gamma = self
@@ -106,6 +116,10 @@ class Poisson(NamedTuple):
   def mean_rank(self) -> float:
     """E[K / (K + 1)]; the default counts as the worst of all."""
     return 1 + math.expm1(-self.mean) / self.mean
+
+  def generating(self, x: np.ndarray) -> np.ndarray:
+    """f(x) = E x^K: how likely no trial is above the quantile x."""
+    return np.exp(self.mean * (np.asarray(x) - 1))
 
   def log_slope(self, log_rest: np.ndarray) -> np.ndarray:
     """Of f' at 1 - exp(log_rest), its logarithm; `log_rest` <= 0."""

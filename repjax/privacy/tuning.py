@@ -123,6 +123,7 @@ def epsilon_of_best(
   *,
   power: tradeoff.Power | None = None,
   limit: int | None = None,
+  lost: float = 0.0,
 ) -> float:
   """Epsilon of publishing the best of K runs.
 
@@ -134,20 +135,24 @@ def epsilon_of_best(
     limit: Where the number of trials is cut, if it is. Up to a probability of
       P[K > limit] nothing changes, so (1 + e^epsilon) of it come off delta, of
       which 1 % is set aside.
+    lost: Probability that the search differs from that of K runs for another
+      reason (a batch that overflows), paid for in the same way.
 
   Raises:
-    ValueError: If K exceeds `limit` too often.
+    ValueError: If K exceeds `limit`, or the search is lost, too often.
   """
   curve = rdp_of_best(run, law, power)
-  if limit is None:
+  if limit is not None:
+    lost += law.tail(limit)
+  if not lost:
     return epsilon(curve, delta)
   found = epsilon(curve, delta * (1 - _CUT_SHARE))
-  lost = law.tail(limit) * (1 + math.exp(min(found, 700.0)))
-  if lost > delta * _CUT_SHARE:
-    allowed = delta * _CUT_SHARE / (1 + math.exp(min(found, 700.0)))
+  covered = delta * _CUT_SHARE / (1 + math.exp(min(found, 700.0)))
+  if lost > covered:
     raise ValueError(
-      f'{law} goes beyond {limit} trials with probability {law.tail(limit):.1e}'
-      f', which {delta=} does not cover; allow {trials.most(law, allowed)}.'
+      f'{delta=} covers a loss of {covered:.1e}, but its probability is '
+      f'{lost:.1e}; {law} stays below it with {trials.most(law, covered)} '
+      'trials at most.'
     )
   return found
 

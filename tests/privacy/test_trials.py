@@ -52,6 +52,10 @@ def test_slope_rank_and_tail_are_sums_over_the_mass(law):
     np.testing.assert_allclose(
       np.exp(law.log_slope(np.log(rest))), slope, rtol=1e-6
     )
+    none = 1 - pmf.sum() if isinstance(law, trials.Poisson) else 0.0
+    np.testing.assert_allclose(
+      law.generating(1 - rest), none + pmf @ (1 - rest) ** k, rtol=1e-6
+    )
   np.testing.assert_allclose(law.mean_rank, pmf @ (k / (k + 1)), rtol=1e-6)
   for at in (1, 5, 60):
     exact = pmf[at:].sum()
