@@ -308,7 +308,7 @@ def _costs(config, curve):
   cost = functools.partial(
     tuning.epsilon_of_best, curve, delta=delta, power=power
   )
-  means = np.geomspace(1, 1000, 13)
+  means = np.geomspace(1, 1000, 10)
   curves = {
     name: (means, np.array([cost(_laws(config, x)[name]) for x in means]))
     for name in _laws(config, 1)

@@ -50,20 +50,24 @@ def local(num_parallel: int) -> Executor:
 
   def run(jobs, stop, seen):
     waiting, running, codes, told = list(jobs), {}, {}, False
-    while running or (waiting and not stop.is_set()):
-      while waiting and len(running) < num_parallel and not stop.is_set():
-        job = waiting.pop(0)
-        running[job] = _start(job)
-      if stop.is_set() and not told:
-        told = True
-        for process in running.values():
-          process.terminate()
-      for job, process in list(running.items()):
-        if process.poll() is not None:
-          del running[job]
-          codes[job.name] = process.returncode
-          seen(job, process.returncode)
-      time.sleep(_POLL)
+    try:
+      while running or (waiting and not stop.is_set()):
+        while waiting and len(running) < num_parallel and not stop.is_set():
+          job = waiting.pop(0)
+          running[job] = _start(job)
+        if stop.is_set() and not told:
+          told = True
+          for process in running.values():
+            process.terminate()
+        for job, process in list(running.items()):
+          if process.poll() is not None:
+            del running[job]
+            codes[job.name] = process.returncode
+            seen(job, process.returncode)
+        time.sleep(_POLL)
+    finally:  # Also when a second signal ends this process.
+      for process in running.values():
+        process.terminate()
     return codes
 
   return run

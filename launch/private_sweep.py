@@ -83,6 +83,9 @@ NOT_COVERED = (
 )
 
 
+_ASKED_FOR = ('delta', 'law', 'eta', 'expected_trials', 'max_trials', 'score')
+
+
 def is_asked_for() -> bool:
   """Whether --private is given."""
   return _PRIVATE.value
@@ -187,8 +190,12 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
 
   folder = sweep.workdir / 'sealed'
   path = folder / 'plan.json'
-  identity = {**sweep.identity(), 'metric': sweep.metric, 'privacy': said}
-  identity = json.loads(json.dumps(identity))
+  identity = {
+    **sweep.identity(),
+    'metric': sweep.metric,
+    # What was asked for: figures may differ in their last digits elsewhere.
+    **{name: said[name] for name in _ASKED_FOR},
+  }
   if path.exists():
     plan = json.loads(path.read_text('utf-8'))
     lines = checkpoint.differing_fields(plan['identity'], identity)
