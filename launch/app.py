@@ -318,14 +318,16 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
   for argument in argv[1:]:
     name, _, value = argument.lstrip('-').partition('=')
     if name.startswith('config.'):
-      problem = _problem(config, name.split('.')[1:], value)
+      problem = field_problem(config, name.split('.')[1:], value)
       if problem:
         return f'--{name}: {problem}'
   return text
 
 
-def _problem(config, path, value) -> str:
-  """What is wrong with one override, or ''."""
+def field_problem(
+  config: ml_collections.ConfigDict, path: Sequence[str], value: str
+) -> str:
+  """What is wrong with setting config.<path> to the text `value`, or ''."""
   node = config
   for depth, name in enumerate(path):
     if not isinstance(node, ml_collections.ConfigDict) or name not in node:
@@ -345,6 +347,21 @@ def _problem(config, path, value) -> str:
     except ValueError:
       valid = False
   return '' if valid else f'{value!r} is not {kind.__name__}, as {node!r} is.'
+
+
+def set_field(config: ml_collections.ConfigDict, name: str, value: str) -> None:
+  """Sets the field `name` ('a.b') to a text, read as the type that it has."""
+  *path, last = name.split('.')
+  node = config
+  for part in path:
+    node = node[part]
+  old = node[last]
+  if isinstance(old, bool):
+    node[last] = value.lower() in ('true', '1')
+  elif isinstance(old, (int, float)):
+    node[last] = type(old)(value)
+  else:
+    node[last] = value if isinstance(old, str) else ast.literal_eval(value)
 
 
 def _config_argument(argv) -> str | None:

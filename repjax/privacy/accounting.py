@@ -276,6 +276,34 @@ def rdp_curve(
   return RdpCurve(np.asarray(accountant.orders), np.asarray(accountant.rdp))
 
 
+def profile(
+  epsilons: np.ndarray,
+  *,
+  noise_multiplier: float,
+  sampling_rate: float,
+  steps: int,
+  sampling: Sampling = 'poisson',
+) -> np.ndarray:
+  """Delta at each epsilon, by the 'pld' accountant; arguments as of `epsilon`.
+
+  Args:
+    epsilons: >= 0, [P].
+    noise_multiplier: See `epsilon`.
+    sampling_rate: See `epsilon`.
+    steps: See `epsilon`.
+    sampling: See `epsilon`.
+
+  Returns:
+    Upper bounds for both directions, [P].
+  """
+  _check(noise_multiplier, sampling_rate, steps, sampling)
+  if noise_multiplier == 0:
+    return np.ones(len(epsilons))
+  accountant = _accountant('pld')
+  accountant.compose(_event(noise_multiplier, sampling_rate, steps))
+  return np.asarray([accountant.get_delta(float(x)) for x in epsilons])
+
+
 def statement(
   *,
   noise_multiplier: float,

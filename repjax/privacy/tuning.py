@@ -1,10 +1,10 @@
 """Host side: what choosing the best of several private runs costs.
 
 Papernot and Steinke, 'Hyperparameter Tuning with Renyi Differential Privacy',
-ICLR 2022. Draw a number of trials K from a law that knows nothing of the data;
-K times draw a candidate (with replacement) and run it; publish only the best.
-The price hardly grows with the number of trials, because only one run gets
-out.
+ICLR 2022. Draw a number of trials K from a law that knows nothing of the data
+(`repjax.privacy.trials`); K times draw a candidate (with replacement) and run
+it; publish only the best. The price hardly grows with the number of trials,
+because only one run gets out.
 
 What it rests on: K, the other runs and when they ended stay secret; the score
 by which runs are compared is part of each run's private output, or comes from
@@ -13,112 +13,25 @@ public rows; candidates are drawn independently of the data and of each other
 all candidates. Fixing K, or cutting it at a budget, is another law.
 """
 
+from collections.abc import Sequence
 import math
 from typing import NamedTuple
 
 import numpy as np
 
+from repjax.privacy import tradeoff
+from repjax.privacy import trials
 from repjax.privacy.accounting import RdpCurve
 
-
-class TruncatedNegativeBinomial(NamedTuple):
-  """The law of definition 1: P[K = k] for k >= 1.
-
-  eta = 1 is the geometric law and eta = 0 the logarithmic one. Smaller eta is
-  cheaper at the same mean, and more often runs a single trial.
-
-  Attributes:
-    eta: Shape, > -1.
-    gamma: In (0, 1]; small gamma means many trials, 1 exactly one.
-  """
-
-  eta: float
-  gamma: float
-
-  @property
-  def mean(self) -> float:
-    """E K."""
-    _check_law(self)
-    eta, gamma = self
-    if gamma == 1:
-      return 1.0
-    if eta == 0:
-      return (1 / gamma - 1) / -math.log(gamma)
-    return eta * (1 - gamma) / (gamma * -math.expm1(eta * math.log(gamma)))
-
-  def pmf(self, count: int) -> np.ndarray:
-    """P[K = 1], ..., P[K = count]."""
-    _check_law(self)
-    eta, gamma = self
-    first = np.zeros(count)
-    if gamma == 1:
-      first[:1] = 1.0
-      return first
-    if eta == 0:
-      start = (1 - gamma) / -math.log(gamma)
-    else:
-      start = eta * (1 - gamma) / math.expm1(-eta * math.log(gamma))
-    k = np.arange(1, count)
-    ratios = (1 - gamma) * (k + eta) / (k + 1)
-    return start * np.concatenate([np.ones(min(count, 1)), np.cumprod(ratios)])
-
-  def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Numbers of trials, [size]."""
-    draws, count = rng.random(size), 64
-    while True:  # Inverse of the distribution function, as far as needed.
-      ends = np.cumsum(self.pmf(count))
-      if draws.max(initial=0.0) < ends[-1] or count > 2**24:
-        return 1 + np.searchsorted(ends, draws, side='right')
-      count *= 4
+# Share of delta that is set aside for cutting the number of trials.
+_CUT_SHARE = 0.01
 
 
-class Poisson(NamedTuple):
-  """The Poisson law. K may be 0: then a fixed default is published.
+def rdp_by_theorem(run: RdpCurve, law: trials.Law) -> RdpCurve:
+  """Renyi differential privacy of the best of K runs, in closed form.
 
-  Attributes:
-    mean: E K, >= 1.
-  """
-
-  mean: float
-
-  def pmf(self, count: int) -> np.ndarray:
-    """P[K = 1], ..., P[K = count]."""
-    _check_law(self)
-    log_factorials = np.cumsum(np.log(np.arange(1, count + 1)))
-    k = np.arange(1, count + 1)
-    return np.exp(k * math.log(self.mean) - self.mean - log_factorials)
-
-  def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Numbers of trials, [size]."""
-    _check_law(self)
-    return rng.poisson(self.mean, size)
-
-
-Law = TruncatedNegativeBinomial | Poisson
-
-
-def truncated_negative_binomial(
-  eta: float, mean: float
-) -> TruncatedNegativeBinomial:
-  """The law of shape `eta` > -1 with `mean` >= 1 trials on average."""
-  if not mean >= 1 or not math.isfinite(mean):
-    raise ValueError(f'Need a finite mean >= 1; got {mean=}')
-  if mean == 1:
-    return _checked(TruncatedNegativeBinomial(eta, 1.0))
-  _checked(TruncatedNegativeBinomial(eta, 0.5))
-  low, high = -700.0, -1e-12  # Logarithms of gamma; the mean falls with gamma.
-  for _ in range(200):
-    middle = (low + high) / 2
-    law = TruncatedNegativeBinomial(eta, math.exp(middle))
-    low, high = (middle, high) if law.mean > mean else (low, middle)
-  return TruncatedNegativeBinomial(eta, math.exp(low))  # At least the mean.
-
-
-def rdp_of_best(run: RdpCurve, law: Law) -> RdpCurve:
-  """Renyi differential privacy of the best of K runs.
-
-  Theorem 2 for the truncated negative binomial law, theorem 6 for the Poisson
-  law, and that Renyi divergences grow with their order.
+  Theorem 2 for the truncated negative binomial law (all eta > -1), theorem 6
+  for the Poisson law, and that Renyi divergences grow with their order.
 
   Args:
     run: Curve of one run, an upper bound for every candidate.
@@ -127,15 +40,10 @@ def rdp_of_best(run: RdpCurve, law: Law) -> RdpCurve:
   Returns:
     The curve at the same orders.
   """
-  _check_law(law)
-  orders, epsilons = (np.asarray(x, np.float64) for x in run)
-  if orders.shape != epsilons.shape or orders.ndim != 1 or orders.min() <= 1:
-    raise ValueError(
-      'A curve has one epsilon an order, and orders above 1; got '
-      f'{orders.shape=}, {epsilons.shape=}, {orders.min()=}'
-    )
+  trials.check(law)
+  orders, epsilons = _checked_curve(run)
   chosen = epsilons + math.log(law.mean) / (orders - 1)
-  if isinstance(law, Poisson):
+  if isinstance(law, trials.Poisson):
     deltas = [_delta(run, math.log1p(1 / (order - 1))) for order in orders]
     chosen += law.mean * np.asarray(deltas)
   else:
@@ -143,9 +51,58 @@ def rdp_of_best(run: RdpCurve, law: Law) -> RdpCurve:
     # lambda^ = 1, where only log(1 / gamma) is left, is allowed, too.
     inner = (1 - 1 / orders) * epsilons - math.log(gamma) / orders
     chosen += (1 + eta) * min(inner.min(), -math.log(gamma))
-  order = np.argsort(orders)
-  chosen[order] = np.minimum.accumulate(chosen[order][::-1])[::-1]
-  return RdpCurve(orders, chosen)
+  return _growing(orders, chosen)
+
+
+def rdp_by_lemma(
+  run: RdpCurve, law: trials.Law, power: tradeoff.Power
+) -> RdpCurve:
+  """The same by the paper's general lemma (lemma 7), for any law.
+
+  D(A | A') <= D(Q | Q') + log(max f'(q)^order f'(q')^(1 - order)) /
+  (order - 1), with f(x) = E x^K and (q, q') the probabilities of an event (or
+  a test) under Q and Q'. Why: outputs are ordered, so the best of K has the
+  density q(y) f'(Q(y)), and the factors f' come out of the integral. The
+  theorems bound that maximum by one inequality between q and q'; here it is
+  taken over all tests that privacy allows, cell by cell of a grid: f' grows,
+  so that its values at a cell's ends bound it. The outcome that K = 0 adds
+  under the Poisson law is covered from a mean of 1 on: with phi = (order - 1)
+  s' - order s at the thresholds s = 1 - q and AM-GM, dphi <= Q^order
+  Q'^(1 - order), whence the slack of the bound is at least mean - 1 +
+  exp(-mean).
+
+  Args:
+    run: Curve of one run, an upper bound for every candidate.
+    law: Of the number of trials.
+    power: How well tests tell one run's neighbours apart; `from_rdp(run)`, and
+      tighter where more is known, as `accounting.profile`.
+
+  Returns:
+    The curve at the same orders.
+  """
+  trials.check(law)
+  orders, epsilons = _checked_curve(run)
+  no, yes = (law.log_slope(x) for x in power)
+  no, yes = no[:-1], yes[1:]
+  most = [(order * no - (order - 1) * yes).max() for order in orders]
+  return _growing(orders, epsilons + np.asarray(most) / (orders - 1))
+
+
+def rdp_of_best(
+  run: RdpCurve, law: trials.Law, power: tradeoff.Power | None = None
+) -> RdpCurve:
+  """The smaller of both bounds at each order; arguments as of `rdp_by_lemma`.
+
+  Args:
+    run: See there.
+    law: See there.
+    power: See there; `tradeoff.from_rdp(run)` by default.
+  """
+  closed = rdp_by_theorem(run, law)
+  if power is None:
+    power = tradeoff.from_rdp(run)
+  numeric = rdp_by_lemma(run, law, power)
+  return _growing(closed.orders, np.minimum(closed.epsilons, numeric.epsilons))
 
 
 def epsilon(curve: RdpCurve, delta: float) -> float:
@@ -159,9 +116,112 @@ def epsilon(curve: RdpCurve, delta: float) -> float:
   return max(0.0, float(bounds.min()))
 
 
-def epsilon_of_best(run: RdpCurve, law: Law, delta: float) -> float:
-  """Epsilon of publishing the best of K runs."""
-  return epsilon(rdp_of_best(run, law), delta)
+def epsilon_of_best(
+  run: RdpCurve,
+  law: trials.Law,
+  delta: float,
+  *,
+  power: tradeoff.Power | None = None,
+  limit: int | None = None,
+  lost: float = 0.0,
+) -> float:
+  """Epsilon of publishing the best of K runs.
+
+  Args:
+    run: Curve of one run, an upper bound for every candidate.
+    law: Of the number of trials.
+    delta: In (0, 1).
+    power: See `rdp_by_lemma`.
+    limit: Where the number of trials is cut, if it is. Up to a probability of
+      P[K > limit] nothing changes, so (1 + e^epsilon) of it come off delta, of
+      which 1 % is set aside.
+    lost: Probability that the search differs from that of K runs for another
+      reason (a batch that overflows), paid for in the same way.
+
+  Raises:
+    ValueError: If K exceeds `limit`, or the search is lost, too often.
+  """
+  curve = rdp_of_best(run, law, power)
+  if limit is not None:
+    lost += law.tail(limit)
+  if not lost:
+    return epsilon(curve, delta)
+  found = epsilon(curve, delta * (1 - _CUT_SHARE))
+  covered = delta * _CUT_SHARE / (1 + math.exp(min(found, 700.0)))
+  if lost > covered:
+    raise ValueError(
+      f'{delta=} covers a loss of {covered:.1e}, but its probability is '
+      f'{lost:.1e}; {law} stays below it with {trials.most(law, covered)} '
+      'trials at most.'
+    )
+  return found
+
+
+class Plan(NamedTuple):
+  """A law and what it gives.
+
+  Attributes:
+    law: Of the number of trials.
+    epsilon: Of the whole search.
+    mean: Expected number of trials.
+    mean_rank: Expected quantile of the winner among all candidates.
+  """
+
+  law: trials.Law
+  epsilon: float
+  mean: float
+  mean_rank: float
+
+
+def plan(
+  run: RdpCurve,
+  *,
+  delta: float,
+  mean: float | None = None,
+  mean_rank: float | None = None,
+  etas: Sequence[float] = (-0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
+  power: tradeoff.Power | None = None,
+) -> Plan:
+  """The law of least epsilon for a wanted number of trials or a wanted rank.
+
+  At the same mean a smaller eta is cheaper without end: it leaves more and
+  more to a few huge searches and most often runs one trial. So with `mean`
+  the smallest eta that can be drawn from wins; `mean_rank` asks for what the
+  search is for. Large eta comes near the Poisson law.
+
+  Args:
+    run: Curve of one run, an upper bound for every candidate.
+    delta: In (0, 1).
+    mean: Wanted E K >= 1, or None.
+    mean_rank: Wanted expected quantile of the winner in [1/2, 1), or None.
+    etas: Shapes to choose from, > -1; those without such a law are left out.
+    power: See `rdp_by_lemma`.
+
+  Raises:
+    ValueError: If not exactly one of `mean` and `mean_rank` is given, or no
+      eta has such a law.
+  """
+  if (mean is None) == (mean_rank is None):
+    raise ValueError(
+      f'Give one of mean and mean_rank; got {mean=}, {mean_rank=}'
+    )
+  if power is None:
+    power = tradeoff.from_rdp(run)
+  plans = []
+  for eta in etas:
+    try:
+      if mean is not None:
+        law = trials.with_mean(eta, mean)
+      else:
+        law = trials.with_mean_rank(eta, mean_rank)
+      trials.most(law)
+    except ValueError:  # No such law, or none that can be drawn from.
+      continue
+    found = epsilon_of_best(run, law, delta, power=power)
+    plans.append(Plan(law, found, law.mean, law.mean_rank))
+  if not plans:
+    raise ValueError(f'No such law; got {mean=}, {mean_rank=}, {etas=}')
+  return min(plans, key=lambda plan: plan.epsilon)
 
 
 def _delta(curve, epsilon):
@@ -174,14 +234,19 @@ def _delta(curve, epsilon):
   return min(bounds.min(), total_variation.min())
 
 
-def _check_law(law):
-  if isinstance(law, Poisson):
-    if not 1 <= law.mean < math.inf:
-      raise ValueError(f'Need a finite mean >= 1; got {law=}')
-  elif not law.eta > -1 or not 0 < law.gamma <= 1:
-    raise ValueError(f'Need eta > -1 and 0 < gamma <= 1; got {law=}')
+def _growing(orders, epsilons):
+  """Each order's bound, or that of a larger one where it is smaller."""
+  order = np.argsort(orders)
+  epsilons = epsilons.copy()
+  epsilons[order] = np.minimum.accumulate(epsilons[order][::-1])[::-1]
+  return RdpCurve(orders, epsilons)
 
 
-def _checked(law):
-  _check_law(law)
-  return law
+def _checked_curve(run):
+  orders, epsilons = (np.asarray(x, np.float64) for x in run)
+  if orders.shape != epsilons.shape or orders.ndim != 1 or orders.min() <= 1:
+    raise ValueError(
+      'A curve has one epsilon an order, and orders above 1; got '
+      f'{orders.shape=}, {epsilons.shape=}, {orders.min()=}'
+    )
+  return orders, epsilons

@@ -7,6 +7,8 @@ import pytest
 from scipy import stats
 
 from repjax.privacy import accounting
+from repjax.privacy import tradeoff
+from repjax.privacy import trials
 from repjax.privacy import tuning
 
 pytestmark = pytest.mark.slow
@@ -19,60 +21,10 @@ def gaussian(noise):
   return accounting.RdpCurve(ORDERS, ORDERS / (2 * noise**2))
 
 
-LAWS = [
-  tuning.TruncatedNegativeBinomial(eta, gamma)
-  for eta in (-0.5, 0, 0.5, 1, 3)
-  for gamma in (0.05, 0.4)
-]
-
-
-@pytest.mark.parametrize('law', LAWS)
-def test_the_mass_and_the_mean_are_those_of_definition_1(law):
-  eta, gamma = law
-  count = 2000
-  pmf = law.pmf(count)
-  np.testing.assert_allclose(pmf.sum(), 1, rtol=1e-6)
-  np.testing.assert_allclose(pmf @ np.arange(1, count + 1), law.mean, rtol=1e-6)
-  if eta == 0:
-    np.testing.assert_allclose(
-      pmf[:20], stats.logser.pmf(np.arange(1, 21), 1 - gamma)
-    )
-  elif eta == 1:
-    np.testing.assert_allclose(
-      pmf[:20], stats.geom.pmf(np.arange(1, 21), gamma)
-    )
-  elif eta > 0:
-    negative = stats.nbinom.pmf(np.arange(21), eta, gamma)
-    np.testing.assert_allclose(pmf[:20], negative[1:] / (1 - negative[0]))
-
-
-@pytest.mark.parametrize('law', LAWS)
-def test_samples_follow_the_law(law):
-  drawn = law.sample(np.random.default_rng(0), 200_000)
-  assert drawn.min() == 1
-  np.testing.assert_allclose(drawn.mean(), law.mean, rtol=0.02)
-  pmf = law.pmf(12)
-  found = np.bincount(drawn, minlength=13)[1:13]
-  rest = 200_000 - found.sum()
-  expected = 200_000 * np.append(pmf, 1 - pmf.sum())
-  keep = expected > 5
-  found, expected = np.append(found, rest)[keep], expected[keep]
-  expected *= found.sum() / expected.sum()
-  assert stats.chisquare(found, expected).pvalue > 1e-4
-
-
-def test_a_law_is_found_by_its_mean():
-  for eta in (-0.9, 0, 0.5, 1, 10):
-    for mean in (1.5, 10, 1000):
-      law = tuning.truncated_negative_binomial(eta, mean)
-      assert mean <= law.mean
-      np.testing.assert_allclose(law.mean, mean, rtol=1e-6)
-
-
 @pytest.mark.parametrize('eta', [-0.5, 0.0, 1.0])
 def test_one_certain_run_is_the_base_mechanism(eta):
-  law = tuning.truncated_negative_binomial(eta, 1)
-  assert set(law.sample(np.random.default_rng(0), 100)) == {1}
+  law = trials.with_mean(eta, 1)
+  assert set(trials.sample(law, np.random.default_rng(0), 100)) == {1}
   base = gaussian(1.0)
   chosen = tuning.rdp_of_best(base, law)
   np.testing.assert_allclose(chosen.epsilons, base.epsilons, rtol=1e-12)
@@ -84,8 +36,8 @@ def test_the_bound_is_that_of_corollary_4():
   rho, gamma = 0.1, 0.05
   curve = accounting.RdpCurve(orders, rho * orders)
   for eta in (-0.5, 0.0, 1.0):
-    law = tuning.TruncatedNegativeBinomial(eta, gamma)
-    chosen = tuning.rdp_of_best(curve, law)
+    law = trials.TruncatedNegativeBinomial(eta, gamma)
+    chosen = tuning.rdp_by_theorem(curve, law)
     turn = 1 + math.sqrt(math.log(law.mean) / rho)
     both = 2 * (1 + eta) * math.sqrt(rho * math.log(1 / gamma))
     flat = 2 * math.sqrt(rho * math.log(law.mean)) + both - eta * rho
@@ -100,8 +52,8 @@ def test_pure_privacy_costs_2_plus_eta_times_epsilon():
   # Corollary 3: at order infinity, where one run has epsilon.
   orders = np.array([2.0, 1e8])
   curve = accounting.RdpCurve(orders, np.array([0.3, 0.3]))
-  law = tuning.TruncatedNegativeBinomial(0.5, 1e-3)
-  chosen = tuning.rdp_of_best(curve, law)
+  law = trials.TruncatedNegativeBinomial(0.5, 1e-3)
+  chosen = tuning.rdp_by_theorem(curve, law)
   np.testing.assert_allclose(chosen.epsilons[-1], 2.5 * 0.3, rtol=1e-5)
 
 
@@ -135,57 +87,229 @@ def exact_divergence(noise, law, order):
 
 @pytest.mark.parametrize('eta', [-0.5, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize('noise', [1.0, 3.0])
-def test_the_exact_divergence_is_below_the_bound(eta, noise):
+def test_the_exact_divergence_is_below_the_bounds(eta, noise):
+  run = gaussian(noise)
+  epsilons = np.linspace(0, 30, 400)
+  power = tradeoff.from_profile(epsilons, gaussian_profile(noise, epsilons))
   for mean in (5.5, 10, 100):
-    law = tuning.truncated_negative_binomial(eta, mean)
-    chosen = tuning.rdp_of_best(gaussian(noise), law)
+    law = trials.with_mean(eta, mean)
+    closed = tuning.rdp_by_theorem(run, law)
+    numeric = tuning.rdp_by_lemma(run, law, power)
+    assert (numeric.epsilons <= closed.epsilons).all()
     for order in (2, 8, 32):
       exact = exact_divergence(noise, law, order)
-      assert exact <= chosen.epsilons[order == ORDERS].item()
+      assert exact <= numeric.epsilons[order == ORDERS].item()
 
 
 def test_the_bound_is_not_looser_than_it_should_be():
   # Figures of an independent program.
-  law = tuning.truncated_negative_binomial(0.0, 10)
+  law = trials.with_mean(0.0, 10)
   np.testing.assert_allclose(exact_divergence(1.0, law, 8), 4.329, rtol=1e-3)
   for eta, expected in ((0.0, 6.518), (1.0, 7.622)):
-    law = tuning.truncated_negative_binomial(eta, 10)
-    bound = tuning.rdp_of_best(gaussian(1.0), law).epsilons[
+    law = trials.with_mean(eta, 10)
+    bound = tuning.rdp_by_theorem(gaussian(1.0), law).epsilons[
       list(ORDERS).index(8)
     ]
     np.testing.assert_allclose(bound, expected, rtol=0.02)
 
 
 def test_the_exact_divergence_is_that_of_a_plain_gaussian_for_one_run():
-  law = tuning.TruncatedNegativeBinomial(1.0, 1 - 1e-12)
+  law = trials.TruncatedNegativeBinomial(1.0, 1 - 1e-12)
   np.testing.assert_allclose(exact_divergence(1.0, law, 8), 4.0, rtol=1e-6)
 
 
-def mnist():
-  return accounting.rdp_curve(
-    noise_multiplier=1.1, sampling_rate=256 / 60000, steps=14062
+def gaussian_profile(noise, epsilons):
+  """Delta of the Gaussian mechanism (Balle and Wang, 2018, theorem 8)."""
+  half, scaled = 1 / (2 * noise), epsilons * noise
+  return stats.norm.cdf(half - scaled) - np.exp(epsilons) * stats.norm.cdf(
+    -half - scaled
   )
 
 
-def test_costs_and_naive_composition():
-  pytest.importorskip('dp_accounting')
-  run = mnist()
+@pytest.mark.parametrize(
+  ('noise', 'eta', 'order', 'expected'),
+  [(1, 0, 8, 5.55), (1, 1, 8, 5.91), (3, 0, 2, 1.10), (3, 1, 2, 1.18)],
+)
+def test_the_lemma_gives_the_figures_of_an_independent_program(
+  noise, eta, order, expected
+):
+  epsilons = np.linspace(0, 30, 400)
+  power = tradeoff.from_profile(epsilons, gaussian_profile(noise, epsilons))
+  law = trials.with_mean(eta, 10)
+  found = tuning.rdp_by_lemma(gaussian(noise), law, power)
+  at = list(ORDERS).index(order)
+  # The program had no larger orders to take the least of.
+  assert found.epsilons[at] <= expected * 1.002
+  np.testing.assert_allclose(found.epsilons[at], expected, rtol=0.02)
+
+
+# A mechanism with few outcomes, from worst to best: everything is a sum.
+FINITE = {
+  'response': (np.array([0.3, 0.7]), np.array([0.7, 0.3])),
+  'four': (np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.2, 0.3, 0.3, 0.2])),
+  'four, worst first': (
+    np.array([0.4, 0.3, 0.2, 0.1]),
+    np.array([0.2, 0.3, 0.3, 0.2]),
+  ),
+}
+
+
+def divergence(first, second, order):
+  moment = (first**order * second ** (1 - order)).sum()
+  return math.log(moment) / (order - 1)
+
+
+def finite_curve(first, second):
+  return accounting.RdpCurve(
+    ORDERS,
+    np.array(
+      [
+        max(divergence(first, second, x), divergence(second, first, x))
+        for x in ORDERS
+      ]
+    ),
+  )
+
+
+def finite_power(first, second):
+  epsilons = np.unique(np.abs(np.log(first / second)))
+  deltas = [
+    max(
+      np.maximum(first - np.exp(x) * second, 0).sum(),
+      np.maximum(second - np.exp(x) * first, 0).sum(),
+    )
+    for x in epsilons
+  ]
+  return tradeoff.from_profile(epsilons, np.asarray(deltas))
+
+
+def best_of(outcomes, law):
+  """Law of the best of K outcomes, by summing over K."""
+  pmf, k = law.pmf(4000), np.arange(1, 4001)
+  below = np.concatenate([[0.0], np.cumsum(outcomes)]).clip(0, 1)
+  generated = np.array([pmf @ x**k for x in below])
+  # No trial at all publishes the default, an outcome of its own.
+  return np.append(np.diff(generated), max(1 - pmf.sum(), 0.0))
+
+
+@pytest.mark.parametrize('name', FINITE)
+@pytest.mark.parametrize(
+  'law',
+  [
+    trials.TruncatedNegativeBinomial(-0.5, 0.02),
+    trials.TruncatedNegativeBinomial(0.0, 0.02),
+    trials.TruncatedNegativeBinomial(2.0, 0.2),
+    trials.Poisson(1.0),
+    trials.Poisson(6.0),
+  ],
+)
+def test_a_finite_mechanism_is_between_brute_force_and_the_theorems(name, law):
+  first, second = FINITE[name]
+  run, power = finite_curve(first, second), finite_power(first, second)
+  closed = tuning.rdp_by_theorem(run, law)
+  for known in (power, tradeoff.from_rdp(run)):
+    numeric = tuning.rdp_by_lemma(run, law, known)
+    assert (numeric.epsilons <= closed.epsilons).all()
+    chosen = best_of(first, law), best_of(second, law)
+    for order, bound in zip(ORDERS, numeric.epsilons, strict=True):
+      if order <= 64:
+        assert divergence(*chosen, order) <= bound + 1e-9
+        assert divergence(*chosen[::-1], order) <= bound + 1e-9
+
+
+@pytest.mark.parametrize(
+  'law', [trials.TruncatedNegativeBinomial(0.5, 0.02), trials.Poisson(6.0)]
+)
+def test_the_maximum_is_that_over_all_tests_of_randomized_response(law):
+  p = 0.7
+  # All tests: say yes with probability a on one output and b on the other.
+  a, b = np.meshgrid(np.linspace(0, 1, 2001), np.linspace(0, 1, 2001))
+  rest, rest_other = (1 - p) * a + p * b, p * a + (1 - p) * b
+  with np.errstate(divide='ignore'):
+    slopes = law.log_slope(np.log(rest)), law.log_slope(np.log(rest_other))
+  run = finite_curve(*FINITE['response'])
+  power = finite_power(*FINITE['response'])
+  # One order at a time: no larger one may stand in.
+  for order in (1.5, 2, 8, 32):
+    brute = (order * slopes[0] - (order - 1) * slopes[1]).max()
+    one = accounting.RdpCurve(
+      np.array([order]), run.epsilons[order == run.orders]
+    )
+    found = tuning.rdp_by_lemma(one, law, power).epsilons - one.epsilons
+    np.testing.assert_allclose(found * (order - 1), brute, rtol=0.02)
+    assert found * (order - 1) >= brute - 1e-9
+
+
+@pytest.fixture(scope='module')
+def mnist():
+  """A run of DP-SGD: its curve, and what tests can tell of it."""
+  settings = dict(noise_multiplier=1.1, sampling_rate=256 / 60000, steps=14062)
+  run = accounting.rdp_curve(**settings)
+  epsilons = np.linspace(0, 12, 121)
+  profile = accounting.profile(epsilons, **settings)
+  return run, tradeoff.both(
+    tradeoff.from_rdp(run), tradeoff.from_profile(epsilons, profile)
+  )
+
+
+def test_costs_and_naive_composition(mnist):
+  run, power = mnist
   one = tuning.epsilon(run, 1e-5)
   np.testing.assert_allclose(one, 2.5966, atol=2e-4)
   expected = {
     0.0: (4.294, 5.114, 5.777),
     0.5: (4.696, 5.753, 6.603),
     1.0: (5.049, 6.374, 7.444),
+    math.inf: (5.75, 24.1),
   }
   for eta, costs in expected.items():
     last = one
-    for mean, cost in zip((10, 100, 1000), costs, strict=True):
-      law = tuning.truncated_negative_binomial(eta, mean)
-      found = tuning.epsilon_of_best(run, law, 1e-5)
-      np.testing.assert_allclose(found, cost, atol=2e-3)
+    for mean, cost in zip((10, 100, 1000), costs, strict=False):
+      if eta == math.inf:
+        law = trials.Poisson(mean)
+      else:
+        law = trials.with_mean(eta, mean)
+      closed = tuning.epsilon(tuning.rdp_by_theorem(run, law), 1e-5)
+      np.testing.assert_allclose(closed, cost, atol=6e-4 if eta < 2 else 0.05)
+      found = tuning.epsilon_of_best(run, law, 1e-5, power=power)
       naive = accounting.RdpCurve(run.orders, mean * run.epsilons)
-      assert last < found < tuning.epsilon(naive, 1e-5)
+      assert last < found < closed < tuning.epsilon(naive, 1e-5)
       last = found
+
+
+def test_a_cut_number_of_trials_is_paid_for_by_delta(mnist):
+  run, power = mnist
+  law = trials.with_mean(0.0, 10)
+  whole = tuning.epsilon_of_best(run, law, 1e-5, power=power)
+  limit = trials.most(law, 1e-10)
+  cut = tuning.epsilon_of_best(run, law, 1e-5, power=power, limit=limit)
+  assert whole < cut < 1.01 * whole
+  with pytest.raises(ValueError, match='trials at most') as error:
+    tuning.epsilon_of_best(run, law, 1e-5, power=power, limit=20)
+  allowed = int(str(error.value).split()[-4])
+  tuning.epsilon_of_best(run, law, 1e-5, power=power, limit=allowed)
+  for more in (dict(limit=allowed - 1), dict(limit=allowed, lost=1e-6)):
+    with pytest.raises(ValueError, match='covers a loss'):
+      tuning.epsilon_of_best(run, law, 1e-5, power=power, **more)
+
+
+def test_a_plan_is_the_cheapest_law(mnist):
+  run, power = mnist
+  etas = (-0.5, 0.0, 0.5, 1.0, 3.0)
+  by_mean = tuning.plan(run, delta=1e-5, mean=30, etas=etas, power=power)
+  assert by_mean.law.eta == -0.5
+  np.testing.assert_allclose(by_mean.mean, 30, rtol=1e-6)
+  by_rank = tuning.plan(run, delta=1e-5, mean_rank=0.8, etas=etas, power=power)
+  np.testing.assert_allclose(by_rank.mean_rank, 0.8, rtol=1e-6)
+  for eta in etas[1:]:  # eta = -1/2 does not get there at all.
+    law = trials.with_mean_rank(eta, 0.8)
+    assert by_rank.epsilon <= tuning.epsilon_of_best(
+      run, law, 1e-5, power=power
+    )
+  law = tuning.plan(run, delta=1e-5, mean_rank=0.5, power=power)
+  np.testing.assert_allclose(law.epsilon, tuning.epsilon(run, 1e-5))
+  with pytest.raises(ValueError, match='one of mean and mean_rank'):
+    tuning.plan(run, delta=1e-5, power=power)
 
 
 @pytest.mark.parametrize('shape', [0.0, 0.5, 1.0, math.inf])
@@ -199,21 +323,22 @@ def test_it_is_what_dp_accounting_says(shape):
     dp_accounting.dp_event.RepeatAndSelectDpEvent(event, mean=20, shape=shape)
   )
   if shape == math.inf:
-    law = tuning.Poisson(20)
+    law = trials.Poisson(20)
   else:
-    law = tuning.truncated_negative_binomial(shape, 20)
+    law = trials.with_mean(shape, 20)
   run = accounting.RdpCurve(ORDERS, 5 * gaussian(10.0).epsilons)
-  found = tuning.rdp_of_best(run, law)
+  found = tuning.rdp_by_theorem(run, law)
   expected = np.minimum.accumulate(accountant.rdp[::-1])[::-1]
   np.testing.assert_allclose(found.epsilons, expected, rtol=1e-7)
 
 
 def test_more_trials_and_larger_shapes_cost_more():
   run = gaussian(2.0)
+  power = tradeoff.from_rdp(run)
   costs = [
     [
       tuning.epsilon_of_best(
-        run, tuning.truncated_negative_binomial(eta, mean), 1e-6
+        run, trials.with_mean(eta, mean), 1e-6, power=power
       )
       for mean in (1, 2, 10, 100)
     ]
@@ -223,30 +348,9 @@ def test_more_trials_and_larger_shapes_cost_more():
   assert (np.diff(np.array(costs)[:, 1:], axis=0) > 0).all()
 
 
-def test_poisson_trials_may_be_none():
-  law = tuning.Poisson(2.0)
-  drawn = law.sample(np.random.default_rng(0), 100_000)
-  np.testing.assert_allclose((drawn == 0).mean(), math.exp(-2), rtol=0.05)
-  np.testing.assert_allclose(law.pmf(5), stats.poisson.pmf(np.arange(1, 6), 2))
-
-
-@pytest.mark.parametrize(
-  'law',
-  [
-    tuning.TruncatedNegativeBinomial(-1.0, 0.5),
-    tuning.TruncatedNegativeBinomial(1.0, 0.0),
-    tuning.TruncatedNegativeBinomial(1.0, 1.5),
-    tuning.Poisson(0.5),
-  ],
-)
-def test_laws_out_of_range_are_refused(law):
-  with pytest.raises(ValueError, match='Need'):
-    tuning.rdp_of_best(gaussian(1.0), law)
-
-
 def test_curves_that_are_none_are_refused():
-  law = tuning.TruncatedNegativeBinomial(1.0, 0.5)
+  law = trials.TruncatedNegativeBinomial(1.0, 0.5)
   with pytest.raises(ValueError, match='orders above 1'):
     tuning.rdp_of_best(accounting.RdpCurve([1.0, 2.0], [0.1, 0.2]), law)
   with pytest.raises(ValueError, match='mean'):
-    tuning.truncated_negative_binomial(1.0, 0.5)
+    trials.with_mean(1.0, 0.5)

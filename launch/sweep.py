@@ -1,0 +1,154 @@
+"""Trains one config over a space of its fields, and names the best trial.
+
+    python -m launch.sweep --config=configs/sam.py:small --workdir=runs/rho \
+      --space='sam.rho=0.05,0.1,0.5;tx.learning_rate=0.02,0.05' --jobs=2
+
+Each trial is a work directory of launch.train, trials/<number>. Run the same
+command again to go on after an interruption: finished trials are kept, stopped
+ones go on, failed ones are tried again. With --private the search is
+differentially private as a whole, see launch/private_sweep.py. Exit codes are
+those of launch.train: of the first trial that failed, if any did.
+"""
+
+import ast
+import pathlib
+import shlex
+
+from absl import flags
+from ml_collections import config_flags
+import numpy as np
+
+from launch import app
+from launch import executors
+from launch import private_sweep
+from launch import space as spaces
+from launch import trials
+from repjax import types
+
+_CONFIG = app.define_config()
+_DATA_DIR = app.define_data_dir()
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the sweep, from where it goes on.'
+)
+_SPACE = flags.DEFINE_string('space', None, spaces.SYNTAX)
+_TRIALS = flags.DEFINE_integer(
+  'trials',
+  None,
+  'Draw so many trials at random, each by itself, so that more can be asked '
+  'for later. Without it: every combination of a space of lists.',
+)
+_SEED = flags.DEFINE_integer('seed', None, 'Of --trials; 0 by default.')
+_METRIC = flags.DEFINE_string(
+  'metric',
+  '',
+  'What trials are ranked by: a name in "result" of their report.json. By '
+  'default config.run.best.',
+)
+_MODE = flags.DEFINE_enum(
+  'mode', None, ['max', 'min'], 'By default config.run.best_mode.'
+)
+_UNTIL = flags.DEFINE_float(
+  'until', None, 'Start no more trials once one has reached this metric.'
+)
+_JOBS = flags.DEFINE_integer('jobs', 1, 'Trials at the same time.')
+_EXECUTOR = flags.DEFINE_enum(
+  'executor',
+  'local',
+  ['local', 'slurm'],
+  'Processes on this machine, or an array of SLURM jobs (extra `sweep`), for '
+  'which this process waits.',
+)
+_SLURM = flags.DEFINE_list(
+  'slurm',
+  [],
+  "Parameters of submitit's AutoExecutor, for example "
+  'timeout_min=60,slurm_partition=gpu,gpus_per_node=1.',
+)
+_TRAIN_FLAGS = flags.DEFINE_string(
+  'train_flags', '', "More flags of launch.train, as '--platform=gpu'."
+)
+flags.mark_flags_as_required(['config', 'workdir', 'space'])
+
+
+def main() -> None:
+  """Runs the sweep of the flags."""
+  sweep = _sweep()
+  stop = executors.stop_on_signals()
+  if private_sweep.is_asked_for():
+    private_sweep.refuse(
+      trials=_TRIALS.value, seed=_SEED.value, until=_UNTIL.value
+    )
+    private_sweep.run(sweep, _executor(sweep.workdir / 'sealed'), stop)
+    return
+  trials.run(
+    sweep,
+    _candidates(sweep.space),
+    _executor(sweep.workdir),
+    stop,
+    until=_UNTIL.value,
+  )
+
+
+def _sweep() -> trials.Sweep:
+  file, preset = app.config_name()
+  config = _CONFIG.value
+  space = spaces.parse(_SPACE.value)
+  overrides = dict(config_flags.get_override_values(flags.FLAGS['config']))
+  spaces.check(space, config, tuple(overrides))
+  train_flags = shlex.split(_TRAIN_FLAGS.value)
+  if _DATA_DIR.value:
+    folder = pathlib.Path(_DATA_DIR.value).expanduser().absolute()
+    train_flags.append(f'--data_dir={folder}')
+  metric = _METRIC.value or config.run.best
+  if not metric:
+    raise types.InputError(
+      '--metric is missing: say what trials are ranked by, for example '
+      '--metric=test/accuracy.'
+    )
+  return trials.Sweep(
+    workdir=pathlib.Path(_WORKDIR.value).expanduser().absolute(),
+    file=file,
+    preset=preset,
+    overrides=overrides,
+    space=space,
+    metric=metric,
+    mode=_MODE.value or config.run.best_mode,
+    train_flags=tuple(train_flags),
+  )
+
+
+def _executor(folder) -> executors.Executor:
+  if _EXECUTOR.value == 'local':
+    return executors.local(_JOBS.value)
+  parameters = {}
+  for item in _SLURM.value:
+    name, equals, value = item.partition('=')
+    if not equals:
+      raise types.InputError(f'--slurm={item}: write name=value.')
+    try:
+      parameters[name] = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+      parameters[name] = value
+  return executors.slurm(
+    folder / 'slurm', num_parallel=_JOBS.value, parameters=parameters
+  )
+
+
+def _candidates(space) -> list[spaces.Fields]:
+  if _TRIALS.value is None:
+    if spaces.has_ranges(space):
+      raise types.InputError(
+        '--space has a range, which has no grid: give --trials=N.'
+      )
+    return spaces.grid(space)
+  if _TRIALS.value < 1:
+    raise types.InputError(f'--trials must be >= 1; got {_TRIALS.value}.')
+  seed = _SEED.value or 0
+  return [
+    spaces.draw(space, np.random.default_rng([seed, i]))
+    for i in range(_TRIALS.value)
+  ]
+
+
+if __name__ == '__main__':
+  app.run(main)
