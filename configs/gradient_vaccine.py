@@ -14,6 +14,11 @@ small: 6 synthetic languages of one family tree, 3 seeds. Cosines averaged over
   what the languages have in common; at equal steps Gradient Vaccine must not be
   below PCGrad or the uniform mixture in mean token accuracy. Rotated digits
   with a head for each angle stand beside it.
+
+The first holds, the second does not: with surgery the models learn more slowly,
+by 7 points at the end, where none of them has finished. Gradients here rarely
+oppose each other for long (mean cosines from 0 to 0.15), so that what surgery
+changes is mostly the noise of small batches.
 """
 
 import dataclasses
