@@ -75,6 +75,9 @@ class UserBatches(batches.TrainBatches):
     batch = self._read(rows.reshape(-1), mask.reshape(-1), draws)
     size = self.batch_size // self.process_count
     part = slice(self.process_index * size, (self.process_index + 1) * size)
+    batch.pop('user', None)
+    if slots == 1:  # Then a user is a row, and nothing needs to know.
+      return batch
     return {**batch, 'user': user.reshape(-1)[part]}
 
 
@@ -97,8 +100,9 @@ def user_batches(
   """Batches in which each user is with probability `rate`, without end.
 
   A batch has capacity * rows_per_user rows and, besides what all batches have,
-  'user' (int32, [B]): numbers of users in the order of their sorted ids, -1
-  for padding. A user with fewer rows than slots fills them up with padding.
+  'user' (int32, [B]) where rows_per_user > 1: numbers of users in the order of
+  their sorted ids, -1 for padding. A user with fewer rows than slots fills them
+  up with padding.
 
   Args:
     source: The rows.

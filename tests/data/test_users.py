@@ -94,6 +94,14 @@ def test_processes_share_one_global_batch(rows):
     np.testing.assert_array_equal(joined, whole[name])
 
 
+def test_with_one_row_a_user_batches_are_those_of_rows(rows):
+  batch = make(rows, rows_per_user=1).batch(0)
+  assert 'user' not in batch
+  drawn = poisson.rows_at(0, 7, 0.4, 1)
+  index = batch['index'][batch['mask'] > 0]
+  np.testing.assert_array_equal(_USERS[index] - 10, drawn)
+
+
 def test_users_may_be_text(rows):
   named = np.array([f'user {x}' for x in _USERS])
   loader = users.user_batches(
