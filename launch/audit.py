@@ -26,7 +26,7 @@ _BROKEN = flags.DEFINE_float(
   'broken', 0.5, 'Share of the claimed noise in the broken runs.', 1e-3, 1.0
 )
 _STEPS = flags.DEFINE_integer('steps', 4, 'Steps of each run.', 1)
-_CANARIES = flags.DEFINE_integer('canaries', 500, 'Canaries of each run.', 1)
+_CANARIES = flags.DEFINE_integer('canaries', 2000, 'Canaries of each run.', 1)
 _TRIALS = flags.DEFINE_integer('trials', 10, 'Runs of each kind.', 1)
 _DELTA = flags.DEFINE_float('delta', 1e-5, 'Delta of the claim.', 0.0, 1.0)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of coins, noise and networks.', 0)
