@@ -13,6 +13,7 @@ from absl import flags
 
 from launch import app
 from launch import benchmark_attention
+from launch import benchmark_privacy
 from launch import benchmark_training
 from repjax import types
 
@@ -23,6 +24,7 @@ _BENCHMARKS = {
   'torch': benchmark_training.against_torch,
   'attention': benchmark_attention.attention,
   'decoding': benchmark_attention.decoding,
+  'privacy': benchmark_privacy.privacy,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -137,7 +137,15 @@ class GradFn:
       sums, weight = parallel.psum((sums, weight))
     return _divide(sums, weight)
 
-  def clipped(self, params, clip_norm, *, method='auto', style='flat'):
+  def clipped(
+    self,
+    params,
+    clip_norm,
+    *,
+    method='auto',
+    style='flat',
+    rows_per_user=1,
+  ):
     """Sum of the gradients of single examples, each clipped to `clip_norm`.
 
     Each example is a batch of one row with a key of its own, so dropout masks
@@ -148,6 +156,7 @@ class GradFn:
       clip_norm: C > 0.
       method: See `clipping.clipped_gradient`.
       style: See `clipping.clipped_gradient`.
+      rows_per_user: U consecutive rows are one example; see `data.users`.
 
     Returns:
       (SUM over all devices' real rows, `types.Aux`). Its sums have
@@ -155,8 +164,11 @@ class GradFn:
 
     Raises:
       InputError: If the model changes its other collections, which hold
-        statistics of all rows (batch normalisation).
+        statistics of all rows (batch normalisation), if the batch has a column
+        'user' and `rows_per_user` is 1 or the other way round, or if a device's
+        rows are no whole users.
     """
+    self._check_users(rows_per_user)
 
     def loss_fn(params, batch, rng):
       out = self._loss_fn(
@@ -171,24 +183,40 @@ class GradFn:
       clip_norm,
       method=method,
       style=style,
+      rows_per_unit=rows_per_user,
       microbatches=self._microbatches,
       has_aux=True,
     )(params, self._batch, self._rng, mask)
-    values = {
-      'loss': result.loss,
-      **result.aux,
+    norms = {
       'gradient_norm': result.norms,
       'unclipped': result.norms <= clip_norm,
     }
+    units = mask.reshape((-1, rows_per_user)).max(1)
     sums = {
-      name: ((value.astype(jnp.float32) * mask).sum(), mask.sum())
-      for name, value in values.items()
+      **_weighted({'loss': result.loss, **result.aux}, mask),
+      **_weighted(norms, units),
     }
     grads = result.grads
     if self._over_devices:
       grads, sums = parallel.psum((grads, sums))
     self.clipped_aux = types.Aux(self._model_state, sums)
     return grads, self.clipped_aux
+
+  def _check_users(self, rows_per_user):
+    num_rows = self._batch['mask'].shape[0]
+    if ('user' in self._batch) != (rows_per_user > 1):
+      raise types.InputError(
+        "batches with a column 'user' (repjax.data.users) go with dp_sgd("
+        'rows_per_user=U), which clips the U rows of a user as a whole, and '
+        f'others with rows_per_user=1; got {rows_per_user=} and a batch of '
+        f'{sorted(self._batch)}.'
+      )
+    if rows_per_user < 1 or num_rows % (rows_per_user * self._microbatches):
+      raise types.InputError(
+        f'{num_rows} rows on a device are no whole users of {rows_per_user=} '
+        f'in each of {self._microbatches} microbatch(es): choose a capacity of '
+        'batches (in users) that is a multiple of devices times microbatches.'
+      )
 
   def per_task(self, params, num_tasks, *, column='task', how='auto'):
     """One mean gradient a task, of one forward pass and a backward pass each.
@@ -315,12 +343,7 @@ class GradFn:
         f'A loss function returns one loss a row, {mask.shape}; '
         f'got {loss.shape}'
       )
-    values = {'loss': loss, **out.metrics}
-    weight = mask.sum()
-    sums = {
-      name: ((value.astype(jnp.float32) * mask).sum(), weight)
-      for name, value in values.items()
-    }
+    sums = _weighted({'loss': loss, **out.metrics}, mask)
     # Other collections keep their dtype whatever the compute dtype is, so that
     # the state's structure never changes.
     new_state = jax.tree.map(
@@ -338,6 +361,15 @@ def _mean_state(state):
     return parallel.pmean(state)
   rest = {name: state[name] for name in state if name != types.FROZEN}
   return {**parallel.pmean(rest), types.FROZEN: state[types.FROZEN]}
+
+
+def _weighted(values, weights):
+  """`types.Sums` of one value a row, or a user."""
+  total = weights.sum()
+  return {
+    name: ((value.astype(jnp.float32) * weights).sum(), total)
+    for name, value in values.items()
+  }
 
 
 def _check_unchanged(old, new):

@@ -104,13 +104,16 @@ class GradFn(Protocol):
     *,
     method: str = 'auto',
     style: str = 'flat',
+    rows_per_user: int = 1,
   ) -> tuple[PyTree, Aux]:
     """SUM over all devices of per-example gradients clipped to `clip_norm`.
 
     `method` is 'ghost', 'vmap', 'microbatch' or 'auto' and changes cost alone,
     `style` is 'flat', 'per_layer' or 'automatic': see
-    `repjax.privacy.clipping.clipped_gradient`. The sums also have
-    'gradient_norm' and 'unclipped' (1 where the norm is at most `clip_norm`).
+    `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
+    many consecutive rows count as one example (`repjax.data.users`). The sums
+    also have 'gradient_norm' and 'unclipped' (1 where the norm is at most
+    `clip_norm`).
     """
 
   def per_task(

@@ -13,6 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# Noise for more numbers than this is drawn in parts: the generator holds
+# several copies of what it draws (on CPUs four), which made the noise of a
+# large embedding the peak of a whole step's memory.
+_PART = 2**20
+
 
 class DpSgdState(NamedTuple):
   """State of `dp_sgd`.
@@ -51,6 +56,7 @@ def dp_sgd(
   key: jax.Array,
   method: str = 'auto',
   style: str = 'flat',
+  rows_per_user: int = 1,
   adaptive: AdaptiveClipping | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Replaces the gradient by a differentially private one.
@@ -86,6 +92,10 @@ def dp_sgd(
     key: Of the noise; secret as long as the guarantee is needed.
     method: How the sum is computed, see `privacy.clipping.clipped_gradient`.
     style: How examples are clipped, see there.
+    rows_per_user: U protects users instead of rows: batches come from
+      `repjax.data.users.user_batches(rows_per_user=U)`, the mean gradient of a
+      user's rows is clipped as a whole, and `expected_batch_size` counts users,
+      as the sampling rate of the accounting does.
     adaptive: Lets C follow a quantile of the norms. The noise on the gradient
       is raised so that both queries together are as private as
       `noise_multiplier` says (theorem 1), which needs noise_multiplier <
@@ -138,7 +148,11 @@ def dp_sgd(
         'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
       )
     total, aux = grad_fn.clipped(
-      params, state.clip_norm, method=method, style=style
+      params,
+      state.clip_norm,
+      method=method,
+      style=style,
+      rows_per_user=rows_per_user,
     )
     rng_noise, rng_count = jax.random.split(
       jax.random.fold_in(as_rng(state.key), state.step)
@@ -148,7 +162,7 @@ def dp_sgd(
     rngs = jax.random.split(rng_noise, len(leaves))
     leaves = [
       (
-        (x.astype(jnp.float32) + stddev * jax.random.normal(rng, x.shape))
+        (x.astype(jnp.float32) + stddev * _normal(rng, x.shape))
         / expected_batch_size
       ).astype(x.dtype)
       for x, rng in zip(leaves, rngs, strict=True)
@@ -217,6 +231,16 @@ def _raise_noise(noise_multiplier, adaptive):
   if noise_multiplier == 0:
     return 0.0
   return (noise_multiplier**-2 - (2 * adaptive.count_stddev) ** -2) ** -0.5
+
+
+def _normal(rng, shape):
+  """Standard normal numbers; many of them part by part."""
+  size = math.prod(shape)
+  if size <= _PART:
+    return jax.random.normal(rng, shape)
+  rngs = jax.random.split(rng, -(-size // _PART))
+  parts = jax.lax.map(lambda rng: jax.random.normal(rng, (_PART,)), rngs)
+  return parts.reshape(-1)[:size].reshape(shape)
 
 
 def _mix(params):

@@ -6,21 +6,26 @@ the sum, so that one example moves the sum by at most C.
 
 Ghost clipping (Li et al., 'Large Language Models Can Be Strong Differentially
 Private Learners', ICLR 2022, section 4) finds the norms without storing a
-gradient of any single example: one forward pass, a backward pass for the norms,
-and a second one that weighs each example's loss. The model is not touched:
-every layer that has a rule (`norms`) is tied to a carrier (`taps`), zeros whose
-cotangent is the sum of the layers' squared gradient norms. Parameters that no
+gradient of any single example. The model is not touched: layers that have a
+rule (`norms`) are tapped (`taps`) where the loss calls them. Parameters that no
 rule covers (`coverage`) get exact per-example gradients of their own; for
 scales and biases of norms and for position embeddings these are no larger than
-one activation.
+one activation. Where all covered layers are called in the open, their inputs
+and cotangents are kept and one backward pass does (book-keeping); where some
+are rematerialised, scanned or compiled on their own, there is a second one
+(`forms`).
 
 Examples must not see each other: the loss is called with batches of ONE row,
 under `vmap`, and each row has its own key, so that dropout differs between
-rows. What couples rows through devices (a loss that calls `parallel.psum`)
-cannot be seen here and must not be used.
+rows. For the privacy of users, whose rows may be many, it is called with all
+rows of ONE user, whose mean gradient is clipped as a whole; the rules for norms
+then sum over a layer's rows as they do over its positions, with all products
+between rows. What couples rows through devices (a loss that calls
+`parallel.psum`) cannot be seen here and must not be used.
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 from typing import Literal
@@ -32,6 +37,7 @@ import jax.numpy as jnp
 from repjax import trees
 from repjax import types
 from repjax.privacy import coverage
+from repjax.privacy import forms
 from repjax.privacy import taps
 
 Method = Literal['auto', 'ghost', 'vmap', 'microbatch']
@@ -46,8 +52,9 @@ class Clipped(NamedTuple):
   """What clipping makes of a batch.
 
   Attributes:
-    grads: Sum of the clipped gradients of the real rows.
-    norms: Gradient norm of each row before clipping, [B]; 0 for padding.
+    grads: Sum of the clipped gradients of the real units.
+    norms: Gradient norm of each unit before clipping, [B / rows_per_unit]; 0
+      for padding.
     loss: [B].
     aux: What the loss function returned besides, a row an example.
   """
@@ -64,36 +71,41 @@ def clipped_gradient(
   *,
   method: Method = 'auto',
   style: Style = 'flat',
+  rows_per_unit: int = 1,
   microbatches: int = 1,
   has_aux: bool = False,
 ) -> Callable[..., Clipped]:
-  """Sums gradients of single examples, each clipped to `clip_norm`.
+  """Sums gradients of units, each clipped to `clip_norm`.
 
-  Guarantee: adding or removing one row changes `grads` by at most `clip_norm`
-  in l2 norm (up to rounding), whatever the row holds, as long as rows do not
+  Guarantee: adding or removing one unit changes `grads` by at most `clip_norm`
+  in l2 norm (up to rounding), whatever its rows hold, as long as units do not
   see each other in `loss_fn` and gradients are finite. Nothing else that comes
   out is private: not `norms`, `loss` or `aux`.
 
   Args:
-    loss_fn: (params, batch, rng) -> losses [B], called with batches of one
-      row. `batch` is a tree of arrays with leading axis B.
+    loss_fn: (params, batch, rng) -> losses [rows], called with batches of
+      `rows_per_unit` rows. `batch` is a tree of arrays with leading axis B.
     clip_norm: C > 0.
-    method: 'ghost' (see the module), 'vmap' (per-example gradients of the whole
-      microbatch), 'microbatch' (one example after the other, least memory), or
-      'auto': 'ghost' where per-example gradients would hold more numbers than
+    method: 'ghost' (see the module), 'vmap' (gradients of all units of the
+      microbatch), 'microbatch' (one unit after the other, least memory), or
+      'auto': 'ghost' where gradients of units would hold more numbers than
       twice the inputs and outputs of the layers that have a rule (plus what
       has none), else 'vmap'. All give the same sum.
-    style: 'flat': one norm an example, factor min(1, C / norm). 'per_layer':
-      each of the K modules that own parameters is clipped to C / sqrt(K)
-      (stacked layers of an `nn.scan` count as one). 'automatic': factor
-      C / (norm + 0.01), small gradients are scaled up too (Bu et al.,
-      'Automatic Clipping', NeurIPS 2023).
-    microbatches: Parts in which the rows are gone through.
-    has_aux: Whether `loss_fn` returns (losses, tree of arrays [B, ...]).
+    style: 'flat': one norm a unit, factor min(1, C / norm). 'per_layer': each
+      of the K modules that own parameters is clipped to C / sqrt(K) (stacked
+      layers of an `nn.scan` count as one). 'automatic': factor C / (norm +
+      0.01), small gradients are scaled up too (Bu et al., 'Automatic Clipping',
+      NeurIPS 2023).
+    rows_per_unit: U consecutive rows are one unit, which is clipped as a whole:
+      the mean gradient of its real rows. 1 protects rows; for users, see
+      `repjax.data.users`.
+    microbatches: Parts in which the units are gone through.
+    has_aux: Whether `loss_fn` returns (losses, tree of arrays [rows, ...]).
 
   Returns:
     (params, batch, rng, mask=None) -> `Clipped`; rows with mask 0 count for
-    nothing. `rng` may be None for a loss that draws nothing.
+    nothing, even where they hold NaN. `rng` may be None for a loss that draws
+    nothing.
 
   Raises:
     ValueError: If an argument is out of range.
@@ -108,67 +120,91 @@ def clipped_gradient(
     )
   if isinstance(clip_norm, (int, float)) and not 0 < clip_norm < math.inf:
     raise ValueError(f'Need a finite clip_norm > 0; got {clip_norm=}')
+  if rows_per_unit < 1:
+    raise ValueError(f'Need rows_per_unit >= 1; got {rows_per_unit=}')
 
   if isinstance(loss_fn, jax.stages.Wrapped):
     loss_fn = loss_fn.__wrapped__  # Compiled functions hide their layers.
 
-  def one(params, row, rng):
-    out = loss_fn(params, jax.tree.map(lambda x: x[None], row), rng)
+  def unit_loss(params, rows, rng, weights):
+    out = loss_fn(params, rows, rng)
     loss, aux = out if has_aux else (out, ())
-    if loss.shape != (1,):
+    if loss.shape != weights.shape:
       raise ValueError(
-        f'loss_fn returns one loss a row, (1,) for one row; got {loss.shape}'
+        'loss_fn returns one loss a row, '
+        f'{weights.shape} for {rows_per_unit=}; got {loss.shape}'
       )
-    return loss[0].astype(jnp.float32), jax.tree.map(lambda x: x[0], aux)
+    loss = loss.astype(jnp.float32)
+    return (loss * weights).sum(), (loss, aux)
 
   def clipped(params, batch, rng=None, mask=None):
     num_rows = jax.tree.leaves(batch)[0].shape[0]
-    parts = num_rows if method == 'microbatch' else microbatches
-    if parts < 1 or num_rows % parts:
+    num_units = num_rows // rows_per_unit
+    parts = num_units if method == 'microbatch' else microbatches
+    if num_rows % rows_per_unit or parts < 1 or num_units % parts:
       raise ValueError(
-        f'{num_rows} rows cannot be divided into {microbatches=}'
+        f'{num_rows} rows cannot be divided into units of {rows_per_unit=} and '
+        f'these into {microbatches=}'
       )
-    mask = jnp.ones(num_rows) if mask is None else mask.astype(jnp.float32)
-    rngs = None if rng is None else jax.random.split(rng, num_rows)
+    units = _units(batch, rng, mask, num_units)
     groups = _groups(params, style)
-    factor = _factor(clip_norm, style, max(groups) + 1)
-    rows = (batch, rngs, mask)
+    clip = forms.Clip(groups, _factor(clip_norm, style, max(groups) + 1))
 
     def total(form):
       if parts == 1:
-        return form(one, params, rows, factor, groups)
+        return form(unit_loss, params, units, clip)
 
       def add(total, part):
-        result = form(one, params, part, factor, groups)
+        result = form(unit_loss, params, part, clip)
         return jax.tree.map(jnp.add, total, result.grads), result[1:]
 
-      split = (parts, num_rows // parts)
+      split = (parts, num_units // parts)
       grads, rest = jax.lax.scan(
         add,
         jax.tree.map(jnp.zeros_like, params),
-        jax.tree.map(lambda x: x.reshape((*split, *x.shape[1:])), rows),
+        jax.tree.map(lambda x: x.reshape((*split, *x.shape[1:])), units),
       )
-      rest = jax.tree.map(lambda x: x.reshape((num_rows, *x.shape[2:])), rest)
-      return Clipped(grads, *rest)
-
-    if method in ('vmap', 'microbatch'):
-      return total(_vmap)
-    single = jax.tree.map(lambda x: x[0], (batch, rngs))
-    shapes = jax.tree.map(_shape, (params, *single))
+      rest = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), rest)
+      return forms.Result(grads, *rest)
 
     def search():
-      found = coverage.find(one, *shapes)
-      ghost = method == 'ghost' or _ghost_is_smaller(found, params)
-      return total(_ghost(found) if ghost else _vmap)
+      if method in ('vmap', 'microbatch'):
+        return total(forms.vmap)
+      one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], units))
+      found = coverage.find(unit_loss, jax.tree.map(_shape, params), *one)
+      if method == 'auto' and not _ghost_is_smaller(found, params):
+        return total(forms.vmap)
+      ghost = forms.one_backward if found.outputs else forms.two_backwards
+      return total(functools.partial(ghost, found))
 
     try:
-      return search()
+      grads, norms, aux = search()
     except taps.MissedError:
       # Parts of the loss are compiled functions, which were traced for the
       # first time just now. A second search knows them for what they are.
-      return search()
+      grads, norms, aux = search()
+    loss, aux = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), aux)
+    return Clipped(grads, norms, loss, aux)
 
   return clipped
+
+
+def _units(batch, rng, mask, num_units):
+  """Rows are divided into units; those of padding are blanked."""
+  num_rows = jax.tree.leaves(batch)[0].shape[0]
+  mask = jnp.ones(num_rows) if mask is None else mask.astype(jnp.float32)
+  mask = mask.reshape((num_units, -1))
+
+  def divide(x):
+    x = x.reshape((*mask.shape, *x.shape[1:]))
+    real = mask.reshape(mask.shape + (1,) * (x.ndim - 2)) > 0
+    return jnp.where(real, x, jnp.zeros_like(x))
+
+  return forms.Units(
+    batch=jax.tree.map(divide, batch),
+    rngs=None if rng is None else jax.random.split(rng, num_units),
+    weights=mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0),
+  )
 
 
 def _shape(x):
@@ -186,14 +222,12 @@ def _groups(params, style):
 
 
 def _factor(clip_norm, style, num_groups):
-  """(squared norms [B, groups], mask [B]) -> factors [B, groups]."""
+  """Squared norms [N, groups] -> factors [N, groups]."""
   limit = clip_norm / math.sqrt(num_groups)
 
-  def factor(squared, mask):
+  def factor(squared):
     factors = limit / (jnp.sqrt(squared) + _EPS[style])
-    if style != 'automatic':
-      factors = jnp.minimum(factors, 1.0)
-    return factors * mask[:, None]
+    return factors if style == 'automatic' else jnp.minimum(factors, 1.0)
 
   return factor
 
@@ -209,100 +243,3 @@ def _ghost_is_smaller(found, params):
   rest = sum(sizes[i] for i in found.leftover)
   ghost = 2 * found.activations + rest
   return ghost < rest + sum(sizes[i] for i in found.covered)
-
-
-def _weighted_sum(factors, grads, groups, mask):
-  """Sum of per-example gradients; a NaN in a row of padding is harmless."""
-
-  def one(grad, group):
-    real = mask.reshape((-1,) + (1,) * (grad.ndim - 1)) > 0
-    grad = jnp.where(real, grad, 0).astype(jnp.float32)
-    return jnp.einsum(
-      'b,b...->...', factors[:, group], grad, precision='highest'
-    )
-
-  return [one(grad, i) for grad, i in zip(grads, groups, strict=True)]
-
-
-def _squared(grads, groups, shape):
-  """Squared norms of per-example gradients, [B, groups]."""
-  squared = jnp.zeros(shape)
-  for grad, group in zip(grads, groups, strict=True):
-    square = jnp.square(grad.astype(jnp.float32))
-    squared = squared.at[:, group].add(square.reshape((shape[0], -1)).sum(1))
-  return squared
-
-
-def _result(params, leaves, squared, mask, loss, aux):
-  old, treedef = jax.tree.flatten(params)
-  leaves = [x.astype(p.dtype) for x, p in zip(leaves, old, strict=True)]
-  norms = jnp.sqrt(squared.sum(1)) * mask
-  return Clipped(jax.tree.unflatten(treedef, leaves), norms, loss, aux)
-
-
-def _vmap(loss_fn, params, rows, factor, groups):
-  """Per-example gradients of all rows at once."""
-  batch, rngs, mask = rows
-
-  def one(row, rng):
-    return jax.value_and_grad(loss_fn, has_aux=True)(params, row, rng)
-
-  (loss, aux), grads = jax.vmap(one)(batch, rngs)
-  grads = jax.tree.leaves(grads)
-  squared = _squared(grads, groups, (mask.shape[0], max(groups) + 1))
-  squared = jnp.where(mask[:, None] > 0, squared, 0.0)
-  factors = factor(squared, mask)
-  leaves = _weighted_sum(factors, grads, groups, mask)
-  return _result(params, leaves, squared, mask, loss, aux)
-
-
-def _ghost(found):
-  """Norms without gradients of single examples, then a weighted backward."""
-
-  def form(loss_fn, params, rows, factor, groups):
-    batch, rngs, mask = rows
-    leaves, treedef = jax.tree.flatten(params)
-    num_rows, num_groups = mask.shape[0], max(groups) + 1
-    covered = {i: leaves[i] for i in found.covered}
-    # Their gradients come out one an example; the values are all the same.
-    leftover = {
-      i: jnp.broadcast_to(leaves[i], (num_rows, *leaves[i].shape))
-      for i in found.leftover
-    }
-    carrier = jnp.zeros((num_rows, num_groups))
-
-    def losses(covered, leftover, carrier, weigh=None):
-      def one(leftover, carrier, weigh, row, rng):
-        own = {**dict(enumerate(leaves)), **covered, **leftover}
-        tree = jax.tree.unflatten(treedef, [own[i] for i in range(len(own))])
-        with taps.tapped(found, groups, carrier, weigh):
-          return loss_fn(tree, row, rng)
-
-      return jax.vmap(one)(leftover, carrier, weigh, batch, rngs)
-
-    loss, backward, aux = jax.vjp(
-      losses, covered, leftover, carrier, has_aux=True
-    )
-    _, grads, squared = backward(mask)
-    rest = [groups[i] for i in found.leftover]
-    grads = [grads[i] for i in found.leftover]
-    squared += _squared(grads, rest, squared.shape)
-    squared = jnp.where(mask[:, None] > 0, squared, 0.0)
-    factors = factor(squared, mask)
-    if num_groups == 1:
-      sums, _, _ = backward(factors[:, 0])
-    else:  # Layers with factors of their own need a forward pass that has them.
-      sums = jax.grad(
-        lambda covered: losses(covered, leftover, carrier, factors)[0].sum()
-      )(covered)
-    sums.update(
-      zip(
-        found.leftover,
-        _weighted_sum(factors, grads, rest, mask),
-        strict=True,
-      )
-    )
-    total = [sums.get(i, jnp.zeros_like(x)) for i, x in enumerate(leaves)]
-    return _result(params, total, squared, mask, loss, aux)
-
-  return form

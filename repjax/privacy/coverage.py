@@ -42,7 +42,10 @@ class Coverage(NamedTuple):
     leftover: Numbers of the leaves that need per-example gradients. Leaves in
       neither have no influence on the gradient (frozen or unused).
     activations: Size of the inputs and outputs of the covered layers, for one
-      example.
+      unit.
+    outputs: Layer -> shape and type of its output, where all covered layers
+      are called in the open: not in a rematerialised block, a scan, a vmap or
+      a compiled function inside of the loss. Otherwise empty.
   """
 
   layers: Mapping[intercept.Key, Mapping[str, int]]
@@ -50,6 +53,7 @@ class Coverage(NamedTuple):
   covered: tuple[int, ...]
   leftover: tuple[int, ...]
   activations: int
+  outputs: Mapping[intercept.Key, jax.ShapeDtypeStruct]
 
 
 class _Call:
@@ -106,7 +110,7 @@ def find(
   origins += [_NONE] * (len(jaxpr.invars) - num_leaves)
   for origin in walk.run(jaxpr, origins, 1):
     walk.use(origin)
-  return walk.coverage(num_leaves)
+  return walk.coverage(num_leaves, jaxpr)
 
 
 def _notice_gradients(fn, call):
@@ -160,12 +164,14 @@ class _Site(NamedTuple):
     call: The `_Call`.
     weights: Origins of its parameters.
     shapes: Of its input and output.
+    dtype: Of its output.
     scope: The traced function that it is in.
   """
 
   call: _Call
   weights: list[tuple[Any, int]]
   shapes: tuple[tuple[int, ...], tuple[int, ...]]
+  dtype: Any
   scope: Any
 
 
@@ -269,8 +275,9 @@ class _Walk:
     for leaf, times in weights:
       if isinstance(leaf, int):
         self._uses[leaf] = self._uses.get(leaf, 0) + times
-    shapes = (call.shape, eqn.outvars[0].aval.shape)
-    self._sites.append(_Site(call, weights, shapes, scope))
+    out = eqn.outvars[0].aval
+    shapes = (eqn.invars[-1].aval.shape, out.shape)
+    self._sites.append(_Site(call, weights, shapes, out.dtype, scope))
     size = repeats * (sizes[-1] + eqn.outvars[0].aval.size)
     self._activations[call.key] = self._activations.get(call.key, 0) + size
 
@@ -291,11 +298,25 @@ class _Walk:
       once = [s.call.key for s in self._sites if s.call.key in keys] == keys
       if once and path == other and (first, second) == ('__call__', 'attend'):
         shapes = sites[1].shapes
-        if np.prod(shapes[0][:-1]) < shapes[0][-1]:
+        same = all(s.call.shape == s.shapes[0] for s in sites)
+        if same and np.prod(shapes[0][:-1]) < shapes[0][-1]:
           found[keys[0]] = (keys[1], leaf, shapes)
     return found
 
-  def coverage(self, num_leaves):
+  def _outputs(self, layers, root):
+    """Of the covered layers, if all are called in the open."""
+    sites = [site for site in self._sites if site.call.key in layers]
+    in_the_open = [
+      site.scope is root and site.call.shape == site.shapes[0] for site in sites
+    ]
+    if not all(in_the_open) or len(sites) != len(layers):
+      return {}
+    return {
+      site.call.key: jax.ShapeDtypeStruct(site.shapes[1], site.dtype)
+      for site in sites
+    }
+
+  def coverage(self, num_leaves, root):
     layers, bad = {}, set()
     for site in self._sites:
       key = site.call.key
@@ -331,6 +352,7 @@ class _Walk:
       covered=tuple(i for i in range(num_leaves) if i in once),
       leftover=tuple(i for i in range(num_leaves) if i in used - once),
       activations=sum(self._activations[key] for key in layers),
+      outputs=self._outputs(layers, root),
     )
 
 

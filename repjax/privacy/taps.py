@@ -1,12 +1,16 @@
-"""Device code: gradient norms of layers as the cotangent of a carrier.
+"""Device code: gradient norms of layers, by two ways to tap them.
 
-`nn.intercept_methods` wraps the output of each covered layer in an identity
-whose backward pass computes the layer's squared gradient norm (`norms`) from
-its input and the cotangent of its output, and hands it on as the cotangent of
-the carrier, a vector of zeros that all layers share. The norms of all layers
-so add up by themselves, through `nn.scan` and `nn.remat` too.
+`nn.intercept_methods` finds the calls of the covered layers. `tapped` wraps
+their output in an identity whose backward pass computes the layer's squared
+gradient norm (`norms`) from its input and the cotangent of its output, and
+hands it on as the cotangent of the carrier, a vector of zeros that all layers
+share. The norms of all layers so add up by themselves, through `nn.scan` and
+`nn.remat` too. `Record` takes the inputs and cotangents themselves out of the
+trace, for layers that are called in the open.
 """
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import functools
@@ -29,7 +33,7 @@ def tapped(
   groups: Sequence[int],
   carrier: jax.Array,
   factors: jax.Array | None = None,
-):
+) -> Iterator[None]:
   """What is traced inside has its covered layers tied to the carrier.
 
   Args:
@@ -44,22 +48,16 @@ def tapped(
     MissedError: If a covered layer was not traced, because it is in a function
       that was compiled before.
   """
-  met, passed = set(), {}
+  passed = {}
 
   def tie(key, rule, module, x, call):
-    leaves = found.layers.get(key)
-    if leaves is None:
-      return call()
-    met.add(key)
+    leaves = found.layers[key]
     if factors is not None:
       own = {name: groups[leaf] for name, leaf in leaves.items()}
       return _weighed(key, module, x, factors, own)
 
     def squared(x, g):
-      squares, total = rule(x, g), jnp.zeros(carrier.shape)
-      for name, leaf in leaves.items():
-        total = total.at[groups[leaf]].add(squares[name])
-      return total
+      return _by_group(rule(x, g), leaves, groups, carrier.shape)
 
     if key in found.tied:
       shapes = found.tied[key]
@@ -77,7 +75,111 @@ def tapped(
       return _tap_head(squared, call(), x, carrier, passed.pop(module.path))
     return _tap(squared, call(), x, carrier)
 
-  with intercept.layers(tie):
+  with _covered_layers(found, tie):
+    yield
+
+
+class Record:
+  """Inputs and cotangents of the covered layers of one unit.
+
+  Three traces of the same loss, or what follows from them: `inputs` ties zeros
+  to the outputs, whose cotangents they get, and takes the inputs out; `squared`
+  makes norms of both, and `products` weighted gradients.
+  """
+
+  def __init__(self, found: coverage.Coverage):
+    self._found = found
+    self._layers = {}  # Key -> (rule, module).
+
+  @contextlib.contextmanager
+  def inputs(
+    self, probes: Mapping[intercept.Key, jax.Array]
+  ) -> Iterator[dict[intercept.Key, jax.Array]]:
+    """Adds zeros to outputs; the dictionary fills up with inputs.
+
+    Args:
+      probes: Zeros of the shapes and types of the outputs.
+
+    Raises:
+      MissedError: As of `tapped`.
+    """
+    found = {}
+
+    def tie(key, rule, module, x, call):
+      self._layers[key] = (rule, module)
+      found[key] = x
+      return call() + probes[key]
+
+    with _covered_layers(self._found, tie):
+      yield found
+
+  def squared(
+    self,
+    inputs: Mapping[intercept.Key, jax.Array],
+    cotangents: Mapping[intercept.Key, jax.Array],
+    groups: Sequence[int],
+  ) -> jax.Array:
+    """Sums of squared norms over layers, [number of groups]."""
+    shape = (max(groups) + 1,)
+    total = jnp.zeros(shape)
+    for key, leaves in self._found.layers.items():
+      rule, module = self._layers[key]
+      x, g = inputs[key], cotangents[key]
+      total += _by_group(rule(x, g), leaves, groups, shape)
+      if key in self._found.tied:
+        head = (key[0], 'attend')
+        cross = norms.tied(module, x, g, inputs[head], cotangents[head])
+        total = total.at[groups[leaves['embedding']]].add(2 * cross)
+    return total
+
+  @contextlib.contextmanager
+  def products(
+    self,
+    inputs: Mapping[intercept.Key, jax.Array],
+    cotangents: Mapping[intercept.Key, jax.Array],
+    factors: jax.Array,
+    groups: Sequence[int],
+  ) -> Iterator[list[jax.Array]]:
+    """The list fills up with <factor * cotangent, layer(input)>.
+
+    A layer is linear in its parameters, so the gradient of that product is
+    their weighted gradient. What the traced loss goes on with has none.
+
+    Raises:
+      MissedError: As of `tapped`.
+    """
+    total = [jnp.zeros(())]
+    stop = jax.lax.stop_gradient
+
+    def tie(key, rule, module, x, call):
+      del rule, x
+      own = self._found.layers[key]
+      own = {name: groups[leaf] for name, leaf in own.items()}
+      layer, weights = intercept.bare(module, key[1]), _weights(module)
+      for group in sorted(set(own.values())):
+        some = _only(weights, own, group)
+        g = (factors[group] * cotangents[key].astype(jnp.float32)).astype(
+          cotangents[key].dtype
+        )
+        total.append(jnp.vdot(g, layer(some, inputs[key])))
+      return stop(call())
+
+    with _covered_layers(self._found, tie):
+      yield total
+
+
+@contextlib.contextmanager
+def _covered_layers(found, tie):
+  """`intercept.layers` for those that are covered; all of them must come."""
+  met = set()
+
+  def fn(key, rule, module, x, call):
+    if key not in found.layers:
+      return call()
+    met.add(key)
+    return tie(key, rule, module, x, call)
+
+  with intercept.layers(fn):
     yield
   missed = sorted('/'.join(path) for path, _ in set(found.layers) - met)
   if missed:
@@ -86,6 +188,25 @@ def tapped(
       "the loss a second time: use method='vmap', or compile the whole step "
       'and no part of the loss.'
     )
+
+
+def _by_group(squares, leaves, groups, shape):
+  total = jnp.zeros(shape)
+  for name, leaf in leaves.items():
+    total = total.at[groups[leaf]].add(squares[name])
+  return total
+
+
+def _weights(module):
+  return module.variables['params']
+
+
+def _only(weights, groups, group):
+  """Parameters of which those of other groups have no gradient."""
+  return {
+    name: w if groups.get(name) == group else jax.lax.stop_gradient(w)
+    for name, w in weights.items()
+  }
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -160,13 +281,10 @@ _tap_head.defvjp(_tap_head_forward, _tap_head_backward)
 def _weighed(key, module, x, factors, groups):
   """The layer; gradients of its parameters are multiplied by factors."""
   layer, stop = intercept.bare(module, key[1]), jax.lax.stop_gradient
-  weights = module.variables['params']
+  weights = _weights(module)
   y = layer(jax.tree.map(stop, weights), x)
   for group in sorted(set(groups.values())):
-    some = {
-      name: w if groups.get(name) == group else jax.tree.map(stop, w)
-      for name, w in weights.items()
-    }
-    again = layer(some, stop(x))  # The same numbers, which cancel out.
+    # The same numbers, which cancel out.
+    again = layer(_only(weights, groups, group), stop(x))
     y += (factors[group] * (again - stop(again))).astype(y.dtype)
   return y

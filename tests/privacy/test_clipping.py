@@ -496,6 +496,68 @@ TRAPS = {
 }
 
 
+@pytest.fixture
+def two_backwards(monkeypatch):
+  """As if no layer were called in the open."""
+  find = coverage.find
+
+  def hidden(*args):
+    return find(*args)._replace(outputs={})
+
+  monkeypatch.setattr(coverage, 'find', hidden)
+
+
+def test_two_backward_passes_give_the_same(two_backwards):
+  del two_backwards
+  names = ('general', 'convolutions')
+  cases = {name: NETWORKS[name]() for name in names}
+  cases['tied'] = language(form='none', tied=True)
+  for result in all_at_once(cases).values():
+    check(*result)
+
+
+def flops(loss_fn, params, batch, method):
+  if method == 'plain':
+    run = jax.grad(lambda params, batch: loss_fn(params, batch, None).sum())
+  else:
+    run = clipping.clipped_gradient(loss_fn, 1.0, method=method)
+  return jax.jit(run).lower(params, batch).compile().cost_analysis()['flops']
+
+
+def deep_mlp():
+  return classify(mlp.Mlp(5, features=(256, 256, 256)))
+
+
+def test_norms_come_without_a_second_backward_pass():
+  case = deep_mlp()
+  assert flops(*case, 'ghost') < 1.15 * flops(*case, 'plain')
+
+
+def test_two_backward_passes_cost_one_more(two_backwards):
+  del two_backwards
+  case = deep_mlp()
+  assert flops(*case, 'ghost') > 1.2 * flops(*case, 'plain')
+
+
+@pytest.mark.parametrize(
+  'name, expected',
+  [
+    ('mlp', True),
+    ('long tied lm', True),
+    ('tied, scanned and rematerialised lm', False),
+  ],
+)
+def test_layers_in_the_open_are_told_from_others(name, expected):
+  loss_fn, params, batch = NETWORKS[name]()
+  row = jax.tree.map(lambda x: x[:1], batch)
+  found = coverage.find(loss_fn, params, row, None)
+  assert bool(found.outputs) == expected
+  # A vmap inside of the loss hides its inputs.
+  inner = TRAPS['one row under vmap'][0]()
+  row = jax.tree.map(lambda x: x[:1], inner[2])
+  assert not coverage.find(inner[0], inner[1], row, None).outputs
+
+
 @pytest.fixture(scope='module')
 def trapped():
   return all_at_once({name: make() for name, (make, _) in TRAPS.items()})
