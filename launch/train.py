@@ -66,6 +66,7 @@ def train(experiment: types.Experiment, config, run, *, started: float):
   from repjax import loop
   from repjax import parallel
   from repjax import plots
+  from repjax import private
   from repjax import report
   from repjax import trees
 
@@ -78,11 +79,16 @@ def train(experiment: types.Experiment, config, run, *, started: float):
   )
   # Before any compute, so that a run never trains what it cannot resume.
   first = experiment.train.batch(0)
-  state = loop.init(experiment.method, first, config.seed)
+  state = fresh = loop.init(experiment.method, first, config.seed)
+  is_private = experiment.privacy is not None
+  if is_private:
+    private.check(experiment, fresh, best=config.run.best)
   restored = store.restore(state)
   if restored is not None:
     state, stored = restored
-    _same(stored, config, run.workdir)
+    same = _same(stored, config, run.workdir)
+    if is_private:
+      private.check_resumed(fresh, state, same_config=same)
     step = int(state.step)
     store.set_aside_after(step)
     run.truncate(step)
@@ -105,6 +111,9 @@ def train(experiment: types.Experiment, config, run, *, started: float):
     batch_size=experiment.batch_size,
     write=run.write,
     start=start,
+    also=lambda step: (
+      {'epsilon': experiment.privacy(step).epsilon} if is_private else {}
+    ),
   )
   measured = {}  # Of the last evaluation: what the report ends with.
 
@@ -178,6 +187,11 @@ def train(experiment: types.Experiment, config, run, *, started: float):
       'result': result,
       'steps': experiment.steps,
       'best_step': store.best_step(),
+      **(
+        {'privacy': experiment.privacy(experiment.steps).to_dict()}
+        if is_private
+        else {}
+      ),
       'params_crc32': trees.crc32(jax.device_get(state.params)),
       'seconds': time.monotonic() - started,
       'train_seconds': progress.train_seconds,

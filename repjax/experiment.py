@@ -12,6 +12,7 @@ import numpy as np
 from repjax import metrics
 from repjax import parallel
 from repjax import plots
+from repjax import private
 from repjax import types
 from repjax.data import batches
 from repjax.data import recipes
@@ -47,6 +48,7 @@ def of_sources(
   recipe: recipes.Recipe = AS_IT_IS,
   multiple: int = 1,
   warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
+  plan: private.Plan | None = None,
 ) -> types.Experiment:
   """An experiment on rows of sources; what all others here are made with.
 
@@ -63,15 +65,29 @@ def of_sources(
     recipe: What rows go through; nothing by default.
     multiple: Rows that the method mixes with each other.
     warm_start: See `types.Experiment`.
+    plan: Of a private run; its link must be the first of the method's chain.
 
   Raises:
     InputError: If the batch does not divide over the devices.
   """
-  parallel.check_batch_size(
-    config.batch_size,
-    microbatches=config.step.microbatches,
-    multiple=multiple,
+  reading = dict(
+    transform=recipe.train,
+    decode=recipe.decode_train,
+    num_workers=config.data.num_workers,
   )
+  batch_size = config.batch_size
+  if plan is None:
+    parallel.check_batch_size(
+      config.batch_size,
+      microbatches=config.step.microbatches,
+      multiple=multiple,
+    )
+    train_batches = batches.train_batches(
+      train, batch_size=batch_size, seed=config.seed, **reading
+    )
+  else:
+    train_batches = plan.batches(train, **reading)
+    batch_size = round(plan.rate * plan.num_rows)  # On average.
   sources = functools.cache(sources)
   for split in config.data.eval_splits:
     sources(split)  # A missing split is found before any compute.
@@ -86,23 +102,17 @@ def of_sources(
 
   return types.Experiment(
     method=method,
-    train=batches.train_batches(
-      train,
-      batch_size=config.batch_size,
-      seed=config.seed,
-      transform=recipe.train,
-      decode=recipe.decode_train,
-      num_workers=config.data.num_workers,
-    ),
+    train=train_batches,
     evals=evals,
     eval_splits=tuple(config.data.eval_splits),
     steps=steps,
-    batch_size=config.batch_size,
+    batch_size=batch_size,
     warm_start=warm_start,
     measure=measure,
     figures=lambda split, outputs, columns: figures(
       sources(split), outputs, columns
     ),
+    privacy=None if plan is None or plan.is_open else plan.statement,
   )
 
 
@@ -150,6 +160,7 @@ def classifier(
   sources: Callable[[str], source.Source] | None = None,
   multiple: int = 1,
   warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
+  plan: private.Plan | None = None,
 ) -> types.Experiment:
   """An experiment that classifies the images of one TFDS set.
 
@@ -160,6 +171,7 @@ def classifier(
     sources: Split -> its rows; by default those of the set `config.data.name`.
     multiple: Rows that the method mixes with each other.
     warm_start: See `types.Experiment`.
+    plan: See `of_sources`.
   """
 
   def load(split):
@@ -189,6 +201,7 @@ def classifier(
     recipe=data.recipe,
     multiple=multiple,
     warm_start=warm_start,
+    plan=plan,
   )
 
 
@@ -199,6 +212,7 @@ def token_classifier(
   train: source.Source,
   sources: Callable[[str], source.Source],
   steps: int,
+  plan: private.Plan | None = None,
 ) -> types.Experiment:
   """An experiment that classifies rows of tokens; arguments of `of_sources`."""
   return of_sources(
@@ -211,6 +225,7 @@ def token_classifier(
     figures=lambda rows, outputs, columns: _of_classes(
       outputs['logits'], columns['label']
     ),
+    plan=plan,
   )
 
 
@@ -291,6 +306,7 @@ def token_predictor(
   steps: int,
   show: Callable[[Sequence[int]], str],
   recipe: recipes.Recipe = AS_IT_IS,
+  plan: private.Plan | None = None,
 ) -> types.Experiment:
   """An experiment that predicts the tokens of rows, texts or not.
 
@@ -305,6 +321,7 @@ def token_predictor(
     steps: Number of updates.
     show: Text of one token, for figures.
     recipe: What rows go through.
+    plan: See `of_sources`.
   """
 
   def measure(outputs, columns):
@@ -345,6 +362,7 @@ def token_predictor(
     measure=measure,
     figures=figures,
     recipe=recipe,
+    plan=plan,
   )
 
 

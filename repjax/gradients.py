@@ -68,6 +68,9 @@ class GradFn:
     self._compute_dtype = compute_dtype
     self._over_devices = over_devices
     self._known = None  # (params, their local sums): see `_local`.
+    # `types.Aux` of the last `clipped`, or None. Whoever drops the plain
+    # gradient reports these sums, so that XLA drops its forward pass, too.
+    self.clipped_aux = None
 
   def __call__(self, params, *, sync=True):
     """Mean gradient at `params`.
@@ -183,7 +186,8 @@ class GradFn:
     grads = result.grads
     if self._over_devices:
       grads, sums = parallel.psum((grads, sums))
-    return grads, types.Aux(self._model_state, sums)
+    self.clipped_aux = types.Aux(self._model_state, sums)
+    return grads, self.clipped_aux
 
   def per_task(self, params, num_tasks, *, column='task', how='auto'):
     """One mean gradient a task, of one forward pass and a backward pass each.

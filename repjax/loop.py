@@ -125,7 +125,7 @@ def fit_seeds(
   Args:
     method: What is trained.
     columns: The training set on the host, one copy a seed: [S, N, ...].
-    order: Rows of each step, [S, T, B].
+    order: Rows of each step, [S, T, B]; -1 is padding.
     seeds: S seeds.
     every: Steps between two yields.
     vectorize: Whether seeds go side by side. On CPUs convolutions with weights
@@ -152,7 +152,7 @@ def fit_seeds(
 
   def step(state, rng, columns, rows):
     batch = {name: x[rows] for name, x in columns.items()}
-    batch['mask'] = jnp.ones(rows.shape)
+    batch['mask'] = (rows >= 0).astype(jnp.float32)
     return method.update(state, batch, jax.random.fold_in(rng, state.step))
 
   def stretch(state, rng, columns, order):
@@ -175,7 +175,8 @@ def fit_seeds(
     stop = min(start + every, steps)
     states, sums = run(states, rngs, columns, order[:, start:stop])
     means = {
-      name: np.asarray(total) / np.asarray(weight)
+      # A stretch of padding alone has sums 0.
+      name: np.asarray(total) / np.maximum(np.asarray(weight), 1e-9)
       for name, (total, weight) in sums.items()
     }
     for name, values in means.items():
@@ -278,6 +279,7 @@ class Progress:
     batch_size: int,
     write: Callable[[int, Mapping[str, float]], None],
     start: int = 0,
+    also: Callable[[int], Mapping[str, float]] = lambda step: {},
   ):
     """Makes the hook.
 
@@ -287,9 +289,10 @@ class Progress:
       batch_size: Rows of a step over all devices, for the rate.
       write: Takes (step, name -> mean).
       start: Steps made before this fit.
+      also: Step -> more numbers for its line.
     """
     self._every, self._steps, self._batch_size = every, steps, batch_size
-    self._write = write
+    self._write, self._also = write, also
     self._window: list[tuple[int, types.Sums]] = []  # Still on the devices.
     self._total: types.Sums | None = None
     self._compiling = True
@@ -311,7 +314,7 @@ class Progress:
     if not due:
       return
     self.check(state)
-    values, self._total = metrics.means(self._total), None
+    values, self._total = _means(self._total), None
     seconds = time.monotonic() - self._since - self._paused
     made = step - self._since_step
     left = float('nan')
@@ -319,6 +322,7 @@ class Progress:
       self.train_seconds += seconds
       values['examples_per_second'] = made * self._batch_size / seconds
       left = seconds / made * (self._steps - step)
+    values.update(self._also(step))
     logging.info('%s', _line(step, self._steps, values, left))
     self._write(step, values)
     self._reset(step)
@@ -327,7 +331,7 @@ class Progress:
     """Fetches all sums so far; raises if one of them is not finite."""
     window, self._window = jax.device_get(self._window), []
     for step, sums in window:
-      for name, value in metrics.means(sums).items():
+      for name, value in _means(sums).items():
         if not np.isfinite(value):
           leaf = trees.first_nonfinite(jax.device_get(state.params))
           where = f' (and so is by now the parameter {leaf})' if leaf else ''
@@ -345,6 +349,11 @@ class Progress:
 
   def _reset(self, step):
     self._since, self._since_step, self._paused = time.monotonic(), step, 0.0
+
+
+def _means(sums):
+  """Means of the sums that have rows: a step may have drawn none."""
+  return metrics.means({k: x for k, x in sums.items() if float(x[1])})
 
 
 def _line(step, steps, values, seconds_left):

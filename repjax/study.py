@@ -16,8 +16,10 @@ import numpy as np
 
 from repjax import loop
 from repjax import metrics
+from repjax import private
 from repjax import types
 from repjax.data import batches
+from repjax.data import poisson
 from repjax.data import source as sources
 from repjax.data import transforms
 
@@ -115,6 +117,7 @@ def train(
   vectorize: bool = True,
   score: Score = accuracy,
   states: types.TrainState | None = None,
+  order: np.ndarray | None = None,
 ) -> Trained:
   """Trains one model a seed and follows its test score.
 
@@ -130,11 +133,14 @@ def train(
     vectorize: See `loop.fit_seeds`.
     score: What is measured; its name is that of the function.
     states: States to start from, as `Trained` has them; new ones if None.
+    order: Rows of each step, [S, T, B], -1 for padding (`poisson_order`);
+      shuffled epochs if None.
   """
   num_rows = next(iter(columns.values())).shape[1]
-  order = np.stack(
-    [batches.rows_at(0, steps * batch_size, num_rows, seed) for seed in seeds]
-  ).reshape((len(seeds), steps, batch_size))
+  if order is None:
+    order = np.stack(
+      [batches.rows_at(0, steps * batch_size, num_rows, seed) for seed in seeds]
+    ).reshape((len(seeds), steps, batch_size))
   predict = predict_fn(method)
   at, scores = [], []
   for step, current, means in loop.fit_seeds(
@@ -161,6 +167,26 @@ def train(
   return Trained(
     current, outputs, scores[-1], (np.asarray(at), np.stack(scores))
   )
+
+
+def poisson_order(plan: private.Plan, seeds: Sequence[int]) -> np.ndarray:
+  """Rows of each step of a private run, one run a seed.
+
+  Args:
+    plan: Of each run.
+    seeds: S seeds, which together with the plan's secret decide the rows.
+
+  Returns:
+    [S, T, capacity], -1 for padding.
+  """
+  order = np.full((len(seeds), plan.steps, plan.capacity), -1, np.int32)
+  for i, seed in enumerate(seeds):
+    for step in range(plan.steps):
+      rows = poisson.rows_at(
+        step, plan.num_rows, plan.rate, plan.sampling_seed + seed
+      )[: plan.capacity]
+      order[i, step, : len(rows)] = rows
+  return order
 
 
 def predict_fn(method: types.Method):

@@ -144,11 +144,13 @@ class Experiment(NamedTuple):
     eval_splits: Splits that are evaluated during training; the first one's
       metrics choose the best checkpoint.
     steps: Number of updates.
-    batch_size: Rows of a step over all devices.
+    batch_size: Rows of a step over all devices, on average.
     warm_start: Fresh state -> the state to train from (published weights);
       the identity where nothing is loaded.
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
     figures: (split, outputs, columns) -> name -> matplotlib figure.
+    privacy: Number of updates -> the `privacy.accounting.Statement` of a run
+      of that length; None where nothing is claimed.
   """
 
   method: Method
@@ -160,6 +162,7 @@ class Experiment(NamedTuple):
   warm_start: Callable[[TrainState], TrainState]
   measure: Callable[..., dict[str, float]]
   figures: Callable[..., dict[str, Any]]
+  privacy: Callable[[int], Any] | None
 
 
 class Report(NamedTuple):

@@ -20,7 +20,11 @@ def test_there_are_papers():
 
 
 # Papers that people call by another name than their part.
-_PARTS = {'gpm': 'gradient_projection', 'dp_tuning': 'tuning'}
+_PARTS = {
+  'gpm': 'gradient_projection',
+  'dp_finetuning': 'clipping',
+  'dp_tuning': 'tuning',
+}
 
 
 def test_has_a_part_and_a_test(paper):
@@ -68,7 +72,7 @@ _RANKS = (
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
   ('methods', 'adapt'),
-  ('loop', 'checkpoint', 'report', 'plots'),
+  ('loop', 'checkpoint', 'report', 'plots', 'private'),
   ('study', 'experiment'),
   ('attacks', 'analysis', 'benchmarks'),
 )

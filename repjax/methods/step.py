@@ -99,6 +99,8 @@ def make(
     updates, opt_state = tx.update(
       grads, state.opt_state, state.params, grad_fn=grad_fn
     )
+    # A link that clips single rows has made a forward pass of its own.
+    aux = grad_fn.clipped_aux or aux
     params = optax.apply_updates(state.params, updates)
     extra = state.extra
     if ema_decay:

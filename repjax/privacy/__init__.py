@@ -8,5 +8,5 @@
 - `tuning`: what choosing the best of several private runs costs.
 
 `repjax.optim.dp_sgd` is the optimizer link, `repjax.data.poisson` the
-sampling that the accounting assumes.
+sampling that the accounting assumes; `repjax.private` plans a run of them.
 """

@@ -10,6 +10,7 @@ Neighbours are data sets that differ by ADDING OR REMOVING one row. Replacing a
 row is a removal and an addition: its epsilon is larger.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,6 +19,7 @@ from typing import Literal
 from typing import NamedTuple
 import warnings
 
+from absl import logging
 import numpy as np
 
 from repjax.types import InputError
@@ -36,6 +38,10 @@ _SHUFFLED = (
 # Share of delta that is set aside for batches that overflow.
 _OVERFLOW_SHARE = 0.01
 _MIN_NOISE, _MAX_NOISE = 2.0**-6, 1024.0
+# Width of the steps of a privacy loss distribution. Epsilon is rounded up by
+# about steps * width^2: at this width by 0.0003 in 1,000 steps, in a tenth of
+# the time of the library's 1e-4. Longer runs take narrower steps.
+_WIDTH, _WIDTH_STEPS = 1e-3, 1000
 
 
 class RdpCurve(NamedTuple):
@@ -134,7 +140,9 @@ def epsilon(
     return math.inf
   aside = delta * _OVERFLOW_SHARE if overflow else 0.0
   event = _event(noise_multiplier, sampling_rate, steps)
-  result = _accountant(accountant).compose(event).get_epsilon(delta - aside)
+  with _quietly():
+    composed = _accountant(accountant, steps).compose(event)
+    result = composed.get_epsilon(delta - aside)
   if (
     overflow
     and not steps * overflow * (1 + math.exp(min(result, 700.0))) <= aside
@@ -263,7 +271,8 @@ def rdp_curve(
   if noise_multiplier == 0:
     raise InputError('Without noise there is no privacy: noise_multiplier=0')
   accountant = _accountant('rdp')
-  accountant.compose(_event(noise_multiplier, sampling_rate, steps))
+  with _quietly():
+    accountant.compose(_event(noise_multiplier, sampling_rate, steps))
   return RdpCurve(np.asarray(accountant.orders), np.asarray(accountant.rdp))
 
 
@@ -387,10 +396,25 @@ def _event(noise_multiplier, sampling_rate, steps):
   return accounting.SelfComposedDpEvent(event, int(steps))
 
 
-def _accountant(name):
+@contextlib.contextmanager
+def _quietly():
+  """Without a warning for each order that the library leaves out.
+
+  It does where a series converges too slowly, which only rounds epsilon up.
+  """
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
+def _accountant(name, steps=1):
   accounting = _library()
   if name == 'pld':
-    return accounting.pld.PLDAccountant()
+    width = _WIDTH * min(1.0, math.sqrt(_WIDTH_STEPS / steps))
+    return accounting.pld.PLDAccountant(value_discretization_interval=width)
   if name == 'rdp':
     return accounting.rdp.RdpAccountant()
   raise InputError(f"accountant is 'pld' or 'rdp'; got {name!r}")

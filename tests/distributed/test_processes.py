@@ -1,8 +1,15 @@
 """Real processes: one device, four devices and two processes agree."""
 
+import json
+
+import jax
 import launching
 import numpy as np
+import private_sgd
 import pytest
+
+from repjax import loop
+from repjax import trees
 
 pytestmark = pytest.mark.slow
 
@@ -35,3 +42,57 @@ def test_twenty_steps_of_sgd_agree(runs, other):
     np.testing.assert_allclose(
       actual[name], value, rtol=0, atol=1e-6, err_msg=name
     )
+
+
+@pytest.fixture(scope='module')
+def private_run(tmp_path_factory):
+  """The work directory of a private run by two processes."""
+  workdir = tmp_path_factory.mktemp('private')
+  codes, outputs = launching.finish(
+    launching.start_two(
+      'train',
+      '--config=tests/private_sgd.py:smoke',
+      f'--workdir={workdir}',
+      devices=2,
+    )
+  )
+  assert codes == [0, 0], outputs
+  return workdir
+
+
+@pytest.mark.parametrize('num_devices', [1, 4])
+def test_private_updates_agree_with_their_noise(private_run, num_devices):
+  config = private_sgd.get_config('smoke')
+  experiment = private_sgd.build(config)
+  state = loop.fit(
+    experiment.method,
+    experiment.train.iterate,
+    steps=experiment.steps,
+    seed=config.seed,
+    devices=jax.local_devices()[:num_devices],
+  )
+  actual = launching.arrays(private_run)
+  expected = {
+    '/'.join(path): np.asarray(x) for path, x in trees.flatten(state).items()
+  }
+  assert expected.keys() == actual.keys()
+  assert actual['step'] == experiment.steps
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      actual[name], value, rtol=0, atol=1e-6, err_msg=name
+    )
+
+
+def test_a_private_run_says_what_it_spends(private_run):
+  said = launching.report(private_run)['privacy']
+  assert said['epsilon'] <= 3.0 < said['epsilon'] * 1.01
+  assert said['sampling'] == 'Poisson'
+  lines = [
+    json.loads(line)
+    for line in (private_run / 'metrics.jsonl').read_text().splitlines()
+  ]
+  spent = [x['epsilon'] for x in lines if 'loss' in x]
+  assert spent == sorted(spent)
+  assert spent[-1] == said['epsilon']
+  log = (private_run / 'log.txt').read_text()
+  assert f'epsilon {spent[0]:.4f}' in log

@@ -61,6 +61,13 @@ def _one_line(output):
       ['--coordinator_address', '--process_id'],
     ),
     (
+      [
+        '--config=configs/dp_finetuning.py:smoke',
+        '--config.run.best=test/accuracy',
+      ],
+      ["config.run.best='test/accuracy'", 'privacy statement'],
+    ),
+    (
       [f'--config={launching.SMOKE}', '--config.patch_grid=3'],
       ['config.patch_grid=3', '8 x 8'],
     ),

@@ -1,0 +1,202 @@
+"""Protocol: encoders learn on public text, then privately on other text.
+
+The public part are chapters of `python_topics` without labels, on which an
+encoder learns to fill gaps; the private part are pieces of the other chapters,
+whose chapter it learns to tell (`labelled_text.topic_pieces`). Nothing of the
+private part, the vocabulary included, is seen before private training.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+from typing import Any
+from typing import NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from repjax import experiment
+from repjax import loop
+from repjax import metrics
+from repjax import optim
+from repjax import private
+from repjax import study
+from repjax import types
+from repjax.data import labelled_text
+from repjax.data import text
+from repjax.data import tokens
+from repjax.methods import language_modeling
+from repjax.methods import supervised
+from repjax.models import text_heads
+
+
+class Task(NamedTuple):
+  """Public and private text.
+
+  Attributes:
+    vocab_size: Number of tokens; the last one hides others in pretraining.
+    num_classes: Number of private chapters.
+    public: 'tokens' [N, L], windows of the public chapters.
+    train: 'tokens', 'token_mask' [n, L] and 'label' [n].
+    test: The same of other pieces.
+  """
+
+  vocab_size: int
+  num_classes: int
+  public: Mapping[str, np.ndarray]
+  train: Mapping[str, np.ndarray]
+  test: Mapping[str, np.ndarray]
+
+
+def read(*, num_classes: int, size: int, length: int, vocab_size: int) -> Task:
+  """Reads the task.
+
+  Args:
+    num_classes: See `labelled_text.topic_pieces`.
+    size: See there.
+    length: L, tokens of a row; longer pieces are cut.
+    vocab_size: Subwords that are learned from the public chapters.
+  """
+  pieces = labelled_text.topic_pieces(num_classes=num_classes, size=size)
+  tokenizer = tokens.Subwords.train(pieces.public, vocab_size=vocab_size)
+  train, test = (
+    experiment.columns(
+      labelled_text.rows(
+        words,
+        labels,
+        tokenizer=tokenizer,
+        length=length,
+        num_classes=num_classes,
+      )
+    )
+    for words, labels in (
+      (pieces.train, pieces.train_labels),
+      (pieces.test, pieces.test_labels),
+    )
+  )
+  windows = text.train_windows(
+    text.stream(pieces.public, tokenizer),
+    length=length - 1,
+    stride=max(1, length // 3),
+  )
+  return Task(
+    tokenizer.vocab_size + 1,
+    num_classes,
+    experiment.columns(windows),
+    train,
+    test,
+  )
+
+
+def pretrain(
+  task: Task,
+  encoder: Mapping[str, Any],
+  *,
+  steps: int,
+  batch_size: int,
+  learning_rate: float,
+  seed: int,
+) -> types.PyTree:
+  """Fills gaps of the public text, without privacy (Devlin et al., 2019).
+
+  Args:
+    task: Its `public` part is read.
+    encoder: Fields of `transformer.Encoder`.
+    steps: Number of updates.
+    batch_size: Windows of a step.
+    learning_rate: Of AdamW, at its peak.
+    seed: Of everything random.
+
+  Returns:
+    The parameters of the encoder.
+  """
+  mask_id = task.vocab_size - 1
+  method = language_modeling.make(
+    text_heads.MaskedLM(task.vocab_size, **encoder),
+    optax.adamw(optim.warmup_cosine(learning_rate, steps=steps, warmup=0.1)),
+    objective='masked',
+    transform=functools.partial(
+      language_modeling.mask_tokens,
+      vocab_size=mask_id,
+      mask_id=mask_id,
+      num_special=len((tokens.PAD, tokens.START, tokens.END)),
+    ),
+  )
+  order = np.random.default_rng(seed).integers(
+    0, len(task.public['tokens']), (1, steps, batch_size)
+  )
+  params = None
+  for step, states, means in loop.fit_seeds(
+    method,
+    study.per_seed(task.public, (seed,)),
+    order,
+    seeds=(seed,),
+    every=max(1, steps // 4),
+  ):
+    params = jax.tree.map(lambda x: x[0], states.params)
+    logging.info(
+      'pretraining: step %s/%s  %s',
+      f'{step:,}',
+      f'{steps:,}',
+      metrics.summary({name: float(x[0]) for name, x in means.items()}),
+    )
+  return {name: params[name] for name in ('token_embedding', 'encoder')}
+
+
+def finetune(
+  name: str,
+  task: Task,
+  encoder: Mapping[str, Any],
+  pretrained: types.PyTree,
+  *,
+  plan: private.Plan,
+  tx: Callable[[private.Plan], optax.GradientTransformation],
+  seeds: Sequence[int],
+) -> study.Trained:
+  """Tells chapters, privately; heads, batches and noise are each seed's own.
+
+  Args:
+    name: For the progress lines.
+    task: What is learned.
+    encoder: Fields of `transformer.Encoder`.
+    pretrained: What `pretrain` has returned, equal for all seeds.
+    plan: For the rows of `task.train`.
+    tx: Makes the optax chain of a plan.
+    seeds: S seeds.
+  """
+  method = supervised.make(
+    text_heads.Classifier(
+      task.vocab_size,
+      num_classes=task.num_classes,
+      pool='mean',
+      pooler=False,
+      **encoder,
+    ),
+    tx(plan),
+    inputs=supervised.text_inputs,
+  )
+  columns = study.per_seed(task.train, seeds)
+
+  def start(rng, columns):
+    row = {name: x[:1] for name, x in columns.items()}
+    state = method.init(rng, {**row, 'mask': jnp.ones(1)})
+    # The fresh parameters have made the key of the noise, a seed its own.
+    return state.replace(params={**state.params, **pretrained})
+
+  rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+  return study.train(
+    name,
+    method,
+    columns,
+    task.test,
+    seeds=seeds,
+    batch_size=plan.capacity,
+    steps=plan.steps,
+    points=8,
+    states=jax.jit(jax.vmap(start))(rngs, columns),
+    order=study.poisson_order(plan, seeds),
+  )
