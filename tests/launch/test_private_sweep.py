@@ -7,6 +7,7 @@ import threading
 
 from absl import flags
 from absl.testing import flagsaver
+import launching
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -307,3 +308,30 @@ def test_flags_of_the_plain_sweep_are_refused(name):
   private_sweep.refuse(trials=None, seed=None, until=None)
   with pytest.raises(types.InputError, match=f'--{name}'):
     private_sweep.refuse(**{name: 1})
+
+
+def test_a_real_search(tmp_path):
+  command = (
+    'sweep',
+    '--config=configs/dp_tuning.py:smoke',
+    f'--workdir={tmp_path}',
+    '--space=tx.learning_rate=0.1,1',
+    '--metric=train[80%:]/accuracy',
+    '--private',
+    '--score=noisy',
+    '--expected_trials=1.2',
+  )
+  code, output = launching.run(*command)
+  assert code == 0, output
+  report = launching.report(tmp_path)
+  assert report['best']['fields']['tx.learning_rate'] in ('0.1', '1')
+  said = f'({report["privacy"]["epsilon"]:.4g}, '
+  # Before the first trial, and at the end.
+  assert output.index(said) < output.index('the search is running')
+  assert 'for the whole search' in output
+  params = safetensors.load_file(tmp_path / 'release' / 'params.safetensors')
+  assert {'params/head/kernel', 'params/head/bias'} == set(params)
+  (first, *_) = sorted((tmp_path / 'sealed' / 'trials').iterdir())
+  assert launching.report(first)['privacy']['unit'] == report['privacy']['unit']
+  config = json.loads((first / 'config.json').read_text())['config']
+  assert config['dp']['key_file'].endswith('sealed/keys/000')
