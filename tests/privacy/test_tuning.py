@@ -157,7 +157,8 @@ FINITE = {
 
 
 def divergence(first, second, order):
-  moment = (first**order * second ** (1 - order)).sum()
+  seen = first > 0
+  moment = (first[seen] ** order * second[seen] ** (1 - order)).sum()
   return math.log(moment) / (order - 1)
 
 
@@ -211,9 +212,13 @@ def test_a_finite_mechanism_is_between_brute_force_and_the_theorems(name, law):
   closed = tuning.rdp_by_theorem(run, law)
   for known in (power, tradeoff.from_rdp(run)):
     numeric = tuning.rdp_by_lemma(run, law, known)
-    assert (numeric.epsilons <= closed.epsilons).all()
+    # The theorem for Poisson's law can be tight; a cell of the grid is not.
+    assert (numeric.epsilons <= closed.epsilons * 1.002).all()
+    best = tuning.rdp_of_best(run, law, known)
+    assert (best.epsilons <= closed.epsilons).all()
+    assert (best.epsilons <= numeric.epsilons).all()
     chosen = best_of(first, law), best_of(second, law)
-    for order, bound in zip(ORDERS, numeric.epsilons, strict=True):
+    for order, bound in zip(ORDERS, best.epsilons, strict=True):
       if order <= 64:
         assert divergence(*chosen, order) <= bound + 1e-9
         assert divergence(*chosen[::-1], order) <= bound + 1e-9
