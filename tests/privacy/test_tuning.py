@@ -302,7 +302,7 @@ def test_a_cut_number_of_trials_is_paid_for_by_delta(mnist):
 
 def test_a_plan_is_the_cheapest_law(mnist):
   run, power = mnist
-  etas = (-0.5, 0.0, 0.5, 1.0, 3.0)
+  etas = (-0.5, 0.0, 1.0)
   by_mean = tuning.plan(run, delta=1e-5, mean=30, etas=etas, power=power)
   assert by_mean.law.eta == -0.5
   np.testing.assert_allclose(by_mean.mean, 30, rtol=1e-6)
