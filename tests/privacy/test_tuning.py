@@ -247,6 +247,13 @@ def test_the_maximum_is_that_over_all_tests_of_randomized_response(law):
     assert found * (order - 1) >= brute - 1e-9
 
 
+def test_the_profile_is_the_inverse_of_epsilon():
+  settings = dict(noise_multiplier=2.0, sampling_rate=0.1, steps=30)
+  found = [accounting.epsilon(delta=x, **settings) for x in (1e-3, 1e-6)]
+  deltas = accounting.profile(np.array(found), **settings)
+  np.testing.assert_allclose(deltas, [1e-3, 1e-6], rtol=1e-3)
+
+
 @pytest.fixture(scope='module')
 def mnist():
   """A run of DP-SGD: its curve, and what tests can tell of it."""
