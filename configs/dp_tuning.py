@@ -20,6 +20,7 @@ over searches are then sums, not samples.
 """
 
 import functools
+import math
 
 from absl import logging
 import jax
@@ -30,10 +31,10 @@ import optax
 from repjax import experiment
 from repjax import optim
 from repjax import plots
+from repjax import private
 from repjax import study
 from repjax import types
 from repjax.benchmarks import private_search
-from repjax.data import poisson
 from repjax.data import source
 from repjax.methods import supervised
 from repjax.models import mlp
@@ -58,7 +59,7 @@ _PAPER = dict(
   augment=dict(size=0, padding=0, flip=False, mean=(0.1307,), std=(0.3081,)),
   mlp=dict(features=(128,)),
   tx=dict(learning_rate=0.25, momentum=0.0),
-  dp=dict(clip_norm=1.0, noise_multiplier=1.1, delta=1e-5),
+  dp=dict(clip_norm=1.0, noise_multiplier=1.1, delta=1e-5, key_file=''),
   step=dict(microbatches=1, compute_dtype='float32', ema_decay=0.0),
   # No best checkpoint: it would be chosen by a score that is not accounted for.
   run=dict(
@@ -174,37 +175,29 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One private training run."""
   data = experiment.images(config)
-  num_rows = len(data.train)
-  rate = config.batch_size / num_rows
-  capacity = poisson.capacity(
-    num_rows, rate, multiple=jax.device_count() * config.step.microbatches
-  )
+  plan = private.plan(
+    len(data.train),
+    batch_size=config.batch_size,
+    epochs=config.epochs,
+    epsilon=math.inf,  # Its noise is given instead, the same for every rate.
+    delta=config.dp.delta,
+    clip_norm=config.dp.clip_norm,
+    seed=config.seed,
+    key_file=config.dp.key_file,
+    multiple=jax.device_count() * config.step.microbatches,
+  )._replace(noise_multiplier=config.dp.noise_multiplier)
   optimizer = optax.sgd(config.tx.learning_rate, momentum=config.tx.momentum)
-  built = experiment.classifier(
-    config, data, _method(config, data.train, optimizer, config.seed)
-  )
-  return built._replace(
-    train=poisson.poisson_batches(
-      data.train,
-      rate=rate,
-      capacity=capacity,
-      seed=config.seed,
-      transform=data.recipe.train,
-      decode=data.recipe.decode_train,
-      num_workers=config.data.num_workers,
-    )
+  return experiment.classifier(
+    config,
+    data._replace(steps=plan.steps),
+    _method(config, data.train, plan.link(), optimizer),
+    plan=plan,
   )
 
 
-def _method(config, train, optimizer, seed) -> types.Method:
-  private = optim.dp_sgd(
-    config.dp.clip_norm,
-    config.dp.noise_multiplier,
-    expected_batch_size=config.batch_size,
-    key=jax.random.key(seed),
-  )
+def _method(config, train, link, optimizer) -> types.Method:
   model = mlp.Mlp(num_classes=train.num_classes, **config.mlp)
-  return supervised.make(model, optax.chain(private, optimizer), **config.step)
+  return supervised.make(model, optax.chain(link, optimizer), **config.step)
 
 
 def run(config: config_dict.ConfigDict, report) -> types.Report:
@@ -226,7 +219,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   tables = []
   for seed in config.seeds:
     scores, accuracy = private_search.table(
-      lambda optimizer, seed=seed: _method(config, train, optimizer, seed),
+      lambda optimizer, seed=seed: _searched(config, train, optimizer, seed),
       *_split(rows, held_out, seed),
       test,
       learning_rates=config.study.learning_rates,
@@ -271,6 +264,17 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       ),
     },
   )
+
+
+def _searched(config, train, optimizer, seed) -> types.Method:
+  link = optim.dp_sgd(
+    config.dp.clip_norm,
+    config.dp.noise_multiplier,
+    expected_batch_size=config.batch_size,
+    key=jax.random.key(seed),
+    method='ghost',  # Runs side by side would hold a gradient a row each.
+  )
+  return _method(config, train, link, optimizer)
 
 
 _PER_SEED = (

@@ -299,8 +299,9 @@ def profile(
   _check(noise_multiplier, sampling_rate, steps, sampling)
   if noise_multiplier == 0:
     return np.ones(len(epsilons))
-  accountant = _accountant('pld')
-  accountant.compose(_event(noise_multiplier, sampling_rate, steps))
+  accountant = _accountant('pld', steps)
+  with _quietly():
+    accountant.compose(_event(noise_multiplier, sampling_rate, steps))
   return np.asarray([accountant.get_delta(float(x)) for x in epsilons])
 
 

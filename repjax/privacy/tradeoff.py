@@ -23,7 +23,10 @@ _FINE = np.concatenate(
     np.linspace(-40.0, 0.0, 40_001),
   ]
 )
-_COARSE = np.arange(-150.0, 40.0, 0.25)  # Logits of s.
+# Logits of s at which there are tangents.
+_COARSE = np.concatenate(
+  [np.arange(-150.0, -40.0), np.arange(-40.0, 40.0, 0.25)]
+)
 
 
 class Power(NamedTuple):

@@ -65,7 +65,8 @@ def rdp_by_lemma(
   density q(y) f'(Q(y)), and the factors f' come out of the integral. The
   theorems bound that maximum by one inequality between q and q'; here it is
   taken over all tests that privacy allows, cell by cell of a grid: f' grows,
-  so that its values at a cell's ends bound it. The outcome that K = 0 adds
+  so that its values at a cell's ends bound it. But for the grid's step it is
+  never above the theorems. The outcome that K = 0 adds
   under the Poisson law is covered from a mean of 1 on: with phi = (order - 1)
   s' - order s at the thresholds s = 1 - q and AM-GM, dphi <= Q^order
   Q'^(1 - order), whence the slack of the bound is at least mean - 1 +

@@ -19,8 +19,7 @@ def test_what_a_search_publishes_is_what_many_searches_publish(law):
   rng = np.random.default_rng(0)
   scores, values = rng.normal(size=(2, 4, 5))
   order, total = np.argsort(scores, axis=None), []
-  for _ in range(20_000):
-    (count,) = trials.sample(law, rng, 1)
+  for count in trials.sample(law, rng, 20_000):
     drawn = rng.integers(20, size=count)
     total.append(values.ravel()[order[drawn.max()]])
   found = private_search.chosen(law, scores, values)

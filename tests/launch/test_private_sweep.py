@@ -7,6 +7,7 @@ import threading
 
 from absl import flags
 from absl.testing import flagsaver
+import launching
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -52,8 +53,13 @@ def build(config):
 _worst = functools.lru_cache(private_costs._worst)
 
 
+_release_params = private_sweep._release_params
+
+
 @pytest.fixture(autouse=True)
 def account_once(monkeypatch):
+  # One test has checkpoints to publish from.
+  monkeypatch.setattr(private_sweep, '_release_params', lambda *args: None)
   monkeypatch.setattr(
     private_costs,
     '_worst',
@@ -79,8 +85,9 @@ def sweep(tmp_path):
 class Train:
   """Stands in for the trials: writes their reports and checkpoints."""
 
-  def __init__(self, *, codes=None, privacy=None):
+  def __init__(self, *, codes=None, privacy=None, saves=False):
     self.codes, self.privacy, self.jobs = codes or {}, privacy or {}, []
+    self.saves = saves
 
   def __call__(self, jobs, stop, seen):
     del stop
@@ -101,16 +108,20 @@ class Train:
         if self.privacy is not None:
           report['privacy'] = {**said, **self.privacy}
         (folder / 'report.json').write_text(json.dumps(report))
-        with ocp.StandardCheckpointer() as writer:
-          writer.save(
-            folder / 'checkpoints' / '30' / 'state',
-            {
-              'params/head': np.full(2, rate, np.float32),
-              'opt_state/0/key': np.arange(2, dtype=np.uint32),
-            },
-          )
+        if self.saves:
+          self._save(folder, rate)
       seen(job, code)
     return found
+
+  def _save(self, folder, rate):
+    with ocp.StandardCheckpointer() as writer:
+      writer.save(
+        folder / 'checkpoints' / '30' / 'state',
+        {
+          'params/head': np.full(2, rate, np.float32),
+          'opt_state/0/key': np.arange(2, dtype=np.uint32),
+        },
+      )
 
 
 def search(sweep, train, **settings):
@@ -124,9 +135,10 @@ def plan_of(sweep):
   return json.loads((sweep.workdir / 'sealed' / 'plan.json').read_text())
 
 
-def test_only_the_best_is_published(sweep):
-  train = Train()
-  report = search(sweep, train, expected_trials=6.0)
+def test_only_the_best_is_published(sweep, monkeypatch):
+  monkeypatch.setattr(private_sweep, '_release_params', _release_params)
+  train = Train(saves=True)
+  report = search(sweep, train, expected_trials=4.0)
   plan = plan_of(sweep)
   assert len(train.jobs) == len(plan['trials'])
   rates = [float(x['fields']['rate']) for x in plan['trials']]
@@ -156,7 +168,7 @@ def test_only_the_best_is_published(sweep):
   assert len({pathlib.Path(x).read_bytes() for x in keys}) == len(keys)
   # What it costs, computed anew.
   run = accounting.rdp_curve(noise_multiplier=2.0, sampling_rate=0.1, steps=30)
-  law = trials.with_mean(1.0, 6.0)
+  law = trials.with_mean(1.0, 4.0)
   limit = trials.most(law)
   said = report['privacy']
   assert said['max_trials'] == limit
@@ -307,3 +319,30 @@ def test_flags_of_the_plain_sweep_are_refused(name):
   private_sweep.refuse(trials=None, seed=None, until=None)
   with pytest.raises(types.InputError, match=f'--{name}'):
     private_sweep.refuse(**{name: 1})
+
+
+def test_a_real_search(tmp_path):
+  command = (
+    'sweep',
+    '--config=configs/dp_tuning.py:smoke',
+    f'--workdir={tmp_path}',
+    '--space=tx.learning_rate=0.1,1',
+    '--metric=train[80%:]/accuracy',
+    '--private',
+    '--score=noisy',
+    '--expected_trials=1.2',
+  )
+  code, output = launching.run(*command)
+  assert code == 0, output
+  report = launching.report(tmp_path)
+  assert report['best']['fields']['tx.learning_rate'] in ('0.1', '1')
+  said = f'({report["privacy"]["epsilon"]:.4g}, '
+  # Before the first trial, and at the end.
+  assert output.index(said) < output.index('the search is running')
+  assert 'for the whole search' in output
+  params = safetensors.load_file(tmp_path / 'release' / 'params.safetensors')
+  assert {'params/head/kernel', 'params/head/bias'} == set(params)
+  (first, *_) = sorted((tmp_path / 'sealed' / 'trials').iterdir())
+  assert launching.report(first)['privacy']['unit'] == report['privacy']['unit']
+  config = json.loads((first / 'config.json').read_text())['config']
+  assert config['dp']['key_file'].endswith('sealed/keys/000')

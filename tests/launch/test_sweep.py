@@ -239,28 +239,21 @@ def test_what_slurm_lacks_is_said(tmp_path):
     executors.local(0)
 
 
-def test_real_trials_of_the_launcher(tmp_path):
-  flags = (
+def test_a_real_trial_of_the_launcher(tmp_path):
+  code, output = launching.run(
+    'sweep',
     f'--config={launching.ROOT}/configs/sam.py:smoke',
     f'--workdir={tmp_path / "sweep"}',
     '--config.min_steps=4',
+    '--space=tx.learning_rate=0.05',
   )
-  code, output = launching.run(
-    'sweep', *flags, '--space=sam.rho=0.1;tx.learning_rate=0.05,fast'
-  )
-  assert code == 1, output
-  assert "ERROR: --space: tx.learning_rate=fast: 'fast' is not float" in output
-  assert not (tmp_path / 'sweep').exists()
-  code, output = launching.run(
-    'sweep', *flags, '--space=tx.learning_rate=0.05,1e30'
-  )
-  assert code == 3, output
+  assert code == 0, output
   assert 'best:' in output
-  (best, worst) = table(sweep_of(tmp_path, 'a=1'))
+  (best,) = table(sweep_of(tmp_path, 'a=1'))
   assert best['status'] == 'finished'
-  assert worst['status'].startswith('failed (3): ERROR: ')
-  config = json.loads(
-    (tmp_path / 'sweep' / 'trials' / '000' / 'config.json').read_text()
-  )['config']
+  folder = tmp_path / 'sweep' / 'trials' / '000'
+  config = json.loads((folder / 'config.json').read_text())['config']
   assert config['tx']['learning_rate'] == 0.05
   assert config['min_steps'] == 4
+  found = launching.report(folder)['result']['test/accuracy']
+  assert float(best['test/accuracy']) == pytest.approx(found, rel=1e-5)

@@ -1,5 +1,6 @@
 """Private tuning: laws against sums, theorems against exact integrals."""
 
+import functools
 import math
 
 import numpy as np
@@ -89,8 +90,7 @@ def exact_divergence(noise, law, order):
 @pytest.mark.parametrize('noise', [1.0, 3.0])
 def test_the_exact_divergence_is_below_the_bounds(eta, noise):
   run = gaussian(noise)
-  epsilons = np.linspace(0, 30, 400)
-  power = tradeoff.from_profile(epsilons, gaussian_profile(noise, epsilons))
+  power = gaussian_power(noise)
   for mean in (5.5, 10, 100):
     law = trials.with_mean(eta, mean)
     closed = tuning.rdp_by_theorem(run, law)
@@ -118,12 +118,15 @@ def test_the_exact_divergence_is_that_of_a_plain_gaussian_for_one_run():
   np.testing.assert_allclose(exact_divergence(1.0, law, 8), 4.0, rtol=1e-6)
 
 
-def gaussian_profile(noise, epsilons):
-  """Delta of the Gaussian mechanism (Balle and Wang, 2018, theorem 8)."""
+@functools.cache
+def gaussian_power(noise):
+  """By the mechanism's delta (Balle and Wang, 2018, theorem 8)."""
+  epsilons = np.linspace(0, 30, 400)
   half, scaled = 1 / (2 * noise), epsilons * noise
-  return stats.norm.cdf(half - scaled) - np.exp(epsilons) * stats.norm.cdf(
+  deltas = stats.norm.cdf(half - scaled) - np.exp(epsilons) * stats.norm.cdf(
     -half - scaled
   )
+  return tradeoff.from_profile(epsilons, deltas)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +136,7 @@ def gaussian_profile(noise, epsilons):
 def test_the_lemma_gives_the_figures_of_an_independent_program(
   noise, eta, order, expected
 ):
-  epsilons = np.linspace(0, 30, 400)
-  power = tradeoff.from_profile(epsilons, gaussian_profile(noise, epsilons))
+  power = gaussian_power(noise)
   law = trials.with_mean(eta, 10)
   found = tuning.rdp_by_lemma(gaussian(noise), law, power)
   at = list(ORDERS).index(order)
@@ -155,7 +157,8 @@ FINITE = {
 
 
 def divergence(first, second, order):
-  moment = (first**order * second ** (1 - order)).sum()
+  seen = first > 0
+  moment = (first[seen] ** order * second[seen] ** (1 - order)).sum()
   return math.log(moment) / (order - 1)
 
 
@@ -209,9 +212,13 @@ def test_a_finite_mechanism_is_between_brute_force_and_the_theorems(name, law):
   closed = tuning.rdp_by_theorem(run, law)
   for known in (power, tradeoff.from_rdp(run)):
     numeric = tuning.rdp_by_lemma(run, law, known)
-    assert (numeric.epsilons <= closed.epsilons).all()
+    # The theorem for Poisson's law can be tight; a cell of the grid is not.
+    assert (numeric.epsilons <= closed.epsilons * 1.002).all()
+    best = tuning.rdp_of_best(run, law, known)
+    assert (best.epsilons <= closed.epsilons).all()
+    assert (best.epsilons <= numeric.epsilons).all()
     chosen = best_of(first, law), best_of(second, law)
-    for order, bound in zip(ORDERS, numeric.epsilons, strict=True):
+    for order, bound in zip(ORDERS, best.epsilons, strict=True):
       if order <= 64:
         assert divergence(*chosen, order) <= bound + 1e-9
         assert divergence(*chosen[::-1], order) <= bound + 1e-9
@@ -238,6 +245,13 @@ def test_the_maximum_is_that_over_all_tests_of_randomized_response(law):
     found = tuning.rdp_by_lemma(one, law, power).epsilons - one.epsilons
     np.testing.assert_allclose(found * (order - 1), brute, rtol=0.02)
     assert found * (order - 1) >= brute - 1e-9
+
+
+def test_the_profile_is_the_inverse_of_epsilon():
+  settings = dict(noise_multiplier=2.0, sampling_rate=0.1, steps=30)
+  found = [accounting.epsilon(delta=x, **settings) for x in (1e-3, 1e-6)]
+  deltas = accounting.profile(np.array(found), **settings)
+  np.testing.assert_allclose(deltas, [1e-3, 1e-6], rtol=1e-3)
 
 
 @pytest.fixture(scope='module')
@@ -295,7 +309,7 @@ def test_a_cut_number_of_trials_is_paid_for_by_delta(mnist):
 
 def test_a_plan_is_the_cheapest_law(mnist):
   run, power = mnist
-  etas = (-0.5, 0.0, 0.5, 1.0, 3.0)
+  etas = (-0.5, 0.0, 1.0)
   by_mean = tuning.plan(run, delta=1e-5, mean=30, etas=etas, power=power)
   assert by_mean.law.eta == -0.5
   np.testing.assert_allclose(by_mean.mean, 30, rtol=1e-6)
