@@ -368,7 +368,11 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
     scalars=scalars,
     arrays={},
     figures={
-      f'{name}_accuracy': plots.seed_curves(lines, ylabel='test accuracy')
+      f'{name}_accuracy': plots.seed_curves(
+        lines,
+        ylabel='test accuracy',
+        xlabel='epochs' if name == 'text' else 'step',
+      )
       for name, lines in curves.items()
     },
   )
