@@ -101,7 +101,9 @@ def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
     InputError: It cannot be read.
   """
   path = pathlib.Path(path)
-  path = (path.parent if path.is_file() else path) / file
+  # A folder that is not there must not stand for the one above it.
+  is_file = path.is_file() or path.suffix in ('.json', '.npz', '.safetensors')
+  path = (path.parent if is_file else path) / file
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:
