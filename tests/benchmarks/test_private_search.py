@@ -11,6 +11,8 @@ from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.privacy import trials
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
   'law', [trials.with_mean(1.0, 4.0), trials.with_mean(-0.5, 3.0)]

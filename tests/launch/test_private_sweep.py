@@ -24,8 +24,8 @@ from repjax.privacy import tuning
 
 pytestmark = pytest.mark.slow
 
-if not flags.FLAGS.is_parsed():
-  flags.FLAGS(['test'])
+# Not parsed: launchers that other tests import have flags that are required.
+flags.FLAGS.mark_as_parsed()
 
 # A config whose runs are as private as its noise says.
 _CONFIG = """

@@ -20,6 +20,8 @@ from repjax.models import vit
 from repjax.models import weights
 from repjax.types import InputError
 
+pytestmark = pytest.mark.slow
+
 TINY = dict(
   vocab_size=11,
   hidden_dim=8,

@@ -7,6 +7,8 @@ from scipy import stats
 from repjax.privacy import accounting
 from repjax.privacy import tradeoff
 
+pytestmark = pytest.mark.slow
+
 
 def gaussian_profile(noise, epsilons):
   """Delta of the Gaussian mechanism (Balle and Wang, 2018, theorem 8)."""
