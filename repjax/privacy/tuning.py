@@ -57,7 +57,7 @@ def rdp_by_theorem(run: RdpCurve, law: trials.Law) -> RdpCurve:
 def rdp_by_lemma(
   run: RdpCurve, law: trials.Law, power: tradeoff.Power
 ) -> RdpCurve:
-  """The same by the paper's general lemma (lemma 7), for any law.
+  """The same by the paper's general lemma, for any law.
 
   D(A | A') <= D(Q | Q') + log(max f'(q)^order f'(q')^(1 - order)) /
   (order - 1), with f(x) = E x^K and (q, q') the probabilities of an event (or
