@@ -178,8 +178,8 @@ def _said(sweep, costs) -> dict[str, Any]:
     'expected_trials': _EXPECTED.value,
     'max_trials': costs.limit,
     'score': f'{sweep.metric}: {source}',
-    'bound': 'the smaller of the general lemma and theorem 2 (Poisson: 6) of Papernot '
-    'and Steinke (2022), at each Renyi order, for the worst candidate',
+    'bound': 'the smaller of the general lemma and theorem 2 (Poisson: 6) of '
+    'Papernot and Steinke (2022), at each Renyi order, for the worst candidate',
     'not_covered': [*NOT_COVERED, *first.not_covered[1:]],
   }
 
