@@ -10,14 +10,11 @@ times it: a bound above the claimed epsilon proves the claim wrong, which must
 JSON object a line to stdout.
 """
 
-from collections.abc import Callable
 import json
 
 from absl import flags
-import numpy as np
 
 from launch import app
-from repjax import types
 
 _NOISE = flags.DEFINE_float(
   'noise_multiplier', 2.0, 'Claimed noise over the clip norm.', 1e-3
@@ -32,132 +29,15 @@ _DELTA = flags.DEFINE_float('delta', 1e-5, 'Delta of the claim.', 0.0, 1.0)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of coins, noise and networks.', 0)
 app.define_devices()
 
-_ROWS, _CLIP_NORM, _LEARNING_RATE = 128, 1.0, 0.1
-
-
-def trainer(
-  *, noise_multiplier: float, steps: int, num_canaries: int, seed: int
-) -> Callable[[np.ndarray], np.ndarray]:
-  """What `auditing.play` trains with: DP-SGD on digits, compiled once.
-
-  The returned function draws new noise and a new network at each call.
-  """
-  import jax
-  import jax.numpy as jnp
-  import optax
-
-  from repjax import gradients
-  from repjax import optim
-  from repjax.models import mlp
-  from repjax.privacy import auditing
-
-  image, label = _digits()
-  model = mlp.Mlp(10, features=(8,))
-  batch = {'image': image, 'label': label, 'mask': np.ones(_ROWS, np.float32)}
-
-  def rows_loss(params, model_state, batch, rng):
-    del rng
-    logits = model.apply({'params': params}, batch['image'], train=True)
-    loss = optax.softmax_cross_entropy_with_integer_labels(
-      logits, batch['label']
-    )
-    return types.Losses(loss, model_state, {})
-
-  loss_fn = auditing.with_canaries(rows_loss, scale=100 * _CLIP_NORM)
-
-  @jax.jit
-  def run(members, rng):
-    rng_init, rng_noise, rng_loss = jax.random.split(rng, 3)
-    params = model.init(rng_init, image[:1], train=False)['params']
-    params = auditing.canary_params(params, num_canaries)
-    rows = auditing.canary_rows(batch, members)
-    tx = optax.chain(
-      optim.dp_sgd(
-        _CLIP_NORM,
-        noise_multiplier,
-        expected_batch_size=_ROWS,
-        key=rng_noise,
-      ),
-      optax.sgd(_LEARNING_RATE),
-    )
-
-    def step(carry, _):
-      params, state = carry
-      grad_fn = gradients.GradFn(loss_fn, rows, rng_loss, {})
-      updates, state = tx.update(params, state, params, grad_fn=grad_fn)
-      return (optax.apply_updates(params, updates), state), None
-
-    start = (params, tx.init(params))
-    (params, _), _ = jax.lax.scan(step, start, None, length=steps)
-    moved = _LEARNING_RATE * steps * _CLIP_NORM / _ROWS
-    return auditing.score(params, step=moved)
-
-  rngs = iter(range(10**9))
-
-  def train(members):
-    rng = jax.random.fold_in(jax.random.key(seed), next(rngs))
-    return np.asarray(run(jnp.asarray(members), rng))
-
-  return train
-
-
-def audit(
-  *,
-  noise_multiplier: float,
-  share: float,
-  steps: int,
-  num_canaries: int,
-  num_trials: int,
-  delta: float,
-  seed: int,
-) -> dict[str, float]:
-  """Lower bounds over trials of runs with `share` of the claimed noise."""
-  from repjax.privacy import accounting
-  from repjax.privacy import auditing
-
-  claimed = accounting.epsilon(
-    noise_multiplier=noise_multiplier,
-    sampling_rate=1.0,
-    steps=steps,
-    delta=delta,
-    sampling='full',
-  )
-  train = trainer(
-    noise_multiplier=share * noise_multiplier,
-    steps=steps,
-    num_canaries=num_canaries,
-    seed=seed,
-  )
-  gaussian, general = [], []
-  for trial in range(num_trials):
-    members, scores = auditing.play(
-      train, num_canaries=num_canaries, seed=1000 * seed + trial
-    )
-    gaussian.append(auditing.gaussian_lower_bound(scores, members, delta=delta))
-    general.append(auditing.epsilon_lower_bound(scores, members, delta=delta))
-  return {
-    'share of the claimed noise': share,
-    'claimed epsilon': claimed,
-    'Gaussian lower bound, mean': float(np.mean(gaussian)),
-    'runs it refutes': float(np.mean(np.array(gaussian) > claimed)),
-    'lower bound for any mechanism, mean': float(np.mean(general)),
-    'runs that one refutes': float(np.mean(np.array(general) > claimed)),
-  }
-
-
-def _digits():
-  from sklearn import datasets
-
-  digits = datasets.load_digits()
-  image = (digits.images[:_ROWS, :, :, None] / 8 - 1).astype(np.float32)
-  return image, digits.target[:_ROWS].astype(np.int32)
-
 
 def main() -> None:
   """Audits correct runs and broken ones."""
   app.initialize()
+
+  from repjax.benchmarks import private_audit
+
   for share in (1.0, _BROKEN.value):
-    result = audit(
+    result = private_audit.audit(
       noise_multiplier=_NOISE.value,
       share=share,
       steps=_STEPS.value,

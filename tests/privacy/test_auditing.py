@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from launch import audit
+from repjax.benchmarks import private_audit
 from repjax.privacy import accounting
 from repjax.privacy import auditing
 
@@ -115,7 +115,9 @@ def audits():
     delta=DELTA,
     seed=0,
   )
-  return {share: audit.audit(share=share, **settings) for share in (1.0, 0.5)}
+  return {
+    share: private_audit.audit(share=share, **settings) for share in (1.0, 0.5)
+  }
 
 
 def test_a_correct_run_of_dp_sgd_passes(audits):
