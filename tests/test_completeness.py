@@ -130,4 +130,45 @@ def test_devices_are_the_business_of_parallel_alone(path):
   ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_a_missing_field_of_a_config_is_never_guessed(path):
-  assert 'config.get(' not in path.read_text('utf-8')
+  assert not _guesses(path.read_text('utf-8'))
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    "config.get('rate', 1)",
+    "config.tx.get('rate')",
+    "getattr(config.tx, 'rate', 1)",
+    "config['tx'].get('rate', 1)",
+  ],
+)
+def test_a_guess_is_found(code):
+  assert _guesses(code)
+  assert not _guesses("config.tx.rate + other.get('rate')")
+
+
+def _guesses(code):
+  """Lines that read a field of `config` with a default where it is missing."""
+
+  def is_config(node):
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+      node = node.value
+    return isinstance(node, ast.Name) and node.id == 'config'
+
+  lines = []
+  for call in ast.walk(ast.parse(code)):
+    if not isinstance(call, ast.Call):
+      continue
+    fn = call.func
+    by_get = (
+      isinstance(fn, ast.Attribute) and fn.attr == 'get' and is_config(fn.value)
+    )
+    by_name = (
+      isinstance(fn, ast.Name)
+      and fn.id == 'getattr'
+      and len(call.args) == 3
+      and is_config(call.args[0])
+    )
+    if by_get or by_name:
+      lines.append(call.lineno)
+  return lines
