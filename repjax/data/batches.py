@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import sys
+from typing import Any
+from typing import TypeVar
 
 from absl import flags
 from absl import logging
@@ -100,12 +102,23 @@ class TrainBatches(_Batches):
     rows = rows_at(
       step * self.batch_size, self.batch_size, len(self.source), self.seed
     )
-    num_draws = self.transform.num_draws
+    mask = np.ones(self.batch_size, np.float32)
+    return self._read(rows, mask, self._draws(step))
+
+  def _draws(self, step: int, more: int = 0) -> np.ndarray:
+    """Uniform numbers of a step: `more` of a row, then what reading it needs.
+
+    Drawn for the global batch, so that they do not depend on the processes.
+    """
+    num_draws = more + self.transform.num_draws
     if self.decode is not None:
       num_draws += self.decode.num_draws
-    # Drawn for the global batch, so that they do not depend on the processes.
-    draws = draws_at(step, (self.batch_size, num_draws), self.seed)
-    return self._read(rows, np.ones(self.batch_size, np.float32), draws)
+    return draws_at(step, (self.batch_size, num_draws), self.seed)
+
+  def extended(self, kind: type['Kind'], **fields: Any) -> 'Kind':
+    """The same reading by a kind of batches that draws rows of its own."""
+    own = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
+    return kind(**own, **fields)
 
   def iterate(self, start_step: int = 0) -> Iterator[Batch]:
     """batch(start_step), batch(start_step + 1), ..., read ahead, endless.
@@ -113,6 +126,9 @@ class TrainBatches(_Batches):
     The iterator has `close()`, which ends its threads and processes.
     """
     return self._stream(self.batch, start_step, sys.maxsize)
+
+
+Kind = TypeVar('Kind', bound=TrainBatches)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

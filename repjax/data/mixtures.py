@@ -21,10 +21,7 @@ class MixtureBatches(batches.TrainBatches):
 
   def batch(self, step: int) -> batches.Batch:
     """The batch of one step, which counts from 0."""
-    num_draws = self.transform.num_draws
-    if self.decode is not None:
-      num_draws += self.decode.num_draws
-    draws = batches.draws_at(step, (self.batch_size, 2 + num_draws), self.seed)
+    draws = self._draws(step, more=2)
     ends = np.cumsum(self.rates)
     task = np.searchsorted(ends, draws[:, 0] * ends[-1], side='right')
     task = np.minimum(task, len(self.sizes) - 1)
@@ -82,8 +79,7 @@ def mixture(
   sizes = np.array([len(x) for x in parts])
   # Relative to the largest, so that no power overflows.
   rates = (sizes / sizes.max()) ** (1 / temperature)
-  fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}
-  return MixtureBatches(**fields, rates=rates / rates.sum(), sizes=sizes)
+  return plain.extended(MixtureBatches, rates=rates / rates.sum(), sizes=sizes)
 
 
 def union(parts: Sequence[sources.Source]) -> sources.Source:

@@ -14,14 +14,13 @@ who does not know the seed and cannot guess it.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from repjax import types
 from repjax.data import batches
-from repjax.data import decode as decoding
 from repjax.data import source as sources
-from repjax.data import transforms
 
 _ROWS = 2  # Which random numbers; 0 and 1 are those of `batches`.
 
@@ -48,11 +47,7 @@ class PoissonBatches(batches.TrainBatches):
     rows = np.zeros(self.batch_size, np.int64)
     rows[: len(drawn)] = drawn
     mask = (np.arange(self.batch_size) < len(drawn)).astype(np.float32)
-    num_draws = self.transform.num_draws
-    if self.decode is not None:
-      num_draws += self.decode.num_draws
-    draws = batches.draws_at(step, (self.batch_size, num_draws), self.seed)
-    return self._read(rows, mask, draws)
+    return self._read(rows, mask, self._draws(step))
 
 
 def poisson_batches(
@@ -61,13 +56,7 @@ def poisson_batches(
   rate: float,
   capacity: int,
   seed: int,
-  transform: transforms.Transform | None = None,
-  decode: decoding.Decode | None = None,
-  num_workers: int = 0,
-  num_threads: int = 2,
-  prefetch: int = 2,
-  process_index: int | None = None,
-  process_count: int | None = None,
+  **reading: Any,
 ) -> PoissonBatches:
   """Batches in which each row is with probability `rate`, without end.
 
@@ -76,13 +65,7 @@ def poisson_batches(
     rate: In (0, 1]; expected batch size / rows of the set.
     capacity: Rows that a global batch can hold; see the function `capacity`.
     seed: >= 0. Decides the rows and all draws, together with the step.
-    transform: See `batches.train_batches`, as all that follow.
-    decode: See there.
-    num_workers: See there.
-    num_threads: See there.
-    prefetch: See there.
-    process_index: See there.
-    process_count: See there.
+    **reading: transform, decode and the others of `batches.train_batches`.
 
   Raises:
     InputError: If `rate` is out of range, or `capacity` does not divide over
@@ -99,18 +82,9 @@ def poisson_batches(
     source,
     batch_size=capacity,
     seed=seed,
-    transform=transform,
-    decode=decode,
-    num_workers=num_workers,
-    num_threads=num_threads,
-    prefetch=prefetch,
-    process_index=process_index,
-    process_count=process_count,
+    **reading,
   )
-  fields = {
-    field.name: getattr(base, field.name) for field in dataclasses.fields(base)
-  }
-  return PoissonBatches(**fields, rate=rate)
+  return base.extended(PoissonBatches, rate=rate)
 
 
 def rows_at(step: int, num_rows: int, rate: float, seed: int) -> np.ndarray:

@@ -11,15 +11,14 @@ ICLR 2018).
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from repjax import types
 from repjax.data import batches
-from repjax.data import decode as decoding
 from repjax.data import poisson
 from repjax.data import source as sources
-from repjax.data import transforms
 
 # What `privacy.accounting.statement` says of whose privacy it is.
 UNIT = 'all rows of one user'
@@ -68,11 +67,7 @@ class UserBatches(batches.TrainBatches):
       if len(own) > slots:
         own = generator.choice(own, slots, replace=False)
       rows[i, : len(own)], mask[i, : len(own)], user[i] = own, 1, number
-    num_draws = self.transform.num_draws
-    if self.decode is not None:
-      num_draws += self.decode.num_draws
-    draws = batches.draws_at(step, (self.batch_size, num_draws), self.seed)
-    batch = self._read(rows.reshape(-1), mask.reshape(-1), draws)
+    batch = self._read(rows.reshape(-1), mask.reshape(-1), self._draws(step))
     size = self.batch_size // self.process_count
     part = slice(self.process_index * size, (self.process_index + 1) * size)
     batch.pop('user', None)
@@ -89,13 +84,7 @@ def user_batches(
   rows_per_user: int,
   capacity: int,
   seed: int,
-  transform: transforms.Transform | None = None,
-  decode: decoding.Decode | None = None,
-  num_workers: int = 0,
-  num_threads: int = 2,
-  prefetch: int = 2,
-  process_index: int | None = None,
-  process_count: int | None = None,
+  **reading: Any,
 ) -> UserBatches:
   """Batches in which each user is with probability `rate`, without end.
 
@@ -113,13 +102,7 @@ def user_batches(
     capacity: Users that a global batch can hold: `poisson.capacity(number of
       users, rate)`.
     seed: >= 0. Decides users, rows and all draws, together with the step.
-    transform: See `batches.train_batches`, as all that follow.
-    decode: See there.
-    num_workers: See there.
-    num_threads: See there.
-    prefetch: See there.
-    process_index: See there.
-    process_count: See there.
+    **reading: transform, decode and the others of `batches.train_batches`.
 
   Raises:
     InputError: If an argument is out of range, `users` does not have one entry
@@ -145,13 +128,7 @@ def user_batches(
     source,
     batch_size=capacity * rows_per_user,
     seed=seed,
-    transform=transform,
-    decode=decode,
-    num_workers=num_workers,
-    num_threads=num_threads,
-    prefetch=prefetch,
-    process_index=process_index,
-    process_count=process_count,
+    **reading,
   )
   if capacity % base.process_count:
     raise types.InputError(
@@ -159,11 +136,8 @@ def user_batches(
       'processes, so that none sees a part of a user: use poisson.capacity('
       'num_users, rate, multiple=devices).'
     )
-  fields = {
-    field.name: getattr(base, field.name) for field in dataclasses.fields(base)
-  }
-  return UserBatches(
-    **fields,
+  return base.extended(
+    UserBatches,
     rate=rate,
     rows_per_user=rows_per_user,
     rows=np.argsort(users, kind='stable'),
