@@ -79,13 +79,12 @@ def of_search(
   statements, num_rows = [], 0
   for fields in grid:
     experiment = module.build(config_of(sweep, module, fields))
-    privacy = getattr(experiment, 'privacy', None)
-    if privacy is None:
+    if experiment.privacy is None:
       raise types.InputError(
         f'--config={sweep.file} with {fields} claims no privacy, so that a '
         'search over it has none either (types.Experiment.privacy).'
       )
-    statements.append(privacy(experiment.steps))
+    statements.append(experiment.privacy(experiment.steps))
     if score_noise is not None and not num_rows:
       num_rows = len(experiment.evals(split).source)
   distinct = set(statements)
