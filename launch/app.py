@@ -160,8 +160,11 @@ def _log_plainly():
   def wanted(record):
     if record.levelno == python_logging.ERROR and record.pathname == __file__:
       return False  # `_fail` prints it itself.
-    if '/orbax/' in record.pathname:
-      return False  # What matters of it, `checkpoint` says itself.
+    if '/orbax/' in record.pathname or record.name == 'asyncio':
+      # What matters of it, `checkpoint` says itself. Orbax alone runs tasks:
+      # of a save that fails, all but the first go unread and are logged
+      # whenever they happen to be collected.
+      return False
     return record.levelno >= python_logging.WARNING or (
       record.pathname.startswith(ours)
     )

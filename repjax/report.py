@@ -137,6 +137,8 @@ class Run:
     handler.setFormatter(
       python_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
     )
+    # On a full disk the console still says all of it; no traceback there.
+    handler.handleError = lambda record: None
     # Libraries tell much about themselves; their warnings are enough.
     handler.addFilter(
       lambda record: (
@@ -191,8 +193,10 @@ def _git_commit() -> str:
   folder = pathlib.Path(__file__).parent
 
   def git(*args):
+    # Reading the status may not lock the user's index.
+    command = ('git', '--no-optional-locks', *args)
     return subprocess.run(
-      ('git', *args), cwd=folder, capture_output=True, text=True, check=True
+      command, cwd=folder, capture_output=True, text=True, check=True
     ).stdout.strip()
 
   try:

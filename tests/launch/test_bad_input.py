@@ -280,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_full_disk_while_saving(tmp_path):
   # No file may grow beyond this size: writing fails as on a full disk.
   def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
   code, output = launching.run(
     'train',
