@@ -61,6 +61,11 @@ def main() -> None:
   papers = _papers()
   out = pathlib.Path(_OUT.value)
   table = out.parent / 'RESULTS.md'
+  if out.suffix == '.md' or table.is_dir():
+    raise types.InputError(
+      f'--out={out} names a folder of reports, beside which RESULTS.md is '
+      'written: give a folder such as results.'
+    )
   if _CHECK.value:
     _check(papers, out, table)
     return

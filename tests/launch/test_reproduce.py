@@ -52,3 +52,11 @@ def test_a_wrong_change_is_named(tmp_path, setting, says):
   assert code == 1, output
   assert says in output
   assert 'Traceback' not in output
+
+
+def test_a_file_instead_of_a_folder_is_refused_before_any_run(tmp_path):
+  code, output = launching.run('reproduce', f'--out={tmp_path / "RESULTS.md"}')
+  assert code == 1, output
+  assert '--out=' in output
+  assert 'folder' in output
+  assert not list(tmp_path.iterdir())
