@@ -119,6 +119,7 @@ def run(
   memory_per_class: int = 1,
   memory_batch: int = 10,
   strength: float = 100.0,
+  learning_rate: float = 0.0,
   vectorize: bool = True,
 ) -> Outcome:
   """Learns the tasks in order and tests on all of them after each.
@@ -150,6 +151,8 @@ def run(
       task that are remembered (a ring buffer for each).
     memory_batch: Of the same: remembered rows of a step.
     strength: Of 'ewc'.
+    learning_rate: Of 'ewc': that of `tx` if it is plain SGD, for an implicit
+      step; 0 for an explicit one. See `rehearsal.ewc`.
     vectorize: See `loop.fit_seeds`.
 
   Returns:
@@ -170,7 +173,7 @@ def run(
   if learner == 'gpm':
     tx = optax.chain(tx, optim.project_gradients(free=free))
   elif learner == 'ewc':
-    tx = optax.chain(rehearsal.ewc(strength), tx)
+    tx = optax.chain(rehearsal.ewc(strength, learning_rate=learning_rate), tx)
   elif learner == 'a_gem':
     tx = optax.chain(rehearsal.a_gem(), tx)
   method = multitask.make(

@@ -66,19 +66,28 @@ class EwcState(NamedTuple):
   centre: types.PyTree
 
 
-def ewc(strength: float) -> optax.GradientTransformation:
+def ewc(
+  strength: float, *, learning_rate: float = 0.0
+) -> optax.GradientTransformation:
   """Adds the gradient of strength / 2 * sum_t F_t (w - w_t)^2.
 
-  Put it first in the chain. `consolidate` adds a task to the sum.
+  Put it first in the chain. `consolidate` adds a task to the sum. The penalty
+  is stiff: a step of SGD overshoots, and diverges, where learning_rate *
+  strength * sum_t F_t > 2. With `learning_rate` its step is implicit, taken at
+  the new parameters, (g + s (F w - c)) / (1 + learning_rate s F): stable for
+  every strength.
 
   Args:
     strength: lambda >= 0.
+    learning_rate: Of the plain SGD that follows; 0 for the explicit step.
 
   Returns:
     A transformation with an `EwcState` whose `update` needs `params`.
   """
-  if strength < 0:
-    raise ValueError(f'Need strength >= 0; got {strength=}')
+  if strength < 0 or learning_rate < 0:
+    raise ValueError(
+      f'Need strength, learning_rate >= 0; got {strength=}, {learning_rate=}'
+    )
 
   def init_fn(params):
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -88,7 +97,9 @@ def ewc(strength: float) -> optax.GradientTransformation:
     if params is None:
       raise ValueError('ewc needs `params` in tx.update.')
     penalised = jax.tree.map(
-      lambda g, f, c, w: g + strength * (f * w - c),
+      lambda g, f, c, w: (
+        (g + strength * (f * w - c)) / (1 + learning_rate * strength * f)
+      ),
       updates,
       state.fisher,
       state.centre,

@@ -98,6 +98,25 @@ def test_ewc_adds_the_gradient_of_all_old_penalties():
   np.testing.assert_allclose(flat(updates), flat(expected), rtol=1e-5)
 
 
+def test_ewc_s_implicit_step_minimises_its_proximal_objective():
+  rng = np.random.default_rng(2)
+  grads, old = (PARAMS, jax.tree.map(lambda x: 1 - 2 * x, PARAMS))
+  fisher = jax.tree.map(
+    lambda x: jnp.asarray(1e4 * rng.random(x.shape), jnp.float32), PARAMS
+  )
+  rate, strength = 0.1, 20.0
+  link = optax.chain(
+    rehearsal.ewc(strength, learning_rate=rate), optax.sgd(rate)
+  )
+  state = rehearsal.consolidate(link.init(PARAMS), old, fisher)
+  new = optax.apply_updates(PARAMS, link.update(grads, state, PARAMS)[0])
+  # argmin_n g n + strength / 2 F (n - old)^2 + (n - w)^2 / (2 rate): stable
+  # though the explicit step would overshoot by a factor of 20,000.
+  w, g, f, v = (flat(x).astype(float) for x in (PARAMS, grads, fisher, old))
+  expected = (w - rate * (g - strength * f * v)) / (1 + rate * strength * f)
+  np.testing.assert_allclose(flat(new), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_missing_is_named():
   with pytest.raises(ValueError, match='grad_fn'):
     rehearsal.a_gem().update(PARAMS, (), PARAMS)
