@@ -14,22 +14,33 @@ from repjax import types
 _BATCH_SIZE = 64
 
 
-def _experiment(rho: float) -> types.Experiment:
-  """The `small` ViT, with SAM or without."""
+def _experiment(rho: float | None) -> types.Experiment:
+  """The `small` ViT with this radius of SAM, 0 for none, None for its own."""
   module = app.load_config_module(app.find_config('vit.py'))
   config = module.get_config('small')
   config.batch_size = _BATCH_SIZE
-  config.sam.rho = rho
+  if rho is not None:
+    config.sam.rho = rho
   return module.build(config)
 
 
 def training_loop(rounds: int) -> dict[str, float]:
   """`loop.fit`, its input pipeline and progress line against the bare step."""
+  forms = {
+    'throughput_of_fit_over_bare_step': _experiment(None),
+    'throughput_of_fit_over_bare_step_without_sam': _experiment(0.0),
+  }
+  return {
+    name: _fit_over_bare(experiment, rounds)
+    for name, experiment in forms.items()
+  }
+
+
+def _fit_over_bare(experiment: types.Experiment, rounds: int) -> float:
   import jax
 
   from repjax import loop
 
-  experiment = _experiment(0.0)
   method, steps = experiment.method, 40
   bare = timing.Bare(method, experiment.train.batch(0))
   bare.run(steps)
@@ -64,7 +75,7 @@ def training_loop(rounds: int) -> dict[str, float]:
     seed=0,
     hooks=(progress, Alternate()),
   )
-  return {'throughput_of_fit_over_bare_step': float(np.median(ratios))}
+  return float(np.median(ratios))
 
 
 def sam(rounds: int) -> dict[str, float]:
