@@ -21,6 +21,7 @@ _BENCHMARKS = {
   'loop': benchmark_training.training_loop,
   'sam': benchmark_training.sam,
   'input': benchmark_training.input_pipeline,
+  'tasks': benchmark_training.task_gradients,
   'torch': benchmark_training.against_torch,
   'attention': benchmark_attention.attention,
   'decoding': benchmark_attention.decoding,
