@@ -129,19 +129,19 @@ _SMALL = dict(
   data=dict(
     name='python_topics', eval_splits=('test',), length=24, vocab_size=600
   ),
-  adapter=dict(rank=46, length=8),
+  adapter=dict(rank=34, length=8),
   tx=dict(learning_rate=4e-3, weight_decay=0.0, warmup=0.1),
   pretraining=dict(steps=600),
   step=dict(compute_dtype='float32'),
   run=dict(log_every=50, eval_every=100, save_every=100, best='test/accuracy'),
-  model=dict(hidden_dim=128, mlp_dim=512, num_heads=4, num_layers=2),
+  model=dict(hidden_dim=96, mlp_dim=384, num_heads=4, num_layers=2),
   # Equal budgets, about 6 % of the parameters.
   arms=dict(
     full=dict(kind='full', rank=0, length=0, scale=1.0, hidden_dim=0),
-    prefix=dict(kind='prefix', rank=0, length=55, scale=1.0, hidden_dim=0),
-    adapter=dict(kind='adapter', rank=54, length=0, scale=1.0, hidden_dim=0),
-    LoRA=dict(kind='lora', rank=27, length=0, scale=2.0, hidden_dim=0),
-    MAM=dict(kind='mam', rank=46, length=8, scale=2.0, hidden_dim=0),
+    prefix=dict(kind='prefix', rank=0, length=43, scale=1.0, hidden_dim=0),
+    adapter=dict(kind='adapter', rank=42, length=0, scale=1.0, hidden_dim=0),
+    LoRA=dict(kind='lora', rank=22, length=0, scale=2.0, hidden_dim=0),
+    MAM=dict(kind='mam', rank=34, length=8, scale=2.0, hidden_dim=0),
   ),
   study=dict(
     parts=('classification', 'generation'),
@@ -166,13 +166,13 @@ _RELATIVES = dict(
 _GENERATION = dict(
   eval_batch_size=200,
   data=dict(kind='pairs', name='relatives'),
-  adapter=dict(rank=44, scale=4.0),
+  adapter=dict(rank=22, length=4, scale=4.0),
   model=dict(hidden_dim=64, mlp_dim=256),
   arms=dict(
-    prefix=dict(length=38),
-    adapter=dict(rank=56),
-    LoRA=dict(rank=19),
-    MAM=dict(rank=44, scale=4.0),
+    prefix=dict(length=19),
+    adapter=dict(rank=28),
+    LoRA=dict(rank=10),
+    MAM=dict(rank=22, length=4, scale=4.0),
   ),
   run=dict(best='test/bleu'),
 )
