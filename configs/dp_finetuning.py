@@ -7,8 +7,8 @@ without privacy, and more with larger pretrained models than with smaller ones
 ('Large Language Models Can Be Strong Differentially Private Learners').
 
 paper: sentiment of SST-2 with an encoder of RoBERTa-base's size, epsilon 3.
-  The authors' text-infilling form of the task and published weights are not
-  here: it trains from scratch.
+  weights=FOLDER starts from published ones; without it trains from scratch. The
+  authors' text-infilling form of the task is not here.
 paper_generation: E2E restaurant descriptions with a decoder of GPT-2's size.
 small: 3 seeds. Images: a linear model on oriented gradients of `digits` (or of
   `mnist`, where it must reach 95 %) at (3, 1e-5)-differential privacy. Text:
@@ -24,17 +24,17 @@ import jax
 from ml_collections import config_dict
 import optax
 
+from configs import _finetuning
 from repjax import experiment
 from repjax import plots
 from repjax import private
 from repjax import study
 from repjax import types
 from repjax.benchmarks import private_text
-from repjax.data import labelled_text
 from repjax.data import oriented_gradients
 from repjax.data import source
-from repjax.data import tokens
 from repjax.data import transforms
+from repjax.methods import finetuning
 from repjax.methods import language_modeling
 from repjax.methods import supervised
 from repjax.models import mlp
@@ -60,9 +60,11 @@ _PAPER = dict(
     target='',
     length=256,
     # A tokenizer.json that `tokens.Subwords.save` wrote, learned from public
-    # text; '' reads bytes.
+    # text; '' reads bytes, or is that of the weights.
     tokenizer='',
   ),
+  # A folder of Hugging Face: config.json, model.safetensors, tokenizer.json.
+  # Its geometry then stands in for `model`. '' trains from scratch.
   weights='',
   # delta 0 is 1 / (2 n). sampling_rate 0 is batch_size / n.
   dp=dict(
@@ -87,6 +89,10 @@ _PAPER = dict(
     best_mode='max',
   ),
 )
+
+# Of a text model: what trains, see `finetuning.adapt`. The paper has all
+# parameters and, as another row, LoRA: adapter.kind=lora.
+_ADAPTER = dict(kind='full', rank=16, length=16, scale=2.0, hidden_dim=0)
 
 _GENERATION = dict(
   batch_size=1024,
@@ -178,6 +184,7 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
       name = 'GPT2'
     config.model = dict(getattr(transformer, name))
     del config.model.vocab_size  # The tokenizer's.
+    config.adapter = _ADAPTER
     return config
   config.update(_SMALL)
   config.bins = 8
@@ -208,11 +215,10 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  if config.weights:
+  if config.weights and config.data.kind == 'images':
     raise types.InputError(
-      f'config.weights={config.weights} cannot be used: repjax.models.weights '
-      'reads Vision Transformers alone, and there is no reader of RoBERTa or '
-      "GPT-2 yet. Leave it '' to train from scratch."
+      f'config.weights={config.weights} cannot be used: what images are '
+      "learned with has no published weights. Leave it ''."
     )
   builders = {
     'images': _images,
@@ -293,56 +299,38 @@ def _linear(config, num_classes, plan):
   )
 
 
-def _tokenizer(config) -> tokens.Tokenizer:
-  path = config.data.tokenizer
-  return tokens.Subwords.load(path) if path else tokens.Bytes()
-
-
 def _sentences(config):
-  data, tokenizer = config.data, _tokenizer(config)
-  load = functools.partial(
-    labelled_text.load,
-    data.name,
-    column=data.column,
-    tokenizer=tokenizer,
-    length=data.length,
-    data_dir=data.dir,
-  )
-  train = load(data.train_split)
+  tokenizer = _finetuning.tokenizer(config)
+  load = _finetuning.sentences(config, tokenizer)
+  train = load(config.data.train_split)
   plan = _plan(config, len(train))
-  model = text_heads.Classifier(
-    tokenizer.vocab_size, num_classes=train.num_classes, **config.model
+  model = _finetuning.model(
+    config,
+    text_heads.Classifier,
+    tokenizer.vocab_size,
+    num_classes=train.num_classes,
   )
+  adapted = finetuning.adapt(model, **config.adapter)
   method = supervised.make(
-    model,
+    adapted,
     _adam(config.tx, plan),
     inputs=supervised.text_inputs,
     **config.step,
   )
   return experiment.token_classifier(
     config, method, train=train, sources=load, steps=plan.steps, plan=plan
-  )
+  )._replace(warm_start=_finetuning.warm_start(config, model, adapted))
 
 
 def _completions(config):
-  data, tokenizer = config.data, _tokenizer(config)
-
-  def load(split):
-    read = source.load(data.name, split, data_dir=data.dir)
-    return labelled_text.completions(
-      read.column(data.column),
-      read.column(data.target),
-      tokenizer=tokenizer,
-      length=data.length,
-      name=data.name,
-    )
-
-  train = load(data.train_split)
+  tokenizer = _finetuning.tokenizer(config)
+  load = _finetuning.completions(config, tokenizer)
+  train = load(config.data.train_split)
   plan = _plan(config, len(train))
+  model = _finetuning.model(config, transformer.DecoderLM, tokenizer.vocab_size)
+  adapted = finetuning.adapt(model, **config.adapter)
   method = language_modeling.make(
-    transformer.DecoderLM(tokenizer.vocab_size, **config.model),
-    _adam(config.tx, plan),
-    **config.step,
+    adapted, _adam(config.tx, plan), **config.step
   )
   return experiment.token_predictor(
     config,
@@ -352,7 +340,7 @@ def _completions(config):
     steps=plan.steps,
     show=tokenizer.decode,
     plan=plan,
-  )
+  )._replace(warm_start=_finetuning.warm_start(config, model, adapted))
 
 
 def run(config: config_dict.ConfigDict, report) -> types.Report:

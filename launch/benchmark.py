@@ -12,6 +12,7 @@ import json
 from absl import flags
 
 from launch import app
+from launch import benchmark_adapters
 from launch import benchmark_attention
 from launch import benchmark_privacy
 from launch import benchmark_training
@@ -26,6 +27,7 @@ _BENCHMARKS = {
   'attention': benchmark_attention.attention,
   'decoding': benchmark_attention.decoding,
   'privacy': benchmark_privacy.privacy,
+  'adapters': benchmark_adapters.adapters,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

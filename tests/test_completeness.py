@@ -24,6 +24,7 @@ _PARTS = {
   'gpm': 'gradient_projection',
   'dp_finetuning': 'clipping',
   'dp_tuning': 'tuning',
+  'mam_adapter': 'adapters',
 }
 
 
@@ -68,7 +69,7 @@ def test_has_a_readme_row_and_a_results_row(paper):
 # ranks freely.
 _RANKS = (
   ('types',),
-  ('trees', 'parallel', 'metrics'),
+  ('trees', 'parallel', 'metrics', 'text_metrics'),
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
   ('methods', 'adapt'),

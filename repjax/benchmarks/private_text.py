@@ -9,27 +9,22 @@ private part, the vocabulary included, is seen before private training.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import functools
 from typing import Any
 from typing import NamedTuple
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from repjax import experiment
-from repjax import loop
-from repjax import metrics
-from repjax import optim
 from repjax import private
 from repjax import study
 from repjax import types
+from repjax.benchmarks import pretraining
 from repjax.data import labelled_text
 from repjax.data import text
 from repjax.data import tokens
-from repjax.methods import language_modeling
 from repjax.methods import supervised
 from repjax.models import text_heads
 
@@ -114,36 +109,16 @@ def pretrain(
   Returns:
     The parameters of the encoder.
   """
-  mask_id = task.vocab_size - 1
-  method = language_modeling.make(
-    text_heads.MaskedLM(task.vocab_size, **encoder),
-    optax.adamw(optim.warmup_cosine(learning_rate, steps=steps, warmup=0.1)),
-    objective='masked',
-    transform=functools.partial(
-      language_modeling.mask_tokens,
-      vocab_size=mask_id,
-      mask_id=mask_id,
-      num_special=len((tokens.PAD, tokens.START, tokens.END)),
+  params = pretraining.run(
+    pretraining.masked_language_model(
+      task.vocab_size, encoder, steps=steps, learning_rate=learning_rate
     ),
-  )
-  order = np.random.default_rng(seed).integers(
-    0, len(task.public['tokens']), (1, steps, batch_size)
-  )
-  params = None
-  for step, states, means in loop.fit_seeds(
-    method,
-    study.per_seed(task.public, (seed,)),
-    order,
+    task.public,
+    steps=steps,
+    batch_size=batch_size,
     seeds=(seed,),
-    every=max(1, steps // 4),
-  ):
-    params = jax.tree.map(lambda x: x[0], states.params)
-    logging.info(
-      'pretraining: step %s/%s  %s',
-      f'{step:,}',
-      f'{steps:,}',
-      metrics.summary({name: float(x[0]) for name, x in means.items()}),
-    )
+  )
+  params = jax.tree.map(lambda x: x[0], params)
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 

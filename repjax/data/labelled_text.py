@@ -1,4 +1,4 @@
-"""Host side: rows of text with a class, and prompts with their completions."""
+"""Host side: texts with a class, with a completion, or with another text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +10,10 @@ from repjax.data import source as sources
 from repjax.data import text
 from repjax.data import tokens as tokenizing
 
+# (id before, id after) each text, as published models were trained with them
+# (`published_tokens`); None is the way of models that are trained here.
+Frame = tuple[int, int] | None
+
 
 def rows(
   texts: Sequence[str | bytes],
@@ -20,6 +24,7 @@ def rows(
   num_classes: int,
   name: str = 'text',
   split: str = 'train',
+  frame: Frame = None,
 ) -> sources.Source:
   """Texts with classes as rows of tokens, each begun by `START`.
 
@@ -31,15 +36,18 @@ def rows(
     num_classes: Number of classes.
     name: For messages.
     split: For messages.
+    frame: What stands around each text, also around one that is cut.
 
   Returns:
     A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
   """
-  start = np.array([tokenizing.START], np.int32)
+  before, after = _ends(frame)
+  room = length - len(before) - len(after)
   ids, mask = text.pad(
-    [np.concatenate([start, tokenizer.encode(x)]) for x in texts],
+    [
+      np.concatenate([before, tokenizer.encode(x)[:room], after]) for x in texts
+    ],
     length=length,
-    truncate=True,
   )
   return sources.from_arrays(
     name,
@@ -57,6 +65,7 @@ def load(
   tokenizer: tokenizing.Tokenizer,
   length: int,
   data_dir: str = '',
+  frame: Frame = None,
 ) -> sources.Source:
   """Rows of a prepared TFDS set with a text and a class, as `glue/sst2`.
 
@@ -74,6 +83,7 @@ def load(
     num_classes=read.num_classes,
     name=name,
     split=split,
+    frame=frame,
   )
 
 
@@ -85,6 +95,7 @@ def completions(
   length: int,
   separator: str = ' | ',
   name: str = 'text',
+  frame: Frame = None,
 ) -> sources.Source:
   """Prompts with what follows them, for a language model; targets alone count.
 
@@ -95,19 +106,21 @@ def completions(
     length: Targets of a row; what is longer is cut.
     separator: Between the two.
     name: For messages.
+    frame: What stands before the prompt and after the target.
 
   Returns:
     A source of 'tokens' int32 [length + 1] and 'weights' [length + 1].
   """
+  start, end = frame or (tokenizing.START, tokenizing.END)
   ids, weights = [], []
   for prompt, target in zip(prompts, targets, strict=True):
     first = np.concatenate(
       [
-        [tokenizing.START],
+        [start],
         tokenizer.encode(tokenizing.as_text(prompt) + separator),
       ]
     )
-    then = np.concatenate([tokenizer.encode(target), [tokenizing.END]])
+    then = np.concatenate([tokenizer.encode(target), [end]])
     ids.append(np.concatenate([first, then]).astype(np.int32))
     weights.append(len(first))
   padded, mask = text.pad(ids, length=length + 1, truncate=True)
@@ -116,6 +129,71 @@ def completions(
   return sources.from_arrays(
     name, {'tokens': padded, 'weights': mask.astype(np.float32)}
   )
+
+
+def pairs(
+  texts: Sequence[str | bytes],
+  targets: Sequence[str | bytes],
+  *,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+  target_length: int,
+  name: str = 'text',
+  split: str = 'train',
+  frame: Frame = None,
+) -> sources.Source:
+  """Texts with what an encoder-decoder is to make of them, as summaries.
+
+  Args:
+    texts: One a row.
+    targets: One a row.
+    tokenizer: Of both.
+    length: Tokens of a text with its end; longer texts are cut before it.
+    target_length: Tokens of a target with its start and end, likewise.
+    name: For messages.
+    split: For messages.
+    frame: What stands around texts and targets. A target then begins with the
+      id `after` once more, from which published BART models begin to write.
+
+  Returns:
+    A source of 'source' int32 [length], 'source_mask', 'tokens' int32
+    [target_length] and 'weights', as `translations.from_pivot` gives them.
+  """
+  if frame is None:
+    around = ([], [tokenizing.END])
+    around_target = ([tokenizing.START], [tokenizing.END])
+  else:
+    before, after = _ends(frame)
+    around, around_target = (before, after), (after + before, after)
+
+  def padded(rows, around, length):
+    before, after = around
+    room = length - len(before) - len(after)
+    if room < 1:
+      raise types.InputError(f'{name}: no text has room in {length} tokens')
+    return text.pad(
+      [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in rows],
+      length=length,
+    )
+
+  source, source_mask = padded(texts, around, length)
+  tokens, weights = padded(targets, around_target, target_length)
+  weights[:, 0] = 0
+  return sources.from_arrays(
+    name,
+    {
+      'source': source,
+      'source_mask': source_mask,
+      'tokens': tokens,
+      'weights': weights,
+    },
+    split=split,
+  )
+
+
+def _ends(frame):
+  """Ids before and after a text."""
+  return ([tokenizing.START], []) if frame is None else ([frame[0]], [frame[1]])
 
 
 class Pieces(NamedTuple):

@@ -1,0 +1,93 @@
+"""Protocol: small text models pretrained where a study stands, one a seed."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+from absl import logging
+import numpy as np
+import optax
+
+from repjax import loop
+from repjax import metrics
+from repjax import optim
+from repjax import study
+from repjax import types
+from repjax.data import tokens
+from repjax.methods import language_modeling
+from repjax.models import text_heads
+
+
+def masked_language_model(
+  vocab_size: int,
+  encoder: Mapping[str, Any],
+  *,
+  steps: int,
+  learning_rate: float,
+) -> types.Method:
+  """Fills gaps of texts (Devlin et al., 2019), by AdamW.
+
+  Args:
+    vocab_size: Number of tokens; the last one hides others.
+    encoder: Further fields of `transformer.Encoder`.
+    steps: Number of updates.
+    learning_rate: At its peak.
+  """
+  mask_id = vocab_size - 1
+  return language_modeling.make(
+    text_heads.MaskedLM(vocab_size, **encoder),
+    optax.adamw(optim.warmup_cosine(learning_rate, steps=steps, warmup=0.1)),
+    objective='masked',
+    transform=functools.partial(
+      language_modeling.mask_tokens,
+      vocab_size=mask_id,
+      mask_id=mask_id,
+      num_special=len((tokens.PAD, tokens.START, tokens.END)),
+    ),
+  )
+
+
+def run(
+  method: types.Method,
+  rows: Mapping[str, np.ndarray],
+  *,
+  steps: int,
+  batch_size: int,
+  seeds: Sequence[int],
+) -> types.PyTree:
+  """Trains one model a seed on rows drawn with replacement.
+
+  Args:
+    method: What is trained.
+    rows: Name -> [N, ...], shared by the seeds.
+    steps: Number of updates.
+    batch_size: Rows of a step.
+    seeds: S seeds of everything random.
+
+  Returns:
+    The parameters, with a leading seed axis.
+  """
+  num_rows = len(next(iter(rows.values())))
+  order = np.concatenate(
+    [
+      np.random.default_rng(seed).integers(0, num_rows, (1, steps, batch_size))
+      for seed in seeds
+    ]
+  )
+  params = None
+  for step, states, means in loop.fit_seeds(
+    method,
+    study.per_seed(rows, seeds),
+    order,
+    seeds=seeds,
+    every=max(1, steps // 4),
+  ):
+    params = states.params
+    logging.info(
+      'pretraining: step %s/%s  %s',
+      f'{step:,}',
+      f'{steps:,}',
+      metrics.summary({name: float(x.mean()) for name, x in means.items()}),
+    )
+  return params

@@ -1,0 +1,274 @@
+"""Fine-tuning from configs: equal budgets, published weights, composition."""
+
+import json
+
+import chex
+from flax import traverse_util
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import processors
+
+from configs import dp_finetuning
+from configs import mam_adapter
+from repjax import private
+from repjax.data import labelled_text
+from repjax.data import source
+from repjax.layers import adapters
+from repjax.methods import finetuning
+from repjax.models import text_heads
+from repjax.models import text_weights
+from repjax.models import transformer
+from repjax.types import InputError
+
+pytestmark = pytest.mark.slow
+
+# Settings of config.json: a network of 8 x 12 with one layer.
+BERT_LIKE = dict(
+  vocab_size=9,
+  hidden_size=8,
+  intermediate_size=12,
+  num_attention_heads=2,
+  num_hidden_layers=1,
+)
+STORED = {
+  'roberta': dict(
+    BERT_LIKE,
+    max_position_embeddings=42,
+    type_vocab_size=1,
+    layer_norm_eps=1e-5,
+  ),
+  'gpt2': dict(
+    vocab_size=9, n_embd=8, n_inner=12, n_head=2, n_layer=1, n_positions=60
+  ),
+  'bart': dict(
+    vocab_size=9,
+    d_model=8,
+    encoder_ffn_dim=12,
+    decoder_ffn_dim=12,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    max_position_embeddings=40,
+  ),
+}
+TINY = dict(vocab_size=9, hidden_dim=8, mlp_dim=12, num_heads=2, num_layers=1)
+NETWORKS = {
+  'roberta': text_heads.MaskedLM(
+    **{**transformer.ROBERTA, **TINY, 'num_positions': 40}
+  ),
+  'gpt2': transformer.DecoderLM(
+    **{**transformer.GPT2, **TINY, 'num_positions': 60}
+  ),
+  'bart': transformer.EncoderDecoder(
+    **{**transformer.BART, **TINY, 'num_positions': 40}
+  ),
+}
+
+
+def published(folder, family):
+  """A folder as people download it; returns its parameters."""
+  inputs = {'source': np.ones((1, 2), int)} if family == 'bart' else {}
+  shapes = jax.eval_shape(
+    lambda: NETWORKS[family].init(
+      jax.random.key(0), np.ones((1, 2), int), train=False, **inputs
+    )
+  )['params']
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes
+  )
+  text_weights.save(folder / 'model.safetensors', params, family=family)
+  (folder / 'config.json').write_text(
+    json.dumps({'model_type': family, **STORED[family]})
+  )
+  words = ['<s>', '<pad>', '</s>', '<unk>', 'the', 'a', 'is', '<|endoftext|>']
+  made = tokenizers.Tokenizer(
+    models.WordLevel({w: i for i, w in enumerate(words)}, unk_token='<unk>')
+  )
+  made.pre_tokenizer = pre_tokenizers.Whitespace()
+  if family != 'gpt2':
+    made.post_processor = processors.RobertaProcessing(('</s>', 2), ('<s>', 0))
+  made.save(str(folder / 'tokenizer.json'))
+  return params
+
+
+def topics(config, folder):
+  """Reads the embedded texts as a set of pairs."""
+  config.update(
+    dict(
+      batch_size=8,
+      eval_batch_size=8,
+      data=dict(
+        name='python_topics',
+        eval_splits=('validation',),
+        column='topic',
+        target='text',
+        length=24,
+      ),
+      weights=str(folder),
+      step=dict(compute_dtype='float32'),
+    )
+  )
+  return config
+
+
+def warm(experiment):
+  """(batch, state that training starts from)."""
+  batch = experiment.train.batch(0)
+  rows = {name: x[:1] for name, x in batch.items()}
+  state = jax.jit(experiment.method.init)(jax.random.key(0), rows)
+  return batch, experiment.warm_start(state)
+
+
+@pytest.mark.parametrize('preset', ['small', 'small_generation'])
+def test_arms_have_equal_budgets(preset):
+  config = mam_adapter.get_config(preset)
+  task = mam_adapter._read(config)
+  base = mam_adapter._model(config, task)
+  percents = {}
+  row = {name: x[:1] for name, x in task.train.read([0]).items()}
+  row['mask'] = np.ones(1)
+  for arm, settings in config.arms.items():
+    model = finetuning.adapt(base, **settings)
+    method = mam_adapter._method(
+      config, task, model, mam_adapter._tx(config, 10, 1.0)
+    )
+    state = jax.eval_shape(method.init, jax.random.key(0), row)
+    percents[arm] = finetuning.trained_percent(model, state)
+  assert percents.pop('full') == 100
+  # He et al. give MAM 6.7 % of BART's parameters.
+  assert all(5.5 < x < 7 for x in percents.values()), percents
+  # None of those that MAM is compared with has fewer but for one percent.
+  assert percents['MAM'] <= 1.015 * min(percents.values()), percents
+  assert max(percents.values()) < 1.06 * min(percents.values()), percents
+
+
+def test_a_private_run_adapts_published_weights(tmp_path):
+  params = published(tmp_path, 'gpt2')
+  config = topics(dp_finetuning.get_config('paper_generation'), tmp_path)
+  config.epochs = 1.0
+  config.step.microbatches = 1
+  config.dp.accountant = 'rdp'
+  config.adapter.update(kind='lora', rank=2)
+  made = dp_finetuning.build(config)
+  batch, state = warm(made)
+  chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
+  assert batch['tokens'][0, 0] == 7  # <|endoftext|>
+  private.check(made, state, best='')
+  after, _ = jax.jit(made.method.update)(state, batch, jax.random.key(1))
+  chex.assert_trees_all_equal(after.model_state, state.model_state)
+  moved = traverse_util.flatten_dict(
+    jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, state.params)
+  )
+  # Noise reaches every trained leaf, and only LoRA's are trained.
+  assert all(x > 0 for x in moved.values())
+  assert {path[-3] for path in moved} == {'lora'}
+  assert made.privacy(made.steps).epsilon == pytest.approx(3.0, rel=0.01)
+
+
+def test_summaries_are_learned_from_published_weights(tmp_path):
+  params = published(tmp_path, 'bart')
+  config = topics(mam_adapter.get_config('paper'), tmp_path)
+  config.data.update(column='text', target='topic', target_length=8)
+  config.adapter.update(rank=3, length=2, hidden_dim=5)
+  made = mam_adapter.build(config)
+  batch, state = warm(made)
+  chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
+  assert (batch['source'][:, 0] == 0).all()
+  np.testing.assert_array_equal(batch['tokens'][:, :2], [[2, 0]] * 8)
+  # Reparametrized prefixes train more than is kept.
+  shared = state.params['reparametrization_0']
+  assert shared['hidden']['kernel'].shape == (8, 5)
+  config.adapter.kind = 'full'
+  chex.assert_trees_all_equal(warm(mam_adapter.build(config))[1].params, params)
+
+
+def test_classes_are_learned_from_published_weights(tmp_path, monkeypatch):
+  params = published(tmp_path, 'roberta')
+  rows = source.from_arrays(
+    'glue/sst2',
+    {
+      'sentence': np.array([b'the', b'a is', b'is', b'the a'] * 4, object),
+      'label': np.arange(16) % 2,
+    },
+    num_classes=2,
+  )
+  monkeypatch.setattr(
+    labelled_text.sources, 'load', lambda *args, **kwargs: rows
+  )
+  config = mam_adapter.get_config('paper_classification')
+  config.update(
+    dict(
+      batch_size=8, weights=str(tmp_path), step=dict(compute_dtype='float32')
+    )
+  )
+  config.data.length = 6
+  config.adapter.update(rank=3, length=2)
+  made = mam_adapter.build(config)
+  batch, state = warm(made)
+  base = state.model_state[adapters.BASE]
+  for name in ('token_embedding', 'encoder'):
+    chex.assert_trees_all_equal(base[name], params[name])
+  assert {'head', 'pooling', 'encoder'} == set(state.params)
+  outputs = jax.jit(made.method.predict)(state, batch)
+  measured = made.measure({k: np.asarray(x) for k, x in outputs.items()}, batch)
+  assert {'accuracy', 'f1', 'loss'} <= set(measured)
+
+
+@pytest.mark.parametrize(
+  ('family', 'fields', 'message'),
+  [
+    ('gpt2', {}, 'is gpt2.*needs bart'),
+    (None, {}, 'config.json'),
+    (None, dict(weights=''), 'adapts a pretrained model'),
+    (None, dict(data=dict(kind='words')), 'config.data.kind'),
+    (None, dict(adapter=dict(kind='all'), weights=''), 'kind must be one of'),
+  ],
+)
+def test_what_cannot_be_is_refused(family, fields, message, tmp_path):
+  if family:
+    published(tmp_path, family)
+  config = topics(mam_adapter.get_config('paper'), tmp_path)
+  config.update(fields)
+  if not config.weights:
+    config.data.vocab_size = 300
+    config.model.update(hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=1)
+  elif family is None:
+    published(tmp_path, 'bart')
+    (tmp_path / 'config.json').unlink()
+  with pytest.raises(InputError, match=message):
+    mam_adapter.build(config)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    dict(adapter=dict(kind='lora'), sam=dict(rho=0.05)),
+    dict(attention=dict(kind='favor', num_features=8)),
+  ],
+  ids=['SAM and LoRA', 'MAM and Performer'],
+)
+def test_methods_of_other_papers_compose_by_fields(fields):
+  config = mam_adapter.get_config('smoke')
+  config.update(fields)
+  made = mam_adapter.build(config)
+  batch = made.train.batch(0)
+  rows = {name: x[:1] for name, x in batch.items()}
+  state = jax.jit(made.method.init)(jax.random.key(0), rows)
+  after, sums = jax.jit(made.method.update)(state, batch, jax.random.key(1))
+  assert np.isfinite(sums['loss'][0])
+  chex.assert_trees_all_equal(
+    after.model_state[adapters.BASE], state.model_state[adapters.BASE]
+  )
+  assert ('projection' in state.model_state) == ('attention' in fields)
+  block = state.params['encoder']['block_0']
+  if 'sam' in fields:
+    assert set(block) == {'attention'}
+    assert set(block['attention']) == {'query', 'value'}
+  else:
+    assert set(block) == {'attention', 'mlp'}

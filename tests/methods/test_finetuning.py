@@ -1,0 +1,258 @@
+"""Fine-tuning: what trains, what it starts from, and what is written."""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from repjax import optim
+from repjax import trees
+from repjax.layers import adapters
+from repjax.layers import performer
+from repjax.methods import finetuning
+from repjax.methods import language_modeling
+from repjax.methods import supervised
+from repjax.models import text_heads
+from repjax.models import transformer
+from repjax.types import InputError
+
+pytestmark = pytest.mark.slow
+
+TINY = dict(
+  vocab_size=11,
+  hidden_dim=8,
+  mlp_dim=12,
+  num_heads=2,
+  num_layers=1,
+  num_positions=12,
+)
+SIZES = dict(rank=2, length=3, scale=2.0, hidden_dim=0)
+END = 2
+RNG = np.random.default_rng(0)
+SENTENCES = {
+  'tokens': RNG.integers(3, 11, (4, 6)),
+  'token_mask': (np.arange(6) < np.array([[6], [4], [2], [6]])) * 1.0,
+  'label': np.array([0, 1, 2, 1]),
+  'mask': np.ones(4),
+}
+PAIRS = {
+  'source': RNG.integers(3, 11, (4, 5)),
+  'source_mask': (np.arange(5) < np.array([[5], [3], [2], [5]])) * 1.0,
+  'tokens': np.array([[1, 3, 4, END], [1, 5, END, 0], [1, 3, 3, END]] * 2)[:4],
+  'weights': np.array([[0, 1, 1, 1], [0, 1, 1, 0], [0, 1, 1, 1]] * 2)[:4] * 1.0,
+  'mask': np.ones(4),
+}
+
+
+def classifier(**fields):
+  return text_heads.Classifier(**{**TINY, **fields}, num_classes=3)
+
+
+def sentences(model, tx):
+  return supervised.make(model, tx, inputs=supervised.text_inputs)
+
+
+def start(method, batch):
+  return jax.jit(method.init)(jax.random.key(0), batch)
+
+
+def flat(tree):
+  return {'/'.join(path): x for path, x in trees.flatten(tree).items()}
+
+
+KINDS = {
+  'bias': 'bias',
+  'lora': 'lora/',
+  'adapter': 'mlp/adapter/',
+  'prefix': 'attention/prefix/',
+  'parallel': 'mlp/scaled_parallel/',
+}
+
+
+@pytest.mark.parametrize('kind', [*KINDS, 'mam', 'full'])
+def test_each_kind_trains_its_part_and_the_head(kind):
+  model = finetuning.adapt(classifier(), kind=kind, **SIZES)
+  variables = jax.eval_shape(
+    functools.partial(model.init, train=False),
+    jax.random.key(0),
+    np.ones((1, 2), int),
+  )
+  trained = flat(variables['params'])
+  head = {'head/kernel', 'head/bias', 'pooling/kernel', 'pooling/bias'}
+  assert head <= set(trained)
+  rest = set(trained) - head
+  if kind == 'full':
+    assert 'base' not in variables
+    return
+  parts = (
+    [KINDS['prefix'], KINDS['parallel']] if kind == 'mam' else [KINDS[kind]]
+  )
+  for part in parts:
+    assert any(part in name for name in rest)
+  assert all(any(part in name for part in parts) for name in rest)
+
+
+def test_an_unknown_kind_is_refused():
+  with pytest.raises(InputError, match='kind must be one of'):
+    finetuning.adapt(classifier(), kind='bitfit', **SIZES)
+
+
+@pytest.mark.parametrize('kind', ['full', 'lora'])
+def test_a_run_starts_at_the_pretrained_network(kind):
+  encoder = transformer.Encoder(**TINY)
+  pretrained = jax.tree.map(
+    lambda x: RNG.normal(size=x.shape).astype(x.dtype),
+    jax.eval_shape(
+      functools.partial(encoder.init, train=False),
+      jax.random.key(0),
+      SENTENCES['tokens'],
+    )['params'],
+  )
+  model = finetuning.adapt(classifier(), kind=kind, **SIZES)
+  method = sentences(model, optax.adam(1e-2))
+  fresh = start(method, SENTENCES)
+  state = finetuning.with_pretrained(
+    model, fresh, lambda own: {**own, **pretrained}
+  )
+  # LoRA begins at zero, so both are the plain network with the fresh head.
+  head = {name: fresh.params[name] for name in ('head', 'pooling')}
+  apply = jax.jit(functools.partial(classifier().apply, train=False))
+  expected = apply(
+    {'params': {**pretrained, **head}},
+    SENTENCES['tokens'],
+    mask=SENTENCES['token_mask'],
+  )
+  found = jax.jit(method.predict)(state, SENTENCES)
+  np.testing.assert_allclose(found['logits'], expected, rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh)
+  percent = finetuning.trained_percent(model, state)
+  if kind == 'full':
+    assert percent == 100
+  else:
+    # Queries and values: 2 r (D + D); the pooler and the head.
+    own = 2 * 2 * (8 + 8) + 8 * 8 + 8 + 8 * 3 + 3
+    total = trees.size(classifier_params())
+    assert percent == pytest.approx(100 * own / total)
+    assert trees.size(state.params) == own
+    # Moments are those of what trains, and nothing else.
+    assert trees.size(state.opt_state[0].mu) == own
+
+
+def classifier_params():
+  return jax.eval_shape(
+    functools.partial(classifier().init, train=False),
+    jax.random.key(0),
+    np.ones((1, 2), int),
+  )['params']
+
+
+def test_sam_and_performer_attention_take_adapters_as_they_come():
+  model = finetuning.adapt(
+    classifier(attention_fn=performer.Favor(num_features=8)),
+    kind='mam',
+    **SIZES,
+  )
+  method = sentences(model, optax.chain(optim.sam(0.1), optax.adam(3e-2)))
+  state = start(method, SENTENCES)
+  update = jax.jit(method.update)
+  losses = []
+  first = state
+  for _ in range(20):
+    state, sums = update(state, SENTENCES, jax.random.key(1))
+    losses.append(float(sums['loss'][0]))
+  assert losses[-1] < 0.8 * losses[0]
+  chex.assert_trees_all_equal(
+    state.model_state[adapters.BASE], first.model_state[adapters.BASE]
+  )
+  changed = jax.tree.map(
+    lambda a, b: bool((a != b).any()), state.params, first.params
+  )
+  assert all(jax.tree.leaves(changed))
+
+
+def greedy(logits, start, steps):
+  """Text of one row, by whole passes over rows of one length."""
+  row = list(start)
+  for _ in range(steps):
+    padded = np.pad(row, (0, 10 - len(row)))[None]
+    row.append(int(np.argmax(logits(padded)[0, len(row) - 1])))
+    if row[-1] == END:
+      break
+  return row[len(start) :]
+
+
+@pytest.mark.parametrize('objective', ['translation', 'causal'])
+def test_a_writer_writes_what_whole_passes_would(objective):
+  if objective == 'translation':
+    base, batch = transformer.EncoderDecoder(**TINY), PAIRS
+  else:
+    base = transformer.DecoderLM(**TINY)
+    # Prompts of two and of three tokens, padded after the target.
+    batch = {
+      'tokens': np.array([[1, 5, 6, 7, END], [1, 4, 8, END, 0]]),
+      'weights': np.array([[0, 0, 1, 1, 1], [0, 0, 0, 1, 0]]) * 1.0,
+      'mask': np.ones(2),
+    }
+  model = finetuning.adapt(base, kind='mam', **SIZES)
+  method = finetuning.writer(
+    model,
+    optax.adam(1e-2),
+    objective=objective,
+    max_new_tokens=4,
+    end_id=END,
+    ema_decay=0.5,
+  )
+  state = start(method, batch)
+  # Far from zero, so that adapters matter.
+  params = jax.tree.map(
+    lambda x: RNG.normal(size=x.shape).astype(x.dtype), state.params
+  )
+  state = supervised.with_params(state, params)
+  found = jax.jit(method.predict)(state, batch)
+  plain = language_modeling.make(
+    model, optax.adam(1e-2), objective=objective, ema_decay=0.5
+  )
+  expected = jax.jit(plain.predict)(state, batch)
+  chex.assert_trees_all_close(
+    {k: found[k] for k in ('nll', 'hits')},
+    {k: expected[k] for k in ('nll', 'hits')},
+    rtol=1e-4,
+  )
+  variables = {'params': params, **state.model_state}
+
+  @jax.jit
+  def logits(tokens, **inputs):
+    return model.apply(variables, tokens, train=False, **inputs)
+
+  for i in range(len(batch['tokens'])):
+    if objective == 'translation':
+      length = 1
+      inputs = {k: batch[k][i : i + 1] for k in ('source', 'source_mask')}
+      np.testing.assert_array_equal(found['prompt'][i], batch['source'][i])
+    else:
+      length, inputs = int(np.argmax(batch['weights'][i])), {}
+      prompt = np.where(np.arange(5) < length, batch['tokens'][i], -1)
+      np.testing.assert_array_equal(found['prompt'][i], prompt)
+    apply = functools.partial(logits, **inputs)
+    prompt = batch['tokens'][i, :length]
+    expected = greedy(apply, prompt, 4)
+    written = found['written'][i][: len(expected)].tolist()
+    assert written == expected
+    counted = batch['weights'][i] > 0
+    np.testing.assert_array_equal(
+      found['target'][i], np.where(counted, batch['tokens'][i], -1)
+    )
+
+
+def test_an_objective_that_writes_nothing_is_refused():
+  with pytest.raises(InputError, match='objective'):
+    finetuning.writer(
+      classifier(),
+      optax.adam(1e-2),
+      objective='masked',
+      max_new_tokens=1,
+      end_id=END,
+    )
