@@ -52,6 +52,17 @@ def of_encoder(encoder: nn.Module, vocab_size: int) -> Tokenizer:
   return Tokenizer(encoder.init, ids, vocab_size)
 
 
+def known(vocab_size: int) -> Tokenizer:
+  """The tokens themselves: 'token_image' of a batch is int [B, rows, columns].
+
+  For tokens that were made ahead, where images are not augmented.
+
+  Args:
+    vocab_size: Tokens are in [0, vocab_size).
+  """
+  return Tokenizer(lambda rng, ids: {}, lambda _, ids: ids, vocab_size)
+
+
 def make(
   model: beit.MaskedImageModel,
   tokenizer: Tokenizer,
