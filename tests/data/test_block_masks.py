@@ -78,7 +78,7 @@ def test_places_are_row_by_row_and_padded():
   places, weights = block_masks.places(mask, 4)
   np.testing.assert_array_equal(places, [2, 3, 0, 0])
   np.testing.assert_array_equal(weights, [1, 1, 0, 0])
-  with pytest.raises(InputError, match='hides 2 patches.* room for 1'):
+  with pytest.raises(InputError, match=r'hides 2 patches.* room for 1'):
     block_masks.places(mask, 1)
 
 

@@ -10,8 +10,8 @@ from repjax.types import InputError
 
 def test_the_index_of_14_by_14_patches_is_the_published_one():
   index = relative_positions.index((14, 14))
-  assert len(np.unique(index)) == 732 == relative_positions.num_distances(
-    (14, 14)
+  assert (
+    len(np.unique(index)) == 732 == relative_positions.num_distances((14, 14))
   )
   assert index[0, 0] == 731
   assert (index[0, 1:] == 729).all()

@@ -63,9 +63,7 @@ def test_hidden_pixels_have_no_influence(masked):
   hidden[:, 5] = 1  # Row 1, column 1: pixels 2 and 3 on both axes.
   changed = image.copy()
   changed[:, 2:4, 2:4] += 1.0
-  np.testing.assert_array_equal(
-    masked(image, hidden), masked(changed, hidden)
-  )
+  np.testing.assert_array_equal(masked(image, hidden), masked(changed, hidden))
   assert np.abs(masked(image, 0 * hidden) - masked(changed, 0 * hidden)).max()
 
 

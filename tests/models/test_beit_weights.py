@@ -65,7 +65,9 @@ def test_a_file_gives_back_the_same_bits(model, tmp_path):
   params = draw(model)
   path = tmp_path / 'model.safetensors'
   beit_weights.save(path, params)
-  chex.assert_trees_all_equal(beit_weights.load(path, draw(model, seed=1)), params)
+  chex.assert_trees_all_equal(
+    beit_weights.load(path, draw(model, seed=1)), params
+  )
 
 
 def test_names_are_those_of_the_published_files(file):
@@ -155,7 +157,7 @@ def test_leaves_that_do_not_fit_are_named(file, change, message):
 
 
 def test_a_pre_trained_file_as_it_is_fits_no_classifier(file):
-  with pytest.raises(InputError, match="unexpected .*mask_token.*'replace'"):
+  with pytest.raises(InputError, match=r"unexpected .*mask_token.*'replace'"):
     beit_weights.load(file, draw(classifier()))
   with pytest.raises(InputError, match="head must be 'keep' or 'replace'"):
     beit_weights.load(file, draw(classifier()), head='new')
