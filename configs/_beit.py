@@ -30,6 +30,7 @@ from repjax.methods import supervised
 from repjax.models import beit
 from repjax.models import beit_weights
 from repjax.models import dvae
+from repjax.models import dvae_weights
 
 
 def of_stage(config: config_dict.ConfigDict, stage: str):
@@ -46,13 +47,14 @@ def of_stage(config: config_dict.ConfigDict, stage: str):
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run of one stage."""
+  restored = functools.partial(_restored, config)
   config = of_stage(config, config.stage)
   data = experiment.images(config)
   if config.stage == 'tokenizer':
     return _build_tokenizer(config, data)
   if config.stage == 'pretrain':
-    return _build_pretraining(config, data)
-  return _build_classifier(config, data)
+    return _build_pretraining(config, data, restored)
+  return _build_classifier(config, data, restored)
 
 
 def _build_tokenizer(config, data):
@@ -75,7 +77,7 @@ def _build_tokenizer(config, data):
   )
 
 
-def _build_pretraining(config, data):
+def _build_pretraining(config, data, restored):
   if not config.tokenizer.run and not config.tokenizer.untrained:
     raise types.InputError(
       'config.tokenizer.run is empty: train a tokenizer first '
@@ -104,8 +106,12 @@ def _build_pretraining(config, data):
   def warm_start(state):
     if not config.tokenizer.run:
       return state
-    trained = _restored(config, 'tokenizer', config.tokenizer.run)
-    return pretraining.with_tokenizer(state, {'params': trained['encoder']})
+    if config.tokenizer.run.endswith('.safetensors'):
+      (old,) = state.model_state[types.FROZEN].values()
+      trained = dvae_weights.load(config.tokenizer.run, old)
+    else:
+      trained = restored('tokenizer', config.tokenizer.run)['encoder']
+    return pretraining.with_tokenizer(state, {'params': trained})
 
   return experiment.of_sources(
     config,
@@ -120,7 +126,7 @@ def _build_pretraining(config, data):
   )
 
 
-def _build_classifier(config, data):
+def _build_classifier(config, data, restored):
   num_classes = data.train.num_classes
   model = classifier(config, num_classes, data.recipe.shape)
   method = mixup.make(
@@ -136,7 +142,7 @@ def _build_classifier(config, data):
     if not path:
       return state
     if pathlib.Path(path, 'checkpoints').is_dir():
-      trained = _restored(config, 'pretrain', path)
+      trained = restored('pretrain', path)
       params = beit_weights.transfer(trained, state.params)
     else:
       params = beit_weights.load(path, state.params, head='replace')
@@ -307,7 +313,7 @@ def adamw(config, steps):
     tx.learning_rate, steps=steps, warmup=tx.warmup, end=tx.end
   )
   num_layers = config.model.num_layers
-  decays = optim.decays
+  decays = optim.weight_decay_mask
   if config.stage == 'probe':  # Decay would move what no gradient moves.
     decays = functools.partial(decays, exempt=('bias', 'encoder'))
   return optax.chain(
@@ -322,17 +328,28 @@ def adamw(config, steps):
 
 
 def _restored(config, stage, workdir):
-  """Parameters of a finished run of an earlier stage."""
+  """Parameters of a run of an earlier stage, as they were last saved.
+
+  Args:
+    config: As it was given, without what a stage changes.
+    stage: That of the run.
+    workdir: Of the run.
+  """
+  folder = pathlib.Path(workdir, 'checkpoints')
+  if not folder.is_dir():
+    raise types.InputError(
+      f'{workdir} holds no checkpoint of a run of the stage {stage!r}.'
+    )
   earlier = of_stage(config, stage)
-  earlier.tokenizer.untrained = True  # It is in the checkpoint.
+  earlier.tokenizer.untrained = True  # A trained one is in the checkpoint.
   made = build(earlier)
   state = loop.init(made.method, made.train.batch(0), seed=0)
-  store = checkpoint.Checkpoints(
-    str(pathlib.Path(workdir, 'checkpoints')), read_only=True
-  )
+  store = checkpoint.Checkpoints(str(folder), read_only=True)
   restored = store.restore(state)
   if restored is None:
-    raise types.InputError(f'{workdir} holds no checkpoint of {stage!r} yet.')
+    raise types.InputError(
+      f'{workdir} holds no checkpoint of a run of the stage {stage!r}.'
+    )
   return jax.device_get(restored[0].params)
 
 

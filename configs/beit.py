@@ -63,7 +63,8 @@ _PAPER = dict(
   ),
   # kind: 'dalle', the published encoder's shape, or 'small'. Images are resized
   # to size x size for it, or, with 0, it sees what the model sees. `untrained`
-  # allows pre-training without a run of the stage 'tokenizer'.
+  # allows pre-training without `run`, the work directory of a run of the stage
+  # 'tokenizer' (or, for 'dalle', a file of the published encoder).
   tokenizer=dict(
     kind='dalle',
     run='',

@@ -62,7 +62,7 @@ def layer_decay(
   return optax.stateless(update_fn)
 
 
-def decays(
+def weight_decay_mask(
   params: types.PyTree,
   *,
   exempt: Collection[str] = ('bias', 'cls', 'positions'),

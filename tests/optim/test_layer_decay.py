@@ -61,21 +61,23 @@ def test_every_parameter_is_in_the_layer_of_the_authors(head, relative):
 
 def test_weights_decay_and_vectors_biases_and_the_class_token_do_not():
   params = network('tokens')
-  flat = trees.flatten(optim.decays(params))
+  flat = trees.flatten(optim.weight_decay_mask(params))
   decays = {path for path, decays in flat.items() if decays}
   leaves = {path[-1] for path in decays}
   # The authors decay the mask token and the table of relative positions.
   assert leaves == {'kernel', 'table', 'mask_token'}
   assert {path for path in flat if path[-1] == 'kernel'} <= decays
   assert ('encoder', 'block_0', 'attention', 'query', 'bias') in flat
-  spared = optim.decays(params, exempt=('bias', 'cls', 'relative_positions'))
+  spared = optim.weight_decay_mask(
+    params, exempt=('bias', 'cls', 'relative_positions')
+  )
   assert not spared['encoder']['relative_positions']['table']
 
 
 def test_behind_adamw_it_is_a_rate_of_each_group():
   params = {'a': jnp.array([[1.0, -2.0]]), 'b': jnp.array([[3.0]])}
   grads = {'a': jnp.array([[0.3, 0.1]]), 'b': jnp.array([[-0.2]])}
-  settings = dict(weight_decay=0.1, mask=optim.decays)
+  settings = dict(weight_decay=0.1, mask=optim.weight_decay_mask)
   tx = optax.chain(
     optax.adamw(0.1, **settings),
     optim.layer_decay(0.5, lambda path: int(path[0] == 'b'), num_layers=1),
