@@ -19,8 +19,10 @@ def test_there_are_papers():
   assert {'vit', 'sam', 'mixup'} <= set(_PAPERS)
 
 
-# Papers that people call by another name than their part.
+# Papers that people call by another name than their part, or whose name more
+# than one part has.
 _PARTS = {
+  'beit': 'methods/beit',
   'gpm': 'gradient_projection',
   'dp_finetuning': 'clipping',
   'dp_tuning': 'tuning',
@@ -30,10 +32,11 @@ _PARTS = {
 
 def test_has_a_part_and_a_test(paper):
   paper = _PARTS.get(paper, paper)
-  parts = list((ROOT / 'repjax').glob(f'*/{paper}.py'))
+  pattern = paper if '/' in paper else f'*/{paper}'
+  parts = list((ROOT / 'repjax').glob(f'{pattern}.py'))
   assert len(parts) == 1, f'repjax/<folder>/{paper}.py: {parts}'
   folder = parts[0].parent.name
-  assert (ROOT / 'tests' / folder / f'test_{paper}.py').exists()
+  assert (ROOT / 'tests' / folder / f'test_{parts[0].name}').exists()
 
 
 def test_config_has_three_presets_and_its_claims(paper):

@@ -13,6 +13,8 @@ from repjax.optim.gradient_projection import (
 from repjax.optim.gradient_projection import update_bases as update_bases
 from repjax.optim.gradient_vaccine import gradient_vaccine as gradient_vaccine
 from repjax.optim.gradient_vaccine import pcgrad as pcgrad
+from repjax.optim.layer_decay import layer_decay as layer_decay
+from repjax.optim.layer_decay import weight_decay_mask as weight_decay_mask
 from repjax.optim.layer_inputs import representations as representations
 from repjax.optim.sam import sam as sam
 from repjax.optim.schedules import warmup_cosine as warmup_cosine

@@ -1,0 +1,117 @@
+"""How the stages of BEiT's config hand on what they have learnt."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from configs import beit
+from repjax import checkpoint
+from repjax import loop
+from repjax import types
+from repjax.models import beit_weights
+
+pytestmark = pytest.mark.slow
+
+
+def of_stage(stage, **tokenizer):
+  config = beit.get_config('smoke')
+  config.stage = stage
+  config.tokenizer.update(tokenizer)
+  return config
+
+
+def started(config, seed=0):
+  experiment = beit.build(config)
+  state = loop.init(experiment.method, experiment.train.batch(0), seed)
+  return experiment, jax.device_get(experiment.warm_start(state))
+
+
+def saved(state, folder):
+  store = checkpoint.Checkpoints(str(folder / 'checkpoints'))
+  store.save(state.replace(step=np.int32(1)), {})
+  store.close()
+  return str(folder)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """(tokenizer's state, its folder, state of pre-training, its folder)."""
+  folders = [tmp_path_factory.mktemp(name) for name in ('tokens', 'model')]
+  _, tokens = started(of_stage('tokenizer'), seed=3)
+  run = saved(tokens, folders[0])
+  _, state = started(of_stage('pretrain', run=run, untrained=False), seed=4)
+  return tokens, run, state, saved(state, folders[1])
+
+
+def test_pre_training_takes_the_encoder_of_the_tokenizer(runs):
+  tokens, _, state, _ = runs
+  chex.assert_trees_all_equal(
+    state.model_state[types.FROZEN]['params'], tokens.params['encoder']
+  )
+
+
+@pytest.mark.parametrize('from_file', [False, True])
+def test_fine_tuning_starts_from_what_was_pre_trained(
+  runs, from_file, tmp_path
+):
+  _, _, state, run = runs
+  config = of_stage('probe' if from_file else 'finetune')
+  config.pretrained = run
+  if from_file:
+    config.pretrained = str(tmp_path / 'model.safetensors')
+    beit_weights.save(config.pretrained, state.params)
+  experiment, tuned = started(config, seed=5)
+  old, new = state.params['encoder'], tuned.params['encoder']
+  np.testing.assert_array_equal(
+    new['embedding']['kernel'], old['embedding']['kernel']
+  )
+  chex.assert_trees_all_equal(new['block_0']['mlp'], old['block_0']['mlp'])
+  assert tuned.step == 0
+  assert experiment.batch_size == 16
+  assert experiment.steps == 4  # Of the stage, not of pre-training.
+
+
+def test_the_tokenizer_may_see_other_images(runs):
+  config = of_stage('pretrain', size=16)
+  batch = beit.build(config).train.batch(0)
+  assert batch['image'].shape == (16, 8, 8, 1)
+  assert batch['token_image'].shape == (16, 16, 16, 1)
+  # DALL-E's range of pixels.
+  assert batch['token_image'].min() >= 0.1 - 1e-6
+  assert batch['token_image'].max() <= 0.9 + 1e-6
+  config = of_stage('tokenizer', size=16)
+  assert beit.build(config).train.batch(0)['image'].shape == (16, 16, 16, 1)
+
+
+@pytest.mark.parametrize(
+  ('stage', 'fields', 'message'),
+  [
+    ('tune', {}, r"config\.stage is one of .* 'tune'"),
+    (
+      'pretrain',
+      {'tokenizer.untrained': False},
+      r'config\.tokenizer\.run is empty',
+    ),
+    ('pretrain', {'patch_grid': 3}, r'config\.patch_grid=3 does not divide'),
+    ('pretrain', {'masks.num_masked': 17}, 'num_masked=17'),
+    ('pretrain', {'masks.kind': 'rows'}, r"config\.masks\.kind .* 'rows'"),
+    ('pretrain', {'tokenizer.kind': 'vq'}, r"tokenizer\.kind .* 'vq'"),
+  ],
+)
+def test_bad_fields_are_named(stage, fields, message):
+  config = of_stage(stage)
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(types.InputError, match=message):
+    beit.build(config)
+
+
+def test_a_run_of_another_stage_or_none_is_refused(runs, tmp_path):
+  _, tokens, _, _ = runs
+  config = of_stage('finetune')
+  config.pretrained = tokens
+  with pytest.raises(types.InputError, match='another network'):
+    started(config)
+  config = of_stage('pretrain', run=str(tmp_path))
+  with pytest.raises(types.InputError, match='holds no checkpoint'):
+    started(config)

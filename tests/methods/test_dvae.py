@@ -1,0 +1,145 @@
+"""The tokenizer: its relaxation in the limits, and that it learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import trees
+from repjax.methods import dvae as tokenizing
+from repjax.models import dvae
+from repjax.types import InputError
+
+VOCAB = 6
+
+
+def network(num_halvings=1):
+  return dvae.Dvae(
+    dvae.Encoder(VOCAB, hidden_dim=8, num_halvings=num_halvings),
+    dvae.Decoder(1, hidden_dim=8, num_halvings=num_halvings),
+  )
+
+
+def images(rows=8):
+  """Every quarter of an image is black or white."""
+  quarters = np.random.default_rng(0).integers(0, 2, (rows, 2, 2, 1))
+  return np.kron(quarters * 2.0 - 1, np.ones((1, 2, 2, 1))).astype(np.float32)
+
+
+@pytest.fixture(scope='module')
+def variables():
+  return network().init(jax.random.key(0), images(), 0.0, 1.0)
+
+
+@pytest.mark.parametrize('straight_through', [False, True])
+def test_a_cold_relaxation_is_the_token(variables, straight_through):
+  model = network()
+  logits = model.apply(variables, images(), method='encode')
+  noise = jax.random.gumbel(jax.random.key(1), logits.shape)
+  token = (logits + noise).argmax(-1)
+  expected = model.apply(variables, token, method='decode')
+  temperature = 1.0 if straight_through else 1e-4
+  found, _ = model.apply(
+    variables,
+    images(),
+    noise,
+    temperature,
+    straight_through=straight_through,
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_straight_through_has_the_gradient_of_the_relaxation(variables):
+  # With a linear decoder, which both ways see the same slope of.
+  def loss(logits, straight_through):
+    model = dvae.Dvae(lambda x: x, lambda weights: weights @ jnp.arange(3.0))
+    made, _ = model.apply(
+      {}, logits, 0.0, 0.7, straight_through=straight_through
+    )
+    return made.sum()
+
+  logits = jnp.array([[[[0.3, -0.2, 0.5]]]])
+  plain, through = (jax.grad(loss)(logits, x) for x in (False, True))
+  np.testing.assert_allclose(plain, through, rtol=1e-5)
+  assert jnp.abs(plain).max() > 0.01
+  assert loss(logits, True) == 2.0  # The token itself.
+
+
+def test_the_distance_from_uniform_by_hand():
+  probs = np.array([0.5, 0.25, 0.25])
+  expected = (probs * np.log(probs * 3)).sum()
+  found = dvae.uniform_kl(jnp.log(probs) + 7.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(dvae.uniform_kl(jnp.zeros(4)), 0.0, atol=1e-6)
+
+
+def test_training_reconstructs_by_several_tokens():
+  steps = 200
+  method = tokenizing.make(
+    network(),
+    optax.adam(1e-2),
+    temperature=optax.cosine_decay_schedule(1.0, steps, 0.1),
+    kl_weight=1e-3,
+  )
+  batch = {'image': images(), 'mask': np.ones(8, np.float32)}
+
+  def many(state):
+    def one(state, rng):
+      state, sums = method.update(state, batch, rng)
+      return state, sums['mse'][0] / sums['mse'][1]
+
+    return jax.lax.scan(one, state, jax.random.split(jax.random.key(1), steps))
+
+  state, mse = jax.jit(many)(method.init(jax.random.key(0), batch))
+  assert mse[-1] < 0.2 * mse[0]
+  outputs = jax.jit(method.predict)(state, batch)
+  assert outputs['mse'].max() < 0.2  # By tokens, not by mixtures of them.
+  assert outputs['ids'].shape == (8, 2, 2)
+  assert len(np.unique(outputs['ids'])) >= 2
+  # One shade, one token: black and white share none.
+  shades = images()[:, ::2, ::2, 0]
+  black, white = (set(outputs['ids'][shades == x].tolist()) for x in (-1, 1))
+  assert not black & white
+
+
+def test_the_published_encoder_has_its_layers_and_sizes():
+  init = functools.partial(dvae.DalleEncoder().init, jax.random.key(0))
+  shapes = jax.eval_shape(init, jnp.zeros((1, 16, 16, 3)))['params']
+
+  # By the formula of the published layers, kernels and biases.
+  def conv(inside, out, side):
+    return inside * out * side**2 + out
+
+  total, width = conv(3, 256, 7), 256
+  for out in (256, 512, 1024, 2048):
+    for inside in (width, out):
+      quarter = out // 4
+      total += conv(inside, quarter, 3) + 2 * conv(quarter, quarter, 3)
+      total += conv(quarter, out, 1)
+      total += conv(inside, out, 1) * (inside != out)
+    width = out
+  assert trees.size(shapes) == total + conv(2048, 8192, 1)
+  small = dvae.DalleEncoder(5, hidden_dim=8, blocks_per_group=1)
+  logits = jax.eval_shape(
+    lambda: small.init_with_output(
+      jax.random.key(0), jnp.zeros((2, 16, 24, 3))
+    )[0]
+  )
+  assert logits.shape == (2, 2, 3, 5)
+
+
+@pytest.mark.parametrize(
+  ('encoder', 'multiple'),
+  [
+    (dvae.Encoder(VOCAB, hidden_dim=4, num_halvings=2), 4),
+    (dvae.DalleEncoder(VOCAB, hidden_dim=4), 8),
+  ],
+)
+def test_images_that_cannot_be_halved_are_refused(encoder, multiple):
+  with pytest.raises(InputError, match=f'must be multiples of {multiple}'):
+    jax.eval_shape(
+      encoder.init, jax.random.key(0), jnp.zeros((1, multiple, 9, 1))
+    )
