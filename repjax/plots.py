@@ -341,6 +341,33 @@ def points(
   return fig
 
 
+def bars(
+  groups: Mapping[str, Mapping[str, np.ndarray]], *, ylabel: str
+) -> Figure:
+  """One bar a group and kind, of the mean over seeds, and a point a seed.
+
+  Args:
+    groups: Name below the bars -> kind, a colour -> one value a seed, [S]. All
+      groups have the same kinds.
+    ylabel: What the values are.
+  """
+  kinds = list(next(iter(groups.values())))
+  fig = Figure(figsize=(1.1 * len(groups) + 1.5, 3.6))
+  axes = fig.subplots()
+  width = 0.8 / len(kinds)
+  for place, kind in enumerate(kinds):
+    at = np.arange(len(groups)) + (place - (len(kinds) - 1) / 2) * width
+    values = [np.asarray(group[kind]) for group in groups.values()]
+    axes.bar(at, [x.mean() for x in values], width, alpha=0.5, label=kind)
+    for x, of_seeds in zip(at, values, strict=True):
+      axes.scatter(np.full(len(of_seeds), x), of_seeds, s=10, color='black')
+  axes.set(ylabel=ylabel)
+  axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
+  axes.grid(alpha=0.3, axis='y')
+  axes.legend(fontsize=8)
+  return fig
+
+
 def heatmaps(
   matrices: Mapping[str, np.ndarray], *, names: Sequence[str]
 ) -> Figure:

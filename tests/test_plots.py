@@ -67,6 +67,23 @@ def test_bands_span_the_seeds():
   assert (band.min(), band.max()) == (0.0, 5.0)
 
 
+def test_bars_are_means_and_points_are_seeds():
+  groups = {
+    'one': {'id': np.asarray([0.2, 0.4]), 'ood': np.asarray([0.1, 0.1])},
+    'two': {'id': np.asarray([1.0, 0.0]), 'ood': np.asarray([0.6, 0.8])},
+  }
+  (axes,) = plots.bars(groups, ylabel='accuracy').axes
+  heights = [bar.get_height() for bar in axes.patches]
+  np.testing.assert_allclose(heights, [0.3, 0.5, 0.1, 0.7])  # By kind.
+  centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+  points = np.concatenate([x.get_offsets() for x in axes.collections])
+  np.testing.assert_allclose(points[:, 0], np.repeat(centres, 2), atol=1e-9)
+  np.testing.assert_allclose(
+    points[:, 1], [0.2, 0.4, 1.0, 0.0, 0.1, 0.1, 0.6, 0.8]
+  )
+  assert [x.get_text() for x in axes.get_xticklabels()] == ['one', 'two']
+
+
 def test_clouds_of_points_keep_their_places():
   (axes,) = plots.points(
     {'a': (np.asarray([1, 2]), np.asarray([3, 4]))}, xlabel='x', ylabel='y'

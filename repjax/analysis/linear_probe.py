@@ -1,0 +1,361 @@
+"""Linear probes: logistic regression on frozen features, to convergence.
+
+The probe of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
+Underperform Out-of-Distribution', ICLR 2022, as in the authors' code
+(`log_reg_sk.py`): one scalar mean and one scalar standard deviation for all
+features, a grid of regularization strengths gone through from strong to weak,
+each fit starting at the last one, the first of the best on held-out rows of the
+training distribution. The weights are mapped back to the features as they are.
+
+Two solvers of the same problem: scikit-learn's on the host, in float64, and
+`regularization_path`, device code that can be jitted and vectorized.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import functools
+from typing import Literal
+from typing import NamedTuple
+import warnings
+
+from absl import logging
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from repjax import loop
+from repjax import types
+from repjax.methods import lp_ft
+from repjax.methods import supervised
+from repjax.types import InputError
+
+
+class Head(NamedTuple):
+  """A linear classifier, as `lp_ft.with_head` takes it.
+
+  Attributes:
+    kernel: [D, C].
+    bias: [C].
+  """
+
+  kernel: np.ndarray
+  bias: np.ndarray
+
+
+class Probe(NamedTuple):
+  """The best head of a path of K regularization strengths.
+
+  Attributes:
+    head: For features as they are. Classes without rows have zeros.
+    chosen: Its place in the path.
+    strengths: Inverse regularization C, [K].
+    accuracy: On the held-out rows, [K].
+    converged: Whether the solver reached its tolerance, [K].
+  """
+
+  head: Head
+  chosen: int
+  strengths: np.ndarray
+  accuracy: np.ndarray
+  converged: np.ndarray
+
+
+def strengths(num: int = 50, low: float = -7.0, high: float = 2.0):
+  """The authors' grid of C, log-spaced from 10^low to 10^high, [num]."""
+  if num < 1 or low > high:
+    raise InputError(
+      f'Need num >= 1 and low <= high; got {num=}, {low=}, {high=}'
+    )
+  return np.logspace(low, high, num)
+
+
+def of_model(
+  model: nn.Module,
+  state: types.TrainState,
+  *,
+  train: Iterable[types.Batch],
+  val: Iterable[types.Batch],
+  num_classes: int,
+  head: str = 'head',
+  inputs: supervised.Inputs = supervised.image_inputs,
+  **settings,
+) -> Probe:
+  """Fits the head of a network; features come from all devices.
+
+  Args:
+    model: Of the state.
+    state: Its backbone is what the features are made by.
+    train: Host batches of one pass (`data.batches.eval_batches`), with 'label'.
+    val: The same, of held-out rows of the same distribution.
+    num_classes: C.
+    head: Module names of the head, joined by '/'.
+    inputs: See `supervised.make`.
+    **settings: Of `fit`; no intercept where the head has no bias.
+  """
+  predict = lp_ft.features(model, layer=head, inputs=inputs)
+  evaluator = loop.Evaluator(types.Method(None, None, predict))
+  (rows, columns), (val_rows, val_columns) = (
+    evaluator(state, batches) for batches in (train, val)
+  )
+  leaf = state.params
+  for name in head.split('/'):
+    leaf = leaf[name]
+  return fit(
+    rows['features'],
+    columns['label'],
+    val_features=val_rows['features'],
+    val_labels=val_columns['label'],
+    num_classes=num_classes,
+    intercept='bias' in leaf,
+    **settings,
+  )
+
+
+def fit(
+  features: np.ndarray,
+  labels: np.ndarray,
+  *,
+  val_features: np.ndarray,
+  val_labels: np.ndarray,
+  num_classes: int,
+  grid: Sequence[float] | np.ndarray | None = None,
+  max_iter: int = 200,
+  tol: float = 1e-4,
+  intercept: bool = True,
+  solver: Literal['sklearn', 'jax'] = 'sklearn',
+) -> Probe:
+  """Multinomial logistic regression along a path of strengths.
+
+  With C = strength it minimizes C * sum of cross-entropies + |W|^2 / 2 over
+  standardized features; the intercept is free. Two classes share one weight
+  vector w, as scikit-learn has it, which becomes the rows (-w / 2, w / 2).
+
+  Args:
+    features: [N, D].
+    labels: Integers in [0, num_classes), [N].
+    val_features: Held-out rows of the same distribution, [M, D].
+    val_labels: [M].
+    num_classes: C; classes without rows get zeros, as in the authors' code.
+    grid: Strengths in rising order; `strengths()` if None.
+    max_iter: Steps of L-BFGS for each strength.
+    tol: Largest entry of the gradient of the mean loss at which to stop.
+    intercept: Whether there is a bias. Without it features are only scaled.
+    solver: 'sklearn' (float64), or 'jax' (float32, one compiled call).
+
+  Returns:
+    The first head of the path that is best on the held-out rows.
+
+  Raises:
+    InputError: If shapes or labels do not fit, features are not finite or all
+      equal, or all rows are of one class.
+  """
+  if solver not in ('sklearn', 'jax'):
+    raise InputError(f"solver is 'sklearn' or 'jax'; got {solver=}")
+  grid = strengths() if grid is None else np.asarray(grid, np.float64)
+  if grid.ndim != 1 or not len(grid) or (grid <= 0).any():
+    raise InputError(f'grid must be positive numbers; got {grid=}')
+  features, labels = _check('', features, labels, num_classes)
+  val_features, val_labels = _check(
+    'val_', val_features, val_labels, num_classes
+  )
+  if features.shape[1] != val_features.shape[1]:
+    raise InputError(
+      f'features have {features.shape[1]} columns, val_features '
+      f'{val_features.shape[1]}.'
+    )
+  present, places = np.unique(labels, return_inverse=True)
+  if len(present) < 2:
+    raise InputError(
+      f'All rows have the label {present[0]}: a probe needs two classes.'
+    )
+  mean = features.mean() if intercept else 0.0
+  std = features.std()
+  if std == 0:
+    raise InputError('All features are equal: there is nothing to probe.')
+  solve = _sklearn_path if solver == 'sklearn' else _jax_path
+  kernels, biases, converged = solve(
+    (features - mean) / std,
+    places,
+    grid,
+    intercept=intercept,
+    max_iter=max_iter,
+    tol=tol,
+  )
+  heads = [
+    _head(kernel, bias, mean, std, present, num_classes)
+    for kernel, bias in zip(kernels, biases, strict=True)
+  ]
+  accuracy = np.asarray(
+    [
+      (_guess(head, val_features, present) == val_labels).mean()
+      for head in heads
+    ]
+  )
+  chosen = int(accuracy.argmax())
+  if not converged[chosen]:
+    logging.warning(
+      'The chosen probe (C = %.3g) stopped after %d steps, before its '
+      'gradient was below %.3g.',
+      grid[chosen],
+      max_iter,
+      tol,
+    )
+  return Probe(heads[chosen], chosen, grid, accuracy, np.asarray(converged))
+
+
+def _check(prefix, features, labels, num_classes):
+  features = np.asarray(features, np.float64)
+  labels = np.asarray(labels)
+  if (
+    features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels)
+  ):
+    raise InputError(
+      f'{prefix}features must be [N, D] and {prefix}labels [N] with N > 0; got '
+      f'{features.shape} and {labels.shape}.'
+    )
+  if not np.isfinite(features).all():
+    rows = np.flatnonzero(~np.isfinite(features).all(1))
+    raise InputError(
+      f'{prefix}features are not finite in {len(rows)} rows, the first of them '
+      f'{rows[0]}: check the backbone.'
+    )
+  integers = np.issubdtype(labels.dtype, np.integer)
+  if not integers or labels.min() < 0 or labels.max() >= num_classes:
+    raise InputError(
+      f'{prefix}labels must be integers in [0, {num_classes}); got '
+      f'{labels.dtype} from {labels.min()} to {labels.max()}.'
+    )
+  return features, labels
+
+
+def _head(kernel, bias, mean, std, present, num_classes):
+  """Undoes the standardization and the numbering of classes."""
+  kernel, bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
+  if kernel.shape[1] == 1:  # sigmoid(z) is the softmax of (-z / 2, z / 2).
+    kernel = np.concatenate([-kernel / 2, kernel / 2], 1)
+    bias = np.concatenate([-bias / 2, bias / 2])
+  kernel = kernel / std
+  bias = bias - mean * kernel.sum(0)
+  full = Head(np.zeros((len(kernel), num_classes)), np.zeros(num_classes))
+  full.kernel[:, present] = kernel
+  full.bias[present] = bias
+  return full
+
+
+def _guess(head, features, present):
+  """Among classes that had rows: a zero is no score that could win."""
+  logits = features @ head.kernel + head.bias
+  return present[logits[:, present].argmax(1)]
+
+
+def _sklearn_path(features, labels, grid, *, intercept, max_iter, tol):
+  from sklearn import exceptions
+  from sklearn import linear_model
+
+  model = linear_model.LogisticRegression(
+    warm_start=True, fit_intercept=intercept, max_iter=max_iter, tol=tol
+  )
+  kernels, biases, converged = [], [], []
+  for strength in grid:
+    model.C = strength
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
+      model.fit(features, labels)
+    kernels.append(model.coef_.T.copy())
+    biases.append(np.broadcast_to(model.intercept_, len(model.coef_)).copy())
+    converged.append(int(np.max(model.n_iter_)) < max_iter)
+  return kernels, biases, converged
+
+
+def _jax_path(features, labels, grid, *, intercept, max_iter, tol):
+  num_classes = int(labels.max()) + 1
+  kernels, biases, steps = jax.device_get(
+    _compiled_path(
+      jnp.asarray(features, jnp.float32),
+      jnp.asarray(labels),
+      jnp.asarray(grid, jnp.float32),
+      num_classes=num_classes,
+      intercept=intercept,
+      max_iter=max_iter,
+      tol=tol,
+    )
+  )
+  return kernels, biases, steps < max_iter
+
+
+def regularization_path(
+  features: jax.Array,
+  labels: jax.Array,
+  grid: jax.Array,
+  *,
+  num_classes: int,
+  intercept: bool = True,
+  max_iter: int = 200,
+  tol: float = 1e-4,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The same fits by `optax.lbfgs`: device code, for jit and vmap.
+
+  Args:
+    features: Standardized, [N, D].
+    labels: Integers in [0, num_classes), [N]; every class should have rows.
+    grid: Strengths, [K].
+    num_classes: C >= 2.
+    intercept: Whether there is a bias.
+    max_iter: Steps for each strength.
+    tol: Largest entry of the gradient of the mean loss at which to stop.
+
+  Returns:
+    (kernels [K, D, C], biases [K, C], steps [K]); the last axis of the first
+    two is 1 for two classes.
+  """
+  num_rows, width = features.shape
+  num_outputs = num_classes if num_classes > 2 else 1
+  solver = optax.lbfgs()
+
+  def loss_fn(params, strength):
+    logits = features @ params['kernel'] + intercept * params['bias']
+    if num_outputs == 1:
+      losses = optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
+    else:
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # As scikit-learn scales it, so that `tol` means the same.
+    penalty = jnp.square(params['kernel']).sum() / (2 * strength * num_rows)
+    return losses.mean() + penalty
+
+  def solve(params, strength):
+    objective = functools.partial(loss_fn, strength=strength)
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def go_on(carry):
+      _, state, steps = carry
+      grad = optax.tree.get(state, 'grad')
+      size = optax.tree.norm(grad, ord=jnp.inf)
+      return (steps == 0) | ((steps < max_iter) & (size > tol))
+
+    def step(carry):
+      params, state, steps = carry
+      value, grad = value_and_grad(params, state=state)
+      updates, state = solver.update(
+        grad, state, params, value=value, grad=grad, value_fn=objective
+      )
+      return optax.apply_updates(params, updates), state, steps + 1
+
+    params, _, steps = jax.lax.while_loop(
+      go_on, step, (params, solver.init(params), jnp.zeros((), jnp.int32))
+    )
+    return params, (params['kernel'], params['bias'], steps)
+
+  start = {
+    'kernel': jnp.zeros((width, num_outputs)),
+    'bias': jnp.zeros(num_outputs),
+  }
+  _, path = jax.lax.scan(solve, start, grid)
+  return path
+
+
+_compiled_path = jax.jit(
+  regularization_path,
+  static_argnames=('num_classes', 'intercept', 'max_iter', 'tol'),
+)
