@@ -25,6 +25,7 @@ from repjax.benchmarks import pretraining
 from repjax.data import labelled_text
 from repjax.data import text
 from repjax.data import tokens
+from repjax.methods import finetuning
 from repjax.methods import supervised
 from repjax.models import text_heads
 
@@ -122,6 +123,22 @@ def pretrain(
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 
+def largest_or_not(task: Task) -> Task:
+  """The task to tell the largest chapter, about half of all rows, from others.
+
+  With a class for each chapter private training learns nothing but the largest:
+  clipped gradients give every row the same say, and half of the rows outvote
+  the others.
+  """
+
+  def merge(columns):
+    return {**columns, 'label': np.minimum(columns['label'], 1)}
+
+  return task._replace(
+    num_classes=2, train=merge(task.train), test=merge(task.test)
+  )
+
+
 def finetune(
   name: str,
   task: Task,
@@ -130,6 +147,7 @@ def finetune(
   *,
   plan: private.Plan,
   tx: Callable[[private.Plan], optax.GradientTransformation],
+  adapter: Mapping[str, Any],
   seeds: Sequence[int],
 ) -> study.Trained:
   """Tells chapters, privately; heads, batches and noise are each seed's own.
@@ -141,9 +159,10 @@ def finetune(
     pretrained: What `pretrain` has returned, equal for all seeds.
     plan: For the rows of `task.train`.
     tx: Makes the optax chain of a plan.
+    adapter: What trains: arguments of `finetuning.adapt`.
     seeds: S seeds.
   """
-  method = supervised.make(
+  model = finetuning.adapt(
     text_heads.Classifier(
       task.vocab_size,
       num_classes=task.num_classes,
@@ -151,16 +170,19 @@ def finetune(
       pooler=False,
       **encoder,
     ),
-    tx(plan),
-    inputs=supervised.text_inputs,
+    **adapter,
   )
+  method = supervised.make(model, tx(plan), inputs=supervised.text_inputs)
   columns = study.per_seed(task.train, seeds)
 
   def start(rng, columns):
     row = {name: x[:1] for name, x in columns.items()}
-    state = method.init(rng, {**row, 'mask': jnp.ones(1)})
     # The fresh parameters have made the key of the noise, a seed its own.
-    return state.replace(params={**state.params, **pretrained})
+    return finetuning.with_pretrained(
+      model,
+      method.init(rng, {**row, 'mask': jnp.ones(1)}),
+      lambda own: {**own, **pretrained},
+    )
 
   rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
   return study.train(
