@@ -11,7 +11,7 @@ the work directory of a run before. Settings of a stage are in config.stages.
 
 paper: B/16 on ImageNet-1k. What differs from the authors: no colour jitter, and
   fine-tuning has Mixup alone where they alternate with CutMix.
-small: a 3-layer network on `digits`. One tokenizer for all runs; 3 seeds of
+small: a 2-layer network on `digits`. One tokenizer for all runs; 3 seeds of
   pre-training on all training images without labels, then fine-tuning on 100
   labels. It must show: >= 3 points more test accuracy than the same network
   from scratch, and blockwise masks harder to fill in than random ones.
@@ -130,7 +130,7 @@ _SMALL = dict(
   batch_size=64,
   eval_batch_size=512,
   epochs=0.0,
-  min_steps=2500,
+  min_steps=1000,
   data=dict(name='digits', eval_splits=('test',), num_workers=0),
   augment=dict(size=0, flip=False),
   patch_grid=4,
@@ -138,7 +138,7 @@ _SMALL = dict(
     hidden_dim=64,
     mlp_dim=128,
     num_heads=4,
-    num_layers=3,
+    num_layers=2,
     drop_path_rate=0.0,
   ),
   tokenizer=dict(
@@ -155,7 +155,7 @@ _SMALL = dict(
   step=dict(compute_dtype='float32'),
   stages=dict(
     tokenizer=dict(
-      batch_size=64, epochs=0.0, min_steps=600, tx=dict(learning_rate=3e-3)
+      batch_size=64, epochs=0.0, min_steps=300, tx=dict(learning_rate=3e-3)
     ),
     finetune=dict(
       batch_size=50,
