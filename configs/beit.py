@@ -58,6 +58,8 @@ _PAPER = dict(
     mlp_dim=3072,
     num_heads=12,
     num_layers=12,
+    # Absolute positions: 'none' as published, or 'learned'.
+    position='none',
     layer_scale=0.1,
     drop_path_rate=0.1,
   ),
@@ -139,6 +141,9 @@ _SMALL = dict(
     mlp_dim=128,
     num_heads=4,
     num_layers=2,
+    # From scratch, tables of relative positions alone do not learn from 100
+    # images where a patch is.
+    position='learned',
     drop_path_rate=0.0,
   ),
   tokenizer=dict(
@@ -226,7 +231,9 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
         batch_size=16,
         min_steps=8,
         model=dict(hidden_dim=16, mlp_dim=16, num_heads=2, num_layers=1),
-        tokenizer=dict(untrained=True, vocab_size=8, hidden_dim=8),
+        tokenizer=dict(
+          untrained=True, vocab_size=8, hidden_dim=8, num_blocks=0
+        ),
         stages={stage: few for stage in ('tokenizer', 'finetune', 'probe')},
         run=dict(log_every=4, eval_every=4, save_every=4),
         seeds=(0, 1),
