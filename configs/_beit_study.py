@@ -295,7 +295,7 @@ def _reconstructions(config, test_rows, outputs, reconstruct, columns=8):
     {
       'image': image,
       'its tokens': reconstruct(ids.reshape(-1, *grid)),
-      'seen': np.where(shown > 0, image.max(), image),
+      'seen': np.where(shown > 0, (image.max() + image.min()) / 2, image),
       'filled in': reconstruct(guess.reshape(-1, *grid)),
     }
   )

@@ -110,8 +110,9 @@ def test_a_run_of_another_stage_or_none_is_refused(runs, tmp_path):
   _, tokens, _, _ = runs
   config = of_stage('finetune')
   config.pretrained = tokens
+  # Refused before the state is looked at.
   with pytest.raises(types.InputError, match='another network'):
-    started(config)
+    beit.build(config).warm_start(None)
   config = of_stage('pretrain', run=str(tmp_path))
   with pytest.raises(types.InputError, match='holds no checkpoint'):
-    started(config)
+    beit.build(config).warm_start(None)

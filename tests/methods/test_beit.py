@@ -1,5 +1,7 @@
 """Masked image modeling: what counts in the loss, and what must agree."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -45,7 +47,7 @@ def trained(batch):
   """(method, state of drawn parameters, its update, its predictions)."""
   method = make()
   rng = np.random.default_rng(1)
-  state = method.init(jax.random.key(0), batch)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
   state = state.replace(
     params=jax.tree.map(
       lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), state.params
@@ -68,8 +70,8 @@ def test_the_loss_is_the_cross_entropy_of_hidden_patches(batch, trained):
   _, sums = update(state, batch, jax.random.key(0))
   mask = hidden(batch)
   assert len(set(mask.sum(1))) > 1  # Masks of several counts.
-  logits = network().apply(
-    {'params': state.params}, batch['image'], mask, train=False
+  logits = jax.jit(functools.partial(network().apply, train=False))(
+    {'params': state.params}, batch['image'], mask
   )
   log_probs = np.asarray(jax.nn.log_softmax(logits))
   ids = batch['token_image'].reshape(ROWS, 16)
@@ -120,18 +122,19 @@ def test_more_room_for_places_changes_nothing(batch, trained):
 
 
 def test_the_tokenizer_is_part_of_the_state_and_stays(batch):
-  encoder = dvae.Encoder(VOCAB, hidden_dim=4, num_halvings=1)
+  encoder = dvae.Encoder(VOCAB, hidden_dim=4, num_halvings=1, num_blocks=0)
   method = make(pretraining.of_encoder(encoder, VOCAB))
   images = {k: v for k, v in batch.items() if k != 'token_image'}
-  state = method.init(jax.random.key(0), images)
+  state = jax.jit(method.init)(jax.random.key(0), images)
   variables = state.model_state[types.FROZEN]
   after, _ = jax.jit(method.update)(state, images, jax.random.key(0))
   chex.assert_trees_all_equal(after.model_state, state.model_state)
   other = jax.tree.map(lambda x: x + 1, variables)
   swapped = pretraining.with_tokenizer(state, other)
-  expected = encoder.apply(other, images['image']).argmax(-1)
+  expected = jax.jit(encoder.apply)(other, images['image']).argmax(-1)
   np.testing.assert_array_equal(
-    method.predict(swapped, images)['ids'], expected.reshape(ROWS, -1)
+    jax.jit(method.predict)(swapped, images)['ids'],
+    expected.reshape(ROWS, -1),
   )
   with pytest.raises(InputError, match='another tokenizer'):
     pretraining.with_tokenizer(
@@ -141,17 +144,18 @@ def test_the_tokenizer_is_part_of_the_state_and_stays(batch):
 
 def test_the_loss_falls(batch):
   method = pretraining.make(
-    network(), pretraining.known(VOCAB), optax.adam(1e-2)
+    network(), pretraining.known(VOCAB), optax.adam(2e-2)
   )
 
-  def many(state):
+  def many(rng):
     def one(state, rng):
       state, sums = method.update(state, batch, rng)
       return state, sums['nats'][0] / sums['nats'][1]
 
-    return jax.lax.scan(one, state, jax.random.split(jax.random.key(1), 150))
+    state = method.init(rng, batch)
+    return jax.lax.scan(one, state, jax.random.split(rng, 100))
 
-  _, nats = jax.jit(many)(method.init(jax.random.key(0), batch))
+  _, nats = jax.jit(many)(jax.random.key(0))
   assert abs(nats[0] - np.log(VOCAB)) < 0.2
   assert nats[-1] < 0.5 * nats[0]
 
