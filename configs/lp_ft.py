@@ -16,6 +16,8 @@ small: an MLP that learned, without labels, to see the grey image in digits of
   >= 3 points above fine-tuning OOD and not below it or the probe ID;
   fine-tuning must move features more on ID inputs than on OOD, and >= 5 times
   more than LP-FT. And the linear theory, computed.
+  Sizes and the rule that chooses rates (the smallest within a standard error of
+  the best) come from pilots on other seeds and parts of the training images.
 """
 
 import jax
@@ -93,7 +95,7 @@ _SMALL = dict(
   eval_batch_size=360,
   epochs=0.0,
   min_steps=600,
-  data=dict(name='digits', train_split='train[:50%]', val_split='train[50%:]'),
+  data=dict(name='digits', train_split='train[:15%]', val_split='train[15%:]'),
   # Black is 0, so that a colour that is not there sends no gradient.
   augment=dict(size=0, flip=False, mean=(0.0,), std=(0.37,)),
   tx=dict(learning_rate=1e-2),
@@ -114,7 +116,7 @@ _CLAIMS = dict(
   ),
   id_over_lp=dict(
     says='ID accuracy, LP-FT minus the linear probe',
-    paper='higher on average (table 1)',
+    paper='higher on average (abstract)',
     at_least=0.0,
   ),
   moves_on_id=dict(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from repjax import metrics
 from repjax import study
 from repjax import types
 from repjax.analysis import linear_probe
@@ -146,8 +147,9 @@ def tune(
     method: From `lp_ft.make`, with a `swept` optimizer.
     starts: Name -> states with a leading seed axis.
     train: Rows that are trained on.
-    val: Held-out rows of the same distribution. A start's rate is the one of
-      the highest mean accuracy over seeds, the smaller of two that are equal.
+    val: Held-out rows of the same distribution. A start's rate is the smallest
+      one whose mean accuracy over seeds is within one standard error of the
+      highest, so that noise in the choice never makes it larger.
     seeds: S seeds of the order of rows.
     rates: In rising order.
     batch_size: Rows of a step.
@@ -173,19 +175,26 @@ def tune(
   scores = trained.score.reshape(shape)
   found = {}
   for place, name in enumerate(starts):
-    best = int(scores[place].mean(-1).argmax())
-    first = (place * shape[1] + best) * shape[2]
+    chosen = _chosen(scores[place])
+    first = (place * shape[1] + chosen) * shape[2]
     states = jax.tree.map(
       lambda x, i=first: x[i : i + shape[2]], trained.states
     )
-    found[name] = Tuned(states, rates[best], scores[place])
+    found[name] = Tuned(states, rates[chosen], scores[place])
     logging.info(
       '%s: rate %g, validation accuracy at each rate %s',
       name,
-      rates[best],
+      rates[chosen],
       ' '.join(f'{x:.3f}' for x in scores[place].mean(-1)),
     )
   return found
+
+
+def _chosen(scores):
+  """The one-standard-error rule of Breiman et al., CART, 1984."""
+  means = scores.mean(-1)
+  _, error = metrics.mean_and_error(scores[means.argmax()])
+  return int((means >= means.max() - error).argmax())
 
 
 def predict_fn(model: nn.Module):

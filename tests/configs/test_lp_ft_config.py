@@ -1,0 +1,55 @@
+"""Where a run of configs/lp_ft.py begins."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from configs import lp_ft as config_file
+from repjax import loop
+from repjax import types
+
+pytestmark = pytest.mark.slow
+
+
+def began(**changes):
+  config = config_file.get_config('smoke')
+  config.update(changes)
+  experiment = config_file.build(config)
+  state = loop.init(experiment.method, experiment.train.batch(0), seed=0)
+  return experiment, state, experiment.warm_start(state)
+
+
+def test_a_run_begins_at_a_pretrained_backbone_and_a_probe():
+  experiment, fresh, probed = began()
+  _, _, random = began(stage='ft')
+  chex.assert_trees_all_equal(
+    probed.params['hidden_0'], random.params['hidden_0']
+  )
+  assert not np.allclose(
+    probed.params['hidden_0']['kernel'], fresh.params['hidden_0']['kernel']
+  )
+  chex.assert_trees_all_equal(
+    random.params['head'], jax.device_get(fresh.params['head'])
+  )
+  evaluator = loop.Evaluator(experiment.method)
+  accuracy = {}
+  for name, state in (('ft', random), ('lp_ft', probed)):
+    outputs, columns = evaluator(state, experiment.evals('val'))
+    accuracy[name] = experiment.measure(outputs, columns)['accuracy']
+  assert accuracy['lp_ft'] > 0.5 > accuracy['ft']
+  # The sets of each name: the same test digits in other colours.
+  inputs, others = (
+    next(iter(experiment.evals(split))) for split in ('test', 'ood')
+  )
+  np.testing.assert_array_equal(inputs['label'], others['label'])
+  assert inputs['image'][..., 1:].max() == 0 == others['image'][..., 0].max()
+
+
+def test_what_cannot_be_run_is_named():
+  config = config_file.get_config('smoke')
+  config.stage = 'both'
+  with pytest.raises(types.InputError, match=r'config\.stage'):
+    config_file.build(config)
+  with pytest.raises(types.InputError, match='preset=small'):
+    config_file.run(config_file.get_config('paper'), None)
