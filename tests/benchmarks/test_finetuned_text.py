@@ -80,6 +80,23 @@ def test_pretraining_gives_each_seed_a_model_of_its_own():
   )
 
 
+def test_noise_leaves_out_tokens_and_keeps_their_order_and_the_end():
+  length = np.arange(3, 43)
+  places = np.arange(44)
+  real = (places > 0) & (places <= length[:, None])
+  tokens = np.where(real, 10 + places, 0)
+  found = pretraining.denoising(
+    {'tokens': tokens, 'weights': real.astype(np.float32)}, rate=0.3, seed=0
+  )
+  kept = found['source_mask'].sum(1)
+  for i, row in enumerate(found['source']):
+    read = row[: int(kept[i])]
+    assert (np.diff(read) > 0).all() and set(read) <= set(tokens[i][real[i]])
+    assert read[-1] == 10 + length[i] and not row[int(kept[i]) :].any()
+  assert kept.sum() / real.sum() == pytest.approx(0.7, abs=0.04)
+  np.testing.assert_array_equal(found['tokens'], tokens)
+
+
 def test_the_rate_that_validates_best_is_the_one_that_counts():
   rng = np.random.default_rng(1)
   label = np.arange(64) % 2
