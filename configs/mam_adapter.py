@@ -17,7 +17,10 @@ small: embedded data, 3 seeds, a model pretrained for each. Chapters of
   translate into both. At equal budgets MAM must not be behind a prefix, an
   adapter or LoRA, and at most one point (of accuracy, of BLEU) behind the
   training of all parameters; each at the better of the same two rates.
-small_generation: one run on the synthetic language.
+  Other classes: `launch.reproduce --set=study.parts=classification,
+  data.name=glue/sst2,data.eval_splits=validation`.
+small_generation: one run on the synthetic language; data.name=e2e_nlg and
+  data.target=... learn from a TFDS set with two columns of text.
 
 Composes with adapter.kind (see `finetuning.adapt`), sam.rho and attention.kind
 ('favor': a Performer); configs/dp_finetuning.py has adapter.kind, too.
@@ -129,19 +132,21 @@ _SMALL = dict(
   data=dict(
     name='python_topics', eval_splits=('test',), length=24, vocab_size=600
   ),
-  adapter=dict(rank=34, length=8),
+  adapter=dict(rank=24, length=6),
   tx=dict(learning_rate=4e-3, weight_decay=0.0, warmup=0.1),
   pretraining=dict(steps=600),
   step=dict(compute_dtype='float32'),
   run=dict(log_every=50, eval_every=100, save_every=100, best='test/accuracy'),
-  model=dict(hidden_dim=96, mlp_dim=384, num_heads=4, num_layers=2),
+  model=dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=2),
+  # See `labelled_text.topic_pieces`.
+  topics=dict(num_classes=6, size=48),
   # Equal budgets, about 6 % of the parameters.
   arms=dict(
     full=dict(kind='full', rank=0, length=0, scale=1.0, hidden_dim=0),
-    prefix=dict(kind='prefix', rank=0, length=43, scale=1.0, hidden_dim=0),
-    adapter=dict(kind='adapter', rank=42, length=0, scale=1.0, hidden_dim=0),
-    LoRA=dict(kind='lora', rank=22, length=0, scale=2.0, hidden_dim=0),
-    MAM=dict(kind='mam', rank=34, length=8, scale=2.0, hidden_dim=0),
+    prefix=dict(kind='prefix', rank=0, length=31, scale=1.0, hidden_dim=0),
+    adapter=dict(kind='adapter', rank=31, length=0, scale=1.0, hidden_dim=0),
+    LoRA=dict(kind='lora', rank=16, length=0, scale=2.0, hidden_dim=0),
+    MAM=dict(kind='mam', rank=24, length=6, scale=2.0, hidden_dim=0),
   ),
   study=dict(
     parts=('classification', 'generation'),
@@ -167,7 +172,6 @@ _GENERATION = dict(
   eval_batch_size=200,
   data=dict(kind='pairs', name='relatives'),
   adapter=dict(rank=22, length=4, scale=4.0),
-  model=dict(hidden_dim=64, mlp_dim=256),
   arms=dict(
     prefix=dict(length=19),
     adapter=dict(rank=28),
@@ -300,7 +304,7 @@ def _read_sentences(config):
   data = config.data
   if data.name == 'python_topics':
     task = private_text.read(
-      num_classes=6, size=48, length=data.length, vocab_size=data.vocab_size
+      length=data.length, vocab_size=data.vocab_size, **config.topics
     )
 
     def load(split):
@@ -372,7 +376,14 @@ def _read_pairs(config):
       frame=_finetuning.frame(tokenizer),
     )
 
-  return _Task(load(data.train_split), load, tokenizer)
+  train = load(data.train_split)
+  public = None
+  if config.pretraining.steps and not config.weights:
+    # It learns to write what it will write, before it learns when.
+    public = pretraining.denoising(
+      experiment.columns(train), rate=0.3, seed=config.seed
+    )
+  return _Task(train, load, tokenizer, public=public)
 
 
 def _read_completions(config):

@@ -85,7 +85,7 @@ def tune(
   score: Score,
   points: int = 4,
 ) -> Tuned:
-  """Fine-tunes one model a seed and learning rate, side by side.
+  """Fine-tunes one model a seed and learning rate.
 
   Args:
     name: For the progress lines.
@@ -158,6 +158,8 @@ def tune(
     batch_size=batch_size,
     steps=steps,
     points=points,
+    # Weights a run make products slow on CPUs, and long to compile.
+    vectorize=False,
     score=test_score,
     states=states,
   )

@@ -1,4 +1,4 @@
-"""Protocol: small text models pretrained where a study stands, one a seed."""
+"""Protocol: small text models, pretrained on the spot, one a seed."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -48,6 +48,40 @@ def masked_language_model(
   )
 
 
+def denoising(
+  rows: Mapping[str, np.ndarray], *, rate: float, seed: int
+) -> dict[str, np.ndarray]:
+  """Targets of pairs, to be written from what is left of them.
+
+  Tokens are left out at random, which is one of BART's noises (Lewis et al.,
+  2020, 'token deletion').
+
+  Args:
+    rows: 'tokens' [N, T] and 'weights' [N, T], 1 for the tokens after the first
+      one, as `labelled_text.pairs` gives them.
+    rate: Probability that a token is left out, in (0, 1).
+    seed: Of the noise, which is drawn once.
+
+  Returns:
+    'source' [N, T], 'source_mask', 'tokens' and 'weights'.
+  """
+  weights = rows['weights'] > 0
+  last = weights & ~np.roll(weights, -1, axis=1)  # The end always stays.
+  last[:, -1] = weights[:, -1]
+  drawn = np.random.default_rng(seed).random(weights.shape) >= rate
+  kept = weights & (drawn | last)
+  # Those that stay go first, in their order.
+  order = np.argsort(~kept, axis=1, kind='stable')
+  mask = np.take_along_axis(kept, order, axis=1)
+  source = np.take_along_axis(rows['tokens'], order, axis=1)
+  return {
+    'source': np.where(mask, source, tokens.PAD).astype(np.int32),
+    'source_mask': mask.astype(np.float32),
+    'tokens': rows['tokens'],
+    'weights': rows['weights'],
+  }
+
+
 def run(
   method: types.Method,
   rows: Mapping[str, np.ndarray],
@@ -55,6 +89,7 @@ def run(
   steps: int,
   batch_size: int,
   seeds: Sequence[int],
+  vectorize: bool = False,
 ) -> types.PyTree:
   """Trains one model a seed on rows drawn with replacement.
 
@@ -64,6 +99,7 @@ def run(
     steps: Number of updates.
     batch_size: Rows of a step.
     seeds: S seeds of everything random.
+    vectorize: See `loop.fit_seeds`.
 
   Returns:
     The parameters, with a leading seed axis.
@@ -82,6 +118,7 @@ def run(
     order,
     seeds=seeds,
     every=max(1, steps // 4),
+    vectorize=vectorize,
   ):
     params = states.params
     logging.info(

@@ -118,6 +118,7 @@ def pretrain(
     steps=steps,
     batch_size=batch_size,
     seeds=(seed,),
+    vectorize=True,
   )
   params = jax.tree.map(lambda x: x[0], params)
   return {name: params[name] for name in ('token_embedding', 'encoder')}

@@ -8,12 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from repjax import optim
 from repjax import trees
-from repjax.layers import adapters
-from repjax.layers import performer
 from repjax.methods import finetuning
-from repjax.methods import language_modeling
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.models import transformer
@@ -100,24 +96,25 @@ def test_an_unknown_kind_is_refused():
     finetuning.adapt(classifier(), kind='bitfit', **SIZES)
 
 
-@pytest.mark.parametrize('kind', ['full', 'lora'])
-def test_a_run_starts_at_the_pretrained_network(kind):
-  encoder = transformer.Encoder(**TINY)
-  pretrained = jax.tree.map(
-    lambda x: RNG.normal(size=x.shape).astype(x.dtype),
-    jax.eval_shape(
-      functools.partial(encoder.init, train=False),
-      jax.random.key(0),
-      SENTENCES['tokens'],
-    )['params'],
+def drawn(method, batch):
+  """A state with random leaves, without a compilation."""
+  shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
+  return jax.tree.map(
+    lambda x: RNG.normal(size=x.shape).astype(x.dtype), shapes
   )
-  model = finetuning.adapt(classifier(), kind=kind, **SIZES)
+
+
+def test_a_run_starts_at_the_pretrained_network():
+  encoder = drawn(sentences(classifier(), optax.sgd(0.1)), SENTENCES).params
+  pretrained = {name: encoder[name] for name in ('token_embedding', 'encoder')}
+  model = finetuning.adapt(classifier(), kind='lora', **SIZES)
   method = sentences(model, optax.adam(1e-2))
   fresh = start(method, SENTENCES)
   state = finetuning.with_pretrained(
     model, fresh, lambda own: {**own, **pretrained}
   )
-  # LoRA begins at zero, so both are the plain network with the fresh head.
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh)
+  # LoRA begins at zero, so this is the plain network with the fresh head.
   head = {name: fresh.params[name] for name in ('head', 'pooling')}
   apply = jax.jit(functools.partial(classifier().apply, train=False))
   expected = apply(
@@ -127,50 +124,31 @@ def test_a_run_starts_at_the_pretrained_network(kind):
   )
   found = jax.jit(method.predict)(state, SENTENCES)
   np.testing.assert_allclose(found['logits'], expected, rtol=1e-5, atol=1e-6)
-  chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh)
-  percent = finetuning.trained_percent(model, state)
-  if kind == 'full':
-    assert percent == 100
-  else:
-    # Queries and values: 2 r (D + D); the pooler and the head.
-    own = 2 * 2 * (8 + 8) + 8 * 8 + 8 + 8 * 3 + 3
-    total = trees.size(classifier_params())
-    assert percent == pytest.approx(100 * own / total)
-    assert trees.size(state.params) == own
-    # Moments are those of what trains, and nothing else.
-    assert trees.size(state.opt_state[0].mu) == own
-
-
-def classifier_params():
-  return jax.eval_shape(
-    functools.partial(classifier().init, train=False),
-    jax.random.key(0),
-    np.ones((1, 2), int),
-  )['params']
-
-
-def test_sam_and_performer_attention_take_adapters_as_they_come():
-  model = finetuning.adapt(
-    classifier(attention_fn=performer.Favor(num_features=8)),
-    kind='mam',
-    **SIZES,
+  # Queries and values: 2 r (D + D); the pooler and the head.
+  own = 2 * 2 * (8 + 8) + 8 * 8 + 8 + 8 * 3 + 3
+  total = trees.size({**encoder})
+  assert finetuning.trained_percent(model, state) == pytest.approx(
+    100 * own / total
   )
-  method = sentences(model, optax.chain(optim.sam(0.1), optax.adam(3e-2)))
-  state = start(method, SENTENCES)
-  update = jax.jit(method.update)
-  losses = []
-  first = state
-  for _ in range(20):
-    state, sums = update(state, SENTENCES, jax.random.key(1))
-    losses.append(float(sums['loss'][0]))
-  assert losses[-1] < 0.8 * losses[0]
-  chex.assert_trees_all_equal(
-    state.model_state[adapters.BASE], first.model_state[adapters.BASE]
+  # Moments are those of what trains, and nothing else.
+  assert trees.size(state.params) == trees.size(state.opt_state[0].mu) == own
+
+
+def test_all_parameters_start_at_the_pretrained_ones_and_so_does_their_mean():
+  method = supervised.make(
+    classifier(),
+    optax.sgd(0.1),
+    inputs=supervised.text_inputs,
+    ema_decay=0.9,
   )
-  changed = jax.tree.map(
-    lambda a, b: bool((a != b).any()), state.params, first.params
+  fresh, other = (drawn(method, SENTENCES) for _ in range(2))
+  state = finetuning.with_pretrained(
+    classifier(), fresh, lambda own: {**other.params, 'head': own['head']}
   )
-  assert all(jax.tree.leaves(changed))
+  expected = {**other.params, 'head': fresh.params['head']}
+  chex.assert_trees_all_equal(state.params, expected)
+  chex.assert_trees_all_equal(state.extra.params, expected)
+  assert finetuning.trained_percent(classifier(), state) == 100
 
 
 def greedy(logits, start, steps):
@@ -205,23 +183,10 @@ def test_a_writer_writes_what_whole_passes_would(objective):
     end_id=END,
     ema_decay=0.5,
   )
-  state = start(method, batch)
-  # Far from zero, so that adapters matter.
-  params = jax.tree.map(
-    lambda x: RNG.normal(size=x.shape).astype(x.dtype), state.params
-  )
-  state = supervised.with_params(state, params)
+  state = drawn(method, batch)
   found = jax.jit(method.predict)(state, batch)
-  plain = language_modeling.make(
-    model, optax.adam(1e-2), objective=objective, ema_decay=0.5
-  )
-  expected = jax.jit(plain.predict)(state, batch)
-  chex.assert_trees_all_close(
-    {k: found[k] for k in ('nll', 'hits')},
-    {k: expected[k] for k in ('nll', 'hits')},
-    rtol=1e-4,
-  )
-  variables = {'params': params, **state.model_state}
+  # The averaged parameters write.
+  variables = {'params': state.extra.params, **state.model_state}
 
   @jax.jit
   def logits(tokens, **inputs):
