@@ -185,6 +185,7 @@ def _study_classifiers(
   config = stages.of_stage(config, stage)
   if list(pretrained.values()) == [None]:
     config.tx.layer_decay = 1.0  # There is nothing that is worth keeping.
+    config.tx.learning_rate = config.study.scratch_learning_rate
   seeds = tuple(config.seeds)
   columns = study.per_seed(
     {key: rows[key] for key in ('image', 'label')},

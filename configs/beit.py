@@ -133,7 +133,7 @@ _SMALL = dict(
   batch_size=64,
   eval_batch_size=512,
   epochs=0.0,
-  min_steps=1000,
+  min_steps=1500,
   data=dict(name='digits', eval_splits=('test',), num_workers=0),
   augment=dict(size=0, flip=False),
   patch_grid=4,
@@ -168,7 +168,7 @@ _SMALL = dict(
       epochs=0.0,
       min_steps=300,
       augment=dict(rand_augment_layers=0, erasing=0.0),
-      tx=dict(learning_rate=3e-3, warmup=0.1, end=0.0),
+      tx=dict(learning_rate=1e-3, warmup=0.1, end=0.0),
       mixup=dict(alpha=0.0),
       step=dict(label_smoothing=0.0),
     ),
@@ -221,7 +221,8 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   config.claims = _CLAIMS
   config.seeds = (0, 1, 2)
   # Images have `masks_per_image` masks, which a study draws ahead.
-  config.study = dict(few=100, masks_per_image=16)
+  # Training from scratch has a rate of its own and no layer decay.
+  config.study = dict(few=100, masks_per_image=16, scratch_learning_rate=3e-3)
   if preset == 'paper':
     return config
   config.update(_SMALL)
