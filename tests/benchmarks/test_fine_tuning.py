@@ -57,6 +57,7 @@ def test_starts_have_the_backbones_and_heads_of_their_own(starts):
 def test_rates_side_by_side_are_runs_of_their_own(starts):
   method, _, states = starts
   train, val = columns(20, 3), columns(30, 4)
+  states = {'FT': states['FT']}
   found = fine_tuning.tune(
     method, states, train, val, rates=(1e-3, 0.1), **TRAINING
   )
