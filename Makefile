@@ -29,7 +29,7 @@ colab: $(VENV)/colab
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -m colab
 
 # All claims of all papers.
-results: $(VENV)/installed
+results: $(VENV)/test
 	$(RUN) -m launch.reproduce --preset=small
 
 $(VENV)/installed: pyproject.toml constraints.txt
