@@ -14,10 +14,12 @@ small: 3 seeds. Images: a linear model on oriented gradients of `digits` (or of
   `mnist`, where it must reach 95 %) at (3, 1e-5)-differential privacy. Text:
   whether 48 characters of `python_topics` are of its largest chapter, at
   epsilon 8, by LoRA in encoders that were pretrained on other chapters: large
-  batches must beat small ones at the better of the same two rates, and the
-  larger encoder must not lose more than a point against the smaller one. (All
+  batches must beat small ones at the best of the same rates, and the larger
+  encoder must not lose more than a point against the smaller one. (All
   parameters, adapter.kind=full, learn nothing from 4,000 rows: their noise is
-  larger than their gradient.)
+  larger than their gradient. With rates up to 1e-2 alone small batches were 3
+  points ahead in a first run: large ones need the higher rate, as in the
+  paper.)
 """
 
 import functools
@@ -134,8 +136,8 @@ _STUDY = dict(
   adapter=dict(_ADAPTER, kind='lora', rank=4),
   small_batch=64,
   large_batch=1024,
-  low_rate=1e-3,
-  high_rate=1e-2,
+  # In rising order, of all batches alike.
+  rates=(1e-3, 1e-2, 1e-1),
 )
 
 # The thresholds stood here before the first run of the study.
@@ -155,7 +157,7 @@ _CLAIMS = dict(
   ),
   large_batch_gain=dict(
     says='text at epsilon 8, equal epochs: test accuracy, large batches minus '
-    'small ones, each at the better of the same two rates',
+    'small ones, each at the best of the same three rates',
     paper='large batches with high rates win at equal privacy and epochs',
     at_least=0.01,
   ),
@@ -411,7 +413,7 @@ def _study_text(config):
     for size in ('small', 'large')
   }
   few, many = group.small_batch, group.large_batch
-  low, high = group.low_rate, group.high_rate
+  low, high = group.rates[0], group.rates[-1]
   plans = {
     batch: _plan(
       config,
@@ -424,10 +426,7 @@ def _study_text(config):
   }
   trained = {}
   for size, batch, rate in (
-    ('small', few, low),
-    ('small', few, high),
-    ('small', many, low),
-    ('small', many, high),
+    *(('small', batch, rate) for batch in (few, many) for rate in group.rates),
     ('large', many, high),
   ):
     trained[size, batch, rate] = private_text.finetune(
@@ -443,9 +442,9 @@ def _study_text(config):
   score = {key: x.score for key, x in trained.items()}
 
   def best(batch):
-    """The scores at that rate whose mean over seeds is higher."""
-    both = [score['small', batch, rate] for rate in (low, high)]
-    return max(both, key=lambda x: x.mean())
+    """The scores at that rate whose mean over seeds is highest."""
+    found = [score['small', batch, rate] for rate in group.rates]
+    return max(found, key=lambda x: x.mean())
 
   scalars = {
     'large_batch_gain': best(many) - best(few),
