@@ -153,7 +153,7 @@ def test_the_loss_falls(batch):
       return state, sums['nats'][0] / sums['nats'][1]
 
     state = method.init(rng, batch)
-    return jax.lax.scan(one, state, jax.random.split(rng, 100))
+    return jax.lax.scan(one, state, jax.random.split(rng, 300))
 
   _, nats = jax.jit(many)(jax.random.key(0))
   assert abs(nats[0] - np.log(VOCAB)) < 0.2
