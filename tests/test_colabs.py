@@ -27,7 +27,7 @@ def test_notebook_runs_in_minutes(path, tmp_path):
   started = time.monotonic()
   client = nbclient.NotebookClient(
     notebook,
-    timeout=120,
+    timeout=240,  # Of a cell; the whole is limited below.
     kernel_name='python3',
     resources={'metadata': {'path': str(tmp_path)}},
   )
