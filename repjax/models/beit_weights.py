@@ -242,33 +242,25 @@ def _fit(path, source, params, head, resize, old_grid, new_grid):
     if _SHARED in source and _SHARED not in tables:
       shared = source.pop(_SHARED)
       source |= {name: shared for name in tables}
-  missing = sorted(wanted.keys() - source.keys())
-  unexpected = sorted(source.keys() - wanted.keys())
-  if missing or unexpected:
-    hint = (
-      "; head='replace' starts another task from it: it leaves out heads and "
-      'the mask token, and hands a shared table to the layers'
-    )
-    raise InputError(
-      f'{path} does not fit the model: missing {missing}; unexpected '
-      f'{unexpected}' + hint * (head == 'keep')
-    )
-  misfits = []
-  for stored, name in wanted.items():
-    leaf = target[name]
-    array = torch_layout.from_torch(source[stored], name, leaf.shape)
+  hint = (
+    "; head='replace' starts another task from it: it leaves out heads and the "
+    'mask token, and hands a shared table to the layers'
+  )
+  torch_layout.check_names(
+    path, wanted, source, hint=lambda _: hint * (head == 'keep')
+  )
+
+  def convert(array, name, shape):
+    array = torch_layout.from_torch(array, name, shape)
     if name.endswith('/table') and array.ndim == 2:
-      array = _fit_table(array, leaf.shape[0], resize, old_grid, new_grid)
-    elif name.endswith('/positions/embedding') and array.ndim == 3:
-      array = _fit_positions(array, leaf.shape[1], old_grid, new_grid)
-    if array.shape != leaf.shape:
-      misfits.append(f'{stored} {array.shape} for {name} {leaf.shape}')
-    loaded[name] = jnp.array(array, leaf.dtype)
-  if misfits:
-    raise InputError(
-      f'{path} does not fit the model, shapes differ: {", ".join(misfits)}'
-    )
-  return torch_layout.unflatten(params, loaded)
+      return _fit_table(array, shape[0], resize, old_grid, new_grid)
+    if name.endswith('/positions/embedding') and array.ndim == 3:
+      return _fit_positions(array, shape[1], old_grid, new_grid)
+    return array
+
+  return torch_layout.fill(
+    path, source, wanted, params, kept=loaded, convert=convert
+  )
 
 
 def _drop_indices(path, source, grid):

@@ -1,21 +1,16 @@
 """Host code: weights of DALL-E's published image encoder, BEiT's tokenizer.
 
 They were published as a pickled PyTorch module, which this package does not
-open. With PyTorch and the authors' package, make a file of it once:
-
-    safetensors.torch.save_file(
-      torch.load('encoder.pkl', weights_only=False).state_dict(),
-      'encoder.safetensors',
-    )
+open: unpickling runs any code that a file holds. Who trusts the file can load
+it with PyTorch and the authors' package, apart from all else, and save its
+`state_dict()` by `safetensors.torch.save_file`: that is what is read here.
 """
 
 import os
 
-import jax.numpy as jnp
 import numpy as np
 
 from repjax.models import torch_layout
-from repjax.types import InputError
 from repjax.types import PyTree
 
 # What the file calls our leaves: regular expressions, applied in turn.
@@ -43,27 +38,10 @@ def load(path: str | os.PathLike, params: PyTree) -> PyTree:
     InputError: The file cannot be read, or does not fit; names the leaves.
   """
   source = torch_layout.read(path)
-  target = torch_layout.flatten(params)
-  wanted = {torch_layout.rename(name, _NAMES): name for name in target}
-  missing = sorted(wanted.keys() - source.keys())
-  unexpected = sorted(source.keys() - wanted.keys())
-  if missing or unexpected:
-    raise InputError(
-      f'{path} does not fit the encoder: missing {missing}; unexpected '
-      f'{unexpected}'
-    )
-  loaded, misfits = {}, []
-  for stored, name in wanted.items():
-    leaf = target[name]
-    array = torch_layout.from_torch(source[stored], name, leaf.shape)
-    if array.shape != leaf.shape:
-      misfits.append(f'{stored} {array.shape} for {name} {leaf.shape}')
-    loaded[name] = jnp.array(array, leaf.dtype)
-  if misfits:
-    raise InputError(
-      f'{path} does not fit the encoder, shapes differ: {", ".join(misfits)}'
-    )
-  return torch_layout.unflatten(params, loaded)
+  names = torch_layout.flatten(params)
+  wanted = {torch_layout.rename(name, _NAMES): name for name in names}
+  torch_layout.check_names(path, wanted, source)
+  return torch_layout.fill(path, source, wanted, params)
 
 
 def save(path: str | os.PathLike, params: PyTree) -> None:

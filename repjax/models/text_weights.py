@@ -20,7 +20,6 @@ from typing import Literal
 from typing import NamedTuple
 
 from absl import logging
-import jax.numpy as jnp
 import numpy as np
 
 from repjax.models import text_config
@@ -219,29 +218,15 @@ def load(
     ]
     logging.info('%s: kept %s, left out %s', path, sorted(loaded), rest)
     source = {name: x for name, x in source.items() if name not in rest}
-  missing = sorted(wanted.keys() - source.keys())
-  unexpected = sorted(source.keys() - wanted.keys())
-  if missing or unexpected:
-    hint = "; head='replace' leaves out heads that the model does not have"
-    some = any(
-      re.fullmatch(LAYOUTS[family].heads, x) for x in (*missing, *unexpected)
+
+  def hint(names):
+    some = any(re.fullmatch(LAYOUTS[family].heads, x) for x in names)
+    return (
+      "; head='replace' leaves out heads that the model does not have" * some
     )
-    raise InputError(
-      f'{path} does not fit the model: missing {missing}; unexpected '
-      f'{unexpected}' + hint * some
-    )
-  misfits = []
-  for stored, name in wanted.items():
-    leaf = target[name]
-    array = torch_layout.from_torch(source[stored], name, leaf.shape)
-    if array.shape != leaf.shape:
-      misfits.append(f'{stored} {array.shape} for {name} {leaf.shape}')
-    loaded[name] = jnp.array(array, leaf.dtype)
-  if misfits:
-    raise InputError(
-      f'{path} does not fit the model, shapes differ: {", ".join(misfits)}'
-    )
-  return torch_layout.unflatten(params, loaded)
+
+  torch_layout.check_names(path, wanted, source, hint=hint)
+  return torch_layout.fill(path, source, wanted, params, kept=loaded)
 
 
 def save(

@@ -1,5 +1,8 @@
 """Host code: arrays as PyTorch keeps them in safetensors files, and as ours."""
 
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Mapping
 import contextlib
 import json
 import os
@@ -8,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -67,6 +71,71 @@ def from_torch(
     array = array.T
   fits = array.shape == merge_heads(name, shape)
   return array.reshape(shape) if fits else array
+
+
+def check_names(
+  path: str | os.PathLike,
+  wanted: Collection[str],
+  stored: Collection[str],
+  *,
+  hint: Callable[[set[str]], str] = lambda names: '',
+) -> None:
+  """Raises an `InputError` that names what is missing or left over.
+
+  Args:
+    path: For the message.
+    wanted: Names that the file must have.
+    stored: Names that it has.
+    hint: Names that do not fit -> what to do about it.
+  """
+  missing, unexpected = {*wanted} - {*stored}, {*stored} - {*wanted}
+  if missing or unexpected:
+    raise InputError(
+      f'{path} does not fit the model: missing {sorted(missing)}; unexpected '
+      f'{sorted(unexpected)}{hint(missing | unexpected)}'
+    )
+
+
+def fill(
+  path: str | os.PathLike,
+  source: Mapping[str, np.ndarray],
+  wanted: Mapping[str, str],
+  params: PyTree,
+  *,
+  kept: Mapping[str, jax.Array] | None = None,
+  convert: Callable[..., Any] = from_torch,
+  hint: Callable[[list[str]], str] = lambda names: '',
+) -> PyTree:
+  """Puts arrays of a file in the place of leaves.
+
+  Args:
+    path: For the message.
+    source: Name in the file -> array.
+    wanted: Name in the file -> name of the leaf.
+    params: What is wanted.
+    kept: Leaves, by name, that the file does not give.
+    convert: (array, name of the leaf, its shape) -> the array as ours.
+    hint: Names of leaves whose shapes differ -> what to do about it.
+
+  Returns:
+    A tree like `params`, with its dtypes.
+
+  Raises:
+    InputError: Shapes differ; names the leaves.
+  """
+  target, leaves, misfits = flatten(params), dict(kept or {}), {}
+  for stored, name in wanted.items():
+    leaf = target[name]
+    array = convert(source[stored], name, leaf.shape)
+    if array.shape != leaf.shape:
+      misfits[name] = f'{stored} {array.shape} for {name} {leaf.shape}'
+    leaves[name] = jnp.array(array, leaf.dtype)
+  if misfits:
+    raise InputError(
+      f'{path} does not fit the model, shapes differ: '
+      f'{", ".join(misfits.values())}{hint(list(misfits))}'
+    )
+  return unflatten(params, leaves)
 
 
 def read(

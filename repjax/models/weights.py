@@ -124,32 +124,36 @@ def load_vit(
   if head == 'replace':
     for name in {file_name(name) for name in _HEAD} - wanted.keys():
       source.pop(name, None)
-  _check_names(path, wanted, source, head_names=map(file_name, _HEAD))
+  heads = {file_name(name) for name in _HEAD}
+  hint = (
+    "; head='replace' leaves out the head of the file, representation_dim "
+    'says whether the model has a pre_logits (pooler) layer'
+  )
+  torch_layout.check_names(
+    path, wanted, source, hint=lambda names: hint * bool(names & heads)
+  )
 
-  misfits = []
-  for stored, name in wanted.items():
-    array, leaf = source[stored], target[name]
+  def convert(array, name, shape):
     if is_torch:
-      array = torch_layout.from_torch(array, name, leaf.shape)
+      array = torch_layout.from_torch(array, name, shape)
     if name == 'positions/embedding' and array.ndim == 3:
       array = _fit_positions(
         array,
-        leaf.shape[1],
+        shape[1],
         num_prefix_tokens=int('cls' in target),
         method=resize,
         old_grid=old_grid,
         new_grid=new_grid,
       )
-    if array.shape != leaf.shape:
-      misfits.append(f'{stored} {array.shape} for {name} {leaf.shape}')
-    loaded[name] = jnp.array(array, leaf.dtype)
-  if misfits:
-    hint = "; for another number of classes load with head='replace'"
-    raise InputError(
-      f'{path} does not fit the model, shapes differ: {", ".join(misfits)}'
-      + hint * any(' for head/' in misfit for misfit in misfits)
-    )
-  return torch_layout.unflatten(params, loaded)
+    return array
+
+  def classes(names):
+    some = any(name.startswith('head/') for name in names)
+    return "; for another number of classes load with head='replace'" * some
+
+  return torch_layout.fill(
+    path, source, wanted, params, kept=loaded, convert=convert, hint=classes
+  )
 
 
 def save_npz(path: str | os.PathLike, params: PyTree) -> None:
@@ -296,21 +300,6 @@ def _read_hf(path):
   if 'embeddings.cls_token' in leaves:  # A bare ViTModel.
     leaves = {f'vit.{name}': array for name, array in leaves.items()}
   return leaves
-
-
-def _check_names(path, wanted, source, *, head_names):
-  missing = sorted(wanted.keys() - source.keys())
-  unexpected = sorted(source.keys() - wanted.keys())
-  if not missing and not unexpected:
-    return
-  hint = (
-    "; head='replace' leaves out the head of the file, representation_dim "
-    'says whether the model has a pre_logits (pooler) layer'
-  )
-  raise InputError(
-    f'{path} does not fit the model: missing {missing}; unexpected '
-    f'{unexpected}' + hint * bool({*missing, *unexpected} & {*head_names})
-  )
 
 
 def _fit_positions(
