@@ -256,9 +256,9 @@ def rows_at(start: int, count: int, num_rows: int, seed: int) -> np.ndarray:
   positions = start + np.arange(count)
   epochs = positions // num_rows
   rows = np.empty(count, np.int64)
-  for epoch in np.unique(epochs):
+  for epoch in range(start // num_rows, (start + count - 1) // num_rows + 1):
     inside = epochs == epoch
-    order = _epoch_order(seed, int(epoch), num_rows)
+    order = _epoch_order(seed, epoch, num_rows)
     rows[inside] = order[positions[inside] - epoch * num_rows]
   return rows
 

@@ -289,15 +289,16 @@ def scale_to_unit(low: float = -1.0, high: float = 1.0) -> Transform:
 def _affine(scale, offset):
   scale, offset = scale.astype(np.float32), offset.astype(np.float32)
 
+  def of_row(x, shape):
+    # One number a column and channel: NumPy is slow where the last axis is
+    # short.
+    return np.broadcast_to(x, shape).ravel() if x.ndim else x
+
   def fn(images, draws):
     del draws  # Nothing is random.
     if images.dtype != np.uint8:
       raise ValueError(f'images must be uint8 [0, 255], got {images.dtype}')
-    # One number a column and channel: NumPy is slow where the last axis is
-    # short.
-    factor, shift = (
-      np.broadcast_to(x, images.shape[2:]).ravel() for x in (scale, offset)
-    )
+    factor, shift = (of_row(x, images.shape[2:]) for x in (scale, offset))
     scaled = images.reshape(*images.shape[:2], -1).astype(np.float32)
     scaled *= factor
     scaled += shift
