@@ -10,8 +10,8 @@ and both sums are products of f(q_t) with something of constant size, a `State`.
 segment. They return `Totals`, which `attention_sums.divide` turns into outputs.
 
 Weights w_s carry the scales of features and the gates of recurrent forms, see
-`attention_sums`. Nothing of size L x M is ever held: features are made chunk by
-chunk, and made again in the backward pass.
+`attention_sums`. Nothing of size L x M is held beyond one chunk: features are
+made chunk by chunk, and made again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,9 @@ from repjax.layers import attention_sums
 from repjax.layers import chunks as chunks_lib
 from repjax.layers import random_features
 
-CHUNK_SIZE = 128
+# The causal form has products of all pairs inside a chunk. The others have
+# none, large products are faster, and short sequences are then one chunk.
+CHUNK_SIZE, CAUSAL_CHUNK_SIZE = 1024, 128
 
 
 def summarize(
@@ -32,7 +34,7 @@ def summarize(
   *,
   key_map: random_features.FeatureMap = random_features.identity,
   mask: jax.Array | None = None,
-  chunk_size: int = CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> attention_sums.State:
   """All keys and values in a state that any number of queries can `read`.
@@ -42,10 +44,11 @@ def summarize(
     value: [..., K, H, V].
     key_map: [..., H, C, D] -> features.
     mask: Which keys there are, [..., K] bool; None for all.
-    chunk_size: Keys whose features are held at a time.
+    chunk_size: Keys whose features are held at a time; None is 1,024.
     precision: Of the sums' products; see `jax.lax.Precision`.
   """
-  chunks = chunks_lib.cut(chunk_size, None, key, value, mask=mask)
+  size = _or(chunk_size, CHUNK_SIZE)
+  chunks = chunks_lib.cut(size, None, key, value, mask=mask)
 
   def add(state, chunk):
     features = key_map(chunk.key)
@@ -68,10 +71,13 @@ def read(
   state: attention_sums.State,
   *,
   query_map: random_features.FeatureMap = random_features.identity,
-  chunk_size: int = CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> attention_sums.Totals:
-  """What queries [..., Q, H, D] see where all keys are in `state`."""
+  """What queries [..., Q, H, D] see where all keys are in `state`.
+
+  Other arguments as in `summarize`.
+  """
   length = query.shape[-3]
 
   def look(_, chunk):
@@ -79,7 +85,7 @@ def read(
       query_map(chunk).values, state, precision=precision
     )
 
-  size = chunks_lib.chunk_length(length, chunk_size)
+  size = chunks_lib.chunk_length(length, _or(chunk_size, CHUNK_SIZE))
   chunks = chunks_lib.split(chunks_lib.wide(query), size)
   totals = chunks_lib.scan(look, None, chunks)[1]
   return _join_totals(
@@ -100,7 +106,7 @@ def causal(
   log_decay: jax.Array | None = None,
   state: attention_sums.State | None = None,
   strict: bool = False,
-  chunk_size: int = CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> tuple[attention_sums.Totals, attention_sums.State]:
   """A query sees the keys of its own position and before.
@@ -124,8 +130,9 @@ def causal(
       logarithm, [..., L, H], <= 0.
     state: What came before; no gradient flows into it.
     strict: Whether a query does not see the key of its own position.
-    chunk_size: C. Products take L C (M + V) + 2 L M V multiplications, and the
-      backward pass holds a state a chunk, L M V / C numbers.
+    chunk_size: C, None is 128. Products take L C (M + V) + 2 L M V
+      multiplications, and the backward pass holds a state a chunk, L M V / C
+      numbers.
     precision: Of the sums' products; see `jax.lax.Precision`.
 
   Returns:
@@ -138,7 +145,7 @@ def causal(
     raise ValueError('Segments start from nothing: pass segments or a state')
   length = key.shape[-3]
   chunks = chunks_lib.cut(
-    chunk_size,
+    _or(chunk_size, CAUSAL_CHUNK_SIZE),
     query,
     key,
     value,
@@ -304,6 +311,10 @@ def _start(key_map, chunks):
       tuple(batch), num_heads, num_features, chunks.value.shape[-1]
     ),
   )
+
+
+def _or(chunk_size, default):
+  return default if chunk_size is None else chunk_size
 
 
 def _sum(a, b):

@@ -46,7 +46,7 @@ def attend(
   causal: bool,
   mask: jax.Array | None = None,
   segments: jax.Array | None = None,
-  chunk_size: int = linear_attention.CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
   """Applies a rule to whole sequences.
@@ -59,7 +59,7 @@ def attend(
     causal: Whether a query sees no later keys.
     mask: Which keys there are, [..., K] bool. A query that sees no key gives 0.
     segments: Ids >= 0, [..., L] int32, of sequences packed side by side.
-    chunk_size: See `linear_attention.causal`.
+    chunk_size: See `linear_attention`; None is its choice.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:
@@ -114,7 +114,7 @@ def attend_segment(
   state: attention_sums.State,
   *,
   mask: jax.Array | None = None,
-  chunk_size: int = linear_attention.CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> tuple[jax.Array, attention_sums.State]:
   """Causal attention that goes on from a state: (outputs, state after).
@@ -148,11 +148,11 @@ class LinearAttention:
 
   Attributes:
     causal: Whether a query sees no later keys; a [Q, K] mask cannot say so.
-    chunk_size: See `linear_attention.causal`.
+    chunk_size: See `linear_attention`; None is its choice.
   """
 
   causal: bool = False
-  chunk_size: int = linear_attention.CHUNK_SIZE
+  chunk_size: int | None = None
 
   def __call__(
     self,

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers import attention_sums
-from repjax.layers import linear_attention
 from repjax.layers import linear_attention_fn
 from repjax.layers import random_features
 from repjax.types import InputError
@@ -45,7 +44,7 @@ def favor(
   mask: jax.Array | None = None,
   segments: jax.Array | None = None,
   epsilon: float | None = None,
-  chunk_size: int = linear_attention.CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
   """FAVOR+ attention: O(L M D) time.
@@ -70,7 +69,7 @@ def favor(
     epsilon: Added to features; None is 1e-15 for the positive softmax kernels
       (each position's largest feature is 1 before) and 1e-3 for generalized
       ones. The trigonometric kernel has none.
-    chunk_size: See `linear_attention.causal`.
+    chunk_size: See `linear_attention`; None is its choice.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:
@@ -158,7 +157,11 @@ class Favor(linear_attention_fn.LinearAttention):
   epsilon: float | None = None
 
   def __post_init__(self):
-    if self.num_features < 1 or self.redraw_every < 0 or self.chunk_size < 1:
+    if (
+      self.num_features < 1
+      or self.redraw_every < 0
+      or (self.chunk_size is not None and self.chunk_size < 1)
+    ):
       raise InputError(
         'Favor needs num_features >= 1, redraw_every >= 0 and chunk_size >= 1; '
         f'got {self.num_features=}, {self.redraw_every=}, {self.chunk_size=}'

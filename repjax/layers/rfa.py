@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers import attention_sums
-from repjax.layers import linear_attention
 from repjax.layers import linear_attention_fn
 from repjax.layers import random_features
 from repjax.types import InputError
@@ -44,7 +43,7 @@ def rfa(
   denominator: Denominator = 'bounded',
   floor: float = 0.01,
   norm_epsilon: float = 1e-6,
-  chunk_size: int = linear_attention.CHUNK_SIZE,
+  chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
 ) -> jax.Array:
   """Random feature attention, with gates or without: O(L M D) time.
@@ -73,7 +72,7 @@ def rfa(
     floor: Of 'bounded', > 0: outputs of Gaussian features are at most
       max |v| / floor.
     norm_epsilon: Added to norms; 1e-3 in the authors' code.
-    chunk_size: See `linear_attention.causal`.
+    chunk_size: See `linear_attention`; None is its choice.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:
@@ -198,7 +197,11 @@ class Rfa(linear_attention_fn.LinearAttention):
   norm_epsilon: float = 1e-6
 
   def __post_init__(self):
-    if self.num_features < 1 or self.redraw_every < 0 or self.chunk_size < 1:
+    if (
+      self.num_features < 1
+      or self.redraw_every < 0
+      or (self.chunk_size is not None and self.chunk_size < 1)
+    ):
       raise InputError(
         'Rfa needs num_features >= 1, redraw_every >= 0 and chunk_size >= 1; '
         f'got {self.num_features=}, {self.redraw_every=}, {self.chunk_size=}'
