@@ -377,10 +377,11 @@ def _check_unchanged(old, new):
     before, after = jax.tree.leaves(old[name]), jax.tree.leaves(tree)
     if any(a is not b for a, b in zip(before, after, strict=True)):
       raise types.InputError(
-        f'the model changes its collection {name!r} from the rows of a batch '
-        '(as batch normalisation does), so that examples see each other and '
-        'clipping each one bounds nothing: use group or layer normalisation '
-        "(norm='group' in repjax.models.resnet)."
+        f'the model changes its collection {name!r} in training. Batch '
+        'normalisation does so from the rows of a batch: examples see each '
+        'other, and clipping each one bounds nothing. Use group or layer '
+        "normalisation (norm='group' in repjax.models.resnet), and random "
+        'features that are drawn once (redraw_every=0).'
       )
 
 
