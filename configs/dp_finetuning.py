@@ -76,7 +76,9 @@ _PAPER = dict(
   # A folder of Hugging Face: config.json, model.safetensors, tokenizer.json.
   # Its geometry then stands in for `model`. '' trains from scratch.
   weights='',
-  # delta 0 is 1 / (2 n). sampling_rate 0 is batch_size / n.
+  # delta 0 is 1 / (2 n). sampling_rate 0 is batch_size / n. user_column says
+  # whose a row is: batches and n are then of users, each with up to
+  # rows_per_user rows, which are clipped and protected together.
   dp=dict(
     epsilon=3.0,
     delta=0.0,
@@ -85,6 +87,8 @@ _PAPER = dict(
     key_file='',
     accountant='pld',
     method='auto',
+    user_column='',
+    rows_per_user=1,
   ),
   # decay: 'linear' or 'constant'.
   tx=dict(learning_rate=5e-4, weight_decay=0.0, decay='linear'),
@@ -262,6 +266,16 @@ def _plan(config, num_rows, **changes) -> private.Plan:
   )
 
 
+def _with_users(config, train: source.Source) -> source.Source:
+  """Rows of tokens with the column that says whose they are, if it counts."""
+  name = config.dp.user_column
+  if not name:
+    return train
+  data = config.data
+  whole = source.load(data.name, data.train_split, data_dir=data.dir)
+  return train.with_columns(**{name: whole.column(name)})
+
+
 def _adam(tx, plan, learning_rate=None):
   """Private gradients, then Adam (sec. 3)."""
   rate = tx.learning_rate if learning_rate is None else learning_rate
@@ -281,7 +295,7 @@ def _images(config):
     config.data.name, config.data.train_split, data_dir=config.data.dir
   )
   features = _features(config, train)
-  plan = _plan(config, len(train))
+  plan = _plan(config, private.count(train, config.dp.user_column))
   return experiment.classifier(
     config,
     experiment.Images(
@@ -317,8 +331,8 @@ def _linear(config, num_classes, plan):
 def _sentences(config):
   tokenizer = _finetuning.tokenizer(config)
   load = _finetuning.sentences(config, tokenizer)
-  train = load(config.data.train_split)
-  plan = _plan(config, len(train))
+  train = _with_users(config, load(config.data.train_split))
+  plan = _plan(config, private.count(train, config.dp.user_column))
   model = _finetuning.model(
     config,
     text_heads.Classifier,
@@ -340,8 +354,8 @@ def _sentences(config):
 def _completions(config):
   tokenizer = _finetuning.tokenizer(config)
   load = _finetuning.completions(config, tokenizer)
-  train = load(config.data.train_split)
-  plan = _plan(config, len(train))
+  train = _with_users(config, load(config.data.train_split))
+  plan = _plan(config, private.count(train, config.dp.user_column))
   model = _finetuning.model(config, transformer.DecoderLM, tokenizer.vocab_size)
   adapted = finetuning.adapt(model, **config.adapter)
   method = language_modeling.make(

@@ -87,7 +87,7 @@ def of_sources(
     )
   else:
     train_batches = plan.batches(train, **reading)
-    batch_size = round(plan.rate * plan.num_rows)  # On average.
+    batch_size = round(train_batches.expected_rows)  # On average.
   sources = functools.cache(sources)
   for split in config.data.eval_splits:
     sources(split)  # A missing split is found before any compute.

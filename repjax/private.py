@@ -22,6 +22,7 @@ from repjax import optim
 from repjax import types
 from repjax.data import poisson
 from repjax.data import source as sources
+from repjax.data import users
 from repjax.optim.dp_sgd import DpSgdState
 from repjax.privacy import accounting
 
@@ -32,7 +33,8 @@ class Plan(NamedTuple):
   """One private run.
 
   Attributes:
-    num_rows: n, of the training set.
+    num_rows: n, of the training set. Where users are protected, all numbers
+      are of users in the place of rows.
     rate: Probability of each row to be in a batch.
     capacity: Rows that a batch of all devices can hold.
     steps: Number of updates.
@@ -43,6 +45,8 @@ class Plan(NamedTuple):
     method: See `clipping.clipped_gradient`.
     secret: What the sampling and the noise are derived from.
     is_secret: Whether that is a key of a file, or a seed that others know.
+    user_column: What says whose a row is; '' protects rows, not users.
+    rows_per_user: Of a user in a batch at the most.
   """
 
   num_rows: int
@@ -56,6 +60,8 @@ class Plan(NamedTuple):
   method: str
   secret: bytes
   is_secret: bool
+  user_column: str = ''
+  rows_per_user: int = 1
 
   @property
   def is_open(self) -> bool:
@@ -71,20 +77,31 @@ class Plan(NamedTuple):
       expected_batch_size=self.rate * self.num_rows,
       key=jax.random.wrap_key_data(words.copy(), impl='threefry2x32'),
       method=self.method,
+      rows_per_user=self.rows_per_user,
     )
 
   def batches(
     self, source: sources.Source, **reading: Any
-  ) -> poisson.PoissonBatches:
+  ) -> poisson.PoissonBatches | users.UserBatches:
     """What the run trains on.
 
     Args:
-      source: The training rows, `num_rows` of them.
+      source: The training rows: `num_rows` of them, or of as many users.
       **reading: See `poisson.poisson_batches`.
     """
-    if len(source) != self.num_rows:
-      raise ValueError(
-        f'The plan is for {self.num_rows} rows; got {len(source)}'
+    found = count(source, self.user_column)
+    if found != self.num_rows:
+      what = 'users' if self.user_column else 'rows'
+      raise ValueError(f'The plan is for {self.num_rows} {what}; got {found}')
+    if self.user_column:
+      return users.user_batches(
+        source,
+        source.column(self.user_column),
+        rate=self.rate,
+        rows_per_user=self.rows_per_user,
+        capacity=self.capacity,
+        seed=self.sampling_seed,
+        **reading,
       )
     return poisson.poisson_batches(
       source,
@@ -108,6 +125,7 @@ class Plan(NamedTuple):
       delta=self.delta,
       accountant=self.accountant,
       overflow=_overflow(self.num_rows, self.rate, self.capacity),
+      **({'unit': users.UNIT} if self.user_column else {}),
     )
     more = ['checkpoints as a whole, which hold the key of the noise']
     if not self.is_secret:
@@ -116,6 +134,13 @@ class Plan(NamedTuple):
         'was given'
       )
     return dataclasses.replace(said, not_covered=(*said.not_covered, *more))
+
+
+def count(source: sources.Source, user_column: str = '') -> int:
+  """Rows of a training set or, where a column names them, its users: n."""
+  if user_column:
+    return len(np.unique(source.column(user_column)))
+  return len(source)
 
 
 def plan(
@@ -132,11 +157,14 @@ def plan(
   accountant: accounting.Accountant = 'pld',
   method: str = 'auto',
   multiple: int = 1,
+  user_column: str = '',
+  rows_per_user: int = 1,
 ) -> Plan:
   """Plans a run from what a config says.
 
   Args:
-    num_rows: n, of the training set.
+    num_rows: n, the `count` of the training set: rows, or users where
+      `user_column` is given, and then so are all numbers of rows below.
     batch_size: Rows of a step on average, over all devices.
     epochs: Passes over the rows on average.
     epsilon: To be spent by the whole run; inf clips without noise and claims
@@ -152,6 +180,10 @@ def plan(
     method: See `clipping.clipped_gradient`.
     multiple: What the rows of a batch must be a multiple of: devices times
       microbatches.
+    user_column: Name of the column that says whose a row is: all rows of one
+      user are then protected together, see `repjax.data.users`.
+    rows_per_user: U, with `user_column`: of a user's rows, U at the most are in
+      a batch.
 
   Raises:
     InputError: If a number is out of range, epsilon out of reach, or the file
@@ -168,9 +200,15 @@ def plan(
       )
   if not epsilon > 0:
     raise types.InputError(f'Need epsilon > 0; got {epsilon=}')
+  if rows_per_user < 1 or (rows_per_user > 1 and not user_column):
+    raise types.InputError(
+      'rows_per_user is 1 or more, and goes with user_column, the column that '
+      f'says whose a row is; got {rows_per_user=} and {user_column=}.'
+    )
   if not sampling_rate and batch_size > num_rows:
     raise types.InputError(
-      f'{batch_size=} is more than the {num_rows} rows of the training set: '
+      f'{batch_size=} is more than the {num_rows} '
+      f'{"users" if user_column else "rows"} of the training set: '
       'the whole set in every step is as large as a private batch can be.'
     )
   rate = sampling_rate or batch_size / num_rows
@@ -202,6 +240,8 @@ def plan(
     method=method,
     secret=_read_key(key_file) if key_file else f'seed {seed}'.encode(),
     is_secret=bool(key_file),
+    user_column=user_column,
+    rows_per_user=rows_per_user,
   )
 
 
@@ -219,7 +259,8 @@ def check(
     InputError: If batches are not Poisson samples, no link of the optimizer
       makes gradients private, or a metric chooses what is published.
   """
-  if not isinstance(experiment.train, poisson.PoissonBatches):
+  sampled = (poisson.PoissonBatches, users.UserBatches)
+  if not isinstance(experiment.train, sampled):
     raise types.InputError(
       'The experiment claims privacy for Poisson samples, but its batches are '
       'those of a shuffled epoch, which the accounting does not cover: draw '

@@ -173,12 +173,16 @@ def poisson_order(plan: private.Plan, seeds: Sequence[int]) -> np.ndarray:
   """Rows of each step of a private run, one run a seed.
 
   Args:
-    plan: Of each run.
+    plan: Of each run, which protects rows.
     seeds: S seeds, which together with the plan's secret decide the rows.
 
   Returns:
     [S, T, capacity], -1 for padding.
   """
+  if plan.user_column:
+    raise types.InputError(
+      f'The study draws rows, not users: leave out {plan.user_column=}.'
+    )
   order = np.full((len(seeds), plan.steps, plan.capacity), -1, np.int32)
   for i, seed in enumerate(seeds):
     for step in range(plan.steps):

@@ -14,6 +14,7 @@ from repjax import types
 from repjax.data import batches
 from repjax.data import poisson
 from repjax.data import source
+from repjax.data import users
 from repjax.methods import supervised
 from repjax.models import mlp
 
@@ -223,3 +224,34 @@ def test_a_run_goes_on_with_its_key_and_its_config_alone(plan, rows):
     private.check_resumed(
       state_of(experiment_of(other, rows)), later, same_config=True
     )
+
+
+def test_a_column_of_users_makes_the_run_protect_them(rows):
+  # Seven users: of one row, of two ... the last of 19.
+  sizes = [1, 2, 3, 4, 5, 6, 19]
+  owned = rows.with_columns(
+    author=np.repeat([f'{i}'.encode() for i in range(7)], sizes).astype(object)
+  )
+  assert private.count(owned, 'author') == 7
+  plan = private.plan(
+    7, **{**TINY, 'batch_size': 3}, user_column='author', rows_per_user=4
+  )
+  made = experiment_of(plan, owned)
+  state = state_of(made)
+  private.check(made, state, best='')
+  assert made.privacy(1).unit == users.UNIT
+  # Rows of a batch on average: no user has more than four.
+  mean = 3 / 7 * (1 + 2 + 3 + 4 * 4)
+  assert made.train.expected_rows == pytest.approx(mean)
+  batch = next(made.train.iterate(0))
+  assert len(batch['mask']) == plan.capacity * 4
+  state, sums = jax.jit(made.method.update)(state, batch, jax.random.key(0))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  # One norm a user, however many rows are theirs.
+  assert sums['gradient_norm'][1] == len(set(batch['user']) - {-1})
+  with pytest.raises(ValueError, match='7 rows; got 40'):
+    plan._replace(user_column='').batches(owned)
+  with pytest.raises(types.InputError, match='author'):
+    plan.batches(rows)
+  with pytest.raises(types.InputError, match='rows_per_user'):
+    private.plan(7, **{**TINY, 'batch_size': 3}, rows_per_user=4)

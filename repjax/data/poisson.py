@@ -40,6 +40,11 @@ class PoissonBatches(batches.TrainBatches):
     """Rows of a batch on average: the divisor of `optim.dp_sgd`."""
     return self.rate * len(self.source)
 
+  @property
+  def expected_rows(self) -> float:
+    """Rows of a batch on average."""
+    return self.expected_batch_size
+
   def batch(self, step: int) -> batches.Batch:
     """The batch of one step, which counts from 0."""
     drawn = rows_at(step, len(self.source), self.rate, self.seed)

@@ -52,6 +52,12 @@ class UserBatches(batches.TrainBatches):
     """Users of a batch on average: the divisor of `optim.dp_sgd`."""
     return self.rate * self.num_users
 
+  @property
+  def expected_rows(self) -> float:
+    """Rows of a batch on average."""
+    taken = np.minimum(np.diff(self.starts), self.rows_per_user)
+    return self.rate * float(taken.sum())
+
   def batch(self, step: int) -> batches.Batch:
     """The batch of one step, which counts from 0."""
     slots = self.rows_per_user
