@@ -128,31 +128,31 @@ _SMALL = dict(
   batch_size=32,
   eval_batch_size=256,
   epochs=0.0,
-  min_steps=300,
+  min_steps=500,
   data=dict(
-    name='python_topics', eval_splits=('test',), length=24, vocab_size=600
+    name='python_topics', eval_splits=('test',), length=28, vocab_size=600
   ),
-  adapter=dict(rank=24, length=6),
+  adapter=dict(rank=31, length=8),
   tx=dict(learning_rate=4e-3, weight_decay=0.0, warmup=0.1),
-  pretraining=dict(steps=600),
+  pretraining=dict(steps=1500),
   step=dict(compute_dtype='float32'),
   run=dict(log_every=50, eval_every=100, save_every=100, best='test/accuracy'),
-  model=dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=2),
+  model=dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=1),
   # See `labelled_text.topic_pieces`.
-  topics=dict(num_classes=6, size=48),
+  topics=dict(num_classes=8, size=48, skip=1),
   # Equal budgets, about 6 % of the parameters.
   arms=dict(
     full=dict(kind='full', rank=0, length=0, scale=1.0, hidden_dim=0),
-    prefix=dict(kind='prefix', rank=0, length=31, scale=1.0, hidden_dim=0),
-    adapter=dict(kind='adapter', rank=31, length=0, scale=1.0, hidden_dim=0),
-    LoRA=dict(kind='lora', rank=16, length=0, scale=2.0, hidden_dim=0),
-    MAM=dict(kind='mam', rank=24, length=6, scale=2.0, hidden_dim=0),
+    prefix=dict(kind='prefix', rank=0, length=40, scale=1.0, hidden_dim=0),
+    adapter=dict(kind='adapter', rank=39, length=0, scale=1.0, hidden_dim=0),
+    LoRA=dict(kind='lora', rank=20, length=0, scale=2.0, hidden_dim=0),
+    MAM=dict(kind='mam', rank=31, length=8, scale=2.0, hidden_dim=0),
   ),
   study=dict(
     parts=('classification', 'generation'),
-    rates=(1e-3, 4e-3),
+    rates=(1e-3, 4e-3, 1.6e-2),
     # Training rows that choose the rate.
-    num_validation=400,
+    num_validation=300,
   ),
 )
 
@@ -163,20 +163,22 @@ _RELATIVES = dict(
   rules='d',
   max_adjectives=1,
   num_public_rows=4000,
-  num_rows=1400,
+  num_rows=420,
   num_test_rows=200,
 )
 
 # What the synthetic language changes in the fields above.
 _GENERATION = dict(
   eval_batch_size=200,
+  min_steps=250,
   data=dict(kind='pairs', name='relatives'),
-  adapter=dict(rank=22, length=4, scale=4.0),
+  pretraining=dict(steps=800),
+  adapter=dict(rank=23, length=4, scale=4.0),
   arms=dict(
-    prefix=dict(length=19),
-    adapter=dict(rank=28),
+    prefix=dict(length=20),
+    adapter=dict(rank=29),
     LoRA=dict(rank=10),
-    MAM=dict(rank=22, length=4, scale=4.0),
+    MAM=dict(rank=23, length=4, scale=4.0),
   ),
   run=dict(best='test/bleu'),
 )
@@ -598,6 +600,8 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       scalars[f'{part}, {arm}: {label}'] = x.score
       scalars[f'{part}, {arm}: trained parameters, %'] = x.percent * every
       scalars[f'{part}, {arm}: learning rate'] = x.rate * every
+      for rate, values in zip(config.study.rates, x.validation, strict=True):
+        scalars[f'{part}, {arm}: validation at rate {rate:g}'] = values
       for name, values in others[arm].items():
         scalars[f'{part}, {arm}: {name}'] = values
     figures[part] = plots.points(

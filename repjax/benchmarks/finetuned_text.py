@@ -57,6 +57,7 @@ class Tuned(NamedTuple):
 
   Attributes:
     rate: The chosen one.
+    validation: Validation score of each rate, [R, S].
     score: Test score, [S].
     outputs: Of `predict` on the test rows, name -> [S, N, ...].
     curve: (steps [T], test scores [T, S]).
@@ -64,6 +65,7 @@ class Tuned(NamedTuple):
   """
 
   rate: float
+  validation: np.ndarray
   score: np.ndarray
   outputs: dict[str, np.ndarray]
   curve: tuple[np.ndarray, np.ndarray]
@@ -164,10 +166,12 @@ def tune(
     states=states,
   )
   validation = scores(trained.outputs, on_validation, rows.validation)
-  best = int(validation.reshape((len(rates), -1)).mean(1).argmax())
+  validation = validation.reshape((len(rates), -1))
+  best = int(validation.mean(1).argmax())
   chosen = slice(best * len(seeds), (best + 1) * len(seeds))
   return Tuned(
     rate=rates[best],
+    validation=validation,
     score=trained.score[chosen],
     outputs={
       name: x[chosen][:, on_test] for name, x in trained.outputs.items()

@@ -125,6 +125,9 @@ def test_the_rate_that_validates_best_is_the_one_that_counts():
     ),
   )
   assert tuned.rate == 0.03
+  assert tuned.validation.shape == (2, 2)
+  np.testing.assert_array_equal(tuned.validation[1], [1.0, 1.0])
+  assert tuned.validation[0].mean() < 1
   np.testing.assert_array_equal(tuned.score, [1.0, 1.0])
   assert tuned.curve[1].shape == (2, 2)
   assert tuned.outputs['logits'].shape == (2, 10, 2)
