@@ -122,10 +122,9 @@ def pretrain(
     task.public,
     steps=steps,
     batch_size=batch_size,
-    seeds=(seed,),
+    seed=seed,
     vectorize=True,
   )
-  params = jax.tree.map(lambda x: x[0], params)
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 
