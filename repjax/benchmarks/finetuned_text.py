@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from absl import logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -169,6 +170,16 @@ def tune(
   validation = validation.reshape((len(rates), -1))
   best = int(validation.mean(1).argmax())
   chosen = slice(best * len(seeds), (best + 1) * len(seeds))
+  logging.info(
+    '%s: validation %s, test at %g: %.4f',
+    name,
+    ', '.join(
+      f'{mean:.4f} at {rate:g}'
+      for rate, mean in zip(rates, validation.mean(1), strict=True)
+    ),
+    rates[best],
+    trained.score[chosen].mean(),
+  )
   return Tuned(
     rate=rates[best],
     validation=validation,
