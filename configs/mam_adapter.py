@@ -31,17 +31,12 @@ Composes with adapter.kind (see `finetuning.adapt`), sam.rho and attention.kind
 ('favor': a Performer); configs/dp_finetuning.py has adapter.kind, too.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-import functools
-from typing import Any
-from typing import NamedTuple
-
 from ml_collections import config_dict
 import numpy as np
 import optax
 
 from configs import _finetuning
+from configs import _text_tasks
 from configs import performer
 from repjax import experiment
 from repjax import optim
@@ -50,12 +45,6 @@ from repjax import text_metrics
 from repjax import types
 from repjax.benchmarks import finetuned_text
 from repjax.benchmarks import pretraining
-from repjax.benchmarks import private_text
-from repjax.benchmarks import relatives
-from repjax.data import labelled_text
-from repjax.data import source
-from repjax.data import text
-from repjax.data import tokens
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
 from repjax.methods import supervised
@@ -281,144 +270,7 @@ def _generation(config):
   return changed
 
 
-class _Task(NamedTuple):
-  """What is learned.
-
-  Attributes:
-    train: Training rows.
-    sources: Split -> its rows.
-    tokenizer: Has `vocab_size` and `decode`.
-    num_classes: Of 'sentences'.
-    public: Rows for pretraining, or None.
-  """
-
-  train: source.Source
-  sources: Callable[[str], source.Source]
-  tokenizer: Any
-  num_classes: int | None = None
-  public: Mapping[str, np.ndarray] | None = None
-
-
-def _read(config) -> _Task:
-  readers = {
-    'sentences': _read_sentences,
-    'pairs': _read_pairs,
-    'completions': _read_completions,
-  }
-  if config.data.kind not in readers:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(readers)}; got '
-      f'{config.data.kind!r}.'
-    )
-  return readers[config.data.kind](config)
-
-
-def _read_sentences(config):
-  data = config.data
-  if data.name == 'python_topics':
-    task = private_text.read(
-      length=data.length, vocab_size=data.vocab_size, **config.topics
-    )
-
-    def load(split):
-      columns = task.train if split == data.train_split else task.test
-      return source.from_arrays(
-        data.name, columns, num_classes=task.num_classes, split=split
-      )
-
-    return _Task(
-      load(data.train_split),
-      load,
-      _Hiding(task.vocab_size),
-      task.num_classes,
-      task.public,
-    )
-
-  @functools.cache
-  def texts():
-    return text.load(
-      data.name, data.train_split, data_dir=data.dir, column=data.column
-    )
-
-  tokenizer = _tokenizer(config, texts)
-  load = _finetuning.sentences(config, tokenizer)
-  train = load(data.train_split)
-  if config.weights:
-    return _Task(train, load, tokenizer, train.num_classes)
-  windows = text.train_windows(
-    text.stream(texts(), tokenizer), length=data.length - 1, name=data.name
-  )
-  return _Task(
-    train,
-    load,
-    _Hiding(tokenizer.vocab_size + 1),
-    train.num_classes,
-    experiment.columns(windows),
-  )
-
-
-class _Hiding(NamedTuple):
-  """The size of a vocabulary whose last id hides others in pretraining."""
-
-  vocab_size: int
-
-
-def _read_pairs(config):
-  data = config.data
-  if data.name == 'relatives':
-    task = relatives.read(**config.relatives)
-    return _Task(
-      task.train,
-      lambda split: task.train if split == data.train_split else task.test,
-      task.family,
-      public=task.public,
-    )
-  both = functools.partial(_finetuning.columns, config)
-  tokenizer = _tokenizer(
-    config, lambda: [x for part in both(data.train_split) for x in part]
-  )
-
-  def load(split):
-    return labelled_text.pairs(
-      *both(split),
-      tokenizer=tokenizer,
-      length=data.length,
-      target_length=data.target_length,
-      name=data.name,
-      split=split,
-      frame=_finetuning.frame(tokenizer),
-    )
-
-  train = load(data.train_split)
-  public = None
-  if config.pretraining.steps and not config.weights:
-    # It learns to write what it will write, before it learns when.
-    public = pretraining.denoising(
-      experiment.columns(train), rate=0.3, seed=config.seed
-    )
-  return _Task(train, load, tokenizer, public=public)
-
-
-def _read_completions(config):
-  data = config.data
-  both = functools.partial(_finetuning.columns, config)
-  tokenizer = _tokenizer(
-    config, lambda: [x for part in both(data.train_split) for x in part]
-  )
-  load = _finetuning.completions(config, tokenizer)
-  return _Task(load(data.train_split), load, tokenizer)
-
-
-def _tokenizer(config, texts):
-  return _finetuning.tokenizer(
-    config,
-    learn=lambda: tokens.Subwords.train(
-      texts(), vocab_size=config.data.vocab_size
-    ),
-  )
-
-
-def _model(config, task: _Task):
+def _model(config, task: _text_tasks.Task):
   """The model without adapters."""
   data = config.data
   kind, fields, positions = {
@@ -454,7 +306,7 @@ def _row(task):
   return {k: x for k, x in task.train.read([0]).items() if x.ndim == 2}
 
 
-def _method(config, task: _Task, model, tx) -> types.Method:
+def _method(config, task: _text_tasks.Task, model, tx) -> types.Method:
   if config.data.kind == 'sentences':
     return supervised.make(
       model, tx, inputs=supervised.text_inputs, **config.step
@@ -487,7 +339,7 @@ def _tx(config, steps, learning_rate):
   )
 
 
-def _pretrained(config, task: _Task):
+def _pretrained(config, task: _text_tasks.Task):
   """Parameters that fine-tuning starts from."""
   group = config.pretraining
   if config.data.kind == 'sentences':
@@ -520,7 +372,7 @@ def _pretrained(config, task: _Task):
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  task = _read(config)
+  task = _text_tasks.read(config)
   steps = experiment.num_steps(
     len(task.train),
     batch_size=config.batch_size,
@@ -629,7 +481,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
 
 def _compare(config, measure):
   """Arm -> `finetuned_text.Tuned`, and arm -> further measures."""
-  task = _read(config)
+  task = _text_tasks.read(config)
   steps = experiment.num_steps(
     len(task.train),
     batch_size=config.batch_size,
