@@ -1,8 +1,10 @@
 """What configs of fine-tuned text models share: weights, tokens, rows."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import functools
 from typing import Any
+from typing import TypeVar
 
 import flax.linen as nn
 
@@ -25,6 +27,17 @@ _FAMILIES = {
 }
 
 Load = Callable[[str], source.Source]
+_T = TypeVar('_T')
+
+
+def by_kind(config, choices: Mapping[str, _T]) -> _T:
+  """The one of `choices` that `config.data.kind` names."""
+  if config.data.kind not in choices:
+    raise types.InputError(
+      f'config.data.kind is one of {", ".join(choices)}; got '
+      f'{config.data.kind!r}.'
+    )
+  return choices[config.data.kind]
 
 
 def tokenizer(config, learn=None) -> tokens.Tokenizer:

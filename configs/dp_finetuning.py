@@ -239,17 +239,15 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
       f'config.weights={config.weights} cannot be used: what images are '
       "learned with has no published weights. Leave it ''."
     )
-  builders = {
-    'images': _images,
-    'sentences': _sentences,
-    'completions': _completions,
-  }
-  if config.data.kind not in builders:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(builders)}; got '
-      f'{config.data.kind!r}.'
-    )
-  return builders[config.data.kind](config)
+  builder = _finetuning.by_kind(
+    config,
+    {
+      'images': _images,
+      'sentences': _sentences,
+      'completions': _completions,
+    },
+  )
+  return builder(config)
 
 
 def _plan(config, num_rows, **changes) -> private.Plan:

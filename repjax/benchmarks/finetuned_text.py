@@ -1,8 +1,9 @@
-"""Protocol: one pretrained model a seed, fine-tuned in several ways.
+"""Protocol: one pretrained model, fine-tuned in several ways.
 
-All ways start from the same pretrained parameters, see the same rows in the
-same order, and train at each of a few learning rates, of which the one with the
-best mean validation score counts.
+All ways and seeds start from the same pretrained parameters, as papers do from
+published ones. A seed's ways see the same rows in the same order; each trains
+at each of a few learning rates, of which the one with the best mean validation
+score counts.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from absl import logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,7 @@ class Tuned(NamedTuple):
 
   Attributes:
     rate: The chosen one.
+    validation: Validation score of each rate, [R, S].
     score: Test score, [S].
     outputs: Of `predict` on the test rows, name -> [S, N, ...].
     curve: (steps [T], test scores [T, S]).
@@ -64,6 +67,7 @@ class Tuned(NamedTuple):
   """
 
   rate: float
+  validation: np.ndarray
   score: np.ndarray
   outputs: dict[str, np.ndarray]
   curve: tuple[np.ndarray, np.ndarray]
@@ -93,8 +97,8 @@ def tune(
     method: Optax chain -> the method that trains `model`.
     tx: Makes the chain for learning rate 1.
     rows: What is learned.
-    pretrained: Parameters with a leading seed axis; what the model has beside
-      them, as a head, is drawn.
+    pretrained: Parameters; what the model has beside them, as a head, is drawn
+      for each seed.
     seeds: S seeds.
     rates: R learning rates.
     batch_size: Rows of a step.
@@ -106,11 +110,11 @@ def tune(
   made = method(
     optax.chain(tx(), optax.inject_hyperparams(optax.scale)(step_size=1.0))
   )
-  runs = [(i, rate) for rate in rates for i in range(len(seeds))]
-  of_runs = [seeds[i] for i, _ in runs]
+  runs = [(seed, rate) for rate in rates for seed in seeds]
+  of_runs = [seed for seed, _ in runs]
   columns = study.per_seed(rows.train, of_runs)
 
-  def start(rng, columns, pretrained, rate):
+  def start(rng, columns, rate):
     row = {name: x[:1] for name, x in columns.items()}
     state = made.init(rng, {**row, 'mask': jnp.ones(1)})
     state = finetuning.with_pretrained(
@@ -123,7 +127,6 @@ def tune(
   states = jax.jit(jax.vmap(start))(
     jax.vmap(jax.random.key)(jnp.asarray(of_runs)),
     columns,
-    jax.tree.map(lambda x: x[jnp.asarray([i for i, _ in runs])], pretrained),
     jnp.asarray([rate for _, rate in runs]),
   )
   num_validation = len(next(iter(rows.validation.values())))
@@ -164,10 +167,22 @@ def tune(
     states=states,
   )
   validation = scores(trained.outputs, on_validation, rows.validation)
-  best = int(validation.reshape((len(rates), -1)).mean(1).argmax())
+  validation = validation.reshape((len(rates), -1))
+  best = int(validation.mean(1).argmax())
   chosen = slice(best * len(seeds), (best + 1) * len(seeds))
+  logging.info(
+    '%s: validation %s, test at %g: %.4f',
+    name,
+    ', '.join(
+      f'{mean:.4f} at {rate:g}'
+      for rate, mean in zip(rates, validation.mean(1), strict=True)
+    ),
+    rates[best],
+    trained.score[chosen].mean(),
+  )
   return Tuned(
     rate=rates[best],
+    validation=validation,
     score=trained.score[chosen],
     outputs={
       name: x[chosen][:, on_test] for name, x in trained.outputs.items()

@@ -1,11 +1,11 @@
-"""Protocol: small text models, pretrained on the spot, one a seed."""
+"""Protocol: small text models, pretrained on the spot."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import functools
 from typing import Any
 
 from absl import logging
+import jax
 import numpy as np
 import optax
 
@@ -88,35 +88,32 @@ def run(
   *,
   steps: int,
   batch_size: int,
-  seeds: Sequence[int],
+  seed: int,
   vectorize: bool = False,
 ) -> types.PyTree:
-  """Trains one model a seed on rows drawn with replacement.
+  """Trains a model on rows drawn with replacement.
 
   Args:
     method: What is trained.
-    rows: Name -> [N, ...], shared by the seeds.
+    rows: Name -> [N, ...].
     steps: Number of updates.
     batch_size: Rows of a step.
-    seeds: S seeds of everything random.
+    seed: Of everything random.
     vectorize: See `loop.fit_seeds`.
 
   Returns:
-    The parameters, with a leading seed axis.
+    The parameters.
   """
   num_rows = len(next(iter(rows.values())))
-  order = np.concatenate(
-    [
-      np.random.default_rng(seed).integers(0, num_rows, (1, steps, batch_size))
-      for seed in seeds
-    ]
+  order = np.random.default_rng(seed).integers(
+    0, num_rows, (1, steps, batch_size)
   )
   params = None
   for step, states, means in loop.fit_seeds(
     method,
-    study.per_seed(rows, seeds),
+    study.per_seed(rows, (seed,)),
     order,
-    seeds=seeds,
+    seeds=(seed,),
     every=max(1, steps // 4),
     vectorize=vectorize,
   ):
@@ -127,4 +124,4 @@ def run(
       f'{steps:,}',
       metrics.summary({name: float(x.mean()) for name, x in means.items()}),
     )
-  return params
+  return jax.tree.map(lambda x: x[0], params)

@@ -48,7 +48,9 @@ class Task(NamedTuple):
   test: Mapping[str, np.ndarray]
 
 
-def read(*, num_classes: int, size: int, length: int, vocab_size: int) -> Task:
+def read(
+  *, num_classes: int, size: int, length: int, vocab_size: int, skip: int = 0
+) -> Task:
   """Reads the task.
 
   Args:
@@ -56,8 +58,11 @@ def read(*, num_classes: int, size: int, length: int, vocab_size: int) -> Task:
     size: See there.
     length: L, tokens of a row; longer pieces are cut.
     vocab_size: Subwords that are learned from the public chapters.
+    skip: See `labelled_text.topic_pieces`.
   """
-  pieces = labelled_text.topic_pieces(num_classes=num_classes, size=size)
+  pieces = labelled_text.topic_pieces(
+    num_classes=num_classes, size=size, skip=skip
+  )
   tokenizer = tokens.Subwords.train(pieces.public, vocab_size=vocab_size)
   train, test = (
     experiment.columns(
@@ -117,10 +122,9 @@ def pretrain(
     task.public,
     steps=steps,
     batch_size=batch_size,
-    seeds=(seed,),
+    seed=seed,
     vectorize=True,
   )
-  params = jax.tree.map(lambda x: x[0], params)
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 

@@ -214,7 +214,9 @@ class Pieces(NamedTuple):
   public: list[str]
 
 
-def topic_pieces(*, num_classes: int, size: int, seed: int = 0) -> Pieces:
+def topic_pieces(
+  *, num_classes: int, size: int, skip: int = 0, seed: int = 0
+) -> Pieces:
   """Which chapter of `python_topics` is a piece from?
 
   Topics that share paragraphs make one chapter (`topics.blocks`). The largest
@@ -224,6 +226,9 @@ def topic_pieces(*, num_classes: int, size: int, seed: int = 0) -> Pieces:
   Args:
     num_classes: Number of chapters that are cut.
     size: Characters of a piece, with every run of spaces as one.
+    skip: Number of larger chapters that are not cut and count as remaining. The
+      largest has five times the text of the second, and makes half of the
+      pieces where it is cut.
     seed: Of the division.
   """
   from repjax.data import topics  # Imports TFDS.
@@ -235,12 +240,13 @@ def topic_pieces(*, num_classes: int, size: int, seed: int = 0) -> Pieces:
     for topic, body in zip(columns['topic'], columns['text'], strict=True):
       texts[tokenizing.as_text(topic)] = tokenizing.as_text(body)
   chapters = topics.blocks(texts)
-  if not 2 <= num_classes < len(chapters):
+  if not 2 <= num_classes < len(chapters) - skip or skip < 0:
     raise types.InputError(
-      f'python_topics has {len(chapters)} chapters; got {num_classes=}'
+      f'python_topics has {len(chapters)} chapters; got {num_classes=}, {skip=}'
     )
+  cut_chapters = chapters[skip : skip + num_classes]
   found: dict[str, list[int]] = {}
-  for label, chapter in enumerate(chapters[:num_classes]):
+  for label, chapter in enumerate(cut_chapters):
     for topic in chapter:
       body = ' '.join(texts[topic].split())
       for start in range(0, len(body) - size + 1, size):
@@ -255,5 +261,10 @@ def topic_pieces(*, num_classes: int, size: int, seed: int = 0) -> Pieces:
     labels[:cut],
     words[cut:],
     labels[cut:],
-    [texts[topic] for chapter in chapters[num_classes:] for topic in chapter],
+    [
+      texts[topic]
+      for chapter in chapters
+      if chapter not in cut_chapters
+      for topic in chapter
+    ],
   )

@@ -12,6 +12,7 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
+from configs import _text_tasks
 from configs import dp_finetuning
 from configs import mam_adapter
 from repjax import private
@@ -128,7 +129,7 @@ def warm(experiment):
 @pytest.mark.parametrize('preset', ['small', 'small_generation'])
 def test_arms_have_equal_budgets(preset):
   config = mam_adapter.get_config(preset)
-  task = mam_adapter._read(config)
+  task = _text_tasks.read(config)
   base = mam_adapter._model(config, task)
   percents = {}
   row = {name: x[:1] for name, x in task.train.read([0]).items()}
