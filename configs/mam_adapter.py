@@ -151,7 +151,7 @@ _SMALL = dict(
   ),
   study=dict(
     parts=('classification', 'generation'),
-    rates=(4e-3, 1.6e-2, 6.4e-2),
+    rates=(4e-3, 1.6e-2, 6.4e-2, 0.256),
     # Training rows that choose the rate.
     num_validation=300,
   ),
@@ -210,7 +210,7 @@ _SMOKE = dict(
     adapter=dict(rank=3),
     pretraining=dict(steps=2),
     arms=_TINY_ARMS,
-    study=dict(rates=(1e-3,), num_validation=20),
+    study=dict(rates=(1e-3, 4e-3), num_validation=20),
     min_steps=8,
   ),
 )
@@ -469,7 +469,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       scalars[f'{part}, {arm}: {label}'] = x.score
       scalars[f'{part}, {arm}: trained parameters, %'] = x.percent * every
       scalars[f'{part}, {arm}: learning rate'] = x.rate * every
-      for rate, values in zip(config.study.rates, x.validation, strict=True):
+      for rate, values in zip(changed.study.rates, x.validation, strict=True):
         scalars[f'{part}, {arm}: validation at rate {rate:g}'] = values
       for name, values in others[arm].items():
         scalars[f'{part}, {arm}: {name}'] = values
