@@ -99,6 +99,7 @@ def test_replicas_are_equal_leaf_by_leaf(bench):
       np.testing.assert_array_equal(replica, replicas[0])
 
 
+@pytest.mark.slow  # A second compilation for each config.
 def test_one_device_equals_four(bench):
   one = jax.local_devices()[:1]
   state = bench.init(devices=one)
