@@ -171,6 +171,7 @@ def test_relative_variance_is_that_of_the_estimate(kernel):
   assert 0.85 < ratio < 1.15
 
 
+@pytest.mark.slow
 def test_diagnosis_predicts_the_error():
   diagnose = jax.jit(performer.diagnose)
   for scale in (0.5, 3.0):

@@ -203,6 +203,7 @@ def batch(seed, rows=4):
   }
 
 
+@pytest.mark.slow
 def test_old_logits_stay_while_a_new_task_is_learnt():
   # Adam, norms and biases: none of them moves the outputs on old inputs.
   link = optim.project_gradients(biases=True)
