@@ -288,6 +288,7 @@ def test_manifold_mixup_blends_what_a_layer_gives():
   np.testing.assert_allclose(sums['loss'][0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
   method = mixup.make(
     MODEL,

@@ -244,6 +244,7 @@ def method():
   return supervised.make(mlp.Mlp(3, features=(10,)), tx)
 
 
+@pytest.mark.slow
 def test_new_directions_compile_nothing_and_devices_agree():
   traces = []
 
