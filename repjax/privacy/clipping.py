@@ -237,7 +237,7 @@ def _ghost_is_smaller(found, params):
 
   Twice the activations, because the inputs live until the norms are known and
   the products of `norms` come on top; it decides as measured memory does for
-  transformers from 1 to 4 million parameters and 8 to 64 tokens.
+  transformers from 1 to 36 million parameters and 8 to 512 tokens.
   """
   sizes = [x.size for x in jax.tree.leaves(params)]
   rest = sum(sizes[i] for i in found.leftover)
