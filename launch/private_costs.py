@@ -10,6 +10,7 @@ from launch import app
 from launch import space as spaces
 from launch import trials as all_trials
 from repjax import types
+from repjax.data import users
 from repjax.privacy import accounting
 from repjax.privacy import tradeoff
 from repjax.privacy import trials
@@ -88,6 +89,12 @@ def of_search(
     if score_noise is not None and not num_rows:
       num_rows = len(experiment.evals(split).source)
   distinct = set(statements)
+  if score_noise is not None and any(x.unit == users.UNIT for x in distinct):
+    raise types.InputError(
+      '--score=noisy hides one row of the split that scores, and these runs '
+      'protect users, who may have many: score with rows of other people and '
+      'leave out --score=noisy.'
+    )
   if spaces.has_ranges(sweep.space) and len(distinct) > 1:
     raise types.InputError(
       '--space: privacy differs between the ends of a range, and in between it '

@@ -77,9 +77,9 @@ def row_rngs(rng: jax.Array, num_rows: int) -> jax.Array:
 
 
 def _several():
-  """Whether there is anything to exchange: XLA keeps a collective of one
-  device, and a step of many small leaves waits for it (8 % of the small ViT's).
-  """
+  """Whether there is more than one device to exchange with."""
+  # XLA keeps a collective of one, and a step of many small leaves waits for it:
+  # 8 % of the small ViT's.
   return axis_name() is not None and jax.lax.psum(1, AXIS) > 1
 
 

@@ -18,6 +18,7 @@ from configs import mam_adapter
 from repjax import private
 from repjax.data import labelled_text
 from repjax.data import source
+from repjax.data import users
 from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.models import text_heads
@@ -170,6 +171,22 @@ def test_a_private_run_adapts_published_weights(tmp_path):
   assert all(x > 0 for x in moved.values())
   assert {path[-3] for path in moved} == {'lora'}
   assert made.privacy(made.steps).epsilon == pytest.approx(3.0, rel=0.01)
+
+
+def test_texts_of_users_are_protected_together(tmp_path):
+  published(tmp_path, 'gpt2')
+  config = topics(dp_finetuning.get_config('paper_generation'), tmp_path)
+  config.step.microbatches = 1
+  config.dp.update(accountant='rdp', delta=0.01, user_column='topic')
+  config.dp.rows_per_user = 2
+  made = dp_finetuning.build(config)
+  topic = source.load('python_topics', 'train').column('topic')
+  assert made.train.num_users == len(set(topic.tolist()))
+  assert made.train.rows_per_user == 2
+  assert made.privacy(made.steps).unit == users.UNIT
+  config.dp.user_column = 'author'
+  with pytest.raises(InputError, match='author'):
+    dp_finetuning.build(config)
 
 
 def test_summaries_are_learned_from_published_weights(tmp_path):

@@ -18,6 +18,7 @@ from launch import private_sweep
 from launch import space as spaces
 from launch import trials as all_trials
 from repjax import types
+from repjax.data import users
 from repjax.privacy import accounting
 from repjax.privacy import trials
 from repjax.privacy import tuning
@@ -36,13 +37,14 @@ from repjax.privacy import accounting
 def get_config(preset='small'):
   return ml_collections.ConfigDict(dict(
     seed=0, noise=2.0, steps=30, secret=True, rate=0.1, dp=dict(key_file=''),
+    unit='one row of the training set',
     run=dict(best='', best_mode='max'), data=dict(dir='')))
 
 def build(config):
   def privacy(steps):
     return accounting.statement(
       noise_multiplier=config.noise, sampling_rate=0.1, steps=steps,
-      delta=1e-5, accountant='rdp')
+      delta=1e-5, accountant='rdp', unit=config.unit)
   return types.SimpleNamespace(
     steps=config.steps, privacy=privacy if config.secret else None,
     evals=lambda split: types.SimpleNamespace(source=range(200)))
@@ -258,6 +260,10 @@ def test_a_score_with_noise_decides_and_is_paid_for(sweep):
   assert quiet['privacy']['epsilon'] < loud < strong['privacy']['epsilon']
   with pytest.raises(types.InputError, match='split>/accuracy'):
     search(sweep._replace(metric='test/loss'), Train(), score='noisy')
+  # A user may have many of the rows that are counted.
+  of_users = sweep._replace(overrides={'unit': users.UNIT})
+  with pytest.raises(types.InputError, match='protect users'):
+    search(of_users, Train(), score='noisy', score_noise=100.0)
 
 
 def test_the_worst_candidate_counts(sweep):

@@ -1,5 +1,7 @@
 """Cutting sequences into chunks and putting them together."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -47,3 +49,25 @@ def test_what_is_masked_or_fills_up_is_zero_and_not_real():
 def test_chunks_of_nothing_are_refused():
   with pytest.raises(ValueError, match='chunk_size'):
     chunks.chunk_length(5, 0)
+
+
+def test_features_are_made_again_only_where_there_are_several_chunks():
+  rng = np.random.default_rng(0)
+
+  def total(x):
+    def body(carry, chunk):
+      return carry + jnp.sin(chunk).sum(), jnp.cos(chunk)
+
+    carry, out = chunks.scan(body, jnp.zeros(()), x)
+    return carry * out.sum(), out
+
+  for num_chunks in (1, 3):
+    x = rng.normal(size=(num_chunks, 4)).astype(np.float32)
+    grad = jax.grad(lambda x: total(x)[0])
+    again = 'checkpoint' in str(jax.make_jaxpr(grad)(x)) or 'remat' in str(
+      jax.make_jaxpr(grad)(x)
+    )
+    assert again == (num_chunks > 1)
+    np.testing.assert_allclose(total(x)[1], np.cos(x), rtol=1e-5)
+    expected = np.cos(x) * np.cos(x).sum() - np.sin(x).sum() * np.sin(x)
+    np.testing.assert_allclose(grad(x), expected, rtol=1e-4, atol=1e-5)
