@@ -20,8 +20,8 @@ small: a 2-layer network on `digits`, with absolute positions, which the paper's
 
 from ml_collections import config_dict
 
-from configs import _beit
-from configs import _beit_study
+from configs.parts import beit_stages
+from configs.studies import beit
 from repjax import types
 
 _PAPER = dict(
@@ -249,10 +249,10 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run of one stage."""
-  return _beit.build(config)
+  return beit_stages.build(config)
 
 
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """A tokenizer, pre-training with both kinds of masks, then few labels."""
   del report  # Nothing is written but what is returned.
-  return _beit_study.run(config)
+  return beit.run(config)

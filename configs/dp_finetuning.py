@@ -34,22 +34,24 @@ import jax
 from ml_collections import config_dict
 import optax
 
-from configs import _finetuning
-from repjax import experiment
+from configs.parts import text_models
 from repjax import plots
-from repjax import private
-from repjax import study
 from repjax import types
-from repjax.benchmarks import private_text
-from repjax.data import oriented_gradients
-from repjax.data import source
-from repjax.data import transforms
+from repjax.data.images import oriented_gradients
+from repjax.data.images import transforms
+from repjax.data.reading import source
+from repjax.experiments import of_images
+from repjax.experiments import of_tokens
+from repjax.experiments import private
+from repjax.experiments import wiring
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.models import text_heads
 from repjax.models import transformer
+from repjax.protocols import private_text
+from repjax.protocols import side_by_side
 
 _PAPER = dict(
   seed=0,
@@ -239,7 +241,7 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
       f'config.weights={config.weights} cannot be used: what images are '
       "learned with has no published weights. Leave it ''."
     )
-  builder = _finetuning.by_kind(
+  builder = text_models.by_kind(
     config,
     {
       'images': _images,
@@ -294,16 +296,14 @@ def _images(config):
   )
   features = _features(config, train)
   plan = _plan(config, private.count(train, config.dp.user_column))
-  return experiment.classifier(
+  recipe = wiring.AS_IT_IS._replace(train=features, evaluate=features)
+  made = of_images.classifier(
     config,
-    experiment.Images(
-      train,
-      experiment.AS_IT_IS._replace(train=features, evaluate=features),
-      plan.steps,
-    ),
+    of_images.Data(train, recipe, plan.steps),
     _linear(config, train.num_classes, plan),
-    plan=plan,
+    batches=plan.batches(train, **wiring.reading(config, recipe)),
   )
+  return plan.guarded(made)
 
 
 def _features(config, rows) -> transforms.Transform:
@@ -327,11 +327,11 @@ def _linear(config, num_classes, plan):
 
 
 def _sentences(config):
-  tokenizer = _finetuning.tokenizer(config)
-  load = _finetuning.sentences(config, tokenizer)
+  tokenizer = text_models.tokenizer(config)
+  load = text_models.sentences(config, tokenizer)
   train = _with_users(config, load(config.data.train_split))
   plan = _plan(config, private.count(train, config.dp.user_column))
-  model = _finetuning.model(
+  model = text_models.model(
     config,
     text_heads.Classifier,
     tokenizer.vocab_size,
@@ -344,30 +344,39 @@ def _sentences(config):
     inputs=supervised.text_inputs,
     **config.step,
   )
-  return experiment.token_classifier(
-    config, method, train=train, sources=load, steps=plan.steps, plan=plan
-  )._replace(warm_start=_finetuning.warm_start(config, model, adapted))
+  made = of_tokens.classifier(
+    config,
+    method,
+    batches=plan.batches(train, **wiring.reading(config)),
+    sources=load,
+    steps=plan.steps,
+  )
+  return plan.guarded(made)._replace(
+    warm_start=text_models.warm_start(config, model, adapted)
+  )
 
 
 def _completions(config):
-  tokenizer = _finetuning.tokenizer(config)
-  load = _finetuning.completions(config, tokenizer)
+  tokenizer = text_models.tokenizer(config)
+  load = text_models.completions(config, tokenizer)
   train = _with_users(config, load(config.data.train_split))
   plan = _plan(config, private.count(train, config.dp.user_column))
-  model = _finetuning.model(config, transformer.DecoderLM, tokenizer.vocab_size)
+  model = text_models.model(config, transformer.DecoderLM, tokenizer.vocab_size)
   adapted = finetuning.adapt(model, **config.adapter)
   method = language_modeling.make(
     adapted, _adam(config.tx, plan), **config.step
   )
-  return experiment.token_predictor(
+  made = of_tokens.predictor(
     config,
     method,
-    train=train,
+    batches=plan.batches(train, **wiring.reading(config)),
     sources=load,
     steps=plan.steps,
     show=tokenizer.decode,
-    plan=plan,
-  )._replace(warm_start=_finetuning.warm_start(config, model, adapted))
+  )
+  return plan.guarded(made)._replace(
+    warm_start=text_models.warm_start(config, model, adapted)
+  )
 
 
 def run(config: config_dict.ConfigDict, report) -> types.Report:
@@ -399,15 +408,17 @@ def _study_images(config):
     for split in (config.data.train_split, config.data.eval_splits[0])
   )
   features = _features(config, train)
-  columns = study.per_seed(study.rows(train, features), config.seeds)
-  test_rows = study.rows(test, features)
+  columns = side_by_side.per_seed(
+    side_by_side.rows(train, features), config.seeds
+  )
+  test_rows = side_by_side.rows(test, features)
   trained = {}
   for name, epsilon in (
     (f'epsilon {config.dp.epsilon:g}', config.dp.epsilon),
     ('without noise', float('inf')),
   ):
     plan = _plan(config, len(train), epsilon=epsilon)
-    trained[name] = study.train(
+    trained[name] = side_by_side.train(
       f'{config.data.name}, {name}',
       _linear(config, train.num_classes, plan),
       columns,
@@ -415,7 +426,7 @@ def _study_images(config):
       seeds=config.seeds,
       batch_size=plan.capacity,
       steps=plan.steps,
-      order=study.poisson_order(plan, config.seeds),
+      order=side_by_side.poisson_order(plan, config.seeds),
     )
   noisy, plain = (x.score for x in trained.values())
   scalars = {'image_accuracy': noisy, 'image_cost': plain - noisy}

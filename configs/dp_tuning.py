@@ -28,20 +28,21 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from repjax import experiment
 from repjax import optim
 from repjax import plots
-from repjax import private
-from repjax import study
 from repjax import types
-from repjax.benchmarks import private_search
-from repjax.data import source
+from repjax.data.reading import source
+from repjax.experiments import of_images
+from repjax.experiments import private
+from repjax.experiments import wiring
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.privacy import accounting
-from repjax.privacy import tradeoff
-from repjax.privacy import trials
 from repjax.privacy import tuning
+from repjax.privacy.search import laws
+from repjax.privacy.search import tradeoff
+from repjax.protocols import search_table
+from repjax.protocols import side_by_side
 
 _PAPER = dict(
   seed=0,
@@ -174,7 +175,7 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One private training run."""
-  data = experiment.images(config)
+  data = of_images.read(config)
   plan = private.plan(
     len(data.train),
     batch_size=config.batch_size,
@@ -187,12 +188,13 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
     multiple=jax.device_count() * config.step.microbatches,
   )._replace(noise_multiplier=config.dp.noise_multiplier)
   optimizer = optax.sgd(config.tx.learning_rate, momentum=config.tx.momentum)
-  return experiment.classifier(
+  made = of_images.classifier(
     config,
     data._replace(steps=plan.steps),
     _method(config, data.train, plan.link(), optimizer),
-    plan=plan,
+    batches=plan.batches(data.train, **wiring.reading(config, data.recipe)),
   )
+  return plan.guarded(made)
 
 
 def _method(config, train, link, optimizer) -> types.Method:
@@ -203,9 +205,9 @@ def _method(config, train, link, optimizer) -> types.Method:
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Costs of the laws, and searches over a table of runs."""
   del report
-  train, recipe, steps = experiment.images(config)
+  train, recipe, steps = of_images.read(config)
   held_out, test = (
-    study.rows(
+    side_by_side.rows(
       source.load(config.data.name, split, data_dir=config.data.dir),
       recipe.evaluate,
     )
@@ -213,12 +215,12 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
   )
   curve = _curve(config, len(train), steps)
   costs, cost_curves = _costs(config, curve)
-  rows = study.rows(train, recipe.evaluate)
-  law = trials.with_mean(config.study.eta, config.study.expected_trials)
+  rows = side_by_side.rows(train, recipe.evaluate)
+  law = laws.with_mean(config.study.eta, config.study.expected_trials)
   scalars = {name: [] for name in _PER_SEED}
   tables = []
   for seed in config.seeds:
-    scores, accuracy = private_search.table(
+    scores, accuracy = search_table.table(
       lambda optimizer, seed=seed: _searched(config, train, optimizer, seed),
       *_split(rows, held_out, seed),
       test,
@@ -231,12 +233,12 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       seed=seed,
     )
     tables.append((scores, accuracy))
-    chosen = private_search.chosen(law, scores, accuracy)
+    chosen = search_table.chosen(law, scores, accuracy)
     by_rate = accuracy.mean(1)
     values = (
       chosen - accuracy.mean(),
       by_rate.max() - chosen,
-      private_search.simulated_rank(
+      search_table.simulated_rank(
         law, scores, searches=config.study.searches, seed=seed
       )
       - law.mean_rank,
@@ -298,11 +300,11 @@ def _curve(config, num_rows, steps) -> accounting.RdpCurve:
   return accounting.RdpCurve(curve.orders, curve.epsilons + score)
 
 
-def _laws(config, mean) -> dict[str, trials.Law]:
-  laws = {
-    f'eta {eta:g}': trials.with_mean(eta, mean) for eta in config.study.etas
+def _laws(config, mean) -> dict[str, laws.Law]:
+  found = {
+    f'eta {eta:g}': laws.with_mean(eta, mean) for eta in config.study.etas
   }
-  return {**laws, 'Poisson': trials.Poisson(mean)}
+  return {**found, 'Poisson': laws.Poisson(mean)}
 
 
 def _costs(config, curve):
@@ -326,12 +328,12 @@ def _costs(config, curve):
   for mean in (10, 100, 1000):
     found = [cost(law) for law in _laws(config, mean).values()]
     misplaced += int((np.diff(found) < 0).sum())
-    law = trials.with_mean(config.study.eta, mean)
+    law = laws.with_mean(config.study.eta, mean)
     composed = _composed(curve, mean, delta)
     scalars[f'epsilon of the best of {mean}'] = [cost(law)]
     scalars[f'epsilon of {mean} composed'] = [composed]
     scalars[f'cost_of_{mean}'] = [cost(law) / composed]
-  law = trials.with_mean(config.study.eta, 10)
+  law = laws.with_mean(config.study.eta, 10)
   closed = tuning.epsilon(tuning.rdp_by_theorem(curve, law), delta)
   scalars['lemma_over_theorem'] = [cost(law) / closed]
   scalars['misplaced_laws'] = [float(misplaced)]
@@ -359,10 +361,10 @@ def _accuracy_by_epsilon(config, curves, tables):
   lines = {}
   for name, (means, epsilons) in curves.items():
     if name != 'composition':
-      laws = [_laws(config, mean)[name] for mean in means]
+      by_mean = [_laws(config, mean)[name] for mean in means]
       values = [
-        np.mean([private_search.chosen(law, *x) for x in tables])
-        for law in laws
+        np.mean([search_table.chosen(law, *x) for x in tables])
+        for law in by_mean
       ]
       lines[name] = (epsilons, np.array(values))
   return lines

@@ -21,18 +21,19 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from repjax import experiment
 from repjax import optim
 from repjax import plots
 from repjax import types
-from repjax.benchmarks import continual
-from repjax.data import recipes
-from repjax.data import source
-from repjax.data import tasks
+from repjax.data.images import recipes
+from repjax.data.reading import source
+from repjax.data.sets import tasks
+from repjax.experiments import of_images
+from repjax.experiments import wiring
 from repjax.methods import multitask
 from repjax.models import alexnet
 from repjax.models import mlp
 from repjax.models import resnet
+from repjax.protocols import continual
 
 _PAPER = dict(
   seed=0,
@@ -208,9 +209,9 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
     heads=config.heads,
     **config.step,
   )
-  return experiment.classifier(
+  return of_images.classifier(
     config,
-    experiment.Images(
+    of_images.Data(
       first.train,
       recipes.images(first.train, **config.augment),
       _steps(config, first.train),
@@ -254,7 +255,7 @@ def _model(config, num_classes):
 
 
 def _steps(config, train):
-  return experiment.num_steps(
+  return wiring.num_steps(
     len(train),
     batch_size=config.batch_size,
     epochs=config.epochs,

@@ -28,21 +28,21 @@ import numpy as np
 import optax
 from scipy import stats
 
-from configs import _language
-from configs import _translation
-from repjax import experiment
+from configs.parts import language
+from configs.parts import translation
 from repjax import optim
 from repjax import plots
-from repjax import study
 from repjax import types
-from repjax.data import mixtures
-from repjax.data import recipes
-from repjax.data import source
-from repjax.data import tasks
+from repjax.data.batches import mixtures
+from repjax.data.images import recipes
+from repjax.data.reading import source
+from repjax.data.sets import tasks
+from repjax.experiments import of_tokens
 from repjax.methods import language_modeling
 from repjax.methods import multitask
 from repjax.models import mlp
 from repjax.models import transformer
+from repjax.protocols import side_by_side
 
 _PAPER = dict(
   batch_size=1024,
@@ -170,7 +170,7 @@ _CLAIMS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small or smoke."""
-  return _language.get_config(
+  return language.get_config(
     preset,
     dict(paper=_PAPER, small=_SMALL, smoke=_SMOKE),
     claims=_CLAIMS,
@@ -203,7 +203,7 @@ def _method(config, data, *links) -> types.Method:
   )
   return language_modeling.make(
     model,
-    optax.chain(*links, _language.adamw(config, config.steps)),
+    optax.chain(*links, language.adamw(config, config.steps)),
     objective='translation',
     **config.step,
   )
@@ -211,12 +211,20 @@ def _method(config, data, *links) -> types.Method:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  data = _translation.read(config)
+  data = translation.read(config)
   num_tasks = len(data.names)
-  made = experiment.token_predictor(
+  made = of_tokens.predictor(
     config,
     _method(config, data, _surgery(config, num_tasks, config.surgery.kind)),
-    train=_translation.joined(data.train),
+    batches=dataclasses.replace(
+      mixtures.mixture(
+        data.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        temperature=config.data.temperature,
+      ),
+      num_workers=config.data.num_workers,
+    ),
     sources=data.sources,
     steps=config.steps,
     show=lambda ids: data.show(ids) + ' ',
@@ -234,15 +242,6 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
     }
 
   return made._replace(
-    train=dataclasses.replace(
-      mixtures.mixture(
-        data.train,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        temperature=config.data.temperature,
-      ),
-      num_workers=config.data.num_workers,
-    ),
     measure=measure,
   )
 
@@ -262,12 +261,12 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
       'What languages have in common is known of synthetic ones only: measure '
       'with --preset=small.'
     )
-  data = _translation.read(config)
+  data = translation.read(config)
   of_languages = _languages(config, data)
   of_images = _images(config.images, config.seeds, config.surgery.decay)
   cosines = of_languages['uniform'].states.opt_state[0].mean()  # [S, 1+K, T, T]
   cosines = np.asarray(cosines)
-  related = _translation.family(config).relatedness()
+  related = translation.family(config).relatedness()
   pairs = np.triu_indices(len(related), 1)
   by_group = np.array(
     [
@@ -324,16 +323,16 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
 
 
 def _languages(config, data):
-  """Kind of surgery -> `study.Trained` on the languages."""
+  """Kind of surgery -> `side_by_side.Trained` on the languages."""
   num_tasks = len(data.names)
-  train = experiment.columns(_translation.joined(data.train))
-  test = experiment.columns(data.sources(config.data.eval_splits[0]))
+  train = translation.joined(data.train).columns()
+  test = data.sources(config.data.eval_splits[0]).columns()
 
   def mean_task_accuracy(outputs, test):
     return _accuracies(outputs, test['task'], num_tasks).mean(-1)
 
   return {
-    kind: study.train(
+    kind: side_by_side.train(
       kind,
       _method(
         config,
@@ -342,7 +341,7 @@ def _languages(config, data):
         if kind == 'uniform'
         else _surgery(config, num_tasks, kind),
       ),
-      study.per_seed(train, config.seeds),
+      side_by_side.per_seed(train, config.seeds),
       test,
       seeds=config.seeds,
       batch_size=config.batch_size,
@@ -356,7 +355,7 @@ def _languages(config, data):
 
 
 def _images(images, seeds, decay):
-  """Kind of weighting -> `study.Trained` on digits turned by angles."""
+  """Kind of weighting -> `side_by_side.Trained` on digits turned by angles."""
   stream = tasks.rotated(
     source.load(images.name, 'train'),
     source.load(images.name, 'test'),
@@ -368,7 +367,7 @@ def _images(images, seeds, decay):
     train, size=0, padding=0, flip=False, mean=(0.3,), std=(0.37,)
   ).evaluate
   return {
-    kind: study.train(
+    kind: side_by_side.train(
       f'images, {kind}',
       multitask.make(
         mlp.Mlp(
@@ -380,8 +379,8 @@ def _images(images, seeds, decay):
         weighting=kind,
         decay=decay,
       ),
-      study.per_seed(study.rows(train, scale), seeds),
-      study.rows(test, scale),
+      side_by_side.per_seed(side_by_side.rows(train, scale), seeds),
+      side_by_side.rows(test, scale),
       seeds=seeds,
       batch_size=images.batch_size,
       steps=images.steps,

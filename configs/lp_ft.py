@@ -31,26 +31,27 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from repjax import experiment
 from repjax import optim
 from repjax import parallel
 from repjax import plots
-from repjax import study
 from repjax import types
 from repjax.analysis import feature_distortion
 from repjax.analysis import linear_probe
 from repjax.analysis import linear_transfer
-from repjax.benchmarks import fine_tuning
-from repjax.data import batches
-from repjax.data import colours
-from repjax.data import mixtures
-from repjax.data import recipes
-from repjax.data import source
+from repjax.data.batches import in_order
+from repjax.data.batches import mixtures
+from repjax.data.images import colours
+from repjax.data.images import recipes
+from repjax.data.reading import source
+from repjax.experiments import of_images
+from repjax.experiments import wiring
 from repjax.methods import lp_ft
 from repjax.methods import regression
 from repjax.models import mlp
 from repjax.models import vit
-from repjax.models import weights
+from repjax.protocols import fine_tuning
+from repjax.protocols import side_by_side
+from repjax.weights import vit_weights
 
 _PAPER = dict(
   seed=0,
@@ -222,7 +223,7 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
     if config.stage != 'lp_ft':
       return state
     rows = {
-      split: batches.eval_batches(
+      split: in_order.eval_batches(
         _source(config, split),
         batch_size=parallel.round_up(config.eval_batch_size),
         transform=data.recipe.evaluate,
@@ -239,7 +240,7 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
     )
     return lp_ft.begin(state, lp_ft.with_head(state.params, *probe.head))
 
-  return experiment.classifier(
+  return of_images.classifier(
     config,
     data,
     method,
@@ -248,12 +249,12 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
   )
 
 
-def _images(config) -> experiment.Images:
+def _images(config) -> of_images.Data:
   train = _source(config, 'train')
-  return experiment.Images(
+  return of_images.Data(
     train,
     recipes.images(train, **config.augment),
-    experiment.num_steps(
+    wiring.num_steps(
       len(train),
       batch_size=config.batch_size,
       epochs=config.epochs,
@@ -332,11 +333,11 @@ def _pretrained(config, state):
       'config.weights is empty: give the file of a published ViT-B/16, or '
       'measure with the preset small.'
     )
-  params = weights.load_vit(config.weights, state.params, head='replace')
+  params = vit_weights.load_vit(config.weights, state.params, head='replace')
   return lp_ft.with_backbone(state.params, params)
 
 
-def _pretrain(config, seeds) -> study.Trained:
+def _pretrain(config, seeds) -> side_by_side.Trained:
   """Learns to see the grey image in a coloured one, without labels."""
   settings = config.pretraining
   grey = source.load(config.data.name, settings.split, data_dir=config.data.dir)
@@ -346,17 +347,19 @@ def _pretrain(config, seeds) -> study.Trained:
       for ink in config.colours.pretraining
     ]
   )
-  columns = study.rows(rows, recipes.images(rows, **config.augment).evaluate)
+  columns = side_by_side.rows(
+    rows, recipes.images(rows, **config.augment).evaluate
+  )
   # On the scale of the inputs.
   pixels = columns.pop('grey').reshape((len(rows), -1)) / 255
   columns['target'] = pixels / np.asarray(config.augment.std[0], np.float32)
   rate = optim.warmup_cosine(
     settings.learning_rate, steps=settings.steps, warmup=0.0
   )
-  return study.train(
+  return side_by_side.train(
     'pretraining',
     regression.make(mlp.Mlp(pixels.shape[1], **config.mlp), optax.adam(rate)),
-    study.per_seed(columns, seeds),
+    side_by_side.per_seed(columns, seeds),
     {name: x[: len(grey)] for name, x in columns.items()},
     seeds=seeds,
     batch_size=settings.batch_size,
@@ -441,7 +444,7 @@ def _compare(config):
   """(accuracy, movement, tuned), each by learner; the first two by inputs."""
   seeds, data = tuple(config.seeds), _images(config)
   rows = {
-    split: study.rows(_source(config, split), data.recipe.evaluate)
+    split: side_by_side.rows(_source(config, split), data.recipe.evaluate)
     for split in ('train', 'val', 'test', 'ood')
   }
   training = rows['train'], rows['val']
@@ -493,7 +496,7 @@ def _compare(config):
     before = see(random, rows[split])['features']
     for name, state in states.items():
       outputs = see(state, rows[split])
-      accuracy.setdefault(name, {})[inputs] = study.accuracy(
+      accuracy.setdefault(name, {})[inputs] = side_by_side.accuracy(
         outputs, rows[split]
       )
       moved.setdefault(name, {})[inputs] = feature_distortion.distortion(

@@ -46,21 +46,22 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from configs import _finetuning
-from configs import _text_tasks
 from configs import performer
-from repjax import experiment
+from configs.parts import text_models
+from configs.parts import text_tasks
 from repjax import optim
 from repjax import plots
-from repjax import text_metrics
 from repjax import types
-from repjax.benchmarks import finetuned_text
-from repjax.benchmarks import pretraining
+from repjax.experiments import of_tokens
+from repjax.experiments import wiring
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
 from repjax.methods import supervised
+from repjax.metrics import written_text
 from repjax.models import text_heads
 from repjax.models import transformer
+from repjax.protocols import finetuned_text
+from repjax.protocols import pretraining
 
 _PAPER = dict(
   seed=0,
@@ -281,7 +282,7 @@ def _generation(config):
   return changed
 
 
-def _model(config, task: _text_tasks.Task):
+def _model(config, task: text_tasks.Task):
   """The model without adapters."""
   data = config.data
   kind, fields, positions = {
@@ -310,14 +311,14 @@ def _model(config, task: _text_tasks.Task):
     fields['attention_fn'] = performer.attention_fn(
       config.attention, causal=data.kind == 'completions'
     )
-  return _finetuning.model(config, kind, task.tokenizer.vocab_size, **fields)
+  return text_models.model(config, kind, task.tokenizer.vocab_size, **fields)
 
 
 def _row(task):
   return {k: x for k, x in task.train.read([0]).items() if x.ndim == 2}
 
 
-def _method(config, task: _text_tasks.Task, model, tx) -> types.Method:
+def _method(config, task: text_tasks.Task, model, tx) -> types.Method:
   if config.data.kind == 'sentences':
     return supervised.make(
       model, tx, inputs=supervised.text_inputs, **config.step
@@ -331,7 +332,7 @@ def _method(config, task: _text_tasks.Task, model, tx) -> types.Method:
     tx,
     objective='translation' if pairs else 'causal',
     max_new_tokens=longest,
-    end_id=_finetuning.end_id(task.tokenizer),
+    end_id=text_models.end_id(task.tokenizer),
     **config.step,
   )
 
@@ -350,7 +351,7 @@ def _tx(config, steps, learning_rate):
   )
 
 
-def _pretrained(config, task: _text_tasks.Task):
+def _pretrained(config, task: text_tasks.Task):
   """Parameters that fine-tuning starts from."""
   group = config.pretraining
   if config.data.kind == 'sentences':
@@ -383,8 +384,8 @@ def _pretrained(config, task: _text_tasks.Task):
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  task = _text_tasks.read(config)
-  steps = experiment.num_steps(
+  task = text_tasks.read(config)
+  steps = wiring.num_steps(
     len(task.train),
     batch_size=config.batch_size,
     epochs=config.epochs,
@@ -395,7 +396,7 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
   method = _method(
     config, task, adapted, _tx(config, steps, config.tx.learning_rate)
   )
-  warm_start = _finetuning.warm_start(config, model, adapted)
+  warm_start = text_models.warm_start(config, model, adapted)
   if not config.weights:
     if task.public is None and config.adapter.kind != 'full':
       raise types.InputError(
@@ -411,15 +412,19 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
           adapted, state, lambda own: {**own, **first}
         )
 
-  wiring = dict(train=task.train, sources=task.sources, steps=steps)
+  shared = dict(
+    batches=wiring.shuffled(config, task.train),
+    sources=task.sources,
+    steps=steps,
+  )
   if config.data.kind == 'sentences':
-    made = experiment.token_classifier(config, method, **wiring)
+    made = of_tokens.classifier(config, method, **shared)
   else:
-    made = experiment.token_predictor(
+    made = of_tokens.predictor(
       config,
       method,
       show=lambda ids: task.tokenizer.decode(ids) + ' ',
-      **wiring,
+      **shared,
     )
 
   def measure(outputs, columns):
@@ -434,21 +439,21 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
 def _quality(config, task, outputs, columns) -> dict[str, float]:
   """What papers report, by the libraries."""
   if config.data.kind == 'sentences':
-    return text_metrics.classification(
+    return written_text.classification(
       outputs['logits'].argmax(-1),
       columns['label'],
       num_classes=task.num_classes,
     )
-  written, references = text_metrics.texts(
+  written, references = written_text.texts(
     outputs,
     decode=task.tokenizer.decode,
-    end_id=_finetuning.end_id(task.tokenizer),
+    end_id=text_models.end_id(task.tokenizer),
   )
   # Synthetic words are no English to be taken apart.
   tokenize = 'none' if config.data.name == 'relatives' else '13a'
   return {
-    'bleu': text_metrics.bleu(written, references, tokenize=tokenize),
-    **text_metrics.rouge(written, references),
+    'bleu': written_text.bleu(written, references, tokenize=tokenize),
+    **written_text.rouge(written, references),
   }
 
 
@@ -492,8 +497,8 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
 
 def _compare(config, measure):
   """Arm -> `finetuned_text.Tuned`, and arm -> further measures."""
-  task = _text_tasks.read(config)
-  steps = experiment.num_steps(
+  task = text_tasks.read(config)
+  steps = wiring.num_steps(
     len(task.train),
     batch_size=config.batch_size,
     epochs=config.epochs,
@@ -501,8 +506,8 @@ def _compare(config, measure):
   )
   pretrained = _pretrained(config, task)
   rows = finetuned_text.hold_out(
-    experiment.columns(task.train),
-    experiment.columns(task.sources(config.data.eval_splits[0])),
+    task.train.columns(),
+    task.sources(config.data.eval_splits[0]).columns(),
     num_rows=config.study.num_validation,
   )
   base = _model(config, task)

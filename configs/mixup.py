@@ -23,16 +23,16 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from repjax import experiment
-from repjax import metrics
 from repjax import plots
-from repjax import study
 from repjax import types
 from repjax.attacks import fgsm
-from repjax.data import source
+from repjax.data.reading import source
+from repjax.experiments import of_images
 from repjax.methods import mixup
+from repjax.metrics import classification
 from repjax.models import mlp
 from repjax.models import resnet
+from repjax.protocols import side_by_side
 
 _PAPER = dict(
   seed=0,
@@ -139,8 +139,8 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  data = experiment.images(config)
-  return experiment.classifier(
+  data = of_images.read(config)
+  return of_images.classifier(
     config,
     data,
     _method(config, data.train.num_classes, data.steps, config.mixup.alpha),
@@ -169,15 +169,17 @@ def _method(config, num_classes, steps, alpha) -> types.Method:
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Trains with and without Mixup on few images; measures the whole rest."""
   del report  # Nothing is written but what is returned.
-  train, recipe, steps = experiment.images(config)
+  train, recipe, steps = of_images.read(config)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
-  rows = study.rows(train, recipe.evaluate)
-  test_rows = study.rows(test, recipe.evaluate)
-  columns = study.per_seed(rows, config.seeds, num_rows=config.study.num_rows)
+  rows = side_by_side.rows(train, recipe.evaluate)
+  test_rows = side_by_side.rows(test, recipe.evaluate)
+  columns = side_by_side.per_seed(
+    rows, config.seeds, num_rows=config.study.num_rows
+  )
   numbers, curves, logits = {}, {}, {}
   for name, alpha in (('plain', 0.0), ('Mixup', config.mixup.alpha)):
     method = _method(config, train.num_classes, steps, alpha)
-    trained = study.train(
+    trained = side_by_side.train(
       name,
       method,
       columns,
@@ -189,14 +191,16 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
     curves[name] = trained.curve
     logits[name] = np.concatenate(trained.outputs['logits'])
     measured = [
-      metrics.classification(x, test_rows['label'])
+      classification.measure(x, test_rows['label'])
       for x in trained.outputs['logits']
     ]
     numbers[name] = {
       key: np.asarray([m[key] for m in measured]) for key in measured[0]
     }
     confidence = (
-      np.exp(metrics.log_softmax(trained.outputs['logits'])).max(-1).mean(-1)
+      np.exp(classification.log_softmax(trained.outputs['logits']))
+      .max(-1)
+      .mean(-1)
     )
     numbers[name]['overconfidence'] = confidence - trained.score
     numbers[name]['fgsm'] = _attacked(

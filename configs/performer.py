@@ -31,13 +31,13 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import numpy as np
 
-from configs import _language
+from configs.parts import language
 from repjax import plots
-from repjax import study
 from repjax import types
 from repjax.layers import attention
 from repjax.layers import performer
-from repjax.layers import random_features
+from repjax.layers.attention.linear import random_features
+from repjax.protocols import side_by_side
 
 _PAPER = dict(
   batch_size=64,
@@ -108,9 +108,9 @@ _CLAIMS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small or smoke."""
-  return _language.get_config(
+  return language.get_config(
     preset,
-    _language.STREAM,
+    language.STREAM,
     dict(paper=_PAPER, small=_SMALL, smoke=_SMOKE),
     claims=_CLAIMS,
   )
@@ -131,28 +131,28 @@ def attention_fn(settings: config_dict.ConfigDict, *, causal: bool):
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  return _language.build(config, attention_fn(config.attention, causal=True))
+  return language.build(config, attention_fn(config.attention, causal=True))
 
 
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """The estimator alone, then language models with it and without."""
   del report  # Nothing is written but what is returned.
   errors = _errors(config.study.draws, config.seeds)
-  data = _language.read(config)
-  train, test = _language.rows(config, data)
-  fit = _language.trainer(config, train, test)
+  data = language.read(config)
+  train, test = language.rows(config, data)
+  fit = language.trainer(config, train, test)
   favor = attention_fn(config.attention, causal=True)
   exact = attention.Softmax(causal=True)
   trained = {
-    name: fit(name, _language.method(config, data, fn), steps=data.steps)
+    name: fit(name, language.method(config, data, fn), steps=data.steps)
     for name, fn in (('exact', exact), ('Performer', favor))
   }
   # The same parameters under another attention; its projections are new.
   tune = config.study.tune_steps
-  method = _language.method(config, data, favor, steps=tune)
+  method = language.method(config, data, favor, steps=tune)
   switched = _switch(trained['exact'].states, method, train, config.seeds)
-  at_once = _language.bits_per_byte(
-    study.predict_fn(method)(switched, test), test
+  at_once = language.bits_per_byte(
+    side_by_side.predict_fn(method)(switched, test), test
   )
   tuned = fit('exact, switched to FAVOR+', method, steps=tune, states=switched)
   before = trained['exact'].score
@@ -205,7 +205,7 @@ def _estimable(config, data, states, test, num_rows=8):
       return super().__call__(query, key, value, **kwargs)
 
   # Under remat what is seen would be gone.
-  network = _language.model(config, data, Watched(causal=True))
+  network = language.model(config, data, Watched(causal=True))
   network = network.clone(remat=False)
   tokens = jnp.asarray(test['tokens'][:num_rows, : data.length])
 

@@ -21,15 +21,16 @@ import functools
 from ml_collections import config_dict
 import numpy as np
 
-from configs import _language
-from repjax import experiment
+from configs.parts import language
 from repjax import plots
 from repjax import types
-from repjax.data import grammar
-from repjax.data import listops
-from repjax.data import source
-from repjax.data import text
-from repjax.data import tokens
+from repjax.data.reading import source
+from repjax.data.sets import grammar
+from repjax.data.sets import listops
+from repjax.data.text import running_text
+from repjax.data.text import tokens
+from repjax.experiments import of_tokens
+from repjax.experiments import wiring
 from repjax.layers import attention
 from repjax.layers import rfa
 from repjax.methods import language_modeling
@@ -103,9 +104,9 @@ _CLAIMS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small or smoke."""
-  return _language.get_config(
+  return language.get_config(
     preset,
-    _language.STREAM,
+    language.STREAM,
     dict(paper=_PAPER, small=_SMALL, smoke=_SMOKE),
     claims=_CLAIMS,
   )
@@ -135,7 +136,7 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
   }
   if config.data.kind in builders:
     return builders[config.data.kind](config)
-  return _language.build(config, attention_fn(config.attention, causal=True))
+  return language.build(config, attention_fn(config.attention, causal=True))
 
 
 def _translation(config):
@@ -160,15 +161,15 @@ def _translation(config):
     num_positions=pair.max_words + 2,
     **config.model,
   )
-  return experiment.token_predictor(
+  return of_tokens.predictor(
     config,
     language_modeling.make(
       model,
-      _language.adamw(config, steps),
+      language.adamw(config, steps),
       objective='translation',
       **config.step,
     ),
-    train=train,
+    batches=wiring.shuffled(config, train),
     sources=sources,
     steps=steps,
     show=lambda ids: pair.decode(ids) + ' ',
@@ -203,7 +204,7 @@ def _classification(config):
         f'config.data.name={config.data.name} has no classes: name a set with '
         "a 'label', such as glue/sst2."
       )
-    ids, mask = text.pad(
+    ids, mask = running_text.pad(
       [tokenizer.encode(x) for x in rows.column(config.data.column)],
       length=config.data.length,
       truncate=True,
@@ -231,22 +232,22 @@ def _classifier(config, sources, vocab_size, num_classes):
     num_positions=config.data.length,
     **config.model,
   )
-  return experiment.token_classifier(
+  return of_tokens.classifier(
     config,
     supervised.make(
       model,
-      _language.adamw(config, steps),
+      language.adamw(config, steps),
       inputs=supervised.text_inputs,
       **config.step,
     ),
-    train=train,
+    batches=wiring.shuffled(config, train),
     sources=sources,
     steps=steps,
   )
 
 
 def _steps(config, train):
-  return experiment.num_steps(
+  return wiring.num_steps(
     len(train),
     batch_size=config.batch_size,
     epochs=config.epochs,
@@ -257,8 +258,8 @@ def _steps(config, train):
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Language models with exact attention, RFA and gated RFA."""
   del report  # Nothing is written but what is returned.
-  data = _language.read(config)
-  fit = _language.trainer(config, *_language.rows(config, data))
+  data = language.read(config)
+  fit = language.trainer(config, *language.rows(config, data))
   trained = {}
   for name, changes in (
     ('exact', dict(kind='exact')),
@@ -269,7 +270,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
     settings.update(changes)
     fn = attention_fn(settings, causal=True)
     trained[name] = fit(
-      name, _language.method(config, data, fn), steps=data.steps
+      name, language.method(config, data, fn), steps=data.steps
     )
   score = {name: np.asarray(x.score) for name, x in trained.items()}
   return types.Report(

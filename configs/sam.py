@@ -18,17 +18,17 @@ from ml_collections import config_dict
 import numpy as np
 import optax
 
-from repjax import experiment
 from repjax import optim
 from repjax import plots
-from repjax import study
 from repjax import types
 from repjax.analysis import curvature
 from repjax.data import noise
-from repjax.data import source
+from repjax.data.reading import source
+from repjax.experiments import of_images
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.models import resnet
+from repjax.protocols import side_by_side
 
 _PAPER = dict(
   seed=0,
@@ -127,13 +127,13 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  data = experiment.images(config)
+  data = of_images.read(config)
   if config.data.label_noise:
     noisy = noise.with_label_noise(
       data.train, rate=config.data.label_noise, seed=config.seed
     )
     data = data._replace(train=noisy)
-  return experiment.classifier(
+  return of_images.classifier(
     config,
     data,
     _method(config, data.train.num_classes, data.steps, config.sam.rho),
@@ -163,17 +163,17 @@ def _method(config, num_classes, steps, rho) -> types.Method:
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """Trains with and without SAM, on noisy and on clean labels, all seeds."""
   seeds = tuple(config.seeds)
-  train, recipe, steps = experiment.images(config)
+  train, recipe, steps = of_images.read(config)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
-  rows = study.rows(train, recipe.evaluate)
-  test_rows = study.rows(test, recipe.evaluate)
+  rows = side_by_side.rows(train, recipe.evaluate)
+  test_rows = side_by_side.rows(test, recipe.evaluate)
   curves, final, states = {}, {}, {}
   for labels, rate in (('noisy', config.data.label_noise), ('clean', 0.0)):
     columns, wrong = _with_noise(rows, rate, train.num_classes, seeds)
     for name, rho in (('plain', 0.0), ('SAM', config.sam.rho)):
       key = f'{labels}, {name}'
       method = _method(config, train.num_classes, steps, rho)
-      trained = study.train(
+      trained = side_by_side.train(
         key,
         method,
         columns,
@@ -183,7 +183,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
         steps=steps,
       )
       states[key], curves[key] = trained.states, trained.curve
-      outputs = study.predict_fn(method)(trained.states, rows)
+      outputs = side_by_side.predict_fn(method)(trained.states, rows)
       guess = outputs['logits'].argmax(-1)
       final[key] = {
         'accuracy': trained.score,
@@ -221,7 +221,7 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
 
 def _with_noise(rows, rate, num_classes, seeds):
   """Training columns a seed with noise of their own: (columns, is noise)."""
-  columns = study.per_seed(rows, seeds)
+  columns = side_by_side.per_seed(rows, seeds)
   noisy = [
     noise.symmetric(rows['label'], rate, num_classes, seed=seed)
     for seed in seeds

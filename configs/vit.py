@@ -16,12 +16,11 @@ small: ViT with SAM and Mixup on `digits`, or on `mnist` by one override. Its
 from ml_collections import config_dict
 import optax
 
-from repjax import experiment
 from repjax import optim
 from repjax import plots
-from repjax import study
 from repjax import types
-from repjax.data import source
+from repjax.data.reading import source
+from repjax.experiments import of_images
 from repjax.layers import attention
 from repjax.layers import performer
 from repjax.layers import rfa
@@ -29,7 +28,8 @@ from repjax.methods import mixup
 from repjax.methods import supervised
 from repjax.models import resnet
 from repjax.models import vit
-from repjax.models import weights
+from repjax.protocols import side_by_side
+from repjax.weights import vit_weights
 
 _PAPER = dict(
   seed=0,
@@ -175,7 +175,7 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def build(config: config_dict.ConfigDict) -> types.Experiment:
   """One training run."""
-  data = experiment.images(config)
+  data = of_images.read(config)
   num_classes = data.train.num_classes
   method = mixup.make(
     _vit(config, num_classes, data.recipe.shape),
@@ -188,10 +188,10 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
   def warm_start(state):
     if not config.weights:
       return state
-    params = weights.load_vit(config.weights, state.params, head='replace')
+    params = vit_weights.load_vit(config.weights, state.params, head='replace')
     return supervised.with_params(state, params)
 
-  return experiment.classifier(
+  return of_images.classifier(
     config,
     data,
     method,
@@ -245,7 +245,7 @@ def _adamw(config, steps, rho):
 def run(config: config_dict.ConfigDict, report) -> types.Report:
   """ViT against a small CNN, on few and on all training images."""
   del report  # Nothing is written but what is returned.
-  train, recipe, _ = experiment.images(config)
+  train, recipe, _ = of_images.read(config)
   test = source.load(config.data.name, 'test', data_dir=config.data.dir)
   steps, few = config.study.steps, config.study.few
   networks = {
@@ -256,16 +256,16 @@ def run(config: config_dict.ConfigDict, report) -> types.Report:
     ),
     'CNN': resnet.WideResNet(num_classes=train.num_classes, **config.study.cnn),
   }
-  rows = study.rows(train, recipe.evaluate)
-  test_rows = study.rows(test, recipe.evaluate)
+  rows = side_by_side.rows(train, recipe.evaluate)
+  test_rows = side_by_side.rows(test, recipe.evaluate)
   accuracy, curves = {}, {}
   for num_rows in (few, len(train)):
     for name, network in networks.items():
       key = f'{name}, {num_rows:,} images'
-      trained = study.train(
+      trained = side_by_side.train(
         key,
         supervised.make(network, _adamw(config, steps, rho=0.0)),
-        study.per_seed(rows, config.seeds, num_rows=num_rows),
+        side_by_side.per_seed(rows, config.seeds, num_rows=num_rows),
         test_rows,
         seeds=config.seeds,
         batch_size=config.batch_size,

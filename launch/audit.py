@@ -14,7 +14,7 @@ import json
 
 from absl import flags
 
-from launch import app
+from launch.lib import app
 
 _NOISE = flags.DEFINE_float(
   'noise_multiplier', 2.0, 'Claimed noise over the clip norm.', 1e-3
@@ -34,10 +34,10 @@ def main() -> None:
   """Audits correct runs and broken ones."""
   app.initialize()
 
-  from repjax.benchmarks import private_audit
+  from repjax.protocols import canaries
 
   for share in (1.0, _BROKEN.value):
-    result = private_audit.audit(
+    result = canaries.audit(
       noise_multiplier=_NOISE.value,
       share=share,
       steps=_STEPS.value,

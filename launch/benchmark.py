@@ -11,23 +11,23 @@ import json
 
 from absl import flags
 
-from launch import app
-from launch import benchmark_adapters
-from launch import benchmark_attention
-from launch import benchmark_privacy
-from launch import benchmark_training
+from launch.benchmarks import adapter_costs
+from launch.benchmarks import attention_speed
+from launch.benchmarks import privacy_costs
+from launch.benchmarks import training
+from launch.lib import app
 from repjax import types
 
 _BENCHMARKS = {
-  'loop': benchmark_training.training_loop,
-  'sam': benchmark_training.sam,
-  'input': benchmark_training.input_pipeline,
-  'tasks': benchmark_training.task_gradients,
-  'torch': benchmark_training.against_torch,
-  'attention': benchmark_attention.attention,
-  'decoding': benchmark_attention.decoding,
-  'privacy': benchmark_privacy.privacy,
-  'adapters': benchmark_adapters.adapters,
+  'loop': training.training_loop,
+  'sam': training.sam,
+  'input': training.input_pipeline,
+  'tasks': training.task_gradients,
+  'torch': training.against_torch,
+  'attention': attention_speed.attention,
+  'decoding': attention_speed.decoding,
+  'privacy': privacy_costs.privacy,
+  'adapters': adapter_costs.adapters,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

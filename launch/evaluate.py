@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 from absl import logging
 
-from launch import app
+from launch.lib import app
 from repjax import types
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A directory of launch.train.')

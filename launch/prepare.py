@@ -13,10 +13,10 @@ import os
 
 from absl import flags
 
-from launch import app
+from launch.lib import app
 from repjax import types
-from repjax.data import prepared
-from repjax.data import tfrecord
+from repjax.data.reading import prepared
+from repjax.data.reading import tfrecord
 
 _NAME = flags.DEFINE_string(
   'name', None, 'Set as TFDS names it: mnist, glue/sst2, mnist:3.0.1.'

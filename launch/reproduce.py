@@ -18,7 +18,7 @@ from absl import flags
 from absl import logging
 import numpy as np
 
-from launch import app
+from launch.lib import app
 from repjax import types
 
 _PAPERS = flags.DEFINE_list(
@@ -124,8 +124,8 @@ def _config(module: Any, preset: str, changes: dict[str, str]):
 
 def _measure(paper: str, folder: pathlib.Path, changes: dict[str, str]) -> None:
   """Runs one paper's study and writes its report."""
-  from repjax import metrics
   from repjax import report
+  from repjax.metrics import averages
 
   module = app.load_config_module(app.find_config(f'{paper}.py'))
   config = _config(module, _PRESET.value, changes)
@@ -148,7 +148,7 @@ def _measure(paper: str, folder: pathlib.Path, changes: dict[str, str]) -> None:
     if name in result.scalars  # A changed study may leave some out.
   ]
   for row in rows:
-    mean, error = metrics.mean_and_error(row['values'])
+    mean, error = averages.mean_and_error(row['values'])
     logging.info(
       '%s: %.4f +- %.4f: %s', row['name'], mean, error, row['verdict']
     )
@@ -168,10 +168,10 @@ def _measure(paper: str, folder: pathlib.Path, changes: dict[str, str]) -> None:
 
 def _judge(claim: dict[str, Any], values) -> dict[str, Any]:
   """A claim with its values and its verdict."""
-  from repjax import metrics
+  from repjax.metrics import averages
 
   values = [float(x) for x in values]
-  mean, _ = metrics.mean_and_error(values)
+  mean, _ = averages.mean_and_error(values)
   if 'at_least' in claim or 'at_most' in claim:
     low, high = claim.get('at_least', -np.inf), claim.get('at_most', np.inf)
     verdict = 'holds' if low <= mean <= high else 'does not hold'
@@ -182,7 +182,7 @@ def _judge(claim: dict[str, Any], values) -> dict[str, Any]:
 
 def _table(papers: list[str], out: pathlib.Path) -> str:
   """RESULTS.md from the reports that are there."""
-  from repjax import metrics
+  from repjax.metrics import averages
 
   lines, plots = [], []
   for paper, folder in _folders(papers, out):
@@ -196,7 +196,7 @@ def _table(papers: list[str], out: pathlib.Path) -> str:
       ]
       continue
     for row in report['claims']:
-      mean, error = metrics.mean_and_error(row['values'])
+      mean, error = averages.mean_and_error(row['values'])
       seeds = len(row['values'])
       spread = f' ± {error:.2g}' if seeds > 1 else ''
       ours = f'{mean:.3g}{spread} ({seeds})'

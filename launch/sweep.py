@@ -6,8 +6,8 @@
 Each trial is a work directory of launch.train, trials/<number>. Run the same
 command again to go on after an interruption: finished trials are kept, stopped
 ones go on, failed ones are tried again. With --private the search is
-differentially private as a whole, see launch/private_sweep.py. Exit codes are
-those of launch.train: of the first trial that failed, if any did.
+differentially private as a whole, see launch/lib/private_search.py. Exit codes
+are those of launch.train: of the first trial that failed, if any did.
 """
 
 import ast
@@ -18,11 +18,11 @@ from absl import flags
 from ml_collections import config_flags
 import numpy as np
 
-from launch import app
-from launch import executors
-from launch import private_sweep
-from launch import space as spaces
-from launch import trials
+from launch.lib import app
+from launch.lib import executors
+from launch.lib import private_search
+from launch.lib import space as spaces
+from launch.lib import trials
 from repjax import types
 
 _CONFIG = app.define_config()
@@ -74,11 +74,11 @@ def main() -> None:
   """Runs the sweep of the flags."""
   sweep = _sweep()
   stop = executors.stop_on_signals()
-  if private_sweep.is_asked_for():
-    private_sweep.refuse(
+  if private_search.is_asked_for():
+    private_search.refuse(
       trials=_TRIALS.value, seed=_SEED.value, until=_UNTIL.value
     )
-    private_sweep.run(sweep, _executor(sweep.workdir / 'sealed'), stop)
+    private_search.run(sweep, _executor(sweep.workdir / 'sealed'), stop)
     return
   trials.run(
     sweep,

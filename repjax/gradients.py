@@ -206,9 +206,9 @@ class GradFn:
     num_rows = self._batch['mask'].shape[0]
     if ('user' in self._batch) != (rows_per_user > 1):
       raise types.InputError(
-        "batches with a column 'user' (repjax.data.users) go with dp_sgd("
-        'rows_per_user=U), which clips the U rows of a user as a whole, and '
-        f'others with rows_per_user=1; got {rows_per_user=} and a batch of '
+        "batches with a column 'user' (repjax.data.batches.users) go with "
+        'dp_sgd(rows_per_user=U), which clips the U rows of a user as a whole, '
+        f'and others with rows_per_user=1; got {rows_per_user=} and a batch of '
         f'{sorted(self._batch)}.'
       )
     if rows_per_user < 1 or num_rows % (rows_per_user * self._microbatches):
@@ -245,7 +245,7 @@ class GradFn:
     if ids is None or not jnp.issubdtype(ids.dtype, jnp.integer):
       raise types.InputError(
         f'grad_fn.per_task needs integers [B] in the batch as {column!r}; it '
-        f'has {sorted(self._batch)}: see repjax.data.tasks.'
+        f'has {sorted(self._batch)}: see repjax.data.sets.tasks.'
       )
     sums_fn = functools.partial(
       self._task_sums, num_tasks=num_tasks, column=column, how=how

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from repjax import metrics
 from repjax import parallel
 from repjax import trees
 from repjax import types
+from repjax.metrics import averages
 
 Hook = Callable[[int, types.TrainState, types.Sums], None]
 
@@ -322,7 +322,7 @@ class Progress:
           where = f' (and so is by now the parameter {leaf})' if leaf else ''
           raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
       self._total = (
-        sums if self._total is None else metrics.add(self._total, sums)
+        sums if self._total is None else averages.add(self._total, sums)
       )
 
   @contextlib.contextmanager
@@ -338,13 +338,13 @@ class Progress:
 
 def _means(sums):
   """Means of the sums that have rows: a step may have drawn none."""
-  return metrics.means({k: x for k, x in sums.items() if float(x[1])})
+  return averages.means({k: x for k, x in sums.items() if float(x[1])})
 
 
 def _line(step, steps, values, seconds_left):
   rate = values.get('examples_per_second')
   shown = {k: v for k, v in values.items() if k != 'examples_per_second'}
-  line = f'step {step:,}/{steps:,}  {metrics.summary(shown)}'
+  line = f'step {step:,}/{steps:,}  {averages.summary(shown)}'
   if rate is not None:
     minutes, seconds = divmod(round(seconds_left), 60)
     line += f'  {rate:,.0f} examples/s  ETA {minutes}:{seconds:02d}'

@@ -10,7 +10,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import patches as mpl_patches
 import numpy as np
 
-from repjax import metrics
+from repjax.metrics import classification
 
 Figure = mpl_figure.Figure
 
@@ -58,7 +58,7 @@ def telling(
     labels: [N].
     count: How many; fewer where there are not as many rows.
   """
-  log_probs = metrics.log_softmax(logits)
+  log_probs = classification.log_softmax(logits)
   sure, wrong = log_probs.max(-1), log_probs.argmax(-1) != labels
   return np.lexsort((np.where(wrong, -sure, sure), ~wrong))[:count]
 
@@ -80,7 +80,7 @@ def predictions(
     wrong_rate: Share of mistakes in the whole set, for the title.
     columns: Images in a row.
   """
-  probabilities = np.exp(metrics.log_softmax(logits))
+  probabilities = np.exp(classification.log_softmax(logits))
   guess, sure = probabilities.argmax(-1), probabilities.max(-1)
   # One picture of all, since axes of their own are slow to draw.
   height, width, channels = images.shape[1:]
@@ -161,10 +161,12 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
   axes = fig.subplots()
   axes.plot([0, 1], [0, 1], color='gray', linestyle=':')
   for name, values in logits.items():
-    probabilities = np.exp(metrics.log_softmax(values))
-    confidence, accuracy, counts = metrics.reliability(probabilities, labels)
+    probabilities = np.exp(classification.log_softmax(values))
+    confidence, accuracy, counts = classification.reliability(
+      probabilities, labels
+    )
     filled = counts > 0
-    ece = metrics.calibration_error(probabilities, labels)
+    ece = classification.calibration_error(probabilities, labels)
     axes.plot(
       confidence[filled],
       accuracy[filled],
@@ -175,6 +177,14 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
   axes.grid(alpha=0.3)
   axes.legend()
   return fig
+
+
+def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:
+  """`confusion` and `reliability` of one classifier; arguments of either."""
+  return {
+    'confusion': confusion(logits, labels),
+    'reliability': reliability({'model': logits}, labels),
+  }
 
 
 def token_losses(

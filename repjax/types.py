@@ -6,6 +6,7 @@ either makes one of these or consumes one.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
@@ -24,6 +25,12 @@ FROZEN = 'base'
 # Arrays with equal leading dimension. `mask` is always there: 1.0 for a real
 # row, 0.0 for padding. Rows of padding may hold anything.
 Batch = Mapping[str, jax.Array]
+
+# The columns that models read, by what a row is: 'image' [B, H, W, C], 'tokens'
+# [B, L] (and 'source' [B, L'], another text that they are made from), 'series'
+# [B, L, C], or 'features' [B, D]. All others (labels, masks, ids) say what to
+# make of them.
+INPUTS = ('image', 'tokens', 'source', 'series', 'features')
 
 # Name -> (weighted sum, weight). Sums add up over microbatches, devices and
 # steps; whoever prints them divides once.
@@ -111,9 +118,9 @@ class GradFn(Protocol):
     `method` is 'ghost', 'vmap', 'microbatch' or 'auto' and changes cost alone,
     `style` is 'flat', 'per_layer' or 'automatic': see
     `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
-    many consecutive rows count as one example (`repjax.data.users`). The sums
-    also have 'gradient_norm' and 'unclipped' (1 where the norm is at most
-    `clip_norm`).
+    many consecutive rows count as one example (`repjax.data.batches.users`).
+    The sums also have 'gradient_norm' and 'unclipped' (1 where the norm is at
+    most `clip_norm`).
     """
 
   def per_task(
@@ -141,42 +148,80 @@ class Method(NamedTuple):
   predict: Callable[[TrainState, Batch], Mapping[str, jax.Array]]
 
 
+class Batches(Protocol):
+  """What a run is trained on: the batch of a step is a function of the step.
+
+  All kinds of `repjax.data.batches` are of this one: shuffled epochs, Poisson
+  samples of rows or users, mixtures of tasks, one pass over a stream.
+  """
+
+  @property
+  def expected_rows(self) -> float:
+    """Rows of a step over all devices, on average."""
+
+  def batch(self, step: int) -> dict[str, np.ndarray]:
+    """This process's rows of one step, which counts from 0."""
+
+  def iterate(self, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    """batch(start_step), batch(start_step + 1), ..., read ahead."""
+
+
+class Guard(NamedTuple):
+  """What a run must pass, and says beside its results; by default nothing.
+
+  Attributes:
+    check: (experiment, fresh state, metric that chooses a checkpoint or '') ->
+      None, or raises `InputError`. Called before any compute.
+    resumed: (fresh state, restored state, whether their configs are the same)
+      -> None, or raises `InputError`.
+    line: Step -> more numbers for its progress line.
+    statement: Number of updates -> what a report of a run of that length says
+      in addition: name -> something with `to_dict`.
+  """
+
+  check: Callable[['Experiment', TrainState, str], None] = (
+    lambda experiment, state, best: None
+  )
+  resumed: Callable[[TrainState, TrainState, bool], None] = (
+    lambda fresh, restored, same_config: None
+  )
+  line: Callable[[int], Mapping[str, float]] = lambda step: {}
+  statement: Callable[[int], Mapping[str, Any]] = lambda steps: {}
+
+
 class Experiment(NamedTuple):
-  """What a config's `build` wires together for the launchers.
+  """What a recipe's `build` wires together for `run`.
 
   Attributes:
     method: What is trained.
-    train: `repjax.data.batches.TrainBatches`, random access by step.
+    train: What it is trained on.
     evals: Split -> host batches of one pass over it (`EvalBatches`).
     eval_splits: Splits that are evaluated during training; the first one's
       metrics choose the best checkpoint.
     steps: Number of updates.
-    batch_size: Rows of a step over all devices, on average.
-    warm_start: Fresh state -> the state to train from (published weights);
+    warm_start: Fresh state -> the state to train from (see `repjax.start`);
       the identity where nothing is loaded.
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
     figures: (split, outputs, columns) -> name -> matplotlib figure.
-    privacy: Number of updates -> the `privacy.accounting.Statement` of a run
-      of that length; None where nothing is claimed.
+    guard: What the run must pass; a private plan fills it in.
   """
 
   method: Method
-  train: Any
+  train: Batches
   evals: Callable[[str], Any]
   eval_splits: tuple[str, ...]
   steps: int
-  batch_size: int
   warm_start: Callable[[TrainState], TrainState]
   measure: Callable[..., dict[str, float]]
   figures: Callable[..., dict[str, Any]]
-  privacy: Callable[[int], Any] | None
+  guard: Guard = Guard()
 
 
 class Report(NamedTuple):
   """What a study returns.
 
   Attributes:
-    scalars: Name -> one value a seed. The claims of the config refer to them.
+    scalars: Name -> one value a seed. The claims of the study refer to them.
     arrays: Name -> array behind a plot or a table.
     figures: Name -> matplotlib figure.
   """

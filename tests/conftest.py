@@ -1,6 +1,9 @@
-"""Four virtual CPU devices for all tests, set before JAX starts."""
+"""Devices and compiled programs of all tests, set before JAX starts."""
 
+import hashlib
 import os
+import pathlib
+import platform
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Compilation is most of the time of a small test, and optimization most of
@@ -13,6 +16,35 @@ if 'xla_force_host_platform_device_count' not in _flags:
   ).strip()
 
 import jax
+import jaxlib
 
 # Several virtual devices on few cores deadlock when steps are queued.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
+
+
+def _processor() -> str:
+  """What programs are compiled for: another processor may lack instructions."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text('utf-8').splitlines()
+  except OSError:
+    return platform.machine()
+  told = {x for x in lines if x.startswith(('model name', 'flags', 'Features'))}
+  return hashlib.sha256('\n'.join(sorted(told)).encode()).hexdigest()[:16]
+
+
+# Programs of earlier test runs, by far most of the time of a second one.
+if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+  _cache = pathlib.Path(
+    os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  )
+  # In the environment, for the processes that tests start.
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
+    _cache / 'repjax-tests' / f'{jaxlib.__version__}-{_processor()}'
+  )
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+jax.config.update(
+  'jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR']
+)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

@@ -7,10 +7,10 @@ import optax
 import pytest
 
 from repjax import loop
-from repjax import study
 from repjax import types
 from repjax.methods import supervised
 from repjax.models import mlp
+from repjax.protocols import side_by_side
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def _nth(tree, i):
 
 @pytest.mark.parametrize('vectorize', [True, False])
 def test_seeds_train_as_fit_does(method, columns, order, vectorize):
-  per_seed = study.per_seed(columns, _SEEDS)
+  per_seed = side_by_side.per_seed(columns, _SEEDS)
   stretches = list(
     loop.fit_seeds(
       method, per_seed, order, seeds=_SEEDS, every=3, vectorize=vectorize
@@ -85,7 +85,7 @@ def test_a_diverging_seed_is_named(columns, order, vectorize):
   method = supervised.make(
     mlp.Mlp(num_classes=3, features=(4,)), optax.sgd(0.1)
   )
-  broken = study.per_seed(columns, _SEEDS)
+  broken = side_by_side.per_seed(columns, _SEEDS)
   broken['image'][1] = np.nan
   with pytest.raises(types.NonFiniteError, match='seed=5'):
     list(

@@ -77,8 +77,9 @@ def by_layer(
     model: Of both states.
     before: For example at the end of pretraining.
     after: For example at the end of fine-tuning.
-    domains: Name -> host batches of one pass (`data.batches.eval_batches`),
-      for example of the training distribution and of another one.
+    domains: Name -> host batches of one pass
+      (`data.batches.in_order.eval_batches`), for example of the training
+      distribution and of another one.
     layers: Module names, joined by '/'; the head's input are the features.
     inputs: See `supervised.make`.
 

@@ -87,7 +87,8 @@ def of_model(
   Args:
     model: Of the state.
     state: Its backbone is what the features are made by.
-    train: Host batches of one pass (`data.batches.eval_batches`), with 'label'.
+    train: Host batches of one pass (`data.batches.in_order.eval_batches`), with
+      'label'.
     val: The same, of held-out rows of the same distribution.
     num_classes: C.
     head: Module names of the head, joined by '/'.

@@ -5,7 +5,7 @@ The way of a row:
 - `source.load` finds a prepared TFDS set (`prepared`), parses its `records`
   and gives rows by index. A small set is decoded once and kept (`cache`);
   images of a large one are decoded when they are read (`decode`).
-- `batches.train_batches` and `batches.eval_batches` choose rows, call the
+- `in_order.train_batches` and `in_order.eval_batches` choose rows, call the
   whole-batch `transforms` and add 'mask' and 'index'.
 - Texts become rows of `tokens` by `text`: windows over a stream, or padded
   rows; they are sources like any other.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from repjax import types
-from repjax.data import source as sources
+from repjax.data.reading import source as sources
 
 
 class Noisy(NamedTuple):

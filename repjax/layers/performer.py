@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from repjax.layers import attention_sums
-from repjax.layers import linear_attention_fn
-from repjax.layers import random_features
+from repjax.layers.attention.linear import attention_sums
+from repjax.layers.attention.linear import linear_attention_fn
+from repjax.layers.attention.linear import random_features
 from repjax.types import InputError
 
 # One of the three estimates of the softmax kernel, or the elementwise function

@@ -16,9 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.layers import attention_sums
-from repjax.layers import linear_attention_fn
-from repjax.layers import random_features
+from repjax.layers.attention.linear import attention_sums
+from repjax.layers.attention.linear import linear_attention_fn
+from repjax.layers.attention.linear import random_features
 from repjax.types import InputError
 
 FeatureName = Literal['gaussian', 'arccos']

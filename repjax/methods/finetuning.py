@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import optax
 
 from repjax import types
-from repjax.layers import adapter_designs
-from repjax.layers import adapter_weights
 from repjax.layers import adapters
+from repjax.layers.adapters import designs
+from repjax.layers.adapters import merging
 from repjax.methods import language_modeling
 from repjax.methods import step as steps
 from repjax.models import decoding
@@ -75,22 +75,22 @@ def adapt(
     return model
   reparametrization = None
   if hidden_dim:
-    reparametrization = adapter_designs.Reparametrization(
+    reparametrization = designs.Reparametrization(
       embedding_dim=model.hidden_dim, hidden_dim=hidden_dim
     )
   rules = {}
   if kind == 'lora':
-    rules[_PROJECTIONS] = adapter_designs.lora(rank, alpha=scale * rank)
+    rules[_PROJECTIONS] = designs.lora(rank, alpha=scale * rank)
   elif kind == 'adapter':
-    rules[_MLPS] = adapter_designs.adapter(rank)
+    rules[_MLPS] = designs.adapter(rank)
   elif kind == 'prefix':
-    rules[_ATTENTIONS] = adapter_designs.prefix(
+    rules[_ATTENTIONS] = designs.prefix(
       length, reparametrization=reparametrization
     )
   elif kind == 'parallel':
-    rules[_MLPS] = adapter_designs.parallel_adapter(rank, scale=scale)
+    rules[_MLPS] = designs.parallel_adapter(rank, scale=scale)
   elif kind == 'mam':
-    rules = adapter_designs.mam(
+    rules = designs.mam(
       attention=_ATTENTIONS,
       ffn=_MLPS,
       length=length,
@@ -153,7 +153,7 @@ def trained_percent(model: nn.Module, state: types.TrainState) -> float:
   """
   if not isinstance(model, adapters.Adapted):
     return 100.0
-  return adapter_weights.budget(
+  return merging.budget(
     model, {'params': state.params, **state.model_state}
   ).percent
 

@@ -1,7 +1,7 @@
 """Device code: the transformer of BEiT, with a head for tokens or for classes.
 
 Bao, Dong, Piao and Wei, 'BEiT: BERT Pre-Training of Image Transformers', ICLR
-2022, and the authors' code. `repjax.models.beit_weights` loads the published
+2022, and the authors' code. `repjax.weights.beit_weights` loads the published
 weights; `repjax.methods.beit` pre-trains.
 """
 
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from repjax import trees
 from repjax.layers import patches
-from repjax.layers import positions
-from repjax.layers import relative_positions
+from repjax.layers.positions import grid_positions
+from repjax.layers.positions import relative_positions
 from repjax.models import beit_block
 from repjax.models import vit
 from repjax.types import InputError
@@ -114,9 +114,9 @@ class Encoder(nn.Module):
     cls = jnp.broadcast_to(self._token('cls'), (batch, 1, dim))
     tokens = jnp.concatenate([cls.astype(tokens.dtype), tokens], axis=1)
     if self.position == 'learned':
-      tokens = positions.LearnedPositions(self.param_dtype, name='positions')(
-        tokens
-      )
+      tokens = grid_positions.LearnedPositions(
+        self.param_dtype, name='positions'
+      )(tokens)
     tokens = nn.Dropout(
       self.dropout_rate, deterministic=not train, name='dropout'
     )(tokens)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from repjax.layers import activations
 from repjax.layers import attention as attention_lib
 from repjax.layers import drop_path
-from repjax.layers import relative_positions
+from repjax.layers.positions import relative_positions
 
 # Of weights, in pre-training: sigma 0.02, truncated at one sigma already.
 _INIT_STDDEV, _INIT_CUT = 0.02, 1.0

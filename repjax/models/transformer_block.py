@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from repjax.layers import activations
 from repjax.layers import attention
-from repjax.layers import multi_head
-from repjax.layers import sequence_positions
+from repjax.layers.attention import multi_head
+from repjax.layers.positions import sequence_positions
 from repjax.types import InputError
 
 

@@ -1,8 +1,8 @@
 """Device code: the Vision Transformer.
 
 Dosovitskiy et al., 'An Image is Worth 16x16 Words: Transformers for Image
-Recognition at Scale', ICLR 2021. `repjax.models.weights` loads the published
-weights.
+Recognition at Scale', ICLR 2021. `repjax.weights.vit_weights` loads the
+published weights.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from repjax.layers import attention as attention_lib
 from repjax.layers import drop_path
 from repjax.layers import patches
-from repjax.layers import positions
+from repjax.layers.positions import grid_positions
 from repjax.types import InputError
 
 # Table 1 of the paper; Ti and S are those of DeiT (Touvron et al., 2021) and of
@@ -208,7 +208,7 @@ class ViT(nn.Module):
         'cls', nn.initializers.zeros, (1, 1, self.hidden_dim), self.param_dtype
       )
     if self.position == 'learned':
-      self.positions = positions.LearnedPositions(self.param_dtype)
+      self.positions = grid_positions.LearnedPositions(self.param_dtype)
     self.dropout = nn.Dropout(self.dropout_rate)
     self.block = [
       Block(
@@ -264,7 +264,7 @@ class ViT(nn.Module):
     if self.position == 'learned':
       tokens = self.positions(tokens)
     else:
-      tokens = tokens + positions.sincos_2d(
+      tokens = tokens + grid_positions.sincos_2d(
         (rows, columns), dim, num_prefix_tokens=num_prefix_tokens
       ).astype(tokens.dtype)
     return self.dropout(tokens, deterministic=not train)

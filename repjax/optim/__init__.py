@@ -15,7 +15,6 @@ from repjax.optim.gradient_vaccine import gradient_vaccine as gradient_vaccine
 from repjax.optim.gradient_vaccine import pcgrad as pcgrad
 from repjax.optim.layer_decay import layer_decay as layer_decay
 from repjax.optim.layer_decay import weight_decay_mask as weight_decay_mask
-from repjax.optim.layer_inputs import representations as representations
 from repjax.optim.sam import sam as sam
 from repjax.optim.schedules import warmup_cosine as warmup_cosine
 from repjax.optim.task_cosines import task_cosines as task_cosines

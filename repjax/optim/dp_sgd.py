@@ -70,8 +70,8 @@ def dp_sgd(
   or mask the chain's updates.
 
   What it guarantees and what it does not: with batches drawn by Poisson
-  sampling (`repjax.data.poisson`) at rate q, T steps are T compositions of the
-  subsampled Gaussian mechanism under add-or-remove neighbours, which
+  sampling (`repjax.data.batches.poisson`) at rate q, T steps are T compositions
+  of the subsampled Gaussian mechanism under add-or-remove neighbours, which
   `repjax.privacy.accounting` turns into epsilon. The divisor is a constant, not
   the number of rows that were drawn, which is itself private. Every checkpoint
   is covered. Not covered are the metrics that the training loop reports, which
@@ -93,9 +93,9 @@ def dp_sgd(
     method: How the sum is computed, see `privacy.clipping.clipped_gradient`.
     style: How examples are clipped, see there.
     rows_per_user: U protects users instead of rows: batches come from
-      `repjax.data.users.user_batches(rows_per_user=U)`, the mean gradient of a
-      user's rows is clipped as a whole, and `expected_batch_size` counts users,
-      as the sampling rate of the accounting does.
+      `repjax.data.batches.users.user_batches(rows_per_user=U)`, the mean
+      gradient of a user's rows is clipped as a whole, and `expected_batch_size`
+      counts users, as the sampling rate of the accounting does.
     adaptive: Lets C follow a quantile of the norms. The noise on the gradient
       is raised so that both queries together are as private as
       `noise_multiplier` says (theorem 1), which needs noise_multiplier <

@@ -7,7 +7,7 @@ its span out of every step: on those inputs the layer's outputs then stay.
 
     tx = optax.chain(optax.sgd(0.01), optim.project_gradients())
     ...                                            # Train on a task; then
-    inputs = optim.representations(model, variables, batch)
+    inputs = layer_inputs.representations(model, variables, batch)
     opt_state = optim.update_bases(opt_state, inputs, thresholds=0.97)
 
 `project_gradients` runs on the devices, `update_bases` on the host.

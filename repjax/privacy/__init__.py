@@ -7,6 +7,7 @@
 - `accounting`: noise <-> epsilon, over `dp_accounting`.
 - `tuning`: what choosing the best of several private runs costs.
 
-`repjax.optim.dp_sgd` is the optimizer link, `repjax.data.poisson` the
-sampling that the accounting assumes; `repjax.private` plans a run of them.
+`repjax.optim.dp_sgd` is the optimizer link, `repjax.data.batches.poisson` the
+sampling that the accounting assumes; `repjax.experiments.private` plans a run
+of them.
 """

@@ -31,8 +31,8 @@ _SHUFFLED = (
   'batches of a shuffled epoch are not Poisson samples: every row is in '
   'exactly one batch of an epoch, which the amplification by sampling does not '
   'cover, so there is no figure to give. Draw batches with '
-  "repjax.data.poisson and say sampling='poisson', or take the whole set in "
-  "every step and say sampling='full'."
+  "repjax.data.batches.poisson and say sampling='poisson', or take the whole "
+  "set in every step and say sampling='full'."
 )
 
 # Share of delta that is set aside for batches that overflow.
@@ -150,7 +150,7 @@ def epsilon(
     raise InputError(
       f'batches overflow too often: in {steps} steps with probability '
       f'{overflow:.1e} each, next to {delta=}; raise the capacity of the '
-      'batches (repjax.data.poisson.capacity).'
+      'batches (repjax.data.batches.poisson.capacity).'
     )
   return float(result)
 

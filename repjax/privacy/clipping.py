@@ -36,9 +36,9 @@ import jax.numpy as jnp
 
 from repjax import trees
 from repjax import types
-from repjax.privacy import coverage
-from repjax.privacy import forms
-from repjax.privacy import taps
+from repjax.privacy.ghost import coverage
+from repjax.privacy.ghost import forms
+from repjax.privacy.ghost import taps
 
 Method = Literal['auto', 'ghost', 'vmap', 'microbatch']
 Style = Literal['flat', 'per_layer', 'automatic']
@@ -98,7 +98,7 @@ def clipped_gradient(
       NeurIPS 2023).
     rows_per_unit: U consecutive rows are one unit, which is clipped as a whole:
       the mean gradient of its real rows. 1 protects rows; for users, see
-      `repjax.data.users`.
+      `repjax.data.batches.users`.
     microbatches: Parts in which the units are gone through.
     has_aux: Whether `loss_fn` returns (losses, tree of arrays [rows, ...]).
 

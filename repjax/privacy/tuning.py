@@ -2,8 +2,8 @@
 
 Papernot and Steinke, 'Hyperparameter Tuning with Renyi Differential Privacy',
 ICLR 2022. Draw a number of trials K from a law that knows nothing of the data
-(`repjax.privacy.trials`); K times draw a candidate (with replacement) and run
-it; publish only the best. The price hardly grows with the number of trials,
+(`repjax.privacy.search.laws`); K times draw a candidate (with replacement) and
+run it; publish only the best. The price hardly grows with the number of trials,
 because only one run gets out.
 
 What it rests on: K, the other runs and when they ended stay secret; the score
@@ -19,15 +19,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from repjax.privacy import tradeoff
-from repjax.privacy import trials
 from repjax.privacy.accounting import RdpCurve
+from repjax.privacy.search import laws
+from repjax.privacy.search import tradeoff
 
 # Share of delta that is set aside for cutting the number of trials.
 _CUT_SHARE = 0.01
 
 
-def rdp_by_theorem(run: RdpCurve, law: trials.Law) -> RdpCurve:
+def rdp_by_theorem(run: RdpCurve, law: laws.Law) -> RdpCurve:
   """Renyi differential privacy of the best of K runs, in closed form.
 
   Theorem 2 for the truncated negative binomial law (all eta > -1), theorem 6
@@ -40,10 +40,10 @@ def rdp_by_theorem(run: RdpCurve, law: trials.Law) -> RdpCurve:
   Returns:
     The curve at the same orders.
   """
-  trials.check(law)
+  laws.check(law)
   orders, epsilons = _checked_curve(run)
   chosen = epsilons + math.log(law.mean) / (orders - 1)
-  if isinstance(law, trials.Poisson):
+  if isinstance(law, laws.Poisson):
     deltas = [_delta(run, math.log1p(1 / (order - 1))) for order in orders]
     chosen += law.mean * np.asarray(deltas)
   else:
@@ -55,7 +55,7 @@ def rdp_by_theorem(run: RdpCurve, law: trials.Law) -> RdpCurve:
 
 
 def rdp_by_lemma(
-  run: RdpCurve, law: trials.Law, power: tradeoff.Power
+  run: RdpCurve, law: laws.Law, power: tradeoff.Power
 ) -> RdpCurve:
   """The same by the paper's general lemma, for any law.
 
@@ -81,7 +81,7 @@ def rdp_by_lemma(
   Returns:
     The curve at the same orders.
   """
-  trials.check(law)
+  laws.check(law)
   orders, epsilons = _checked_curve(run)
   no, yes = (law.log_slope(x) for x in power)
   no, yes = no[:-1], yes[1:]
@@ -90,7 +90,7 @@ def rdp_by_lemma(
 
 
 def rdp_of_best(
-  run: RdpCurve, law: trials.Law, power: tradeoff.Power | None = None
+  run: RdpCurve, law: laws.Law, power: tradeoff.Power | None = None
 ) -> RdpCurve:
   """The smaller of both bounds at each order; arguments as of `rdp_by_lemma`.
 
@@ -119,7 +119,7 @@ def epsilon(curve: RdpCurve, delta: float) -> float:
 
 def epsilon_of_best(
   run: RdpCurve,
-  law: trials.Law,
+  law: laws.Law,
   delta: float,
   *,
   power: tradeoff.Power | None = None,
@@ -152,7 +152,7 @@ def epsilon_of_best(
   if lost > covered:
     raise ValueError(
       f'{delta=} covers a loss of {covered:.1e}, but its probability is '
-      f'{lost:.1e}; {law} stays below it with {trials.most(law, covered)} '
+      f'{lost:.1e}; {law} stays below it with {laws.most(law, covered)} '
       'trials at most.'
     )
   return found
@@ -168,7 +168,7 @@ class Plan(NamedTuple):
     mean_rank: Expected quantile of the winner among all candidates.
   """
 
-  law: trials.Law
+  law: laws.Law
   epsilon: float
   mean: float
   mean_rank: float
@@ -212,10 +212,10 @@ def plan(
   for eta in etas:
     try:
       if mean is not None:
-        law = trials.with_mean(eta, mean)
+        law = laws.with_mean(eta, mean)
       else:
-        law = trials.with_mean_rank(eta, mean_rank)
-      trials.most(law)
+        law = laws.with_mean_rank(eta, mean_rank)
+      laws.most(law)
     except ValueError:  # No such law, or none that can be drawn from.
       continue
     found = epsilon_of_best(run, law, delta, power=power)

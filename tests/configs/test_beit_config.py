@@ -9,7 +9,7 @@ from configs import beit
 from repjax import checkpoint
 from repjax import loop
 from repjax import types
-from repjax.models import beit_weights
+from repjax.weights import beit_weights
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_fine_tuning_starts_from_what_was_pre_trained(
   )
   chex.assert_trees_all_equal(new['block_0']['mlp'], old['block_0']['mlp'])
   assert tuned.step == 0
-  assert experiment.batch_size == 16
+  assert experiment.train.expected_rows == 16
   assert experiment.steps == 4  # Of the stage, not of pre-training.
 
 

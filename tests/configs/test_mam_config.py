@@ -12,19 +12,19 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import processors
 
-from configs import _text_tasks
 from configs import dp_finetuning
 from configs import mam_adapter
-from repjax import private
-from repjax.data import labelled_text
-from repjax.data import source
-from repjax.data import users
+from configs.parts import text_tasks
+from repjax.data.batches import users
+from repjax.data.reading import source
+from repjax.data.text import labelled_text
+from repjax.experiments import private
 from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.models import text_heads
-from repjax.models import text_weights
 from repjax.models import transformer
 from repjax.types import InputError
+from repjax.weights import text_weights
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +130,7 @@ def warm(experiment):
 @pytest.mark.parametrize('preset', ['small', 'small_generation'])
 def test_arms_have_equal_budgets(preset):
   config = mam_adapter.get_config(preset)
-  task = _text_tasks.read(config)
+  task = text_tasks.read(config)
   base = mam_adapter._model(config, task)
   percents = {}
   row = {name: x[:1] for name, x in task.train.read([0]).items()}
@@ -170,7 +170,9 @@ def test_a_private_run_adapts_published_weights(tmp_path):
   # Noise reaches every trained leaf, and only LoRA's are trained.
   assert all(x > 0 for x in moved.values())
   assert {path[-3] for path in moved} == {'lora'}
-  assert made.privacy(made.steps).epsilon == pytest.approx(3.0, rel=0.01)
+  assert made.guard.statement(made.steps)['privacy'].epsilon == pytest.approx(
+    3.0, rel=0.01
+  )
 
 
 def test_texts_of_users_are_protected_together(tmp_path):
@@ -183,7 +185,7 @@ def test_texts_of_users_are_protected_together(tmp_path):
   topic = source.load('python_topics', 'train').column('topic')
   assert made.train.num_users == len(set(topic.tolist()))
   assert made.train.rows_per_user == 2
-  assert made.privacy(made.steps).unit == users.UNIT
+  assert made.guard.statement(made.steps)['privacy'].unit == users.UNIT
   config.dp.user_column = 'author'
   with pytest.raises(InputError, match='author'):
     dp_finetuning.build(config)

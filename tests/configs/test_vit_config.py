@@ -8,7 +8,7 @@ import pytest
 from configs import vit
 from repjax import loop
 from repjax import types
-from repjax.models import weights
+from repjax.weights import vit_weights
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def state():
 
 def test_published_weights_replace_all_but_the_head(state, tmp_path):
   file = tmp_path / 'vit.npz'
-  weights.save_npz(file, state.params)
+  vit_weights.save_npz(file, state.params)
   config = vit.get_config('smoke')
   config.weights = str(file)
   experiment = vit.build(config)

@@ -5,7 +5,7 @@ import pytest
 
 from repjax import types
 from repjax.data import noise
-from repjax.data import source
+from repjax.data.reading import source
 
 _LABELS = np.arange(20_000) % 10
 

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 
 from launch import prepare
 from repjax import types
-from repjax.data import digits
-from repjax.data import prepared
+from repjax.data.reading import prepared
+from repjax.data.sets import digits
 
 pytestmark = pytest.mark.slow
 

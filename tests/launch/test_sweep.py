@@ -9,9 +9,9 @@ import time
 import launching
 import pytest
 
-from launch import executors
-from launch import space as spaces
-from launch import trials
+from launch.lib import executors
+from launch.lib import space as spaces
+from launch.lib import trials
 from repjax import types
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from repjax import parallel
 from repjax.layers import attention
 from repjax.layers import performer
-from repjax.layers import random_features
+from repjax.layers.attention.linear import random_features
 from repjax.methods import supervised
 from repjax.models import vit
 from repjax.optim import sam

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from repjax.layers import attention
-from repjax.layers import random_features
 from repjax.layers import rfa
+from repjax.layers.attention.linear import random_features
 from repjax.types import InputError
 
 BATCH, LENGTH, HEADS, DIM, ROWS = 2, 13, 2, 8, 16

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from repjax import types
-from repjax.data import block_masks
+from repjax.data.images import block_masks
 from repjax.methods import beit as pretraining
 from repjax.models import beit
 from repjax.models import dvae

@@ -10,15 +10,16 @@ import numpy as np
 import optax
 import pytest
 
-from repjax import experiment
 from repjax import loop
-from repjax import metrics
 from repjax import parallel
-from repjax.data import grammar
-from repjax.data import text
-from repjax.data import tokens as tokenizing
+from repjax.data.sets import grammar
+from repjax.data.text import running_text
+from repjax.data.text import tokens as tokenizing
+from repjax.experiments import of_tokens
+from repjax.experiments import wiring
 from repjax.methods import language_modeling
 from repjax.methods import step as steps
+from repjax.metrics import classification
 from repjax.models import transformer
 from repjax.types import InputError
 
@@ -61,7 +62,7 @@ def causal_batch():
 
 def by_loops(logits, targets, weights):
   """Row losses and sums over tokens of real rows."""
-  log_probs = metrics.log_softmax(logits)
+  log_probs = classification.log_softmax(logits)
   nll = np.zeros(targets.shape)
   for place in np.ndindex(*targets.shape):
     nll[place] = -log_probs[(*place, targets[place])]
@@ -159,7 +160,7 @@ def test_smoothing_spreads_the_target_and_leaves_nats_alone():
   *_, plain, _ = updated()
   logits = forward('causal', batch, state)
   target = np.eye(7)[batch['tokens'][:, 1:]] * 0.8 + 0.2 / 7
-  cross = -(target * metrics.log_softmax(logits)).sum(-1)
+  cross = -(target * classification.log_softmax(logits)).sum(-1)
   weights = batch['weights'][:, 1:]
   rows = (cross * weights).sum(1) / np.maximum(weights.sum(1), 1)
   real = batch['mask'] > 0
@@ -262,11 +263,11 @@ def learn(model, batch, objective):
 
 
 def test_a_tiny_model_learns_a_repeated_text_by_heart():
-  ids = text.stream(['to be or not to be ' * 8], tokenizing.Bytes())
+  ids = running_text.stream(['to be or not to be ' * 8], tokenizing.Bytes())
   model = transformer.DecoderLM(
     259, **{**SETTINGS, 'hidden_dim': 16, 'num_positions': 24}
   )
-  windows = text.train_windows(ids, length=24, stride=8)
+  windows = running_text.train_windows(ids, length=24, stride=8)
   columns = windows.read(np.arange(len(windows)))
   nats = learn(model, columns, 'causal')
   assert nats[0] == pytest.approx(np.log(259), rel=0.1)
@@ -299,16 +300,31 @@ def test_an_experiment_measures_bits_of_every_byte():
       eval_batch_size=3,
       seed=0,
       step=dict(microbatches=1),
-      data=dict(eval_splits=('test',), num_workers=0, length=8, eval_stride=4),
+      data=dict(eval_splits=('test',), num_workers=0),
     )
   )
-  made = experiment.language_model(
+
+  def sources(split):
+    return of_tokens.with_bytes(
+      running_text.eval_windows(
+        running_text.stream(given[split], tokenizer),
+        length=8,
+        stride=4,
+        name=split,
+      ),
+      running_text.num_bytes(given[split]),
+    )
+
+  train = running_text.train_windows(
+    running_text.stream(given['train'], tokenizer), length=8
+  )
+  made = of_tokens.predictor(
     config,
     language_modeling.make(model, optax.adam(1e-2)),
-    texts=given.__getitem__,
-    tokenizer=tokenizer,
-    train=text.train_windows(text.stream(given['train'], tokenizer), length=8),
+    batches=wiring.shuffled(config, train),
+    sources=sources,
     steps=3,
+    show=tokenizer.decode,
   )
   assert made.train.batch(0)['tokens'].shape == (8, 9)
   state = loop.init(made.method, made.train.batch(0), 0)

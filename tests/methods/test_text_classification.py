@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from repjax.data import listops
+from repjax.data.sets import listops
 from repjax.methods import supervised
 from repjax.models import text_heads
 

@@ -15,6 +15,7 @@ from repjax import optim
 from repjax import parallel
 from repjax import trees
 from repjax import types
+from repjax.layers import layer_inputs
 from repjax.methods import supervised
 from repjax.models import mlp
 
@@ -213,7 +214,9 @@ def test_old_logits_stay_while_a_new_task_is_learnt():
   state = jax.jit(method.init)(jax.random.key(0), old)
   for _ in range(3):
     state, _ = update(state, old, jax.random.key(1))
-  captured = optim.representations(Network(), {'params': state.params}, old)
+  captured = layer_inputs.representations(
+    Network(), {'params': state.params}, old
+  )
   protected = state.replace(
     opt_state=optim.update_bases(state.opt_state, captured, 1.0)
   )

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from repjax.models import beit
-from repjax.models import beit_weights
 from repjax.models import dvae
-from repjax.models import dvae_weights
+from repjax.weights import beit_weights
+from repjax.weights import dvae_weights
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip('torch')

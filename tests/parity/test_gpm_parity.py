@@ -15,6 +15,7 @@ from scipy import linalg
 from sklearn import datasets
 
 from repjax import optim
+from repjax.layers import layer_inputs
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip('torch')
@@ -107,7 +108,7 @@ def test_the_mlp_has_the_authors_bases_after_every_task():
     for weight in weights:
       matrices.append(x.T.numpy())
       x = torch.relu(torch.nn.functional.linear(x, weight))
-    captured = optim.representations(
+    captured = layer_inputs.representations(
       model, params, {'image': image, 'mask': np.ones(300)}
     )
     for name, matrix in zip(layers, matrices, strict=True):
@@ -163,7 +164,7 @@ def test_convolutions_have_the_authors_bases_after_every_task():
       .numpy()
       for name, (h, w, c) in shapes.items()
     ]
-    captured = optim.representations(
+    captured = layer_inputs.representations(
       model, params, {'image': image, 'mask': np.ones(24)}, rows=num_images
     )
     for name, matrix in zip(shapes, matrices, strict=True):

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repjax.layers import adapter_designs as designs
 from repjax.layers import adapters
-from repjax.models import peft_files
-from repjax.models import text_config
+from repjax.layers.adapters import designs
 from repjax.models import text_heads
-from repjax.models import text_weights
 from repjax.models import transformer
+from repjax.weights import peft_files
+from repjax.weights import text_config
+from repjax.weights import text_weights
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip('torch')

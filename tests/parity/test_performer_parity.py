@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from repjax.layers import attention_sums
-from repjax.layers import linear_attention
 from repjax.layers import performer
-from repjax.layers import random_features
+from repjax.layers.attention.linear import attention_sums
+from repjax.layers.attention.linear import linear_attention
+from repjax.layers.attention.linear import random_features
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip('torch')

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from repjax.layers import random_features
 from repjax.layers import rfa
+from repjax.layers.attention.linear import random_features
 
 pytestmark = pytest.mark.parity
 

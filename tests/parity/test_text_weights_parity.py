@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from repjax.models import text_config
 from repjax.models import text_heads
-from repjax.models import text_weights
 from repjax.models import transformer
+from repjax.weights import text_config
+from repjax.weights import text_weights
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip('torch')

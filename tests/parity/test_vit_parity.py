@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from repjax.layers import positions
+from repjax.layers.positions import grid_positions
 from repjax.models import vit
-from repjax.models import weights
+from repjax.weights import vit_weights
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip('torch')
@@ -44,11 +44,11 @@ def torch_logits(model, image, **settings):
 
 
 def our_logits(folder, image, **settings):
-  model = vit.ViT(**weights.hf_config(folder))
+  model = vit.ViT(**vit_weights.hf_config(folder))
   shapes = jax.eval_shape(
     functools.partial(model.init, train=False), jax.random.key(0), image
   )
-  params = weights.load_vit(folder, shapes['params'], **settings)
+  params = vit_weights.load_vit(folder, shapes['params'], **settings)
   apply = jax.jit(functools.partial(model.apply, train=False))
   return np.asarray(apply({'params': params}, image)), params
 
@@ -77,7 +77,7 @@ def test_logits_are_those_of_pytorch_in_both_directions(geometry, tmp_path):
   found, params = our_logits(tmp_path, image)
   assert_equal_logits(found, expected)
 
-  weights.save_safetensors(tmp_path / 'model.safetensors', params)
+  vit_weights.save_safetensors(tmp_path / 'model.safetensors', params)
   loaded, report = transformers.ViTForImageClassification.from_pretrained(
     tmp_path, output_loading_info=True
   )
@@ -108,7 +108,7 @@ def test_resized_grids_are_those_of_pytorch(method, new):
     mode=method,
     align_corners=False,
   )
-  found = positions.resize_grid(
+  found = grid_positions.resize_grid(
     grid.reshape(1, -1, 5), (14, 14), new, num_prefix_tokens=0, method=method
   )
   np.testing.assert_allclose(

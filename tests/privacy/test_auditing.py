@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from repjax.benchmarks import private_audit
 from repjax.privacy import accounting
 from repjax.privacy import auditing
+from repjax.protocols import canaries
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,7 @@ def audits():
     seed=0,
   )
   return {
-    share: private_audit.audit(share=share, **settings) for share in (1.0, 0.5)
+    share: canaries.audit(share=share, **settings) for share in (1.0, 0.5)
   }
 
 

@@ -18,7 +18,7 @@ from repjax.models import mlp
 from repjax.models import resnet
 from repjax.models import vit
 from repjax.privacy import clipping
-from repjax.privacy import coverage
+from repjax.privacy.ghost import coverage
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from repjax.layers import performer
 from repjax.layers import rfa
 from repjax.models import transformer
 from repjax.privacy import clipping
-from repjax.privacy import coverage
+from repjax.privacy.ghost import coverage
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from repjax.privacy import accounting
-from repjax.privacy import tradeoff
-from repjax.privacy import trials
 from repjax.privacy import tuning
+from repjax.privacy.search import laws
+from repjax.privacy.search import tradeoff
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,8 @@ def gaussian(noise):
 
 @pytest.mark.parametrize('eta', [-0.5, 0.0, 1.0])
 def test_one_certain_run_is_the_base_mechanism(eta):
-  law = trials.with_mean(eta, 1)
-  assert set(trials.sample(law, np.random.default_rng(0), 100)) == {1}
+  law = laws.with_mean(eta, 1)
+  assert set(laws.sample(law, np.random.default_rng(0), 100)) == {1}
   base = gaussian(1.0)
   chosen = tuning.rdp_of_best(base, law)
   np.testing.assert_allclose(chosen.epsilons, base.epsilons, rtol=1e-12)
@@ -37,7 +37,7 @@ def test_the_bound_is_that_of_corollary_4():
   rho, gamma = 0.1, 0.05
   curve = accounting.RdpCurve(orders, rho * orders)
   for eta in (-0.5, 0.0, 1.0):
-    law = trials.TruncatedNegativeBinomial(eta, gamma)
+    law = laws.TruncatedNegativeBinomial(eta, gamma)
     chosen = tuning.rdp_by_theorem(curve, law)
     turn = 1 + math.sqrt(math.log(law.mean) / rho)
     both = 2 * (1 + eta) * math.sqrt(rho * math.log(1 / gamma))
@@ -53,7 +53,7 @@ def test_pure_privacy_costs_2_plus_eta_times_epsilon():
   # Corollary 3: at order infinity, where one run has epsilon.
   orders = np.array([2.0, 1e8])
   curve = accounting.RdpCurve(orders, np.array([0.3, 0.3]))
-  law = trials.TruncatedNegativeBinomial(0.5, 1e-3)
+  law = laws.TruncatedNegativeBinomial(0.5, 1e-3)
   chosen = tuning.rdp_by_theorem(curve, law)
   np.testing.assert_allclose(chosen.epsilons[-1], 2.5 * 0.3, rtol=1e-5)
 
@@ -92,7 +92,7 @@ def test_the_exact_divergence_is_below_the_bounds(eta, noise):
   run = gaussian(noise)
   power = gaussian_power(noise)
   for mean in (5.5, 10, 100):
-    law = trials.with_mean(eta, mean)
+    law = laws.with_mean(eta, mean)
     closed = tuning.rdp_by_theorem(run, law)
     numeric = tuning.rdp_by_lemma(run, law, power)
     assert (numeric.epsilons <= closed.epsilons).all()
@@ -103,10 +103,10 @@ def test_the_exact_divergence_is_below_the_bounds(eta, noise):
 
 def test_the_bound_is_not_looser_than_it_should_be():
   # Figures of an independent program.
-  law = trials.with_mean(0.0, 10)
+  law = laws.with_mean(0.0, 10)
   np.testing.assert_allclose(exact_divergence(1.0, law, 8), 4.329, rtol=1e-3)
   for eta, expected in ((0.0, 6.518), (1.0, 7.622)):
-    law = trials.with_mean(eta, 10)
+    law = laws.with_mean(eta, 10)
     bound = tuning.rdp_by_theorem(gaussian(1.0), law).epsilons[
       list(ORDERS).index(8)
     ]
@@ -114,7 +114,7 @@ def test_the_bound_is_not_looser_than_it_should_be():
 
 
 def test_the_exact_divergence_is_that_of_a_plain_gaussian_for_one_run():
-  law = trials.TruncatedNegativeBinomial(1.0, 1 - 1e-12)
+  law = laws.TruncatedNegativeBinomial(1.0, 1 - 1e-12)
   np.testing.assert_allclose(exact_divergence(1.0, law, 8), 4.0, rtol=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_the_lemma_gives_the_figures_of_an_independent_program(
   noise, eta, order, expected
 ):
   power = gaussian_power(noise)
-  law = trials.with_mean(eta, 10)
+  law = laws.with_mean(eta, 10)
   found = tuning.rdp_by_lemma(gaussian(noise), law, power)
   at = list(ORDERS).index(order)
   # The program had no larger orders to take the least of.
@@ -199,11 +199,11 @@ def best_of(outcomes, law):
 @pytest.mark.parametrize(
   'law',
   [
-    trials.TruncatedNegativeBinomial(-0.5, 0.02),
-    trials.TruncatedNegativeBinomial(0.0, 0.02),
-    trials.TruncatedNegativeBinomial(2.0, 0.2),
-    trials.Poisson(1.0),
-    trials.Poisson(6.0),
+    laws.TruncatedNegativeBinomial(-0.5, 0.02),
+    laws.TruncatedNegativeBinomial(0.0, 0.02),
+    laws.TruncatedNegativeBinomial(2.0, 0.2),
+    laws.Poisson(1.0),
+    laws.Poisson(6.0),
   ],
 )
 def test_a_finite_mechanism_is_between_brute_force_and_the_theorems(name, law):
@@ -225,7 +225,7 @@ def test_a_finite_mechanism_is_between_brute_force_and_the_theorems(name, law):
 
 
 @pytest.mark.parametrize(
-  'law', [trials.TruncatedNegativeBinomial(0.5, 0.02), trials.Poisson(6.0)]
+  'law', [laws.TruncatedNegativeBinomial(0.5, 0.02), laws.Poisson(6.0)]
 )
 def test_the_maximum_is_that_over_all_tests_of_randomized_response(law):
   p = 0.7
@@ -280,9 +280,9 @@ def test_costs_and_naive_composition(mnist):
     last = one
     for mean, cost in zip((10, 100, 1000), costs, strict=False):
       if eta == math.inf:
-        law = trials.Poisson(mean)
+        law = laws.Poisson(mean)
       else:
-        law = trials.with_mean(eta, mean)
+        law = laws.with_mean(eta, mean)
       closed = tuning.epsilon(tuning.rdp_by_theorem(run, law), 1e-5)
       np.testing.assert_allclose(closed, cost, atol=6e-4 if eta < 2 else 0.05)
       found = tuning.epsilon_of_best(run, law, 1e-5, power=power)
@@ -293,9 +293,9 @@ def test_costs_and_naive_composition(mnist):
 
 def test_a_cut_number_of_trials_is_paid_for_by_delta(mnist):
   run, power = mnist
-  law = trials.with_mean(0.0, 10)
+  law = laws.with_mean(0.0, 10)
   whole = tuning.epsilon_of_best(run, law, 1e-5, power=power)
-  limit = trials.most(law, 1e-10)
+  limit = laws.most(law, 1e-10)
   cut = tuning.epsilon_of_best(run, law, 1e-5, power=power, limit=limit)
   assert whole < cut < 1.01 * whole
   with pytest.raises(ValueError, match='trials at most') as error:
@@ -316,7 +316,7 @@ def test_a_plan_is_the_cheapest_law(mnist):
   by_rank = tuning.plan(run, delta=1e-5, mean_rank=0.8, etas=etas, power=power)
   np.testing.assert_allclose(by_rank.mean_rank, 0.8, rtol=1e-6)
   for eta in etas[1:]:  # eta = -1/2 does not get there at all.
-    law = trials.with_mean_rank(eta, 0.8)
+    law = laws.with_mean_rank(eta, 0.8)
     assert by_rank.epsilon <= tuning.epsilon_of_best(
       run, law, 1e-5, power=power
     )
@@ -337,9 +337,9 @@ def test_it_is_what_dp_accounting_says(shape):
     dp_accounting.dp_event.RepeatAndSelectDpEvent(event, mean=20, shape=shape)
   )
   if shape == math.inf:
-    law = trials.Poisson(20)
+    law = laws.Poisson(20)
   else:
-    law = trials.with_mean(shape, 20)
+    law = laws.with_mean(shape, 20)
   run = accounting.RdpCurve(ORDERS, 5 * gaussian(10.0).epsilons)
   found = tuning.rdp_by_theorem(run, law)
   expected = np.minimum.accumulate(accountant.rdp[::-1])[::-1]
@@ -351,9 +351,7 @@ def test_more_trials_and_larger_shapes_cost_more():
   power = tradeoff.from_rdp(run)
   costs = [
     [
-      tuning.epsilon_of_best(
-        run, trials.with_mean(eta, mean), 1e-6, power=power
-      )
+      tuning.epsilon_of_best(run, laws.with_mean(eta, mean), 1e-6, power=power)
       for mean in (1, 2, 10, 100)
     ]
     for eta in (-0.9, -0.5, 0, 0.5, 1, 2)
@@ -363,8 +361,8 @@ def test_more_trials_and_larger_shapes_cost_more():
 
 
 def test_curves_that_are_none_are_refused():
-  law = trials.TruncatedNegativeBinomial(1.0, 0.5)
+  law = laws.TruncatedNegativeBinomial(1.0, 0.5)
   with pytest.raises(ValueError, match='orders above 1'):
     tuning.rdp_of_best(accounting.RdpCurve([1.0, 2.0], [0.1, 0.2]), law)
   with pytest.raises(ValueError, match='mean'):
-    trials.with_mean(1.0, 0.5)
+    laws.with_mean(1.0, 0.5)

@@ -10,8 +10,8 @@ import pytest
 from repjax import gradients
 from repjax import optim
 from repjax import types
-from repjax.data import source
-from repjax.data import users
+from repjax.data.batches import users
+from repjax.data.reading import source
 from repjax.privacy import clipping
 
 pytestmark = pytest.mark.slow

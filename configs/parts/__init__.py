@@ -1,0 +1,1 @@
+"""Wiring that more than one recipe needs."""

@@ -1,0 +1,331 @@
+"""What configs of language models share: presets, data, model, optimizer.
+
+A config lays its own fields over the presets here. These tell no paper from
+another: what a paper reports, and the sizes and rates of its recipe, stand in
+its config.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+import math
+from typing import Any
+from typing import NamedTuple
+
+import jax
+from ml_collections import config_dict
+import numpy as np
+import optax
+
+from repjax import optim
+from repjax import types
+from repjax.data.images import recipes
+from repjax.data.images import transforms
+from repjax.data.reading import source
+from repjax.data.text import fasta
+from repjax.data.text import running_text
+from repjax.data.text import tokens
+from repjax.experiments import of_tokens
+from repjax.experiments import wiring
+from repjax.methods import language_modeling
+from repjax.models import transformer
+from repjax.protocols import side_by_side
+
+# Preset -> fields, on top of those of the presets before it.
+Presets = Mapping[str, Mapping[str, Any]]
+
+_ALL: Presets = dict(
+  paper=dict(
+    seed=0,
+    seeds=(0, 1, 2),
+    data=dict(
+      dir='',
+      train_split='train',
+      eval_splits=('validation', 'test'),
+      num_workers=0,
+    ),
+    step=dict(
+      label_smoothing=0.0,
+      microbatches=1,
+      compute_dtype='bfloat16',
+      ema_decay=0.0,
+    ),
+    run=dict(log_every=100, eval_every=5000, save_every=1000, keep=2),
+  ),
+  small=dict(
+    model=dict(dropout_rate=0.0),
+    step=dict(compute_dtype='float32'),
+    run=dict(log_every=50, eval_every=250, save_every=250),
+  ),
+  smoke=dict(
+    batch_size=16,
+    run=dict(log_every=4, eval_every=4, save_every=4),
+    seeds=(0, 1),
+  ),
+)
+
+# Models of one stream of tokens. At `small` all are measured on one byte
+# language model, so that its figures can be compared between papers.
+STREAM: Presets = dict(
+  paper=dict(
+    min_steps=0,
+    # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
+    # token a pixel and channel) or 'proteins' (the FASTA file `path`).
+    data=dict(kind='text', name='', path='', column='text'),
+    model=dict(remat=True),
+  ),
+  small=dict(
+    batch_size=8,
+    eval_batch_size=32,
+    epochs=0.0,
+    data=dict(
+      kind='text',
+      name='python_topics',
+      eval_splits=('validation',),
+      length=256,
+      train_stride=64,
+      eval_stride=256,
+    ),
+    model=dict(
+      hidden_dim=64,
+      mlp_dim=256,
+      num_heads=2,
+      num_layers=2,
+      position='rotary',
+      remat=False,
+    ),
+    tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
+  ),
+  smoke=dict(
+    min_steps=8,
+    data=dict(length=32, train_stride=32, eval_stride=32),
+    model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
+  ),
+)
+
+
+def get_config(
+  preset: str, *layers: Presets, **fields: Any
+) -> config_dict.ConfigDict:
+  """Numbers of a preset: `paper`, or `small` on it, or `smoke` on both.
+
+  Args:
+    preset: paper, small or smoke.
+    *layers: Each lies over those before it, preset by preset.
+    **fields: Of all presets alike.
+  """
+  names = ('paper', 'small', 'smoke')
+  if preset not in names:
+    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
+  made = config_dict.ConfigDict(fields)
+  for name in names[: names.index(preset) + 1]:
+    for layer in (_ALL, *layers):
+      made.update(layer[name])
+  return made
+
+
+class Data(NamedTuple):
+  """What a config of a language model says about its data, read.
+
+  Attributes:
+    train: Rows of 'tokens' [T]; of 'image' where `recipe` makes tokens.
+    sources: Split -> rows of 'tokens' and 'weights'.
+    recipe: What rows go through.
+    vocab_size: Number of tokens.
+    show: Tokens as text.
+    length: Tokens that the model reads.
+    steps: Number of updates.
+  """
+
+  train: source.Source
+  sources: Callable[[str], source.Source]
+  recipe: recipes.Recipe
+  vocab_size: int
+  show: Callable[..., str]
+  length: int
+  steps: int
+
+
+def read(config) -> Data:
+  """Reads texts, proteins or images as `config.data` says."""
+  readers = {'text': _text, 'proteins': _proteins, 'pixels': _pixels}
+  if config.data.kind not in readers:
+    raise types.InputError(
+      f'config.data.kind is one of {", ".join(readers)}; got '
+      f'{config.data.kind!r}.'
+    )
+  data = readers[config.data.kind](config.data)
+  steps = wiring.num_steps(
+    len(data.train),
+    batch_size=config.batch_size,
+    epochs=config.epochs,
+    min_steps=config.min_steps,
+  )
+  return data._replace(steps=steps)
+
+
+def _text(data):
+  def texts(split):
+    return running_text.load(
+      data.name, split, data_dir=data.dir, column=data.column
+    )
+
+  return _windows(data, texts, tokens.Bytes())
+
+
+def _proteins(data):
+  if not data.path:
+    raise types.InputError(
+      'config.data.path is empty: name a FASTA file of proteins, or give '
+      '--config.data.kind=text or pixels with a --config.data.name.'
+    )
+  return _windows(
+    data,
+    lambda split: fasta.read(data.path, split=split),
+    fasta.Residues(),
+  )
+
+
+def _windows(data, texts, tokenizer):
+  def sources(split):
+    rows = texts(split)
+    made = running_text.eval_windows(
+      running_text.stream(rows, tokenizer),
+      length=data.length,
+      stride=data.eval_stride,
+      name=split,
+    )
+    return of_tokens.with_bytes(made, running_text.num_bytes(rows))
+
+  return Data(
+    train=running_text.train_windows(
+      running_text.stream(texts(data.train_split), tokenizer),
+      length=data.length,
+      stride=data.train_stride,
+      name=data.name or data.path,
+    ),
+    sources=sources,
+    recipe=wiring.AS_IT_IS,
+    vocab_size=tokenizer.vocab_size,
+    show=tokenizer.decode,
+    length=data.length,
+    steps=0,
+  )
+
+
+def _pixels(data):
+  """Images in raster order, a token a pixel and channel; 256 starts a row."""
+
+  def sources(split):
+    rows = source.load(data.name, split, data_dir=data.dir)
+    if rows.image_shape is None:
+      raise types.InputError(
+        f'The images of {data.name} differ in size: pixels are predicted of '
+        'sets whose images have one size.'
+      )
+    return rows
+
+  def apply(columns, draws):
+    del draws  # Nothing is random.
+    images = columns['image']
+    ids = images.reshape((len(images), -1)).astype(np.int32)
+    start = np.full((len(ids), 1), 256, np.int32)
+    rest = {name: x for name, x in columns.items() if name != 'image'}
+    return {**rest, 'tokens': np.concatenate([start, ids], 1)}
+
+  as_tokens = transforms.Transform(0, apply)
+  train = sources(data.train_split)
+  return Data(
+    train=train,
+    sources=sources,
+    recipe=wiring.AS_IT_IS._replace(train=as_tokens, evaluate=as_tokens),
+    vocab_size=257,
+    show=lambda ids: ' '.join(f'{int(i):x}' for i in ids) + ' ',
+    length=int(np.prod(train.image_shape)),
+    steps=0,
+  )
+
+
+def model(config, data: Data, attention_fn) -> transformer.DecoderLM:
+  """The decoder that a config names, for its data."""
+  return transformer.DecoderLM(
+    data.vocab_size,
+    attention_fn=attention_fn,
+    num_positions=data.length,
+    **config.model,
+  )
+
+
+def adamw(config, steps: int) -> optax.GradientTransformation:
+  """Warm-up, cosine, clipping; matrices decay."""
+  tx = config.tx
+  return optax.chain(
+    optax.clip_by_global_norm(tx.clip),
+    optax.adamw(
+      optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup),
+      weight_decay=tx.weight_decay,
+      mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+    ),
+  )
+
+
+def method(
+  config, data: Data, attention_fn, *, steps: int | None = None
+) -> types.Method:
+  """A language model with the given causal attention.
+
+  Args:
+    config: With the groups model, tx and step.
+    data: `read(config)`.
+    attention_fn: Causal.
+    steps: Of its training; those of the data if None.
+  """
+  return language_modeling.make(
+    model(config, data, attention_fn),
+    adamw(config, data.steps if steps is None else steps),
+    **config.step,
+  )
+
+
+def build(config, attention_fn) -> types.Experiment:
+  """A language model with the given causal attention."""
+  data = read(config)
+  return of_tokens.predictor(
+    config,
+    method(config, data, attention_fn),
+    batches=wiring.shuffled(config, data.train, data.recipe),
+    sources=data.sources,
+    steps=data.steps,
+    show=data.show,
+    recipe=data.recipe,
+  )
+
+
+def bits_per_byte(outputs, test) -> np.ndarray:
+  """Of each seed's model on the test rows, [S]; a `side_by_side.Score`."""
+  return outputs['nll'].sum(-1) / math.log(2) / test['num_bytes'].sum()
+
+
+def rows(config, data: Data):
+  """Rows of a study as `side_by_side.train` takes them: training, test."""
+  return (
+    side_by_side.per_seed(data.train.columns(), config.seeds),
+    data.sources(config.data.eval_splits[0]).columns(),
+  )
+
+
+def trainer(config, columns, test) -> Callable[..., side_by_side.Trained]:
+  """`side_by_side.train` on `rows`, by bits per byte, with a config's settings.
+
+  What is left to give: name, method, steps and, optionally, states.
+  """
+  return functools.partial(
+    side_by_side.train,
+    columns=columns,
+    test=test,
+    seeds=config.seeds,
+    batch_size=config.batch_size,
+    points=6,
+    vectorize=False,
+    score=bits_per_byte,
+  )

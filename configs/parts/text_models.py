@@ -1,0 +1,145 @@
+"""What configs of fine-tuned text models share: weights, tokens, rows."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+from typing import Any
+from typing import TypeVar
+
+import flax.linen as nn
+
+from repjax import types
+from repjax.data.reading import source
+from repjax.data.text import labelled_text
+from repjax.data.text import published_tokens
+from repjax.data.text import tokens
+from repjax.methods import finetuning
+from repjax.models import text_heads
+from repjax.models import transformer
+from repjax.weights import text_config
+from repjax.weights import text_weights
+
+# What a model of each family of published weights can be.
+_FAMILIES = {
+  text_heads.Classifier: ('bert', 'roberta'),
+  transformer.DecoderLM: ('gpt2',),
+  transformer.EncoderDecoder: ('bart',),
+}
+
+Load = Callable[[str], source.Source]
+_T = TypeVar('_T')
+
+
+def by_kind(config, choices: Mapping[str, _T]) -> _T:
+  """The one of `choices` that `config.data.kind` names."""
+  if config.data.kind not in choices:
+    raise types.InputError(
+      f'config.data.kind is one of {", ".join(choices)}; got '
+      f'{config.data.kind!r}.'
+    )
+  return choices[config.data.kind]
+
+
+def tokenizer(config, learn=None) -> tokens.Tokenizer:
+  """What makes ids of texts.
+
+  Published weights have theirs in their folder, which `config.data.tokenizer`
+  overrules. Without weights that names a file that `tokens.Subwords` wrote; ''
+  calls `learn` if it is given, and else reads bytes.
+  """
+  path = config.data.tokenizer
+  if config.weights:
+    return published_tokens.Published.load(path or config.weights)
+  if path:
+    return tokens.Subwords.load(path)
+  return tokens.Bytes() if learn is None else learn()
+
+
+def frame(tokenizer: tokens.Tokenizer) -> labelled_text.Frame:
+  """What stands around texts."""
+  if isinstance(tokenizer, published_tokens.Published):
+    return tokenizer.frame
+  return None
+
+
+def end_id(tokenizer: tokens.Tokenizer) -> int:
+  """What ends a text."""
+  return (frame(tokenizer) or (tokens.START, tokens.END))[1]
+
+
+def model(
+  config, kind: type[nn.Module], vocab_size: int, **fields: Any
+) -> nn.Module:
+  """A model of the published weights' geometry, or of `config.model`'s.
+
+  Args:
+    config: With `weights`, `model` and `data.length`.
+    kind: One of `_FAMILIES`.
+    vocab_size: Without published weights.
+    **fields: Over those of the geometry.
+  """
+  if not config.weights:
+    return kind(**{'vocab_size': vocab_size, **config.model, **fields})
+  stored = text_config.read(config.weights)
+  if stored.family not in _FAMILIES[kind]:
+    raise types.InputError(
+      f'config.weights={config.weights} is {stored.family}; '
+      f'config.data.kind={config.data.kind!r} needs '
+      f'{" or ".join(_FAMILIES[kind])}.'
+    )
+  return kind(**{**stored.fields, **fields})
+
+
+def warm_start(config, model: nn.Module, adapted: nn.Module):
+  """The `warm_start` of an experiment: published weights, where there are any.
+
+  Args:
+    config: With `weights`.
+    model: Without adapters.
+    adapted: What is trained, `finetuning.adapt` of it.
+  """
+  if not config.weights:
+    return lambda state: state
+  fill = functools.partial(
+    text_weights.load,
+    config.weights,
+    family=text_config.read(config.weights).family,
+    head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
+  )
+  return lambda state: finetuning.with_pretrained(adapted, state, fill)
+
+
+def sentences(config, tokenizer: tokens.Tokenizer) -> Load:
+  """Split -> texts with a class of a TFDS set."""
+  return functools.partial(
+    labelled_text.load,
+    config.data.name,
+    column=config.data.column,
+    tokenizer=tokenizer,
+    length=config.data.length,
+    data_dir=config.data.dir,
+    frame=frame(tokenizer),
+  )
+
+
+def completions(config, tokenizer: tokens.Tokenizer) -> Load:
+  """Split -> prompts with what follows them, of a TFDS set."""
+  data = config.data
+
+  def load(split):
+    return labelled_text.completions(
+      *columns(config, split),
+      tokenizer=tokenizer,
+      length=data.length,
+      name=data.name,
+      frame=frame(tokenizer),
+    )
+
+  return load
+
+
+def columns(config, split: str):
+  """(texts, targets) of a TFDS set."""
+  data = config.data
+  read = source.load(data.name, split, data_dir=data.dir)
+  return read.column(data.column), read.column(data.target)

@@ -1,0 +1,153 @@
+"""What the config of adapters learns: texts with classes, or text from text."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from configs.parts import text_models
+from repjax.data.reading import source
+from repjax.data.sets import relatives
+from repjax.data.text import labelled_text
+from repjax.data.text import running_text
+from repjax.data.text import tokens
+from repjax.protocols import pretraining
+from repjax.protocols import private_text
+
+
+class Task(NamedTuple):
+  """What is learned.
+
+  Attributes:
+    train: Training rows.
+    sources: Split -> its rows.
+    tokenizer: Has `vocab_size` and `decode`.
+    num_classes: Of 'sentences'.
+    public: Rows for pretraining, or None.
+  """
+
+  train: source.Source
+  sources: Callable[[str], source.Source]
+  tokenizer: Any
+  num_classes: int | None = None
+  public: Mapping[str, np.ndarray] | None = None
+
+
+def read(config) -> Task:
+  """Reads what `config.data` names, in the way of its `kind`."""
+  return text_models.by_kind(
+    config,
+    {
+      'sentences': _sentences,
+      'pairs': _pairs,
+      'completions': _completions,
+    },
+  )(config)
+
+
+def _sentences(config):
+  data = config.data
+  if data.name == 'python_topics':
+    task = private_text.read(
+      length=data.length, vocab_size=data.vocab_size, **config.topics
+    )
+
+    def load(split):
+      columns = task.train if split == data.train_split else task.test
+      return source.from_arrays(
+        data.name, columns, num_classes=task.num_classes, split=split
+      )
+
+    return Task(
+      load(data.train_split),
+      load,
+      _Hiding(task.vocab_size),
+      task.num_classes,
+      task.public,
+    )
+
+  @functools.cache
+  def texts():
+    return running_text.load(
+      data.name, data.train_split, data_dir=data.dir, column=data.column
+    )
+
+  tokenizer = _tokenizer(config, texts)
+  load = text_models.sentences(config, tokenizer)
+  train = load(data.train_split)
+  if config.weights:
+    return Task(train, load, tokenizer, train.num_classes)
+  windows = running_text.train_windows(
+    running_text.stream(texts(), tokenizer),
+    length=data.length - 1,
+    name=data.name,
+  )
+  return Task(
+    train,
+    load,
+    _Hiding(tokenizer.vocab_size + 1),
+    train.num_classes,
+    windows.columns(),
+  )
+
+
+class _Hiding(NamedTuple):
+  """The size of a vocabulary whose last id hides others in pretraining."""
+
+  vocab_size: int
+
+
+def _pairs(config):
+  data = config.data
+  if data.name == 'relatives':
+    task = relatives.read(**config.relatives)
+    return Task(
+      task.train,
+      lambda split: task.train if split == data.train_split else task.test,
+      task.family,
+      public=task.public,
+    )
+  both = functools.partial(text_models.columns, config)
+  tokenizer = _tokenizer(
+    config, lambda: [x for part in both(data.train_split) for x in part]
+  )
+
+  def load(split):
+    return labelled_text.pairs(
+      *both(split),
+      tokenizer=tokenizer,
+      length=data.length,
+      target_length=data.target_length,
+      name=data.name,
+      split=split,
+      frame=text_models.frame(tokenizer),
+    )
+
+  train = load(data.train_split)
+  public = None
+  if config.pretraining.steps and not config.weights:
+    # It learns to write what it will write, before it learns when.
+    public = pretraining.denoising(train.columns(), rate=0.3, seed=config.seed)
+  return Task(train, load, tokenizer, public=public)
+
+
+def _completions(config):
+  data = config.data
+  both = functools.partial(text_models.columns, config)
+  tokenizer = _tokenizer(
+    config, lambda: [x for part in both(data.train_split) for x in part]
+  )
+  load = text_models.completions(config, tokenizer)
+  return Task(load(data.train_split), load, tokenizer)
+
+
+def _tokenizer(config, texts):
+  return text_models.tokenizer(
+    config,
+    learn=lambda: tokens.Subwords.train(
+      texts(), vocab_size=config.data.vocab_size
+    ),
+  )

@@ -1,0 +1,120 @@
+"""What a config of multilingual translation reads."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from repjax import types
+from repjax.data.batches import mixtures
+from repjax.data.reading import source
+from repjax.data.sets import grammar
+from repjax.data.sets import languages
+from repjax.data.sets import tasks
+from repjax.data.text import tokens
+from repjax.data.text import translations
+
+
+class Data(NamedTuple):
+  """Languages, read.
+
+  Attributes:
+    names: Of the T languages.
+    train: Training rows of each.
+    sources: Split -> rows of all languages, with 'task'.
+    vocab_size: Number of tokens.
+    length: Tokens of a row.
+    show: Tokens as text.
+  """
+
+  names: tuple[str, ...]
+  train: list[source.Source]
+  sources: Callable[[str], source.Source]
+  vocab_size: int
+  length: int
+  show: Callable[..., str]
+
+
+def read(config) -> Data:
+  """Reads synthetic languages or a TFDS set, as `config.data.kind` says."""
+  readers = {'family': _family, 'tfds': _tfds}
+  if config.data.kind not in readers:
+    raise types.InputError(
+      f'config.data.kind is one of {", ".join(readers)}; got '
+      f'{config.data.kind!r}.'
+    )
+  return readers[config.data.kind](config)
+
+
+def family(config) -> languages.Family:
+  """The synthetic languages of the group `config.family`."""
+  group = config.family
+  return languages.Family(
+    tree=group.tree, grammar=grammar.Grammar(**group.words)
+  )
+
+
+def _family(config):
+  group, relatives = config.family, family(config)
+  names = tuple(relatives.languages)
+
+  def test(split):
+    return joined(
+      relatives.load(name, group.num_test_rows, seed=0, split=split)
+      for name in names
+    )
+
+  return Data(
+    names=names,
+    # Each language has sentences of its own.
+    train=[
+      relatives.load(name, group.num_rows, seed=task)
+      for task, name in enumerate(names)
+    ],
+    sources=test,
+    vocab_size=relatives.vocab_size,
+    length=relatives.length,
+    show=relatives.decode,
+  )
+
+
+def _tfds(config):
+  data = config.data
+  names = tuple(data.languages)
+
+  def rows(split):
+    return source.load(data.name, split, data_dir=data.dir)
+
+  train = rows(data.train_split)
+  if data.tokenizer:
+    tokenizer = tokens.Subwords.load(data.tokenizer)
+  else:
+    tokenizer = tokens.Subwords.train(
+      translations.sentences(
+        train, languages=(data.pivot, *names), num_rows=data.tokenizer_rows
+      ),
+      vocab_size=data.vocab_size,
+    )
+
+  def parts(rows):
+    return translations.from_pivot(
+      rows,
+      pivot=data.pivot,
+      languages=names,
+      tokenizer=tokenizer,
+      length=data.length,
+    )
+
+  return Data(
+    names=names,
+    train=parts(train),
+    sources=lambda split: joined(parts(rows(split))),
+    vocab_size=tokenizer.vocab_size + len(names),
+    length=data.length,
+    show=tokenizer.decode,
+  )
+
+
+def joined(parts) -> source.Source:
+  """The rows of all tasks in one source, with their task."""
+  return mixtures.union(
+    [tasks.with_task(rows, task) for task, rows in enumerate(parts)]
+  )

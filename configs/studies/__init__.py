@@ -1,0 +1,1 @@
+"""What the papers claim, measured: one file a paper (`launch.reproduce`)."""

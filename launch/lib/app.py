@@ -1,0 +1,358 @@
+"""What the launchers share: flags, one-line errors and exit codes.
+
+Exit codes: 0 finished; 1 usage, config or data; 3 a loss was not finite;
+74 a checkpoint could not be written; 75 stopped by a signal with the state
+saved, so run the same command again.
+"""
+
+import ast
+from collections.abc import Callable
+from collections.abc import Sequence
+import importlib.util
+import json
+import pathlib
+import sys
+import types as python_types
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+import ml_collections
+from ml_collections import config_flags
+
+from repjax import trees
+from repjax import types
+
+USAGE, NON_FINITE, IO_ERROR, PREEMPTED = 1, 3, 74, 75
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_CONFIGS = _ROOT / 'configs'
+
+_CONFIG_HELP = (
+  'Config file and preset, for example configs/sam.py:small; then '
+  '--config.x.y=value overrides fields of it.'
+)
+_DATA_DIR_HELP = (
+  "Folder of prepared TFDS sets; '' means $TFDS_DATA_DIR or TFDS's default. "
+  'Embedded sets (digits) need none.'
+)
+_PLATFORM_HELP = 'Fail unless JAX runs on it: cpu, gpu or tpu.'
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines --config with its overrides."""
+  return config_flags.DEFINE_config_file('config', None, _CONFIG_HELP)
+
+
+def define_data_dir() -> flags.FlagHolder:
+  """Defines --data_dir."""
+  return flags.DEFINE_string('data_dir', '', _DATA_DIR_HELP)
+
+
+def define_devices() -> None:
+  """Defines the flags that `initialize` reads."""
+  flags.DEFINE_enum('platform', None, ['cpu', 'gpu', 'tpu'], _PLATFORM_HELP)
+  flags.DEFINE_string(
+    'coordinator_address',
+    None,
+    'host:port of process 0. Not needed on SLURM, Open MPI, GKE and TPU '
+    'pods, which are detected.',
+  )
+  flags.DEFINE_integer('num_processes', None, 'Number of processes of the job.')
+  flags.DEFINE_integer('process_id', None, 'Index of this process.')
+  flags.DEFINE_enum(
+    'distributed',
+    'auto',
+    ['auto', 'on', 'off'],
+    'Without the three flags above: detect a cluster, insist on one, or do '
+    'not look.',
+  )
+  flags.DEFINE_bool(
+    'compilation_cache',
+    True,
+    'Keep compiled programs in ~/.cache/repjax, so that the next launch '
+    'starts faster.',
+  )
+
+
+def initialize() -> None:
+  """Joins the job's processes and checks the platform; before any compute."""
+  import jax
+
+  from repjax import parallel
+
+  values = flags.FLAGS
+  parallel.initialize(
+    values.coordinator_address,
+    values.num_processes,
+    values.process_id,
+    detect=values.distributed,
+  )
+  if values.compilation_cache:
+    from repjax.data.reading import cache
+
+    jax.config.update(
+      'jax_compilation_cache_dir', str(cache.folder() / 'compiled')
+    )
+  backend = jax.default_backend()
+  if values.platform not in (None, backend):
+    extra = {'gpu': 'cuda', 'tpu': 'tpu'}.get(values.platform)
+    hint = f' Install it with: pip install -e ".[{extra}]"' if extra else ''
+    raise types.InputError(
+      f'--platform={values.platform}, but JAX found only {backend}.{hint}'
+    )
+  if backend == 'cpu' and pathlib.Path('/proc/driver/nvidia').exists():
+    logging.warning(
+      'An NVIDIA GPU is here, but JAX runs on the CPU: '
+      'pip install -e ".[cuda]", or give --platform=cpu to be sure.'
+    )
+  logging.info(
+    'process %d of %d, %d device(s) of %d: %s',
+    jax.process_index(),
+    jax.process_count(),
+    jax.local_device_count(),
+    jax.device_count(),
+    jax.devices()[0].device_kind,
+  )
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses flags and runs `main`; ends the process with its exit code."""
+  doc = sys.modules['__main__'].__doc__ or ''
+  sys.modules['__main__'].__doc__ = f'{doc}\n{list_configs()}\n'
+  app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def _guarded(main, argv):
+  del argv  # `_parse` has refused anything that is left.
+  _log_plainly()
+  try:
+    main()
+  except types.InputError as error:
+    _fail(USAGE, error)
+  except types.NonFiniteError as error:
+    _fail(NON_FINITE, error)
+  except types.PreemptedError as error:
+    _fail(PREEMPTED, error)
+  except OSError as error:
+    _fail(IO_ERROR, error)
+
+
+def _fail(code: int, error: Any) -> None:
+  text = ' '.join(str(error).split())
+  kind = 'STOPPED' if code == PREEMPTED else 'ERROR'
+  logging.error('%s', text)  # Also to log.txt.
+  print(f'{kind}: {text}', file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  # Threads of loaders and of a failed save must not keep the process.
+  logging.flush()
+  raise SystemExit(code)
+
+
+def _log_plainly():
+  """INFO lines of repjax as plain text; of libraries, warnings only."""
+  import logging as python_logging
+
+  logging.set_verbosity(logging.INFO)
+  ours = tuple(str(_ROOT / name) for name in ('repjax', 'launch', 'configs'))
+
+  def wanted(record):
+    if record.levelno == python_logging.ERROR and record.pathname == __file__:
+      return False  # `_fail` prints it itself.
+    if '/orbax/' in record.pathname or record.name == 'asyncio':
+      # What matters of it, `checkpoint` says itself. Orbax alone runs tasks:
+      # of a save that fails, all but the first go unread and are logged
+      # whenever they happen to be collected.
+      return False
+    return record.levelno >= python_logging.WARNING or (
+      record.pathname.startswith(ours)
+    )
+
+  def unraisable(event):
+    # TensorStore's threads after a failed save; the save itself is reported.
+    if str(event.exc_value) != 'Event loop is closed':
+      sys.__unraisablehook__(event)
+
+  sys.unraisablehook = unraisable
+  handler = logging.get_absl_handler()
+  handler.addFilter(wanted)
+  handler.setFormatter(_PlainFormatter())
+
+
+class _PlainFormatter:
+  def format(self, record):
+    message = record.getMessage()
+    if record.levelname == 'INFO':
+      return message
+    return f'{record.levelname}: {message}'
+
+
+# Configs.
+
+
+def config_files() -> list[pathlib.Path]:
+  """The config files that come with repjax."""
+  return sorted(_CONFIGS.glob('[a-z]*.py'))
+
+
+def load_config_module(file: str) -> python_types.ModuleType:
+  """Imports a config file by path."""
+  spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def config_name() -> tuple[str, str]:
+  """(file, preset) of --config; the preset is '' where none was given."""
+  name = config_flags.get_config_filename(flags.FLAGS['config'])
+  file, _, preset = name.partition(':')
+  return file, preset
+
+
+def find_config(file: str) -> str:
+  """A config file as it was named in a run, from any current folder."""
+  path = pathlib.Path(file)
+  for candidate in (path, _CONFIGS.parent / path, _CONFIGS / path.name):
+    if candidate.is_file():
+      return str(candidate)
+  raise types.InputError(f'The config file {file} of this run is not there.')
+
+
+def update(config: ml_collections.ConfigDict, stored: dict[str, Any]) -> None:
+  """Sets a config's fields to stored ones; refuses unknown and missing."""
+  from repjax import checkpoint
+  from repjax import run
+
+  stored = run.without_studies(stored)
+  lines = [
+    line
+    for line in checkpoint.differing_fields(
+      stored, json.loads(json.dumps(config.to_dict()))
+    )
+    if '(absent)' in line
+  ]
+  if lines:
+    raise types.InputError(
+      f'The stored config does not fit the config file: {"; ".join(lines)}.'
+    )
+  config.update(stored)
+
+
+def list_configs() -> str:
+  """One line a config: its path and the first line of its docstring."""
+  lines = ['Configs (each with the presets paper, small and smoke):']
+  for path in config_files():
+    doc = ast.get_docstring(ast.parse(path.read_text('utf-8'))) or ''
+    lines.append(f'  configs/{path.name:<16} {doc.partition(chr(10))[0]}')
+  return '\n'.join(lines)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Flags of the command line; what is wrong with them in one line."""
+  try:
+    rest = flags.FLAGS(list(argv))
+    if len(rest) > 1:
+      raise types.InputError(
+        f'Unexpected argument {rest[1]!r}: flags start with --.'
+      )
+    if 'config' in flags.FLAGS:
+      _check_config(argv)
+  except (SystemExit, KeyboardInterrupt):
+    raise
+  except Exception as error:
+    print(f'ERROR: {_explain(error, argv)}', file=sys.stderr)
+    raise SystemExit(USAGE) from None
+  return rest
+
+
+def _check_config(argv):
+  flag = flags.FLAGS['config']
+  if flag.value is None and (flag.required or not flag.present):
+    return
+  _existing_file(config_flags.get_config_filename(flag))
+
+
+def _existing_file(name: str) -> pathlib.Path:
+  path = pathlib.Path(name.partition(':')[0])
+  if not path.is_file():
+    known = [f'configs/{p.name}' for p in config_files()]
+    near = trees.nearest(path.name, [pathlib.Path(k).name for k in known])
+    raise types.InputError(
+      f'--config={name}: there is no file {path}.{near} '
+      f'The configs are: {", ".join(known)}.'
+    )
+  return path
+
+
+def _explain(error: Exception, argv: Sequence[str]) -> str:
+  """Finds the flag behind an error of ml_collections."""
+  given = _config_argument(argv)
+  text = ' '.join(str(error).split()) or type(error).__name__
+  if given is None or isinstance(error, types.InputError):
+    return text
+  try:
+    path = _existing_file(given)
+    module = load_config_module(str(path))
+    _, _, preset = given.partition(':')
+    config = module.get_config(preset) if preset else module.get_config()
+  except types.InputError as reason:
+    return str(reason)
+  except Exception as reason:
+    return f'--config={given} cannot be loaded: {reason}'
+  for argument in argv[1:]:
+    name, _, value = argument.lstrip('-').partition('=')
+    if name.startswith('config.'):
+      problem = field_problem(config, name.split('.')[1:], value)
+      if problem:
+        return f'--{name}: {problem}'
+  return text
+
+
+def field_problem(
+  config: ml_collections.ConfigDict, path: Sequence[str], value: str
+) -> str:
+  """What is wrong with setting config.<path> to the text `value`, or ''."""
+  node = config
+  for depth, name in enumerate(path):
+    if not isinstance(node, ml_collections.ConfigDict) or name not in node:
+      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      where = '.'.join(['config', *path[:depth]])
+      near = trees.nearest(name, known)
+      shown = ', '.join(f'{k} ({type(node[k]).__name__})' for k in known)
+      return f'unknown field {name!r}.{near} {where} has: {shown}.'
+    node = node[name]
+  kind = type(node)
+  valid = True
+  if kind is bool:
+    valid = value.lower() in ('true', 'false', '1', '0')
+  elif kind in (int, float):
+    try:
+      kind(value)
+    except ValueError:
+      valid = False
+  return '' if valid else f'{value!r} is not {kind.__name__}, as {node!r} is.'
+
+
+def set_field(config: ml_collections.ConfigDict, name: str, value: str) -> None:
+  """Sets the field `name` ('a.b') to a text, read as the type that it has."""
+  *path, last = name.split('.')
+  node = config
+  for part in path:
+    node = node[part]
+  old = node[last]
+  if isinstance(old, bool):
+    node[last] = value.lower() in ('true', '1')
+  elif isinstance(old, (int, float)):
+    node[last] = type(old)(value)
+  else:
+    node[last] = value if isinstance(old, str) else ast.literal_eval(value)
+
+
+def _config_argument(argv) -> str | None:
+  for i, argument in enumerate(argv):
+    name, equals, value = argument.lstrip('-').partition('=')
+    if name == 'config' and argument.startswith('-'):
+      return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
+  return None

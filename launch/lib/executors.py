@@ -1,0 +1,206 @@
+"""Where the trials of a sweep run: on this machine, or as jobs of SLURM.
+
+Both take commands and give exit codes; what a trial prints goes into a file.
+Both are told to stop by an event, and pass it on: `launch.train` then saves
+its state and exits with 75.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import pathlib
+import signal
+import subprocess
+import threading
+import time
+from typing import Any
+from typing import NamedTuple
+
+from launch.lib import app
+from repjax import types
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+_POLL = 0.05  # Seconds between looks at processes on this machine.
+
+
+class Job(NamedTuple):
+  """One trial.
+
+  Attributes:
+    name: Of the trial.
+    command: What is run, from the folder of the repository.
+    log: Where its output is appended.
+  """
+
+  name: str
+  command: tuple[str, ...]
+  log: pathlib.Path
+
+
+# (jobs, stop, seen) -> name -> exit code. Once `stop` is set, what runs is
+# asked to stop and nothing is started; `seen(job, code)` after each that ends.
+Executor = Callable[
+  [Sequence[Job], threading.Event, Callable[[Job, int], None]], dict[str, int]
+]
+
+
+def local(num_parallel: int) -> Executor:
+  """Runs so many processes at a time on this machine."""
+  if num_parallel < 1:
+    raise types.InputError(f'--jobs must be >= 1; got {num_parallel}.')
+
+  def run(jobs, stop, seen):
+    waiting, running, codes, told = list(jobs), {}, {}, False
+    try:
+      while running or (waiting and not stop.is_set()):
+        while waiting and len(running) < num_parallel and not stop.is_set():
+          job = waiting.pop(0)
+          running[job] = _start(job)
+        if stop.is_set() and not told:
+          told = True
+          for process in running.values():
+            process.terminate()
+        for job, process in list(running.items()):
+          if process.poll() is not None:
+            del running[job]
+            codes[job.name] = process.returncode
+            seen(job, process.returncode)
+        time.sleep(_POLL)
+    finally:  # Also when a second signal ends this process.
+      for process in running.values():
+        process.terminate()
+    return codes
+
+  return run
+
+
+def slurm(
+  folder: pathlib.Path,
+  *,
+  num_parallel: int,
+  parameters: dict[str, Any],
+  cluster: str = 'slurm',
+) -> Executor:
+  """Submits an array of jobs and waits for them, by `submitit`.
+
+  A job that SLURM preempts or that reaches its time limit lets its trial save
+  and is queued again. Jobs go on without this process; while they do, running
+  the sweep again would start them twice: cancel them first.
+
+  Args:
+    folder: Of submitit's own files, shared by all machines.
+    num_parallel: Jobs that run at the same time at most.
+    parameters: Of `submitit.AutoExecutor.update_parameters`, for example
+      timeout_min=60, slurm_partition='gpu', gpus_per_node=1.
+    cluster: 'slurm'; 'local' and 'debug' are submitit's own stand-ins for it.
+
+  Raises:
+    InputError: If submitit is not installed, there is no SLURM, or a
+      parameter is unknown.
+  """
+  try:
+    import submitit
+  except ImportError as error:
+    raise types.InputError(
+      '--executor=slurm needs submitit: pip install -e ".[sweep]"'
+    ) from error
+  try:
+    executor = submitit.AutoExecutor(folder, cluster=cluster)
+    executor.update_parameters(
+      **{'slurm_array_parallelism': num_parallel, **parameters}
+    )
+  except (NameError, TypeError, RuntimeError) as error:
+    raise types.InputError(f'--executor=slurm: {error}') from error
+
+  def run(jobs, stop, seen):
+    if stop.is_set() or not jobs:
+      return {}
+    with executor.batch():
+      submitted = [executor.submit(_Trial(job)) for job in jobs]
+    codes, told = {}, False
+    waiting = dict(zip(jobs, submitted, strict=True))
+    while waiting:
+      if stop.is_set() and not told:
+        told = True
+        for one in waiting.values():
+          one.cancel(check=False)
+      for job, one in list(waiting.items()):
+        if one.done() or told:
+          del waiting[job]
+          codes[job.name] = app.PREEMPTED if told else _outcome(one, job)
+          seen(job, codes[job.name])
+      time.sleep(_POLL if cluster != 'slurm' else 2.0)
+    return codes
+
+  return run
+
+
+def _outcome(submitted, job):
+  """Exit code of a job of submitit; what broke it goes into the trial's log."""
+  error = submitted.exception()
+  if error is None:
+    return submitted.result()
+  with open(job.log, 'a', encoding='utf-8') as file:
+    file.write(f'ERROR: {" ".join(str(error).split())[-400:]}\n')
+  return app.USAGE
+
+
+class _Trial:
+  """What a job of submitit calls; may be stopped and queued again."""
+
+  def __init__(self, job: Job):
+    self.job = job
+    self._process = None
+
+  def __call__(self) -> int:
+    self._process = _start(self.job)
+    return self._process.wait()
+
+  def checkpoint(self) -> Any:
+    """Called by submitit before the job is preempted."""
+    import submitit
+
+    if self._process is not None and self._process.poll() is None:
+      self._process.terminate()
+      self._process.wait()
+    return submitit.helpers.DelayedSubmission(_Trial(self.job))
+
+  def __getstate__(self):
+    return {'job': self.job, '_process': None}
+
+
+def _start(job):
+  job.log.parent.mkdir(parents=True, exist_ok=True)
+  with open(job.log, 'a', encoding='utf-8') as log:
+    return subprocess.Popen(
+      job.command,
+      cwd=_ROOT,
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      # A Ctrl-C is for the sweep, which passes it on in good order.
+      start_new_session=True,
+    )
+
+
+def stop_on_signals() -> threading.Event:
+  """Set by SIGTERM and SIGINT; a second one ends this process at once."""
+  stop = threading.Event()
+
+  def handler(number, frame):
+    del frame
+    if stop.is_set():
+      raise KeyboardInterrupt
+    stop.set()
+    print(f'{signal.Signals(number).name}: stopping the trials', flush=True)
+
+  signal.signal(signal.SIGTERM, handler)
+  signal.signal(signal.SIGINT, handler)
+  return stop
+
+
+def last_line(log: pathlib.Path) -> str:
+  """The last line of a log that is not empty, or ''."""
+  if not log.exists():
+    return ''
+  lines = log.read_text('utf-8', errors='replace').split('\n')
+  return next((x.strip() for x in reversed(lines) if x.strip()), '')

@@ -1,0 +1,374 @@
+"""A search over config fields that is differentially private as a whole.
+
+Papernot and Steinke, ICLR 2022 (`repjax.privacy.tuning`). The number of trials
+is drawn from a law that knows nothing of the data, and so is each trial's
+candidate, with replacement; only the best trial is published. What must stay
+secret is in sealed/: the number of trials, all trials, their seeds. Published
+are report.json and release/: the winner's parameters, without its optimizer,
+which holds the key of its noise, and without its seed. How long the search
+took tells of the number of trials: publish at a time fixed before.
+
+Every candidate must be private itself (`types.Experiment.guard`); the search
+is accounted for the worst of them. Their score is either of rows that need no
+privacy, or made private here, by noise on a count of correct rows.
+"""
+
+import json
+import os
+import pathlib
+import secrets
+import threading
+from typing import Any
+
+from absl import flags
+from absl import logging
+import numpy as np
+
+from launch.lib import app
+from launch.lib import executors
+from launch.lib import private_costs
+from launch.lib import space as spaces
+from launch.lib import trials as all_trials
+from repjax import types
+from repjax.privacy.search import laws
+
+_PRIVATE = flags.DEFINE_bool(
+  'private',
+  False,
+  'Search with differential privacy as a whole: --law draws the number of '
+  'trials and each draws its fields from --space. Only the best is published.',
+)
+_LAW = flags.DEFINE_enum(
+  'law',
+  'negative_binomial',
+  ['negative_binomial', 'poisson'],
+  'With --private: law of the number of trials; the first is truncated.',
+)
+_ETA = flags.DEFINE_float(
+  'eta',
+  0.0,
+  'Shape of the truncated negative binomial law, > -1; 1 is the geometric law. '
+  'Smaller is cheaper, and more often a single trial.',
+)
+_EXPECTED = flags.DEFINE_float(
+  'expected_trials', 10.0, 'With --private: trials on average.'
+)
+_MOST = flags.DEFINE_integer(
+  'max_trials',
+  None,
+  'With --private: no more trials than these, whatever the law says, which '
+  'delta pays for. By default exceeded with probability 1e-15.',
+)
+_DELTA = flags.DEFINE_float(
+  'delta', None, "With --private: of the search; by default the candidates'."
+)
+_SCORE = flags.DEFINE_enum(
+  'score',
+  None,
+  ['public', 'noisy'],
+  'With --private: public says that --metric comes from rows that need no '
+  'privacy; noisy that they do: --score_noise is added to their number of '
+  'correct ones (a metric <split>/accuracy).',
+)
+_SCORE_NOISE = flags.DEFINE_float(
+  'score_noise', 10.0, 'Standard deviation of that noise, in rows.'
+)
+
+NOT_COVERED = (
+  'how long the search took, and everything in sealed/',
+  'a second search on the same rows, also one begun again in another folder',
+  'rows that --score=public is about',
+  'seeds that can be guessed: sampling and noise of a trial come from a random '
+  'seed of 31 bits unless the config has a field key_file',
+)
+
+
+_ASKED_FOR = ('delta', 'law', 'eta', 'expected_trials', 'max_trials', 'score')
+
+
+def is_asked_for() -> bool:
+  """Whether --private is given."""
+  return _PRIVATE.value
+
+
+def refuse(**values: Any) -> None:
+  """Refuses flags of the plain sweep that would void the privacy."""
+  reasons = {
+    'trials': 'a fixed number of trials is not covered: --law draws it',
+    'seed': 'who knows the seed knows the number of trials',
+    'until': 'stopping early by the scores is not covered',
+  }
+  for name, value in values.items():
+    if value is not None:
+      raise types.InputError(
+        f'--{name} does not go with --private: {reasons[name]}.'
+      )
+
+
+def run(
+  sweep: all_trials.Sweep, execute: executors.Executor, stop: threading.Event
+) -> dict[str, Any]:
+  """Searches with the settings of the flags; returns the report."""
+  import jax
+
+  if _SCORE.value is None:
+    raise types.InputError(
+      '--private needs --score: say whether the metric is of rows that need '
+      'no privacy (--score=public) or has to be made private (--score=noisy).'
+    )
+  # Trials need the accelerator; this process only looks at experiments.
+  jax.config.update('jax_platforms', 'cpu')
+  law = _law()
+  costs = private_costs.of_search(
+    sweep,
+    law,
+    delta=_DELTA.value,
+    max_trials=_MOST.value,
+    score_noise=_SCORE_NOISE.value if _SCORE.value == 'noisy' else None,
+  )
+  said = _said(sweep, costs)
+  logging.info(
+    'the whole search is (%.4g, %.3g)-differentially private (one run: %.4g); '
+    '%s, %g trials on average, at most %d',
+    costs.epsilon,
+    costs.delta,
+    costs.one_run,
+    _LAW.value,
+    law.mean,
+    costs.limit,
+  )
+  plan = _sealed_plan(sweep, said, law, costs.limit)
+  found = _run_sealed(sweep, plan, execute, stop)
+  scores = [
+    _score(sweep, costs, trial, report)
+    for trial, report in zip(plan['trials'], found, strict=True)
+  ]
+  return _publish(sweep, said, plan, scores)
+
+
+def _law() -> laws.Law:
+  try:
+    if _LAW.value == 'poisson':
+      law = laws.checked(laws.Poisson(_EXPECTED.value))
+    else:
+      law = laws.with_mean(_ETA.value, _EXPECTED.value)
+    laws.most(law)
+  except ValueError as error:
+    raise types.InputError(
+      f'--law={_LAW.value} --eta={_ETA.value} '
+      f'--expected_trials={_EXPECTED.value}: {error}'
+    ) from error
+  return law
+
+
+def _said(sweep, costs) -> dict[str, Any]:
+  """What the report says of privacy, and what makes this search this one."""
+  first = costs.statements[0]
+  source = 'of rows that need no privacy'
+  if _SCORE.value == 'noisy':
+    source = f'noise of {_SCORE_NOISE.value:g} rows on the number of correct'
+  return {
+    'epsilon': costs.epsilon,
+    'delta': costs.delta,
+    'epsilon_of_one_run': costs.one_run,
+    'neighbours': first.neighbours,
+    'unit': first.unit,
+    'law': _LAW.value,
+    'eta': _ETA.value if _LAW.value == 'negative_binomial' else None,
+    'expected_trials': _EXPECTED.value,
+    'max_trials': costs.limit,
+    'score': f'{sweep.metric}: {source}',
+    'bound': 'the smaller of the general lemma and theorem 2 (Poisson: 6) of '
+    'Papernot and Steinke (2022), at each Renyi order, for the worst candidate',
+    'not_covered': [*NOT_COVERED, *first.not_covered[1:]],
+  }
+
+
+def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
+  """The search that was drawn; draws it if this is the first time."""
+  from repjax import checkpoint
+
+  folder = sweep.workdir / 'sealed'
+  path = folder / 'plan.json'
+  identity = {
+    **sweep.identity(),
+    'metric': sweep.metric,
+    # What was asked for: figures may differ in their last digits elsewhere.
+    **{name: said[name] for name in _ASKED_FOR},
+  }
+  if path.exists():
+    plan = json.loads(path.read_text('utf-8'))
+    lines = checkpoint.differing_fields(plan['identity'], identity)
+    if lines:
+      raise types.InputError(
+        f'--workdir={sweep.workdir} is that of another search: '
+        f'{"; ".join(lines)}. A second search on the same rows adds to the '
+        'privacy that is spent.'
+      )
+    return plan
+  rng = np.random.default_rng(secrets.randbits(128))
+  (count,) = laws.sample(law, rng, 1, limit=limit)
+  plan = {
+    'identity': identity,
+    'trials': [
+      {
+        'fields': spaces.draw(sweep.space, rng),
+        'seed': int(rng.integers(2**31 - 1)),
+        'noise': float(rng.standard_normal()),
+      }
+      for _ in range(count)
+    ],
+  }
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    all_trials.write(path, json.dumps(plan, indent=2) + '\n')
+  except OSError as error:
+    raise types.InputError(
+      f'Cannot write to --workdir={sweep.workdir} ({error.strerror}): give a '
+      'folder that you may write to.'
+    ) from error
+  return plan
+
+
+def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
+  """Reports of all trials; None for those whose loss was not finite."""
+  module = app.load_config_module(sweep.file)
+  key_field = _key_field(private_costs.config_of(sweep, module, {}))
+  folder = sweep.workdir / 'sealed' / 'trials'
+  folders, todo = [], []
+  for i, trial in enumerate(plan['trials']):
+    folders.append(folder / f'{i:03}')
+    if all_trials.report(folders[-1]) or (folders[-1] / 'diverged').exists():
+      continue
+    fields = {**trial['fields'], 'seed': str(trial['seed'])}
+    if key_field:
+      fields[key_field] = str(_key(sweep.workdir / 'sealed' / 'keys', i))
+    todo.append(sweep.job(folders[-1], fields))
+
+  def seen(job, code):
+    # The outcome of a private run like any other: the worst of all scores.
+    if code == app.NON_FINITE:
+      (job.log.parent / 'diverged').touch()
+
+  logging.info('the search is running; its trials are in sealed/')
+  codes = set(execute(todo, stop, seen).values())
+  if stop.is_set() or app.PREEMPTED in codes:
+    raise types.PreemptedError(
+      'the search was stopped: run the same command again to go on.'
+    )
+  if codes - {0, app.NON_FINITE}:
+    raise types.InputError(
+      f'A trial could not run: see the output.txt of the trials in {folder}. '
+      'Then run the same command again to go on.'
+    )
+  return [all_trials.report(x) or None for x in folders]
+
+
+def _key_field(config) -> str:
+  """The config's field 'key_file', in whatever group, or ''."""
+
+  def find(node, path):
+    for name, value in node.items():
+      if name == 'key_file':
+        yield '.'.join([*path, name])
+      elif hasattr(value, 'items'):
+        yield from find(value, [*path, name])
+
+  return next(find(config, []), '')
+
+
+def _key(folder: pathlib.Path, number: int) -> pathlib.Path:
+  """A file of random bytes for one trial."""
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / f'{number:03}'
+  if not path.exists():
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), 'wb') as file:
+      file.write(secrets.token_bytes(32))
+  return path
+
+
+def _score(sweep, costs, trial, report) -> float:
+  """What a trial is ranked by, larger is better; -inf if it diverged.
+
+  Raises:
+    InputError: If its report has no privacy statement, or claims less than
+      what the search was accounted for.
+  """
+  if report is None:
+    return -np.inf
+  said = report.get('privacy')
+  if not said:
+    raise types.InputError(
+      'The report.json of a trial has no privacy statement: there is nothing '
+      'to publish.'
+    )
+  grid = spaces.grid(sweep.space)
+  planned = costs.statements[0]
+  if trial['fields'] in grid:
+    planned = costs.statements[grid.index(trial['fields'])]
+  slack = 1 + 1e-6
+  if (
+    said['noise_multiplier'] * slack < planned.noise_multiplier
+    or said['sampling_rate'] > planned.sampling_rate * slack
+    or said['steps'] > planned.steps
+  ):
+    raise types.InputError(
+      'A trial was less private than the search was accounted for: there is '
+      'nothing to publish.'
+    )
+  value = all_trials.metric_of(sweep, report)
+  if _SCORE.value == 'noisy':
+    value += _SCORE_NOISE.value * trial['noise'] / costs.num_rows
+  return sweep.sign * value if np.isfinite(value) else -np.inf
+
+
+def _publish(sweep, said, plan, scores) -> dict[str, Any]:
+  """Writes report.json and release/: the best trial, and nothing else."""
+  best = int(np.argmax(scores)) if scores else -1
+  found = best >= 0 and np.isfinite(scores[best])
+  report = {'privacy': said, **sweep.identity(), 'best': None}
+  if found:
+    report['best'] = {
+      'fields': plan['trials'][best]['fields'],
+      sweep.metric: sweep.sign * scores[best],
+    }
+    folder = sweep.workdir / 'release'
+    folder.mkdir(exist_ok=True)
+    _release_params(sweep.workdir / 'sealed' / 'trials' / f'{best:03}', folder)
+    logging.info(
+      'best: %s: %s %.4f, in %s',
+      report['best']['fields'],
+      sweep.metric,
+      sweep.sign * scores[best],
+      folder,
+    )
+  else:
+    logging.info('no trial has a result: take the config as it is')
+  all_trials.write(
+    sweep.workdir / 'report.json', json.dumps(report, indent=2) + '\n'
+  )
+  logging.info(
+    'epsilon %.4g, delta %.3g for the whole search',
+    said['epsilon'],
+    said['delta'],
+  )
+  return report
+
+
+def _release_params(trial: pathlib.Path, folder: pathlib.Path) -> None:
+  """The parameters of a trial's last checkpoint, as safetensors."""
+  import orbax.checkpoint as ocp
+  from safetensors import numpy as safetensors
+
+  steps = [
+    int(x.name) for x in (trial / 'checkpoints').iterdir() if x.name.isdigit()
+  ]
+  with ocp.StandardCheckpointer() as reader:
+    arrays = reader.restore(trial / 'checkpoints' / str(max(steps)) / 'state')
+  kept = {
+    name: np.ascontiguousarray(x)
+    for name, x in arrays.items()
+    if name.startswith(('params/', 'model_state/'))
+  }
+  safetensors.save_file(kept, folder / 'params.safetensors')

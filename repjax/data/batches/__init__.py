@@ -1,0 +1,1 @@
+"""Host side: which rows a step sees."""

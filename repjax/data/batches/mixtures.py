@@ -1,0 +1,156 @@
+"""Host side: batches that mix the rows of several tasks."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+from repjax import types
+from repjax.data.batches import in_order
+from repjax.data.images import transforms
+from repjax.data.reading import source as sources
+from repjax.data.sets import tasks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MixtureBatches(in_order.TrainBatches):
+  """Endless batches of all tasks, see `mixture`."""
+
+  rates: np.ndarray
+  sizes: np.ndarray
+
+  def batch(self, step: int) -> in_order.Batch:
+    """The batch of one step, which counts from 0."""
+    draws = self._draws(step, more=2)
+    ends = np.cumsum(self.rates)
+    task = np.searchsorted(ends, draws[:, 0] * ends[-1], side='right')
+    task = np.minimum(task, len(self.sizes) - 1)
+    first = np.cumsum(self.sizes) - self.sizes
+    rows = first[task] + transforms.randint(draws[:, 1], self.sizes[task])
+    mask = np.ones(self.batch_size, np.float32)
+    return self._read(rows, mask, draws[:, 2:])
+
+
+def mixture(
+  parts: Sequence[sources.Source],
+  *,
+  batch_size: int,
+  seed: int,
+  temperature: float = 1.0,
+  transform: transforms.Transform | None = None,
+  process_index: int | None = None,
+  process_count: int | None = None,
+) -> MixtureBatches:
+  """Batches that mix tasks, task i with probability n_i^(1/temperature).
+
+  Each row draws its task, then a row of it with replacement; both are functions
+  of (seed, step), so a resumed run goes on with the same batches. Temperature 1
+  is proportional to the numbers of rows, and the higher it is, the more equal
+  are the tasks (multilingual translation uses 5).
+
+  Args:
+    parts: Training rows of each task, images of one shape.
+    batch_size: Rows of a global batch.
+    seed: >= 0.
+    temperature: > 0.
+    transform: Of the whole batch.
+    process_index: See `in_order.train_batches`.
+    process_count: Likewise.
+
+  Returns:
+    Batches like those of `in_order.train_batches`, with 'task' [B].
+
+  Raises:
+    InputError: If an argument is out of range or the parts cannot be joined.
+  """
+  if not temperature > 0:
+    raise types.InputError(
+      f'config.data.temperature must be > 0, got {temperature}.'
+    )
+  joined = union([tasks.with_task(x, task) for task, x in enumerate(parts)])
+  plain = in_order.train_batches(
+    joined,
+    batch_size=batch_size,
+    seed=seed,
+    transform=transform,
+    process_index=process_index,
+    process_count=process_count,
+  )
+  sizes = np.array([len(x) for x in parts])
+  # Relative to the largest, so that no power overflows.
+  rates = (sizes / sizes.max()) ** (1 / temperature)
+  return plain.extended(MixtureBatches, rates=rates / rates.sum(), sizes=sizes)
+
+
+def union(parts: Sequence[sources.Source]) -> sources.Source:
+  """All rows of several sources, one source after the other.
+
+  Keeps the columns that all of them have.
+
+  Raises:
+    InputError: If their images differ in shape.
+  """
+  if len({x.image_shape for x in parts}) != 1:
+    raise types.InputError(
+      'Only sources with images of one shape can be joined, got '
+      f'{[x.image_shape for x in parts]}: resize them '
+      '(repjax.data.sets.tasks.resized).'
+    )
+  return dataclasses.replace(
+    parts[0],
+    name='+'.join(dict.fromkeys(x.name for x in parts)),
+    num_rows=sum(len(x) for x in parts),
+    num_classes=max((x.num_classes or 0) for x in parts) or None,
+    class_names=None,
+    reader=_Union(tuple(parts)),
+    encoded={},
+  )
+
+
+def check_ids(num_tasks: int) -> transforms.Transform:
+  """Raises InputError unless all ids of a batch's 'task' lie in [0, num_tasks).
+
+  For sets that bring their own column 'task'. On the devices a row with another
+  id belongs to no task, silently.
+  """
+
+  def apply(columns, draws):
+    del draws  # Nothing is random.
+    task = np.asarray(columns.get('task', ()))
+    if not np.issubdtype(task.dtype, np.integer):
+      raise types.InputError(
+        "Batches of several tasks need a column 'task' of integers; there are "
+        f'{sorted(columns)}.'
+      )
+    wrong = task[(task < 0) | (task >= num_tasks)]
+    if wrong.size:
+      raise types.InputError(
+        f"'task' must lie in [0, {num_tasks}), got {wrong[0]}: set num_tasks "
+        'to the number of tasks.'
+      )
+    return columns
+
+  return transforms.Transform(0, apply)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Union:
+  parts: tuple[sources.Source, ...]
+
+  def __call__(self, indices):
+    ends = np.cumsum([len(x) for x in self.parts])
+    which = np.searchsorted(ends, indices, side='right')
+    found = {}
+    for part in np.unique(which):
+      at = np.flatnonzero(which == part)
+      first = ends[part] - len(self.parts[part])
+      columns = self.parts[part].read(indices[at] - first)
+      found[part] = (at, columns)
+    names = set.intersection(*(set(c) for _, c in found.values()))
+    result = {}
+    for name in sorted(names):
+      values = [columns[name] for _, columns in found.values()]
+      stacked = np.concatenate(values)
+      result[name] = np.empty_like(stacked)
+      result[name][np.concatenate([at for at, _ in found.values()])] = stacked
+    return result

@@ -1,0 +1,1 @@
+"""Host side: what happens to images between the set and the network."""

@@ -1,0 +1,98 @@
+"""Host side: the usual ways from a set's images to what a network sees."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from repjax import types
+from repjax.data.images import randaugment
+from repjax.data.images import transforms
+from repjax.data.reading import decode
+from repjax.data.reading import source as source_lib
+
+
+class Recipe(NamedTuple):
+  """Transforms for training and for evaluation.
+
+  Attributes:
+    train: Whole-batch transform of training batches.
+    evaluate: The same for evaluation; draws nothing.
+    decode_train: What each image goes through first, or None for sets whose
+      images have one size already.
+    decode_evaluate: The same for evaluation.
+    shape: (H, W, C) of what the network sees.
+  """
+
+  train: transforms.Transform
+  evaluate: transforms.Transform
+  decode_train: decode.Decode | None
+  decode_evaluate: decode.Decode | None
+  shape: tuple[int, int, int]
+
+
+def images(
+  source: source_lib.Source,
+  *,
+  size: int,
+  padding: int,
+  flip: bool,
+  mean: Sequence[float],
+  std: Sequence[float],
+  area: Sequence[float] = (0.05, 1.0),
+  rand_augment_layers: int = 0,
+  rand_augment_magnitude: float = 10,
+  cutout: int = 0,
+  erasing: float = 0.0,
+) -> Recipe:
+  """Crop, flip, RandAugment, scale, erase; in this order, each only if asked.
+
+  Args:
+    source: The set; decides between two kinds of cropping.
+    size: Side of what the network sees; 0 keeps the set's own size. Where it
+      differs from the set's, training takes Inception crops and evaluation
+      resizes the whole image, as the authors of ViT do.
+    padding: For images that keep their size: pixels by which they are padded
+      and cropped again.
+    flip: Whether to mirror half of the images.
+    mean: Of value / 255, one number or one a channel.
+    std: Likewise.
+    area: Range of an Inception crop's part of the image.
+    rand_augment_layers: Operations of RandAugment; 0 for none.
+    rand_augment_magnitude: Their strength.
+    cutout: Side of Cutout's square, after scaling, as in the paper; 0 for none.
+    erasing: Probability of random erasing with the mean; 0 for none.
+
+  Raises:
+    InputError: If the set's images differ in size and `size` is 0.
+  """
+  fixed = source.image_shape
+  if fixed is None and not size:
+    raise types.InputError(
+      f'The images of {source.name} differ in size: set config.augment.size.'
+    )
+  resizes = fixed is None or (size and fixed[:2] != (size, size))
+  channels = source.num_channels
+  shape = (size, size, channels) if resizes else fixed
+  scale = transforms.normalise(mean, std)
+  steps = []
+  if padding and not resizes:
+    steps.append(transforms.random_crop(padding))
+  if flip:
+    steps.append(transforms.random_flip())
+  if rand_augment_layers:
+    steps.append(
+      randaugment.rand_augment(rand_augment_layers, rand_augment_magnitude)
+    )
+  steps.append(scale)
+  if cutout:
+    steps.append(transforms.cutout(cutout))
+  if erasing:
+    steps.append(transforms.random_erasing(probability=erasing, fill=0.0))
+  return Recipe(
+    train=transforms.compose(*steps),
+    evaluate=scale,
+    decode_train=decode.inception_crop(size, area=tuple(area))
+    if resizes
+    else None,
+    decode_evaluate=decode.resize(size) if resizes else None,
+    shape=shape,
+  )

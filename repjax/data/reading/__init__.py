@@ -1,0 +1,1 @@
+"""Host side: prepared sets as rows by index, without TensorFlow."""

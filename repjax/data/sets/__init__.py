@@ -1,0 +1,1 @@
+"""Host side: sets of our own, embedded or generated."""

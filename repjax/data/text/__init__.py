@@ -1,0 +1,1 @@
+"""Host side: texts become rows of tokens."""

@@ -1,0 +1,270 @@
+"""Host side: texts with a class, with a completion, or with another text."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from repjax import types
+from repjax.data.reading import source as sources
+from repjax.data.text import running_text
+from repjax.data.text import tokens as tokenizing
+
+# (id before, id after) each text, as published models were trained with them
+# (`published_tokens`); None is the way of models that are trained here.
+Frame = tuple[int, int] | None
+
+
+def rows(
+  texts: Sequence[str | bytes],
+  labels: Sequence[int],
+  *,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+  num_classes: int,
+  name: str = 'text',
+  split: str = 'train',
+  frame: Frame = None,
+) -> sources.Source:
+  """Texts with classes as rows of tokens, each begun by `START`.
+
+  Args:
+    texts: One a row.
+    labels: Class of each.
+    tokenizer: What makes ids of them.
+    length: Tokens of a row; longer texts are cut.
+    num_classes: Number of classes.
+    name: For messages.
+    split: For messages.
+    frame: What stands around each text, also around one that is cut.
+
+  Returns:
+    A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
+  """
+  before, after = _ends(frame)
+  room = length - len(before) - len(after)
+  ids, mask = running_text.pad(
+    [
+      np.concatenate([before, tokenizer.encode(x)[:room], after]) for x in texts
+    ],
+    length=length,
+  )
+  return sources.from_arrays(
+    name,
+    {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
+    num_classes=num_classes,
+    split=split,
+  )
+
+
+def load(
+  name: str,
+  split: str,
+  *,
+  column: str,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+  data_dir: str = '',
+  frame: Frame = None,
+) -> sources.Source:
+  """Rows of a prepared TFDS set with a text and a class, as `glue/sst2`.
+
+  Raises:
+    InputError: If the set has no class labels.
+  """
+  read = sources.load(name, split, data_dir=data_dir)
+  if read.num_classes is None:
+    raise types.InputError(f'{name} has no column of class labels.')
+  return rows(
+    read.column(column),
+    read.column('label'),
+    tokenizer=tokenizer,
+    length=length,
+    num_classes=read.num_classes,
+    name=name,
+    split=split,
+    frame=frame,
+  )
+
+
+def completions(
+  prompts: Sequence[str | bytes],
+  targets: Sequence[str | bytes],
+  *,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+  separator: str = ' | ',
+  name: str = 'text',
+  frame: Frame = None,
+) -> sources.Source:
+  """Prompts with what follows them, for a language model; targets alone count.
+
+  Args:
+    prompts: One a row.
+    targets: One a row.
+    tokenizer: What makes ids of them.
+    length: Targets of a row; what is longer is cut.
+    separator: Between the two.
+    name: For messages.
+    frame: What stands before the prompt and after the target.
+
+  Returns:
+    A source of 'tokens' int32 [length + 1] and 'weights' [length + 1].
+  """
+  start, end = frame or (tokenizing.START, tokenizing.END)
+  ids, weights = [], []
+  for prompt, target in zip(prompts, targets, strict=True):
+    first = np.concatenate(
+      [
+        [start],
+        tokenizer.encode(tokenizing.as_text(prompt) + separator),
+      ]
+    )
+    then = np.concatenate([tokenizer.encode(target), [end]])
+    ids.append(np.concatenate([first, then]).astype(np.int32))
+    weights.append(len(first))
+  padded, mask = running_text.pad(ids, length=length + 1, truncate=True)
+  places = np.arange(length + 1)
+  mask = mask * (places >= np.asarray(weights)[:, None])
+  return sources.from_arrays(
+    name, {'tokens': padded, 'weights': mask.astype(np.float32)}
+  )
+
+
+def pairs(
+  texts: Sequence[str | bytes],
+  targets: Sequence[str | bytes],
+  *,
+  tokenizer: tokenizing.Tokenizer,
+  length: int,
+  target_length: int,
+  name: str = 'text',
+  split: str = 'train',
+  frame: Frame = None,
+) -> sources.Source:
+  """Texts with what an encoder-decoder is to make of them, as summaries.
+
+  Args:
+    texts: One a row.
+    targets: One a row.
+    tokenizer: Of both.
+    length: Tokens of a text with its end; longer texts are cut before it.
+    target_length: Tokens of a target with its start and end, likewise.
+    name: For messages.
+    split: For messages.
+    frame: What stands around texts and targets. A target then begins with the
+      id `after` once more, from which published BART models begin to write.
+
+  Returns:
+    A source of 'source' int32 [length], 'source_mask', 'tokens' int32
+    [target_length] and 'weights', as `translations.from_pivot` gives them.
+  """
+  if frame is None:
+    around = ([], [tokenizing.END])
+    around_target = ([tokenizing.START], [tokenizing.END])
+  else:
+    before, after = _ends(frame)
+    around, around_target = (before, after), (after + before, after)
+
+  def padded(rows, around, length):
+    before, after = around
+    room = length - len(before) - len(after)
+    if room < 1:
+      raise types.InputError(f'{name}: no text has room in {length} tokens')
+    return running_text.pad(
+      [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in rows],
+      length=length,
+    )
+
+  source, source_mask = padded(texts, around, length)
+  tokens, weights = padded(targets, around_target, target_length)
+  weights[:, 0] = 0
+  return sources.from_arrays(
+    name,
+    {
+      'source': source,
+      'source_mask': source_mask,
+      'tokens': tokens,
+      'weights': weights,
+    },
+    split=split,
+  )
+
+
+def _ends(frame):
+  """Ids before and after a text."""
+  return ([tokenizing.START], []) if frame is None else ([frame[0]], [frame[1]])
+
+
+class Pieces(NamedTuple):
+  """Pieces of chapters, and text of other chapters.
+
+  Attributes:
+    train: Pieces.
+    train_labels: The chapter of each.
+    test: Pieces.
+    test_labels: Likewise.
+    public: Whole texts of the remaining chapters.
+  """
+
+  train: list[str]
+  train_labels: np.ndarray
+  test: list[str]
+  test_labels: np.ndarray
+  public: list[str]
+
+
+def topic_pieces(
+  *, num_classes: int, size: int, skip: int = 0, seed: int = 0
+) -> Pieces:
+  """Which chapter of `python_topics` is a piece from?
+
+  Topics that share paragraphs make one chapter (`topics.blocks`). The largest
+  `num_classes` chapters are cut into pieces; a piece that occurs twice is left
+  out. A fifth of the pieces, drawn at random, are for testing.
+
+  Args:
+    num_classes: Number of chapters that are cut.
+    size: Characters of a piece, with every run of spaces as one.
+    skip: Number of larger chapters that are not cut and count as remaining. The
+      largest has five times the text of the second, and makes half of the
+      pieces where it is cut.
+    seed: Of the division.
+  """
+  from repjax.data.sets import topics  # Imports TFDS.
+
+  texts = {}
+  for split in ('train', 'validation', 'test'):
+    read = sources.load('python_topics', split)
+    columns = read.read(np.arange(len(read)))
+    for topic, body in zip(columns['topic'], columns['text'], strict=True):
+      texts[tokenizing.as_text(topic)] = tokenizing.as_text(body)
+  chapters = topics.blocks(texts)
+  if not 2 <= num_classes < len(chapters) - skip or skip < 0:
+    raise types.InputError(
+      f'python_topics has {len(chapters)} chapters; got {num_classes=}, {skip=}'
+    )
+  cut_chapters = chapters[skip : skip + num_classes]
+  found: dict[str, list[int]] = {}
+  for label, chapter in enumerate(cut_chapters):
+    for topic in chapter:
+      body = ' '.join(texts[topic].split())
+      for start in range(0, len(body) - size + 1, size):
+        found.setdefault(body[start : start + size], []).append(label)
+  pieces = [(piece, x[0]) for piece, x in found.items() if len(x) == 1]
+  order = np.random.default_rng(seed).permutation(len(pieces))
+  pieces = [pieces[i] for i in order]
+  cut = len(pieces) * 4 // 5
+  words, labels = [x for x, _ in pieces], np.array([x for _, x in pieces])
+  return Pieces(
+    words[:cut],
+    labels[:cut],
+    words[cut:],
+    labels[cut:],
+    [
+      texts[topic]
+      for chapter in chapters
+      if chapter not in cut_chapters
+      for topic in chapter
+    ],
+  )

@@ -1,0 +1,95 @@
+"""Host side: tokenizers of published models, from their tokenizer.json."""
+
+from collections.abc import Iterable
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+
+from repjax import types
+from repjax.data.text import tokens as tokenizing
+
+# What GPT-2 has between texts; its tokenizer puts nothing around one.
+_END_OF_TEXT = '<|endoftext|>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """A tokenizer with ids of its own, read by the library `tokenizers`.
+
+  Its ids are those that published weights were trained with, so that what
+  begins and ends a text are not `tokens.START` and `tokens.END` but `frame`.
+
+  Attributes:
+    serialized: The content of tokenizer.json.
+  """
+
+  serialized: str = dataclasses.field(repr=False)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> 'Published':
+    """Reads a tokenizer.json, or the one beside a model's weights.
+
+    Args:
+      path: The file, a folder that holds it, or another file in that folder.
+
+    Raises:
+      InputError: There is none, or it cannot be read.
+    """
+    place = pathlib.Path(path)
+    if place.suffix != '.json':
+      folder = place if place.is_dir() else place.parent
+      place = folder / 'tokenizer.json'
+    try:
+      made = cls(place.read_text('utf-8'))
+      made.frame  # noqa: B018 - What is no tokenizer fails here.
+    except types.InputError:
+      raise
+    except Exception as error:  # `tokenizers` raises bare exceptions.
+      raise types.InputError(
+        f'{place} cannot be read as the tokenizer.json of a model: {error}'
+      ) from error
+    return made
+
+  @property
+  def vocab_size(self) -> int:
+    return self._tokenizer.get_vocab_size()
+
+  @functools.cached_property
+  def frame(self) -> tuple[int, int]:
+    """Ids (before, after) a single text, such as those of <s> and </s>."""
+    ids = self._tokenizer.encode('', add_special_tokens=True).ids
+    if len(ids) == 2:
+      return ids[0], ids[1]
+    end = self._tokenizer.token_to_id(_END_OF_TEXT)
+    if ids or end is None:
+      raise types.InputError(
+        f'the tokenizer puts {len(ids)} tokens around a text and has no '
+        f'{_END_OF_TEXT}: those of BERT, RoBERTa, BART and GPT-2 can be used'
+      )
+    return end, end
+
+  def encode(self, text: str | bytes) -> np.ndarray:
+    """Ids of a text, int32 [n], without what stands around it."""
+    text = tokenizing.as_text(text)
+    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    return np.asarray(ids, np.int32)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return self._tokenizer.decode([int(i) for i in ids])
+
+  @functools.cached_property
+  def _tokenizer(self):
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_str(self.serialized)
+    # Files may ask for a length; rows are cut and padded elsewhere.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+  def __getstate__(self):
+    # Workers make the library's object anew.
+    return {'serialized': self.serialized}

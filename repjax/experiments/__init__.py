@@ -1,0 +1,1 @@
+"""Wiring shared by recipes: a method and its data become an `Experiment`."""

@@ -1,0 +1,120 @@
+"""Host side: experiments on rows of tokens."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from repjax import plots
+from repjax import types
+from repjax.data.images import recipes
+from repjax.data.reading import source
+from repjax.experiments import wiring
+from repjax.metrics import classification
+from repjax.metrics import language
+
+
+def classifier(
+  config: Any,
+  method: types.Method,
+  *,
+  batches: types.Batches,
+  sources: Callable[[str], source.Source],
+  steps: int,
+) -> types.Experiment:
+  """An experiment that classifies rows of tokens.
+
+  Args:
+    config: With what `wiring.of_sources` reads.
+    method: What is trained; `predict` gives 'logits'.
+    batches: What it is trained on.
+    sources: Split -> its rows.
+    steps: Number of updates.
+  """
+  return wiring.of_sources(
+    config,
+    method,
+    batches=batches,
+    sources=sources,
+    steps=steps,
+    measure=lambda outputs, columns: classification.measure(
+      outputs['logits'], columns['label']
+    ),
+    figures=lambda rows, outputs, columns: plots.of_classes(
+      outputs['logits'], columns['label']
+    ),
+  )
+
+
+def predictor(
+  config: Any,
+  method: types.Method,
+  *,
+  batches: types.Batches,
+  sources: Callable[[str], source.Source],
+  steps: int,
+  show: Callable[[Sequence[int]], str],
+  recipe: recipes.Recipe = wiring.AS_IT_IS,
+) -> types.Experiment:
+  """An experiment that predicts the tokens of rows, texts or not.
+
+  Measures: 'loss', 'perplexity', 'accuracy', and 'bits_per_byte' where rows
+  have 'num_bytes' (`with_bytes`).
+
+  Args:
+    config: With what `wiring.of_sources` reads.
+    method: What is trained, from `language_modeling.make`.
+    batches: What it is trained on: rows of 'tokens' [T].
+    sources: Split -> its rows, with 'weights' [T] where not all are targets.
+    steps: Number of updates.
+    show: Text of one token, for figures.
+    recipe: What the rows of `sources` go through.
+  """
+
+  def measure(outputs, columns):
+    num_bytes = None
+    if 'num_bytes' in columns:
+      num_bytes = columns['num_bytes'].sum(dtype=np.float64)
+    return language.measure(
+      outputs['nll'], outputs['tokens'], outputs['hits'], num_bytes
+    )
+
+  def figures(rows, outputs, columns):
+    nll, counts = outputs['position_nll'], outputs['position_tokens']
+    counted = np.flatnonzero(counts.sum(0))
+    by_position = nll.sum(0)[counted] / counts.sum(0)[counted]
+    # The row in the middle: the first and the last ones are the odd ones.
+    row = len(nll) // 2
+    read = rows.read(columns['index'][[row]])
+    if recipe.evaluate is not None:
+      read = recipe.evaluate.apply(read, np.zeros((1, 0)))
+    real = np.flatnonzero(counts[row])[:1200]
+    return {
+      'loss_by_position': plots.lines(
+        {rows.split or rows.name: (counted, by_position)},
+        xlabel='tokens of context',
+        ylabel='nats a token',
+      ),
+      'text': plots.token_losses(
+        [show([i]) for i in read['tokens'][0][real]], nll[row, real]
+      ),
+    }
+
+  return wiring.of_sources(
+    config,
+    method,
+    batches=batches,
+    sources=sources,
+    steps=steps,
+    measure=measure,
+    figures=figures,
+    recipe=recipe,
+  )
+
+
+def with_bytes(rows: source.Source, num_bytes: int) -> source.Source:
+  """Adds 'num_bytes', those of a text, spread over rows by their targets."""
+  share = rows.column('weights').sum(1)
+  share = share / share.sum() * num_bytes
+  return rows.with_columns(num_bytes=share.astype(np.float32))

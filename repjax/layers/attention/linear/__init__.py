@@ -1,0 +1,1 @@
+"""Device code: attention in time linear in the length, by features of keys."""

@@ -1,0 +1,190 @@
+"""Device code: multi-head attention that trains, prefills and decodes."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import inspect
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repjax.layers import attention
+from repjax.layers.positions import sequence_positions
+from repjax.types import InputError
+
+
+class CrossState(NamedTuple):
+  """Projected keys and values of the other sequence, made once.
+
+  Attributes:
+    key: [B, S, H, D].
+    value: [B, S, H, D].
+    mask: Real positions, bool [B, S].
+  """
+
+  key: jax.Array
+  value: jax.Array
+  mask: jax.Array
+
+
+def check_mask(mask: jax.Array | None, tokens: jax.Array) -> None:
+  """Raises InputError unless there is one value a token [B, L, D], or None."""
+  if mask is not None and mask.shape != tokens.shape[:2]:
+    raise InputError(
+      f'mask must be [batch, length] = {tokens.shape[:2]}, one value a token, '
+      f'got {mask.shape}'
+    )
+
+
+class MultiHeadAttention(nn.Module):
+  """Attention between projections of tokens (Vaswani et al., 2017, sec. 3.2.2).
+
+  Parameters are those of `nn.MultiHeadDotProductAttention`: query, key and
+  value [D, H, D / H], out [H, D / H, D], with biases. Unlike it, this module
+  hands its decoding state to the caller, and knows rotary positions.
+
+  One compact method serves training and decoding, so that variables which an
+  `attention_fn` makes (random projections) are the same ones in both.
+
+  Attributes:
+    num_heads: H, a divisor of the tokens' width.
+    attention_fn: Attention with the signature of `nn.dot_product_attention`, or
+      a part of it. To decode, it also needs `init_state`, `prefill` and `step`,
+      as `attention.Softmax(causal=True)` has them.
+    dropout_rate: Dropout on attention weights.
+    rotary: Whether queries and keys are rotated by their positions.
+    kernel_init: Initial kernels.
+    dtype: Type of the computation; None infers it from input and parameters.
+    param_dtype: Type of the parameters.
+  """
+
+  num_heads: int
+  _: dataclasses.KW_ONLY
+  attention_fn: Callable[..., jax.Array] = attention.softmax_attention
+  dropout_rate: float = 0.0
+  rotary: bool = False
+  kernel_init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
+  dtype: Any = None
+  param_dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: jax.Array,
+    context: jax.Array | None = None,
+    *,
+    train: bool,
+    mask: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    max_length: int | None = None,
+    state: Any = None,
+  ) -> tuple[jax.Array, Any]:
+    """Attends; the three ways differ in `max_length` and `state`.
+
+    Args:
+      tokens: [B, L, D]. With `state`, the next token alone, [B, 1, D].
+      context: What keys and values come from, [B, S, D]; None means `tokens`.
+        Not needed with `state`, which remembers it.
+      train: Whether to drop weights; draws from the rngs 'dropout'.
+      mask: 0 for keys that are padding, [B, L] or, with `context`, [B, S].
+        Ignored with `state`, which remembers it.
+      positions: Places of the tokens, [B, L], for rotary attention.
+      max_length: Begins decoding: `tokens` is a prompt, and the state returned
+        has room for this many positions. Ignored for `context`.
+      state: Goes on decoding from this state.
+
+    Returns:
+      (output [B, L, D], decoding state); the state is () where neither
+      `max_length` nor `state` is given.
+
+    Raises:
+      InputError: The width is no multiple of `num_heads`, `mask` has another
+        shape, `attention_fn` cannot decode, or the prompt is longer than
+        `max_length`.
+    """
+    dim = tokens.shape[-1]
+    if dim % self.num_heads:
+      raise InputError(
+        f'hidden_dim must be a multiple of num_heads, got hidden_dim={dim}, '
+        f'{self.num_heads=}'
+      )
+    types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+    project = functools.partial(
+      nn.DenseGeneral,
+      (self.num_heads, dim // self.num_heads),
+      kernel_init=self.kernel_init,
+      **types,
+    )
+
+    query = project(name='query')(tokens)  # [B, L, H, D / H]
+    if isinstance(state, CrossState):
+      key, value, mask = state
+    else:
+      source = tokens if context is None else context
+      check_mask(mask, source)
+      key, value = project(name='key')(source), project(name='value')(source)
+    if self.rotary:
+      query, key = (
+        sequence_positions.rotate(x, positions) for x in (query, key)
+      )
+
+    if context is not None or isinstance(state, CrossState):
+      output = self._attend(query, key, value, mask, train=train)
+      if state is None and max_length is not None:
+        if mask is None:
+          mask = jnp.ones(key.shape[:2], bool)
+        state = CrossState(key, value, mask > 0)
+    elif state is not None:
+      output, state = self.attention_fn.step(state, query, key, value)
+    elif max_length is not None:
+      if not hasattr(self.attention_fn, 'prefill'):
+        raise InputError(
+          f'attention_fn={self.attention_fn} cannot decode: it has no init_'
+          'state, prefill and step. layers.attention.Softmax(causal=True) has'
+        )
+      state = self.attention_fn.init_state(
+        batch_size=query.shape[0],
+        max_length=max_length,
+        num_heads=self.num_heads,
+        head_dim=query.shape[-1],
+        value_dim=value.shape[-1],
+        dtype=key.dtype,
+      )
+      output, state = self.attention_fn.prefill(
+        state, query, key, value, mask=mask
+      )
+    else:
+      output = self._attend(query, key, value, mask, train=train)
+
+    output = nn.DenseGeneral(
+      dim, axis=(-2, -1), kernel_init=self.kernel_init, name='out', **types
+    )(output)
+    return output, () if state is None else state
+
+  def _attend(self, query, key, value, mask, *, train):
+    settings = {}
+    if self.dropout_rate > 0 and train:
+      settings = dict(
+        dropout_rng=self.make_rng('dropout'),
+        dropout_rate=self.dropout_rate,
+        broadcast_dropout=False,
+      )
+    # Only an attention that takes `module` has weights to show.
+    if (
+      self.is_mutable_collection('intermediates')
+      and 'module' in inspect.signature(self.attention_fn).parameters
+    ):
+      settings['module'] = self
+    if mask is not None:
+      settings['mask'] = (mask > 0)[:, None, None, :]
+    return self.attention_fn(
+      query,
+      key,
+      value,
+      deterministic=not train,
+      dtype=self.dtype,
+      **settings,
+    )

@@ -1,0 +1,1 @@
+"""Device code: where a token or a patch is."""

@@ -1,0 +1,42 @@
+"""Host side: sums of a run -> means, over rows and over seeds."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from repjax import types
+
+
+def means(sums: types.Sums) -> dict[str, float]:
+  """Divides each sum by its weight; NaN where the weight is 0.
+
+  >>> means({'loss': (6.0, 4.0)})
+  {'loss': 1.5}
+  """
+  return {
+    name: float(total) / float(weight) if float(weight) else float('nan')
+    for name, (total, weight) in sums.items()
+  }
+
+
+def add(first: types.Sums, second: types.Sums) -> types.Sums:
+  """Adds two sums name by name."""
+  return {
+    name: tuple(
+      np.add(a, b) for a, b in zip(first[name], second[name], strict=True)
+    )
+    for name in first
+  }
+
+
+def mean_and_error(values) -> tuple[float, float]:
+  """Mean over seeds and its standard error (0 for a single value)."""
+  values = np.asarray(values, np.float64)
+  if len(values) < 2:
+    return float(values.mean()), 0.0
+  return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def summary(sums: Mapping[str, float]) -> str:
+  """'loss 0.1234  accuracy 0.9800' for a progress line."""
+  return '  '.join(f'{name} {value:.4f}' for name, value in sums.items())

@@ -1,0 +1,107 @@
+"""Host side: measures of predicted classes, over all rows of a set."""
+
+import numpy as np
+
+
+def measure(
+  logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15
+) -> dict[str, float]:
+  """Accuracy, negative log-likelihood and calibration error.
+
+  Args:
+    logits: [N, C].
+    labels: [N].
+    num_bins: Bins of the calibration error.
+
+  Returns:
+    'accuracy', 'loss' (mean NLL in nats) and 'ece'.
+  """
+  labels = np.asarray(labels)
+  log_probs = log_softmax(logits)
+  return {
+    'accuracy': float((log_probs.argmax(-1) == labels).mean()),
+    'loss': float(-log_probs[np.arange(len(labels)), labels].mean()),
+    'ece': calibration_error(np.exp(log_probs), labels, num_bins=num_bins),
+  }
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+  """Log-probabilities in float64, [N, C] -> [N, C]."""
+  logits = np.asarray(logits, np.float64)
+  logits = logits - logits.max(-1, keepdims=True)
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def calibration_error(
+  probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = 15
+) -> float:
+  """Expected calibration error (Guo et al., 2017, eq. 3), equal-width bins.
+
+  Args:
+    probabilities: [N, C], rows sum to 1.
+    labels: [N].
+    num_bins: Number of bins over the confidence, each (low, high].
+
+  Returns:
+    Mean |accuracy - confidence| over bins, weighted by their sizes.
+  """
+  confidence, accuracy, counts = reliability(
+    probabilities, labels, num_bins=num_bins
+  )
+  weights = counts / counts.sum()
+  return float(np.sum(weights * np.abs(accuracy - confidence)))
+
+
+def reliability(
+  probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Mean confidence, accuracy and count of each confidence bin.
+
+  Args:
+    probabilities: [N, C].
+    labels: [N].
+    num_bins: Number of equal-width bins.
+
+  Returns:
+    Three arrays [num_bins]; the first two are 0 in empty bins.
+  """
+  top = np.asarray(probabilities).max(-1)
+  hits = np.asarray(probabilities).argmax(-1) == np.asarray(labels)
+  bins = np.clip(np.ceil(top * num_bins).astype(int) - 1, 0, num_bins - 1)
+  counts = np.bincount(bins, minlength=num_bins)
+  share = np.maximum(counts, 1)
+  confidence = np.bincount(bins, weights=top, minlength=num_bins) / share
+  accuracy = np.bincount(bins, weights=hits, minlength=num_bins) / share
+  return confidence, accuracy, counts
+
+
+def worst_group(
+  values: np.ndarray, groups: np.ndarray
+) -> tuple[float, dict[int, float]]:
+  """Smallest group mean, and the mean of every group.
+
+  Args:
+    values: One value a row, for example 1.0 where the prediction is right.
+    groups: Group of each row, [N]; groups without rows do not count.
+
+  Returns:
+    (worst mean, group -> mean).
+  """
+  values, groups = np.asarray(values, np.float64), np.asarray(groups)
+  by_group = {
+    int(group): float(values[groups == group].mean())
+    for group in np.unique(groups)
+  }
+  return min(by_group.values()), by_group
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the ROC curve; ties count half.
+
+  Args:
+    scores: Higher means more likely positive, [N].
+    positive: Whether the row is positive, [N]; both kinds must occur.
+  """
+  from sklearn import metrics as sklearn_metrics
+
+  return float(sklearn_metrics.roc_auc_score(positive, scores))

@@ -1,0 +1,1 @@
+"""The inside of ghost clipping; `privacy.clipping` is its door."""

@@ -1,0 +1,70 @@
+"""Device code: calls of the layers of a linen model that have a norm rule."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from repjax.privacy.ghost import rules
+
+# (path of the module, method): one layer, wherever it is called.
+Key = tuple[tuple[str, ...], str]
+
+
+@contextlib.contextmanager
+def layers(fn: Callable[..., Any]) -> Iterator[None]:
+  """Hands each call of a layer that has a rule to `fn`.
+
+  Args:
+    fn: (key, rule, module, x, call) -> output, where call() is the layer's
+      own. Layers that it calls itself are not intercepted.
+  """
+  inside = []
+
+  def interceptor(next_fn, args, kwargs, context):
+    module = context.module
+    rule = None
+    if (
+      not inside and len(args) == 1 and not kwargs and hasattr(args[0], 'ndim')
+    ):
+      rule = rules.rule(module, context.method_name)
+    if rule is None or not _is_alone(module):
+      return next_fn(*args, **kwargs)
+    inside.append(True)
+    try:
+      key = (module.path, context.method_name)
+      return fn(key, rule, module, args[0], lambda: next_fn(*args))
+    finally:
+      inside.pop()
+
+  with nn.intercept_methods(interceptor):
+    yield
+
+
+_WEIGHT = {
+  nn.Dense: 'kernel',
+  nn.DenseGeneral: 'kernel',
+  nn.Conv: 'kernel',
+  nn.Embed: 'embedding',
+}
+
+
+def _is_alone(module):
+  """Whether a layer has its weights, and nothing that was added to it.
+
+  A layer with an adapter is not the product that its rule is about.
+  """
+  weights = module.variables.get('params', {})
+  return _WEIGHT[type(module)] in weights and not any(
+    isinstance(weight, Mapping) for weight in weights.values()
+  )
+
+
+def bare(module: nn.Module, method: str) -> Callable[..., jax.Array]:
+  """A layer as a function: (its parameters, x) -> output."""
+  alone = module.clone(parent=None)
+  return lambda params, x: alone.apply({'params': params}, x, method=method)

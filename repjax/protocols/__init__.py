@@ -1,0 +1,1 @@
+"""Reusable procedures over several trainings."""

@@ -1,0 +1,213 @@
+"""Compares variants of a method over seeds, trained side by side.
+
+What the papers' claims at `small` are measured with: tiny models, whole sets
+in memory, one row of results a seed.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repjax import loop
+from repjax import types
+from repjax.data.batches import in_order
+from repjax.data.batches import poisson
+from repjax.data.images import transforms
+from repjax.data.reading import source as sources
+from repjax.experiments import private
+from repjax.metrics import averages
+
+
+class Trained(NamedTuple):
+  """S models of one method.
+
+  Attributes:
+    states: Their states, with a leading seed axis.
+    outputs: What `predict` says of the test rows after the last step, name ->
+      [S, N, ...].
+    score: Final test score, [S].
+    curve: (steps [T], test score [T, S]) along the way.
+  """
+
+  states: types.TrainState
+  outputs: dict[str, np.ndarray]
+  score: np.ndarray
+  curve: tuple[np.ndarray, np.ndarray]
+
+
+# (outputs of `predict` [S, N, ...], test rows) -> one number a seed, [S].
+Score = Callable[
+  [Mapping[str, np.ndarray], Mapping[str, np.ndarray]], np.ndarray
+]
+
+
+def accuracy(
+  outputs: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]
+) -> np.ndarray:
+  """Share of rows whose largest logit is the label's, [S]."""
+  return (outputs['logits'].argmax(-1) == test['label']).mean(-1)
+
+
+def rows(
+  source: sources.Source, transform: transforms.Transform
+) -> dict[str, np.ndarray]:
+  """All rows of a small source, in order, as the network sees them.
+
+  Args:
+    source: The set.
+    transform: Of the whole set at once; draws nothing.
+
+  Returns:
+    Name -> [N, ...].
+  """
+  everything = in_order.eval_batches(
+    source,
+    batch_size=len(source),
+    transform=transform,
+    process_index=0,
+    process_count=1,
+  ).batch(0)
+  return {k: x for k, x in everything.items() if k not in ('mask', 'index')}
+
+
+def per_seed(
+  columns: Mapping[str, np.ndarray],
+  seeds: Sequence[int],
+  *,
+  num_rows: int | None = None,
+) -> dict[str, np.ndarray]:
+  """One copy of the rows a seed, or a random subset of them of its own.
+
+  Args:
+    columns: Name -> [N, ...].
+    seeds: S seeds.
+    num_rows: Size n of the subsets; all rows if None.
+
+  Returns:
+    Name -> [S, n, ...].
+  """
+  total = len(next(iter(columns.values())))
+  rows = np.stack(
+    [
+      np.arange(total)
+      if num_rows is None
+      else np.random.default_rng([seed, total]).permutation(total)[:num_rows]
+      for seed in seeds
+    ]
+  )
+  return {name: x[rows] for name, x in columns.items()}
+
+
+def train(
+  name: str,
+  method: types.Method,
+  columns: Mapping[str, np.ndarray],
+  test: Mapping[str, np.ndarray],
+  *,
+  seeds: Sequence[int],
+  batch_size: int,
+  steps: int,
+  points: int = 20,
+  vectorize: bool = True,
+  score: Score = accuracy,
+  states: types.TrainState | None = None,
+  order: np.ndarray | None = None,
+) -> Trained:
+  """Trains one model a seed and follows its test score.
+
+  Args:
+    name: For the progress lines.
+    method: What is trained.
+    columns: Training rows a seed, [S, N, ...], as `per_seed` makes them.
+    test: Test rows, shared by the seeds.
+    seeds: S seeds of initialization, data order and the method's own draws.
+    batch_size: Rows of a step.
+    steps: Number of updates.
+    points: How often the score is measured.
+    vectorize: See `loop.fit_seeds`.
+    score: What is measured; its name is that of the function.
+    states: States to start from, as `Trained` has them; new ones if None.
+    order: Rows of each step, [S, T, B], -1 for padding (`poisson_order`);
+      shuffled epochs if None.
+  """
+  num_rows = next(iter(columns.values())).shape[1]
+  if order is None:
+    order = np.stack(
+      [
+        in_order.rows_at(0, steps * batch_size, num_rows, seed)
+        for seed in seeds
+      ]
+    ).reshape((len(seeds), steps, batch_size))
+  predict = predict_fn(method)
+  at, scores = [], []
+  for step, current, means in loop.fit_seeds(
+    method,
+    columns,
+    order,
+    seeds=seeds,
+    every=max(1, steps // points),
+    vectorize=vectorize,
+    states=states,
+  ):
+    outputs = predict(current, test)
+    scores.append(score(outputs, test))
+    at.append(step)
+    logging.info(
+      '%s: step %s/%s  %s  test/%s %.4f',
+      name,
+      f'{step:,}',
+      f'{steps:,}',
+      averages.summary({k: float(v.mean()) for k, v in means.items()}),
+      score.__name__,
+      scores[-1].mean(),
+    )
+  return Trained(
+    current, outputs, scores[-1], (np.asarray(at), np.stack(scores))
+  )
+
+
+def poisson_order(plan: private.Plan, seeds: Sequence[int]) -> np.ndarray:
+  """Rows of each step of a private run, one run a seed.
+
+  Args:
+    plan: Of each run, which protects rows.
+    seeds: S seeds, which together with the plan's secret decide the rows.
+
+  Returns:
+    [S, T, capacity], -1 for padding.
+  """
+  if plan.user_column:
+    raise types.InputError(
+      f'The study draws rows, not users: leave out {plan.user_column=}.'
+    )
+  order = np.full((len(seeds), plan.steps, plan.capacity), -1, np.int32)
+  for i, seed in enumerate(seeds):
+    for step in range(plan.steps):
+      rows = poisson.rows_at(
+        step, plan.num_rows, plan.rate, plan.sampling_seed + seed
+      )[: plan.capacity]
+      order[i, step, : len(rows)] = rows
+  return order
+
+
+def predict_fn(method: types.Method):
+  """(states with a seed axis, columns) -> name -> [S, N, ...] on the host.
+
+  Columns without a seed axis are shared by all seeds.
+  """
+
+  @jax.jit
+  def predict(states, batch):
+    return jax.vmap(method.predict, in_axes=(0, None))(states, batch)
+
+  def call(states, columns):
+    mask = jnp.ones(len(next(iter(columns.values()))))
+    return jax.device_get(predict(states, {**columns, 'mask': mask}))
+
+  return call

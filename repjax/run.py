@@ -1,0 +1,257 @@
+"""An experiment in a work directory: restore, fit, evaluate, save, report.
+
+    experiment = recipe.build(config)
+    result = run.fit(experiment, config, 'runs/first')
+
+Called again with the same arguments it goes on where it was, and a finished run
+is returned at once. No flags: `launch.train` and notebooks call the same.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import json
+import os
+import time
+from typing import Any
+from typing import Literal
+
+from absl import logging
+import jax
+
+from repjax import checkpoint
+from repjax import loop
+from repjax import parallel
+from repjax import plots
+from repjax import report
+from repjax import trees
+from repjax import types
+from repjax.metrics import averages
+
+# Fields that are a study's own. They stood in configs once, and so they still
+# do in old work directories.
+_OF_STUDIES = ('claims', 'study', 'seeds')
+
+
+def identity(config: Any) -> dict[str, Any]:
+  """What decides a run's result: all but where and how often to write.
+
+  As it comes back from a JSON file, so that both can be compared.
+  """
+  fields = json.loads(json.dumps(config.to_dict()))
+  fields.pop('run', None)
+  fields.get('data', {}).pop('dir', None)
+  return without_studies(fields)
+
+
+def without_studies(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """A stored config without what only studies read."""
+  return {name: x for name, x in fields.items() if name not in _OF_STUDIES}
+
+
+def fit(
+  experiment: types.Experiment,
+  config: Any,
+  workdir: str | os.PathLike,
+  *,
+  origin: Mapping[str, str] | None = None,
+  resume_config: Literal['same', 'new'] = 'same',
+  asked_to_stop: Callable[[], bool] = lambda: False,
+  started: float | None = None,
+) -> dict[str, Any]:
+  """Trains an experiment in a directory, from where it was left there.
+
+  Args:
+    experiment: From a recipe's `build(config)`.
+    config: With `seed` and the group `run`: log_every, eval_every and
+      save_every (steps, 0 for never), keep (checkpoints), best (the metric that
+      chooses one more, '' for none) and best_mode ('max' or 'min').
+    workdir: Where all is written; see `report`.
+    origin: 'file' and 'preset' of the config, for `launch.evaluate`.
+    resume_config: What to do where the directory was made with another config:
+      refuse ('same'), or go on from its checkpoint with this one ('new').
+    asked_to_stop: Polled after every step: whether to save and stop.
+    started: `time.monotonic()` of the beginning; that of this call if None.
+
+  Returns:
+    The content of report.json.
+
+  Raises:
+    InputError: If the directory cannot be written, was made with another
+      config, or the experiment's guard refuses.
+    NonFiniteError: If a loss is not finite; checkpoints from before are kept.
+    PreemptedError: If it was asked to stop; the state is saved.
+  """
+  started = time.monotonic() if started is None else started
+  directory = report.Run(workdir)
+  finished = directory.result()
+  if finished is not None and _same(
+    finished['config'], config, directory, resume_config
+  ):
+    logging.info('%s is finished: %s', workdir, finished['result'])
+    return finished
+  directory.start({**(origin or {}), **config.to_dict()})
+  store = checkpoint.Checkpoints(
+    str(directory.workdir / 'checkpoints'),
+    keep=config.run.keep,
+    best=config.run.best,
+    best_mode=config.run.best_mode,
+  )
+  state = _begin(experiment, config, directory, store, resume_config)
+  batch_size = round(experiment.train.expected_rows)
+  logging.info(
+    '%s parameters, %s steps of %s rows',
+    f'{trees.size(state.params):,}',
+    f'{experiment.steps:,}',
+    f'{batch_size:,}',
+  )
+  progress = loop.Progress(
+    every=config.run.log_every,
+    steps=experiment.steps,
+    batch_size=batch_size,
+    write=directory.write,
+    start=int(state.step),
+    also=experiment.guard.line,
+  )
+  evaluate = _Evaluation(experiment)
+
+  def evaluate_and_save(step, state, sums):
+    del sums
+    last = step == experiment.steps
+    evaluates = last or _due(step, config.run.eval_every)
+    if not evaluates and not _due(step, config.run.save_every):
+      return
+    progress.check(state)
+    with progress.pause():
+      values = {}
+      if evaluates:
+        values = evaluate(state)
+        logging.info('step %s  %s', f'{step:,}', averages.summary(values))
+        directory.write(step, values)
+      store.save(state, identity(config), values)
+
+  def stop(step, state, sums):
+    del sums
+    if parallel.agree_to_stop(step, asked=asked_to_stop()):
+      progress.check(state)
+      store.save(state, identity(config))
+      store.wait()
+      raise types.PreemptedError(
+        f'stopped after step {step}, which is saved: run the same command '
+        'again to go on.'
+      )
+
+  try:
+    state = loop.fit(
+      experiment.method,
+      experiment.train.iterate,
+      steps=experiment.steps,
+      seed=config.seed,
+      state=state,
+      hooks=(progress, evaluate_and_save, stop),
+    )
+    if not evaluate.last:  # Nothing was left to train.
+      evaluate(state)
+  except types.NonFiniteError as error:
+    store.wait()
+    kept = store.steps()
+    raise types.NonFiniteError(
+      f'{error}. Checkpoints from before it are kept: {kept or "none"}. '
+      'Try a smaller --config.tx.learning_rate or another --config.seed.'
+    ) from error
+  store.close()
+  return _finish(
+    experiment,
+    directory,
+    evaluate,
+    {
+      'steps': experiment.steps,
+      'best_step': store.best_step(),
+      **{
+        name: x.to_dict()
+        for name, x in experiment.guard.statement(experiment.steps).items()
+      },
+      'params_crc32': trees.crc32(jax.device_get(state.params)),
+      'seconds': time.monotonic() - started,
+      'train_seconds': progress.train_seconds,
+      'config': identity(config),
+    },
+  )
+
+
+class _Evaluation:
+  """Measures all splits of an experiment; keeps what the last one saw."""
+
+  def __init__(self, experiment):
+    self._experiment = experiment
+    self._evaluator = loop.Evaluator(experiment.method)
+    self.last = {}  # Split -> (outputs, columns).
+
+  def __call__(self, state) -> dict[str, float]:
+    for split in self._experiment.eval_splits:
+      batches = self._experiment.evals(split)
+      self.last[split] = self._evaluator(state, batches)
+    return self.values()
+
+  def values(self) -> dict[str, float]:
+    return {
+      f'{split}/{name}': x
+      for split, seen in self.last.items()
+      for name, x in self._experiment.measure(*seen).items()
+    }
+
+
+def _begin(experiment, config, directory, store, resume_config):
+  """The state to go on from, before any compute: a run never trains what it
+  cannot resume.
+  """
+  guard = experiment.guard
+  fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  guard.check(experiment, fresh, config.run.best)
+  restored = store.restore(fresh)
+  if restored is None:
+    state = experiment.warm_start(fresh)
+    directory.truncate(-1)
+    return state
+  state, stored = restored
+  guard.resumed(fresh, state, _same(stored, config, directory, resume_config))
+  step = int(state.step)
+  store.set_aside_after(step)
+  directory.truncate(step)
+  logging.info('resuming from the checkpoint of step %d', step)
+  return state
+
+
+def _finish(experiment, directory, evaluate, facts):
+  for name, figure in plots.curves(directory.history()).items():
+    directory.figure(name, figure)
+  for split, seen in evaluate.last.items():
+    for name, figure in experiment.figures(split, *seen).items():
+      directory.figure(f'{split}_{name}', figure)
+  made = {'result': evaluate.values(), **facts, **report.environment()}
+  directory.finish(made)
+  logging.info(
+    'finished %s steps in %.0f s (%.0f s of training): %s',
+    f'{experiment.steps:,}',
+    facts['seconds'],
+    facts['train_seconds'],
+    averages.summary(made['result']),
+  )
+  logging.info('plots: %s', directory.workdir / 'plots')
+  logging.info('report: %s', directory.workdir / 'report.json')
+  return made
+
+
+def _same(stored, config, directory, resume_config) -> bool:
+  """Whether a work directory was made with this config; refuses if not."""
+  lines = checkpoint.differing_fields(without_studies(stored), identity(config))
+  if lines and resume_config == 'same':
+    raise types.InputError(
+      f'--workdir={directory.workdir} was made with another config: '
+      f'{"; ".join(lines)}. Give another --workdir, or --resume_config=new '
+      'to go on from its checkpoint with the new config.'
+    )
+  return not lines
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0

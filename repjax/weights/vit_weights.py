@@ -1,0 +1,329 @@
+"""Host code: published Vision Transformer weights, read and written.
+
+Two families of files are known, and neither needs PyTorch or TensorFlow:
+
+- `.npz` of the authors (vision_transformer, AugReg) and of big_vision. Build
+  `vit.ViT` with its defaults (tanh gelu, epsilon 1e-6).
+- Hugging Face `model.safetensors` of ViTForImageClassification or ViTModel.
+  These use the exact gelu and epsilon 1e-12: build `vit.ViT` from `hf_config`.
+
+Nearly all of them want images in [-1, 1]. Nothing is loaded in part: a leaf
+that is missing, left over or of another shape is an error, and is named.
+"""
+
+import functools
+import math
+import os
+import pathlib
+import re
+from typing import Any
+from typing import Literal
+
+from absl import logging
+import jax.numpy as jnp
+import numpy as np
+
+from repjax.layers.positions import grid_positions
+from repjax.types import InputError
+from repjax.types import PyTree
+from repjax.weights import torch_layout
+
+Grid = tuple[int, int]
+
+# What the files call our leaves: regular expressions, applied in turn. A name
+# is the path in the tree, joined by '/'.
+_NPZ_NAMES = (
+  (r'^block_(\d+)/', r'Transformer/encoderblock_\1/'),
+  (r'/attention_norm/', '/LayerNorm_0/'),
+  (r'/attention/', '/MultiHeadDotProductAttention_1/'),
+  (r'/mlp_norm/', '/LayerNorm_2/'),
+  (r'/mlp/hidden/', '/MlpBlock_3/Dense_0/'),
+  (r'/mlp/out/', '/MlpBlock_3/Dense_1/'),
+  (r'^positions/embedding$', 'Transformer/posembed_input/pos_embedding'),
+  (r'^encoder_norm/', 'Transformer/encoder_norm/'),
+)
+_HF_NAMES = (
+  (r'^block_(\d+)/', r'vit.encoder.layer.\1/'),
+  (r'/attention_norm/', '/layernorm_before/'),
+  (r'/attention/(query|key|value)/', r'/attention.attention.\1/'),
+  (r'/attention/out/', '/attention.output.dense/'),
+  (r'/mlp_norm/', '/layernorm_after/'),
+  (r'/mlp/hidden/', '/intermediate.dense/'),
+  (r'/mlp/out/', '/output.dense/'),
+  (r'^cls$', 'vit.embeddings.cls_token'),
+  (r'^positions/embedding$', 'vit.embeddings.position_embeddings'),
+  (r'^embedding/', 'vit.embeddings.patch_embeddings.projection/'),
+  (r'^encoder_norm/', 'vit.layernorm/'),
+  (r'^pre_logits/', 'vit.pooler.dense/'),
+  (r'^head/', 'classifier/'),
+  (r'/(kernel|scale)$', '/weight'),
+  (r'/', '.'),
+)
+# Other spellings of the authors' names. Their suffixes count the layers of all
+# kinds, as linen's forerunner did; linen's, in big_vision, count each kind.
+_NPZ_SPELLINGS = (
+  (r'/MultiHeadDotProductAttention_0/', '/MultiHeadDotProductAttention_1/'),
+  (r'/LayerNorm_1/', '/LayerNorm_2/'),
+  (r'/MlpBlock_0/', '/MlpBlock_3/'),
+  (r'^(Transformer/)?pos_embedding$', _NPZ_NAMES[6][1]),
+)
+_HEAD = ('head/kernel', 'head/bias', 'pre_logits/kernel', 'pre_logits/bias')
+
+
+def load_vit(
+  path: str | os.PathLike,
+  params: PyTree,
+  *,
+  head: Literal['keep', 'replace'] = 'keep',
+  resize: grid_positions.ResizeMethod = 'zoom',
+  old_grid: Grid | None = None,
+  new_grid: Grid | None = None,
+) -> PyTree:
+  """Fills the parameters of a `vit.ViT` from a file.
+
+  Args:
+    path: An `.npz` file, a `.safetensors` file, or a folder that holds
+      `model.safetensors`.
+    params: `model.init(...)['params']`: what is wanted. With head='keep' the
+      shapes, `jax.eval_shape(model.init, ...)['params']`, are enough.
+    head: 'keep' takes the head of the file. 'replace' keeps the one of
+      `params`, for another task; a `pre_logits` layer of the file is then used
+      if the model has one (`representation_dim`), and dropped if not.
+    resize: How the position grid becomes that of another image size; see
+      `positions.resize_grid`.
+    old_grid: (rows, columns) of patches in the file; None if square.
+    new_grid: (rows, columns) of patches in the model; None if square.
+
+  Returns:
+    A tree like `params`, with its dtypes.
+
+  Raises:
+    InputError: The file cannot be read, or does not fit.
+  """
+  if head not in ('keep', 'replace'):
+    raise InputError(f"head must be 'keep' or 'replace', got {head!r}")
+  path = pathlib.Path(path)
+  is_torch = path.is_dir() or path.suffix == '.safetensors'
+  file_name, read = (
+    (stored_name, _read_hf) if is_torch else (_npz_name, _read_npz)
+  )
+  try:
+    source = read(path)
+  except InputError:
+    raise
+  except Exception as error:  # A damaged file makes its reader raise anything.
+    raise InputError(
+      f'cannot read weights from {path}: {error or type(error).__name__}'
+    ) from error
+
+  target = torch_layout.flatten(params)
+  loaded = {}
+  if head == 'replace':
+    loaded = {name: target[name] for name in target if name.startswith('head/')}
+  wanted = {file_name(name): name for name in target if name not in loaded}
+  if head == 'replace':
+    for name in {file_name(name) for name in _HEAD} - wanted.keys():
+      source.pop(name, None)
+  heads = {file_name(name) for name in _HEAD}
+  hint = (
+    "; head='replace' leaves out the head of the file, representation_dim "
+    'says whether the model has a pre_logits (pooler) layer'
+  )
+  torch_layout.check_names(
+    path, wanted, source, hint=lambda names: hint * bool(names & heads)
+  )
+
+  def convert(array, name, shape):
+    if is_torch:
+      array = torch_layout.from_torch(array, name, shape)
+    if name == 'positions/embedding' and array.ndim == 3:
+      array = _fit_positions(
+        array,
+        shape[1],
+        num_prefix_tokens=int('cls' in target),
+        method=resize,
+        old_grid=old_grid,
+        new_grid=new_grid,
+      )
+    return array
+
+  def classes(names):
+    some = any(name.startswith('head/') for name in names)
+    return "; for another number of classes load with head='replace'" * some
+
+  return torch_layout.fill(
+    path, source, wanted, params, kept=loaded, convert=convert, hint=classes
+  )
+
+
+def save_npz(path: str | os.PathLike, params: PyTree) -> None:
+  """Writes the parameters of a `vit.ViT` under the authors' names.
+
+  These are the names of the published files, which vision_transformer,
+  big_vision and timm read. `load_vit` gives back the same bits.
+
+  Args:
+    path: File to write, usually `*.npz`. Replaced in one step.
+    params: Parameters, of any floating type.
+  """
+  arrays = {
+    _npz_name(name): np.asarray(leaf)
+    for name, leaf in torch_layout.flatten(params).items()
+  }
+  with torch_layout.replace(path) as partial, partial.open('wb') as file:
+    np.savez(file, **arrays)
+
+
+def save_safetensors(path: str | os.PathLike, params: PyTree) -> None:
+  """Writes the parameters of a `vit.ViT` as ViTForImageClassification has them.
+
+  `load_vit` gives back the same bits. PyTorch gives the same logits if the
+  config.json beside the file has the model's gelu and epsilon.
+
+  Args:
+    path: File to write, usually `model.safetensors`. Replaced in one step.
+    params: Parameters, of any floating type.
+
+  Raises:
+    InputError: There is no such model in Hugging Face's class.
+  """
+  leaves = torch_layout.flatten(params)
+  if not {'cls', 'positions/embedding'} <= leaves.keys():
+    raise InputError(
+      'ViTForImageClassification has a class token and learned positions: '
+      "save_safetensors needs pool='token' and position='learned'"
+    )
+  if 'pre_logits/kernel' in leaves:
+    raise InputError(
+      'ViTForImageClassification has no layer before the head: '
+      'save_safetensors needs representation_dim=None'
+    )
+  arrays = {
+    stored_name(name): torch_layout.to_torch(np.asarray(leaf), name)
+    for name, leaf in leaves.items()
+  }
+  torch_layout.save(path, arrays)
+
+
+def hf_config(path: str | os.PathLike) -> dict[str, Any]:
+  """Keyword arguments of `vit.ViT` from a Hugging Face config.json.
+
+  Args:
+    path: The folder of the model, or a file in it.
+
+  Returns:
+    Fields for `vit.ViT(**hf_config(path))`.
+
+  Raises:
+    InputError: There is no config.json, or `vit.ViT` cannot be what it says.
+  """
+  stored = torch_layout.read_json(path, 'config.json')
+  # Absent fields have the defaults of transformers.
+  gelu = {'gelu': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
+  for field, choices in (
+    ('model_type', ('vit',)),
+    ('qkv_bias', (True,)),
+    ('hidden_act', tuple(gelu)),
+  ):
+    if stored.get(field, choices[0]) not in choices:
+      raise InputError(
+        f'{path}: {field} must be one of {choices}, got {stored[field]!r}'
+      )
+  patch_size = stored.get('patch_size', 16)
+  return dict(
+    num_classes=len(stored.get('id2label', range(2))),
+    patch_size=patch_size if isinstance(patch_size, int) else (*patch_size,),
+    hidden_dim=stored.get('hidden_size', 768),
+    mlp_dim=stored.get('intermediate_size', 3072),
+    num_heads=stored.get('num_attention_heads', 12),
+    num_layers=stored.get('num_hidden_layers', 12),
+    dropout_rate=stored.get('hidden_dropout_prob', 0.0),
+    attention_dropout_rate=stored.get('attention_probs_dropout_prob', 0.0),
+    gelu=gelu[stored.get('hidden_act', 'gelu')],
+    layer_norm_epsilon=stored.get('layer_norm_eps', 1e-12),
+  )
+
+
+_npz_name = functools.partial(torch_layout.rename, rules=_NPZ_NAMES)
+
+
+def stored_name(name: str) -> str:
+  """What Hugging Face's files call one of our leaves, or one of our layers.
+
+  Layers are named with a slash at the end: 'block_0/mlp/out/'.
+  """
+  return torch_layout.rename(name, _HF_NAMES)
+
+
+def _read_npz(path):
+  """Leaves under the authors' names, whichever of the layouts the file has."""
+  with np.load(path, allow_pickle=False) as file:
+    # NumPy has no bfloat16 and keeps its two bytes.
+    stored = {
+      name: array.view(jnp.bfloat16) if array.dtype == 'V2' else array
+      for name, array in file.items()
+    }
+  for prefix in ('opt/target/', 'params/'):
+    if any(name.startswith(prefix) for name in stored):
+      state = {
+        name
+        for name in stored
+        if re.match('(opt|extra|step|state)(/|$)', name)
+        and not name.startswith(prefix)
+      }
+      logging.info('%s: left out the training state %s', path, state)
+      stored = {
+        name.removeprefix(prefix): array
+        for name, array in stored.items()
+        if name not in state
+      }
+  if 'pos_embedding' in stored and 'cls' in stored:
+    rows = stored['pos_embedding']
+    if _is_square(rows.shape[1]):  # big_vision: the class token has no row.
+      stored['pos_embedding'] = np.pad(rows, ((0, 0), (1, 0), (0, 0)))
+  leaves = {}
+  stem = 'Transformer/encoderblock/'
+  for name, array in stored.items():
+    layers = {torch_layout.rename(name, _NPZ_SPELLINGS): array}
+    if name.startswith(stem):  # All layers in one, as `nn.scan` makes them.
+      rest = torch_layout.rename('/' + name.removeprefix(stem), _NPZ_SPELLINGS)
+      layers = {f'{stem[:-1]}_{i}{rest}': row for i, row in enumerate(array)}
+    if layers.keys() & leaves.keys():
+      raise InputError(f'{path} holds {name} and another spelling of it')
+    leaves |= layers
+  return leaves
+
+
+def _read_hf(path):
+  """Leaves under the names of ViTForImageClassification."""
+  leaves = torch_layout.read(path)
+  if 'embeddings.cls_token' in leaves:  # A bare ViTModel.
+    leaves = {f'vit.{name}': array for name, array in leaves.items()}
+  return leaves
+
+
+def _fit_positions(
+  array, num_tokens, *, num_prefix_tokens, method, old_grid, new_grid
+):
+  if array.shape[1] == num_tokens and old_grid == new_grid:
+    return array
+  old_grid = old_grid or _square(array.shape[1] - num_prefix_tokens, 'old_grid')
+  new_grid = new_grid or _square(num_tokens - num_prefix_tokens, 'new_grid')
+  logging.info('Position grid: %s -> %s by %s', old_grid, new_grid, method)
+  return grid_positions.resize_grid(
+    jnp.asarray(array),
+    old_grid,
+    new_grid,
+    num_prefix_tokens=num_prefix_tokens,
+    method=method,
+  )
+
+
+def _is_square(number):
+  return number > 0 and math.isqrt(number) ** 2 == number
+
+
+def _square(number, field):
+  if not _is_square(number):
+    raise InputError(f'{number} positions are no square: load with {field}=')
+  return math.isqrt(number), math.isqrt(number)

@@ -1,0 +1,73 @@
+"""Rows of text with classes, and prompts with completions."""
+
+import pytest
+
+from repjax import types
+from repjax.data.text import labelled_text
+from repjax.data.text import tokens
+
+BYTES = tokens.Bytes()
+
+
+def test_texts_begin_with_start_and_are_padded_or_cut():
+  rows = labelled_text.rows(
+    ['ab', b'abcdef'], [1, 0], tokenizer=BYTES, length=4, num_classes=2
+  )
+  read = rows.read([0, 1])
+  assert read['tokens'][0].tolist() == [
+    tokens.START,
+    *BYTES.encode('ab'),
+    tokens.PAD,
+  ]
+  assert read['token_mask'].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+  assert BYTES.decode(read['tokens'][1]) == 'abc'
+  assert read['label'].tolist() == [1, 0]
+
+
+def test_of_a_completion_what_follows_the_prompt_counts():
+  rows = labelled_text.completions(
+    ['in', b'a long prompt'],
+    ['out', 'x'],
+    tokenizer=BYTES,
+    length=9,
+    separator='>',
+  )
+  read = rows.read([0, 1])
+  assert read['tokens'].shape == (2, 10)
+  counted = read['tokens'][0][read['weights'][0] > 0]
+  assert counted.tolist() == [*BYTES.encode('out'), tokens.END]
+  assert BYTES.decode(read['tokens'][0]) == 'in>out'
+  assert read['weights'][1].sum() == 0  # Its target is cut off.
+
+
+@pytest.mark.slow
+def test_pieces_are_of_one_chapter_and_public_text_is_of_others():
+  pieces = labelled_text.topic_pieces(num_classes=4, size=48)
+  both = pieces.train + pieces.test
+  assert len(set(both)) == len(both) > 3000
+  assert {len(x) for x in both} == {48}
+  assert abs(len(pieces.test) / len(both) - 0.2) < 0.01
+  assert set(pieces.test_labels) == set(range(4)) == set(pieces.train_labels)
+  public = ' '.join(' '.join(x.split()) for x in pieces.public)
+  seen = sum(x in public for x in both)
+  assert seen < 0.01 * len(both)
+  again = labelled_text.topic_pieces(num_classes=4, size=48)
+  assert again.test == pieces.test
+  for fields in (dict(num_classes=1), dict(num_classes=54, skip=1)):
+    with pytest.raises(types.InputError, match='chapters'):
+      labelled_text.topic_pieces(size=48, **fields)
+
+
+@pytest.mark.slow
+def test_the_largest_chapters_can_be_public():
+  pieces = labelled_text.topic_pieces(num_classes=4, size=48)
+  skipped = labelled_text.topic_pieces(num_classes=3, size=48, skip=1)
+  chapter = dict(zip(pieces.train, pieces.train_labels, strict=True))
+  both = dict(zip(skipped.train, skipped.train_labels, strict=True))
+  shared = chapter.keys() & both.keys()
+  assert len(shared) > 0.5 * len(both)
+  assert all(chapter[x] == both[x] + 1 for x in shared)
+  public = ' '.join(' '.join(x.split()) for x in skipped.public)
+  largest = [x for x, label in chapter.items() if label == 0]
+  assert sum(x in public for x in largest) > 0.98 * len(largest)
+  assert sum(x in public for x in both) < 0.01 * len(both)

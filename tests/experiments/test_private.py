@@ -1,0 +1,254 @@
+"""Plans of private runs, and what voids their statement."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import loop
+from repjax import types
+from repjax.data.batches import in_order
+from repjax.data.batches import poisson
+from repjax.data.batches import users
+from repjax.data.reading import source
+from repjax.experiments import private
+from repjax.methods import supervised
+from repjax.models import mlp
+
+pytestmark = pytest.mark.slow
+
+# SST-2 as Li et al. train on it.
+SST2 = dict(batch_size=1000, epochs=3.0, epsilon=3.0, delta=0.0, clip_norm=0.1)
+TINY = dict(
+  batch_size=10,
+  epochs=0.5,
+  epsilon=20.0,
+  delta=1e-3,
+  clip_norm=1.0,
+  seed=0,
+  accountant='rdp',
+)
+
+
+@pytest.fixture(scope='module')
+def rows():
+  rng = np.random.default_rng(0)
+  return source.from_arrays(
+    'rows',
+    {
+      'image': rng.normal(size=(40, 2, 2, 1)).astype(np.float32),
+      'label': np.arange(40) % 3,
+    },
+    num_classes=3,
+  )
+
+
+@pytest.fixture(scope='module')
+def plan():
+  return private.plan(40, **TINY)
+
+
+def method_of(plan):
+  return supervised.make(
+    mlp.Mlp(3, features=()), optax.chain(plan.link(), optax.sgd(1.0))
+  )
+
+
+def experiment_of(plan, rows, **changes):
+  made = types.Experiment(
+    method=method_of(plan),
+    train=plan.batches(rows, process_index=0, process_count=1),
+    evals=None,
+    eval_splits=(),
+    steps=plan.steps,
+    warm_start=None,
+    measure=None,
+    figures=None,
+  )
+  return plan.guarded(made)._replace(**changes)
+
+
+def state_of(experiment):
+  first = experiment.train.batch(0)
+  return loop.init(experiment.method, first, 0, jax.local_devices()[:1])
+
+
+def test_the_noise_is_that_of_the_papers_recipe():
+  found = private.plan(67_349, seed=0, accountant='rdp', **SST2)
+  # Measured with dp_accounting: rate 1000 / n, delta 1 / (2 n).
+  assert found.steps == math.ceil(3 * 67_349 / 1000)
+  np.testing.assert_allclose(found.noise_multiplier, 0.8221, rtol=2e-3)
+  said = found.statement(found.steps)
+  assert 2.99 < said.epsilon <= 3.0
+  assert said.delta == 1 / (2 * 67_349)
+  # What is spent on the way is less.
+  assert found.statement(50).epsilon < 0.8 * said.epsilon
+
+
+def test_parts_of_a_run_agree_with_its_plan(plan, rows):
+  drawn = plan.batches(rows, process_index=0, process_count=1)
+  assert (drawn.rate, drawn.batch_size) == (0.25, plan.capacity)
+  assert plan.steps == 2
+  said = plan.statement(2)
+  assert (said.sampling_rate, said.noise_multiplier) == (
+    0.25,
+    plan.noise_multiplier,
+  )
+  with pytest.raises(ValueError, match='40 rows'):
+    plan.batches(rows.select(np.arange(30)))
+
+
+def test_infinite_epsilon_clips_without_noise_and_is_open():
+  found = private.plan(40, **{**TINY, 'epsilon': math.inf})
+  assert found.is_open
+  assert found.noise_multiplier == 0
+
+
+def test_a_step_that_drew_no_row_is_noise_alone(plan, rows):
+  method = method_of(plan)
+  batch = dict(plan.batches(rows, process_index=0, process_count=1).batch(0))
+  batch['mask'] = np.zeros_like(batch['mask'])
+  batch['image'] = np.full_like(batch['image'], np.nan)
+  state = method.init(jax.random.key(0), {k: x[:1] for k, x in batch.items()})
+  new, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
+  moved = np.concatenate(
+    [
+      np.ravel(a - b)
+      for a, b in zip(
+        jax.tree.leaves(new.params), jax.tree.leaves(state.params), strict=True
+      )
+    ]
+  )
+  stddev = plan.noise_multiplier * plan.clip_norm / 10
+  assert 0.5 * stddev < moved.std() < 2 * stddev
+  assert sums['loss'] == (0, 0)
+  # And it stops nothing.
+  lines = []
+  progress = loop.Progress(
+    every=1,
+    steps=2,
+    batch_size=10,
+    write=lambda step, values: lines.append((step, values)),
+    also=lambda step: {'epsilon': 0.5 * step},
+  )
+  progress(1, new, sums)
+  progress(2, new, {**sums, 'loss': (jnp.ones(()), jnp.ones(()))})
+  assert lines[0] == (1, {'epsilon': 0.5})
+  assert lines[1][1]['loss'] == 1
+  assert lines[1][1]['epsilon'] == 1
+
+
+@pytest.mark.parametrize(
+  ('change', 'says'),
+  [
+    ({'clip_norm': 0.0}, 'clip_norm > 0'),
+    ({'clip_norm': -1.0}, 'clip_norm > 0'),
+    ({'epochs': 0.0}, 'epochs > 0'),
+    ({'epsilon': 0.0}, 'epsilon > 0'),
+    ({'batch_size': 41}, '40 rows'),
+    ({'sampling_rate': 1.5}, 'sampling_rate'),
+    ({'epsilon': 1e-4, 'epochs': 1e5}, 'out of reach'),
+    ({'key_file': '/nowhere/key'}, 'head -c 32 /dev/urandom'),
+  ],
+)
+def test_what_cannot_be_planned_is_refused(change, says):
+  with pytest.raises(types.InputError, match=says):
+    private.plan(40, **{**TINY, **change})
+
+
+def test_a_large_delta_is_warned_about():
+  with pytest.warns(UserWarning, match='publishing one row in full'):
+    private.plan(40, **{**TINY, 'delta': 0.1})
+
+
+def test_a_file_makes_the_noise_and_the_rows_secret(tmp_path, plan):
+  path = tmp_path / 'key'
+  path.write_bytes(b'short')
+  with pytest.raises(types.InputError, match='5 bytes'):
+    private.plan(40, **TINY, key_file=str(path))
+  path.write_bytes(bytes(range(32)))
+  kept = private.plan(40, **TINY, key_file=str(path))
+  again = private.plan(40, **{**TINY, 'seed': 7}, key_file=str(path))
+  assert kept == again
+  assert kept.sampling_seed != plan.sampling_seed
+  params = {'w': jnp.zeros(3)}
+  keys = [x.link().init(params).key for x in (kept, again, plan)]
+  np.testing.assert_array_equal(keys[0], keys[1])
+  assert (keys[0] != keys[2]).any()
+  guessed = [x for x in plan.statement(1).not_covered if 'guesses' in x]
+  assert guessed
+  assert not set(guessed) & set(kept.statement(1).not_covered)
+
+
+def test_shuffled_batches_are_not_called_poisson(plan, rows):
+  shuffled = in_order.train_batches(
+    rows, batch_size=10, seed=0, process_index=0, process_count=1
+  )
+  honest = experiment_of(plan, rows)
+  state = state_of(honest)
+  honest.guard.check(honest, state, '')
+  assert isinstance(honest.train, poisson.PoissonBatches)
+  with pytest.raises(types.InputError, match='shuffled epoch'):
+    other = experiment_of(plan, rows, train=shuffled)
+    other.guard.check(other, state, '')
+
+
+def test_nothing_without_noise_chooses_what_is_published(plan, rows):
+  honest = experiment_of(plan, rows)
+  with pytest.raises(types.InputError, match=r'config\.run\.best'):
+    honest.guard.check(honest, state_of(honest), 'test/accuracy')
+
+
+def test_an_optimizer_without_the_link_is_refused(plan, rows):
+  plain = experiment_of(
+    plan,
+    rows,
+    method=supervised.make(mlp.Mlp(3, features=()), optax.sgd(1.0)),
+  )
+  with pytest.raises(types.InputError, match='begin the chain'):
+    plain.guard.check(plain, state_of(plain), '')
+
+
+def test_a_run_goes_on_with_its_key_and_its_config_alone(plan, rows):
+  fresh = state_of(experiment_of(plan, rows))
+  later = fresh.replace(step=fresh.step + 3)
+  private.check_resumed(fresh, later, True)
+  with pytest.raises(types.InputError, match='config that it was begun with'):
+    private.check_resumed(fresh, later, False)
+  other = private.plan(40, **{**TINY, 'seed': 1})
+  with pytest.raises(types.InputError, match='another key'):
+    private.check_resumed(state_of(experiment_of(other, rows)), later, True)
+
+
+def test_a_column_of_users_makes_the_run_protect_them(rows):
+  # Seven users: of one row, of two ... the last of 19.
+  sizes = [1, 2, 3, 4, 5, 6, 19]
+  owned = rows.with_columns(
+    author=np.repeat([f'{i}'.encode() for i in range(7)], sizes).astype(object)
+  )
+  assert private.count(owned, 'author') == 7
+  plan = private.plan(
+    7, **{**TINY, 'batch_size': 3}, user_column='author', rows_per_user=4
+  )
+  made = experiment_of(plan, owned)
+  state = state_of(made)
+  made.guard.check(made, state, '')
+  assert made.guard.statement(1)['privacy'].unit == users.UNIT
+  # Rows of a batch on average: no user has more than four.
+  mean = 3 / 7 * (1 + 2 + 3 + 4 * 4)
+  assert made.train.expected_rows == pytest.approx(mean)
+  batch = next(made.train.iterate(0))
+  assert len(batch['mask']) == plan.capacity * 4
+  state, sums = jax.jit(made.method.update)(state, batch, jax.random.key(0))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+  # One norm a user, however many rows are theirs.
+  assert sums['gradient_norm'][1] == len(set(batch['user']) - {-1})
+  with pytest.raises(ValueError, match='7 rows; got 40'):
+    plan._replace(user_column='').batches(owned)
+  with pytest.raises(types.InputError, match='author'):
+    plan.batches(rows)
+  with pytest.raises(types.InputError, match='rows_per_user'):
+    private.plan(7, **{**TINY, 'batch_size': 3}, rows_per_user=4)
