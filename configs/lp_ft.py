@@ -452,7 +452,7 @@ def _compare(config):
   plain, pulled = (
     lp_ft.make(
       model,
-      optax.chain(*links, fine_tuning.swept(_sgd(config, data.steps, 1.0))),
+      optax.chain(*links, side_by_side.swept(_sgd(config, data.steps, 1.0))),
       **config.step,
     )
     for links in ((), (lp_ft.l2_sp(config.study.l2_sp),))

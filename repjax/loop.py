@@ -148,11 +148,6 @@ def fit_seeds(
   columns = {name: jnp.asarray(x) for name, x in columns.items()}
   base = jax.vmap(jax.random.key)(jnp.asarray(seeds))
 
-  def first(rng, columns):
-    batch = {name: x[:1] for name, x in columns.items()}
-    batch['mask'] = jnp.ones(1)
-    return method.init(jax.random.fold_in(rng, _INIT), batch)
-
   def step(state, rng, columns, rows):
     batch = {name: x[rows] for name, x in columns.items()}
     batch['mask'] = (rows >= 0).astype(jnp.float32)
@@ -165,7 +160,7 @@ def fit_seeds(
     return state, jax.tree.map(lambda x: x.sum(0), sums)
 
   if states is None:
-    states = jax.jit(jax.vmap(first))(base, columns)
+    states = init_seeds(method, columns, base)
   else:  # They are donated below.
     states = jax.tree.map(jnp.copy, states)
   rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, _TRAIN))(base)
@@ -189,6 +184,25 @@ def fit_seeds(
             f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
           )
     yield stop, states, means
+
+
+def init_seeds(
+  method: types.Method, columns: Mapping[str, jax.Array], rngs: jax.Array
+) -> types.TrainState:
+  """States before the first step, one a key: what `init` makes for a seed.
+
+  Args:
+    method: What is trained.
+    columns: One copy of the rows a seed, [S, N, ...]; one row of each is used.
+    rngs: Keys of the seeds, [S].
+  """
+
+  def first(rng, columns):
+    batch = {name: x[:1] for name, x in columns.items()}
+    batch['mask'] = jnp.ones(1)
+    return method.init(jax.random.fold_in(rng, _INIT), batch)
+
+  return jax.jit(jax.vmap(first))(rngs, columns)
 
 
 def _one_by_one(step):

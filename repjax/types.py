@@ -15,6 +15,7 @@ from typing import Protocol
 import flax.struct
 import jax
 import numpy as np
+import optax
 
 PyTree = Any
 
@@ -146,6 +147,11 @@ class Method(NamedTuple):
   init: Callable[[jax.Array, Batch], TrainState]
   update: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
   predict: Callable[[TrainState, Batch], Mapping[str, jax.Array]]
+
+
+# What a recipe's `build` takes as the last link of its optax chain: a function
+# with the arguments of `optax.adamw` or `optax.sgd`.
+Optimizer = Callable[..., optax.GradientTransformation]
 
 
 class Batches(Protocol):

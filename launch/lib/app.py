@@ -192,8 +192,28 @@ class _PlainFormatter:
 
 
 def config_files() -> list[pathlib.Path]:
-  """The config files that come with repjax."""
-  return sorted(_CONFIGS.glob('[a-z]*.py'))
+  """The recipes that come with repjax."""
+  return [x for x in sorted(_CONFIGS.glob('[a-z]*.py')) if x.stem != 'presets']
+
+
+def papers() -> list[str]:
+  """Names of the papers that have a recipe; each has a study, too."""
+  return [path.stem for path in config_files()]
+
+
+def load_study(paper: str) -> python_types.ModuleType:
+  """Imports a paper's study; refuses one that lacks a part."""
+  path = _CONFIGS / 'studies' / f'{paper}.py'
+  if not path.is_file():
+    raise types.InputError(
+      f'configs/{paper}.py has no study: write configs/studies/{paper}.py with '
+      'SEEDS, CLAIMS, get_config and run.'
+    )
+  study = load_config_module(str(path))
+  for name in ('SEEDS', 'CLAIMS', 'get_config', 'run'):
+    if not hasattr(study, name):
+      raise types.InputError(f'configs/studies/{paper}.py has no {name}.')
+  return study
 
 
 def load_config_module(file: str) -> python_types.ModuleType:
@@ -244,9 +264,23 @@ def list_configs() -> str:
   """One line a config: its path and the first line of its docstring."""
   lines = ['Configs (each with the presets paper, small and smoke):']
   for path in config_files():
-    doc = ast.get_docstring(ast.parse(path.read_text('utf-8'))) or ''
-    lines.append(f'  configs/{path.name:<16} {doc.partition(chr(10))[0]}')
+    tree = ast.parse(path.read_text('utf-8'))
+    doc = ast.get_docstring(tree) or ''
+    more = [x for x in _presets(tree) if x not in ('paper', 'small', 'smoke')]
+    lines.append(
+      f'  configs/{path.name:<20} {doc.partition(chr(10))[0]}'
+      + (f'\n{"":31}also: {", ".join(more)}' if more else '')
+    )
   return '\n'.join(lines)
+
+
+def _presets(tree: ast.Module) -> list[str]:
+  """Names of a recipe's PRESETS, without importing it."""
+  for node in tree.body:
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+      if [getattr(x, 'id', '') for x in node.targets] == ['PRESETS']:
+        return [x.arg for x in node.value.keywords if x.arg]
+  return []
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

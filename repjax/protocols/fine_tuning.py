@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from repjax import types
 from repjax.analysis import linear_probe
@@ -40,33 +39,6 @@ class Tuned(NamedTuple):
   states: types.TrainState
   rate: float
   scores: np.ndarray
-
-
-class RateState(NamedTuple):
-  """State of `swept`.
-
-  Attributes:
-    rate: What updates are multiplied with, a scalar.
-  """
-
-  rate: jax.Array
-
-
-def swept(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-  """An optimizer of rate 1 whose rate is a number in its state.
-
-  `tune` sets it, so that one compiled step trains networks of all rates.
-  """
-
-  def init_fn(params):
-    del params  # A scalar for all of them.
-    return RateState(jnp.ones(()))
-
-  def update_fn(updates, state, params=None):
-    del params  # What counts is how far they move.
-    return jax.tree.map(lambda x: state.rate * x, updates), state
-
-  return optax.chain(tx, optax.GradientTransformation(init_fn, update_fn))
 
 
 def starts(
@@ -144,7 +116,7 @@ def tune(
   """Fine-tunes from every start at every rate, and keeps the best rate.
 
   Args:
-    method: From `lp_ft.make`, with a `swept` optimizer.
+    method: From `lp_ft.make`, with a `side_by_side.swept` optimizer.
     starts: Name -> states with a leading seed axis.
     train: Rows that are trained on.
     val: Held-out rows of the same distribution. A start's rate is the smallest
@@ -169,7 +141,11 @@ def tune(
     steps=steps,
     points=3,
     states=_joined(
-      [_with_rate(x, rate) for x in starts.values() for rate in rates]
+      [
+        side_by_side.with_rate(x, rate)
+        for x in starts.values()
+        for rate in rates
+      ]
     ),
   )
   scores = trained.score.reshape(shape)
@@ -201,18 +177,6 @@ def predict_fn(model: nn.Module):
   """(states with a seed axis, columns) -> 'features' and 'logits'."""
   return side_by_side.predict_fn(
     types.Method(None, None, lp_ft.features(model))
-  )
-
-
-def _with_rate(states, rate):
-  def change(x):
-    if isinstance(x, RateState):
-      return RateState(jnp.full_like(x.rate, rate))
-    return x
-
-  is_rate = lambda x: isinstance(x, RateState)  # noqa: E731
-  return states.replace(
-    opt_state=jax.tree.map(change, states.opt_state, is_leaf=is_rate)
   )
 
 

@@ -13,6 +13,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from repjax import loop
 from repjax import types
@@ -102,6 +103,67 @@ def per_seed(
     ]
   )
   return {name: x[rows] for name, x in columns.items()}
+
+
+class RateState(NamedTuple):
+  """State of `swept`.
+
+  Attributes:
+    rate: What updates are multiplied with, a scalar.
+  """
+
+  rate: jax.Array
+
+
+def swept(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  """An optimizer of rate 1 whose rate is a number in its state.
+
+  `with_rate` sets it, so that one compiled step trains models of all rates.
+  """
+
+  def init_fn(params):
+    del params  # A scalar for all of them.
+    return RateState(jnp.ones(()))
+
+  def update_fn(updates, state, params=None):
+    del params  # What counts is how far they move.
+    return jax.tree.map(lambda x: state.rate * x, updates), state
+
+  return optax.chain(tx, optax.GradientTransformation(init_fn, update_fn))
+
+
+def with_rate(
+  states: types.TrainState, rate: float | np.ndarray
+) -> types.TrainState:
+  """States of a `swept` optimizer that train at another rate.
+
+  Args:
+    states: With a leading seed axis.
+    rate: Of all of them, or one each, [S].
+  """
+
+  def change(x):
+    if isinstance(x, RateState):
+      return RateState(
+        jnp.broadcast_to(jnp.asarray(rate, x.rate.dtype), x.rate.shape)
+      )
+    return x
+
+  return states.replace(
+    opt_state=jax.tree.map(
+      change, states.opt_state, is_leaf=lambda x: isinstance(x, RateState)
+    )
+  )
+
+
+def begin(
+  method: types.Method, columns: Mapping[str, np.ndarray], seeds: Sequence[int]
+) -> types.TrainState:
+  """Fresh states, one a seed, as `train` makes them without `states`."""
+  rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+  return loop.init_seeds(
+    method, {name: jnp.asarray(x) for name, x in columns.items()}, rngs
+  )
 
 
 def train(
