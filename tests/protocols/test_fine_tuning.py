@@ -11,6 +11,7 @@ from repjax.methods import lp_ft
 from repjax.models import mlp
 from repjax.protocols import fine_tuning
 from repjax.protocols import side_by_side
+from repjax.protocols import side_by_side
 
 MODEL = mlp.Mlp(3, features=(5,))
 SEEDS = (4, 7)
@@ -27,7 +28,7 @@ def columns(num_rows, seed):
 @pytest.fixture(scope='module')
 def starts():
   """Two backbones, with random heads and with probes."""
-  method = lp_ft.make(MODEL, fine_tuning.swept(optax.sgd(1.0, momentum=0.9)))
+  method = lp_ft.make(MODEL, side_by_side.swept(optax.sgd(1.0, momentum=0.9)))
   batch = {**columns(1, 0), 'mask': np.ones(1, np.float32)}
   backbones = jax.vmap(lambda rng: method.init(rng, batch).params)(
     jax.random.split(jax.random.key(9), 2)
