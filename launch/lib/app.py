@@ -198,7 +198,14 @@ def config_files() -> list[pathlib.Path]:
 
 def papers() -> list[str]:
   """Names of the papers that have a recipe; each has a study, too."""
-  return [path.stem for path in config_files()]
+  names = [path.stem for path in config_files()]
+  for path in sorted((_CONFIGS / 'studies').glob('[a-z]*.py')):
+    if path.stem not in names:
+      raise types.InputError(
+        f'configs/studies/{path.name} has no recipe: there is no '
+        f'configs/{path.name}.'
+      )
+  return names
 
 
 def load_study(paper: str) -> python_types.ModuleType:
@@ -277,9 +284,10 @@ def list_configs() -> str:
 def _presets(tree: ast.Module) -> list[str]:
   """Names of a recipe's PRESETS, without importing it."""
   for node in tree.body:
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-      if [getattr(x, 'id', '') for x in node.targets] == ['PRESETS']:
-        return [x.arg for x in node.value.keywords if x.arg]
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+      continue
+    if [x.id for x in node.targets if isinstance(x, ast.Name)] == ['PRESETS']:
+      return [x.arg for x in node.value.keywords if x.arg]
   return []
 
 

@@ -1,62 +1,152 @@
-"""Studies with changed fields stand beside those of the config as it is."""
+"""Studies are measured, judged and told; what does not fit is refused."""
 
 import json
+import pathlib
 
 import launching
 import pytest
 
-pytestmark = pytest.mark.slow
+from launch.lib import app
+from launch.lib import results
+from repjax import types
 
 
-def test_a_changed_study_is_a_row_of_its_own(tmp_path):
+@pytest.mark.slow
+def test_a_preset_is_a_folder_of_its_own(tmp_path):
   out = tmp_path / 'results'
-  flags = ('--papers=mixup', '--preset=smoke', f'--out={out}')
   code, output = launching.run(
-    'reproduce', *flags, '--set=study.num_rows=40,data.train_split=train[:50%]'
+    'reproduce', '--papers=mixup', '--preset=smoke', f'--out={out}'
   )
   assert code == 0, output
   (folder,) = out.iterdir()
-  assert folder.name == 'mixup.smoke-40-train-50-'
+  assert folder.name == 'mixup.smoke'
   report = json.loads((folder / 'report.json').read_text())
-  assert report['config']['study']['num_rows'] == 40
+  assert report['seeds'] == [0, 1]  # Two are enough to see that it runs.
+  assert 'claims' not in report['config']
   table = (tmp_path / 'RESULTS.md').read_text()
-  assert '--set=study.num_rows=40,data.train_split=train[:50%]' in table
-  assert '| mixup |' in table
-  assert 'not run' in table  # The config as it is.
+  assert '--papers=mixup --preset=smoke --seeds=2`' in table
+  assert '| not run |' in table  # The headline is that of `small`.
   code, output = launching.run('reproduce', f'--out={out}', '--check')
   assert code == 0, output
   # A threshold that is moved afterwards makes the table stale.
-  report['config']['claims']['accuracy_gain']['at_least'] = -1.0
+  row = next(x for x in report['claims'] if 'at_least' in x)
+  row['at_least'] -= 1.0
   (folder / 'report.json').write_text(json.dumps(report))
   code, output = launching.run('reproduce', f'--out={out}', '--check')
   assert code == 1, output
-  assert 'claims.accuracy_gain.at_least' in output
-
-
-@pytest.mark.parametrize(
-  ('setting', 'says'),
-  [
-    ('study.rows=40', 'study.rows'),
-    ('study.num_rows=many', 'study.num_rows=many'),
-    ('epochs', 'field=value'),
-  ],
-)
-def test_a_wrong_change_is_named(tmp_path, setting, says):
-  code, output = launching.run(
-    'reproduce',
-    '--papers=mixup',
-    '--preset=smoke',
-    f'--out={tmp_path / "results"}',
-    f'--set={setting}',
-  )
+  assert f'{row["name"]}.at_least' in output
+  # And so does a number of the config.
+  row['at_least'] += 1.0
+  report['config']['batch_size'] += 1
+  (folder / 'report.json').write_text(json.dumps(report))
+  code, output = launching.run('reproduce', f'--out={out}', '--check')
   assert code == 1, output
-  assert says in output
-  assert 'Traceback' not in output
+  assert 'batch_size' in output
 
 
-def test_a_file_instead_of_a_folder_is_refused_before_any_run(tmp_path):
+@pytest.mark.slow
+def test_what_cannot_be_measured_is_named_before_any_run(tmp_path):
+  for flags, says in (
+    (('--papers=nothing',), 'configs/nothing.py'),
+    (('--papers=sam', '--preset=huge'), 'paper, small, smoke'),
+    (('--papers=sam', '--seeds=9'), 'has 5 seeds'),
+  ):
+    code, output = launching.run(
+      'reproduce', *flags, f'--out={tmp_path / "results"}'
+    )
+    assert code == 1, output
+    assert says in output
+    assert 'Traceback' not in output
   code, output = launching.run('reproduce', f'--out={tmp_path / "RESULTS.md"}')
   assert code == 1, output
-  assert '--out=' in output
   assert 'folder' in output
   assert not list(tmp_path.iterdir())
+
+
+def study(tmp_path, monkeypatch, text):
+  """A folder of configs with one recipe and, if there is a text, its study."""
+  (tmp_path / 'studies').mkdir()
+  (tmp_path / 'toy.py').write_text('PRESETS = {}\n')
+  if text:
+    (tmp_path / 'studies' / 'toy.py').write_text(text)
+  monkeypatch.setattr(app, '_CONFIGS', pathlib.Path(tmp_path))
+
+
+def test_a_recipe_without_a_study_is_named(tmp_path, monkeypatch):
+  study(tmp_path, monkeypatch, '')
+  assert app.papers() == ['toy']
+  with pytest.raises(types.InputError, match=r'configs/studies/toy\.py'):
+    app.load_study('toy')
+
+
+def test_a_study_without_a_recipe_is_named(tmp_path, monkeypatch):
+  study(tmp_path, monkeypatch, 'SEEDS = CLAIMS = get_config = run = None\n')
+  (tmp_path / 'toy.py').unlink()
+  with pytest.raises(types.InputError, match=r'there is no configs/toy\.py'):
+    app.papers()
+
+
+def test_a_study_without_a_part_is_named(tmp_path, monkeypatch):
+  study(tmp_path, monkeypatch, 'SEEDS = (0,)\nCLAIMS = {}\nrun = None\n')
+  with pytest.raises(types.InputError, match='has no get_config'):
+    app.load_study('toy')
+
+
+TOY = '''"""What toys claim.
+
+They do.
+"""
+SEEDS = (0, 1, 2)
+CLAIMS = dict(
+  first=dict(says='first', paper='1', at_least=0.5),
+  second=dict(says='second', paper='2'),
+  third=dict(says='third', paper='3', at_most=0.5),
+)
+get_config = run = None
+'''
+
+
+def test_the_reader_sees_headlines_first_and_then_all_claims(
+  tmp_path, monkeypatch
+):
+  configs, out = tmp_path / 'configs', tmp_path / 'results'
+  configs.mkdir()
+  study(configs, monkeypatch, TOY)
+  claims = app.load_study('toy').CLAIMS
+  measured = {'third': [0.6, 0.8], 'first': [0.4, 0.8], 'second': [7.0]}
+  report = dict(
+    preset='small',
+    seeds=[0, 1],
+    seconds=61.2,
+    devices=['TFRT_CPU_0'],
+    cores=2,
+    time='2026-01-02T03:04:05',
+    versions=dict(jax='1', flax='2', optax='3'),
+    figures=['curve'],
+    claims=[
+      {'name': name, **results.judge(claims[name], values)}
+      for name, values in measured.items()
+    ],
+  )
+  assert [x['verdict'] for x in report['claims']] == [
+    'does not hold',
+    'holds',
+    'measured',
+  ]
+  for preset in ('small', 'mnist'):
+    folder = results.folder_of(out, 'toy', preset)
+    folder.mkdir(parents=True)
+    (folder / 'report.json').write_text(
+      json.dumps({**report, 'preset': preset})
+    )
+  text = results.table(['toy'], out)
+  head, section = text.split('\n## toy\n')
+  assert '| [toy](#toy) | first | 1 | 0.6 ± 0.2 (2) | holds |' in head
+  assert 'They do.' in section
+  at = [section.index(f'| {name} |') for name in ('first', 'second', 'third')]
+  assert at == sorted(at)  # In the order of the study, not of the report.
+  assert '| third | 3 | ≤ 0.5 | 0.7 ± 0.1 (2) | does not hold |' in section
+  assert '`python -m launch.reproduce --papers=toy --seeds=2`: 61 s' in section
+  assert '--papers=toy --preset=mnist --seeds=2`' in section
+  assert '![curve](results/toy/plots/curve.png)' in section
+  assert section.index('### small') < section.index('### mnist')
