@@ -32,9 +32,10 @@ def symmetric(
 ) -> Noisy:
   """Draws the labels of round(rate * n) rows anew, uniformly over classes.
 
-  The SAM paper (Foret et al., 2021, sec. 3.3) says only that labels are
-  'randomly flipped'. The papers that it compares with in table 4 draw among
-  all classes, the right one included, which is the default here.
+  The SAM paper (Foret et al., 2021, sec. 3.3,
+  https://arxiv.org/abs/2010.01412) says only that labels are 'randomly
+  flipped'. The papers that it compares with in table 4 draw among all classes,
+  the right one included, which is the default here.
 
   Args:
     labels: Right labels, integers in [0, num_classes), [n].

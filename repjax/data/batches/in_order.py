@@ -183,8 +183,8 @@ def train_batches(
     source: The rows.
     batch_size: Rows of a global batch.
     seed: >= 0. Decides the order and all draws, together with the step.
-    transform: Of the whole batch, on what the source reads.
-    decode: Of each image, before `transform`.
+    transform: What is done to the whole batch, on what the source reads.
+    decode: What is done to each image, before `transform`.
     num_workers: Processes that read; 0 reads with threads. For sets whose
       images are decoded when they are read. Needs parsed absl flags and a
       main module that can be imported; without parsed flags (notebooks)

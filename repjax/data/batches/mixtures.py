@@ -51,11 +51,11 @@ def mixture(
   Args:
     parts: Training rows of each task, images of one shape.
     batch_size: Rows of a global batch.
-    seed: >= 0.
-    temperature: > 0.
-    transform: Of the whole batch.
-    process_index: See `in_order.train_batches`.
-    process_count: Likewise.
+    seed: >= 0. Decides rows and all draws, together with the step.
+    temperature: > 0; the higher, the more equal are the tasks.
+    transform: What is done to the whole batch, on what the parts read.
+    process_index: This process, by default `jax.process_index()`.
+    process_count: All processes, by default `jax.process_count()`.
 
   Returns:
     Batches like those of `in_order.train_batches`, with 'task' [B].

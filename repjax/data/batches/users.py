@@ -7,7 +7,7 @@ side by side, so that `optim.dp_sgd(rows_per_user=U)` can clip their mean
 gradient as one vector: a user then moves the sum by at most the clip norm, as a
 row does elsewhere, and `privacy.accounting` holds with users in place of rows
 (McMahan et al., 'Learning Differentially Private Recurrent Language Models',
-ICLR 2018).
+ICLR 2018, https://arxiv.org/abs/1710.06963).
 """
 
 import dataclasses

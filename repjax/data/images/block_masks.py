@@ -1,7 +1,8 @@
 """Host side: which patches of an image are hidden, by blocks or at random.
 
-Blockwise masking is that of BEiT (Bao et al., 2022, algorithm 1). The text and
-the authors' code differ, and both are here. A mask is bool [rows, columns].
+Blockwise masking is that of BEiT (Bao et al., 2022, algorithm 1,
+https://arxiv.org/abs/2106.08254). The text and the authors' code differ, and
+both are here. A mask is bool [rows, columns].
 """
 
 from collections.abc import Callable
@@ -31,9 +32,9 @@ def as_in_text(
 
   Args:
     grid: (rows, columns) of patches.
-    ratio: In (0, 1).
+    ratio: Part of the patches that is exceeded, in (0, 1).
     min_block: Least area of a block, in patches, > 0.
-    min_aspect: In (0, 1].
+    min_aspect: Least aspect ratio of a block, in (0, 1].
 
   Raises:
     InputError: If an argument is out of range.
@@ -77,11 +78,11 @@ def as_in_code(
 
   Args:
     grid: (rows, columns) of patches.
-    num_masked: In [1, rows * columns].
+    num_masked: Most patches that are hidden, in [1, rows * columns].
     min_block: Least area that is drawn for a block, in patches, > 0. Where less
       is left to hide, areas lie between that and `min_block`, as in the
       authors' code.
-    min_aspect: In (0, 1].
+    min_aspect: Least aspect ratio of a block, in (0, 1].
     attempts: Blocks that are tried, > 0.
 
   Raises:
@@ -144,8 +145,8 @@ def exactly(sampler: Sampler, num_masked: int) -> Sampler:
   """Masks of one count: random patches are hidden, or shown, until it is met.
 
   Args:
-    sampler: What to start from.
-    num_masked: In [1, rows * columns].
+    sampler: Draws the masks to start from.
+    num_masked: Patches that are hidden then, in [1, rows * columns].
   """
 
   def sample(rng):
@@ -189,7 +190,7 @@ def hide(sampler: Sampler, max_masked: int) -> transforms.Transform:
   """Adds a new mask to every row of a batch.
 
   Args:
-    sampler: Of the masks.
+    sampler: Draws a mask, bool [rows, columns], from a generator.
     max_masked: K, at least the number of patches that a mask can hide.
 
   Returns:
@@ -211,10 +212,10 @@ def fixed(
   """One mask for each row of a set, for evaluation and small studies.
 
   Args:
-    sampler: Of the masks.
-    max_masked: See `hide`.
-    num_rows: N.
-    seed: >= 0. Decides them, together with the row.
+    sampler: Draws a mask, bool [rows, columns], from a generator.
+    max_masked: K, at least the number of patches that a mask can hide.
+    num_rows: Number N of rows of the set.
+    seed: >= 0. Decides the masks, together with the row.
 
   Returns:
     The columns that `hide` adds, [N, K].

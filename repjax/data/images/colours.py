@@ -28,7 +28,7 @@ def painted(
     source: uint8 images [H, W, 1] of one size, bright strokes on dark ground.
     inks: Red, green and blue of each ink, in [0, 1].
     seed: Decides which row has which ink.
-    paper: Of the ground.
+    paper: Red, green and blue of the ground, in [0, 1].
     keep_grey: Whether there is a column 'grey' of the images as they were.
 
   Returns:

@@ -1,10 +1,11 @@
 """Host side: histograms of oriented gradients, features that cost no privacy.
 
 Dalal and Triggs, 'Histograms of Oriented Gradients for Human Detection', CVPR
-2005, without their overlapping blocks. They do not depend on the training
-rows, so private learning may use them for free; Tramer and Boneh,
-'Differentially Private Learning Needs Better Features (or Much More Data)',
-ICLR 2021, show how much linear models over such features gain.
+2005 (https://doi.org/10.1109/CVPR.2005.177), without their overlapping blocks.
+They do not depend on the training rows, so private learning may use them for
+free; Tramer and Boneh, 'Differentially Private Learning Needs Better Features
+(or Much More Data)', ICLR 2021 (https://arxiv.org/abs/2011.11660), show how
+much linear models over such features gain.
 """
 
 import numpy as np

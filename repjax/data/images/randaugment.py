@@ -1,5 +1,7 @@
 """Host side: RandAugment (Cubuk et al., 2020) on whole batches.
 
+https://arxiv.org/abs/1909.13719
+
 The operations, their ranges and the empty colour 128 are those of the
 authors' TensorFlow code (efficientnet/autoaugment.py), which differs from the
 paper: 16 operations instead of 14 (no identity; invert, cutout and
@@ -35,7 +37,8 @@ def rand_augment(
     translate: Shift at magnitude 10 in parts of the image's side. The default
       is the authors' 100 pixels for images of 224; their CIFAR policies use
       10 of 32 pixels.
-    cutout: Half the side of cutout's square at magnitude 10, likewise.
+    cutout: Half the side of cutout's square at magnitude 10, in parts of the
+      image's shorter side. The default is the authors' 40 pixels of 224.
 
   Returns:
     A transform of uint8 images with 1 or 3 channels.
@@ -236,7 +239,7 @@ def _affine(images, *, x=(1, 0, 0), y=(0, 1, 0)):
     images: [n, H, W, C].
     x: (a, b, c), numbers or [n]: the pixel at (x, y) comes from column
       a x + b y + c; column 0 is the centre of the first pixel.
-    y: Likewise, the row that it comes from.
+    y: (a, b, c), numbers or [n]: the row that it comes from, as the column.
   """
   num_rows, height, width, _ = images.shape
   to_y, to_x = np.arange(height)[:, None], np.arange(width)

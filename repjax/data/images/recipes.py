@@ -15,10 +15,10 @@ class Recipe(NamedTuple):
 
   Attributes:
     train: Whole-batch transform of training batches.
-    evaluate: The same for evaluation; draws nothing.
+    evaluate: Whole-batch transform of evaluation batches; draws nothing.
     decode_train: What each image goes through first, or None for sets whose
       images have one size already.
-    decode_evaluate: The same for evaluation.
+    decode_evaluate: What each image goes through first in evaluation, or None.
     shape: (H, W, C) of what the network sees.
   """
 
@@ -53,11 +53,11 @@ def images(
     padding: For images that keep their size: pixels by which they are padded
       and cropped again.
     flip: Whether to mirror half of the images.
-    mean: Of value / 255, one number or one a channel.
-    std: Likewise.
+    mean: Mean of value / 255, one number or one a channel.
+    std: Standard deviation of value / 255, one number or one a channel.
     area: Range of an Inception crop's part of the image.
     rand_augment_layers: Operations of RandAugment; 0 for none.
-    rand_augment_magnitude: Their strength.
+    rand_augment_magnitude: Strength of RandAugment's operations, >= 0.
     cutout: Side of Cutout's square, after scaling, as in the paper; 0 for none.
     erasing: Probability of random erasing with the mean; 0 for none.
 

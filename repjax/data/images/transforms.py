@@ -164,6 +164,8 @@ def _bilinear(old, new):
 def cutout(size: int, *, fill: float = 0) -> Transform:
   """Fills a square around a random pixel (DeVries and Taylor, 2017).
 
+  https://arxiv.org/abs/1708.04552
+
   The square may reach over the edge, so on average less than size ** 2 pixels
   are filled.
 
@@ -197,8 +199,10 @@ def random_erasing(
 ) -> Transform:
   """Fills a random rectangle (Zhong et al., 2020, algorithm 1).
 
+  https://arxiv.org/abs/1708.04896
+
   Args:
-    probability: Of erasing an image.
+    probability: Probability of erasing an image, in [0, 1].
     area: Range of the rectangle's part of the image's area.
     aspect: Range of height / width, uniform as in the paper.
     fill: 'noise' draws each value uniformly from [0, 255] (uint8) or [0, 1)
@@ -269,8 +273,8 @@ def normalise(
   """uint8 images to float32: (value / 255 - mean) / std.
 
   Args:
-    mean: Of value / 255, so in [0, 1]; one number or one a channel.
-    std: Likewise, > 0.
+    mean: Mean of value / 255, in [0, 1]; one number or one a channel.
+    std: Standard deviation of value / 255, > 0; one number or one a channel.
   """
   mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
   if not (std > 0).all() or not ((mean >= 0) & (mean <= 1)).all():

@@ -105,6 +105,8 @@ def inception_crop(
 ) -> Decode:
   """A random part of the image at `size` (Szegedy et al., 2015, sec. 6).
 
+  https://arxiv.org/abs/1409.4842
+
   Follows `tf.image.sample_distorted_bounding_box` without boxes, which the
   published ViT, SAM and BEiT recipes use: the aspect ratio is uniform, the
   height is uniform between those that give the smallest and the largest area

@@ -127,7 +127,7 @@ class Records:
     folder: Where the files lie, for messages.
     files: TFDS's random access to the records.
     columns: What the records hold.
-    num_classes: Of the column 'label', or None.
+    num_classes: Classes of the column 'label', or None.
   """
 
   title: str

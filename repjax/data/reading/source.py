@@ -33,7 +33,7 @@ class Source:
     version: '3.0.1'; '' for arrays in memory.
     split: As TFDS writes it, for example 'train[:10%]'.
     num_rows: Number of rows, > 0.
-    num_classes: Of the column 'label', or None where it is not a class.
+    num_classes: Classes of the column 'label'; None where it is not a class.
     class_names: One name a class, or None.
     image_shape: (H, W, C) of the column 'image', or None where images differ
       in size or there are none.
@@ -205,7 +205,7 @@ def from_arrays(
   Args:
     name: For messages.
     columns: Name -> [num_rows, ...].
-    num_classes: Of the column 'label'.
+    num_classes: Classes of the column 'label'.
     class_names: One name a class.
     split: For messages.
 

@@ -1,7 +1,8 @@
 """Host side: a TFDS builder of the digits that come with scikit-learn.
 
 1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak, 1998, the test
-part of UCI's 'Optical Recognition of Handwritten Digits', CC BY 4.0).
+part of UCI's 'Optical Recognition of Handwritten Digits', CC BY 4.0,
+https://doi.org/10.24432/C50P49).
 """
 
 import numpy as np

@@ -43,10 +43,10 @@ class Grammar:
   """The language pair; the defaults have 105 words on both sides together.
 
   Attributes:
-    num_nouns: Noun i has gender i modulo 3.
-    num_verbs: Verbs.
-    num_adjectives: Adjectives.
-    max_adjectives: Of one noun, each number of them equally likely.
+    num_nouns: Number of nouns; noun i has gender i modulo 3.
+    num_verbs: Number of verbs.
+    num_adjectives: Number of adjectives.
+    max_adjectives: Most adjectives of one noun, each number equally likely.
     clause_rate: Probability that a subject or object has a relative clause.
   """
 
@@ -139,10 +139,11 @@ class Grammar:
     """Draws different sentence pairs of one split.
 
     Args:
-      num_rows: How many.
+      num_rows: Number of pairs, >= 1.
       seed: Seed of the rows.
       split: 'train', or 'test': 1 of `held_out` sentences by its checksum.
-      held_out: See `split`, >= 2; equal for both splits.
+      held_out: One of so many sentences is for testing, >= 2; equal for both
+        splits.
 
     Returns:
       A source of 'source' int32 [S] and 'source_mask' float32 [S], ended by

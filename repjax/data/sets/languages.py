@@ -42,7 +42,7 @@ class Language:
   """What translates the source.
 
   Attributes:
-    name: Of the tree's leaf.
+    name: Name of the tree's leaf.
     words: Word of the source -> its word, without a number.
     rules: Name of a rule in `RULES` -> one of its values.
   """
@@ -123,7 +123,7 @@ class Family:
     tree: In Newick's notation. A branch's length, in [0, 1], is the share of
       the words and of the rules that it changes, rounded to whole ones.
     grammar: The source language.
-    seed: Of the ancestor and of all changes.
+    seed: Decides the ancestor and all changes.
   """
 
   tree: str
@@ -236,11 +236,11 @@ class Family:
     same ones. No test sentence is a training sentence of any language.
 
     Args:
-      language: Its name.
-      num_rows: How many.
-      seed: Of the sentences.
-      split: 'train' or 'test'; see `grammar.Grammar.load`.
-      held_out: See there.
+      language: Name of the language to translate into.
+      num_rows: Number of pairs, >= 1.
+      seed: Decides the sentences.
+      split: 'train', or 'test': 1 of `held_out` sentences by its checksum.
+      held_out: One of so many sentences is for testing, >= 2.
 
     Returns:
       A source of 'source', 'source_mask', 'tokens' and 'weights', as
@@ -248,7 +248,8 @@ class Family:
       the language, and all rows have `length` ids.
 
     Raises:
-      InputError: There is no such language, or see `grammar.Grammar.load`.
+      InputError: There is no such language, a setting is out of range, or the
+        source language has not as many sentences.
     """
     if language not in self.languages:
       raise types.InputError(

@@ -1,12 +1,13 @@
 """Host side: ListOps, nested operations on lists of digits.
 
 Nangia and Bowman, 'ListOps: A Diagnostic Dataset for Latent Tree Learning',
-NAACL student workshop 2018; in the long form of Tay et al., 'Long Range Arena',
-ICLR 2021. A row is an expression such as `[MAX 2 9 [MIN 4 7 ] 0 ]`, its label
-the digit that it is equal to (9). Operators are MIN, MAX, MED (the median,
-rounded down) and SM (the sum modulo 10). The rules and defaults here are those
-of Long Range Arena's public generator, which is not seeded: ours is, and its
-rows are not those of the published files.
+NAACL student workshop 2018 (https://arxiv.org/abs/1804.06028); in the long form
+of Tay et al., 'Long Range Arena', ICLR 2021 (https://arxiv.org/abs/2011.04006).
+A row is an expression such as `[MAX 2 9 [MIN 4 7 ] 0 ]`, its label the digit
+that it is equal to (9). Operators are MIN, MAX, MED (the median, rounded down)
+and SM (the sum modulo 10). The rules and defaults here are those of Long Range
+Arena's public generator, which is not seeded: ours is, and its rows are not
+those of the published files.
 """
 
 from collections.abc import Iterable
@@ -44,14 +45,14 @@ def load(
   the public generator.
 
   Args:
-    num_rows: How many.
+    num_rows: Number of expressions, >= 1.
     seed: Seed of the rows.
     split: 'train', 'validation' or 'test': other random numbers. That rows of
       two splits are equal is as unlikely as in the public generator's for long
       expressions; short ones should be drawn as one source and divided by
       `Source.select`.
-    min_length: Tokens of an expression are more than this,
-    max_length: and fewer than this (as in the public code, both exclusive).
+    min_length: An expression has more tokens than this, as in the public code.
+    max_length: An expression has fewer tokens than this, as in the public code.
     max_depth: Deepest level, the root being 1; a node there is a digit.
     max_args: Most arguments of an operator, >= 2.
     operator_rate: Probability that a node above `max_depth` is an operator.

@@ -1,4 +1,4 @@
-"""Protocol: a model that knows a family of languages learns one more.
+"""Host side: a model that knows a family of languages learns one more.
 
 The new language has the words of one member of a synthetic family and the rules
 of another (`repjax.data.sets.languages`), so that all of its words are known
@@ -48,14 +48,15 @@ def read(
   """Draws the sentences.
 
   Args:
-    tree: See `languages.Family`.
+    tree: Family tree of the known languages in Newick's notation; a branch's
+      length, in [0, 1], is the share of words and rules that it changes.
     words: Language whose words the new one has. A new sentence is announced by
       the name of this language: only the rows tell that its rules have changed.
-    rules: Language whose rules it has.
-    max_adjectives: See `grammar.Grammar`.
+    rules: Language whose rules the new one has.
+    max_adjectives: Most adjectives of one noun, each number equally likely.
     num_public_rows: Rows of all known languages together.
     num_rows: Training rows of the new language.
-    num_test_rows: Its test rows.
+    num_test_rows: Test rows of the new language.
 
   Raises:
     InputError: There is no such language, or not as many sentences.

@@ -2,8 +2,8 @@
 
 A stream is a list of `Task`s for learning one after the other. Rows carry
 'task', the number of their task: what chooses a head (`methods.multitask`) and
-what `grad_fn.per_task` divides rows by. `data.mixtures` draws all tasks of a
-stream into every batch.
+what `grad_fn.per_task` divides rows by. `data.batches.mixtures` draws all tasks
+of a stream into every batch.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Task(NamedTuple):
   Attributes:
     name: For messages and plots.
     train: Rows with 'image', 'label' and 'task'.
-    test: The same for evaluation.
+    test: Rows for evaluation, with the same columns.
   """
 
   name: str
@@ -41,14 +41,14 @@ def permuted(
 ) -> list[Task]:
   """The same set with its pixels in a random order of each task's own.
 
-  As in the authors' code of GPM, the first task is permuted, too. Channels stay
-  together.
+  As in the authors' code of GPM (https://arxiv.org/abs/2103.09762), the first
+  task is permuted, too. Channels stay together.
 
   Args:
     train: Images of one size.
-    test: Likewise.
+    test: Images of that size for evaluation.
     num_tasks: Number of orders.
-    seed: Of the orders.
+    seed: Decides the orders.
   """
   height, width, _ = _fixed_shape(train)
   orders = [
@@ -68,7 +68,7 @@ def rotated(
 
   Args:
     train: Images of one size.
-    test: Likewise.
+    test: Images of that size for evaluation.
     degrees: One angle a task.
   """
   _fixed_shape(train)
@@ -90,9 +90,9 @@ def split(
 
   Args:
     train: Has class labels.
-    test: Likewise.
+    test: Rows of the same classes for evaluation.
     num_tasks: Divides the number of classes: 10 and 20 in CIFAR-100.
-    seed: Of the order of classes; None keeps it.
+    seed: Decides the order of classes; None keeps it.
     relabel: Whether labels count from 0 inside each task, for one head a task;
       False keeps them, for one head of all classes.
 
@@ -136,9 +136,10 @@ def sets(
     names: As TFDS writes them.
     size: Side of the images, in pixels; others are resized.
     channels: 1 or 3; grey images are repeated, colour ones averaged.
-    train_split: As TFDS writes it.
-    test_split: Likewise.
-    data_dir: See `source.load`.
+    train_split: What is learnt from, as TFDS writes it: 'train[:10%]'.
+    test_split: What is evaluated on, as TFDS writes it: 'test'.
+    data_dir: Folder of prepared sets; '' means $TFDS_DATA_DIR, or
+      ~/tensorflow_datasets.
   """
   load = lambda name, part: resized(  # noqa: E731
     sources.load(name, part, data_dir=data_dir), size, channels

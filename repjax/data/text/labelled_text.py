@@ -104,7 +104,7 @@ def completions(
     targets: One a row.
     tokenizer: What makes ids of them.
     length: Targets of a row; what is longer is cut.
-    separator: Between the two.
+    separator: Text between prompt and target.
     name: For messages.
     frame: What stands before the prompt and after the target.
 
@@ -147,9 +147,10 @@ def pairs(
   Args:
     texts: One a row.
     targets: One a row.
-    tokenizer: Of both.
+    tokenizer: What makes ids of both.
     length: Tokens of a text with its end; longer texts are cut before it.
-    target_length: Tokens of a target with its start and end, likewise.
+    target_length: Tokens of a target with its start and end; longer targets are
+      cut before the end.
     name: For messages.
     split: For messages.
     frame: What stands around texts and targets. A target then begins with the
@@ -201,9 +202,9 @@ class Pieces(NamedTuple):
 
   Attributes:
     train: Pieces.
-    train_labels: The chapter of each.
+    train_labels: The chapter of each piece of `train`.
     test: Pieces.
-    test_labels: Likewise.
+    test_labels: The chapter of each piece of `test`.
     public: Whole texts of the remaining chapters.
   """
 
@@ -229,7 +230,7 @@ def topic_pieces(
     skip: Number of larger chapters that are not cut and count as remaining. The
       largest has five times the text of the second, and makes half of the
       pieces where it is cut.
-    seed: Of the division.
+    seed: Decides which pieces are for testing.
   """
   from repjax.data.sets import topics  # Imports TFDS.
 

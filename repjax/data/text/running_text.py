@@ -93,7 +93,8 @@ def eval_windows(
 
   Args:
     ids: A stream, int32 [n]; its first token (`START`) is read only.
-    length: L; rows as in `train_windows`, the last one padded.
+    length: L, predictions of a window. Rows have L + 1 tokens, the last is
+      padded.
     stride: Targets of each window but the first. None means L. A smaller one
       gives them at least L - stride tokens of context, and costs L / stride
       times as much.
@@ -138,7 +139,7 @@ def pad(
 
   Args:
     rows: N arrays of ids.
-    length: Of the result.
+    length: Tokens of a row of the result.
     truncate: Whether longer rows are cut; otherwise they are an error.
 
   Returns:

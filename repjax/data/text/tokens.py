@@ -88,8 +88,10 @@ class Subwords:
     Args:
       texts: Training texts only, or validation is not held out.
       vocab_size: At most this many ids, > 259: all bytes are among them.
-      kind: 'bpe' merges frequent pairs (Sennrich et al., 2016), 'unigram' keeps
-        the likeliest pieces (Kudo, 2018); SentencePiece offers both.
+      kind: 'bpe' merges frequent pairs (Sennrich et al., 2016,
+        https://arxiv.org/abs/1508.07909), 'unigram' keeps the likeliest pieces
+        (Kudo, 2018, https://arxiv.org/abs/1804.10959); SentencePiece offers
+        both.
 
     Raises:
       InputError: `vocab_size` is too small, `kind` unknown, or texts are empty.

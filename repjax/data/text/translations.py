@@ -36,9 +36,9 @@ def from_pivot(
 
   Args:
     rows: One sentence a row, in several languages.
-    pivot: What is translated, 'en'.
-    languages: What it is translated into.
-    tokenizer: Of all languages.
+    pivot: Language that is translated, such as 'en'.
+    languages: Languages that it is translated into.
+    tokenizer: Makes ids of all languages.
     length: Tokens of a row.
 
   Returns:
@@ -73,8 +73,8 @@ def sentences(
   """Sentences of these languages, to learn subwords from.
 
   Args:
-    rows: See `from_pivot`.
-    languages: Which ones.
+    rows: One sentence a row, in several languages.
+    languages: Names of those that are read.
     num_rows: Evenly spaced rows that are read.
   """
   known = _Sentences(rows, _has_lists(rows))
