@@ -12,6 +12,8 @@ from repjax.types import InputError
 def gelu_exact(x: jax.Array) -> jax.Array:
   """Exact gelu (Hendrycks and Gimpel, 2016): x Phi(x), by erf, in float32.
 
+  https://arxiv.org/abs/1606.08415
+
   `nn.gelu(approximate=False)` takes erfc, which takes XLA:CPU 3 times as long.
   """
   wide = x.astype(jnp.float32)
@@ -27,6 +29,8 @@ _BY_NAME = {
 
 def by_name(name: str) -> Callable[[jax.Array], jax.Array]:
   """'gelu_tanh' (GPT-2), 'gelu_exact' (BERT, BART) or 'relu' (Vaswani et al.).
+
+  https://arxiv.org/abs/1706.03762
 
   Raises:
     InputError: There is no such activation.

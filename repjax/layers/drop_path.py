@@ -10,6 +10,8 @@ from repjax.types import InputError
 class DropPath(nn.Module):
   """Drops a residual branch for whole examples (Huang et al., 2016).
 
+  https://arxiv.org/abs/1603.09382
+
   What is kept is divided by 1 - `rate`, so the expectation does not change.
 
   Attributes:

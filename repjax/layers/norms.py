@@ -13,11 +13,12 @@ from repjax.types import InputError
 class BatchNorm(nn.Module):
   """Batch normalisation over the real rows of all devices.
 
-  Ioffe and Szegedy, 'Batch Normalization', ICML 2015, algorithm 1. Sums and
-  counts are added over the devices of the step and divided once, so the result
-  does not depend on the number of devices, on how many rows of each are
-  padding, or on what the padding holds. (A mean of per-device means, as
-  `flax.linen.BatchNorm` takes, is another number then, or NaN.)
+  Ioffe and Szegedy, 'Batch Normalization', ICML 2015, algorithm 1
+  (https://arxiv.org/abs/1502.03167). Sums and counts are added over the devices
+  of the step and divided once, so the result does not depend on the number of
+  devices, on how many rows of each are padding, or on what the padding holds.
+  (A mean of per-device means, as `flax.linen.BatchNorm` takes, is another
+  number then, or NaN.)
 
   Statistics are float32 whatever the input is. A batch without any real row
   leaves the running statistics alone. Where devices go their own ways (SAM with

@@ -41,8 +41,9 @@ def extract(image: jax.Array, patch_size: int | tuple[int, int]) -> jax.Array:
   """Non-overlapping patches, row by row.
 
   A dense layer over the last three axes is then the strided convolution that
-  ViT embeds patches with (Dosovitskiy et al., 2021, eq. 1), with the same
-  kernel [P, P, C, D], and also runs as one matrix product in the backward pass.
+  ViT embeds patches with (Dosovitskiy et al., 2021, eq. 1,
+  https://arxiv.org/abs/2010.11929), with the same kernel [P, P, C, D], and also
+  runs as one matrix product in the backward pass.
 
   Args:
     image: [B, H, W, C].

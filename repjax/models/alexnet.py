@@ -1,7 +1,8 @@
 """Device code: the small AlexNet of continual learning.
 
 Serra, Suris, Miron and Karatzoglou, 'Overcoming Catastrophic Forgetting with
-Hard Attention to the Task' (HAT), ICML 2018; used by GPM on CIFAR-100.
+Hard Attention to the Task' (HAT), ICML 2018 (https://arxiv.org/abs/1801.01423);
+used by GPM (https://arxiv.org/abs/2103.09762) on CIFAR-100.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,11 @@ class AlexNet(nn.Module):
 
   Attributes:
     num_classes: Width of the logits.
-    channels: Of the convolutions.
-    kernels: Their sizes.
-    dropout_rates: After each convolution's relu.
+    channels: Number of channels of each convolution.
+    kernels: Side of each convolution's kernel.
+    dropout_rates: Dropout after each convolution's relu, in [0, 1).
     features: Widths of the dense layers.
-    dense_dropout_rate: After each of their relus.
+    dense_dropout_rate: Dropout after each dense layer's relu, in [0, 1).
     dtype: Type of the computation; None infers it from input and parameters.
   """
 

@@ -35,12 +35,13 @@ class Sampler:
 
   Tokens are left out in this order: all but the `top_k` likeliest, then, of
   what is left, those beyond the fewest that have a share of `top_p` (Holtzman
-  et al., 'The Curious Case of Neural Text Degeneration', ICLR 2020, sec. 3.1).
+  et al., 'The Curious Case of Neural Text Degeneration', ICLR 2020, sec. 3.1,
+  https://arxiv.org/abs/1904.09751).
 
   Attributes:
     temperature: Divides the logits; 0 is greedy.
-    top_k: None keeps all.
-    top_p: In (0, 1]; 1 keeps all.
+    top_k: Number of tokens that are kept, >= 1; None keeps all.
+    top_p: Share of probability that is kept, in (0, 1]; 1 keeps all.
   """
 
   temperature: float = 1.0
@@ -96,7 +97,7 @@ def generate(
 
   Args:
     model: With `prefill` and `step`.
-    variables: Of the model.
+    variables: Variables of the model, with 'params'.
     prompt: [B, L], integers, L >= 1.
     max_new_tokens: N, the most that is written.
     sampler: How tokens are chosen.

@@ -1,8 +1,8 @@
 """Device code: discrete variational autoencoders, which tokenize images.
 
 DALL-E's (Ramesh et al., 'Zero-Shot Text-to-Image Generation', ICML 2021, stage
-one), whose encoder is BEiT's published tokenizer. `repjax.methods.dvae` trains
-them.
+one, https://arxiv.org/abs/2102.12092), whose encoder is BEiT's published
+tokenizer. `repjax.methods.dvae` trains them.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class Encoder(nn.Module):
 
   Attributes:
     vocab_size: Number of visual tokens V.
-    hidden_dim: Width.
-    num_halvings: Convolutions of 4 x 4 with stride 2.
-    num_blocks: Residual blocks.
+    hidden_dim: Channels of all layers but the last.
+    num_halvings: Number n of convolutions of 4 x 4 with stride 2, >= 0.
+    num_blocks: Number of residual blocks.
   """
 
   vocab_size: int
@@ -67,10 +67,10 @@ class Decoder(nn.Module):
   """The mirror image of `Encoder`.
 
   Attributes:
-    num_channels: Of the images.
-    hidden_dim: Width.
-    num_halvings: See `Encoder`.
-    num_blocks: Residual blocks.
+    num_channels: Channels of the images.
+    hidden_dim: Channels of all layers but the last.
+    num_halvings: Number n of transposed convolutions with stride 2, >= 0.
+    num_blocks: Number of residual blocks.
   """
 
   num_channels: int
@@ -84,7 +84,7 @@ class Decoder(nn.Module):
     """Images of tokens or of mixtures of them.
 
     Args:
-      weights: Of each visual token, rows summing to 1, [B, h, w, V].
+      weights: Weight of each visual token, summing to 1, [B, h, w, V].
 
     Returns:
       [B, h 2^n, w 2^n, C].
@@ -191,10 +191,12 @@ class Dvae(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """Reconstructs through the Gumbel-softmax (Jang et al., 2017).
 
+    https://arxiv.org/abs/1611.01144
+
     Args:
       image: [B, H, W, C].
       noise: Standard Gumbel, [B, h, w, V]; 0.0 for the likeliest mixture.
-      temperature: Of the relaxation, > 0; broadcast to [B, h, w, V].
+      temperature: How soft the draw is, > 0; broadcast to [B, h, w, V].
       straight_through: Whether the decoder sees one token a place, with the
         gradient of the relaxed draw, in place of that draw.
 

@@ -1,8 +1,10 @@
 """Device code: residual networks for small images and for ImageNet.
 
 He et al., 'Identity Mappings in Deep Residual Networks', ECCV 2016
-(`PreActResNet`); Zagoruyko and Komodakis, 'Wide Residual Networks', BMVC 2016
-(`WideResNet`); He et al., 'Deep Residual Learning', CVPR 2016 (`ResNet`).
+(`PreActResNet`, https://arxiv.org/abs/1603.05027); Zagoruyko and Komodakis,
+'Wide Residual Networks', BMVC 2016 (`WideResNet`,
+https://arxiv.org/abs/1605.07146); He et al., 'Deep Residual Learning', CVPR
+2016 (`ResNet`, https://arxiv.org/abs/1512.03385).
 
 All are called as `(image [B, H, W, C], train=..., mask=[B])` -> logits
 [B, num_classes], float32. Convolutions pad alike on both sides, as the
@@ -87,8 +89,8 @@ class PreActResNet(nn.Module):
     stage_sizes: Number of blocks of each stage, (2, 2, 2, 2) for ResNet-18 and
       (3, 4, 6, 3) for ResNet-34.
     width: Width of the first stage; it doubles with each.
-    norm: See `WideResNet`.
-    dtype: See `WideResNet`.
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
   """
 
   num_classes: int
@@ -122,14 +124,15 @@ class ResNet(nn.Module):
 
   The version called v1.5: a stage's stride is on the 3 x 3 convolution, not on
   the first 1 x 1. The last scale of every block starts at zero (Goyal et al.,
-  'Accurate, Large Minibatch SGD', 2017, section 5.1).
+  'Accurate, Large Minibatch SGD', 2017, section 5.1,
+  https://arxiv.org/abs/1706.02677).
 
   Attributes:
     num_classes: Width of the logits.
     stage_sizes: Number of blocks of each stage, (3, 4, 6, 3) for ResNet-50,
       (3, 4, 23, 3) for -101 and (3, 8, 36, 3) for -152.
-    norm: See `WideResNet`.
-    dtype: See `WideResNet`.
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
   """
 
   num_classes: int
@@ -168,10 +171,10 @@ class Stage(nn.Module):
       'bottleneck': 1 x 1, 3 x 3 and 1 x 1, each before a norm.
     num_blocks: Number of blocks.
     width: Number of channels; 'bottleneck' has four times as many outside.
-    stride: Of the first block.
-    dropout_rate: Before the second convolution of 'preact'.
-    norm: See `WideResNet`.
-    dtype: See `WideResNet`.
+    stride: Stride of the first block; the others have 1.
+    dropout_rate: Dropout before the second convolution of 'preact', in [0, 1).
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
   """
 
   kind: Literal['preact', 'bottleneck']
@@ -207,7 +210,13 @@ class PreActBlock(nn.Module):
   """x + conv(relu(norm(conv(relu(norm(x)))))) (fig. 4e of He et al., ECCV).
 
   Where the shape changes, a 1 x 1 convolution of relu(norm(x)) stands for x.
-  Attributes as in `Stage`.
+
+  Attributes:
+    width: Number of channels inside and outside.
+    stride: Stride of the first convolution.
+    dropout_rate: Dropout before the second convolution, in [0, 1).
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
   """
 
   width: int
@@ -244,7 +253,11 @@ class PreActBlock(nn.Module):
 class Bottleneck(nn.Module):
   """relu(x + norm(conv(relu(norm(conv(relu(norm(conv(x)))))))).
 
-  Attributes as in `Stage`.
+  Attributes:
+    width: Number of channels inside; outside there are four times as many.
+    stride: Stride of the 3 x 3 convolution.
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
   """
 
   width: int

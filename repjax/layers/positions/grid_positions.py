@@ -15,6 +15,8 @@ ResizeMethod = Literal['zoom', 'bilinear', 'bicubic']
 class LearnedPositions(nn.Module):
   """Adds one learned vector a token (Dosovitskiy et al., 2021, eq. 1).
 
+  https://arxiv.org/abs/2010.11929
+
   Attributes:
     param_dtype: Type of the parameter.
     stddev: Standard deviation of the initial values; 0.02 is the authors'.
@@ -33,7 +35,7 @@ class LearnedPositions(nn.Module):
         raise InputError(
           f'the position embedding has shape {found}, but this image size '
           f'and patch_size need {shape}: resize the images, or the embedding '
-          'with positions.resize_grid'
+          'with grid_positions.resize_grid'
         )
     embedding = self.param(
       'embedding',
@@ -53,9 +55,11 @@ def sincos_2d(
 ) -> jax.Array:
   """Fixed sine-cosine positions of a grid, as in MoCo v3 and big_vision.
 
+  https://arxiv.org/abs/2104.02057
+
   Channels are sin x, cos x, sin y, cos y, with frequencies `temperature **
-  -(i / (dim / 4 - 1))`. MAE orders channels alike but divides i by dim / 4, so
-  that its slowest wave is faster.
+  -(i / (dim / 4 - 1))`. MAE (https://arxiv.org/abs/2111.06377) orders channels
+  alike but divides i by dim / 4, so that its slowest wave is faster.
 
   Args:
     grid: (rows, columns) of patches.
@@ -152,7 +156,10 @@ def _resize_matrix(old: int, new: int, method: ResizeMethod) -> np.ndarray:
 
 
 def _cubic(distance: np.ndarray, sharpness: float = -0.75) -> np.ndarray:
-  """Keys' cubic convolution kernel, with PyTorch's sharpness a = -0.75."""
+  """Keys' cubic convolution kernel, with PyTorch's sharpness a = -0.75.
+
+  https://doi.org/10.1109/TASSP.1981.1163711
+  """
   a, x = sharpness, distance
   near = (a + 2) * x**3 - (a + 3) * x**2 + 1
   far = a * (x**3 - 5 * x**2 + 8 * x - 4)

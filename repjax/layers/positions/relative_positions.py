@@ -1,7 +1,7 @@
 """Device code: a learned attention bias for each offset between two patches.
 
-As BEiT has it (Bao et al., 2022, and the authors' code), with a class token in
-front of the patches.
+As BEiT has it (Bao et al., 2022, https://arxiv.org/abs/2106.08254, and the
+authors' code), with a class token in front of the patches.
 """
 
 from typing import Any

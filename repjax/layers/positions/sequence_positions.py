@@ -26,6 +26,8 @@ def sinusoids(
 ) -> jax.Array:
   """Sines and cosines of places (Vaswani et al., 2017, sec. 3.5).
 
+  https://arxiv.org/abs/1706.03762
+
   Channels 2 i and 2 i + 1 are sin and cos of place / base^(2 i / dim).
 
   Args:
@@ -49,6 +51,8 @@ def rotate(
 ) -> jax.Array:
   """Rotary positions (Su et al., 'RoFormer', 2021, eq. 34).
 
+  https://arxiv.org/abs/2104.09864
+
   Turns each pair of channels (2 i, 2 i + 1) by the angle place / base^(2 i /
   D). Products of rotated queries and keys depend on the distance alone. (Other
   code, LLaMA's among it, pairs channel i with D / 2 + i.)
@@ -56,7 +60,7 @@ def rotate(
   Args:
     x: Queries or keys, [B, L, H, D].
     positions: [B, L] or [L], integers.
-    base: See `sinusoids`.
+    base: Ratio of the slowest wave length to the fastest, nearly.
 
   Returns:
     [B, L, H, D], dtype of `x`; the angles are float32.
