@@ -1,10 +1,11 @@
 """Device code: how sharp a minimum is, and the loss around it.
 
 Foret et al., 'Sharpness-Aware Minimization for Efficiently Improving
-Generalization', ICLR 2021, section 4.2 and figure 3, compare minima by the
-largest eigenvalue of the Hessian (of a network without batch norm, which would
-obscure it). Li et al., 'Visualizing the Loss Landscape of Neural Nets', NeurIPS
-2018, draw the loss along random directions.
+Generalization', ICLR 2021 (https://arxiv.org/abs/2010.01412), section 4.2 and
+figure 3, compare minima by the largest eigenvalue of the Hessian (of a network
+without batch norm, which would obscure it). Li et al., 'Visualizing the Loss
+Landscape of Neural Nets', NeurIPS 2018 (https://arxiv.org/abs/1712.09913), draw
+the loss along random directions.
 
 `loss_fn` maps parameters to a scalar here: the mean over a fixed batch or data
 set, the network in evaluation or with a fixed key.

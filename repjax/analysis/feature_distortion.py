@@ -1,9 +1,9 @@
 """How far training has moved a network's features, domain by domain.
 
 Kumar et al., 'Fine-Tuning can Distort Pretrained Features and Underperform
-Out-of-Distribution', ICLR 2022: fine-tuning moves the features of the training
-distribution far more than those of other inputs, so that a head that has
-followed the former is wrong for the latter.
+Out-of-Distribution', ICLR 2022 (https://arxiv.org/abs/2202.10054): fine-tuning
+moves the features of the training distribution far more than those of other
+inputs, so that a head that has followed the former is wrong for the latter.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Distortion(NamedTuple):
   Attributes:
     distance: Mean over rows of |after - before|, the paper's measure; in units
       of the features.
-    relative: The same over the mean of |before|; compares layers.
+    relative: `distance` over the mean of |before|; compares layers.
   """
 
   distance: np.ndarray
@@ -39,7 +39,7 @@ def distortion(before: np.ndarray, after: np.ndarray) -> Distortion:
 
   Args:
     before: [..., N, D]; leading axes are, for example, seeds.
-    after: The same rows in the same order.
+    after: [..., N, D], of the same rows in the same order.
 
   Returns:
     Numbers of the shape of the leading axes; `relative` is NaN where all
@@ -74,14 +74,14 @@ def by_layer(
   """What several layers see, before and after training.
 
   Args:
-    model: Of both states.
+    model: Network of both states.
     before: For example at the end of pretraining.
     after: For example at the end of fine-tuning.
     domains: Name -> host batches of one pass
       (`data.batches.in_order.eval_batches`), for example of the training
       distribution and of another one.
     layers: Module names, joined by '/'; the head's input are the features.
-    inputs: See `supervised.make`.
+    inputs: What the model is called with, from a batch.
 
   Returns:
     Layer -> domain -> `Distortion`.

@@ -1,12 +1,12 @@
 """Fine-tuning of a two-layer linear network whose data leave directions out.
 
 The theory of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
-Underperform Out-of-Distribution', ICLR 2022, as a computation: f(x) = v'Bx with
-features B [k, d] and a head v [k], squared loss against f*(x) = v*'B*x, and
-training inputs from a subspace S of fewer than d dimensions. Gradients of B lie
-in S, so that features of inputs orthogonal to S never move; when the head has
-to learn at the same time, it comes to fit the moved features of S, and is wrong
-for the others. Host side, float64.
+Underperform Out-of-Distribution', ICLR 2022 (https://arxiv.org/abs/2202.10054),
+as a computation: f(x) = v'Bx with features B [k, d] and a head v [k], squared
+loss against f*(x) = v*'B*x, and training inputs from a subspace S of fewer than
+d dimensions. Gradients of B lie in S, so that features of inputs orthogonal to
+S never move; when the head has to learn at the same time, it comes to fit the
+moved features of S, and is wrong for the others. Host side, float64.
 """
 
 from typing import NamedTuple
@@ -56,13 +56,13 @@ def problem(
   """Draws a problem.
 
   Args:
-    seed: Of all draws.
+    seed: Decides all draws.
     feature_error: min over orthogonal U of |B0 - U B*| in the spectral norm, in
       [0, sqrt(2)]; all principal angles are equal.
-    dim: d.
-    num_features: k.
-    subspace_dim: m, of S; k < m < d - k, as the theorem needs.
-    num_rows: n, standard normal in S; n >= m.
+    dim: Dimensions d of an input.
+    num_features: Number k of features, >= 1.
+    subspace_dim: Dimensions m of S; k < m < d - k, as the theorem needs.
+    num_rows: Number n of inputs, standard normal in S; n >= m.
   """
   if not 0 <= feature_error <= 2**0.5:
     raise InputError(
@@ -158,10 +158,10 @@ def compare(
   """Probe, fine-tuning and both, on as many problems as there are seeds.
 
   Args:
-    feature_error: Of `problem`.
+    feature_error: Distance of B0 from B*, in [0, sqrt(2)]; see `problem`.
     seeds: Number of problems.
-    learning_rate: Of `fine_tune`.
-    steps: Likewise.
+    learning_rate: Step size of gradient descent, > 0.
+    steps: Steps of gradient descent, >= 0.
     **sizes: Other arguments of `problem`.
 
   Returns:

@@ -1,9 +1,10 @@
 """Device code: what mixup adds to the loss, term by term.
 
 Zhang, Deng, Kawaguchi, Ghorbani and Zou, 'How Does Mixup Help With Robustness
-and Generalization?', ICLR 2021. The losses are those of the paper,
-l(x, y) = h(f(x)) - y f(x) with a scalar f; h(u) = log(1 + e^u) is the logistic
-loss with y in {0, 1}, and h(u) = u^2 / 2 the squared loss up to y^2 / 2.
+and Generalization?', ICLR 2021 (https://arxiv.org/abs/2010.04819). The losses
+are those of the paper, l(x, y) = h(f(x)) - y f(x) with a scalar f; h(u) =
+log(1 + e^u) is the logistic loss with y in {0, 1}, and h(u) = u^2 / 2 the
+squared loss up to y^2 / 2.
 
 Use float64 (`jax_enable_x64`) to compare small terms.
 """
@@ -66,11 +67,11 @@ def mixup_terms(
   takes one second directional derivative a pair.
 
   Args:
-    score_fn: f.
+    score_fn: The network f, one input [...] -> a scalar.
     inputs: [N, ...].
     labels: y, [N].
     alpha: lambda ~ Beta(alpha, alpha), > 0.
-    link: h.
+    link: The h of the loss, scalar -> scalar.
 
   Returns:
     The four terms; their sum approximates `mixup_loss`.
@@ -117,11 +118,11 @@ def mixup_loss(
   """The mixup loss itself, over all N^2 pairs and all lambda.
 
   Args:
-    score_fn: f.
+    score_fn: The network f, one input [...] -> a scalar.
     inputs: [N, ...].
     labels: y, [N].
     alpha: lambda ~ Beta(alpha, alpha), > 0.
-    link: h.
+    link: The h of the loss, scalar -> scalar.
     num_nodes: Nodes of the Gauss-Jacobi rule for lambda; the integral is exact
       for polynomials in lambda of degree 2 `num_nodes` - 1.
 
@@ -159,11 +160,11 @@ def adversarial_loss(
   """Second-order expansion of the worst loss in l2 balls (before theorem 3.1).
 
   Args:
-    score_fn: f.
+    score_fn: The network f, one input [...] -> a scalar.
     inputs: [N, ...].
     labels: y, [N].
     radii: l2 radius of each input's ball, [N].
-    link: h.
+    link: The h of the loss, scalar -> scalar.
 
   Returns:
     Mean over inputs of l + r |h' - y| |grad f| + r^2 / 2 h'' |grad f|^2.
@@ -196,7 +197,7 @@ def robust_radii(
   mixup finds weights that are more robust than those of plain training.
 
   Args:
-    score_fn: f.
+    score_fn: The network f, one input [...] -> a scalar.
     inputs: [N, ...].
     alpha: lambda ~ Beta(alpha, alpha), > 0.
 

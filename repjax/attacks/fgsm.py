@@ -1,8 +1,9 @@
 """Device code: adversarial examples in an l-infinity ball.
 
 Goodfellow, Shlens and Szegedy, 'Explaining and Harnessing Adversarial
-Examples', ICLR 2015 (`fgsm`); Madry et al., 'Towards Deep Learning Models
-Resistant to Adversarial Attacks', ICLR 2018 (`pgd`).
+Examples', ICLR 2015 (`fgsm`, https://arxiv.org/abs/1412.6572); Madry et al.,
+'Towards Deep Learning Models Resistant to Adversarial Attacks', ICLR 2018
+(`pgd`, https://arxiv.org/abs/1706.06083).
 """
 
 from collections.abc import Callable
@@ -57,15 +58,16 @@ def pgd(
   """Projected gradient ascent: FGSM in small steps.
 
   Args:
-    loss_fn: As for `fgsm`.
-    image: As for `fgsm`.
+    loss_fn: What the attacker makes large, of a network in evaluation.
+    image: [B, ...], float, within [low, high].
     rng: Key of a uniform start in the ball; None starts at the image.
-    epsilon: As for `fgsm`.
+    epsilon: Radius of the l-infinity ball, >= 0, in the units of the image;
+      broadcasts against it.
     step_size: Length of a step in every coordinate; 2.5 epsilon / num_steps is
       the authors' rule of thumb.
     num_steps: Number of steps, >= 1.
-    low: As for `fgsm`.
-    high: As for `fgsm`.
+    low: Smallest allowed value; broadcasts like `epsilon`.
+    high: Largest allowed value; broadcasts like `epsilon`.
 
   Returns:
     Images like `image`, within `epsilon` of it and within [low, high].

@@ -37,6 +37,8 @@ def calibration_error(
 ) -> float:
   """Expected calibration error (Guo et al., 2017, eq. 3), equal-width bins.
 
+  https://arxiv.org/abs/1706.04599
+
   Args:
     probabilities: [N, C], rows sum to 1.
     labels: [N].

@@ -50,10 +50,13 @@ def bleu(
 ) -> float:
   """BLEU of a corpus (Papineni et al., 2002; Post, 2018), in [0, 100].
 
+  https://aclanthology.org/P02-1040, https://arxiv.org/abs/1804.08771
+
   Args:
     written: One text a row.
     references: One text or more a row.
-    tokenize: Of sacrebleu: '13a', or 'none' for words with spaces between.
+    tokenize: Tokenizer of sacrebleu: '13a', or 'none' for words with spaces
+      between.
 
   Raises:
     InputError: There is no text, or the library is missing.
@@ -79,6 +82,8 @@ def rouge(
   written: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
   """ROUGE-1, -2 and -L (Lin, 2004), with stems: F measures in [0, 100].
+
+  https://aclanthology.org/W04-1013
 
   Args:
     written: One text a row.

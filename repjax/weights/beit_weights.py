@@ -178,10 +178,11 @@ def transfer(
 
   Args:
     pretrained: Parameters of a `MaskedImageModel` or `Classifier`.
-    params: Of the model to start, whose head stays as it is.
-    resize: See `load`, as for the rest.
-    old_grid: See there.
-    new_grid: See there.
+    params: Parameters of the model to start, whose head stays as it is.
+    resize: How tables of relative positions become those of another image size;
+      see `relative_positions.resize`.
+    old_grid: (rows, columns) of patches of `pretrained`; None if square.
+    new_grid: (rows, columns) of patches of the model to start; None if square.
 
   Raises:
     InputError: They do not fit.
@@ -199,7 +200,7 @@ def save(path: str | os.PathLike, params: PyTree) -> None:
 
   Args:
     path: File to write, usually `model.safetensors`. Replaced in one step.
-    params: Of a `MaskedImageModel` or `Classifier`, of any floating type.
+    params: Those of a `MaskedImageModel` or `Classifier`, of any floating type.
   """
   torch_layout.save(path, _stored(params))
 

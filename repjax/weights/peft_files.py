@@ -6,8 +6,8 @@ prefix tuning have such files; `peft` has no bottleneck adapters (0.21).
     names = functools.partial(text_weights.stored_name, family='bert')
     peft_files.save_lora(folder, model, variables['params'], names=names)
 
-`names` is `weights.stored_name` or `text_weights.stored_name` of a family: what
-the model of `transformers` calls our leaves and layers.
+`names` is `vit_weights.stored_name` or `text_weights.stored_name` of a family:
+what the model of `transformers` calls our leaves and layers.
 
 `peft` hands a prefix to GPT-2 as if it were text read before, so the text's
 positions begin at l. The same logits come from `transformer.DecoderLM` with
@@ -78,10 +78,10 @@ def load_lora(
   file's A and their part of B.
 
   Args:
-    folder: Of the adapter.
+    folder: Folder of the adapter.
     model: With `lora_settings(folder)` at the layers that the file has.
-    params: Its 'params', or their shapes.
-    names: Of leaves and layers in `transformers`.
+    params: 'params' of `model`, or their shapes.
+    names: Our name of a leaf or layer -> its name in `transformers`.
 
   Raises:
     InputError: The file cannot be read, or does not fit.
@@ -138,8 +138,8 @@ def save_lora(
   Args:
     folder: Made if it is not there.
     model: The adapted model, whose adapters are all of LoRA.
-    params: Its 'params'.
-    names: Of leaves and layers in `transformers`.
+    params: 'params' of `model`.
+    names: Our name of a leaf or layer -> its name in `transformers`.
     task_type: Such as 'SEQ_CLS'; `peft` wants it where it wraps a model itself.
 
   Raises:
@@ -191,7 +191,7 @@ def load_prefix(folder: str | os.PathLike, params: PyTree) -> dict[str, Any]:
   """Fills the 'params' of a model with prefixes from a file of `peft`.
 
   Args:
-    folder: Of the adapter.
+    folder: Folder of the adapter.
     params: 'params' of a model whose adapters are all prefixes, without a
       reparametrization, one for each attention of one stack; or their shapes.
 
@@ -229,8 +229,9 @@ def save_prefix(
 
   Args:
     folder: Made if it is not there.
-    params: See `load_prefix`; first `adapters.collapse` a reparametrization.
-    task_type: Such as 'CAUSAL_LM'.
+    params: 'params' of a model whose adapters are all prefixes, one for each
+      attention of one stack; `adapters.collapse` a reparametrization first.
+    task_type: 'CAUSAL_LM' or another of `peft`'s.
   """
   leaves = traverse_util.flatten_dict(core.unfreeze(params))
   layers = _prefix_layers(leaves)

@@ -32,8 +32,8 @@ class Layout(NamedTuple):
   """How the files of one family name their arrays.
 
   Attributes:
-    prefix: Of all arrays of the network without heads; files of that network
-      alone leave it out.
+    prefix: What begins the names of all arrays but those of heads; files of the
+      network without heads leave it out.
     rules: What the files call our leaves.
     copies: Arrays that files may hold twice -> the one that counts.
     ignored: Arrays that are no parameters.

@@ -90,7 +90,7 @@ def load_vit(
       `params`, for another task; a `pre_logits` layer of the file is then used
       if the model has one (`representation_dim`), and dropped if not.
     resize: How the position grid becomes that of another image size; see
-      `positions.resize_grid`.
+      `grid_positions.resize_grid`.
     old_grid: (rows, columns) of patches in the file; None if square.
     new_grid: (rows, columns) of patches in the model; None if square.
 

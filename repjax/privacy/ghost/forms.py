@@ -4,12 +4,14 @@ A unit is what is clipped as a whole: one row, or all rows of one user. Every
 form gets the same arguments and gives the same `Result`.
 
 `vmap` holds the gradients of all units. The ghost forms hold those of no unit:
-norms follow from the inputs and the cotangents of layers (`norms`). In
+norms follow from the inputs and the cotangents of layers (`rules`). In
 `one_backward` both are kept from a single backward pass, and the weighted sums
 are products of them (book-keeping: Bu et al., 'Differentially Private
-Optimization on Large Model at Small Cost', ICML 2023). In `two_backwards` they
-are not kept: a second backward pass weighs each unit's loss (Li et al., ICLR
-2022, section 4), which also works where layers are rematerialised or scanned.
+Optimization on Large Model at Small Cost', ICML 2023,
+https://arxiv.org/abs/2210.00038). In `two_backwards` they are not kept: a
+second backward pass weighs each unit's loss (Li et al., ICLR 2022, section 4,
+https://arxiv.org/abs/2110.05679), which also works where layers are
+rematerialised or scanned.
 """
 
 from collections.abc import Callable
@@ -34,7 +36,7 @@ class Units(NamedTuple):
   Attributes:
     batch: Tree of arrays [N, U, ...].
     rngs: One key a unit, or None.
-    weights: Of the rows in the loss of their unit, [N, U]; 0 for padding.
+    weights: Weights of rows in their unit's loss, [N, U]; 0 for padding.
   """
 
   batch: types.PyTree
@@ -69,8 +71,8 @@ class Result(NamedTuple):
 
   Attributes:
     grads: Sum of the units' clipped gradients.
-    norms: Before clipping, [N]; 0 for units without rows.
-    aux: Of the loss, a unit an entry.
+    norms: Gradient norms before clipping, [N]; 0 for units without rows.
+    aux: What else the loss returns, a unit an entry.
   """
 
   grads: types.PyTree

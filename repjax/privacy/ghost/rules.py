@@ -2,11 +2,12 @@
 
 A layer with outputs y_t = x_t W at positions t = 1..T has, for one example
 with input X [T, P] and cotangent G [T, D], the weight gradient X'G. Its squared
-norm is also <XX', GG'>, which needs no gradient (Goodfellow, 'Efficient
-Per-Example Gradient Computations', 2015; Li et al., 'Large Language Models Can
-Be Strong Differentially Private Learners', ICLR 2022, section 4; Bu et al.,
-'Scalable and Efficient Training of Large Convolutional Neural Networks with
-Differential Privacy', 2022, for convolutions).
+norm is also <XX', GG'>, which needs no gradient: Goodfellow, 'Efficient
+Per-Example Gradient Computations', 2015 (https://arxiv.org/abs/1510.01799); Li
+et al., 'Large Language Models Can Be Strong Differentially Private Learners',
+ICLR 2022, section 4 (https://arxiv.org/abs/2110.05679); for convolutions Bu et
+al., 'Scalable and Efficient Training of Large Convolutional Neural Networks
+with Differential Privacy', 2022 (https://arxiv.org/abs/2205.10683).
 
 The Gram form <XX', GG'> stores 2 T^2 numbers and the direct form P D, so the
 Gram form is taken where 2 T^2 < P D, each group of a convolution alike.

@@ -1,9 +1,9 @@
 """Host side: laws of the number of trials of a private search.
 
 Papernot and Steinke, 'Hyperparameter Tuning with Renyi Differential Privacy',
-ICLR 2022, section 3. With f(x) = E x^K, the density of the best of K outputs
-is that of one output times f'(its quantile): all that privacy
-(`repjax.privacy.tuning`) and usefulness depend on.
+ICLR 2022, section 3 (https://arxiv.org/abs/2110.03620). With f(x) = E x^K, the
+density of the best of K outputs is that of one output times f'(its quantile):
+all that privacy (`repjax.privacy.tuning`) and usefulness depend on.
 """
 
 import math

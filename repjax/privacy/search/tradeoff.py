@@ -4,8 +4,9 @@ A test of a mechanism's output says yes with probability s on one data set and
 s' on its neighbour. Privacy bounds s' by a concave function of s, the power,
 whichever of the two is the neighbour. What is known about the mechanism comes
 as straight lines above that function, which hold at every s, so that nothing
-here is an estimate. Dong, Roth and Su, 'Gaussian Differential Privacy', 2022,
-section 2, has the same function upside down.
+here is an estimate. Dong, Roth and Su, 'Gaussian Differential Privacy', 2022
+(https://arxiv.org/abs/1905.02383), section 2, has the same function upside
+down.
 """
 
 from typing import NamedTuple
