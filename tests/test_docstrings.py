@@ -1,0 +1,165 @@
+"""Docstrings link to the papers that they cite, and say what they mean."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+import repjax
+
+ROOT = pathlib.Path(repjax.__file__).parent
+
+# What has been gone through so far, as globs below `ROOT`.
+READ = (
+  'analysis/curvature.py',
+  'analysis/feature_distortion.py',
+  'analysis/linear_transfer.py',
+  'analysis/mixup_terms.py',
+  'attacks/**/*.py',
+  'data/**/*.py',
+  'layers/activations.py',
+  'layers/drop_path.py',
+  'layers/norms.py',
+  'layers/patches.py',
+  'layers/positions/*.py',
+  'metrics/**/*.py',
+  'models/alexnet.py',
+  'models/decoding.py',
+  'models/dvae.py',
+  'models/mlp.py',
+  'models/resnet.py',
+  'privacy/ghost/*.py',
+  'privacy/search/*.py',
+  'weights/**/*.py',
+)
+
+# Authors, or a title or a venue (two capitals or more) with a year.
+CITATION = re.compile(
+  r"""\bet\ al\.
+  | (\b[A-Z][\w-]+|'),\ (19|20)\d\d\b
+  | \b[A-Z]\w*[A-Z]\w*\ (19|20)\d\d\b""",
+  re.VERBOSE,
+)
+LINK = re.compile(
+  r'https://(arxiv\.org/abs/\d{4}\.\d{4,5}\b|doi\.org/10\.\d{4,}/\w'
+  r'|aclanthology\.org/\w|proceedings\.\w|openreview\.net/forum\?id=\w)'
+)
+# Words that send the reader of one line to another one.
+FRAGMENT = re.compile(
+  r"""\b(see\ there|likewise|attributes\ as\ in)\b
+  | \bof\ the\ same:
+  | (^|\.\ )the\ same\.
+  | ^[ ]*\*{0,2}\w+:\ ((of\ )?the\ same|see|as\ (for|in|of))\b
+  | ^[ ]*\*{0,2}\w+:\ of\ `[^`]*`\.$""",
+  re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+
+
+def docstrings(path):
+  """(line, text) of all docstrings of a file, from the top down."""
+  kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+  return sorted(
+    (node.body[0].lineno, ast.get_docstring(node))
+    for node in ast.walk(ast.parse(path.read_text('utf-8')))
+    if isinstance(node, kinds) and ast.get_docstring(node)
+  )
+
+
+def cites(text):
+  return CITATION.search(' '.join(text.split())) is not None
+
+
+def lacks_link(texts):
+  """Whether the first of the texts that cites a paper has no link to one."""
+  first = next(filter(cites, texts), None)
+  return first is not None and LINK.search(first) is None
+
+
+@pytest.fixture(scope='module')
+def modules():
+  found = {path for glob in READ for path in ROOT.glob(glob)}
+  return {str(path.relative_to(ROOT)): docstrings(path) for path in found}
+
+
+def test_papers_have_links(modules):
+  lacking = [
+    name
+    for name, found in modules.items()
+    if lacks_link([text for _, text in found])
+  ]
+  assert not lacking
+
+
+def test_lines_speak_for_themselves(modules):
+  fragments = [
+    f'{name}:{line}: {match.group()}'
+    for name, found in modules.items()
+    for line, text in found
+    for match in FRAGMENT.finditer(text)
+  ]
+  assert not fragments
+
+
+@pytest.mark.parametrize('glob', READ)
+def test_globs_find_modules(glob):
+  assert any(ROOT.glob(glob))
+
+
+@pytest.mark.parametrize(
+  'citation',
+  [
+    'Sines of places (Vaswani et al., 2017, sec. 3.5).',
+    "Papernot and Steinke, 'Hyperparameter Tuning', ICLR\n2022.",
+    "Goodfellow, 'Efficient Per-Example Gradient Computations', 2015.",
+    'ROUGE-1 (Lin, 2004), with stems.',
+    'Li et al., sec. 4.',
+  ],
+)
+def test_a_citation_needs_a_link_where_it_comes_first(citation):
+  linked = f'{citation}\n\nhttps://arxiv.org/abs/1706.03762'
+  assert lacks_link(['Mean of rows.', citation])
+  assert lacks_link([citation, linked])
+  assert lacks_link([f'{citation}\n\nhttps://example.org/1706.03762'])
+  assert not lacks_link(['Mean of rows.', linked, citation])
+
+
+def test_no_citation_needs_no_link():
+  assert not lacks_link(['Keeps 2048 rows; see version 2021 of JAX, 1 of 3.'])
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    'See there.',
+    '  old_grid: See there.',
+    '  test: Likewise.',
+    '  cutout: Half the side at magnitude 10, likewise.',
+    '  evaluate: The same.',
+    '  evaluate: The same for evaluation; draws nothing.',
+    '  sizes: Of the same, with that of the input.',
+    'Units of the same: rows, users.',
+    'Drawn once. The same.',
+    '  norm: See `WideResNet`.',
+    '  **sizes: See `problem`.',
+    '  image: As for `fgsm`.',
+    '  MissedError: As of `tapped`.',
+    '  steps: Of `problem`.',
+    'Attributes as in `Stage`.',
+  ],
+)
+def test_a_line_that_only_points_elsewhere_is_found(line):
+  assert FRAGMENT.search(f'Does it.\n\nArgs:\n{line}\n')
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    '  resize: How tables become those of another size; see `resize`.',
+    '  test: Rows of the same classes for evaluation.',
+    'The same seed gives the same rows, of the same shape, as in the paper.',
+    '  seed: Seed of the rows, as of `load`.',
+  ],
+)
+def test_a_line_that_speaks_for_itself_passes(line):
+  assert not FRAGMENT.search(f'Does it.\n\nArgs:\n{line}\n')
