@@ -37,7 +37,7 @@ PRESETS = dict(
       position='rotary',
       dropout_rate=0.1,
     ),
-    # kind: 'favor' or 'exact'.
+    # kind: 'favor', 'exact' or 'rfa'.
     attention=dict(kind='favor', num_features=256, redraw_every=1000),
     tx=dict(learning_rate=1e-3, weight_decay=0.1, warmup=0.01, clip=0.5),
     run=dict(best='validation/bits_per_byte', best_mode='min'),

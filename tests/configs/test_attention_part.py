@@ -31,6 +31,13 @@ def test_rfa_has_a_gate_only_where_there_is_an_order():
   assert attention_fn(settings, causal=False) == rfa.Rfa(gate='none', **fields)
 
 
+def test_a_performer_is_one_override_away_from_rfa():
+  settings = performer_recipe.get_config('smoke').attention
+  settings.kind = 'rfa'
+  expected = rfa.Rfa(causal=True, num_features=16, redraw_every=3)
+  assert attention_fn(settings, causal=True) == expected
+
+
 @pytest.mark.parametrize('recipe', [performer_recipe, rfa_recipe])
 def test_exact_attention_is_one_override_away(recipe):
   config = recipe.get_config('small')
