@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,28 +12,16 @@ from configs.parts import language
 from repjax.protocols import side_by_side
 
 
-class Rows(NamedTuple):
-  """Rows as `side_by_side.train` takes them.
-
-  Attributes:
-    columns: Of training, name -> [S, N, ...], the same for each seed.
-    test: Of the first split of config.data.eval_splits, name -> [N, ...].
-  """
-
-  columns: Mapping[str, np.ndarray]
-  test: Mapping[str, np.ndarray]
-
-
-def rows(config, data: language.Data, seeds: Sequence[int]) -> Rows:
-  """All rows of a config's data, for S seeds."""
-  return Rows(
+def rows(config, data: language.Data, seeds: Sequence[int]):
+  """Rows as `side_by_side.train` takes them: training [S, N, ...], test."""
+  return (
     side_by_side.per_seed(data.train.columns(), seeds),
     data.sources(config.data.eval_splits[0]).columns(),
   )
 
 
 def trainer(
-  config, rows: Rows, seeds: Sequence[int]
+  config, columns, test, seeds: Sequence[int]
 ) -> Callable[..., side_by_side.Trained]:
   """`side_by_side.train` on `rows`, by bits per byte, with a config's settings.
 
@@ -42,8 +29,8 @@ def trainer(
   """
   return functools.partial(
     side_by_side.train,
-    columns=rows.columns,
-    test=rows.test,
+    columns=columns,
+    test=test,
     seeds=seeds,
     batch_size=config.batch_size,
     points=6,

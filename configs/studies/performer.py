@@ -95,8 +95,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """The estimator alone, then language models with it and without."""
   errors = _errors(config.study.draws, seeds)  # Name -> [S] or [S, sizes].
   data = language.read(config)
-  rows = language_study.rows(config, data, seeds)
-  fit = language_study.trainer(config, rows, seeds)
+  train, test = language_study.rows(config, data, seeds)
+  fit = language_study.trainer(config, train, test, seeds)
   favor = attention.attention_fn(config.attention, causal=True)
   exact = softmax.Softmax(causal=True)
   trained = {
@@ -106,9 +106,9 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   # The same parameters under another attention; its projections are new.
   tune = config.study.tune_steps
   method = language.method(config, data, favor, steps=tune)
-  switched = _switch(trained['exact'].states, method, rows.columns, seeds)
+  switched = _switch(trained['exact'].states, method, train, seeds)
   at_once = language_study.bits_per_byte(
-    side_by_side.predict_fn(method)(switched, rows.test), rows.test
+    side_by_side.predict_fn(method)(switched, test), test
   )
   tuned = fit('exact, switched to FAVOR+', method, steps=tune, states=switched)
   before = trained['exact'].score
@@ -129,7 +129,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'trigonometric_over_positive': errors['trigonometric']
       / errors['positive'],
       'attention that can be estimated': _estimable(
-        config, data, trained['exact'].states, rows.test
+        config, data, trained['exact'].states, test
       ),
       'exact bits per byte': before,
       'Performer bits per byte': trained['Performer'].score,

@@ -48,9 +48,8 @@ get_config = rfa.get_config
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Language models with exact attention, RFA and gated RFA."""
   data = language.read(config)
-  fit = language_study.trainer(
-    config, language_study.rows(config, data, seeds), seeds
-  )
+  train, test = language_study.rows(config, data, seeds)
+  fit = language_study.trainer(config, train, test, seeds)
   trained = {}
   for name, changes in (
     ('exact', dict(kind='exact')),
