@@ -1,35 +1,30 @@
-"""What the stages of BEiT are made of: a tokenizer, pre-training, fine-tuning.
+"""The stages of BEiT: a tokenizer, pre-training, fine-tuning or a probe.
 
-`configs/beit.py` has the numbers, `configs/studies/beit.py` the study.
+`configs/beit.py` has the numbers.
 """
 
 import functools
-import math
 import pathlib
 
 import jax
 from ml_collections import config_dict
-import numpy as np
 import optax
 
+from configs.parts import beit_tokenizer
 from repjax import checkpoint
 from repjax import loop
 from repjax import optim
 from repjax import plots
 from repjax import types
 from repjax.data.images import block_masks
-from repjax.data.images import recipes
 from repjax.data.images import transforms
-from repjax.data.reading import source
 from repjax.experiments import of_images
 from repjax.experiments import wiring
 from repjax.methods import beit as pretraining
-from repjax.methods import dvae as tokenizing
 from repjax.methods import mixup
 from repjax.methods import supervised
 from repjax.metrics import language
 from repjax.models import beit
-from repjax.models import dvae
 from repjax.weights import beit_weights
 from repjax.weights import dvae_weights
 
@@ -46,39 +41,47 @@ def of_stage(config: config_dict.ConfigDict, stage: str):
   return config
 
 
-def build(config: config_dict.ConfigDict) -> types.Experiment:
+def build(
+  config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
+) -> types.Experiment:
   """One training run of one stage."""
   restored = functools.partial(_restored, config)
   config = of_stage(config, config.stage)
   data = of_images.read(config)
+  tx = adamw(config, data.steps, optimizer)
   if config.stage == 'tokenizer':
-    return _build_tokenizer(config, data)
+    return _build_tokenizer(config, data, tx)
   if config.stage == 'pretrain':
-    return _build_pretraining(config, data, restored)
-  return _build_classifier(config, data, restored)
+    return _build_pretraining(config, data, tx, restored)
+  return _build_classifier(config, data, tx, restored)
 
 
-def _build_tokenizer(config, data):
-  recipe = token_recipe(config, data.recipe)
-  return wiring.of_sources(
-    config,
-    tokenizer_method(config, recipe.shape, data.steps),
-    batches=wiring.shuffled(config, data.train, recipe),
-    sources=functools.partial(load, config),
-    steps=data.steps,
-    measure=_measure_tokenizer,
-    figures=lambda rows, outputs, columns: {
+def _build_tokenizer(config, data, tx):
+  recipe = beit_tokenizer.alone(config, data.recipe)
+
+  def figures(rows, outputs, columns):
+    usage = beit_tokenizer.usage(outputs['ids'], config.tokenizer.vocab_size)
+    return {
       'tokens': plots.lines(
-        {'test': _usage(outputs['ids'], config.tokenizer.vocab_size)},
+        {'test': usage},
         xlabel='token, most frequent first',
         ylabel='share of patches',
       )
-    },
+    }
+
+  return wiring.of_sources(
+    config,
+    beit_tokenizer.method(config, recipe.shape, data.steps, tx),
+    batches=wiring.shuffled(config, data.train, recipe),
+    sources=functools.partial(of_images.load, config),
+    steps=data.steps,
+    measure=beit_tokenizer.measure,
+    figures=figures,
     recipe=recipe,
   )
 
 
-def _build_pretraining(config, data, restored):
+def _build_pretraining(config, data, tx, restored):
   if not config.tokenizer.run and not config.tokenizer.untrained:
     raise types.InputError(
       'config.tokenizer.run is empty: train a tokenizer first '
@@ -86,21 +89,17 @@ def _build_pretraining(config, data, restored):
       'not trained by --config.tokenizer.untrained.'
     )
   sampler, length = masks_of(config)
-  recipe = data.recipe
   tokenizer = pretraining.of_encoder(
-    _token_encoder(config, token_recipe(config, recipe).shape),
+    beit_tokenizer.encoder(
+      config, beit_tokenizer.alone(config, data.recipe).shape
+    ),
     config.tokenizer.vocab_size,
   )
-  method = pretraining_method(config, tokenizer, recipe.shape, data.steps)
-  if config.tokenizer.size:
-    recipe = recipe._replace(
-      train=transforms.compose(recipe.train, _token_images(config)),
-      evaluate=transforms.compose(recipe.evaluate, _token_images(config)),
-    )
+  recipe = beit_tokenizer.beside(config, data.recipe)
   hide = block_masks.hide(sampler, length)
 
   def sources(split):
-    rows = load(config, split)
+    rows = of_images.load(config, split)
     masks = block_masks.fixed(sampler, length, len(rows), seed=config.seed)
     return rows.with_columns(**masks)
 
@@ -116,7 +115,7 @@ def _build_pretraining(config, data, restored):
 
   return wiring.of_sources(
     config,
-    method,
+    pretraining_method(config, tokenizer, data.recipe.shape, tx),
     batches=wiring.shuffled(
       config,
       data.train,
@@ -124,19 +123,20 @@ def _build_pretraining(config, data, restored):
     ),
     sources=sources,
     steps=data.steps,
-    measure=_measure_pretraining,
+    measure=lambda outputs, columns: language.measure(
+      outputs['nll'], outputs['patches'], outputs['hits']
+    ),
     figures=lambda rows, outputs, columns: {},
     recipe=recipe,
     warm_start=warm_start,
   )
 
 
-def _build_classifier(config, data, restored):
+def _build_classifier(config, data, tx, restored):
   num_classes = data.train.num_classes
-  model = classifier(config, num_classes, data.recipe.shape)
   method = mixup.make(
-    model,
-    adamw(config, data.steps),
+    classifier(config, num_classes, data.recipe.shape),
+    tx,
     num_classes=num_classes,
     **config.mixup,
     **config.step,
@@ -155,180 +155,6 @@ def _build_classifier(config, data, restored):
 
   return of_images.classifier(
     config, data, method, multiple=2, warm_start=warm_start
-  )
-
-
-# Parts of the experiments.
-
-
-def num_steps(config, num_rows):
-  return wiring.num_steps(
-    num_rows,
-    batch_size=config.batch_size,
-    epochs=config.epochs,
-    min_steps=config.min_steps,
-  )
-
-
-def load(config, split):
-  return source.load(config.data.name, split, data_dir=config.data.dir)
-
-
-def _token_images(config):
-  """Adds what the tokenizer sees, made from what the model sees."""
-  size = config.tokenizer.size
-  resize = transforms.resize(size, size)
-  mean, std = (
-    np.asarray(x, np.float32) for x in (config.augment.mean, config.augment.std)
-  )
-
-  def apply(columns, draws):
-    pixels = {'image': columns['image'] * std + mean}
-    pixels = resize.apply(pixels, draws)['image']
-    return {**columns, 'token_image': dvae.dalle_pixels(pixels)}
-
-  return transforms.Transform(0, apply)
-
-
-def token_recipe(config, recipe: recipes.Recipe) -> recipes.Recipe:
-  """The recipe for the tokenizer alone: its images stand in for the model's."""
-  size = config.tokenizer.size
-  if not size:
-    return recipe
-
-  def swap(columns, draws):
-    del draws  # Nothing is random.
-    return {**columns, 'image': columns['token_image']}
-
-  rest = (_token_images(config), transforms.Transform(0, swap))
-  return recipe._replace(
-    train=transforms.compose(recipe.train, *rest),
-    evaluate=transforms.compose(recipe.evaluate, *rest),
-    shape=(size, size, recipe.shape[-1]),
-  )
-
-
-def masks_of(config):
-  """(sampler of masks, most patches that one can hide)."""
-  masks, grid = config.masks, (config.patch_grid, config.patch_grid)
-  count, size = masks.num_masked, config.patch_grid**2
-  blocks = dict(min_block=masks.min_block)
-  if masks.kind == 'blocks':
-    sampler = block_masks.as_in_code(grid, num_masked=count, **blocks)
-  elif masks.kind == 'blocks_text':
-    sampler = block_masks.as_in_text(grid, ratio=count / size, **blocks)
-  elif masks.kind == 'random':
-    sampler = block_masks.at_random(grid, num_masked=count)
-  else:
-    raise types.InputError(
-      "config.masks.kind is 'blocks', 'blocks_text' or 'random'; got "
-      f'{masks.kind!r}.'
-    )
-  if masks.exact:
-    return block_masks.exactly(sampler, count), count
-  return sampler, size if masks.kind == 'blocks_text' else count
-
-
-def _token_encoder(config, shape):
-  settings = config.tokenizer
-  if settings.kind == 'dalle':
-    return dvae.DalleEncoder(
-      settings.vocab_size,
-      hidden_dim=settings.hidden_dim,
-      blocks_per_group=settings.num_blocks,
-    )
-  if settings.kind != 'small':
-    raise types.InputError(
-      f"config.tokenizer.kind is 'dalle' or 'small'; got {settings.kind!r}."
-    )
-  return dvae.Encoder(
-    settings.vocab_size,
-    hidden_dim=settings.hidden_dim,
-    num_halvings=_num_halvings(config, shape),
-    num_blocks=settings.num_blocks,
-  )
-
-
-def _num_halvings(config, shape):
-  if config.tokenizer.kind == 'dalle':
-    return 3
-  return round(math.log2(max(shape[0] / config.patch_grid, 1)))
-
-
-def autoencoder(config, shape):
-  return dvae.Dvae(
-    _token_encoder(config, shape),
-    dvae.Decoder(
-      shape[-1],
-      hidden_dim=config.tokenizer.hidden_dim,
-      num_halvings=_num_halvings(config, shape),
-      num_blocks=config.tokenizer.num_blocks,
-    ),
-  )
-
-
-def tokenizer_method(config, shape, steps):
-  first, last = config.tokenizer.temperature
-  return tokenizing.make(
-    autoencoder(config, shape),
-    adamw(config, steps),
-    temperature=optax.cosine_decay_schedule(first, steps, last / first),
-    kl_weight=config.tokenizer.kl_weight,
-    microbatches=config.step.microbatches,
-    ema_decay=config.step.ema_decay,
-  )
-
-
-def _encoder(config, shape, relative):
-  grid = config.patch_grid
-  for side in shape[:2]:
-    if side % grid:
-      raise types.InputError(
-        f'config.patch_grid={grid} does not divide images of '
-        f'{shape[0]} x {shape[1]}.'
-      )
-  return beit.Encoder(
-    (shape[0] // grid, shape[1] // grid), relative=relative, **config.model
-  )
-
-
-def pretraining_method(config, tokenizer, shape, steps):
-  step = {k: v for k, v in config.step.items() if k != 'label_smoothing'}
-  return pretraining.make(
-    beit.MaskedImageModel(
-      _encoder(config, shape, 'shared'), tokenizer.vocab_size
-    ),
-    tokenizer,
-    adamw(config, steps),
-    **step,
-  )
-
-
-def classifier(config, num_classes, shape):
-  return beit.Classifier(
-    _encoder(config, shape, 'per_layer'),
-    num_classes,
-    trains='head' if config.stage == 'probe' else 'all',
-  )
-
-
-def adamw(config, steps):
-  tx = config.tx
-  schedule = optim.warmup_cosine(
-    tx.learning_rate, steps=steps, warmup=tx.warmup, end=tx.end
-  )
-  num_layers = config.model.num_layers
-  decays = optim.weight_decay_mask
-  if config.stage == 'probe':  # Decay would move what no gradient moves.
-    decays = functools.partial(decays, exempt=('bias', 'encoder'))
-  return optax.chain(
-    optax.clip_by_global_norm(tx.clip),
-    optax.adamw(schedule, weight_decay=tx.weight_decay, mask=decays),
-    optim.layer_decay(
-      tx.layer_decay,
-      functools.partial(beit.layer_of, num_layers=num_layers),
-      num_layers=num_layers,
-    ),
   )
 
 
@@ -358,24 +184,88 @@ def _restored(config, stage, workdir):
   return jax.device_get(restored[0].params)
 
 
-def _measure_tokenizer(outputs, columns):
-  del columns  # The method knows the images.
-  share = _usage(outputs['ids'], outputs['ids'].max() + 1)[1]
-  share = share[share > 0]
-  return {
-    'mse': float(outputs['mse'].mean()),
-    'kl': float(outputs['kl'].mean()),
-    'tokens': float(len(share)),
-    'token_perplexity': float(np.exp(-(share * np.log(share)).sum())),
-  }
+# What studies train, too.
 
 
-def _usage(ids, vocab_size):
-  """(ranks, shares) of tokens, the most frequent one first."""
-  counts = np.bincount(ids.ravel(), minlength=vocab_size)
-  return np.arange(len(counts)), np.sort(counts)[::-1] / ids.size
+def masks_of(config) -> tuple[block_masks.Sampler, int]:
+  """(sampler of masks, most patches that one can hide)."""
+  masks, grid = config.masks, (config.patch_grid, config.patch_grid)
+  count, size = masks.num_masked, config.patch_grid**2
+  blocks = dict(min_block=masks.min_block)
+  if masks.kind == 'blocks':
+    sampler = block_masks.as_in_code(grid, num_masked=count, **blocks)
+  elif masks.kind == 'blocks_text':
+    sampler = block_masks.as_in_text(grid, ratio=count / size, **blocks)
+  elif masks.kind == 'random':
+    sampler = block_masks.at_random(grid, num_masked=count)
+  else:
+    raise types.InputError(
+      "config.masks.kind is 'blocks', 'blocks_text' or 'random'; got "
+      f'{masks.kind!r}.'
+    )
+  if masks.exact:
+    return block_masks.exactly(sampler, count), count
+  return sampler, size if masks.kind == 'blocks_text' else count
 
 
-def _measure_pretraining(outputs, columns):
-  del columns  # The method knows the tokens.
-  return language.measure(outputs['nll'], outputs['patches'], outputs['hits'])
+def _encoder(config, shape, relative):
+  grid = config.patch_grid
+  for side in shape[:2]:
+    if side % grid:
+      raise types.InputError(
+        f'config.patch_grid={grid} does not divide images of '
+        f'{shape[0]} x {shape[1]}.'
+      )
+  return beit.Encoder(
+    (shape[0] // grid, shape[1] // grid), relative=relative, **config.model
+  )
+
+
+def pretraining_method(
+  config,
+  tokenizer: pretraining.Tokenizer,
+  shape,
+  tx: optax.GradientTransformation,
+) -> types.Method:
+  """Predicts the tokens of hidden patches of images of a shape [H, W, C]."""
+  step = {k: v for k, v in config.step.items() if k != 'label_smoothing'}
+  return pretraining.make(
+    beit.MaskedImageModel(
+      _encoder(config, shape, 'shared'), tokenizer.vocab_size
+    ),
+    tokenizer,
+    tx,
+    **step,
+  )
+
+
+def classifier(config, num_classes: int, shape) -> beit.Classifier:
+  """What is fine-tuned or, in the stage 'probe', trained in its head alone."""
+  return beit.Classifier(
+    _encoder(config, shape, 'per_layer'),
+    num_classes,
+    trains='head' if config.stage == 'probe' else 'all',
+  )
+
+
+def adamw(
+  config, steps: int, optimizer: types.Optimizer = optax.adamw
+) -> optax.GradientTransformation:
+  """Clipping, warm-up, cosine; rates fall from layer to layer downwards."""
+  tx = config.tx
+  schedule = optim.warmup_cosine(
+    tx.learning_rate, steps=steps, warmup=tx.warmup, end=tx.end
+  )
+  num_layers = config.model.num_layers
+  decays = optim.weight_decay_mask
+  if config.stage == 'probe':  # Decay would move what no gradient moves.
+    decays = functools.partial(decays, exempt=('bias', 'encoder'))
+  return optax.chain(
+    optax.clip_by_global_norm(tx.clip),
+    optimizer(schedule, weight_decay=tx.weight_decay, mask=decays),
+    optim.layer_decay(
+      tx.layer_decay,
+      functools.partial(beit.layer_of, num_layers=num_layers),
+      num_layers=num_layers,
+    ),
+  )

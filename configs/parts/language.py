@@ -1,22 +1,18 @@
-"""What configs of language models share: presets, data, model, optimizer.
+"""What recipes of language models share: layers, data, model, optimizer.
 
-A config lays its own fields over the presets here. These tell no paper from
+A recipe lays its own fields over the layers here. These tell no paper from
 another: what a paper reports, and the sizes and rates of its recipe, stand in
-its config.
+its own layer. `language_study` has what only studies use.
 """
 
 from collections.abc import Callable
-from collections.abc import Mapping
-import functools
-import math
-from typing import Any
 from typing import NamedTuple
 
 import jax
-from ml_collections import config_dict
 import numpy as np
 import optax
 
+from configs import presets
 from repjax import optim
 from repjax import types
 from repjax.data.images import recipes
@@ -29,99 +25,64 @@ from repjax.experiments import of_tokens
 from repjax.experiments import wiring
 from repjax.methods import language_modeling
 from repjax.models import transformer
-from repjax.protocols import side_by_side
 
-# Preset -> fields, on top of those of the presets before it.
-Presets = Mapping[str, Mapping[str, Any]]
-
-_ALL: Presets = dict(
+# Models of any texts.
+TEXTS: presets.Layer = dict(
   paper=dict(
-    seed=0,
-    seeds=(0, 1, 2),
-    data=dict(
-      dir='',
-      train_split='train',
-      eval_splits=('validation', 'test'),
-      num_workers=0,
-    ),
-    step=dict(
-      label_smoothing=0.0,
-      microbatches=1,
-      compute_dtype='bfloat16',
-      ema_decay=0.0,
-    ),
-    run=dict(log_every=100, eval_every=5000, save_every=1000, keep=2),
+    data=dict(eval_splits=('validation', 'test')),
+    step=dict(label_smoothing=0.0, compute_dtype='bfloat16'),
+    run=dict(eval_every=5000),
   ),
   small=dict(
     model=dict(dropout_rate=0.0),
     step=dict(compute_dtype='float32'),
     run=dict(log_every=50, eval_every=250, save_every=250),
   ),
-  smoke=dict(
-    batch_size=16,
-    run=dict(log_every=4, eval_every=4, save_every=4),
-    seeds=(0, 1),
-  ),
+  smoke=dict(batch_size=16),
 )
 
 # Models of one stream of tokens. At `small` all are measured on one byte
 # language model, so that its figures can be compared between papers.
-STREAM: Presets = dict(
-  paper=dict(
-    min_steps=0,
-    # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
-    # token a pixel and channel) or 'proteins' (the FASTA file `path`).
-    data=dict(kind='text', name='', path='', column='text'),
-    model=dict(remat=True),
-  ),
-  small=dict(
-    batch_size=8,
-    eval_batch_size=32,
-    epochs=0.0,
-    data=dict(
-      kind='text',
-      name='python_topics',
-      eval_splits=('validation',),
-      length=256,
-      train_stride=64,
-      eval_stride=256,
+STREAM: tuple[presets.Layer, ...] = (
+  presets.RUN,
+  TEXTS,
+  dict(
+    paper=dict(
+      min_steps=0,
+      # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
+      # token a pixel and channel) or 'proteins' (the FASTA file `path`).
+      data=dict(kind='text', name='', path='', column='text'),
+      model=dict(remat=True),
     ),
-    model=dict(
-      hidden_dim=64,
-      mlp_dim=256,
-      num_heads=2,
-      num_layers=2,
-      position='rotary',
-      remat=False,
+    small=dict(
+      batch_size=8,
+      eval_batch_size=32,
+      epochs=0.0,
+      data=dict(
+        kind='text',
+        name='python_topics',
+        eval_splits=('validation',),
+        length=256,
+        train_stride=64,
+        eval_stride=256,
+      ),
+      model=dict(
+        hidden_dim=64,
+        mlp_dim=256,
+        num_heads=2,
+        num_layers=2,
+        position='rotary',
+        remat=False,
+      ),
+      tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
     ),
-    tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),
-  ),
-  smoke=dict(
-    min_steps=8,
-    data=dict(length=32, train_stride=32, eval_stride=32),
-    model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
+    smoke=dict(
+      min_steps=8,
+      data=dict(length=32, train_stride=32, eval_stride=32),
+      model=dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1),
+    ),
   ),
 )
-
-
-def get_config(
-  preset: str, *layers: Presets, **fields: Any
-) -> config_dict.ConfigDict:
-  """Numbers of a preset: `paper`, or `small` on it, or `smoke` on both.
-
-  Args:
-    preset: paper, small or smoke.
-    *layers: Each lies over those before it, preset by preset.
-    **fields: Of all presets alike.
-  """
-  names = ('paper', 'small', 'smoke')
-  if preset not in names:
-    raise ValueError(f'presets are paper, small and smoke; got {preset!r}')
-  made = config_dict.ConfigDict(fields)
-  for name in names[: names.index(preset) + 1]:
-    for layer in (_ALL, *layers):
-      made.update(layer[name])
-  return made
 
 
 class Data(NamedTuple):
@@ -155,13 +116,7 @@ def read(config) -> Data:
       f'{config.data.kind!r}.'
     )
   data = readers[config.data.kind](config.data)
-  steps = wiring.num_steps(
-    len(data.train),
-    batch_size=config.batch_size,
-    epochs=config.epochs,
-    min_steps=config.min_steps,
-  )
-  return data._replace(steps=steps)
+  return data._replace(steps=wiring.steps_of(config, len(data.train)))
 
 
 def _text(data):
@@ -256,12 +211,14 @@ def model(config, data: Data, attention_fn) -> transformer.DecoderLM:
   )
 
 
-def adamw(config, steps: int) -> optax.GradientTransformation:
+def adamw(
+  config, steps: int, optimizer: types.Optimizer = optax.adamw
+) -> optax.GradientTransformation:
   """Warm-up, cosine, clipping; matrices decay."""
   tx = config.tx
   return optax.chain(
     optax.clip_by_global_norm(tx.clip),
-    optax.adamw(
+    optimizer(
       optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup),
       weight_decay=tx.weight_decay,
       mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
@@ -270,7 +227,12 @@ def adamw(config, steps: int) -> optax.GradientTransformation:
 
 
 def method(
-  config, data: Data, attention_fn, *, steps: int | None = None
+  config,
+  data: Data,
+  attention_fn,
+  *,
+  steps: int | None = None,
+  optimizer: types.Optimizer = optax.adamw,
 ) -> types.Method:
   """A language model with the given causal attention.
 
@@ -279,53 +241,26 @@ def method(
     data: `read(config)`.
     attention_fn: Causal.
     steps: Of its training; those of the data if None.
+    optimizer: The last link of its chain.
   """
   return language_modeling.make(
     model(config, data, attention_fn),
-    adamw(config, data.steps if steps is None else steps),
+    adamw(config, data.steps if steps is None else steps, optimizer),
     **config.step,
   )
 
 
-def build(config, attention_fn) -> types.Experiment:
-  """A language model with the given causal attention."""
+def build(
+  config, attention_fn, optimizer: types.Optimizer = optax.adamw
+) -> types.Experiment:
+  """An experiment with `method` on the data that a config names."""
   data = read(config)
   return of_tokens.predictor(
     config,
-    method(config, data, attention_fn),
+    method(config, data, attention_fn, optimizer=optimizer),
     batches=wiring.shuffled(config, data.train, data.recipe),
     sources=data.sources,
     steps=data.steps,
     show=data.show,
     recipe=data.recipe,
-  )
-
-
-def bits_per_byte(outputs, test) -> np.ndarray:
-  """Of each seed's model on the test rows, [S]; a `side_by_side.Score`."""
-  return outputs['nll'].sum(-1) / math.log(2) / test['num_bytes'].sum()
-
-
-def rows(config, data: Data):
-  """Rows of a study as `side_by_side.train` takes them: training, test."""
-  return (
-    side_by_side.per_seed(data.train.columns(), config.seeds),
-    data.sources(config.data.eval_splits[0]).columns(),
-  )
-
-
-def trainer(config, columns, test) -> Callable[..., side_by_side.Trained]:
-  """`side_by_side.train` on `rows`, by bits per byte, with a config's settings.
-
-  What is left to give: name, method, steps and, optionally, states.
-  """
-  return functools.partial(
-    side_by_side.train,
-    columns=columns,
-    test=test,
-    seeds=config.seeds,
-    batch_size=config.batch_size,
-    points=6,
-    vectorize=False,
-    score=bits_per_byte,
   )

@@ -5,6 +5,8 @@ import pytest
 
 from configs import performer
 from configs import rfa
+from configs.studies import performer as performer_study
+from configs.studies import rfa as rfa_study
 from repjax.types import InputError
 
 
@@ -16,11 +18,13 @@ def proteins(path):
 
 def test_papers_are_measured_on_one_language_model():
   ours, theirs = (
-    module.get_config('small').to_dict() for module in (performer, rfa)
+    module.get_config('small').to_dict()
+    for module in (performer_study, rfa_study)
   )
+  assert performer_study.SEEDS == rfa_study.SEEDS
   # Weight decay is part of a paper's recipe.
   assert ours['tx'].pop('weight_decay') != theirs['tx'].pop('weight_decay')
-  for group in ('model', 'tx', 'step', 'batch_size', 'seeds'):
+  for group in ('model', 'tx', 'step', 'batch_size'):
     assert (group, ours[group]) == (group, theirs[group])
   for name, value in ours['data'].items():
     assert (name, value) == (name, theirs['data'][name])
@@ -85,3 +89,27 @@ def test_texts_and_settings_that_cannot_be_are_refused(module, fields, message):
   config.update(fields)
   with pytest.raises(InputError, match=message):
     module.build(config)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'columns'),
+  [
+    ('translation', {'source', 'tokens', 'weights'}),
+    ('listops', {'tokens', 'token_mask', 'label'}),
+  ],
+)
+def test_rfa_learns_other_tasks(kind, columns):
+  config = rfa.get_config('smoke')
+  config.data.kind = kind
+  experiment = rfa.build(config)
+  assert columns <= set(experiment.train.batch(0))
+  (split,) = config.data.eval_splits
+  (batch,) = experiment.evals(split)
+  assert batch['mask'].sum() == config.data.num_test_rows
+
+
+def test_classes_are_learned_of_sets_that_have_some():
+  config = rfa.get_config('smoke')
+  config.data.kind = 'classification'
+  with pytest.raises(InputError, match='python_topics has no classes'):
+    rfa.build(config)

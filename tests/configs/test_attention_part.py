@@ -1,0 +1,63 @@
+"""What the group `attention` of a config stands for."""
+
+import pytest
+
+from configs import performer as performer_recipe
+from configs import rfa as rfa_recipe
+from configs.parts.attention import attention_fn
+from repjax.layers import attention
+from repjax.layers import performer
+from repjax.layers import rfa
+from repjax.types import InputError
+
+
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('kind', ['favor', 'performer'])
+def test_both_names_of_favor_take_its_fields(kind, causal):
+  settings = dict(kind=kind, num_features=16, redraw_every=3)
+  expected = performer.Favor(causal=causal, num_features=16, redraw_every=3)
+  assert attention_fn(settings, causal=causal) == expected
+  del settings['redraw_every']  # ViT has none.
+  expected = performer.Favor(causal=causal, num_features=16)
+  assert attention_fn(settings, causal=causal) == expected
+
+
+def test_rfa_has_a_gate_only_where_there_is_an_order():
+  settings = rfa_recipe.get_config('small').attention
+  fields = dict(num_features=64, features='gaussian', redraw_every=1)
+  assert attention_fn(settings, causal=True) == rfa.Rfa(
+    causal=True, gate='learned', **fields
+  )
+  assert attention_fn(settings, causal=False) == rfa.Rfa(gate='none', **fields)
+
+
+def test_a_performer_is_one_override_away_from_rfa():
+  settings = performer_recipe.get_config('smoke').attention
+  settings.kind = 'rfa'
+  expected = rfa.Rfa(causal=True, num_features=16, redraw_every=3)
+  assert attention_fn(settings, causal=True) == expected
+
+
+@pytest.mark.parametrize('recipe', [performer_recipe, rfa_recipe])
+def test_exact_attention_is_one_override_away(recipe):
+  config = recipe.get_config('small')
+  before = config.attention.to_dict()
+  config.attention.kind = 'exact'
+  for causal in (True, False):
+    expected = attention.Softmax(causal=causal)
+    assert attention_fn(config.attention, causal=causal) == expected
+  assert config.attention.to_dict() == {**before, 'kind': 'exact'}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'fields', 'kinds'),
+  [
+    ('local', dict(num_features=8), 'exact, favor, performer, rfa'),
+    # FAVOR+ has no gate.
+    ('favor', dict(num_features=8, gate='none'), 'exact, rfa'),
+  ],
+)
+def test_other_kinds_are_refused(kind, fields, kinds):
+  message = rf"config\.attention\.kind is one of {kinds} \(.*got '{kind}'"
+  with pytest.raises(InputError, match=message):
+    attention_fn(dict(kind=kind, **fields), causal=True)
