@@ -256,12 +256,14 @@ def model(config, data: Data, attention_fn) -> transformer.DecoderLM:
   )
 
 
-def adamw(config, steps: int) -> optax.GradientTransformation:
+def adamw(
+  config, steps: int, optimizer: types.Optimizer = optax.adamw
+) -> optax.GradientTransformation:
   """Warm-up, cosine, clipping; matrices decay."""
   tx = config.tx
   return optax.chain(
     optax.clip_by_global_norm(tx.clip),
-    optax.adamw(
+    optimizer(
       optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup),
       weight_decay=tx.weight_decay,
       mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
