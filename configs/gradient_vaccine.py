@@ -135,19 +135,7 @@ def build(
     steps=config.steps,
     show=lambda ids: data.show(ids) + ' ',
   )
-
-  def measure(outputs, columns):
-    of_tasks = translation.accuracies(outputs, columns['task'], len(data.names))
-    return {
-      **made.measure(outputs, columns),
-      'mean_task_accuracy': float(of_tasks.mean()),
-      **{
-        f'accuracy_{name}': float(x)
-        for name, x in zip(data.names, of_tasks, strict=True)
-      },
-    }
-
-  return made._replace(measure=measure)
+  return translation.with_accuracies(made, data.names)
 
 
 def surgery(config, num_tasks: int, kind: str) -> optax.GradientTransformation:

@@ -11,6 +11,8 @@ paper: B/16 trained from scratch on ImageNet-1k (table 3).
 small: ViT with SAM and Mixup on `digits`, or on `mnist` by one override.
 """
 
+import functools
+
 from ml_collections import config_dict
 import optax
 
@@ -122,17 +124,20 @@ def build(
     **config.mixup,
     **config.step,
   )
-
-  def warm_start(state):
-    if not config.weights:
-      return state
-    params = vit_weights.load_vit(config.weights, state.params, head='replace')
-    return supervised.with_params(state, params)
-
-  # Mixup mixes neighbours.
   return of_images.classifier(
-    config, data, method, multiple=2, warm_start=warm_start
+    config,
+    data,
+    method,
+    multiple=2,  # Mixup mixes neighbours.
+    warm_start=functools.partial(_warm_start, config.weights),
   )
+
+
+def _warm_start(file, state):
+  if not file:
+    return state
+  params = vit_weights.load_vit(file, state.params, head='replace')
+  return supervised.with_params(state, params)
 
 
 def model(config, num_classes: int, image_shape, **fields) -> vit.ViT:

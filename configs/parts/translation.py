@@ -1,12 +1,14 @@
 """What recipes of multilingual translation read, train on and measure."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from configs import presets
+from repjax import types
 from repjax.data.batches import mixtures
 from repjax.data.reading import source
 from repjax.data.sets import grammar
@@ -120,6 +122,25 @@ def batches(config, data: Data) -> mixtures.MixtureBatches:
     temperature=config.data.temperature,
   )
   return dataclasses.replace(mixed, num_workers=config.data.num_workers)
+
+
+def with_accuracies(
+  experiment: types.Experiment, names: Sequence[str]
+) -> types.Experiment:
+  """The experiment, which measures the accuracy of each language, too."""
+
+  def measure(outputs, columns):
+    of_tasks = accuracies(outputs, columns['task'], len(names))
+    return {
+      **experiment.measure(outputs, columns),
+      'mean_task_accuracy': float(of_tasks.mean()),
+      **{
+        f'accuracy_{name}': float(x)
+        for name, x in zip(names, of_tasks, strict=True)
+      },
+    }
+
+  return experiment._replace(measure=measure)
 
 
 def accuracies(outputs, task, num_tasks: int) -> np.ndarray:
