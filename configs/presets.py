@@ -7,8 +7,13 @@ lays its own numbers over a layer here, and a study may lay its own over those.
 
 from collections.abc import Mapping
 from typing import Any
+from typing import TypeVar
 
 from ml_collections import config_dict
+
+from repjax import types
+
+_T = TypeVar('_T')
 
 Layer = Mapping[str, Mapping[str, Any]]
 
@@ -64,6 +69,24 @@ def get_config(preset: str, *layers: Layer) -> config_dict.ConfigDict:
 def names(*layers: Layer) -> tuple[str, ...]:
   """All presets of some layers: paper, small, smoke, and the others."""
   return tuple(dict.fromkeys([*_UNDER, *(x for y in layers for x in y)]))
+
+
+def choose(field: str, name: str, choices: Mapping[str, _T]) -> _T:
+  """What a field of a config names.
+
+  Args:
+    field: Of the config, such as 'data.kind'.
+    name: What the field holds.
+    choices: What it may hold, and what each stands for.
+
+  Raises:
+    InputError: If it holds none of them.
+  """
+  if name not in choices:
+    raise types.InputError(
+      f'config.{field} is one of {", ".join(choices)}; got {name!r}.'
+    )
+  return choices[name]
 
 
 def _chain(preset: str, layers) -> tuple[str, ...]:

@@ -1,8 +1,13 @@
-"""What a config of multilingual translation reads."""
+"""What recipes of multilingual translation read, train on and measure."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
 from typing import NamedTuple
 
+import numpy as np
+
+from configs import presets
 from repjax import types
 from repjax.data.batches import mixtures
 from repjax.data.reading import source
@@ -35,13 +40,8 @@ class Data(NamedTuple):
 
 def read(config) -> Data:
   """Reads synthetic languages or a TFDS set, as `config.data.kind` says."""
-  readers = {'family': _family, 'tfds': _tfds}
-  if config.data.kind not in readers:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(readers)}; got '
-      f'{config.data.kind!r}.'
-    )
-  return readers[config.data.kind](config)
+  kinds = dict(family=_family, tfds=_tfds)
+  return presets.choose('data.kind', config.data.kind, kinds)(config)
 
 
 def family(config) -> languages.Family:
@@ -111,6 +111,43 @@ def _tfds(config):
     length=data.length,
     show=tokenizer.decode,
   )
+
+
+def batches(config, data: Data) -> mixtures.MixtureBatches:
+  """Training batches that mix the languages, at config.data.temperature."""
+  mixed = mixtures.mixture(
+    data.train,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    temperature=config.data.temperature,
+  )
+  return dataclasses.replace(mixed, num_workers=config.data.num_workers)
+
+
+def with_accuracies(
+  experiment: types.Experiment, names: Sequence[str]
+) -> types.Experiment:
+  """The experiment, which measures the accuracy of each language, too."""
+
+  def measure(outputs, columns):
+    of_tasks = accuracies(outputs, columns['task'], len(names))
+    return {
+      **experiment.measure(outputs, columns),
+      'mean_task_accuracy': float(of_tasks.mean()),
+      **{
+        f'accuracy_{name}': float(x)
+        for name, x in zip(names, of_tasks, strict=True)
+      },
+    }
+
+  return experiment._replace(measure=measure)
+
+
+def accuracies(outputs, task, num_tasks: int) -> np.ndarray:
+  """Token accuracy of each task, [..., T] from hits and tokens [..., N]."""
+  rows = np.equal.outer(np.arange(num_tasks), np.asarray(task))  # [T, N]
+  hits = (outputs['hits'][..., None, :] * rows).sum(-1)
+  return hits / (outputs['tokens'][..., None, :] * rows).sum(-1)
 
 
 def joined(parts) -> source.Source:

@@ -7,7 +7,6 @@ import pytest
 
 from configs import vit
 from repjax import loop
-from repjax import types
 from repjax.weights import vit_weights
 
 pytestmark = pytest.mark.slow
@@ -46,10 +45,3 @@ def test_linear_attention_is_one_field(state, kind):
   one = loop.fit(experiment.method, lambda start: [batch] * 2, steps=2, seed=0)
   assert set(one.params) == set(state.params)
   assert 'projection' in one.model_state
-
-
-def test_an_unknown_attention_is_named():
-  config = vit.get_config('smoke')
-  config.attention.kind = 'linear'
-  with pytest.raises(types.InputError, match=r"config\.attention\.kind .*'lin"):
-    vit.build(config)

@@ -1,0 +1,27 @@
+"""Fields of recipes that name one of several kinds."""
+
+import importlib
+
+import pytest
+
+from repjax import types
+
+
+@pytest.mark.parametrize(
+  ('paper', 'field', 'choices'),
+  [
+    ('vit', 'attention.kind', 'exact, performer, rfa'),
+    ('mixup', 'network', 'mlp, preact_resnet'),
+    ('gpm', 'network', 'mlp, alexnet, preact_resnet'),
+    ('gpm', 'data.stream', 'permuted, rotated, split, sets'),
+    ('gradient_vaccine', 'data.kind', 'family, tfds'),
+    ('gradient_vaccine', 'surgery.kind', 'gradvac, pcgrad, uniform'),
+  ],
+)
+def test_a_wrong_one_is_named_with_the_right_ones(paper, field, choices):
+  recipe = importlib.import_module(f'configs.{paper}')
+  config = recipe.get_config('smoke')
+  config.update_from_flattened_dict({field: 'blue'})
+  with pytest.raises(types.InputError) as error:
+    recipe.build(config)
+  assert str(error.value) == f"config.{field} is one of {choices}; got 'blue'."

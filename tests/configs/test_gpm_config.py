@@ -1,0 +1,42 @@
+"""What GPM's recipe and study say of its networks and sets."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import gpm
+from configs.studies import gpm as study
+
+
+@pytest.mark.parametrize('preset', ['paper', 'small', 'mnist', 'smoke'])
+def test_each_layer_of_the_mlp_has_a_threshold(preset):
+  config = gpm.get_config(preset)
+  assert config.network == 'mlp'
+  params = jax.eval_shape(
+    lambda: gpm.model(config, 10).init(
+      jax.random.key(0), np.zeros((1, 28, 28, 1)), train=False
+    )
+  )['params']
+  assert set(config.gpm.thresholds.mlp) == set(params)
+
+
+@pytest.mark.parametrize(
+  ('preset', 'width'),
+  [('paper_cifar100', 10 * 10), ('paper_5datasets', 5 * 10), ('paper', 10)],
+)
+def test_tasks_share_a_head_or_have_one_each(preset, width):
+  assert gpm.model(gpm.get_config(preset), 10).num_classes == width
+
+
+@pytest.mark.parametrize(
+  ('preset', 'claim'),
+  [
+    ('small', 'bwt'),
+    ('mnist', 'bwt_mnist'),
+    ('paper', 'bwt_mnist'),
+    ('paper_cifar100', 'bwt'),
+  ],
+)
+def test_permuted_mnist_has_a_claim_of_its_own(preset, claim):
+  assert study.bwt_claim(study.get_config(preset)) == claim
+  assert claim in study.CLAIMS
