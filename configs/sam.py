@@ -86,14 +86,11 @@ def method(
 ) -> types.Method:
   """The network, its optimizer and its loss."""
   kinds = dict(mlp=mlp.Mlp, wide_resnet=resnet.WideResNet)
-  if config.network not in kinds:
-    raise types.InputError(
-      f'config.network is one of {", ".join(kinds)}; got {config.network!r}.'
-    )
+  network = presets.choose('network', config.network, kinds)
   tx = config.tx
   rate = optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup)
   return supervised.make(
-    kinds[config.network](num_classes=num_classes, **config[config.network]),
+    network(num_classes=num_classes, **config[config.network]),
     optax.chain(
       optim.sam(**config.sam),
       optax.clip_by_global_norm(tx.clip) if tx.clip else optax.identity(),

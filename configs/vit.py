@@ -17,12 +17,10 @@ from ml_collections import config_dict
 import optax
 
 from configs import presets
+from configs.parts import attention
 from repjax import optim
 from repjax import types
 from repjax.experiments import of_images
-from repjax.layers import attention
-from repjax.layers import performer
-from repjax.layers import rfa
 from repjax.methods import mixup
 from repjax.methods import supervised
 from repjax.models import vit
@@ -151,18 +149,9 @@ def model(config, num_classes: int, image_shape, **fields) -> vit.ViT:
   return vit.ViT(
     num_classes,
     patch_size=(height // config.patch_grid, width // config.patch_grid),
-    attention_fn=_attention_fn(**config.attention),
+    attention_fn=attention.attention_fn(config.attention, causal=False),
     **fields,
   )
-
-
-def _attention_fn(kind, num_features):
-  kinds = dict(
-    exact=attention.softmax_attention,
-    performer=performer.Favor(num_features=num_features),
-    rfa=rfa.Rfa(num_features=num_features),
-  )
-  return presets.choose('attention.kind', kind, kinds)
 
 
 def adamw(
