@@ -1,6 +1,6 @@
 """Device code: which parameters ghost norms cover, found by tracing the loss.
 
-A layer's rule (`norms`) gives the gradient norm of the WEIGHT that the layer
+A layer's rule (`rules`) gives the gradient norm of the WEIGHT that the layer
 was called with. That is the norm of a parameter's gradient only if the weight
 is the parameter itself, and if nothing else uses it. So the loss of one row is
 traced with every layer that has a rule set apart, and the trace is followed
@@ -37,7 +37,7 @@ class Coverage(NamedTuple):
     layers: Layer -> name of its parameter -> number of the leaf, for the
       parameters whose norm its rule gives.
     tied: Embeddings whose table is also the last layer (`attend`) -> shapes of
-      that layer's input and output. Both are covered, and need `norms.tied`.
+      that layer's input and output. Both are covered, and need `rules.tied`.
     covered: Numbers of the leaves that have a rule.
     leftover: Numbers of the leaves that need per-example gradients. Leaves in
       neither have no influence on the gradient (frozen or unused).

@@ -4,7 +4,7 @@ A unit is what is clipped as a whole: one row, or all rows of one user. Every
 form gets the same arguments and gives the same `Result`.
 
 `vmap` holds the gradients of all units. The ghost forms hold those of no unit:
-norms follow from the inputs and the cotangents of layers (`norms`). In
+norms follow from the inputs and the cotangents of layers (`rules`). In
 `one_backward` both are kept from a single backward pass, and the weighted sums
 are products of them (book-keeping: Bu et al., 'Differentially Private
 Optimization on Large Model at Small Cost', ICML 2023). In `two_backwards` they

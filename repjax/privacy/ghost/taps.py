@@ -2,7 +2,7 @@
 
 `nn.intercept_methods` finds the calls of the covered layers. `tapped` wraps
 their output in an identity whose backward pass computes the layer's squared
-gradient norm (`norms`) from its input and the cotangent of its output, and
+gradient norm (`rules`) from its input and the cotangent of its output, and
 hands it on as the cotangent of the carrier, a vector of zeros that all layers
 share. The norms of all layers so add up by themselves, through `nn.scan` and
 `nn.remat` too. `Record` takes the inputs and cotangents themselves out of the
