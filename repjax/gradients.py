@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from repjax import parallel
 from repjax import types
-from repjax.privacy import clipping
 
 # Up to so many tasks `per_task` takes the backward passes side by side: as fast
 # as one after the other (on CPUs, for an MLP and a small ViT). Beyond, the
@@ -154,9 +153,10 @@ class GradFn:
     Args:
       params: The point.
       clip_norm: C > 0.
-      method: See `clipping.clipped_gradient`.
-      style: See `clipping.clipped_gradient`.
-      rows_per_user: U consecutive rows are one example; see `data.users`.
+      method: See `privacy.clipping.clipped_gradient`.
+      style: See `privacy.clipping.clipped_gradient`.
+      rows_per_user: U consecutive rows are one example; see
+        `repjax.data.batches.users`.
 
     Returns:
       (SUM over all devices' real rows, `types.Aux`). Its sums have
@@ -168,6 +168,9 @@ class GradFn:
         'user' and `rows_per_user` is 1 or the other way round, or if a device's
         rows are no whole users.
     """
+    # Who does not ask for privacy loads none of it.
+    from repjax.privacy import clipping
+
     self._check_users(rows_per_user)
 
     def loss_fn(params, batch, rng):

@@ -1,6 +1,4 @@
-"""The private config with plain SGD, which shows wrong factors."""
-
-from unittest import mock
+"""The private recipe with plain SGD, which shows wrong factors."""
 
 import optax
 
@@ -10,6 +8,6 @@ get_config = dp_finetuning.get_config
 
 
 def build(config):
-  sgd = optax.sgd(0.5, momentum=0.9)
-  with mock.patch.object(optax, 'adamw', lambda *args, **kwargs: sgd):
-    return dp_finetuning.build(config)
+  return dp_finetuning.build(
+    config, optimizer=lambda *args, **kwargs: optax.sgd(0.5, momentum=0.9)
+  )

@@ -11,11 +11,11 @@ import numpy as np
 from configs.parts import text_models
 from repjax.data.reading import source
 from repjax.data.sets import relatives
+from repjax.data.sets import topic_tasks
 from repjax.data.text import labelled_text
 from repjax.data.text import running_text
 from repjax.data.text import tokens
 from repjax.protocols import pretraining
-from repjax.protocols import private_text
 
 
 class Task(NamedTuple):
@@ -51,7 +51,7 @@ def read(config) -> Task:
 def _sentences(config):
   data = config.data
   if data.name == 'python_topics':
-    task = private_text.read(
+    task = topic_tasks.read(
       length=data.length, vocab_size=data.vocab_size, **config.topics
     )
 

@@ -14,7 +14,6 @@ privacy, or made private here, by noise on a count of correct rows.
 """
 
 import json
-import os
 import pathlib
 import secrets
 import threading
@@ -26,7 +25,7 @@ import numpy as np
 
 from launch.lib import app
 from launch.lib import executors
-from launch.lib import private_costs
+from launch.lib import private_candidates
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import types
@@ -119,28 +118,28 @@ def run(
   # Trials need the accelerator; this process only looks at experiments.
   jax.config.update('jax_platforms', 'cpu')
   law = _law()
-  costs = private_costs.of_search(
+  candidates = private_candidates.of_search(
     sweep,
     law,
     delta=_DELTA.value,
     max_trials=_MOST.value,
     score_noise=_SCORE_NOISE.value if _SCORE.value == 'noisy' else None,
   )
-  said = _said(sweep, costs)
+  said = _said(sweep, candidates)
   logging.info(
     'the whole search is (%.4g, %.3g)-differentially private (one run: %.4g); '
     '%s, %g trials on average, at most %d',
-    costs.epsilon,
-    costs.delta,
-    costs.one_run,
+    said['epsilon'],
+    said['delta'],
+    said['epsilon_of_one_run'],
     _LAW.value,
     law.mean,
-    costs.limit,
+    said['max_trials'],
   )
-  plan = _sealed_plan(sweep, said, law, costs.limit)
+  plan = _sealed_plan(sweep, said, law, said['max_trials'])
   found = _run_sealed(sweep, plan, execute, stop)
   scores = [
-    _score(sweep, costs, trial, report)
+    _score(sweep, candidates, trial, report)
     for trial, report in zip(plan['trials'], found, strict=True)
   ]
   return _publish(sweep, said, plan, scores)
@@ -161,22 +160,22 @@ def _law() -> laws.Law:
   return law
 
 
-def _said(sweep, costs) -> dict[str, Any]:
+def _said(sweep, candidates) -> dict[str, Any]:
   """What the report says of privacy, and what makes this search this one."""
-  first = costs.statements[0]
+  first = candidates.statements[0]
   source = 'of rows that need no privacy'
   if _SCORE.value == 'noisy':
     source = f'noise of {_SCORE_NOISE.value:g} rows on the number of correct'
   return {
-    'epsilon': costs.epsilon,
-    'delta': costs.delta,
-    'epsilon_of_one_run': costs.one_run,
+    'epsilon': candidates.costs.epsilon,
+    'delta': candidates.delta,
+    'epsilon_of_one_run': candidates.costs.one_run,
     'neighbours': first.neighbours,
     'unit': first.unit,
     'law': _LAW.value,
     'eta': _ETA.value if _LAW.value == 'negative_binomial' else None,
     'expected_trials': _EXPECTED.value,
-    'max_trials': costs.limit,
+    'max_trials': candidates.costs.limit,
     'score': f'{sweep.metric}: {source}',
     'bound': 'the smaller of the general lemma and theorem 2 (Poisson: 6) of '
     'Papernot and Steinke (2022), at each Renyi order, for the worst candidate',
@@ -233,8 +232,7 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
 
 def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
   """Reports of all trials; None for those whose loss was not finite."""
-  module = app.load_config_module(sweep.file)
-  key_field = _key_field(private_costs.config_of(sweep, module, {}))
+  key_field = private_candidates.key_field(sweep)
   folder = sweep.workdir / 'sealed' / 'trials'
   folders, todo = [], []
   for i, trial in enumerate(plan['trials']):
@@ -243,7 +241,8 @@ def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
       continue
     fields = {**trial['fields'], 'seed': str(trial['seed'])}
     if key_field:
-      fields[key_field] = str(_key(sweep.workdir / 'sealed' / 'keys', i))
+      keys = sweep.workdir / 'sealed' / 'keys'
+      fields[key_field] = str(private_candidates.key_file(keys, i))
     todo.append(sweep.job(folders[-1], fields))
 
   def seen(job, code):
@@ -265,30 +264,7 @@ def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
   return [all_trials.report(x) or None for x in folders]
 
 
-def _key_field(config) -> str:
-  """The config's field 'key_file', in whatever group, or ''."""
-
-  def find(node, path):
-    for name, value in node.items():
-      if name == 'key_file':
-        yield '.'.join([*path, name])
-      elif hasattr(value, 'items'):
-        yield from find(value, [*path, name])
-
-  return next(find(config, []), '')
-
-
-def _key(folder: pathlib.Path, number: int) -> pathlib.Path:
-  """A file of random bytes for one trial."""
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f'{number:03}'
-  if not path.exists():
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), 'wb') as file:
-      file.write(secrets.token_bytes(32))
-  return path
-
-
-def _score(sweep, costs, trial, report) -> float:
+def _score(sweep, candidates, trial, report) -> float:
   """What a trial is ranked by, larger is better; -inf if it diverged.
 
   Raises:
@@ -304,9 +280,9 @@ def _score(sweep, costs, trial, report) -> float:
       'to publish.'
     )
   grid = spaces.grid(sweep.space)
-  planned = costs.statements[0]
+  planned = candidates.statements[0]
   if trial['fields'] in grid:
-    planned = costs.statements[grid.index(trial['fields'])]
+    planned = candidates.statements[grid.index(trial['fields'])]
   slack = 1 + 1e-6
   if (
     said['noise_multiplier'] * slack < planned.noise_multiplier
@@ -319,7 +295,7 @@ def _score(sweep, costs, trial, report) -> float:
     )
   value = all_trials.metric_of(sweep, report)
   if _SCORE.value == 'noisy':
-    value += _SCORE_NOISE.value * trial['noise'] / costs.num_rows
+    value += _SCORE_NOISE.value * trial['noise'] / candidates.num_rows
   return sweep.sign * value if np.isfinite(value) else -np.inf
 
 

@@ -2,15 +2,15 @@
 
 The numbers of DP-SGD hang together: the noise follows from epsilon, delta, the
 sampling rate and the number of updates, the rate from the batch size and the
-rows of the set. `plan` derives them from what a config says, `Plan` makes the
-parts of the run from them, so that no two parts can disagree, and `check` and
-`check_resumed` refuse runs that the accounting would not cover.
+rows of the set. `plan` derives them from what a config says, and `Plan` makes
+the parts of the run from them, so that no two parts can disagree; many runs
+side by side, as studies train them, get their batches by `Plan.order` and their
+keys by `Plan.with_keys`.
 """
 
+from collections.abc import Sequence
 import dataclasses
-import hashlib
 import math
-import pathlib
 from typing import Any
 from typing import NamedTuple
 
@@ -23,10 +23,9 @@ from repjax import types
 from repjax.data.batches import poisson
 from repjax.data.batches import users
 from repjax.data.reading import source as sources
-from repjax.optim.dp_sgd import DpSgdState
+from repjax.experiments import private_guard
+from repjax.experiments import private_keys
 from repjax.privacy import accounting
-
-_BYTES = 16  # Of a file with a key, at least.
 
 
 class Plan(NamedTuple):
@@ -70,12 +69,12 @@ class Plan(NamedTuple):
 
   def link(self) -> optax.GradientTransformationExtraArgs:
     """What the optax chain of the run begins with."""
-    words = np.frombuffer(_digest(self.secret, 'noise')[:8], np.uint32)
+    words = private_keys.words(self.secret, 'noise')
     return optim.dp_sgd(
       self.clip_norm,
       self.noise_multiplier,
       expected_batch_size=self.rate * self.num_rows,
-      key=jax.random.wrap_key_data(words.copy(), impl='threefry2x32'),
+      key=jax.random.wrap_key_data(words, impl='threefry2x32'),
       method=self.method,
       rows_per_user=self.rows_per_user,
     )
@@ -114,7 +113,41 @@ class Plan(NamedTuple):
   @property
   def sampling_seed(self) -> int:
     """Decides which rows each step draws."""
-    return int.from_bytes(_digest(self.secret, 'rows')[:16], 'big')
+    return private_keys.number(self.secret, 'rows')
+
+  def order(self, seeds: Sequence[int]) -> np.ndarray:
+    """Rows of each step of runs side by side: `side_by_side.train(order=...)`.
+
+    Args:
+      seeds: S seeds, which together with the secret decide the rows.
+
+    Returns:
+      [S, T, capacity], -1 for padding.
+    """
+    if self.user_column:
+      raise types.InputError(
+        'Runs side by side draw rows, not users: leave out '
+        f'user_column={self.user_column!r}.'
+      )
+    order = np.full((len(seeds), self.steps, self.capacity), -1, np.int32)
+    for i, seed in enumerate(seeds):
+      for step in range(self.steps):
+        rows = poisson.rows_at(
+          step, self.num_rows, self.rate, self.sampling_seed + int(seed)
+        )[: self.capacity]
+        order[i, step, : len(rows)] = rows
+    return order
+
+  def with_keys(
+    self, states: types.TrainState, runs: Sequence[Any]
+  ) -> types.TrainState:
+    """States of runs side by side, each with its own key of the noise.
+
+    Args:
+      states: Of a method whose optimizer has `link()`, [S, ...].
+      runs: S names of runs, all distinct: seeds, or whatever has a `str`.
+    """
+    return private_keys.with_own(states, self.secret, runs)
 
   def guarded(self, experiment: types.Experiment) -> types.Experiment:
     """The experiment, which now refuses what would void the run's statement."""
@@ -122,8 +155,8 @@ class Plan(NamedTuple):
       return experiment
     return experiment._replace(
       guard=types.Guard(
-        check=check,
-        resumed=check_resumed,
+        check=private_guard.check,
+        resumed=private_guard.check_resumed,
         line=lambda step: {'epsilon': self.statement(step).epsilon},
         statement=lambda steps: {'privacy': self.statement(steps)},
       )
@@ -140,7 +173,10 @@ class Plan(NamedTuple):
       overflow=_overflow(self.num_rows, self.rate, self.capacity),
       **({'unit': users.UNIT} if self.user_column else {}),
     )
-    more = ['checkpoints as a whole, which hold the key of the noise']
+    more = [
+      'checkpoints as a whole, which hold the key of the noise',
+      'other runs with the same key of the noise',
+    ]
     if not self.is_secret:
       more.append(
         'whoever knows or guesses the seed, since no file with a secret key '
@@ -186,9 +222,9 @@ def plan(
       the set; 0 means that.
     delta: 0 means 1 / (2 n), as Li et al. (2022) take it.
     clip_norm: C > 0, in units of the gradient of one row's loss.
-    seed: Of what is random, where there is no `key_file`.
+    seed: Of what is random: runs with one seed have one key of the noise.
     key_file: A file of 16 bytes or more that nobody else knows, the same on
-      all processes. Sampling and noise are derived from it.
+      all processes. Sampling and noise are derived from it and the seed.
     accountant: See `accounting.epsilon`.
     method: See `clipping.clipped_gradient`.
     multiple: What the rows of a batch must be a multiple of: devices times
@@ -251,111 +287,12 @@ def plan(
     delta=delta,
     accountant=accountant,
     method=method,
-    secret=_read_key(key_file) if key_file else f'seed {seed}'.encode(),
+    secret=private_keys.secret_of(key_file, seed),
     is_secret=bool(key_file),
     user_column=user_column,
     rows_per_user=rows_per_user,
   )
 
 
-def check(
-  experiment: types.Experiment, state: types.TrainState, best: str
-) -> None:
-  """Refuses a run whose claim to privacy would not hold.
-
-  Args:
-    experiment: From `Plan.guarded`.
-    state: A fresh state of it.
-    best: The metric that chooses a checkpoint; '' for none.
-
-  Raises:
-    InputError: If batches are not Poisson samples, no link of the optimizer
-      makes gradients private, or a metric chooses what is published.
-  """
-  sampled = (poisson.PoissonBatches, users.UserBatches)
-  if not isinstance(experiment.train, sampled):
-    raise types.InputError(
-      'The experiment claims privacy for Poisson samples, but its batches are '
-      'those of a shuffled epoch, which the accounting does not cover: draw '
-      'them with repjax.data.batches.poisson (private.Plan.batches).'
-    )
-  if not _keys(state):
-    raise types.InputError(
-      'The experiment claims privacy, but its optimizer has no link that makes '
-      'gradients private: begin the chain with private.Plan.link().'
-    )
-  if best:
-    raise types.InputError(
-      f'config.run.best={best!r} would choose the checkpoint by a metric '
-      'without noise, which the privacy statement does not cover: set '
-      "--config.run.best='' and publish the last one."
-    )
-
-
-def check_resumed(
-  fresh: types.TrainState, restored: types.TrainState, same_config: bool
-) -> None:
-  """Refuses to go on in a way that the statement does not cover.
-
-  Repeating a step with the same key gives the same noise and tells nothing
-  new; with another key both results together would tell more.
-
-  Args:
-    fresh: The state before the first step.
-    restored: The state to go on from.
-    same_config: Whether both have one config.
-
-  Raises:
-    InputError: If the config or the key of the noise differs.
-  """
-  if not same_config:
-    raise types.InputError(
-      'A private run goes on with the config that it was begun with alone, '
-      'since its privacy statement is about one kind of step: leave out '
-      '--resume_config=new, or give another --workdir.'
-    )
-  equal = [
-    np.array_equal(a, b)
-    for a, b in zip(_keys(fresh), _keys(restored), strict=True)
-  ]
-  if not all(equal):
-    raise types.InputError(
-      'The checkpoint was made with another key of the noise, and repeated '
-      'steps would tell more than the privacy statement says: give the '
-      'key_file and the seed that the run was begun with, or another --workdir.'
-    )
-
-
-def _keys(state):
-  """Keys of all links that add noise."""
-  return [
-    np.asarray(x.key)
-    for x in jax.tree.leaves(
-      state.opt_state, is_leaf=lambda x: isinstance(x, DpSgdState)
-    )
-    if isinstance(x, DpSgdState)
-  ]
-
-
 def _overflow(num_rows, rate, capacity):
   return poisson.overflow_probability(num_rows, rate, capacity)
-
-
-def _digest(secret, purpose):
-  return hashlib.sha256(purpose.encode() + b'\0' + secret).digest()
-
-
-def _read_key(path):
-  advice = f'make one by: head -c 32 /dev/urandom > {path}; chmod 600 {path}'
-  try:
-    secret = pathlib.Path(path).read_bytes()
-  except OSError as error:
-    raise types.InputError(
-      f'The key file {path} cannot be read ({error.strerror}): {advice}'
-    ) from error
-  if len(secret) < _BYTES:
-    raise types.InputError(
-      f'The key file {path} holds {len(secret)} bytes, and {_BYTES} random '
-      f'ones are the least: {advice}'
-    )
-  return secret

@@ -1,8 +1,10 @@
 """DP-SGD as one link of an `optax.chain`.
 
-Abadi et al., 'Deep Learning with Differential Privacy', CCS 2016, algorithm 1,
-with the sums of `repjax.privacy.clipping`. Adaptive clipping: Andrew et al.,
-'Differentially Private Learning with Adaptive Clipping', NeurIPS 2021.
+Abadi et al., 'Deep Learning with Differential Privacy', CCS 2016, algorithm 1
+(https://arxiv.org/abs/1607.00133), with the sums of `repjax.privacy.clipping`,
+which `grad_fn` gives. Adaptive clipping: Andrew et al., 'Differentially Private
+Learning with Adaptive Clipping', NeurIPS 2021
+(https://arxiv.org/abs/1905.03871).
 """
 
 import functools
@@ -79,8 +81,11 @@ def dp_sgd(
   (`repjax.privacy.tuning`).
 
   Noise is float32 and equal on all devices, because the key comes from the
-  state. The initial parameters are mixed into the key, so that models with
-  different initial values that train side by side draw different noise.
+  state. Two runs with one key add the same noise, and their difference has
+  none: a run needs a key of its own. Models that train side by side share the
+  one that is given here until each gets its own
+  (`repjax.experiments.private.Plan.with_keys`), without which `loop.fit_seeds`
+  refuses them.
 
   Args:
     clip_norm: C > 0, in units of the gradient of one example's loss; the first
@@ -89,7 +94,8 @@ def dp_sgd(
       not private.
     expected_batch_size: Rows of a step over all devices on average: sampling
       rate times the number of rows of the set.
-    key: Of the noise; secret as long as the guarantee is needed.
+    key: Of the noise, this run's alone; secret as long as the guarantee is
+      needed.
     method: How the sum is computed, see `privacy.clipping.clipped_gradient`.
     style: How examples are clipped, see there.
     rows_per_user: U protects users instead of rows: batches come from
@@ -133,9 +139,9 @@ def dp_sgd(
   as_rng = functools.partial(jax.random.wrap_key_data, impl=impl)
 
   def init_fn(params):
-    rng = jax.random.fold_in(as_rng(key), _mix(params))
+    del params  # Noise has their shapes, which `update_fn` sees.
     return DpSgdState(
-      key=jax.random.key_data(rng),
+      key=jnp.array(key),  # A copy: a state may be donated.
       step=jnp.zeros((), jnp.int32),
       clip_norm=jnp.asarray(clip_norm, jnp.float32),
     )
@@ -241,12 +247,3 @@ def _normal(rng, shape):
   rngs = jax.random.split(rng, -(-size // _PART))
   parts = jax.lax.map(lambda rng: jax.random.normal(rng, (_PART,)), rngs)
   return parts.reshape(-1)[:size].reshape(shape)
-
-
-def _mix(params):
-  """A number that depends on the bits of all parameters."""
-  total = jnp.zeros((), jnp.uint32)
-  for x in jax.tree.leaves(params):
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    total = total * 31 + bits.sum(dtype=jnp.uint32)
-  return total

@@ -2,10 +2,14 @@
 
 - `clipping`: sums of per-example clipped gradients of any linen model, by
   ghost norms (no gradient of a single example is ever stored) or by `vmap`.
-  Its parts: `norms` (one layer), `intercept` (calls of layers), `coverage`
-  (which parameters have a rule) and `taps` (how norms add up).
+  Inside, `ghost/`: `rules` (one layer), `intercept` (calls of layers),
+  `coverage` (which parameters have a rule), `taps` (how norms add up) and
+  `forms` (in how many passes).
 - `accounting`: noise <-> epsilon, over `dp_accounting`.
-- `tuning`: what choosing the best of several private runs costs.
+- `auditing`: how much of the claimed epsilon an attack shows.
+- `tuning`: what choosing the best of several private runs costs. Inside,
+  `search/`: `laws` (of the number of runs), `tradeoff` (what tests can tell)
+  and `costs` (of a search over known candidates).
 
 `repjax.optim.dp_sgd` is the optimizer link, `repjax.data.batches.poisson` the
 sampling that the accounting assumes; `repjax.experiments.private` plans a run

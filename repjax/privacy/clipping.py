@@ -7,7 +7,7 @@ the sum, so that one example moves the sum by at most C.
 Ghost clipping (Li et al., 'Large Language Models Can Be Strong Differentially
 Private Learners', ICLR 2022, section 4) finds the norms without storing a
 gradient of any single example. The model is not touched: layers that have a
-rule (`norms`) are tapped (`taps`) where the loss calls them. Parameters that no
+rule (`rules`) are tapped (`taps`) where the loss calls them. Parameters that no
 rule covers (`coverage`) get exact per-example gradients of their own; for
 scales and biases of norms and for position embeddings these are no larger than
 one activation. Where all covered layers are called in the open, their inputs
@@ -236,7 +236,7 @@ def _ghost_is_smaller(found, params):
   """Numbers that are stored for each example, by the one and the other form.
 
   Twice the activations, because the inputs live until the norms are known and
-  the products of `norms` come on top; it decides as measured memory does for
+  the products of `rules` come on top; it decides as measured memory does for
   transformers from 1 to 36 million parameters and 8 to 512 tokens.
   """
   sizes = [x.size for x in jax.tree.leaves(params)]

@@ -1,97 +1,42 @@
 """Protocol: encoders learn on public text, then privately on other text.
 
-The public part are chapters of `python_topics` without labels, on which an
-encoder learns to fill gaps; the private part are pieces of the other chapters,
-whose chapter it learns to tell (`labelled_text.topic_pieces`). Nothing of the
-private part, the vocabulary included, is seen before private training.
+Of a `topic_tasks.Task`: its public part without privacy, then its private one.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from repjax import types
-from repjax.data.text import labelled_text
-from repjax.data.text import running_text
-from repjax.data.text import tokens
+from repjax.data.sets import topic_tasks
 from repjax.experiments import private
 from repjax.methods import finetuning
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.protocols import pretraining
+from repjax.protocols import private_runs
 from repjax.protocols import side_by_side
 
 
-class Task(NamedTuple):
-  """Public and private text.
+class Scores(NamedTuple):
+  """How S models do.
 
   Attributes:
-    vocab_size: Number of tokens; the last one hides others in pretraining.
-    num_classes: Number of private chapters.
-    public: 'tokens' [N, L], windows of the public chapters.
-    train: 'tokens', 'token_mask' [n, L] and 'label' [n].
-    test: The same of other pieces.
+    score: Final test accuracy, [S].
+    curve: (share of all steps [T], test accuracy [T, S]) along the way.
   """
 
-  vocab_size: int
-  num_classes: int
-  public: Mapping[str, np.ndarray]
-  train: Mapping[str, np.ndarray]
-  test: Mapping[str, np.ndarray]
-
-
-def read(
-  *, num_classes: int, size: int, length: int, vocab_size: int, skip: int = 0
-) -> Task:
-  """Reads the task.
-
-  Args:
-    num_classes: See `labelled_text.topic_pieces`.
-    size: See there.
-    length: L, tokens of a row; longer pieces are cut.
-    vocab_size: Subwords that are learned from the public chapters.
-    skip: See `labelled_text.topic_pieces`.
-  """
-  pieces = labelled_text.topic_pieces(
-    num_classes=num_classes, size=size, skip=skip
-  )
-  tokenizer = tokens.Subwords.train(pieces.public, vocab_size=vocab_size)
-  train, test = (
-    labelled_text.rows(
-      words,
-      labels,
-      tokenizer=tokenizer,
-      length=length,
-      num_classes=num_classes,
-    ).columns()
-    for words, labels in (
-      (pieces.train, pieces.train_labels),
-      (pieces.test, pieces.test_labels),
-    )
-  )
-  windows = running_text.train_windows(
-    running_text.stream(pieces.public, tokenizer),
-    length=length - 1,
-    stride=max(1, length // 3),
-  )
-  return Task(
-    tokenizer.vocab_size + 1,
-    num_classes,
-    windows.columns(),
-    train,
-    test,
-  )
+  score: np.ndarray
+  curve: tuple[np.ndarray, np.ndarray]
 
 
 def pretrain(
-  task: Task,
+  task: topic_tasks.Task,
   encoder: Mapping[str, Any],
   *,
   steps: int,
@@ -125,44 +70,35 @@ def pretrain(
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 
-def largest_or_not(task: Task) -> Task:
-  """The task to tell the largest chapter, about half of all rows, from others.
-
-  With a class for each chapter private training learns nothing but the largest:
-  clipped gradients give every row the same say, and half of the rows outvote
-  the others.
-  """
-
-  def merge(columns):
-    return {**columns, 'label': np.minimum(columns['label'], 1)}
-
-  return task._replace(
-    num_classes=2, train=merge(task.train), test=merge(task.test)
-  )
-
-
 def finetune(
   name: str,
-  task: Task,
+  task: topic_tasks.Task,
   encoder: Mapping[str, Any],
   pretrained: types.PyTree,
   *,
   plan: private.Plan,
-  tx: Callable[[private.Plan], optax.GradientTransformation],
+  tx: optax.GradientTransformation,
+  rates: Sequence[float],
   adapter: Mapping[str, Any],
   seeds: Sequence[int],
-) -> side_by_side.Trained:
-  """Tells chapters, privately; heads, batches and noise are each seed's own.
+) -> dict[float, Scores]:
+  """Tells chapters, privately, at several rates side by side.
+
+  Heads and batches are each seed's own, noise is each run's own.
 
   Args:
     name: For the progress lines.
     task: What is learned.
     encoder: Fields of `transformer.Encoder`.
-    pretrained: What `pretrain` has returned, equal for all seeds.
+    pretrained: What `pretrain` has returned, equal for all runs.
     plan: For the rows of `task.train`.
-    tx: Makes the optax chain of a plan.
+    tx: What makes updates of private gradients, at rate 1.
+    rates: What updates are multiplied with.
     adapter: What trains: arguments of `finetuning.adapt`.
     seeds: S seeds.
+
+  Returns:
+    Rate -> how its S models do.
   """
   model = finetuning.adapt(
     text_heads.Classifier(
@@ -174,28 +110,36 @@ def finetune(
     ),
     **adapter,
   )
-  method = supervised.make(model, tx(plan), inputs=supervised.text_inputs)
-  columns = side_by_side.per_seed(task.train, seeds)
+  method = supervised.make(
+    model,
+    optax.chain(plan.link(), side_by_side.swept(tx)),
+    inputs=supervised.text_inputs,
+  )
+  of_runs = [(rate, seed) for rate in rates for seed in seeds]
+  run_rates, run_seeds = zip(*of_runs, strict=True)
+  columns = side_by_side.per_seed(task.train, run_seeds)
 
-  def start(rng, columns):
-    row = {name: x[:1] for name, x in columns.items()}
-    # The fresh parameters have made the key of the noise, a seed its own.
+  @jax.jit
+  @jax.vmap
+  def start(state):
     return finetuning.with_pretrained(
-      model,
-      method.init(rng, {**row, 'mask': jnp.ones(1)}),
-      lambda own: {**own, **pretrained},
+      model, state, lambda own: {**own, **pretrained}
     )
 
-  rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-  return side_by_side.train(
+  trained = private_runs.train(
     name,
     method,
     columns,
     task.test,
-    seeds=seeds,
-    batch_size=plan.capacity,
-    steps=plan.steps,
+    plan=plan,
+    seeds=run_seeds,
+    rates=run_rates,
+    states=start(side_by_side.begin(method, columns, run_seeds)),
     points=8,
-    states=jax.jit(jax.vmap(start))(rngs, columns),
-    order=side_by_side.poisson_order(plan, seeds),
   )
+  steps, curve = trained.curve  # [T], [T, R * S]
+  curves = np.moveaxis(curve.reshape((len(steps), len(rates), -1)), 1, 0)
+  return {
+    rate: Scores(curve[-1], (steps / steps[-1], curve))
+    for rate, curve in zip(rates, curves, strict=True)
+  }

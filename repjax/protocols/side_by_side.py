@@ -18,10 +18,8 @@ import optax
 from repjax import loop
 from repjax import types
 from repjax.data.batches import in_order
-from repjax.data.batches import poisson
 from repjax.data.images import transforms
 from repjax.data.reading import source as sources
-from repjax.experiments import private
 from repjax.metrics import averages
 
 
@@ -195,8 +193,8 @@ def train(
     vectorize: See `loop.fit_seeds`.
     score: What is measured; its name is that of the function.
     states: States to start from, as `Trained` has them; new ones if None.
-    order: Rows of each step, [S, T, B], -1 for padding (`poisson_order`);
-      shuffled epochs if None.
+    order: Rows of each step, [S, T, B], -1 for padding; shuffled
+      epochs if None.
   """
   num_rows = next(iter(columns.values())).shape[1]
   if order is None:
@@ -232,30 +230,6 @@ def train(
   return Trained(
     current, outputs, scores[-1], (np.asarray(at), np.stack(scores))
   )
-
-
-def poisson_order(plan: private.Plan, seeds: Sequence[int]) -> np.ndarray:
-  """Rows of each step of a private run, one run a seed.
-
-  Args:
-    plan: Of each run, which protects rows.
-    seeds: S seeds, which together with the plan's secret decide the rows.
-
-  Returns:
-    [S, T, capacity], -1 for padding.
-  """
-  if plan.user_column:
-    raise types.InputError(
-      f'The study draws rows, not users: leave out {plan.user_column=}.'
-    )
-  order = np.full((len(seeds), plan.steps, plan.capacity), -1, np.int32)
-  for i, seed in enumerate(seeds):
-    for step in range(plan.steps):
-      rows = poisson.rows_at(
-        step, plan.num_rows, plan.rate, plan.sampling_seed + seed
-      )[: plan.capacity]
-      order[i, step, : len(rows)] = rows
-  return order
 
 
 def predict_fn(method: types.Method):

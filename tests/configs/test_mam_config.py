@@ -18,7 +18,6 @@ from configs.parts import text_tasks
 from repjax.data.batches import users
 from repjax.data.reading import source
 from repjax.data.text import labelled_text
-from repjax.experiments import private
 from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.models import text_heads
@@ -161,7 +160,7 @@ def test_a_private_run_adapts_published_weights(tmp_path):
   batch, state = warm(made)
   chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
   assert batch['tokens'][0, 0] == 7  # <|endoftext|>
-  private.check(made, state, best='')
+  made.guard.check(made, state, '')
   after, _ = jax.jit(made.method.update)(state, batch, jax.random.key(1))
   chex.assert_trees_all_equal(after.model_state, state.model_state)
   moved = traverse_util.flatten_dict(

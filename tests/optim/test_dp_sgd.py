@@ -47,7 +47,8 @@ def flatten(params):
 
 
 def link(clip_norm=2.0, noise_multiplier=1.5, **settings):
-  settings = {'expected_batch_size': 5.0, 'key': KEY, **settings}
+  settings = {'expected_batch_size': 5.0, 'key': (0, 0), **settings}
+  settings['key'] = jnp.asarray(settings['key'], jnp.uint32)
   return optim.dp_sgd(clip_norm, noise_multiplier, **settings)
 
 
@@ -135,14 +136,23 @@ def test_the_divisor_is_a_constant_whatever_was_drawn():
   )
 
 
-def test_models_with_other_initial_values_draw_other_noise():
+def test_the_key_alone_decides_the_noise():
   nothing = {**rows(), 'mask': jnp.zeros(8)}
-  first, _ = updates(nothing)
-  again, _ = updates(nothing)
-  np.testing.assert_array_equal(first['w'], again['w'])
+  first, state = updates(nothing)
+  np.testing.assert_array_equal(state.key, [0, 0])
   moved = {**PARAMS, 'b': jnp.ones(1)}
-  other, _ = updates(nothing, moved)
+  same, _ = updates(nothing, moved)
+  np.testing.assert_array_equal(first['w'], same['w'])
+  other, _ = updates(nothing, key=(0, 1))
   assert np.abs(np.corrcoef(first['w'][0], other['w'][0])[0, 1]) < 0.1
+
+
+def test_a_donated_state_leaves_the_key_that_was_given():
+  key = jnp.arange(2, dtype=jnp.uint32)
+  tx = link(key=key)
+  step = jax.jit(lambda x: jax.tree.map(lambda y: y + 1, x), donate_argnums=0)
+  step(tx.init(PARAMS))
+  np.testing.assert_array_equal(key, [0, 1])
 
 
 def test_the_clip_norm_finds_its_quantile():

@@ -1,15 +1,18 @@
 """Searches over a table: against searches that are carried out."""
 
-import jax
+import functools
+import math
+
 import numpy as np
 import optax
 import pytest
 
-from repjax import optim
+from repjax.experiments import private
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.privacy.search import laws
 from repjax.protocols import search_table
+from repjax.protocols import side_by_side
 
 pytestmark = pytest.mark.slow
 
@@ -47,26 +50,34 @@ def test_candidates_differ_in_their_rate_alone_and_runs_in_all_draws():
   images = rng.normal(size=(300, 2, 2, 1)) + labels[:, None, None, None]
   columns = {'image': images.astype(np.float32), 'label': labels}
   parts = [{k: x[i::3] for k, x in columns.items()} for i in range(3)]
-
-  def make(optimizer):
-    private = optim.dp_sgd(
-      1.0, 0.5, expected_batch_size=20, key=jax.random.key(0)
-    )
-    return supervised.make(
-      mlp.Mlp(num_classes=2, features=()), optax.chain(private, optimizer)
-    )
-
-  settings = dict(
-    momentum=0.0, repeats=3, batch_size=20, steps=15, score_noise=0.0, seed=0
+  plan = private.plan(
+    100,
+    batch_size=20,
+    epochs=6.0,
+    epsilon=math.inf,
+    delta=1e-3,
+    clip_norm=1.0,
+    seed=0,
+  )._replace(noise_multiplier=0.5)
+  method = supervised.make(
+    mlp.Mlp(num_classes=2, features=()),
+    optax.chain(plan.link(), side_by_side.swept(optax.sgd(1.0))),
   )
-  scores, accuracy = search_table.table(
-    make, *parts, learning_rates=(0.0, 1.0), **settings
+  table = functools.partial(
+    search_table.table,
+    'table',
+    method,
+    *parts,
+    plan=plan,
+    learning_rates=(0.0, 1.0),
+    repeats=3,
+    seed=0,
   )
+  scores, accuracy = table(score_noise=0.0)
   assert scores.shape == accuracy.shape == (2, 3)
   assert accuracy[1].min() > 0.8 > accuracy[0].mean()
-  assert len(set(scores[1])) > 1  # Noise and batches of their own.
-  noisy, same = search_table.table(
-    make, *parts, learning_rates=(0.0, 1.0), **{**settings, 'score_noise': 9.0}
-  )
+  # Noise and batches of their own.
+  assert len(set(zip(scores[1], accuracy[1], strict=True))) > 1
+  noisy, same = table(score_noise=9.0)
   np.testing.assert_array_equal(same, accuracy)
   assert 2 < np.std(noisy - scores) < 20

@@ -13,7 +13,6 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors import numpy as safetensors
 
-from launch.lib import private_costs
 from launch.lib import private_search
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
@@ -21,6 +20,7 @@ from repjax import types
 from repjax.data.batches import users
 from repjax.privacy import accounting
 from repjax.privacy import tuning
+from repjax.privacy.search import costs
 from repjax.privacy.search import laws
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def build(config):
 
 
 # The same few mechanisms all over: each is accounted for once.
-_worst = functools.lru_cache(private_costs._worst)
+_worst = functools.lru_cache(costs.worst)
 
 
 _release_params = private_search._release_params
@@ -66,9 +66,9 @@ def account_once(monkeypatch):
   # One test has checkpoints to publish from.
   monkeypatch.setattr(private_search, '_release_params', lambda *args: None)
   monkeypatch.setattr(
-    private_costs,
-    '_worst',
-    lambda statements, noise: _worst(frozenset(statements), noise),
+    costs,
+    'worst',
+    lambda candidates, noise: _worst(frozenset(candidates), noise),
   )
 
 

@@ -1,0 +1,172 @@
+"""Private training as a config says: the plan, its optimizer, kinds of data."""
+
+from typing import Any
+
+import jax
+import optax
+
+from configs.parts import text_models
+from repjax import types
+from repjax.data.images import oriented_gradients
+from repjax.data.images import transforms
+from repjax.data.reading import source
+from repjax.experiments import of_images
+from repjax.experiments import of_tokens
+from repjax.experiments import private
+from repjax.experiments import wiring
+from repjax.methods import finetuning
+from repjax.methods import language_modeling
+from repjax.methods import supervised
+from repjax.models import mlp
+from repjax.models import text_heads
+from repjax.models import transformer
+
+
+def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
+  """The plan of a run on `num_rows` rows or users.
+
+  Args:
+    config: With batch_size, epochs, seed, step.microbatches and the group `dp`,
+      arguments of `private.plan`.
+    num_rows: See there.
+    **changes: Arguments of it over those of the config.
+  """
+  return private.plan(
+    num_rows,
+    **{
+      'batch_size': config.batch_size,
+      'epochs': config.epochs,
+      'seed': config.seed,
+      'multiple': jax.device_count() * config.step.microbatches,
+      **config.dp,
+      **changes,
+    },
+  )
+
+
+def updates(
+  config, plan: private.Plan, optimizer: types.Optimizer, *, rate: float
+) -> optax.GradientTransformation:
+  """What follows the private gradient.
+
+  Args:
+    config: With the group `tx`: decay ('linear' or 'constant') and
+      weight_decay.
+    plan: Of the run.
+    optimizer: Like `optax.adamw`.
+    rate: Its learning rate, the first one where it falls.
+  """
+  tx = config.tx
+  if tx.decay == 'linear':
+    rate = optax.linear_schedule(rate, 0.0, plan.steps)
+  elif tx.decay != 'constant':
+    raise types.InputError(
+      f"config.tx.decay is 'linear' or 'constant'; got {tx.decay!r}."
+    )
+  return optimizer(rate, weight_decay=tx.weight_decay)
+
+
+def chain(
+  config, plan: private.Plan, optimizer: types.Optimizer
+) -> optax.GradientTransformationExtraArgs:
+  """The private gradient, then `updates` at the config's rate."""
+  return optax.chain(
+    plan.link(), updates(config, plan, optimizer, rate=config.tx.learning_rate)
+  )
+
+
+def images(config, optimizer: types.Optimizer) -> types.Experiment:
+  """Learns the classes of images from their oriented gradients."""
+  if config.weights:
+    raise types.InputError(
+      f'config.weights={config.weights} cannot be used: what images are '
+      "learned with has no published weights. Leave it ''."
+    )
+  train = of_images.load(config, config.data.train_split)
+  plan = plan_of(config, private.count(train, config.dp.user_column))
+  seen = features(config, train)
+  recipe = wiring.AS_IT_IS._replace(train=seen, evaluate=seen)
+  experiment = of_images.classifier(
+    config,
+    of_images.Data(train, recipe, plan.steps),
+    linear(config, train.num_classes, plan, optimizer),
+    batches=plan.batches(train, **wiring.reading(config, recipe)),
+  )
+  return plan.guarded(experiment)
+
+
+def features(config, rows: source.Source) -> transforms.Transform:
+  """What a linear model sees of images."""
+  if rows.image_shape is None:
+    raise types.InputError(
+      f'The images of {rows.name} differ in size, or there are none: '
+      "config.data.kind='images' takes sets whose images have one size."
+    )
+  # Seven cells a side, or cells of two pixels in tiny images.
+  cell = max(2, rows.image_shape[0] // 7)
+  return oriented_gradients.oriented_gradients(cell=cell, bins=config.bins)
+
+
+def linear(
+  config, num_classes: int, plan: private.Plan, optimizer=optax.adamw
+) -> types.Method:
+  """A linear model with private updates."""
+  return supervised.make(
+    mlp.Mlp(num_classes, features=()),
+    chain(config, plan, optimizer),
+    **config.step,
+  )
+
+
+def sentences(config, optimizer: types.Optimizer) -> types.Experiment:
+  """Learns the classes of texts."""
+  tokenizer = text_models.tokenizer(config)
+  load = text_models.sentences(config, tokenizer)
+  train, plan, reading = _train(config, load)
+  model = text_models.model(
+    config,
+    text_heads.Classifier,
+    tokenizer.vocab_size,
+    num_classes=train.num_classes,
+  )
+  adapted = finetuning.adapt(model, **config.adapter)
+  method = supervised.make(
+    adapted,
+    chain(config, plan, optimizer),
+    inputs=supervised.text_inputs,
+    **config.step,
+  )
+  experiment = of_tokens.classifier(config, method, sources=load, **reading)
+  return plan.guarded(experiment)._replace(
+    warm_start=text_models.warm_start(config, model, adapted)
+  )
+
+
+def completions(config, optimizer: types.Optimizer) -> types.Experiment:
+  """Learns to write what follows prompts."""
+  tokenizer = text_models.tokenizer(config)
+  load = text_models.completions(config, tokenizer)
+  _, plan, reading = _train(config, load)
+  model = text_models.model(config, transformer.DecoderLM, tokenizer.vocab_size)
+  adapted = finetuning.adapt(model, **config.adapter)
+  method = language_modeling.make(
+    adapted, chain(config, plan, optimizer), **config.step
+  )
+  experiment = of_tokens.predictor(
+    config, method, sources=load, show=tokenizer.decode, **reading
+  )
+  return plan.guarded(experiment)._replace(
+    warm_start=text_models.warm_start(config, model, adapted)
+  )
+
+
+def _train(config, load: text_models.Load):
+  """(training rows, plan, the batches and steps of an experiment)."""
+  data, user_column = config.data, config.dp.user_column
+  train = load(data.train_split)
+  if user_column:  # Rows of tokens have no column that says whose they are.
+    whole = source.load(data.name, data.train_split, data_dir=data.dir)
+    train = train.with_columns(**{user_column: whole.column(user_column)})
+  plan = plan_of(config, private.count(train, user_column))
+  batches = plan.batches(train, **wiring.reading(config))
+  return train, plan, dict(batches=batches, steps=plan.steps)

@@ -1,0 +1,209 @@
+"""What DP fine-tuning claims, measured on images and on text.
+
+The paper reports, at equal privacy, more accuracy with large batches and high
+learning rates than with the small ones that are usual without privacy, and more
+with larger pretrained models than with smaller ones (sections 3.1 and 5).
+
+Images: a linear model on oriented gradients of `digits` (or of `mnist`, where
+it must reach 95 %) at (3, 1e-5)-differential privacy. Text: whether 48
+characters of `python_topics` are of its largest chapter, at epsilon 8, by LoRA
+in encoders that were pretrained on other chapters. (All parameters,
+adapter.kind=full, learn nothing from 4,000 rows: their noise is larger than
+their gradient.)
+
+Two claims on text do not hold. Large batches at a high rate are 5.5 points
+ahead of small ones at a usual rate, as in the paper, but a point behind small
+ones at their own best rate, which is high, too: 20 epochs are 85 large steps
+here. And the larger encoder is 4 points behind: it has four times the trained
+parameters, so more noise, and pretraining on 140,000 characters has taught it
+less (6 % of hidden tokens right, the smaller one 11 %). Rates were swept up to
+0.01 first, then up to 0.3.
+"""
+
+from ml_collections import config_dict
+import optax
+
+from configs import dp_finetuning
+from configs import presets
+from configs.parts import private
+from repjax import plots
+from repjax import types
+from repjax.data.sets import topic_tasks
+from repjax.experiments import of_images
+from repjax.protocols import private_runs
+from repjax.protocols import private_text
+from repjax.protocols import side_by_side
+
+SEEDS = (0, 1, 2)
+
+# The thresholds stood here before the first run.
+CLAIMS = dict(
+  large_batch_gain=dict(
+    says='text at epsilon 8, equal epochs: test accuracy, large batches minus '
+    'small ones, each at the best of the same rates',
+    paper='large batches with high rates win at equal privacy and epochs',
+    at_least=0.01,
+  ),
+  recipe_gain=dict(
+    says='the same, large batches at the high rate minus small ones at the low '
+    'one',
+    paper='large batches with high rates win at equal privacy and epochs',
+    at_least=0.01,
+  ),
+  large_model_gain=dict(
+    says='text at epsilon 8: test accuracy, larger pretrained encoder minus '
+    'smaller one',
+    paper='larger pretrained models are better at equal privacy (GLUE, E2E)',
+    at_least=-0.01,
+  ),
+  image_accuracy=dict(
+    says='images at (3, 1e-5): test accuracy',
+    paper='not reported (the paper is about text)',
+  ),
+  mnist_accuracy=dict(
+    says='MNIST at (3, 1e-5): test accuracy',
+    paper='not reported (the paper is about text)',
+    at_least=0.95,
+  ),
+  image_cost=dict(
+    says='images: test accuracy without noise minus with it',
+    paper='not reported',
+  ),
+)
+
+_ENCODER = dict(num_positions=32, mlp_dim=64, num_heads=2)
+_STUDY = dict(
+  paper=dict(
+    study=dict(
+      parts=('images', 'text'),
+      text=dict(num_classes=6, size=48, length=24, vocab_size=600),
+      small=dict(_ENCODER, hidden_dim=32, num_layers=1),
+      large=dict(_ENCODER, hidden_dim=64, num_layers=2),
+      pretraining=dict(steps=1000, batch_size=64, learning_rate=3e-3),
+      privacy=dict(epsilon=8.0, delta=0.0, clip_norm=0.1, epochs=20.0),
+      adapter=dict(kind='lora', rank=4, length=16, scale=2.0, hidden_dim=0),
+      small_batch=64,
+      large_batch=1024,
+      # Of all batches alike: up to where the best one lies inside.
+      rates=(1e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+      # What the paper compares: a usual rate, and a high one.
+      low_rate=1e-3,
+      high_rate=1e-1,
+    )
+  ),
+  smoke=dict(
+    study=dict(
+      small=dict(hidden_dim=8, mlp_dim=8),
+      large=dict(hidden_dim=8, mlp_dim=8, num_layers=1),
+      pretraining=dict(steps=2, batch_size=8),
+      privacy=dict(epochs=0.05),
+      text=dict(length=8),
+      rates=(1e-3, 1e-1),
+    )
+  ),
+  mnist=dict(study=dict(parts=('images',))),
+)
+
+
+def get_config(preset: str = 'small') -> config_dict.ConfigDict:
+  """Numbers of a preset of the recipe, and of the study."""
+  return presets.get_config(preset, presets.RUN, dp_finetuning.PRESETS, _STUDY)
+
+
+def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
+  """Images at one epsilon; text by several recipes and two encoders."""
+  parts = dict(images=_images, text=_text)
+  scalars, figures = {}, {}
+  for part in config.study.parts:
+    found, drawn = parts[part](config, seeds)
+    scalars.update(found)
+    figures.update(drawn)
+  return types.Report(scalars=scalars, arrays={}, figures=figures)
+
+
+def _images(config, seeds):
+  """(scalars, figures) of learning with noise and without."""
+  train = of_images.load(config, config.data.train_split)
+  test = of_images.load(config, config.data.eval_splits[0])
+  features = private.features(config, train)
+  columns = side_by_side.per_seed(side_by_side.rows(train, features), seeds)
+  trained = {}
+  for name, epsilon in (
+    (f'epsilon {config.dp.epsilon:g}', config.dp.epsilon),
+    ('without noise', float('inf')),
+  ):
+    plan = private.plan_of(config, len(train), epsilon=epsilon)
+    trained[name] = private_runs.train(
+      f'{config.data.name}, {name}',
+      private.linear(config, train.num_classes, plan),
+      columns,
+      side_by_side.rows(test, features),
+      plan=plan,
+      seeds=seeds,
+    )
+  noisy, plain = (x.score for x in trained.values())
+  scalars = {'image_accuracy': noisy, 'image_cost': plain - noisy}
+  if config.data.name.startswith('mnist'):
+    scalars['mnist_accuracy'] = noisy
+  curves = {name: x.curve for name, x in trained.items()}
+  drawn = plots.seed_curves(curves, ylabel='test accuracy', xlabel='step')
+  return scalars, {'image_accuracy': drawn}
+
+
+def _text(config, seeds):
+  """(scalars, figures) of batches and rates, and of two encoders."""
+  group = config.study
+  task = topic_tasks.largest_or_not(topic_tasks.read(**group.text))
+  encoders = dict(small=group.small, large=group.large)
+  pretrained = {
+    size: private_text.pretrain(
+      task, encoder, seed=config.seed, **group.pretraining
+    )
+    for size, encoder in encoders.items()
+  }
+  few, many = group.small_batch, group.large_batch
+  low, high = group.low_rate, group.high_rate
+  score, curves = {}, {}
+  for size, batch, rates in (
+    ('small', few, group.rates),
+    ('small', many, group.rates),
+    ('large', many, (high,)),
+  ):
+    plan = private.plan_of(
+      config,
+      len(task.train['label']),
+      batch_size=batch,
+      sampling_rate=0.0,
+      **group.privacy,
+    )
+    trained = private_text.finetune(
+      f'{size} encoder, batch {batch}',
+      task,
+      encoders[size],
+      pretrained[size],
+      plan=plan,
+      tx=private.updates(config, plan, optax.adamw, rate=1.0),
+      rates=rates,
+      adapter=group.adapter,
+      seeds=seeds,
+    )
+    for rate, found in trained.items():
+      score[size, batch, rate] = found.score
+      # Over epochs, since runs have different numbers of steps.
+      share, accuracy = found.curve
+      name = f'{size} encoder, batch {batch}, rate {rate:g}'
+      curves[name] = (share * group.privacy.epochs, accuracy)
+
+  def best(batch):
+    """The scores at that rate whose mean over seeds is highest."""
+    found = [score['small', batch, rate] for rate in group.rates]
+    return max(found, key=lambda x: x.mean())
+
+  scalars = {
+    'large_batch_gain': best(many) - best(few),
+    'recipe_gain': score['small', many, high] - score['small', few, low],
+    'large_model_gain': score['large', many, high] - score['small', many, high],
+    **{f'text, {name}, accuracy': x[1][-1] for name, x in curves.items()},
+  }
+  drawn = plots.seed_curves(curves, ylabel='test accuracy', xlabel='epochs')
+  return scalars, {'text_accuracy': drawn}

@@ -1,0 +1,156 @@
+"""The candidates of a private search: built, checked, and what they cost."""
+
+import os
+import pathlib
+import secrets
+from typing import Any
+from typing import NamedTuple
+
+import ml_collections
+
+from launch.lib import app
+from launch.lib import space as spaces
+from launch.lib import trials as all_trials
+from repjax import types
+from repjax.data.batches import users
+from repjax.privacy import accounting
+from repjax.privacy.search import costs
+from repjax.privacy.search import laws
+
+# Candidates that are looked at before the search.
+_LARGEST_GRID = 1024
+
+
+class Candidates(NamedTuple):
+  """All that a search may draw.
+
+  Attributes:
+    statements: What each claims, in the order of `spaces.grid`.
+    delta: Of the whole search.
+    costs: Of the same.
+    num_rows: Rows that a score with noise counts; else 0.
+  """
+
+  statements: list[accounting.Statement]
+  delta: float
+  costs: costs.Costs
+  num_rows: int
+
+
+def of_search(
+  sweep: all_trials.Sweep,
+  law: laws.Law,
+  *,
+  delta: float | None,
+  max_trials: int | None,
+  score_noise: float | None,
+) -> Candidates:
+  """Builds every candidate and accounts for the worst.
+
+  Args:
+    sweep: What is searched.
+    law: Of the number of trials.
+    delta: Of the search; that of the candidates if None.
+    max_trials: See `costs.of_search`.
+    score_noise: See `costs.of_search`.
+
+  Raises:
+    InputError: If a candidate is not private, or a setting does not fit.
+  """
+  if score_noise is not None and not score_noise > 0:
+    raise types.InputError(f'--score_noise must be > 0; got {score_noise}.')
+  statements, num_rows = _statements(sweep, noisy=score_noise is not None)
+  distinct = set(statements)
+  if spaces.has_ranges(sweep.space) and len(distinct) > 1:
+    raise types.InputError(
+      '--space: privacy differs between the ends of a range, and in between it '
+      'is not known: give fields on which the noise, the batch size or the '
+      'number of steps depend as lists.'
+    )
+  if delta is None:
+    deltas = {x.delta for x in distinct}
+    if len(deltas) > 1:
+      raise types.InputError(f'--delta is missing: candidates have {deltas}.')
+    delta = deltas.pop()
+  try:
+    found = costs.of_search(
+      distinct, law, delta=delta, limit=max_trials, score_noise=score_noise
+    )
+  except ValueError as error:
+    limit = laws.most(law) if max_trials is None else max_trials
+    raise types.InputError(f'--max_trials={limit}: {error}') from error
+  return Candidates(statements, delta, found, num_rows)
+
+
+def _statements(sweep, *, noisy):
+  """(what each candidate claims, rows of the split that scores)."""
+  grid = spaces.grid(sweep.space)
+  if len(grid) > _LARGEST_GRID:
+    raise types.InputError(
+      f'--space has {len(grid)} candidates; all are looked at before a private '
+      f'search, and {_LARGEST_GRID} are the most: give ranges, log(...), for '
+      'fields that do not change the privacy of a run.'
+    )
+  module = app.load_config_module(sweep.file)
+  split, _, metric = sweep.metric.partition('/')
+  if noisy and metric != 'accuracy':
+    raise types.InputError(
+      f'--score=noisy is for a metric <split>/accuracy; got {sweep.metric}.'
+    )
+  statements, num_rows = [], 0
+  for fields in grid:
+    experiment = module.build(config_of(sweep, module, fields))
+    said = experiment.guard.statement(experiment.steps)
+    if 'privacy' not in said:
+      raise types.InputError(
+        f'--config={sweep.file} with {fields} claims no privacy, so that a '
+        'search over it has none either (types.Experiment.guard).'
+      )
+    statements.append(said['privacy'])
+    if noisy and not num_rows:
+      num_rows = len(experiment.evals(split).source)
+  if noisy and any(x.unit == users.UNIT for x in statements):
+    raise types.InputError(
+      '--score=noisy hides one row of the split that scores, and these runs '
+      'protect users, who may have many: score with rows of other people and '
+      'leave out --score=noisy.'
+    )
+  return statements, num_rows
+
+
+def config_of(
+  sweep: all_trials.Sweep, module: Any, fields: spaces.Fields
+) -> ml_collections.ConfigDict:
+  """The config of one candidate."""
+  config = module.get_config(*([sweep.preset] if sweep.preset else []))
+  config.update_from_flattened_dict(sweep.overrides)
+  for name, value in fields.items():
+    app.set_field(config, name, value)
+  for flag in sweep.train_flags:
+    if flag.startswith('--data_dir='):
+      config.data.dir = flag.partition('=')[2]
+  return config
+
+
+def key_field(sweep: all_trials.Sweep) -> str:
+  """The config's field 'key_file', in whatever group, or ''."""
+
+  def find(node, path):
+    for name, value in node.items():
+      if name == 'key_file':
+        yield '.'.join([*path, name])
+      elif hasattr(value, 'items'):
+        yield from find(value, [*path, name])
+
+  module = app.load_config_module(sweep.file)
+  return next(find(config_of(sweep, module, {}), []), '')
+
+
+def key_file(folder: pathlib.Path, number: int) -> pathlib.Path:
+  """A file of random bytes for one trial."""
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / f'{number:03}'
+  if not path.exists():
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), 'wb') as file:
+      file.write(secrets.token_bytes(32))
+  return path

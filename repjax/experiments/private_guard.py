@@ -1,0 +1,79 @@
+"""Host side: refuses runs that the accounting of privacy would not cover.
+
+`private.Plan.guarded` makes an experiment's guard of both checks.
+"""
+
+import numpy as np
+
+from repjax import types
+from repjax.data.batches import poisson
+from repjax.data.batches import users
+from repjax.experiments import private_keys
+
+
+def check(
+  experiment: types.Experiment, state: types.TrainState, best: str
+) -> None:
+  """Refuses a run whose claim to privacy would not hold.
+
+  Args:
+    experiment: From `Plan.guarded`.
+    state: A fresh state of it.
+    best: The metric that chooses a checkpoint; '' for none.
+
+  Raises:
+    InputError: If batches are not Poisson samples, no link of the optimizer
+      makes gradients private, or a metric chooses what is published.
+  """
+  sampled = (poisson.PoissonBatches, users.UserBatches)
+  if not isinstance(experiment.train, sampled):
+    raise types.InputError(
+      'The experiment claims privacy for Poisson samples, but its batches are '
+      'those of a shuffled epoch, which the accounting does not cover: draw '
+      'them with repjax.data.batches.poisson (private.Plan.batches).'
+    )
+  if not private_keys.of(state):
+    raise types.InputError(private_keys.NO_LINK)
+  if best:
+    raise types.InputError(
+      f'config.run.best={best!r} would choose the checkpoint by a metric '
+      'without noise, which the privacy statement does not cover: set '
+      "--config.run.best='' and publish the last one."
+    )
+
+
+def check_resumed(
+  fresh: types.TrainState, restored: types.TrainState, same_config: bool
+) -> None:
+  """Refuses to go on in a way that the statement does not cover.
+
+  Repeating a step with the same key gives the same noise and tells nothing
+  new; with another key both results together would tell more.
+
+  Args:
+    fresh: The state before the first step.
+    restored: The state to go on from.
+    same_config: Whether both have one config.
+
+  Raises:
+    InputError: If the config or the key of the noise differs.
+  """
+  if not same_config:
+    raise types.InputError(
+      'A private run goes on with the config that it was begun with alone, '
+      'since its privacy statement is about one kind of step: leave out '
+      '--resume_config=new, or give another --workdir.'
+    )
+  equal = [
+    np.array_equal(a, b)
+    for a, b in zip(
+      private_keys.of(fresh), private_keys.of(restored), strict=True
+    )
+  ]
+  if not all(equal):
+    raise types.InputError(
+      'The checkpoint was made with another key of the noise, and repeated '
+      'steps would tell more than the privacy statement says: give the '
+      'key_file and the seed that the run was begun with (and the version of '
+      'repjax: keys were derived otherwise once), or another --workdir.'
+    )

@@ -1,0 +1,96 @@
+"""Costs of a private search: the worst candidate, its score, its overflows."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from repjax.privacy import accounting
+from repjax.privacy import tuning
+from repjax.privacy.search import costs
+from repjax.privacy.search import laws
+from repjax.privacy.search import tradeoff
+
+LAW = laws.with_mean(1.0, 5.0)
+
+
+@pytest.fixture(scope='module')
+def quiet():
+  """What a run with much noise claims."""
+  return accounting.statement(
+    noise_multiplier=4.0,
+    sampling_rate=0.1,
+    steps=20,
+    delta=1e-5,
+    accountant='rdp',
+  )
+
+
+@pytest.fixture(scope='module')
+def loud(quiet):
+  """What one with less noise claims."""
+  return dataclasses.replace(quiet, noise_multiplier=1.5)
+
+
+def curve_of(statement):
+  return accounting.rdp_curve(
+    noise_multiplier=statement.noise_multiplier,
+    sampling_rate=statement.sampling_rate,
+    steps=statement.steps,
+  )
+
+
+def test_one_candidate_costs_what_tuning_says(loud):
+  found = costs.of_search([loud], LAW, delta=1e-5, score_noise=3.0)
+  curve = costs.with_score(curve_of(loud), 3.0)
+  limit = laws.most(LAW)
+  expected = tuning.epsilon_of_best(
+    curve, LAW, 1e-5, power=tradeoff.from_rdp(curve), limit=limit
+  )
+  assert found == (expected, tuning.epsilon(curve, 1e-5), limit)
+  # Its privacy loss tells more than its moments.
+  public = costs.of_search([loud], LAW, delta=1e-5)
+  by_moments = tuning.epsilon_of_best(
+    curve_of(loud), LAW, 1e-5, power=tradeoff.from_rdp(curve_of(loud))
+  )
+  assert public.epsilon < by_moments < found.epsilon
+
+
+def test_the_worst_candidate_counts(quiet, loud):
+  settings = dict(delta=1e-5, score_noise=3.0)
+  alone = costs.of_search([loud], LAW, **settings)
+  assert costs.of_search([quiet, loud], LAW, **settings) == alone
+  cheap = costs.of_search([quiet], LAW, **settings)
+  assert cheap.epsilon < 0.7 * alone.epsilon
+  # Where neither is the worst at every order, the bound is above both.
+  longer = dataclasses.replace(quiet, noise_multiplier=2.0, steps=60)
+  curves = [curve_of(x).epsilons for x in (loud, longer)]
+  assert (curves[0] > curves[1]).any()
+  assert (curves[0] < curves[1]).any()
+  both, _ = costs.worst([loud, longer], None)
+  np.testing.assert_array_equal(both.epsilons, np.maximum(*curves))
+
+
+def test_a_score_is_a_gaussian_mechanism_of_sensitivity_one(quiet):
+  curve = curve_of(quiet)
+  # The divergence of order a of N(0, s^2) and N(1, s^2) is a / (2 s^2).
+  added = costs.with_score(curve, 2.0).epsilons - curve.epsilons
+  np.testing.assert_allclose(added, curve.orders / 8, rtol=1e-9)
+  with pytest.raises(ValueError, match='stddev'):
+    costs.with_score(curve, 0.0)
+
+
+def test_runs_that_are_all_published_add_up(quiet):
+  twice = dataclasses.replace(quiet, steps=40)
+  np.testing.assert_allclose(
+    costs.composed(curve_of(quiet), 2).epsilons, curve_of(twice).epsilons
+  )
+
+
+def test_batches_that_overflow_and_many_trials_are_paid_for(quiet):
+  settings = dict(delta=1e-5, score_noise=3.0)
+  often = dataclasses.replace(quiet, overflow=1e-6)
+  with pytest.raises(ValueError, match='covers a loss'):
+    costs.of_search([quiet, often], LAW, **settings)
+  with pytest.raises(ValueError, match='trials at most'):
+    costs.of_search([quiet], LAW, limit=3, **settings)
