@@ -13,6 +13,7 @@ from repjax.models import dvae
 
 # Columns that `update` adds to a batch, a value a row.
 _KEY, _TEMPERATURE, _KL_WEIGHT = 'dvae_key', 'dvae_temperature', 'dvae_kl'
+_PIXELS = 'dvae_pixels'  # What is aimed at: float32, whatever the model sees.
 
 
 def make(
@@ -71,7 +72,7 @@ def make(
       heat[:, None, None, None],
       straight_through=straight_through,
     )
-    mse = _mse(made, image)
+    mse = _mse(made, batch[_PIXELS])
     kl = dvae.uniform_kl(logits).mean((1, 2))
     return types.Losses(
       loss=mse + batch[_KL_WEIGHT] * kl,
@@ -92,11 +93,16 @@ def make(
       name: jnp.full(num_rows, schedule(state.step), jnp.float32)
       for name, schedule in schedules.items()
     }
-    batch = {**batch, _KEY: jax.random.key_data(keys), **values}
-    return step.update(state, batch, rng_step)
+    columns = {
+      **batch,
+      **values,
+      _KEY: jax.random.key_data(keys),
+      _PIXELS: batch['image'],
+    }
+    return step.update(state, columns, rng_step)
 
   def predict(state, batch):
-    variables, image = step.variables(state), batch['image']
+    variables, image = steps.variables(state), batch['image']
     logits = model.apply(variables, image, method='encode')
     ids = logits.argmax(-1).astype(jnp.int32)
     made = model.apply(variables, ids, method='decode')
