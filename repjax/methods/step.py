@@ -78,7 +78,6 @@ def make(
     raise InputError(
       f"compute_dtype is 'float32' or 'bfloat16'; got {compute_dtype=}"
     )
-  tx = optax.with_extra_args_support(tx)
 
   def init(variables):
     model_state, params = pop_params(variables)
@@ -105,13 +104,7 @@ def make(
       microbatches=microbatches,
       compute_dtype=jnp.dtype(compute_dtype),
     )
-    grads, aux = grad_fn(state.params)
-    updates, opt_state = tx.update(
-      grads, state.opt_state, state.params, grad_fn=grad_fn
-    )
-    # A link that clips single rows has made a forward pass of its own.
-    aux = grad_fn.clipped_aux or aux
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state, aux = descend(tx, grad_fn, state.params, state.opt_state)
     extra = state.extra
     if ema_decay:
       extra = EmaState(
@@ -127,6 +120,34 @@ def make(
     return state, aux.sums if finish is None else finish(aux.sums)
 
   return Step(init, update, learn)
+
+
+def descend(
+  tx: optax.GradientTransformation,
+  grad_fn: gradients.GradFn,
+  params: types.PyTree,
+  opt_state: types.PyTree,
+) -> tuple[types.PyTree, types.PyTree, types.Aux]:
+  """One update of what one optimizer trains.
+
+  A method with several losses and optimizers calls it for each of them.
+
+  Args:
+    tx: Optax chain; links that take `grad_fn` get it.
+    grad_fn: Of the loss, on the batch of this step.
+    params: What is trained.
+    opt_state: Of `tx`.
+
+  Returns:
+    (parameters, opt_state, what came with the gradient).
+  """
+  grads, aux = grad_fn(params)
+  updates, opt_state = optax.with_extra_args_support(tx).update(
+    grads, opt_state, params, grad_fn=grad_fn
+  )
+  # A link that clips single rows has made a forward pass of its own.
+  aux = grad_fn.clipped_aux or aux
+  return optax.apply_updates(params, updates), opt_state, aux
 
 
 def cast_inputs(batch: types.Batch, dtype: str) -> types.Batch:
