@@ -105,7 +105,7 @@ def _study_tokenizer(config, train, test, recipe):
     batch_size=config.batch_size,
     steps=steps,
     points=4,
-    vectorize=False,  # See `loop.fit_seeds`.
+    vectorize=False,  # See `seed_loop.fit`.
     score=mean_squared_error,
   )
   ids = side_by_side.predict_fn(method)(trained.states, rows)['ids'][0]

@@ -80,7 +80,11 @@ def make(
       metrics={'mse': mse, 'kl': kl},
     )
 
-  step = steps.make(loss_fn, tx, **settings)
+  def aim(batch, rng):
+    del rng  # Nothing is drawn.
+    return {**batch, _PIXELS: batch['image']}
+
+  step = steps.make(loss_fn, tx, transform=aim, **settings)
 
   def init(rng, batch):
     return step.init(model.init(rng, batch['image'], 0.0, 1.0))
@@ -93,13 +97,8 @@ def make(
       name: jnp.full(num_rows, schedule(state.step), jnp.float32)
       for name, schedule in schedules.items()
     }
-    columns = {
-      **batch,
-      **values,
-      _KEY: jax.random.key_data(keys),
-      _PIXELS: batch['image'],
-    }
-    return step.update(state, columns, rng_step)
+    batch = {**batch, _KEY: jax.random.key_data(keys), **values}
+    return step.update(state, batch, rng_step)
 
   def predict(state, batch):
     variables, image = steps.variables(state), batch['image']

@@ -36,7 +36,9 @@ def make(
   groups: Groups | None = None,
   seed: int = 0,
   inputs: model_inputs.Inputs = model_inputs.image,
-  **settings: Any,
+  microbatches: int = 1,
+  compute_dtype: str = 'float32',
+  ema_decay: float = 0.0,
 ) -> types.Method:
   """Minimizes the cross-entropies of several classification tasks.
 
@@ -59,7 +61,9 @@ def make(
     groups: Of 'gradvac' (by default 'layer') and 'pcgrad' ('model').
     seed: Of the visiting orders of 'gradvac' and 'pcgrad'.
     inputs: What the model is called with, in place of images.
-    **settings: microbatches, compute_dtype, ema_decay; see `steps.make`.
+    microbatches: See `steps.make`, as for the rest.
+    compute_dtype: See there.
+    ema_decay: See there.
 
   Returns:
     A `types.Method` over batches of 'image', 'label' [B] (counted inside the
@@ -126,7 +130,13 @@ def make(
       metrics={'loss': nll, 'accuracy': hits.astype(jnp.float32)},
     )
 
-  step = steps.make(loss_fn, tx, **settings)
+  step = steps.make(
+    loss_fn,
+    tx,
+    microbatches=microbatches,
+    compute_dtype=compute_dtype,
+    ema_decay=ema_decay,
+  )
 
   def init(rng, batch):
     variables = model_inputs.init(model, inputs, rng, batch)

@@ -108,8 +108,7 @@ def tune(
   """
   made = method(side_by_side.swept(tx()))
 
-  def start(rng, columns):
-    row = {name: x[:1] for name, x in columns.items()}
+  def start(rng, row):
     return finetuning.with_pretrained(
       model,
       made.init(rng, {**row, 'mask': jnp.ones(1)}),
@@ -125,7 +124,8 @@ def tune(
     )
 
   states = jax.jit(jax.vmap(start, (0, None)))(
-    jax.vmap(jax.random.key)(jnp.asarray(seeds)), rows.train
+    jax.vmap(jax.random.key)(jnp.asarray(seeds)),
+    {name: x[:1] for name, x in rows.train.items()},
   )
   tuned = rate_search.tune(
     name,
