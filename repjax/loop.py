@@ -8,7 +8,6 @@ interval. An exception in a hook ends the run.
 import collections
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -16,7 +15,6 @@ import time
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repjax import parallel
@@ -30,6 +28,9 @@ Hook = Callable[[int, types.TrainState, types.Sums], None]
 # Enough to hide the host, and bounded: several virtual CPU devices deadlock
 # when hundreds of steps with collectives are queued.
 RUN_AHEAD = 2
+
+# Streams of one seed: names for `fold_in`.
+INIT, TRAIN = 0, 1
 
 
 def init(
@@ -46,7 +47,7 @@ def init(
     seed: Seed of the run.
     devices: Devices of this process; all if None.
   """
-  rng = jax.random.fold_in(jax.random.key(seed), _INIT)
+  rng = jax.random.fold_in(jax.random.key(seed), INIT)
   row = {name: np.asarray(x)[:1] for name, x in batch.items()}
   return parallel.replicate(jax.jit(method.init)(rng, row), devices)
 
@@ -78,7 +79,7 @@ def fit(
   Returns:
     The last state, replicated.
   """
-  rng = jax.random.fold_in(jax.random.key(seed), _TRAIN)
+  rng = jax.random.fold_in(jax.random.key(seed), TRAIN)
   if state is None:
     first = next(iter(batches(0)))
     state = init(method, first, seed, devices)
@@ -107,140 +108,6 @@ def fit(
       for hook in hooks:
         hook(step, state, sums)
   return state
-
-
-def fit_seeds(
-  method: types.Method,
-  columns: Mapping[str, np.ndarray],
-  order: np.ndarray,
-  *,
-  seeds: Sequence[int],
-  every: int,
-  vectorize: bool = True,
-  states: types.TrainState | None = None,
-) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
-  """Trains one tiny model a seed, all side by side on one device.
-
-  For studies whose steps are too small for a device: whole stretches of
-  training are one call, vectorized over seeds. Seed by seed it is what `fit`
-  does with the same order of rows.
-
-  Args:
-    method: What is trained.
-    columns: The training set on the host, one copy a seed: [S, N, ...].
-    order: Rows of each step, [S, T, B]; -1 is padding.
-    seeds: S seeds.
-    every: Steps between two yields.
-    vectorize: Whether seeds go side by side. On CPUs convolutions with weights
-      a seed are slow, and so are convolutions inside a scan: False calls a
-      compiled step at a time, one seed after the other.
-    states: States to start from, with a leading seed axis; they are copied.
-      New ones if None.
-
-  Yields:
-    (step, states with a leading seed axis, name -> mean since the last
-    yield, [S]), the last one at step T.
-
-  Raises:
-    InputError: If states have one key in their optimizers for several seeds.
-    NonFiniteError: If a mean is not finite; names the seed.
-  """
-  steps = order.shape[1]
-  columns = {name: jnp.asarray(x) for name, x in columns.items()}
-  base = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-
-  def step(state, rng, columns, rows):
-    batch = {name: x[rows] for name, x in columns.items()}
-    batch['mask'] = (rows >= 0).astype(jnp.float32)
-    return method.update(state, batch, jax.random.fold_in(rng, state.step))
-
-  def stretch(state, rng, columns, order):
-    state, sums = jax.lax.scan(
-      lambda state, rows: step(state, rng, columns, rows), state, order
-    )
-    return state, jax.tree.map(lambda x: x.sum(0), sums)
-
-  if states is None:
-    states = init_seeds(method, columns, base)
-  else:  # They are donated below.
-    states = jax.tree.map(jnp.copy, states)
-  _check_keys(states.opt_state)
-  rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, _TRAIN))(base)
-  run = (
-    jax.jit(jax.vmap(stretch), donate_argnums=0)
-    if vectorize
-    else _one_by_one(jax.jit(step, donate_argnums=0))
-  )
-  for start in range(0, steps, every):
-    stop = min(start + every, steps)
-    states, sums = run(states, rngs, columns, order[:, start:stop])
-    means = {
-      # A stretch of padding alone has sums 0.
-      name: np.asarray(total) / np.maximum(np.asarray(weight), 1e-9)
-      for name, (total, weight) in sums.items()
-    }
-    for name, values in means.items():
-      for seed, value in zip(seeds, values, strict=True):
-        if not np.isfinite(value):
-          raise types.NonFiniteError(
-            f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
-          )
-    yield stop, states, means
-
-
-def init_seeds(
-  method: types.Method, columns: Mapping[str, jax.Array], rngs: jax.Array
-) -> types.TrainState:
-  """States before the first step, one a key: what `init` makes for a seed.
-
-  Args:
-    method: What is trained.
-    columns: One copy of the rows a seed, [S, N, ...]; one row of each is used.
-    rngs: Keys of the seeds, [S].
-  """
-
-  def first(rng, columns):
-    batch = {name: x[:1] for name, x in columns.items()}
-    batch['mask'] = jnp.ones(1)
-    return method.init(jax.random.fold_in(rng, _INIT), batch)
-
-  return jax.jit(jax.vmap(first))(rngs, columns)
-
-
-def _check_keys(opt_state):
-  """Refuses models side by side that draw the same numbers.
-
-  A link that draws has a field `key` in its state. Where it makes gradients
-  private, the difference of two models with one key tells all.
-  """
-  for path, x in jax.tree_util.tree_leaves_with_path(opt_state):
-    is_key = path[-1:] == (jax.tree_util.GetAttrKey('key'),)
-    if is_key and len(np.unique(x, axis=0)) < len(x):
-      raise types.InputError(
-        'Models that train side by side have one key in the states of their '
-        'optimizers, and would draw the same noise: give each its own '
-        '(repjax.experiments.private.Plan.with_keys).'
-      )
-
-
-def _one_by_one(step):
-  """Stretches of one seed after the other, a call of `step` each step."""
-
-  def run(states, rngs, columns, order):
-    def one(seed):
-      state, rng, mine = jax.tree.map(
-        lambda x: x[seed], (states, rngs, columns)
-      )
-      total = None
-      for rows in order[seed]:
-        state, sums = step(state, rng, mine, rows)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-      return state, total
-
-    done = [one(seed) for seed in range(len(order))]
-    return jax.tree.map(lambda *x: jnp.stack(x), *done)
-
-  return run
 
 
 class Evaluator:
@@ -381,7 +248,3 @@ def _line(step, steps, values, seconds_left):
     minutes, seconds = divmod(round(seconds_left), 60)
     line += f'  {rate:,.0f} examples/s  ETA {minutes}:{seconds:02d}'
   return line
-
-
-# Streams of one seed: names for `fold_in`.
-_INIT, _TRAIN = 0, 1

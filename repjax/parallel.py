@@ -62,6 +62,13 @@ def pmean(tree: types.PyTree) -> types.PyTree:
   )
 
 
+def all_gather(tree: types.PyTree) -> types.PyTree:
+  """Rows of all devices in the order of the global batch, on every device."""
+  if not _several():
+    return tree
+  return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
 def device_rng(rng: jax.Array) -> jax.Array:
   """A key of this device's own, from one that is equal everywhere."""
   return jax.random.fold_in(rng, _device_index())
@@ -134,9 +141,7 @@ def predict_step(
 
   def step(state, batch):
     columns = {name: x for name, x in batch.items() if x.ndim == 1}
-    return jax.lax.all_gather(
-      (dict(predict(state, batch)), columns), AXIS, tiled=True
-    )
+    return all_gather((dict(predict(state, batch)), columns))
 
   return jax.pmap(
     step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices

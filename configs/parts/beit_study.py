@@ -68,7 +68,7 @@ def read(config, seed: int) -> Data:
     batch_size=config.batch_size,
     steps=steps,
     points=4,
-    vectorize=False,  # See `loop.fit_seeds`.
+    vectorize=False,  # See `seed_loop.fit`.
     score=mean_squared_error,
   )
   predict = side_by_side.predict_fn(method)

@@ -78,7 +78,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         batch_size=config.batch_size,
         steps=steps,
         points=10,
-        vectorize=name == 'ViT',  # See `loop.fit_seeds`.
+        vectorize=name == 'ViT',  # See `seed_loop.fit`.
       )
       accuracy[name, num_rows] = trained.score
       curves[key] = trained.curve

@@ -17,7 +17,7 @@ import numpy as np
 from repjax import loop
 from repjax import types
 from repjax.methods import lp_ft
-from repjax.methods import supervised
+from repjax.methods import model_inputs
 from repjax.types import InputError
 
 
@@ -69,7 +69,7 @@ def by_layer(
   domains: Mapping[str, Iterable[types.Batch]],
   *,
   layers: Sequence[str] = ('head',),
-  inputs: supervised.Inputs = supervised.image_inputs,
+  inputs: model_inputs.Inputs = model_inputs.image,
 ) -> dict[str, dict[str, Distortion]]:
   """What several layers see, before and after training.
 

@@ -28,7 +28,7 @@ import optax
 from repjax import loop
 from repjax import types
 from repjax.methods import lp_ft
-from repjax.methods import supervised
+from repjax.methods import model_inputs
 from repjax.types import InputError
 
 
@@ -79,7 +79,7 @@ def of_model(
   val: Iterable[types.Batch],
   num_classes: int,
   head: str = 'head',
-  inputs: supervised.Inputs = supervised.image_inputs,
+  inputs: model_inputs.Inputs = model_inputs.image,
   **settings,
 ) -> Probe:
   """Fits the head of a network; features come from all devices.

@@ -69,6 +69,7 @@ def make(
   tx: optax.GradientTransformation,
   *,
   compute_dtype: str = 'float32',
+  transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
   **settings: Any,
 ) -> types.Method:
   """Minimizes the cross-entropy of the visual tokens of hidden patches (eq. 2).
@@ -87,7 +88,8 @@ def make(
       column is missing, in float32.
     tx: Optax chain.
     compute_dtype: 'float32' or 'bfloat16', of the model.
-    **settings: microbatches, ema_decay, transform; see `steps.make`.
+    transform: See `steps.make`.
+    **settings: microbatches, ema_decay; see there.
 
   Returns:
     A `types.Method` over batches of 'image' [B, H, W, C], optional
@@ -117,7 +119,7 @@ def make(
     hidden = hidden.at[rows, batch['masked']].max(batch['masked_weight'])
     logits = model.apply(
       {'params': params},
-      batch['image'].astype(compute_dtype),
+      batch['image'],
       hidden,
       places=batch['masked'],
       **apply,
@@ -148,10 +150,16 @@ def make(
       },
     )
 
+  def with_token_image(batch, rng):
+    # Of the tokenizer, which stays float32 whatever the model sees.
+    batch = batch if transform is None else transform(batch, rng)
+    return {**batch, 'token_image': _token_image(batch)}
+
   step = steps.make(
     loss_fn,
     tx,
     compute_dtype=compute_dtype,
+    transform=with_token_image,
     finish=_over_patches,
     **settings,
   )
@@ -173,8 +181,12 @@ def make(
     return step.init({**made, types.FROZEN: variables})
 
   def predict(state, batch):
-    params = step.variables(state)['params']
-    logits, ids = logits_and_ids(params, state.model_state, batch, train=False)
+    params = steps.variables(state)['params']
+    seen = {
+      **steps.cast_inputs(batch, compute_dtype),
+      'token_image': _token_image(batch),
+    }
+    logits, ids = logits_and_ids(params, state.model_state, seen, train=False)
     nll, hits, weight = score(logits, ids, batch)
     rows = jnp.arange(ids.shape[0])[:, None]
     # Places of padding are beyond the last patch, and so are dropped.

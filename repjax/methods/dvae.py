@@ -13,6 +13,7 @@ from repjax.models import dvae
 
 # Columns that `update` adds to a batch, a value a row.
 _KEY, _TEMPERATURE, _KL_WEIGHT = 'dvae_key', 'dvae_temperature', 'dvae_kl'
+_PIXELS = 'dvae_pixels'  # What is aimed at: float32, whatever the model sees.
 
 
 def make(
@@ -71,7 +72,7 @@ def make(
       heat[:, None, None, None],
       straight_through=straight_through,
     )
-    mse = _mse(made, image)
+    mse = _mse(made, batch[_PIXELS])
     kl = dvae.uniform_kl(logits).mean((1, 2))
     return types.Losses(
       loss=mse + batch[_KL_WEIGHT] * kl,
@@ -79,7 +80,11 @@ def make(
       metrics={'mse': mse, 'kl': kl},
     )
 
-  step = steps.make(loss_fn, tx, **settings)
+  def aim(batch, rng):
+    del rng  # Nothing is drawn.
+    return {**batch, _PIXELS: batch['image']}
+
+  step = steps.make(loss_fn, tx, transform=aim, **settings)
 
   def init(rng, batch):
     return step.init(model.init(rng, batch['image'], 0.0, 1.0))
@@ -96,7 +101,7 @@ def make(
     return step.update(state, batch, rng_step)
 
   def predict(state, batch):
-    variables, image = step.variables(state), batch['image']
+    variables, image = steps.variables(state), batch['image']
     logits = model.apply(variables, image, method='encode')
     ids = logits.argmax(-1).astype(jnp.int32)
     made = model.apply(variables, ids, method='decode')

@@ -5,7 +5,7 @@ and `language_modeling` (text), and `writer` also writes in evaluation. A run
 starts from pretrained parameters by `with_pretrained`:
 
     model = finetuning.adapt(text_heads.Classifier(...), kind='mam', ...)
-    method = supervised.make(model, tx, inputs=supervised.text_inputs)
+    method = supervised.make(model, tx, inputs=model_inputs.text)
     state = finetuning.with_pretrained(model, method.init(rng, batch), fill)
 
 Of an adapted model `TrainState.params` are the adapters and the head alone, so
@@ -27,6 +27,7 @@ from repjax.layers import adapters
 from repjax.layers.adapters import designs
 from repjax.layers.adapters import merging
 from repjax.methods import language_modeling
+from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.models import decoding
 from repjax.types import InputError
@@ -191,13 +192,11 @@ def writer(
   method = language_modeling.make(model, tx, objective=objective, **settings)
 
   def predict(state, batch):
-    averaged = isinstance(state.extra, steps.EmaState)
-    params = state.extra.params if averaged else state.params
     targets = batch['weights'] > 0
     if objective == 'translation':
       first = batch['tokens'][:, :1]
       prompt = batch['source']
-      inputs = {'source': prompt, 'source_mask': batch.get('source_mask')}
+      _, inputs = model_inputs.pair(batch)
     else:
       before = jnp.argmax(targets, axis=1)[:, None]
       mask = jnp.arange(targets.shape[1]) < jnp.maximum(before, 1)
@@ -206,7 +205,7 @@ def writer(
       inputs = {'mask': mask}
     written = decoding.generate(
       model,
-      {'params': params, **state.model_state},
+      steps.variables(state),
       first,
       max_new_tokens=max_new_tokens,
       end_id=end_id,

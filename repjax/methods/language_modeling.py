@@ -1,6 +1,6 @@
 """Device code: language models: next token, translation, masked tokens."""
 
-from collections.abc import Callable
+from typing import Any
 from typing import Literal
 
 import flax.linen as nn
@@ -10,10 +10,17 @@ import optax
 
 from repjax import parallel
 from repjax import types
+from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.types import InputError
 
 Objective = Literal['causal', 'translation', 'masked']
+
+_INPUTS = {
+  'causal': model_inputs.text_before,
+  'translation': model_inputs.pair,
+  'masked': model_inputs.masked_text,
+}
 
 
 def make(
@@ -23,10 +30,7 @@ def make(
   objective: Objective = 'causal',
   label_smoothing: float = 0.0,
   l2: float = 0.0,
-  microbatches: int = 1,
-  compute_dtype: str = 'float32',
-  ema_decay: float = 0.0,
-  transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
+  **settings: Any,
 ) -> types.Method:
   """Minimizes the cross-entropy of tokens.
 
@@ -50,10 +54,8 @@ def make(
     label_smoothing: Share of the target that is spread over all tokens, in
       [0, 1).
     l2: Adds l2 / 2 * |params|^2 to every row's loss; see `supervised.make`.
-    microbatches: See `steps.make`, as for the rest.
-    compute_dtype: See there.
-    ema_decay: See there.
-    transform: See there.
+    **settings: microbatches, compute_dtype, ema_decay, transform; see
+      `steps.make`.
 
   Returns:
     A `types.Method` over batches of 'tokens' int32 [B, T], optional 'weights'
@@ -64,24 +66,13 @@ def make(
     nats), 'tokens' (their weight), 'hits', and 'position_nll',
     'position_tokens' [B, T] (the first position is 0, but for 'masked').
   """
-  if objective not in ('causal', 'translation', 'masked'):
+  if objective not in _INPUTS:
     raise InputError(
       f"objective is 'causal', 'translation' or 'masked'; got {objective=}"
     )
   if not 0 <= label_smoothing < 1:
-    raise ValueError(f'Need 0 <= label_smoothing < 1; got {label_smoothing=}')
-
-  def inputs(batch):
-    """(positional, named) arguments of the model, but for `train`."""
-    if objective == 'masked':
-      return (batch['inputs'],), {'mask': batch.get('token_mask')}
-    read = batch['tokens'][:, :-1]
-    if objective == 'causal':
-      return (read,), {}
-    return (read,), {
-      'source': batch['source'],
-      'source_mask': batch.get('source_mask'),
-    }
+    raise InputError(f'Need 0 <= label_smoothing < 1; got {label_smoothing=}')
+  inputs = _INPUTS[objective]
 
   def score(logits, batch):
     """Loss, nll, weight and hits of each target, [B, T'] each."""
@@ -100,14 +91,8 @@ def make(
     return loss, nll, weights, hits
 
   def loss_fn(params, model_state, batch, rng):
-    args, kwargs = inputs(batch)
-    logits, updates = model.apply(
-      {'params': params, **model_state},
-      *args,
-      train=True,
-      rngs={'dropout': rng},
-      mutable=list(model_state),
-      **kwargs,
+    logits, model_state = model_inputs.forward(
+      model, inputs, {'params': params, **model_state}, batch, rng
     )
     loss, nll, weights, hits = score(logits, batch)
     count = weights.sum(1)
@@ -118,7 +103,7 @@ def make(
       loss += steps.l2_penalty(params, l2)
     return types.Losses(
       loss=loss,
-      model_state={**model_state, **updates},
+      model_state=model_state,
       metrics={
         'loss': plain,
         'nats': (nll * weights).sum(1),
@@ -134,26 +119,16 @@ def make(
       sums[name] = (sums[name][0], tokens)
     return sums
 
-  step = steps.make(
-    loss_fn,
-    tx,
-    microbatches=microbatches,
-    compute_dtype=compute_dtype,
-    ema_decay=ema_decay,
-    transform=transform,
-    finish=finish,
-  )
+  step = steps.make(loss_fn, tx, finish=finish, **settings)
 
   def init(rng, batch):
     if objective == 'masked' and 'inputs' not in batch:
       # Before `transform` has made them; only shapes count here.
       batch = {**batch, 'inputs': batch['tokens']}
-    args, kwargs = inputs(batch)
-    return step.init(model.init({'params': rng}, *args, train=False, **kwargs))
+    return step.init(model_inputs.init(model, inputs, rng, batch))
 
   def predict(state, batch):
-    args, kwargs = inputs(batch)
-    logits = model.apply(step.variables(state), *args, train=False, **kwargs)
+    logits = model_inputs.evaluate(model, inputs, steps.variables(state), batch)
     _, nll, weights, hits = score(logits, batch)
     nll, hits = nll * weights, hits * weights
     first = ((0, 0), (0 if objective == 'masked' else 1, 0))

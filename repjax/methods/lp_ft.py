@@ -28,6 +28,7 @@ import optax
 
 from repjax import trees
 from repjax import types
+from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.methods import supervised
 from repjax.types import InputError
@@ -42,7 +43,7 @@ def make(
   stage: Stage = 'tune',
   head: str = 'head',
   mode: Literal['eval', 'train'] = 'eval',
-  inputs: supervised.Inputs = supervised.image_inputs,
+  inputs: model_inputs.Inputs = model_inputs.image,
   **settings: Any,
 ) -> types.Method:
   """Minimizes the cross-entropy from a given start, in the head or everywhere.
@@ -80,7 +81,7 @@ def make(
       )
     tx = partition(at_head=tx, elsewhere=optax.set_to_zero(), head=head)
   if mode == 'eval':
-    settings['apply_fn'] = _eval_forward(inputs)
+    settings['apply_fn'] = _eval_forward
   method = supervised.make(model, tx, inputs=inputs, **settings)
 
   def init(rng, batch):
@@ -91,15 +92,10 @@ def make(
   return method._replace(init=init)
 
 
-def _eval_forward(inputs):
-  def apply_fn(model, variables, batch, rng):
-    del rng  # Nothing is drawn.
-    model_state, _ = steps.pop_params(variables)
-    args, kwargs = inputs(batch)
-    logits = model.apply(variables, *args, train=False, **kwargs)
-    return logits, model_state
-
-  return apply_fn
+def _eval_forward(model, inputs, variables, batch, rng):
+  del rng  # Nothing is drawn.
+  model_state, _ = steps.pop_params(variables)
+  return model_inputs.evaluate(model, inputs, variables, batch), model_state
 
 
 # Where training starts.
@@ -209,7 +205,7 @@ def features(
   model: nn.Module,
   *,
   layer: str = 'head',
-  inputs: supervised.Inputs = supervised.image_inputs,
+  inputs: model_inputs.Inputs = model_inputs.image,
 ) -> Callable[[types.TrainState, types.Batch], dict[str, jax.Array]]:
   """A `predict` that gives the input of one layer, too, in evaluation mode.
 
@@ -237,12 +233,9 @@ def features(
           found.append(args[0] if args else next(iter(kwargs.values())))
       return next_fn(*args, **kwargs)
 
-    averaged = isinstance(state.extra, steps.EmaState)
-    params = state.extra.params if averaged else state.params
-    args, kwargs = inputs(batch)
     with nn.intercept_methods(interceptor):
-      logits = model.apply(
-        {'params': params, **state.model_state}, *args, train=False, **kwargs
+      logits = model_inputs.evaluate(
+        model, inputs, steps.variables(state), batch
       )
     if len(found) != 1:
       raise InputError(

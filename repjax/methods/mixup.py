@@ -12,6 +12,7 @@ devices, and the result does not depend on their number.
 """
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import Any
 from typing import Literal
@@ -24,6 +25,7 @@ import optax
 from repjax import parallel
 from repjax import trees
 from repjax import types
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.types import InputError
 
@@ -106,11 +108,12 @@ def make(
       'mix_layer': jnp.broadcast_to(layer, weight.shape),
     }
 
-  def apply_fn(model, variables, batch, rng):
-    return _mixed_forward(model, variables, batch, rng, layers=layers)
-
   return supervised.make(
-    model, tx, transform=plan, apply_fn=apply_fn, **settings
+    model,
+    tx,
+    transform=plan,
+    apply_fn=functools.partial(_mixed_forward, layers=layers),
+    **settings,
   )
 
 
@@ -245,8 +248,8 @@ def _paste(image, weight, centre):
   return mixed, jnp.where(box.any((1, 2)), kept, 1.0)
 
 
-def _mixed_forward(model, variables, batch, rng, *, layers):
-  """`supervised.forward` that mixes after the layer `mix_layer`."""
+def _mixed_forward(model, inputs, variables, batch, rng, *, layers):
+  """`model_inputs.forward` that mixes after the layer `mix_layer`."""
   seen = {'input'}
 
   def mixed(name, x):
@@ -264,8 +267,8 @@ def _mixed_forward(model, variables, batch, rng, *, layers):
   image = batch['image']
   image = mixed('input', image) if 'input' in layers else image
   with nn.intercept_methods(interceptor):
-    logits, model_state = supervised.forward(
-      model, variables, {**batch, 'image': image}, rng
+    logits, model_state = model_inputs.forward(
+      model, inputs, variables, {**batch, 'image': image}, rng
     )
   for name in layers:
     if name not in seen:

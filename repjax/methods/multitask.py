@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import gradients
 from repjax import optim
 from repjax import parallel
 from repjax import types
+from repjax.methods import model_inputs
+from repjax.methods import step as steps
 from repjax.optim.gradient_vaccine import Groups
 from repjax.types import InputError
 
@@ -34,8 +35,10 @@ def make(
   decay: float = 0.01,
   groups: Groups | None = None,
   seed: int = 0,
+  inputs: model_inputs.Inputs = model_inputs.image,
   microbatches: int = 1,
   compute_dtype: str = 'float32',
+  ema_decay: float = 0.0,
 ) -> types.Method:
   """Minimizes the cross-entropies of several classification tasks.
 
@@ -57,8 +60,10 @@ def make(
     decay: Of 'gradvac'.
     groups: Of 'gradvac' (by default 'layer') and 'pcgrad' ('model').
     seed: Of the visiting orders of 'gradvac' and 'pcgrad'.
-    microbatches: Parts in which each device goes through its rows.
-    compute_dtype: 'float32' or 'bfloat16', as in `supervised.make`.
+    inputs: What the model is called with, in place of images.
+    microbatches: See `steps.make`, as for the rest.
+    compute_dtype: See there.
+    ema_decay: See there.
 
   Returns:
     A `types.Method` over batches of 'image', 'label' [B] (counted inside the
@@ -80,10 +85,6 @@ def make(
     raise InputError(
       f"heads is 'each' or 'one', num_tasks >= 1; got {heads=}, {num_tasks=}"
     )
-  if compute_dtype not in ('float32', 'bfloat16'):
-    raise InputError(
-      f"compute_dtype is 'float32' or 'bfloat16'; got {compute_dtype=}"
-    )
   if weighting == 'gradvac':
     link = optim.gradient_vaccine(
       num_tasks,
@@ -98,7 +99,6 @@ def make(
       num_tasks, groups=groups or 'model', reduce='mean', seed=seed
     )
     tx = optax.chain(link, tx)
-  tx = optax.with_extra_args_support(tx)
 
   def own(logits, batch):
     logits = logits.astype(jnp.float32)
@@ -106,35 +106,14 @@ def make(
       return logits
     return own_head(logits, batch['task'], num_tasks)
 
-  def of_model(params):
-    return params['model'] if weighting == 'uncertainty' else params
-
-  def init(rng, batch):
-    variables = dict(
-      model.init(
-        {'params': rng}, batch['image'], train=False, mask=batch['mask']
-      )
-    )
-    params = variables.pop('params')
-    variables.pop('intermediates', None)
-    if weighting == 'uncertainty':
-      params = {'model': params, 'log_variance': jnp.zeros(num_tasks)}
-    return types.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=tx.init(params),
-      model_state=variables,
-      extra=(),
-    )
+  def of_model(variables):
+    if weighting != 'uncertainty':
+      return variables
+    return {**variables, 'params': variables['params']['model']}
 
   def loss_fn(params, model_state, batch, rng):
-    logits, updates = model.apply(
-      {'params': of_model(params), **model_state},
-      batch['image'].astype(compute_dtype),
-      train=True,
-      mask=batch['mask'],
-      rngs={'dropout': rng},
-      mutable=list(model_state),
+    logits, model_state = model_inputs.forward(
+      model, inputs, of_model({'params': params, **model_state}), batch, rng
     )
     logits = own(logits, batch)
     nll = optax.softmax_cross_entropy_with_integer_labels(
@@ -147,45 +126,41 @@ def make(
     hits = logits.argmax(-1) == batch['label']
     return types.Losses(
       loss=loss * batch['weight'],
-      model_state={**model_state, **updates},
+      model_state=model_state,
       metrics={'loss': nll, 'accuracy': hits.astype(jnp.float32)},
     )
+
+  step = steps.make(
+    loss_fn,
+    tx,
+    microbatches=microbatches,
+    compute_dtype=compute_dtype,
+    ema_decay=ema_decay,
+  )
+
+  def init(rng, batch):
+    variables = model_inputs.init(model, inputs, rng, batch)
+    if weighting == 'uncertainty':
+      params = {
+        'model': variables['params'],
+        'log_variance': jnp.zeros(num_tasks),
+      }
+      variables = {**variables, 'params': params}
+    return step.init(variables)
 
   def update(state, batch, rng):
     if weighting in ('uniform', 'uncertainty'):
       weight = equal_weights(batch['task'], batch['mask'], num_tasks)
     else:
       weight = jnp.ones_like(batch['mask'])
-    grad_fn = gradients.GradFn(
-      loss_fn,
-      {**batch, 'weight': weight},
-      parallel.device_rng(rng),
-      state.model_state,
-      microbatches=microbatches,
-      compute_dtype=jnp.dtype(compute_dtype),
-    )
-    grads, aux = grad_fn(state.params)
-    updates, opt_state = tx.update(
-      grads, state.opt_state, state.params, grad_fn=grad_fn
-    )
-    sums = dict(aux.sums)
+    state, sums = step.learn(state, {**batch, 'weight': weight}, rng)
     if weighting in ('gradvac', 'pcgrad'):
-      sums['corrected'] = (opt_state[0].corrected, jnp.ones(()))
-    new_state = types.TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-      model_state=aux.model_state,
-      extra=(),
-    )
-    return new_state, sums
+      sums = {**sums, 'corrected': (state.opt_state[0].corrected, jnp.ones(()))}
+    return state, sums
 
   def predict(state, batch):
-    logits = model.apply(
-      {'params': of_model(state.params), **state.model_state},
-      batch['image'],
-      train=False,
-      mask=batch['mask'],
+    logits = model_inputs.evaluate(
+      model, inputs, of_model(steps.variables(state)), batch
     )
     return {'logits': own(logits, batch)}
 

@@ -1,21 +1,32 @@
 """Least squares: a network that predicts numbers."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from repjax import types
+from repjax.methods import model_inputs
 from repjax.methods import step as steps
-from repjax.methods import supervised
 
 
-def make(model: nn.Module, tx: optax.GradientTransformation) -> types.Method:
+def make(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  *,
+  inputs: model_inputs.Inputs = model_inputs.image,
+  **settings: Any,
+) -> types.Method:
   """Minimizes the mean squared error of predicted targets.
 
   Args:
     model: As for `supervised.make`; gives [B, T].
     tx: Optax chain; links that take `grad_fn` get it.
+    inputs: What the model is called with, in place of images.
+    **settings: microbatches, compute_dtype, ema_decay, transform; see
+      `steps.make`.
 
   Returns:
     A `types.Method` over batches of 'image' and 'target' [B, T]. `predict`
@@ -23,19 +34,25 @@ def make(model: nn.Module, tx: optax.GradientTransformation) -> types.Method:
   """
 
   def loss_fn(params, model_state, batch, rng):
-    prediction, model_state = supervised.forward(
-      model, {'params': params, **model_state}, batch, rng
+    prediction, model_state = model_inputs.forward(
+      model, inputs, {'params': params, **model_state}, batch, rng
     )
-    loss = jnp.square(prediction - batch['target']).mean(-1)
+    error = prediction.astype(jnp.float32) - batch['target']
+    loss = jnp.square(error).mean(-1)
     return types.Losses(loss, model_state, {'loss': loss})
 
-  step = steps.make(loss_fn, tx)
-  classifier = supervised.make(model, tx)
+  step = steps.make(loss_fn, tx, **settings)
+
+  def init(rng, batch):
+    return step.init(model_inputs.init(model, inputs, rng, batch))
 
   def predict(state, batch):
-    return {'prediction': classifier.predict(state, batch)['logits']}
+    prediction = model_inputs.evaluate(
+      model, inputs, steps.variables(state), batch
+    )
+    return {'prediction': prediction.astype(jnp.float32)}
 
-  return types.Method(classifier.init, step.update, predict)
+  return types.Method(init, step.update, predict)
 
 
 def unexplained(outputs, rows) -> np.ndarray:

@@ -11,6 +11,13 @@ import optax
 from repjax import gradients
 from repjax import parallel
 from repjax import types
+from repjax.types import InputError
+
+# As in `types.Method`.
+Update = Callable[
+  [types.TrainState, types.Batch, jax.Array],
+  tuple[types.TrainState, types.Sums],
+]
 
 
 class EmaState(NamedTuple):
@@ -29,16 +36,12 @@ class Step(NamedTuple):
   Attributes:
     init: (the model's variables) -> TrainState.
     update: As in `types.Method`.
-    variables: (state) -> the variables to predict with; averaged parameters
-      where an average is kept.
+    learn: `update` without its `transform`: all of the key is the loss's.
   """
 
   init: Callable[[types.PyTree], types.TrainState]
-  update: Callable[
-    [types.TrainState, types.Batch, jax.Array],
-    tuple[types.TrainState, types.Sums],
-  ]
-  variables: Callable[[types.TrainState], types.PyTree]
+  update: Update
+  learn: Update
 
 
 def make(
@@ -58,20 +61,23 @@ def make(
     tx: Optax chain; links that take `grad_fn` get it.
     microbatches: Parts in which each device goes through its rows.
     compute_dtype: 'float32' or 'bfloat16'. Parameters, optimizer and losses
-      stay float32; the model sees parameters in this type.
-    ema_decay: Decay of an average of the parameters that `Step.variables`
-      gives, in [0, 1); 0 keeps none.
+      stay float32; the loss function sees parameters, and those columns of
+      `types.INPUTS` that are no ids, in this type.
+    ema_decay: Decay of an average of the parameters that `variables` gives, in
+      [0, 1); 0 keeps none.
     transform: (batch, rng) -> batch on the devices, before the loss; `rng` is
       equal on all devices.
     finish: Makes what is reported of the sums over all devices.
+
+  Raises:
+    InputError: If a setting is out of range.
   """
   if not 0 <= ema_decay < 1:
-    raise ValueError(f'Need 0 <= ema_decay < 1; got {ema_decay=}')
+    raise InputError(f'Need 0 <= ema_decay < 1; got {ema_decay=}')
   if compute_dtype not in ('float32', 'bfloat16'):
-    raise ValueError(
+    raise InputError(
       f"compute_dtype is 'float32' or 'bfloat16'; got {compute_dtype=}"
     )
-  tx = optax.with_extra_args_support(tx)
 
   def init(variables):
     model_state, params = pop_params(variables)
@@ -87,21 +93,18 @@ def make(
     rng_transform, rng_model = jax.random.split(rng)
     if transform is not None:
       batch = transform(batch, rng_transform)
+    return learn(state, batch, rng_model)
+
+  def learn(state, batch, rng):
     grad_fn = gradients.GradFn(
       loss_fn,
-      batch,
-      parallel.device_rng(rng_model),
+      cast_inputs(batch, compute_dtype),
+      parallel.device_rng(rng),
       state.model_state,
       microbatches=microbatches,
       compute_dtype=jnp.dtype(compute_dtype),
     )
-    grads, aux = grad_fn(state.params)
-    updates, opt_state = tx.update(
-      grads, state.opt_state, state.params, grad_fn=grad_fn
-    )
-    # A link that clips single rows has made a forward pass of its own.
-    aux = grad_fn.clipped_aux or aux
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state, aux = descend(tx, grad_fn, state.params, state.opt_state)
     extra = state.extra
     if ema_decay:
       extra = EmaState(
@@ -116,11 +119,52 @@ def make(
     )
     return state, aux.sums if finish is None else finish(aux.sums)
 
-  def variables(state):
-    params = state.extra.params if ema_decay else state.params
-    return {'params': params, **state.model_state}
+  return Step(init, update, learn)
 
-  return Step(init, update, variables)
+
+def descend(
+  tx: optax.GradientTransformation,
+  grad_fn: gradients.GradFn,
+  params: types.PyTree,
+  opt_state: types.PyTree,
+) -> tuple[types.PyTree, types.PyTree, types.Aux]:
+  """One update of what one optimizer trains.
+
+  A method with several losses and optimizers calls it for each of them.
+
+  Args:
+    tx: Optax chain; links that take `grad_fn` get it.
+    grad_fn: Of the loss, on the batch of this step.
+    params: What is trained.
+    opt_state: Of `tx`.
+
+  Returns:
+    (parameters, opt_state, what came with the gradient).
+  """
+  grads, aux = grad_fn(params)
+  updates, opt_state = optax.with_extra_args_support(tx).update(
+    grads, opt_state, params, grad_fn=grad_fn
+  )
+  # A link that clips single rows has made a forward pass of its own.
+  aux = grad_fn.clipped_aux or aux
+  return optax.apply_updates(params, updates), opt_state, aux
+
+
+def cast_inputs(batch: types.Batch, dtype: str) -> types.Batch:
+  """The batch with those of its `types.INPUTS` that are no ids in `dtype`."""
+  return {
+    name: x.astype(dtype)
+    if name in types.INPUTS and jnp.issubdtype(x.dtype, jnp.floating)
+    else x
+    for name, x in batch.items()
+  }
+
+
+def variables(state: types.TrainState) -> types.PyTree:
+  """What to predict with: averaged parameters where an average is kept."""
+  averaged = isinstance(state.extra, EmaState)
+  params = state.extra.params if averaged else state.params
+  return {'params': params, **state.model_state}
 
 
 def with_params(

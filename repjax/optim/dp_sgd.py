@@ -84,7 +84,7 @@ def dp_sgd(
   state. Two runs with one key add the same noise, and their difference has
   none: a run needs a key of its own. Models that train side by side share the
   one that is given here until each gets its own
-  (`repjax.experiments.private.Plan.with_keys`), without which `loop.fit_seeds`
+  (`repjax.experiments.private.Plan.with_keys`), without which `seed_loop.fit`
   refuses them.
 
   Args:

@@ -155,7 +155,7 @@ def run(
     strength: Of 'ewc'.
     learning_rate: Of 'ewc': that of `tx` if it is plain SGD, for an implicit
       step; 0 for an explicit one. See `rehearsal.ewc`.
-    vectorize: See `loop.fit_seeds`.
+    vectorize: See `seed_loop.fit`.
 
   Returns:
     A `Outcome`.

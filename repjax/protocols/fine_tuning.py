@@ -3,15 +3,12 @@
 The protocol of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
 Underperform Out-of-Distribution', ICLR 2022: learning rates are swept for every
 way of fine-tuning alike, and chosen on held-out rows of the training
-distribution, never on others. For models that fit one device with their data:
-all starts, rates and seeds go side by side.
+distribution, never on others (`rate_search.tune`).
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from absl import logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,25 +17,10 @@ import numpy as np
 from repjax import types
 from repjax.analysis import linear_probe
 from repjax.methods import lp_ft
-from repjax.metrics import averages
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
-from repjax.types import InputError
 
 Columns = Mapping[str, np.ndarray]
-
-
-class Tuned(NamedTuple):
-  """S networks, fine-tuned from one kind of start.
-
-  Attributes:
-    states: At the chosen rate, with a leading seed axis.
-    rate: The chosen one, the same for all seeds.
-    scores: Accuracy on the held-out rows at each of R rates, [R, S].
-  """
-
-  states: types.TrainState
-  rate: float
-  scores: np.ndarray
 
 
 def starts(
@@ -112,65 +94,33 @@ def tune(
   rates: Sequence[float],
   batch_size: int,
   steps: int,
-) -> dict[str, Tuned]:
+) -> dict[str, rate_search.Tuned]:
   """Fine-tunes from every start at every rate, and keeps the best rate.
 
   Args:
     method: From `lp_ft.make`, with a `side_by_side.swept` optimizer.
     starts: Name -> states with a leading seed axis.
     train: Rows that are trained on.
-    val: Held-out rows of the same distribution. A start's rate is the smallest
-      one whose mean accuracy over seeds is within one standard error of the
-      highest, so that noise in the choice never makes it larger.
+    val: Held-out rows of the same distribution. A start's rate is chosen by the
+      accuracy on them and `rate_search.one_standard_error`.
     seeds: S seeds of the order of rows.
     rates: In rising order.
     batch_size: Rows of a step.
     steps: Number of updates.
   """
-  if not rates or list(rates) != sorted(set(rates)):
-    raise InputError(f'rates must rise; got {rates=}')
-  shape = (len(starts), len(rates), len(seeds))
-  tiled = tuple(seeds) * (shape[0] * shape[1])
-  trained = side_by_side.train(
+  return rate_search.tune(
     ', '.join(starts),
     method,
-    side_by_side.per_seed(train, tiled),
+    starts,
+    train,
     val,
-    seeds=tiled,
+    seeds=seeds,
+    rates=rates,
     batch_size=batch_size,
     steps=steps,
+    rule=rate_search.one_standard_error,
     points=3,
-    states=_joined(
-      [
-        side_by_side.with_rate(x, rate)
-        for x in starts.values()
-        for rate in rates
-      ]
-    ),
   )
-  scores = trained.score.reshape(shape)
-  found = {}
-  for place, name in enumerate(starts):
-    chosen = _chosen(scores[place])
-    first = (place * shape[1] + chosen) * shape[2]
-    states = jax.tree.map(
-      lambda x, i=first: x[i : i + shape[2]], trained.states
-    )
-    found[name] = Tuned(states, rates[chosen], scores[place])
-    logging.info(
-      '%s: rate %g, validation accuracy at each rate %s',
-      name,
-      rates[chosen],
-      ' '.join(f'{x:.3f}' for x in scores[place].mean(-1)),
-    )
-  return found
-
-
-def _chosen(scores):
-  """The one-standard-error rule of Breiman et al., CART, 1984."""
-  means = scores.mean(-1)
-  _, error = averages.mean_and_error(scores[means.argmax()])
-  return int((means >= means.max() - error).argmax())
 
 
 def predict_fn(model: nn.Module):
@@ -182,10 +132,6 @@ def predict_fn(model: nn.Module):
 
 def _stacked(trees):
   return jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-
-def _joined(trees):
-  return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
 
 
 def _unstacked(tree):

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from absl import logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ import optax
 
 from repjax import types
 from repjax.methods import finetuning
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 # (outputs of one model, rows) -> a number, the higher the better.
@@ -100,95 +100,57 @@ def tune(
     pretrained: Parameters; what the model has beside them, as a head, is drawn
       for each seed.
     seeds: S seeds.
-    rates: R learning rates.
+    rates: R learning rates, in rising order.
     batch_size: Rows of a step.
     steps: Number of updates.
     score: What chooses the rate, and is reported.
     points: How often it is measured.
   """
-  # The rate is state, so that all rates are one compiled program.
-  made = method(
-    optax.chain(tx(), optax.inject_hyperparams(optax.scale)(step_size=1.0))
-  )
-  runs = [(seed, rate) for rate in rates for seed in seeds]
-  of_runs = [seed for seed, _ in runs]
-  columns = side_by_side.per_seed(rows.train, of_runs)
+  made = method(side_by_side.swept(tx()))
 
-  def start(rng, columns, rate):
-    row = {name: x[:1] for name, x in columns.items()}
-    state = made.init(rng, {**row, 'mask': jnp.ones(1)})
-    state = finetuning.with_pretrained(
-      model, state, lambda own: {**own, **pretrained}
+  def start(rng, row):
+    return finetuning.with_pretrained(
+      model,
+      made.init(rng, {**row, 'mask': jnp.ones(1)}),
+      lambda own: {**own, **pretrained},
     )
-    first, last = state.opt_state
-    last = last._replace(hyperparams={'step_size': rate})
-    return state.replace(opt_state=(first, last))
 
-  states = jax.jit(jax.vmap(start))(
-    jax.vmap(jax.random.key)(jnp.asarray(of_runs)),
-    columns,
-    jnp.asarray([rate for _, rate in runs]),
-  )
-  num_validation = len(next(iter(rows.validation.values())))
-  both = {
-    name: np.concatenate([x, rows.test[name]])
-    for name, x in rows.validation.items()
-  }
-
-  def scores(outputs, part, of):
+  def scores(outputs, of):
     return np.array(
       [
-        score({name: x[i][part] for name, x in outputs.items()}, of)
-        for i in range(len(runs))
+        score({name: x[i] for name, x in outputs.items()}, of)
+        for i in range(len(next(iter(outputs.values()))))
       ]
     )
 
-  on_validation, on_test = (
-    slice(None, num_validation),
-    slice(num_validation, None),
+  states = jax.jit(jax.vmap(start, (0, None)))(
+    jax.vmap(jax.random.key)(jnp.asarray(seeds)),
+    {name: x[:1] for name, x in rows.train.items()},
   )
-
-  def test_score(outputs, both):
-    del both  # Half of it is validation.
-    return scores(outputs, on_test, rows.test)
-
-  trained = side_by_side.train(
+  tuned = rate_search.tune(
     name,
     made,
-    columns,
-    both,
-    seeds=of_runs,
+    {name: states},
+    rows.train,
+    rows.validation,
+    seeds=seeds,
+    rates=rates,
     batch_size=batch_size,
     steps=steps,
+    rule=rate_search.best_mean,
+    test=rows.test,
+    score=scores,
     points=points,
     # Weights a run make products slow on CPUs, and long to compile.
     vectorize=False,
-    score=test_score,
-    states=states,
-  )
-  validation = scores(trained.outputs, on_validation, rows.validation)
-  validation = validation.reshape((len(rates), -1))
-  best = int(validation.mean(1).argmax())
-  chosen = slice(best * len(seeds), (best + 1) * len(seeds))
-  logging.info(
-    '%s: validation %s, test at %g: %.4f',
-    name,
-    ', '.join(
-      f'{mean:.4f} at {rate:g}'
-      for rate, mean in zip(rates, validation.mean(1), strict=True)
-    ),
-    rates[best],
-    trained.score[chosen].mean(),
-  )
+  )[name]
   return Tuned(
-    rate=rates[best],
-    validation=validation,
-    score=trained.score[chosen],
-    outputs={
-      name: x[chosen][:, on_test] for name, x in trained.outputs.items()
-    },
-    curve=(trained.curve[0], trained.curve[1][:, chosen]),
+    rate=tuned.rate,
+    validation=tuned.scores,
+    score=tuned.score,
+    outputs=tuned.outputs,
+    curve=tuned.curve,
     percent=finetuning.trained_percent(
-      model, jax.tree.map(lambda x: x[0], trained.states)
+      model, jax.tree.map(lambda x: x[0], tuned.states)
     ),
   )

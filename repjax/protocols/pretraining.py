@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import optax
 
-from repjax import loop
 from repjax import optim
 from repjax import types
 from repjax.data.text import tokens
 from repjax.methods import language_modeling
 from repjax.metrics import averages
 from repjax.models import text_heads
+from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
 
@@ -99,7 +99,7 @@ def run(
     steps: Number of updates.
     batch_size: Rows of a step.
     seed: Of everything random.
-    vectorize: See `loop.fit_seeds`.
+    vectorize: See `seed_loop.fit`.
 
   Returns:
     The parameters.
@@ -108,13 +108,14 @@ def run(
   order = np.random.default_rng(seed).integers(
     0, num_rows, (1, steps, batch_size)
   )
-  params = None
-  for step, states, means in loop.fit_seeds(
+  for step, states, means in seed_loop.fit(
     method,
-    side_by_side.per_seed(rows, (seed,)),
+    side_by_side.begin(method, {}, (seed,), shared=rows),
+    {},
     order,
     seeds=(seed,),
     every=max(1, steps // 4),
+    shared=rows,
     vectorize=vectorize,
   ):
     params = states.params

@@ -1,19 +1,18 @@
 """Fits tiny models to one task after the other, with remembered rows.
 
-The steps of a task are one call on one device, all seeds side by side, as in
-`loop.fit_seeds`; states go on from task to task, and all tasks share one
-compiled program.
+States go on from task to task, and all tasks share one compiled program of
+`seed_loop`: the task's rows are shared by the seeds, and behind them come those
+that each seed remembers.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repjax import types
-from repjax.data.batches import in_order
+from repjax.protocols import seed_loop
+from repjax.protocols import side_by_side
 
 
 class Trainer:
@@ -42,84 +41,64 @@ class Trainer:
       memory_per_class: Last rows of each class and task that are remembered.
       memory_batch: Remembered rows of a step; there are none in the first task,
         where their mask is 0.
-      vectorize: See `loop.fit_seeds`.
+      vectorize: See `seed_loop.fit`.
     """
     self._method, self._tasks, self._seeds = method, tasks, tuple(seeds)
-    self._shape = (steps, batch_size)
+    self._vectorize = vectorize
+    self._shape = dict(steps=steps, batch_size=batch_size)
     self._per_class, self._memory_batch = memory_per_class, memory_batch
-    self._base = jax.vmap(jax.random.key)(jnp.asarray(self._seeds))
+    # Of one size for all tasks, so that they share one compiled program.
     self._num_rows = max(len(x['label']) for x in tasks)
+    classes = [len(np.unique(x['label'])) for x in tasks]
+    self._room = memory_per_class * sum(classes[:-1])
     self._memory = [
       {name: x[:0] for name, x in tasks[0].items()} for _ in seeds
     ]
-    # Of one size for all tasks, so that they share one compiled program.
-    classes = [len(np.unique(x['label'])) for x in tasks]
-    self._room = max(1, memory_per_class * sum(classes[:-1]))
-    one = self._fit_one
-
-    def one_by_one(states, base, columns, memory, order, past):
-      return jax.lax.map(
-        lambda x: one(x[0], x[1], columns, *x[2:]),
-        (states, base, memory, order, past),
-      )
-
-    side_by_side = jax.vmap(one, (0, 0, None, 0, 0, 0))
-    self._run = jax.jit(
-      side_by_side if vectorize else one_by_one, donate_argnums=0
-    )
 
   def init(self) -> types.TrainState:
     """States before the first task, with a leading seed axis."""
-    first = {name: x[:1] for name, x in self._tasks[0].items()}
-    first['mask'] = np.ones(1, np.float32)
-    rngs = jax.vmap(lambda key: jax.random.fold_in(key, 0))(self._base)
-    return jax.jit(jax.vmap(self._method.init, (0, None)))(rngs, first)
+    return side_by_side.begin(
+      self._method, {}, self._seeds, shared=self._tasks[0]
+    )
 
   def fit(self, states: types.TrainState, number: int) -> types.TrainState:
     """Trains on one task, and then remembers its last rows.
 
     Args:
-      states: With a leading seed axis; donated.
+      states: With a leading seed axis.
       number: Of the task. Tasks come in order.
 
     Raises:
       NonFiniteError: If the mean loss is not finite; names the seed.
     """
     train = self._tasks[number]
-    count = len(train['label'])
-    steps, batch_size = self._shape
-    order = np.stack(
-      [
-        in_order.rows_at(
-          0, steps * batch_size, count, seed * len(self._tasks) + number
-        ).reshape(self._shape)
-        for seed in self._seeds
-      ]
+    order = seed_loop.epochs(
+      len(train['label']),
+      [seed * len(self._tasks) + number for seed in self._seeds],
+      **self._shape,
     )
-    columns = {name: _pad(x, self._num_rows) for name, x in train.items()}
-    memory = {
-      name: np.stack([_pad(m[name], self._room) for m in self._memory])
-      for name in train
-    }
-    filled = len(self._memory[0]['label'])
-    # -1 stands for no row: there is nothing to remember in the first task.
-    past = np.stack(
-      [
-        np.random.default_rng([seed, number]).integers(
-          0, filled, (steps, self._memory_batch)
-        )
-        if filled
-        else np.full((steps, self._memory_batch), -1)
-        for seed in self._seeds
-      ]
-    )
-    states, sums = self._run(states, self._base, columns, memory, order, past)
-    total, weight = sums['loss']
-    for seed, value in zip(
-      self._seeds, np.asarray(total / weight), strict=True
-    ):
-      if not np.isfinite(value):
-        raise types.NonFiniteError(f'loss is {value} in task {number}, {seed=}')
+    own = {}
+    if self._room:
+      own = {
+        name: np.stack([_pad(x[name], self._room) for x in self._memory])
+        for name in self._memory[0]
+      }
+      own['memory'] = np.ones(own['label'].shape, np.int32)
+    shared = {name: _pad(x, self._num_rows) for name, x in train.items()}
+    shared['memory'] = np.zeros(self._num_rows, np.int32)
+    try:
+      ((_, states, _),) = seed_loop.fit(
+        self._method,
+        states,
+        own,
+        np.concatenate([order, self._remembered(number)], axis=2),
+        seeds=self._seeds,
+        every=order.shape[1],
+        shared=shared,
+        vectorize=self._vectorize,
+      )
+    except types.NonFiniteError as error:
+      raise types.NonFiniteError(f'task {number}: {error}') from error
     if self._per_class:
       for place, seen in enumerate(order.reshape(len(self._seeds), -1)):
         kept = ring_buffer(seen, train['label'], self._per_class)
@@ -129,29 +108,17 @@ class Trainer:
         }
     return states
 
-  def _fit_one(self, state, base, columns, memory, order, past):
-    rng = jax.random.fold_in(base, 1)  # As in `loop`: 0 is for `init`.
-
-    def step(state, places):
-      now, old = places
-      batch = {
-        name: jnp.concatenate([x[now], memory[name][old]])
-        if old.size
-        else x[now]
-        for name, x in columns.items()
-      }
-      batch['mask'] = jnp.concatenate(
-        [jnp.ones(now.shape), (old >= 0).astype(jnp.float32)]
-      )
-      batch['memory'] = jnp.concatenate(
-        [jnp.zeros_like(now), jnp.ones_like(old)]
-      )
-      return self._method.update(
-        state, batch, jax.random.fold_in(rng, state.step)
-      )
-
-    state, sums = jax.lax.scan(step, state, (order, past))
-    return state, jax.tree.map(lambda x: x.sum(0), sums)
+  def _remembered(self, number):
+    """Remembered rows of each step; -1, which is none, in the first task."""
+    shape = self._shape['steps'], self._memory_batch
+    filled = len(self._memory[0]['label'])
+    if not filled:
+      return np.full((len(self._seeds), *shape), -1)
+    drawn = [
+      np.random.default_rng([seed, number]).integers(0, filled, shape)
+      for seed in self._seeds
+    ]
+    return self._num_rows + np.stack(drawn)
 
 
 def ring_buffer(

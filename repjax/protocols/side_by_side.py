@@ -1,4 +1,4 @@
-"""Compares variants of a method over seeds, trained side by side.
+"""Compares variants of a method over seeds and rates, trained side by side.
 
 What the papers' claims at `small` are measured with: tiny models, whole sets
 in memory, one row of results a seed.
@@ -21,6 +21,7 @@ from repjax.data.batches import in_order
 from repjax.data.images import transforms
 from repjax.data.reading import source as sources
 from repjax.metrics import averages
+from repjax.protocols import seed_loop
 
 
 class Trained(NamedTuple):
@@ -155,13 +156,31 @@ def with_rate(
 
 
 def begin(
-  method: types.Method, columns: Mapping[str, np.ndarray], seeds: Sequence[int]
+  method: types.Method,
+  columns: Mapping[str, np.ndarray],
+  seeds: Sequence[int],
+  *,
+  shared: Mapping[str, np.ndarray] | None = None,
 ) -> types.TrainState:
-  """Fresh states, one a seed, as `train` makes them without `states`."""
+  """Fresh states, one a seed, as `train` makes them without `states`.
+
+  Args:
+    method: What is trained.
+    columns: See `train`; one row is used.
+    seeds: S seeds.
+    shared: See `train`.
+  """
+  if shared:
+    row, axis = {name: x[:1] for name, x in shared.items()}, None
+  else:
+    row, axis = {name: x[:, :1] for name, x in columns.items()}, 0
+
+  def first(rng, row):
+    batch = {**row, 'mask': jnp.ones(1)}
+    return method.init(jax.random.fold_in(rng, loop.INIT), batch)
+
   rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-  return loop.init_seeds(
-    method, {name: jnp.asarray(x) for name, x in columns.items()}, rngs
-  )
+  return jax.jit(jax.vmap(first, (0, axis)))(rngs, row)
 
 
 def train(
@@ -174,6 +193,7 @@ def train(
   batch_size: int,
   steps: int,
   points: int = 20,
+  shared: Mapping[str, np.ndarray] | None = None,
   vectorize: bool = True,
   score: Score = accuracy,
   states: types.TrainState | None = None,
@@ -184,36 +204,42 @@ def train(
   Args:
     name: For the progress lines.
     method: What is trained.
-    columns: Training rows a seed, [S, N, ...], as `per_seed` makes them.
+    columns: Training rows a seed, [S, N, ...], as `per_seed` makes them; {} for
+      none.
     test: Test rows, shared by the seeds.
     seeds: S seeds of initialization, data order and the method's own draws.
     batch_size: Rows of a step.
     steps: Number of updates.
     points: How often the score is measured.
-    vectorize: See `loop.fit_seeds`.
+    shared: Training rows of all seeds, [M, ...]; see `seed_loop.fit`.
+    vectorize: See there.
     score: What is measured; its name is that of the function.
     states: States to start from, as `Trained` has them; new ones if None.
-    order: Rows of each step, [S, T, B], -1 for padding; shuffled
-      epochs if None.
+    order: Rows of each step, [S, T, B], -1 for padding; shuffled epochs of all
+      rows if None.
   """
-  num_rows = next(iter(columns.values())).shape[1]
   if order is None:
-    order = np.stack(
-      [
-        in_order.rows_at(0, steps * batch_size, num_rows, seed)
-        for seed in seeds
-      ]
-    ).reshape((len(seeds), steps, batch_size))
+    num_rows = sum(
+      next(iter(rows.values())).shape[axis]
+      for axis, rows in enumerate((shared, columns))
+      if rows
+    )
+    order = seed_loop.epochs(
+      num_rows, seeds, steps=steps, batch_size=batch_size
+    )
   predict = predict_fn(method)
   at, scores = [], []
-  for step, current, means in loop.fit_seeds(
+  if states is None:
+    states = begin(method, columns, seeds, shared=shared)
+  for step, current, means in seed_loop.fit(
     method,
+    states,
     columns,
     order,
     seeds=seeds,
     every=max(1, steps // points),
+    shared=shared,
     vectorize=vectorize,
-    states=states,
   ):
     outputs = predict(current, test)
     scores.append(score(outputs, test))

@@ -172,3 +172,26 @@ def test_what_does_not_agree_is_one_error_before_any_compute(batch):
   odd = {**images, 'image': jnp.zeros((ROWS, 9, 8, 1))}
   with pytest.raises(InputError, match='9 x 8'):
     jax.eval_shape(make().init, jax.random.key(0), odd)
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_the_tokenizer_sees_float32_whatever_the_model_computes_in(
+  batch, known
+):
+  seen = []
+
+  def ids(variables, image):
+    del variables
+    seen.append(image.dtype)
+    return jnp.zeros((len(image), 4, 4), jnp.int32)
+
+  tokenizer = pretraining.Tokenizer(lambda rng, image: {}, ids, VOCAB)
+  rows = dict(batch)
+  if not known:
+    del rows['token_image']
+  method = make(tokenizer, compute_dtype='bfloat16')
+  state = jax.eval_shape(method.init, jax.random.key(0), rows)
+  jax.eval_shape(method.update, state, rows, jax.random.key(0))
+  jax.eval_shape(method.predict, state, rows)
+  assert set(seen) == {jnp.dtype('int32' if known else 'float32')}
+  assert len(seen) == 3

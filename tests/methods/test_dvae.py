@@ -105,6 +105,23 @@ def test_training_reconstructs_by_several_tokens():
   assert not black & white
 
 
+def test_bfloat16_computes_and_the_aim_stays_float32():
+  batch = {'image': images() * 0.301, 'mask': np.ones(8, np.float32)}
+  sums = {}
+  for dtype in ('float32', 'bfloat16'):
+    method = tokenizing.make(
+      network(), optax.sgd(0.1), temperature=1.0, compute_dtype=dtype
+    )
+    state = jax.jit(method.init)(jax.random.key(0), batch)
+    # It makes 0 of everything, so that the error is that of its aim.
+    state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
+    new, sums[dtype] = jax.jit(method.update)(state, batch, jax.random.key(1))
+    assert {x.dtype for x in jax.tree.leaves(new.params)} == {jnp.dtype('f4')}
+  expected = 8 * np.square(np.float32(0.301))
+  for found in sums.values():
+    np.testing.assert_allclose(found['mse'][0], expected, rtol=1e-5)
+
+
 def test_the_published_encoder_has_its_layers_and_sizes():
   init = functools.partial(dvae.DalleEncoder().init, jax.random.key(0))
   shapes = jax.eval_shape(init, jnp.zeros((1, 16, 16, 3)))['params']

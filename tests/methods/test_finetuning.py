@@ -10,6 +10,7 @@ import pytest
 
 from repjax import trees
 from repjax.methods import finetuning
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.models import transformer
@@ -48,7 +49,7 @@ def classifier(**fields):
 
 
 def sentences(model, tx):
-  return supervised.make(model, tx, inputs=supervised.text_inputs)
+  return supervised.make(model, tx, inputs=model_inputs.text)
 
 
 def start(method, batch):
@@ -138,7 +139,7 @@ def test_all_parameters_start_at_the_pretrained_ones_and_so_does_their_mean():
   method = supervised.make(
     classifier(),
     optax.sgd(0.1),
-    inputs=supervised.text_inputs,
+    inputs=model_inputs.text,
     ema_decay=0.9,
   )
   fresh, other = (drawn(method, SENTENCES) for _ in range(2))

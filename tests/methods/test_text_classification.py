@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from repjax.data.sets import listops
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import text_heads
 
@@ -28,9 +29,7 @@ def test_a_classifier_of_text_learns_short_lists_by_heart():
     num_positions=8,
     num_classes=10,
   )
-  method = supervised.make(
-    model, optax.adam(3e-2), inputs=supervised.text_inputs
-  )
+  method = supervised.make(model, optax.adam(3e-2), inputs=model_inputs.text)
   batch = {k: jnp.asarray(x) for k, x in rows.read(np.arange(32)).items()}
   batch['mask'] = jnp.ones(32).at[-1].set(0)
 

@@ -97,14 +97,6 @@ def test_rates_side_by_side_are_runs_of_their_own(starts):
     )
 
 
-def test_noise_never_chooses_a_larger_rate():
-  scores = np.asarray([[0.70, 0.90], [0.86, 0.88], [0.90, 0.92], [0.50, 0.90]])
-  # The highest mean is 0.91, its standard error 0.01.
-  assert fine_tuning._chosen(scores) == 2
-  assert fine_tuning._chosen(scores + [[0], [0.035], [0], [0]]) == 1
-  assert fine_tuning._chosen(scores[:, :1]) == 2
-
-
 def test_of_equal_rates_the_smaller_one_is_chosen(starts):
   method, _, states = starts
   found = fine_tuning.tune(

@@ -8,6 +8,7 @@ from repjax.data.sets import grammar
 from repjax.data.sets import languages
 from repjax.data.sets import relatives
 from repjax.methods import finetuning
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.protocols import finetuned_text
@@ -116,7 +117,7 @@ def test_the_rate_that_validates_best_is_the_one_that_counts():
   tuned = finetuned_text.tune(
     'test',
     model,
-    lambda tx: supervised.make(model, tx, inputs=supervised.text_inputs),
+    lambda tx: supervised.make(model, tx, inputs=model_inputs.text),
     lambda: optax.adam(1.0),
     rows,
     {'token_embedding': {'embedding': embedding}},

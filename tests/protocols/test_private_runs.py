@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from repjax import loop
 from repjax import types
 from repjax.data.batches import poisson
 from repjax.experiments import private
@@ -16,6 +15,7 @@ from repjax.experiments import private_keys
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.protocols import private_runs
+from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
 pytestmark = pytest.mark.slow
@@ -129,8 +129,8 @@ def test_one_key_for_several_models_is_refused(plan, method, vectorize):
   assert trained.score.shape == (2,)
   with pytest.raises(types.InputError, match='one key'):
     next(
-      loop.fit_seeds(
-        method, COLUMNS, plan.order(SEEDS), seeds=SEEDS, every=1, states=start
+      seed_loop.fit(
+        method, start, COLUMNS, plan.order(SEEDS), seeds=SEEDS, every=1
       )
     )
 

@@ -1,0 +1,159 @@
+"""The training loop of many tiny models, one a seed, on one device.
+
+For studies whose steps are too small for a device: whole stretches of training
+are one call. Seed by seed it is what `loop.fit` does with the same order of
+rows.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repjax import loop
+from repjax import types
+from repjax.data.batches import in_order
+
+
+def epochs(
+  num_rows: int, seeds: Sequence[int], *, steps: int, batch_size: int
+) -> np.ndarray:
+  """Rows of each step, [S, T, B]: epochs, shuffled by each seed."""
+  return np.stack(
+    [in_order.rows_at(0, steps * batch_size, num_rows, seed) for seed in seeds]
+  ).reshape((len(seeds), steps, batch_size))
+
+
+def fit(
+  method: types.Method,
+  states: types.TrainState,
+  columns: Mapping[str, np.ndarray],
+  order: np.ndarray,
+  *,
+  seeds: Sequence[int],
+  every: int,
+  shared: Mapping[str, np.ndarray] | None = None,
+  vectorize: bool = True,
+) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
+  """Trains one model a seed; whole stretches of training are one call.
+
+  Calls with one method and equal shapes share a compiled program.
+
+  Args:
+    method: What is trained.
+    states: States to start from, with a leading seed axis; they are copied.
+    columns: Rows of each seed's own, name -> [S, N, ...]; {} for none.
+    order: Rows of each step, [S, T, B]; -1 is padding. The numbers of a seed's
+      own rows go on behind those of the shared ones.
+    seeds: S seeds.
+    every: Steps between two yields.
+    shared: Rows that all seeds see, name -> [M, ...]; not copied for each.
+    vectorize: Whether seeds go side by side. On CPUs convolutions with weights
+      a seed are slow, and so are convolutions inside a scan: False calls a
+      compiled step at a time, one seed after the other.
+
+  Yields:
+    (step, states with a leading seed axis, name -> mean since the last
+    yield, [S]), the last one at step T.
+
+  Raises:
+    InputError: If states have one key in their optimizers for several seeds.
+    NonFiniteError: If a mean is not finite; names the seed.
+  """
+  _check_keys(states.opt_state)
+  steps = order.shape[1]
+  columns, shared = _on_device(columns), _on_device(shared or {})
+  states = jax.tree.map(jnp.copy, states)  # They are donated below.
+  rngs = jax.vmap(
+    lambda seed: jax.random.fold_in(jax.random.key(seed), loop.TRAIN)
+  )(jnp.asarray(seeds))
+  run = _program(method.update, vectorize)
+  for start in range(0, steps, every):
+    stop = min(start + every, steps)
+    states, sums = run(states, rngs, columns, shared, order[:, start:stop])
+    means = {
+      # A stretch of padding alone has sums 0.
+      name: np.asarray(total) / np.maximum(np.asarray(weight), 1e-9)
+      for name, (total, weight) in sums.items()
+    }
+    for name, values in means.items():
+      for seed, value in zip(seeds, values, strict=True):
+        if not np.isfinite(value):
+          raise types.NonFiniteError(
+            f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
+          )
+    yield stop, states, means
+
+
+def _check_keys(opt_state):
+  """Refuses models side by side that draw the same numbers.
+
+  A link that draws has a field `key` in its state. Where it makes gradients
+  private, the difference of two models with one key tells all.
+  """
+  for path, x in jax.tree_util.tree_leaves_with_path(opt_state):
+    is_key = path[-1:] == (jax.tree_util.GetAttrKey('key'),)
+    if is_key and len(np.unique(x, axis=0)) < len(x):
+      raise types.InputError(
+        'Models that train side by side have one key in the states of their '
+        'optimizers, and would draw the same noise: give each its own '
+        '(repjax.experiments.private.Plan.with_keys).'
+      )
+
+
+@functools.lru_cache(maxsize=1)
+def _program(update, vectorize):
+  """(states, keys, own and shared columns, order) -> (states, sums)."""
+
+  def step(state, rng, own, shared, rows):
+    batch = _take(own, shared, rows)
+    batch['mask'] = (rows >= 0).astype(jnp.float32)
+    return update(state, batch, jax.random.fold_in(rng, state.step))
+
+  def stretch(state, rng, own, shared, order):
+    state, sums = jax.lax.scan(
+      lambda state, rows: step(state, rng, own, shared, rows), state, order
+    )
+    return state, jax.tree.map(lambda x: x.sum(0), sums)
+
+  if vectorize:
+    return jax.jit(
+      jax.vmap(stretch, (0, 0, 0, None, 0)),
+      donate_argnums=0,
+    )
+  one_step = jax.jit(step, donate_argnums=0)
+
+  def one(states, rngs, columns, shared, order, seed):
+    state, rng, own = jax.tree.map(lambda x: x[seed], (states, rngs, columns))
+    total = None
+    for rows in order[seed]:
+      state, sums = one_step(state, rng, own, shared, rows)
+      total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    return state, total
+
+  def one_by_one(*args):
+    done = [one(*args, seed) for seed in range(len(args[-1]))]
+    return jax.tree.map(lambda *x: jnp.stack(x), *done)
+
+  return one_by_one
+
+
+def _take(own, shared, rows):
+  """The named rows: the shared ones, and behind them a seed's own."""
+  if not own or not shared:
+    return {name: x[rows] for name, x in (own or shared).items()}
+  count = len(next(iter(shared.values())))
+
+  def choose(first, second):
+    late = (rows >= count).reshape((-1,) + (1,) * (first.ndim - 1))
+    return jnp.where(late, second[rows - count], first[rows])
+
+  return {name: choose(x, own[name]) for name, x in shared.items()}
+
+
+def _on_device(columns):
+  return {name: jnp.asarray(x) for name, x in columns.items()}
