@@ -30,15 +30,6 @@ from repjax.models import alexnet
 from repjax.models import mlp
 from repjax.models import resnet
 
-# Learning tasks in sequence keeps no average of the parameters.
-IMAGES = dict(
-  presets.IMAGES,
-  paper=dict(
-    presets.IMAGES['paper'],
-    step=dict(microbatches=1, compute_dtype='float32'),
-  ),
-)
-
 PRESETS = dict(
   paper=dict(
     batch_size=10,
@@ -138,7 +129,7 @@ PRESETS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset: paper, small, smoke, or another of `PRESETS`."""
-  return presets.get_config(preset, IMAGES, PRESETS)
+  return presets.get_config(preset, presets.IMAGES, PRESETS)
 
 
 def build(

@@ -80,7 +80,7 @@ _STUDY = dict(
 
 def get_config(preset: str) -> config_dict.ConfigDict:
   """Numbers of a preset of the recipe, and of the study."""
-  return presets.get_config(preset, gpm.IMAGES, gpm.PRESETS, _STUDY)
+  return presets.get_config(preset, presets.IMAGES, gpm.PRESETS, _STUDY)
 
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
