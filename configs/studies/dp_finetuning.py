@@ -2,7 +2,7 @@
 
 The paper reports, at equal privacy, more accuracy with large batches and high
 learning rates than with the small ones that are usual without privacy, and more
-with larger pretrained models than with smaller ones (sections 3.1 and 5).
+with larger pretrained models than with smaller ones.
 
 Images: a linear model on oriented gradients of `digits` (or of `mnist`, where
 it must reach 95 %) at (3, 1e-5)-differential privacy. Text: whether 48
