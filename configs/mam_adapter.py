@@ -51,9 +51,11 @@ from configs.parts import text_models
 from configs.parts import text_tasks
 from repjax import optim
 from repjax import plots
+from repjax import start
 from repjax import types
 from repjax.experiments import of_tokens
 from repjax.experiments import wiring
+from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
 from repjax.methods import supervised
@@ -408,8 +410,8 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
 
       def warm_start(state):
         first = _pretrained(config, task)
-        return finetuning.with_pretrained(
-          adapted, state, lambda own: {**own, **first}
+        return start.fill(
+          state, lambda own: {**own, **first}, keep=adapters.added(adapted)
         )
 
   shared = dict(

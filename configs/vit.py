@@ -13,11 +13,14 @@ small: ViT with SAM and Mixup on `digits`, or on `mnist` by one override. Its
   and the lead is smaller on all of them.
 """
 
+import functools
+
 from ml_collections import config_dict
 import optax
 
 from repjax import optim
 from repjax import plots
+from repjax import start
 from repjax import types
 from repjax.data.reading import source
 from repjax.experiments import of_images
@@ -188,8 +191,10 @@ def build(config: config_dict.ConfigDict) -> types.Experiment:
   def warm_start(state):
     if not config.weights:
       return state
-    params = vit_weights.load_vit(config.weights, state.params, head='replace')
-    return supervised.with_params(state, params)
+    load = functools.partial(
+      vit_weights.load_vit, config.weights, head='replace'
+    )
+    return start.fill(state, load)
 
   return of_images.classifier(
     config,

@@ -16,6 +16,7 @@ from repjax import checkpoint
 from repjax import loop
 from repjax import optim
 from repjax import plots
+from repjax import start
 from repjax import types
 from repjax.data.images import block_masks
 from repjax.data.images import recipes
@@ -23,10 +24,10 @@ from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.experiments import of_images
 from repjax.experiments import wiring
+from repjax.layers import frozen
 from repjax.methods import beit as pretraining
 from repjax.methods import dvae as tokenizing
 from repjax.methods import mixup
-from repjax.methods import supervised
 from repjax.metrics import language
 from repjax.models import beit
 from repjax.models import dvae
@@ -147,11 +148,12 @@ def _build_classifier(config, data, restored):
     if not path:
       return state
     if pathlib.Path(path, 'checkpoints').is_dir():
-      trained = restored('pretrain', path)
-      params = beit_weights.transfer(trained, state.params)
+      load = functools.partial(
+        beit_weights.transfer, restored('pretrain', path)
+      )
     else:
-      params = beit_weights.load(path, state.params, head='replace')
-    return supervised.with_params(state, params)
+      load = functools.partial(beit_weights.load, path, head='replace')
+    return start.fill(state, load)
 
   return of_images.classifier(
     config, data, method, multiple=2, warm_start=warm_start
@@ -305,10 +307,15 @@ def pretraining_method(config, tokenizer, shape, steps):
 
 
 def classifier(config, num_classes, shape):
-  return beit.Classifier(
-    _encoder(config, shape, 'per_layer'),
-    num_classes,
-    trains='head' if config.stage == 'probe' else 'all',
+  encoder = _encoder(config, shape, 'per_layer')
+  if config.stage != 'probe':
+    return beit.Classifier(encoder, num_classes)
+  # A probe reads what the encoder says in evaluation, where nothing drops.
+  quiet = encoder.clone(
+    dropout_rate=0.0, attention_dropout_rate=0.0, drop_path_rate=0.0
+  )
+  return frozen.train_only(
+    beit.Classifier(quiet, num_classes), lambda path: path[0] != 'encoder'
   )
 
 
@@ -318,12 +325,11 @@ def adamw(config, steps):
     tx.learning_rate, steps=steps, warmup=tx.warmup, end=tx.end
   )
   num_layers = config.model.num_layers
-  decays = optim.weight_decay_mask
-  if config.stage == 'probe':  # Decay would move what no gradient moves.
-    decays = functools.partial(decays, exempt=('bias', 'encoder'))
   return optax.chain(
     optax.clip_by_global_norm(tx.clip),
-    optax.adamw(schedule, weight_decay=tx.weight_decay, mask=decays),
+    optax.adamw(
+      schedule, weight_decay=tx.weight_decay, mask=optim.weight_decay_mask
+    ),
     optim.layer_decay(
       tx.layer_decay,
       functools.partial(beit.layer_of, num_layers=num_layers),

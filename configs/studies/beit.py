@@ -1,5 +1,6 @@
 """BEiT's study: one tokenizer, both kinds of masks, then few labels."""
 
+import functools
 import itertools
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from configs.parts import beit_stages as stages
 from repjax import plots
+from repjax import start
 from repjax import types
 from repjax.data.images import block_masks
 from repjax.experiments import of_images
@@ -207,8 +209,8 @@ def _study_classifiers(
     for i, seed in enumerate(seeds):
       state = fresh(jax.random.key(seed))
       if trees is not None:
-        params = beit_weights.transfer(trees[i], state.params)
-        state = supervised.with_params(state, params)
+        load = functools.partial(beit_weights.transfer, trees[i])
+        state = start.fill(state, load)
       starts.append(state)
   trained = side_by_side.train(
     f'{stage}, {", ".join(pretrained)}',

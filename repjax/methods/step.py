@@ -123,14 +123,6 @@ def make(
   return Step(init, update, variables)
 
 
-def with_params(
-  state: types.TrainState, params: types.PyTree
-) -> types.TrainState:
-  """The state with other parameters, in the average of them too."""
-  extra = EmaState(params) if isinstance(state.extra, EmaState) else state.extra
-  return state.replace(params=params, extra=extra)
-
-
 def l2_penalty(params: types.PyTree, l2: float) -> jax.Array:
   """l2 / 2 * |params|^2 in float32."""
   params = jax.tree.map(lambda x: x.astype(jnp.float32), params)

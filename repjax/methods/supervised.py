@@ -12,9 +12,6 @@ import optax
 from repjax import types
 from repjax.methods import step as steps
 
-# What starts a run from published weights.
-with_params = steps.with_params
-
 # Batch -> (positional, named) arguments of the model, but for `train`.
 Inputs = Callable[[types.Batch], tuple[tuple[Any, ...], dict[str, Any]]]
 

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from repjax import start
 from repjax import types
+from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.protocols import side_by_side
 
@@ -114,17 +116,19 @@ def tune(
   of_runs = [seed for seed, _ in runs]
   columns = side_by_side.per_seed(rows.train, of_runs)
 
-  def start(rng, columns, rate):
+  def begin(rng, columns, rate):
     row = {name: x[:1] for name, x in columns.items()}
     state = made.init(rng, {**row, 'mask': jnp.ones(1)})
-    state = finetuning.with_pretrained(
-      model, state, lambda own: {**own, **pretrained}
+    state = start.fill(
+      state,
+      lambda own: {**own, **pretrained},
+      keep=adapters.added(model),
     )
     first, last = state.opt_state
     last = last._replace(hyperparams={'step_size': rate})
     return state.replace(opt_state=(first, last))
 
-  states = jax.jit(jax.vmap(start))(
+  states = jax.jit(jax.vmap(begin))(
     jax.vmap(jax.random.key)(jnp.asarray(of_runs)),
     columns,
     jnp.asarray([rate for _, rate in runs]),

@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from repjax import start
 from repjax import types
 from repjax.data.text import labelled_text
 from repjax.data.text import running_text
 from repjax.data.text import tokens
 from repjax.experiments import private
+from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.methods import supervised
 from repjax.models import text_heads
@@ -177,13 +179,13 @@ def finetune(
   method = supervised.make(model, tx(plan), inputs=supervised.text_inputs)
   columns = side_by_side.per_seed(task.train, seeds)
 
-  def start(rng, columns):
+  def begin(rng, columns):
     row = {name: x[:1] for name, x in columns.items()}
     # The fresh parameters have made the key of the noise, a seed its own.
-    return finetuning.with_pretrained(
-      model,
+    return start.fill(
       method.init(rng, {**row, 'mask': jnp.ones(1)}),
       lambda own: {**own, **pretrained},
+      keep=adapters.added(model),
     )
 
   rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
@@ -196,6 +198,6 @@ def finetune(
     batch_size=plan.capacity,
     steps=plan.steps,
     points=8,
-    states=jax.jit(jax.vmap(start))(rngs, columns),
+    states=jax.jit(jax.vmap(begin))(rngs, columns),
     order=side_by_side.poisson_order(plan, seeds),
   )

@@ -15,6 +15,7 @@ from tokenizers import processors
 from configs import dp_finetuning
 from configs import mam_adapter
 from configs.parts import text_tasks
+from repjax import types
 from repjax.data.batches import users
 from repjax.data.reading import source
 from repjax.data.text import labelled_text
@@ -159,7 +160,7 @@ def test_a_private_run_adapts_published_weights(tmp_path):
   config.adapter.update(kind='lora', rank=2)
   made = dp_finetuning.build(config)
   batch, state = warm(made)
-  chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
+  chex.assert_trees_all_equal(state.model_state[types.FROZEN], params)
   assert batch['tokens'][0, 0] == 7  # <|endoftext|>
   private.check(made, state, best='')
   after, _ = jax.jit(made.method.update)(state, batch, jax.random.key(1))
@@ -198,7 +199,7 @@ def test_summaries_are_learned_from_published_weights(tmp_path):
   config.adapter.update(rank=3, length=2, hidden_dim=5)
   made = mam_adapter.build(config)
   batch, state = warm(made)
-  chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
+  chex.assert_trees_all_equal(state.model_state[types.FROZEN], params)
   assert (batch['source'][:, 0] == 0).all()
   np.testing.assert_array_equal(batch['tokens'][:, :2], [[2, 0]] * 8)
   # Reparametrized prefixes train more than is kept.
@@ -231,7 +232,7 @@ def test_classes_are_learned_from_published_weights(tmp_path, monkeypatch):
   config.adapter.update(rank=3, length=2)
   made = mam_adapter.build(config)
   batch, state = warm(made)
-  base = state.model_state[adapters.BASE]
+  base = state.model_state[types.FROZEN]
   for name in ('token_embedding', 'encoder'):
     chex.assert_trees_all_equal(base[name], params[name])
   assert {'head', 'pooling', 'encoder'} == set(state.params)
@@ -283,7 +284,7 @@ def test_methods_of_other_papers_compose_by_fields(fields):
   after, sums = jax.jit(made.method.update)(state, batch, jax.random.key(1))
   assert np.isfinite(sums['loss'][0])
   chex.assert_trees_all_equal(
-    after.model_state[adapters.BASE], state.model_state[adapters.BASE]
+    after.model_state[types.FROZEN], state.model_state[adapters.BASE]
   )
   assert ('projection' in state.model_state) == ('attention' in fields)
   block = state.params['encoder']['block_0']
