@@ -11,7 +11,6 @@ from repjax.methods import lp_ft
 from repjax.models import mlp
 from repjax.protocols import fine_tuning
 from repjax.protocols import side_by_side
-from repjax.protocols import side_by_side
 
 MODEL = mlp.Mlp(3, features=(5,))
 SEEDS = (4, 7)
