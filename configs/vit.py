@@ -19,10 +19,10 @@ import optax
 from configs import presets
 from configs.parts import attention
 from repjax import optim
+from repjax import start
 from repjax import types
 from repjax.experiments import of_images
 from repjax.methods import mixup
-from repjax.methods import supervised
 from repjax.models import vit
 from repjax.weights import vit_weights
 
@@ -134,8 +134,8 @@ def build(
 def _warm_start(file, state):
   if not file:
     return state
-  params = vit_weights.load_vit(file, state.params, head='replace')
-  return supervised.with_params(state, params)
+  load = functools.partial(vit_weights.load_vit, file, head='replace')
+  return start.fill(state, load)
 
 
 def model(config, num_classes: int, image_shape, **fields) -> vit.ViT:

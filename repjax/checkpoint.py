@@ -12,6 +12,7 @@ import operator
 import pathlib
 import time
 from typing import Any
+from typing import NamedTuple
 import zlib
 
 from absl import logging
@@ -25,6 +26,20 @@ from repjax import trees
 from repjax import types
 
 _FORMAT = 'repjax-1'
+
+
+class Stored(NamedTuple):
+  """A checkpoint as it is on disk.
+
+  Attributes:
+    path: Its folder.
+    arrays: Path in the state, joined by '/', -> array; keys are their words.
+    config: What it was saved with.
+  """
+
+  path: pathlib.Path
+  arrays: dict[str, np.ndarray]
+  config: dict[str, Any]
 
 
 class Checkpoints:
@@ -155,9 +170,26 @@ class Checkpoints:
       (state, the config it was saved with), or None if there is no checkpoint.
 
     Raises:
-      InputError: If the checkpoint belongs to another program or network (the
-        message lists missing, unexpected and differently shaped arrays), if
-        `step` does not exist, or if none is whole.
+      InputError: As `read` does, or if the checkpoint belongs to another
+        program or network (the message lists missing, unexpected and
+        differently shaped arrays).
+    """
+    stored = self.read(step=step)
+    if stored is None:
+      return None
+    return _from_arrays(stored.arrays, like, stored.path), stored.config
+
+  def read(self, *, step: int | None = None) -> Stored | None:
+    """Reads the newest whole checkpoint as it is, whatever it is of.
+
+    Args:
+      step: Read this one and no other.
+
+    Returns:
+      What is stored, or None if there is no checkpoint.
+
+    Raises:
+      InputError: If `step` does not exist, or if none is whole.
     """
     steps = self.steps()
     if step is not None and step not in steps:
@@ -167,6 +199,7 @@ class Checkpoints:
       )
     wanted = [step] if step is not None else list(reversed(steps))
     for candidate in wanted:
+      path = self.directory / str(candidate)
       try:
         stored = self._manager.restore(
           candidate,
@@ -179,16 +212,11 @@ class Checkpoints:
       # Whatever Orbax, TensorStore and JSON raise on damaged files.
       except Exception as error:
         damaged = str(error).splitlines()[0] or type(error).__name__
-      if damaged:
-        logging.warning(
-          'Skipping the damaged checkpoint %s: %s',
-          self.directory / str(candidate),
-          damaged[:200],
-        )
-        continue
-      return _from_arrays(arrays, like, self.directory / str(candidate)), meta[
-        'config'
-      ]
+      if not damaged:
+        return Stored(path, arrays, meta['config'])
+      logging.warning(
+        'Skipping the damaged checkpoint %s: %s', path, damaged[:200]
+      )
     if wanted:
       raise types.InputError(
         f'No checkpoint in {self.directory} is whole (steps {wanted}): '

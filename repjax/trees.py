@@ -5,7 +5,9 @@ A predicate takes the path of a leaf as a tuple of names, for example
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import difflib
+from typing import Any
 import zlib
 
 import jax
@@ -33,6 +35,19 @@ def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
   return {tuple(map(_name, path)): leaf for path, leaf in leaves}
 
 
+def map_with_path(
+  fn: Callable[..., Any], tree: types.PyTree, *others: types.PyTree
+) -> types.PyTree:
+  """`jax.tree.map` of trees of one structure, with a leaf's path in front.
+
+  >>> map_with_path(lambda path, x: (*path, x), {'head': {'bias': 2}})
+  {'head': {'bias': ('head', 'bias', 2)}}
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, *leaves: fn(tuple(map(_name, path)), *leaves), tree, *others
+  )
+
+
 def mask(tree: types.PyTree, predicate: Callable[[Path], bool]) -> types.PyTree:
   """A tree of booleans: True where the predicate holds for the leaf's path.
 
@@ -56,6 +71,48 @@ def mask(tree: types.PyTree, predicate: Callable[[Path], bool]) -> types.PyTree:
     shown = ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')
     raise ValueError(f'The predicate selects no leaf of: {shown}')
   return jax.tree.unflatten(jax.tree.structure(tree), selected)
+
+
+def under(tree: types.PyTree, module: str) -> list[Path]:
+  """Paths of all leaves of one module, in tree order.
+
+  Args:
+    tree: Parameters.
+    module: Names joined by '/', for example 'head'.
+
+  Raises:
+    InputError: If it has none; names the nearest module.
+  """
+  names, paths = tuple(module.split('/')), list(flatten(tree))
+  found = [path for path in paths if path[: len(names)] == names]
+  if not found:
+    modules = sorted({'/'.join(path[:-1]) for path in paths})
+    raise types.InputError(
+      f'The network has no parameters under {module!r}.'
+      f'{nearest(module, modules)} It has: {", ".join(modules)}'
+    )
+  return found
+
+
+def check_leaves(
+  found: Mapping[Path, Any], wanted: Mapping[Path, Any], *, what: str
+) -> None:
+  """Raises an InputError that names missing, extra and misshapen leaves."""
+
+  def names(paths):
+    return sorted('/'.join(path) for path in paths)
+
+  missing, extra = wanted.keys() - found.keys(), found.keys() - wanted.keys()
+  shapes = [
+    f'{"/".join(path)} {np.shape(found[path])}, not {np.shape(wanted[path])}'
+    for path in wanted.keys() & found.keys()
+    if np.shape(found[path]) != np.shape(wanted[path])
+  ]
+  if missing or extra or shapes:
+    raise types.InputError(
+      f'{what} do not fit: missing {names(missing)}; unexpected '
+      f'{names(extra)}; other shapes {sorted(shapes)}'
+    )
 
 
 def size(tree: types.PyTree) -> int:

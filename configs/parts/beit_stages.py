@@ -6,23 +6,22 @@
 import functools
 import pathlib
 
-import jax
+import flax.linen as nn
 from ml_collections import config_dict
 import optax
 
 from configs.parts import beit_tokenizer
-from repjax import checkpoint
-from repjax import loop
 from repjax import optim
 from repjax import plots
+from repjax import start
 from repjax import types
 from repjax.data.images import block_masks
 from repjax.data.images import transforms
 from repjax.experiments import of_images
 from repjax.experiments import wiring
+from repjax.layers import frozen
 from repjax.methods import beit as pretraining
 from repjax.methods import mixup
-from repjax.methods import supervised
 from repjax.metrics import language
 from repjax.models import beit
 from repjax.weights import beit_weights
@@ -45,15 +44,14 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
 ) -> types.Experiment:
   """One training run of one stage."""
-  restored = functools.partial(_restored, config)
   config = of_stage(config, config.stage)
   data = of_images.read(config)
   tx = adamw(config, data.steps, optimizer)
   if config.stage == 'tokenizer':
     return _build_tokenizer(config, data, tx)
   if config.stage == 'pretrain':
-    return _build_pretraining(config, data, tx, restored)
-  return _build_classifier(config, data, tx, restored)
+    return _build_pretraining(config, data, tx)
+  return _build_classifier(config, data, tx)
 
 
 def _build_tokenizer(config, data, tx):
@@ -81,7 +79,7 @@ def _build_tokenizer(config, data, tx):
   )
 
 
-def _build_pretraining(config, data, tx, restored):
+def _build_pretraining(config, data, tx):
   if not config.tokenizer.run and not config.tokenizer.untrained:
     raise types.InputError(
       'config.tokenizer.run is empty: train a tokenizer first '
@@ -110,7 +108,10 @@ def _build_pretraining(config, data, tx, restored):
       (old,) = state.model_state[types.FROZEN].values()
       trained = dvae_weights.load(config.tokenizer.run, old)
     else:
-      trained = restored('tokenizer', config.tokenizer.run)['encoder']
+      saved = start.from_run(config.tokenizer.run, field='config.tokenizer.run')
+      trained = saved['params'].get(
+        'encoder'
+      )  # A run of another kind has none.
     return pretraining.with_tokenizer(state, {'params': trained})
 
   return wiring.of_sources(
@@ -132,7 +133,7 @@ def _build_pretraining(config, data, tx, restored):
   )
 
 
-def _build_classifier(config, data, tx, restored):
+def _build_classifier(config, data, tx):
   num_classes = data.train.num_classes
   method = mixup.make(
     classifier(config, num_classes, data.recipe.shape),
@@ -147,41 +148,15 @@ def _build_classifier(config, data, tx, restored):
     if not path:
       return state
     if pathlib.Path(path, 'checkpoints').is_dir():
-      trained = restored('pretrain', path)
-      params = beit_weights.transfer(trained, state.params)
+      trained = start.from_run(path, field='config.pretrained')['params']
+      load = functools.partial(beit_weights.transfer, trained)
     else:
-      params = beit_weights.load(path, state.params, head='replace')
-    return supervised.with_params(state, params)
+      load = functools.partial(beit_weights.load, path, head='replace')
+    return start.fill(state, load)
 
   return of_images.classifier(
     config, data, method, multiple=2, warm_start=warm_start
   )
-
-
-def _restored(config, stage, workdir):
-  """Parameters of a run of an earlier stage, as they were last saved.
-
-  Args:
-    config: As it was given, without what a stage changes.
-    stage: That of the run.
-    workdir: Of the run.
-  """
-  folder = pathlib.Path(workdir, 'checkpoints')
-  if not folder.is_dir():
-    raise types.InputError(
-      f'{workdir} holds no checkpoint of a run of the stage {stage!r}.'
-    )
-  earlier = of_stage(config, stage)
-  earlier.tokenizer.untrained = True  # A trained one is in the checkpoint.
-  made = build(earlier)
-  state = loop.init(made.method, made.train.batch(0), seed=0)
-  store = checkpoint.Checkpoints(str(folder), read_only=True)
-  restored = store.restore(state)
-  if restored is None:
-    raise types.InputError(
-      f'{workdir} holds no checkpoint of a run of the stage {stage!r}.'
-    )
-  return jax.device_get(restored[0].params)
 
 
 # What studies train, too.
@@ -239,12 +214,17 @@ def pretraining_method(
   )
 
 
-def classifier(config, num_classes: int, shape) -> beit.Classifier:
+def classifier(config, num_classes: int, shape) -> nn.Module:
   """What is fine-tuned or, in the stage 'probe', trained in its head alone."""
-  return beit.Classifier(
-    _encoder(config, shape, 'per_layer'),
-    num_classes,
-    trains='head' if config.stage == 'probe' else 'all',
+  encoder = _encoder(config, shape, 'per_layer')
+  if config.stage != 'probe':
+    return beit.Classifier(encoder, num_classes)
+  # A probe reads what the encoder says in evaluation, where nothing drops.
+  quiet = encoder.clone(
+    dropout_rate=0.0, attention_dropout_rate=0.0, drop_path_rate=0.0
+  )
+  return frozen.train_only(
+    beit.Classifier(quiet, num_classes), lambda path: path[0] != 'encoder'
   )
 
 
@@ -257,12 +237,11 @@ def adamw(
     tx.learning_rate, steps=steps, warmup=tx.warmup, end=tx.end
   )
   num_layers = config.model.num_layers
-  decays = optim.weight_decay_mask
-  if config.stage == 'probe':  # Decay would move what no gradient moves.
-    decays = functools.partial(decays, exempt=('bias', 'encoder'))
   return optax.chain(
     optax.clip_by_global_norm(tx.clip),
-    optimizer(schedule, weight_decay=tx.weight_decay, mask=decays),
+    optimizer(
+      schedule, weight_decay=tx.weight_decay, mask=optim.weight_decay_mask
+    ),
     optim.layer_decay(
       tx.layer_decay,
       functools.partial(beit.layer_of, num_layers=num_layers),

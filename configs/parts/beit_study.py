@@ -7,6 +7,7 @@ long as training here.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from configs.parts import beit_stages
 from configs.parts import beit_tokenizer
+from repjax import start
 from repjax import types
 from repjax.data.images import block_masks
 from repjax.experiments import of_images
@@ -189,8 +191,8 @@ def classify(
     for i, seed in enumerate(seeds):
       state = fresh(jax.random.key(seed))
       if trees is not None:
-        params = beit_weights.transfer(trees[i], state.params)
-        state = supervised.with_params(state, params)
+        load = functools.partial(beit_weights.transfer, trees[i])
+        state = start.fill(state, load)
       states.append(state)
   trained = side_by_side.train(
     f'{stage}, {", ".join(starts)}',

@@ -16,6 +16,7 @@ from repjax.experiments import private
 from repjax.experiments import wiring
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.models import text_heads
@@ -133,7 +134,7 @@ def sentences(config, optimizer: types.Optimizer) -> types.Experiment:
   method = supervised.make(
     adapted,
     chain(config, plan, optimizer),
-    inputs=supervised.text_inputs,
+    inputs=model_inputs.text,
     **config.step,
   )
   experiment = of_tokens.classifier(config, method, sources=load, **reading)

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 import flax.linen as nn
 
+from repjax import start
 from repjax import types
 from repjax.data.reading import source
 from repjax.data.text import labelled_text
 from repjax.data.text import published_tokens
 from repjax.data.text import tokens
-from repjax.methods import finetuning
+from repjax.layers import adapters
 from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.weights import text_config
@@ -100,13 +101,13 @@ def warm_start(config, model: nn.Module, adapted: nn.Module):
   """
   if not config.weights:
     return lambda state: state
-  fill = functools.partial(
+  load = functools.partial(
     text_weights.load,
     config.weights,
     family=text_config.read(config.weights).family,
     head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
   )
-  return lambda state: finetuning.with_pretrained(adapted, state, fill)
+  return lambda state: start.fill(state, load, keep=adapters.added(adapted))
 
 
 def sentences(config, tokenizer: tokens.Tokenizer) -> Load:

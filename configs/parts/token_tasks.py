@@ -18,6 +18,7 @@ from repjax.data.text import tokens
 from repjax.experiments import of_tokens
 from repjax.experiments import wiring
 from repjax.methods import language_modeling
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.models import transformer
@@ -127,7 +128,7 @@ def _classifier(config, sources, vocab_size, num_classes, optimizer):
     supervised.make(
       model,
       language.adamw(config, steps, optimizer),
-      inputs=supervised.text_inputs,
+      inputs=model_inputs.text,
       **config.step,
     ),
     batches=wiring.shuffled(config, train),

@@ -2,30 +2,29 @@
 
 What trains is chosen by `adapt`; the losses are those of `supervised` (classes)
 and `language_modeling` (text), and `writer` also writes in evaluation. A run
-starts from pretrained parameters by `with_pretrained`:
+starts from pretrained parameters by `start.fill`:
 
     model = finetuning.adapt(text_heads.Classifier(...), kind='mam', ...)
     method = supervised.make(model, tx, inputs=model_inputs.text)
-    state = finetuning.with_pretrained(model, method.init(rng, batch), fill)
+    state = method.init(rng, batch)
+    state = start.fill(state, load, keep=adapters.added(model))
 
 Of an adapted model `TrainState.params` are the adapters and the head alone, so
 that no optimizer, no clipping and no ascent of SAM knows of the rest.
 """
 
-from collections.abc import Callable
 from typing import Any
 from typing import Literal
 from typing import get_args
 
-from flax import traverse_util
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
+from repjax import trees
 from repjax import types
 from repjax.layers import adapters
-from repjax.layers.adapters import designs
-from repjax.layers.adapters import merging
+from repjax.layers import frozen
 from repjax.methods import language_modeling
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
@@ -68,30 +67,34 @@ def adapt(
       directly.
 
   Returns:
-    The model itself for 'full', else an `adapters.Adapted`.
+    The model itself for 'full', else one of which a part is frozen.
   """
   if kind not in get_args(Kind):
     raise InputError(f'kind must be one of {get_args(Kind)}, got {kind!r}')
   if kind == 'full':
     return model
+  if kind == 'bias':
+    return frozen.train_only(
+      model, lambda path: path[-1] == 'bias' or path[0] in _HEADS
+    )
   reparametrization = None
   if hidden_dim:
-    reparametrization = designs.Reparametrization(
+    reparametrization = adapters.Reparametrization(
       embedding_dim=model.hidden_dim, hidden_dim=hidden_dim
     )
   rules = {}
   if kind == 'lora':
-    rules[_PROJECTIONS] = designs.lora(rank, alpha=scale * rank)
+    rules[_PROJECTIONS] = adapters.lora(rank, alpha=scale * rank)
   elif kind == 'adapter':
-    rules[_MLPS] = designs.adapter(rank)
+    rules[_MLPS] = adapters.adapter(rank)
   elif kind == 'prefix':
-    rules[_ATTENTIONS] = designs.prefix(
+    rules[_ATTENTIONS] = adapters.prefix(
       length, reparametrization=reparametrization
     )
   elif kind == 'parallel':
-    rules[_MLPS] = designs.parallel_adapter(rank, scale=scale)
+    rules[_MLPS] = adapters.parallel_adapter(rank, scale=scale)
   elif kind == 'mam':
-    rules = designs.mam(
+    rules = adapters.mam(
       attention=_ATTENTIONS,
       ffn=_MLPS,
       length=length,
@@ -99,64 +102,21 @@ def adapt(
       scale=scale,
       reparametrization=reparametrization,
     )
-  if kind == 'bias':
-    return adapters.adapt(
-      model, {}, train=lambda path: path[-1] == 'bias' or path[0] in _HEADS
-    )
   has_head = hasattr(model, 'num_classes')
   return adapters.adapt(
     model, rules, train=(lambda path: path[0] in _HEADS) if has_head else None
   )
 
 
-def with_pretrained(
-  model: nn.Module,
-  state: types.TrainState,
-  fill: Callable[[types.PyTree], types.PyTree],
-) -> types.TrainState:
-  """A fresh state with pretrained parameters; adapters stay as they are.
-
-  Args:
-    model: `adapt` of a model, or the model.
-    state: From the method's `init`.
-    fill: Parameters of the model without adapters, as `init` drew them -> the
-      same tree with pretrained leaves. What it leaves, such as a new head, is
-      what `init` drew.
-  """
-  if not isinstance(model, adapters.Adapted):
-    return steps.with_params(state, fill(state.params))
-  own = base_params(model, state)
-  variables = adapters.with_base(
-    model, {'params': state.params, **state.model_state}, fill(own)
-  )
-  model_state, params = steps.pop_params(variables)
-  return steps.with_params(state.replace(model_state=model_state), params)
-
-
-def base_params(
-  model: adapters.Adapted, state: types.TrainState
-) -> types.PyTree:
-  """Parameters of the base model in a state: frozen ones and trained ones."""
-  base = traverse_util.flatten_dict(state.model_state[adapters.BASE])
-  trained = traverse_util.flatten_dict(state.params)
-  return traverse_util.unflatten_dict(
-    {
-      **base,
-      **{p: x for p, x in trained.items() if not model.plan.is_own(p)},
-    }
-  )
-
-
 def trained_percent(model: nn.Module, state: types.TrainState) -> float:
   """Trained parameters in percent of the model's, as the papers count them.
 
-  Reparametrizations of prefixes do not count (`adapter_weights.budget`).
+  Reparametrizations of prefixes do not count (`adapters.budget`).
   """
-  if not isinstance(model, adapters.Adapted):
-    return 100.0
-  return merging.budget(
-    model, {'params': state.params, **state.model_state}
-  ).percent
+  variables = {'params': state.params, **state.model_state}
+  if isinstance(model, adapters.Adapted):
+    return adapters.budget(model, variables).percent
+  return 100 * trees.size(state.params) / trees.size(frozen.joined(variables))
 
 
 def writer(

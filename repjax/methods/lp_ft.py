@@ -1,24 +1,25 @@
 """LP-FT: fit the head on frozen features first, then fine-tune everything.
 
 Kumar, Raghunathan, Jones, Ma and Liang, 'Fine-Tuning can Distort Pretrained
-Features and Underperform Out-of-Distribution', ICLR 2022. A random head sends
-large gradients into the backbone, which moves the features of the training
-distribution and leaves those of other inputs behind. A head that fits already
-(`repjax.analysis.linear_probe`, or `make(stage='probe')`) has little to send.
+Features and Underperform Out-of-Distribution', ICLR 2022,
+https://arxiv.org/abs/2202.10054. A random head sends large gradients into the
+backbone, which moves the features of the training distribution and leaves those
+of other inputs behind. A head that fits already (`protocols.linear_probe`, or
+`layers.frozen.train_only`) has little to send.
 
     state = method.init(rng, batch)
-    state = lp_ft.begin(state, lp_ft.with_backbone(state.params, pretrained))
+    state = start.with_params(state, pretrained, keep=lambda p: p[0] == 'head')
     probe = linear_probe.of_model(model, state, ...)
-    state = lp_ft.begin(state, lp_ft.with_head(state.params, *probe.head))
+    params = lp_ft.with_head(state.params, *probe.head)
+    state = start.with_params(state, params)
 
 and then `loop.fit` from that state. Two older ways of keeping features are
-here to compare with: `l2_sp` and `interpolate` (WiSE-FT).
+here to compare with: `optim.l2_sp` and `interpolate` (WiSE-FT).
 """
 
 from collections.abc import Callable
 from typing import Any
 from typing import Literal
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,118 +29,56 @@ import optax
 
 from repjax import trees
 from repjax import types
+from repjax.layers import frozen
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.methods import supervised
 from repjax.types import InputError
-
-Stage = Literal['probe', 'tune']
 
 
 def make(
   model: nn.Module,
   tx: optax.GradientTransformation,
   *,
-  stage: Stage = 'tune',
-  head: str = 'head',
   mode: Literal['eval', 'train'] = 'eval',
   inputs: model_inputs.Inputs = model_inputs.image,
   **settings: Any,
 ) -> types.Method:
-  """Minimizes the cross-entropy from a given start, in the head or everywhere.
+  """Minimizes the cross-entropy from a given start.
 
   Args:
-    model: As for `supervised.make`.
-    tx: Optax chain. With stage='probe' it sees the head alone.
-    stage: 'probe' trains the head and leaves all else bit for bit; 'tune'
-      trains everything (`partition` gives the head a rate of its own).
-    head: Module names of the head, joined by '/'.
+    model: As for `supervised.make`; `frozen.train_only` of it trains the head
+      alone, and `partition` gives the head a rate of its own.
+    tx: Optax chain.
     mode: 'eval' runs the network in training as it is evaluated: batch norms
       use the running statistics and keep them, nothing is dropped. This is
       what makes tuning start at the probe, and what the authors' code does
-      with `use_net_val_mode`. 'train' is the usual mode, for 'tune' only.
+      with `use_net_val_mode`. 'train' is the usual mode.
     inputs: See `supervised.make`.
     **settings: Other arguments of `supervised.make`.
 
   Returns:
-    A `types.Method`. `init` draws a new head and a new backbone: see `begin`.
+    A `types.Method`. `init` draws a new head and a new backbone; see `start`.
 
   Raises:
-    InputError: If the stage or the mode is unknown, or they do not go together;
-      by `init`, if the model has no such head.
+    InputError: If the mode is unknown, or a frozen backbone would move in it.
   """
-  if stage not in ('probe', 'tune') or mode not in ('eval', 'train'):
+  if mode not in ('eval', 'train'):
+    raise InputError(f"mode is 'eval' or 'train'; got {mode=}")
+  if mode == 'train' and isinstance(model, frozen.PartlyTrained):
     raise InputError(
-      f"stage is 'probe' or 'tune', mode 'eval' or 'train'; got {stage=}, "
-      f'{mode=}'
+      "What is frozen needs mode='eval': mode='train' would move the "
+      'statistics of the frozen backbone.'
     )
-  if stage == 'probe':
-    if mode == 'train':
-      raise InputError(
-        "A probe is trained in mode='eval': mode='train' would move the "
-        'statistics of the frozen backbone.'
-      )
-    tx = partition(at_head=tx, elsewhere=optax.set_to_zero(), head=head)
   if mode == 'eval':
     settings['apply_fn'] = _eval_forward
-  method = supervised.make(model, tx, inputs=inputs, **settings)
-
-  def init(rng, batch):
-    state = method.init(rng, batch)
-    _leaves_of_head(state.params, head)  # A misspelt head is found here.
-    return state
-
-  return method._replace(init=init)
+  return supervised.make(model, tx, inputs=inputs, **settings)
 
 
 def _eval_forward(model, inputs, variables, batch, rng):
   del rng  # Nothing is drawn.
   model_state, _ = steps.pop_params(variables)
   return model_inputs.evaluate(model, inputs, variables, batch), model_state
-
-
-# Where training starts.
-
-
-def with_backbone(
-  params: types.PyTree, pretrained: types.PyTree, *, head: str = 'head'
-) -> types.PyTree:
-  """Takes all but the head from a pretrained network.
-
-  Args:
-    params: Of the new network; keeps its head.
-    pretrained: Its head may be missing, or of another shape.
-    head: Module names of the head, joined by '/'.
-
-  Raises:
-    InputError: If a leaf of the backbone is missing, left over or of another
-      shape; names it.
-  """
-  old, new = trees.flatten(pretrained), trees.flatten(params)
-  own = _leaves_of_head(params, head)
-  missing = sorted('/'.join(path) for path in new.keys() - old.keys() - own)
-  left_over = sorted(
-    '/'.join(path)
-    for path in old.keys() - new.keys()
-    if not _is_under(path, head)
-  )
-  if missing or left_over:
-    raise InputError(
-      f'The pretrained parameters do not fit outside of {head=}: missing '
-      f'{missing}, left over {left_over}.'
-    )
-
-  def choose(path, leaf):
-    if path in own:
-      return leaf
-    if np.shape(old[path]) != np.shape(leaf):
-      raise InputError(
-        f'The pretrained {"/".join(path)} has shape {np.shape(old[path])}; the '
-        f'network wants {np.shape(leaf)}.'
-      )
-    return jnp.asarray(old[path], leaf.dtype)
-
-  return _map_with_path(choose, params)
 
 
 def with_head(
@@ -161,7 +100,7 @@ def with_head(
     InputError: If the network has no such head, or of another shape.
   """
   given = {'kernel': np.asarray(kernel), 'bias': np.asarray(bias)}
-  names = {path[-1]: path for path in _leaves_of_head(params, head)}
+  names = {path[-1]: path for path in trees.under(params, head)}
   leaves = trees.flatten(params)
   wanted = {name: np.shape(leaves[path]) for name, path in names.items()}
   found = {name: x.shape for name, x in given.items()}
@@ -173,32 +112,9 @@ def with_head(
       '(fit it with intercept=False for a head without bias).'
     )
   by_path = {path: given[name] for name, path in names.items()}
-  return _map_with_path(
+  return trees.map_with_path(
     lambda path, leaf: jnp.asarray(by_path.get(path, leaf), leaf.dtype), params
   )
-
-
-def begin(state: types.TrainState, params: types.PyTree) -> types.TrainState:
-  """The state with these parameters, which `l2_sp` then holds on to.
-
-  Args:
-    state: Fresh from `method.init`; the optimizer's moments are as it made
-      them.
-    params: Where to start.
-  """
-  return steps.with_params(
-    state.replace(
-      opt_state=jax.tree.map(
-        lambda x: L2SpState(params) if isinstance(x, L2SpState) else x,
-        state.opt_state,
-        is_leaf=lambda x: isinstance(x, L2SpState),
-      )
-    ),
-    params,
-  )
-
-
-# What the head sees.
 
 
 def features(
@@ -248,9 +164,6 @@ def features(
   return predict
 
 
-# Optimizers.
-
-
 def partition(
   *,
   at_head: optax.GradientTransformation,
@@ -269,56 +182,12 @@ def partition(
   """
 
   def groups(params):
-    own = _leaves_of_head(params, head)
-    return _map_with_path(
+    own = trees.under(params, head)
+    return trees.map_with_path(
       lambda path, _: 'head' if path in own else 'backbone', params
     )
 
   return optax.multi_transform({'head': at_head, 'backbone': elsewhere}, groups)
-
-
-class L2SpState(NamedTuple):
-  """State of `l2_sp`.
-
-  Attributes:
-    start: Parameters that are held on to.
-  """
-
-  start: types.PyTree
-
-
-def l2_sp(
-  strength: float, *, head_strength: float = 0.0, head: str = 'head'
-) -> optax.GradientTransformation:
-  """Adds the gradient of a pull towards the start, the penalty L2-SP.
-
-  Li, Grandvalet and Davoine, 'Explicit Inductive Bias for Transfer Learning
-  with Convolutional Networks', ICML 2018: strength / 2 |w - w0|^2 for the
-  backbone, head_strength / 2 |w|^2 for the head, which has no start. The code
-  of LP-FT leaves out the halves, and has no penalty on the head.
-
-  It goes before the optimizer. The start is what `init` gets, or `begin`.
-  """
-  if strength < 0 or head_strength < 0:
-    raise InputError(f'Need strengths >= 0; got {strength=}, {head_strength=}')
-
-  def init_fn(params):
-    _leaves_of_head(params, head)
-    # A copy: a buffer that a state holds twice must not be donated.
-    return L2SpState(jax.tree.map(jnp.copy, params))
-
-  def update_fn(updates, state, params):
-    start = trees.flatten(state.start)
-    at, own = trees.flatten(params), _leaves_of_head(params, head)
-
-    def add(path, update):
-      if path in own:
-        return update + head_strength * at[path]
-      return update + strength * (at[path] - start[path])
-
-    return _map_with_path(add, updates), state
-
-  return optax.GradientTransformation(init_fn, update_fn)
 
 
 def interpolate(
@@ -332,26 +201,3 @@ def interpolate(
   if not 0 <= share <= 1:
     raise InputError(f'Need 0 <= share <= 1; got {share=}')
   return jax.tree.map(lambda a, b: (1 - share) * a + share * b, start, end)
-
-
-def _is_under(path, head):
-  names = tuple(head.split('/'))
-  return path[: len(names)] == names
-
-
-def _leaves_of_head(params, head):
-  """Paths of the head's leaves; raises if there are none."""
-  paths = list(trees.flatten(params))
-  own = {path for path in paths if _is_under(path, head)}
-  if not own:
-    modules = sorted({'/'.join(path[:-1]) for path in paths})
-    raise InputError(
-      f'The network has no parameters under {head=}.'
-      f'{trees.nearest(head, modules)} It has: {", ".join(modules)}'
-    )
-  return own
-
-
-def _map_with_path(fn, tree):
-  leaves = [fn(path, leaf) for path, leaf in trees.flatten(tree).items()]
-  return jax.tree.unflatten(jax.tree.structure(tree), leaves)

@@ -167,14 +167,6 @@ def variables(state: types.TrainState) -> types.PyTree:
   return {'params': params, **state.model_state}
 
 
-def with_params(
-  state: types.TrainState, params: types.PyTree
-) -> types.TrainState:
-  """The state with other parameters, in the average of them too."""
-  extra = EmaState(params) if isinstance(state.extra, EmaState) else state.extra
-  return state.replace(params=params, extra=extra)
-
-
 def l2_penalty(params: types.PyTree, l2: float) -> jax.Array:
   """l2 / 2 * |params|^2 in float32."""
   params = jax.tree.map(lambda x: x.astype(jnp.float32), params)

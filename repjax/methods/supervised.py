@@ -13,12 +13,6 @@ from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.types import InputError
 
-# What starts a run from published weights.
-with_params = steps.with_params
-
-# What models of text are called with.
-text_inputs = model_inputs.text
-
 # (model, inputs, variables, batch, rng) -> (logits [B, C], new collections).
 ApplyFn = Callable[..., tuple[jax.Array, types.PyTree]]
 

@@ -213,8 +213,6 @@ class Classifier(nn.Module):
     num_classes: Number of logits.
     pool: 'average' normalises the mean of all patches, 'token' takes the class
       token of the normalised tokens.
-    trains: 'all', or the 'head' (and its norm) alone: a linear probe, whose
-      gradient stops before the encoder.
     head_scale: Of the initial head, 0.001 in the authors' code.
   """
 
@@ -222,7 +220,6 @@ class Classifier(nn.Module):
   num_classes: int
   _: dataclasses.KW_ONLY
   pool: Literal['average', 'token'] = 'average'
-  trains: Literal['all', 'head'] = 'all'
   head_scale: float = 1e-3
 
   @nn.compact
@@ -240,17 +237,11 @@ class Classifier(nn.Module):
       [B, num_classes] float32.
     """
     del mask  # There are no batch statistics.
-    for field, choices in (
-      ('pool', ('average', 'token')),
-      ('trains', ('all', 'head')),
-    ):
-      if getattr(self, field) not in choices:
-        raise InputError(
-          f'{field} must be one of {choices}, got {getattr(self, field)!r}'
-        )
-    tokens = self.encoder(image, train=train and self.trains == 'all')
-    if self.trains == 'head':
-      tokens = jax.lax.stop_gradient(tokens)
+    if self.pool not in ('average', 'token'):
+      raise InputError(
+        f"pool must be one of ('average', 'token'), got {self.pool!r}"
+      )
+    tokens = self.encoder(image, train=train)
     if self.pool == 'average':
       pooled = _norm(self.encoder, 'pool_norm')(tokens[:, 1:].mean(axis=1))
     else:

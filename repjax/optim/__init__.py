@@ -13,6 +13,8 @@ from repjax.optim.gradient_projection import (
 from repjax.optim.gradient_projection import update_bases as update_bases
 from repjax.optim.gradient_vaccine import gradient_vaccine as gradient_vaccine
 from repjax.optim.gradient_vaccine import pcgrad as pcgrad
+from repjax.optim.l2_sp import L2SpState as L2SpState
+from repjax.optim.l2_sp import l2_sp as l2_sp
 from repjax.optim.layer_decay import layer_decay as layer_decay
 from repjax.optim.layer_decay import weight_decay_mask as weight_decay_mask
 from repjax.optim.sam import sam as sam

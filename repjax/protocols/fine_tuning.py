@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import start
 from repjax import types
-from repjax.analysis import linear_probe
 from repjax.methods import lp_ft
+from repjax.protocols import linear_probe
 from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
@@ -46,8 +47,9 @@ def starts(
   states = []
   for seed, backbone in zip(seeds, _unstacked(backbones), strict=True):
     state = method.init(jax.random.key(seed), batch)
-    params = lp_ft.with_backbone(state.params, backbone)
-    states.append(lp_ft.begin(state, params))
+    states.append(
+      start.with_params(state, backbone, keep=lambda path: path[0] == 'head')
+    )
   return _stacked(states)
 
 
@@ -80,7 +82,8 @@ def probe(
       val_labels=val['label'],
       **settings,
     ).head
-    found.append(lp_ft.begin(state, lp_ft.with_head(state.params, *head)))
+    params = lp_ft.with_head(state.params, *head)
+    found.append(start.with_params(state, params))
   return _stacked(found)
 
 

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from repjax import start
 from repjax import types
+from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
@@ -108,11 +110,11 @@ def tune(
   """
   made = method(side_by_side.swept(tx()))
 
-  def start(rng, row):
-    return finetuning.with_pretrained(
-      model,
+  def begin(rng, row):
+    return start.fill(
       made.init(rng, {**row, 'mask': jnp.ones(1)}),
       lambda own: {**own, **pretrained},
+      keep=adapters.added(model),
     )
 
   def scores(outputs, of):
@@ -123,7 +125,7 @@ def tune(
       ]
     )
 
-  states = jax.jit(jax.vmap(start, (0, None)))(
+  states = jax.jit(jax.vmap(begin, (0, None)))(
     jax.vmap(jax.random.key)(jnp.asarray(seeds)),
     {name: x[:1] for name, x in rows.train.items()},
   )

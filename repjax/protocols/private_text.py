@@ -12,10 +12,13 @@ import jax
 import numpy as np
 import optax
 
+from repjax import start
 from repjax import types
 from repjax.data.sets import topic_tasks
 from repjax.experiments import private
+from repjax.layers import adapters
 from repjax.methods import finetuning
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.protocols import pretraining
@@ -113,7 +116,7 @@ def finetune(
   method = supervised.make(
     model,
     optax.chain(plan.link(), side_by_side.swept(tx)),
-    inputs=supervised.text_inputs,
+    inputs=model_inputs.text,
   )
   of_runs = [(rate, seed) for rate in rates for seed in seeds]
   run_rates, run_seeds = zip(*of_runs, strict=True)
@@ -121,9 +124,9 @@ def finetune(
 
   @jax.jit
   @jax.vmap
-  def start(state):
-    return finetuning.with_pretrained(
-      model, state, lambda own: {**own, **pretrained}
+  def begin(state):
+    return start.fill(
+      state, lambda own: {**own, **pretrained}, keep=adapters.added(model)
     )
 
   trained = private_runs.train(
@@ -134,7 +137,7 @@ def finetune(
     plan=plan,
     seeds=run_seeds,
     rates=run_rates,
-    states=start(side_by_side.begin(method, columns, run_seeds)),
+    states=begin(side_by_side.begin(method, columns, run_seeds)),
     points=8,
   )
   steps, curve = trained.curve  # [T], [T, R * S]

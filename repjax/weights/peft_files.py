@@ -6,7 +6,7 @@ prefix tuning have such files; `peft` has no bottleneck adapters (0.21).
     names = functools.partial(text_weights.stored_name, family='bert')
     peft_files.save_lora(folder, model, variables['params'], names=names)
 
-`names` is `vit_weights.stored_name` or `text_weights.stored_name` of a family:
+`names` is `vit_weights.stored_name`, or `text_weights.stored_name` of a family:
 what the model of `transformers` calls our leaves and layers.
 
 `peft` hands a prefix to GPT-2 as if it were text read before, so the text's
@@ -28,8 +28,8 @@ from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import trees
 from repjax.layers import adapters
-from repjax.layers.adapters import designs
 from repjax.types import InputError
 from repjax.types import PyTree
 from repjax.weights import torch_layout
@@ -39,11 +39,11 @@ _PREFIX = 'base_model.model.'
 Names = Callable[[str], str]
 
 
-def lora_settings(folder: str | os.PathLike) -> designs.Adapter:
+def lora_settings(folder: str | os.PathLike) -> adapters.Adapter:
   """The adapter that a file of LoRA was trained as.
 
   Raises:
-    InputError: It is no LoRA, or one that `designs.lora` is not.
+    InputError: It is no LoRA, or one that `adapters.lora` is not.
   """
   stored = _read_config(folder, 'LORA')
   for name, plain in (
@@ -60,7 +60,7 @@ def lora_settings(folder: str | os.PathLike) -> designs.Adapter:
   rank, alpha = stored['r'], stored['lora_alpha']
   if stored.get('use_rslora'):  # alpha / sqrt(r).
     alpha *= math.sqrt(rank)
-  return designs.lora(
+  return adapters.lora(
     rank, alpha=alpha, dropout_rate=stored.get('lora_dropout', 0.0)
   )
 
@@ -117,7 +117,7 @@ def load_lora(
     if array is not None:
       loaded[path] = jnp.asarray(array, leaf.dtype)
   extra = {(name,): found[name] for name in found.keys() - arrays.keys()}
-  adapters.check_leaves({**loaded, **extra}, target, what=f'leaves of {folder}')
+  trees.check_leaves({**loaded, **extra}, target, what=f'leaves of {folder}')
   return traverse_util.unflatten_dict(loaded)
 
 
@@ -218,7 +218,7 @@ def load_prefix(folder: str | os.PathLike, params: PyTree) -> dict[str, Any]:
     for i, layer in enumerate(layers)
     for which, name in enumerate(('key', 'value'))
   }
-  adapters.check_leaves(loaded, leaves, what=f'prefixes of {folder}')
+  trees.check_leaves(loaded, leaves, what=f'prefixes of {folder}')
   return traverse_util.unflatten_dict(loaded)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import start
 from repjax import types
 from repjax.analysis import feature_distortion
 from repjax.methods import lp_ft
@@ -40,10 +41,10 @@ def test_layers_and_domains_are_told_apart():
   before = lp_ft.make(model, optax.sgd(0.1)).init(jax.random.key(0), batch)
   params = jax.tree.map(np.array, jax.device_get(before.params))
   params['hidden_1']['bias'] += 100.0  # All units are on.
-  before = lp_ft.begin(before, params)
+  before = start.with_params(before, params)
   moved = jax.tree.map(np.array, params)
   moved['hidden_1']['bias'] += np.asarray([2.0, -1.0, 2.0])
-  after = lp_ft.begin(before, moved)
+  after = start.with_params(before, moved)
   other = {**batch, 'image': 0 * batch['image']}
   other['image'][-1] = 0
   table = feature_distortion.by_layer(

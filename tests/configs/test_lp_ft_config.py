@@ -1,18 +1,22 @@
 """Where a run of configs/lp_ft.py begins."""
 
+import chex
 import numpy as np
 import pytest
 
-from configs import lp_ft as config_file
+from configs import lp_ft as recipe
+from configs.studies import lp_ft as study
 from repjax import loop
+from repjax import start
 from repjax import types
 
 pytestmark = pytest.mark.slow
 
 
-def began():
-  config = config_file.get_config('smoke')
-  experiment = config_file.build(config)
+def began(stage='lp_ft'):
+  config = recipe.get_config('smoke')
+  config.stage = stage
+  experiment = recipe.build(config)
   state = loop.init(experiment.method, experiment.train.batch(0), seed=0)
   return experiment, state, experiment.warm_start(state)
 
@@ -36,10 +40,19 @@ def test_a_run_begins_at_a_pretrained_backbone_and_a_probe():
   assert inputs['image'][..., 1:].max() == 0 == others['image'][..., 0].max()
 
 
+def test_a_probe_by_sgd_begins_at_the_backbone_and_trains_the_head_alone():
+  _, fresh, tuned = began('ft')
+  _, _, probing = began('lp')
+  assert set(probing.params) == {'head'}
+  both = start.parameters(probing)
+  chex.assert_trees_all_equal(both, tuned.params)
+  chex.assert_trees_all_equal(both['head'], fresh.params['head'])
+
+
 def test_what_cannot_be_run_is_named():
-  config = config_file.get_config('smoke')
+  config = recipe.get_config('smoke')
   config.stage = 'both'
   with pytest.raises(types.InputError, match=r'config\.stage'):
-    config_file.build(config)
+    recipe.build(config)
   with pytest.raises(types.InputError, match='preset=small'):
-    config_file.run(config_file.get_config('paper'), None)
+    study.run(study.get_config('paper'))

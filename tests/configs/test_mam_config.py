@@ -14,11 +14,13 @@ from tokenizers import processors
 
 from configs import dp_finetuning
 from configs import mam_adapter
+from configs.parts import text_finetuning
 from configs.parts import text_tasks
+from configs.studies import mam_adapter as study
+from repjax import types
 from repjax.data.batches import users
 from repjax.data.reading import source
 from repjax.data.text import labelled_text
-from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.models import text_heads
 from repjax.models import transformer
@@ -128,16 +130,16 @@ def warm(experiment):
 
 @pytest.mark.parametrize('preset', ['small', 'small_generation'])
 def test_arms_have_equal_budgets(preset):
-  config = mam_adapter.get_config(preset)
+  config = study.get_config(preset)
   task = text_tasks.read(config)
-  base = mam_adapter._model(config, task)
+  base = text_finetuning.model(config, task)
   percents = {}
   row = {name: x[:1] for name, x in task.train.read([0]).items()}
   row['mask'] = np.ones(1)
   for arm, settings in config.arms.items():
     model = finetuning.adapt(base, **settings)
-    method = mam_adapter._method(
-      config, task, model, mam_adapter._tx(config, 10, 1.0)
+    method = text_finetuning.method(
+      config, task, model, mam_adapter.links(config, 10, 1.0)
     )
     state = jax.eval_shape(method.init, jax.random.key(0), row)
     percents[arm] = finetuning.trained_percent(model, state)
@@ -149,6 +151,20 @@ def test_arms_have_equal_budgets(preset):
   assert max(percents.values()) < 1.06 * min(percents.values()), percents
 
 
+def test_presets_of_the_study_lie_over_those_of_the_recipe():
+  small, sst2 = (study.get_config(x) for x in ('small', 'sst2'))
+  assert sst2.data.name == 'glue/sst2'
+  assert sst2.data.eval_splits == ('validation',)
+  assert sst2.study.parts == ('classification',)
+  for group in ('arms', 'model', 'tx', 'pretraining'):
+    assert sst2[group] == small[group]
+  # What the study makes of `small` for its second part is `small_generation`.
+  assert (
+    study.generation_of(small).to_dict()
+    == study.get_config('small_generation').to_dict()
+  )
+
+
 def test_a_private_run_adapts_published_weights(tmp_path):
   params = published(tmp_path, 'gpt2')
   config = topics(dp_finetuning.get_config('paper_generation'), tmp_path)
@@ -158,7 +174,7 @@ def test_a_private_run_adapts_published_weights(tmp_path):
   config.adapter.update(kind='lora', rank=2)
   made = dp_finetuning.build(config)
   batch, state = warm(made)
-  chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
+  chex.assert_trees_all_equal(state.model_state[types.FROZEN], params)
   assert batch['tokens'][0, 0] == 7  # <|endoftext|>
   made.guard.check(made, state, '')
   after, _ = jax.jit(made.method.update)(state, batch, jax.random.key(1))
@@ -197,7 +213,7 @@ def test_summaries_are_learned_from_published_weights(tmp_path):
   config.adapter.update(rank=3, length=2, hidden_dim=5)
   made = mam_adapter.build(config)
   batch, state = warm(made)
-  chex.assert_trees_all_equal(state.model_state[adapters.BASE], params)
+  chex.assert_trees_all_equal(state.model_state[types.FROZEN], params)
   assert (batch['source'][:, 0] == 0).all()
   np.testing.assert_array_equal(batch['tokens'][:, :2], [[2, 0]] * 8)
   # Reparametrized prefixes train more than is kept.
@@ -230,7 +246,7 @@ def test_classes_are_learned_from_published_weights(tmp_path, monkeypatch):
   config.adapter.update(rank=3, length=2)
   made = mam_adapter.build(config)
   batch, state = warm(made)
-  base = state.model_state[adapters.BASE]
+  base = state.model_state[types.FROZEN]
   for name in ('token_embedding', 'encoder'):
     chex.assert_trees_all_equal(base[name], params[name])
   assert {'head', 'pooling', 'encoder'} == set(state.params)
@@ -282,7 +298,7 @@ def test_methods_of_other_papers_compose_by_fields(fields):
   after, sums = jax.jit(made.method.update)(state, batch, jax.random.key(1))
   assert np.isfinite(sums['loss'][0])
   chex.assert_trees_all_equal(
-    after.model_state[adapters.BASE], state.model_state[adapters.BASE]
+    after.model_state[types.FROZEN], state.model_state[types.FROZEN]
   )
   assert ('projection' in state.model_state) == ('attention' in fields)
   block = state.params['encoder']['block_0']

@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import start
 from repjax import trees
+from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.methods import model_inputs
 from repjax.methods import supervised
@@ -52,7 +54,7 @@ def sentences(model, tx):
   return supervised.make(model, tx, inputs=model_inputs.text)
 
 
-def start(method, batch):
+def fresh_state(method, batch):
   return jax.jit(method.init)(jax.random.key(0), batch)
 
 
@@ -110,9 +112,9 @@ def test_a_run_starts_at_the_pretrained_network():
   pretrained = {name: encoder[name] for name in ('token_embedding', 'encoder')}
   model = finetuning.adapt(classifier(), kind='lora', **SIZES)
   method = sentences(model, optax.adam(1e-2))
-  fresh = start(method, SENTENCES)
-  state = finetuning.with_pretrained(
-    model, fresh, lambda own: {**own, **pretrained}
+  fresh = fresh_state(method, SENTENCES)
+  state = start.fill(
+    fresh, lambda own: {**own, **pretrained}, keep=adapters.added(model)
   )
   chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh)
   # LoRA begins at zero, so this is the plain network with the fresh head.
@@ -143,9 +145,7 @@ def test_all_parameters_start_at_the_pretrained_ones_and_so_does_their_mean():
     ema_decay=0.9,
   )
   fresh, other = (drawn(method, SENTENCES) for _ in range(2))
-  state = finetuning.with_pretrained(
-    classifier(), fresh, lambda own: {**other.params, 'head': own['head']}
-  )
+  state = start.fill(fresh, lambda own: {**other.params, 'head': own['head']})
   expected = {**other.params, 'head': fresh.params['head']}
   chex.assert_trees_all_equal(state.params, expected)
   chex.assert_trees_all_equal(state.extra.params, expected)

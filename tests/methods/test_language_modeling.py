@@ -18,7 +18,6 @@ from repjax.data.text import tokens as tokenizing
 from repjax.experiments import of_tokens
 from repjax.experiments import wiring
 from repjax.methods import language_modeling
-from repjax.methods import step as steps
 from repjax.metrics import classification
 from repjax.models import transformer
 from repjax.types import InputError
@@ -213,13 +212,6 @@ def test_other_collections_are_carried_and_parameters_averaged():
     for x in (state.params, first.params, first.extra.params)
   )
   np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-6)
-  other = steps.with_params(first, state.params)
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    (other.params, other.extra.params),
-    (state.params, state.params),
-  )
-  assert int(other.step) == 1
 
 
 def test_hidden_tokens_are_chosen_as_published():

@@ -8,11 +8,14 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import optim
+from repjax import start
 from repjax import trees
 from repjax import types
-from repjax.analysis import linear_probe
+from repjax.layers import frozen
 from repjax.layers import norms
 from repjax.methods import lp_ft
+from repjax.protocols import linear_probe
 
 ROWS = 48
 
@@ -58,8 +61,8 @@ def updated(method, state, batch, steps=3):
   return state
 
 
-def head_of(state):
-  return state.params['head']
+def at_head(path):
+  return path[0] == 'head'
 
 
 def without_head(params):
@@ -87,8 +90,8 @@ def test_tuning_with_rate_zero_gives_the_logits_of_the_probe(num_classes, bias):
     tol=1e-9,
     max_iter=5000,
   )
-  start = lp_ft.begin(state, lp_ft.with_head(state.params, *probe.head))
-  end = updated(method, start, batch)
+  began = start.with_params(state, lp_ft.with_head(state.params, *probe.head))
+  end = updated(method, began, batch)
   logits = method.predict(end, batch)['logits']
   # scikit-learn itself, on features that NumPy makes.
   params = jax.device_get(state.params)
@@ -104,16 +107,16 @@ def test_tuning_with_rate_zero_gives_the_logits_of_the_probe(num_classes, bias):
   if num_classes == 2:
     expected = np.stack([-expected / 2, expected / 2], 1)
   np.testing.assert_allclose(logits, expected, atol=1e-5)
-  chex.assert_trees_all_equal(end.model_state, start.model_state)
+  chex.assert_trees_all_equal(end.model_state, began.model_state)
 
 
 def test_without_the_guard_the_statistics_move():
   model, batch = Net(3), batch_of(3)
   method = lp_ft.make(model, optax.sgd(0.0), mode='train')
-  start = backbone_of(method.init(jax.random.key(0), batch))
-  end = updated(method, start, batch, steps=1)
+  before = backbone_of(method.init(jax.random.key(0), batch))
+  end = updated(method, before, batch, steps=1)
   with pytest.raises(AssertionError):
-    chex.assert_trees_all_equal(end.model_state, start.model_state)
+    chex.assert_trees_all_equal(end.model_state, before.model_state)
 
 
 def test_features_are_what_the_head_sees():
@@ -137,21 +140,25 @@ def test_features_are_what_the_head_sees():
 
 def test_probing_moves_the_head_alone_bit_for_bit():
   batch = batch_of(3)
-  method = lp_ft.make(Net(3), optax.adamw(0.1, weight_decay=0.1), stage='probe')
-  start = backbone_of(method.init(jax.random.key(0), batch))
-  end = updated(method, start, batch)
-  chex.assert_trees_all_equal(
-    without_head(end.params), without_head(start.params)
+  method = lp_ft.make(
+    frozen.train_only(Net(3), at_head), optax.adamw(0.1, weight_decay=0.1)
   )
-  chex.assert_trees_all_equal(end.model_state, start.model_state)
-  assert not np.allclose(head_of(end)['kernel'], head_of(start)['kernel'])
+  before = backbone_of(method.init(jax.random.key(0), batch))
+  end = updated(method, before, batch)
+  # The frozen backbone is with the statistics of its norm.
+  assert set(before.model_state) == {types.FROZEN, 'batch_stats'}
+  chex.assert_trees_all_equal(end.model_state, before.model_state)
+  assert set(before.params) == {'head'}
+  assert not np.allclose(
+    end.params['head']['kernel'], before.params['head']['kernel']
+  )
   # Two moments of the head and one counter: the backbone has no optimizer.
-  assert trees.size(start.opt_state) == 2 * trees.size(head_of(start)) + 1
+  assert trees.size(before.opt_state) == 2 * trees.size(before.params) + 1
 
 
 def test_probing_by_gradient_descent_comes_to_the_exact_probe():
-  model, batch = Net(3), batch_of(3)
-  method = lp_ft.make(model, optax.sgd(0.5, momentum=0.9), stage='probe')
+  model, batch = frozen.train_only(Net(3), at_head), batch_of(3)
+  method = lp_ft.make(model, optax.sgd(0.5, momentum=0.9))
   state = method.init(jax.random.key(0), batch)
   exact = linear_probe.of_model(
     model,
@@ -169,8 +176,9 @@ def test_probing_by_gradient_descent_comes_to_the_exact_probe():
     return jax.lax.fori_loop(0, 4000, step, state)
 
   found = jax.nn.softmax(method.predict(jax.jit(many)(state), batch)['logits'])
-  params = lp_ft.with_head(state.params, *exact.head)
-  logits = method.predict(lp_ft.begin(state, params), batch)['logits']
+  params = lp_ft.with_head(start.parameters(state), *exact.head)
+  probed = start.with_params(state, params)
+  logits = method.predict(probed, batch)['logits']
   np.testing.assert_allclose(found, jax.nn.softmax(logits), atol=0.01)
 
 
@@ -184,38 +192,18 @@ def test_head_and_backbone_have_rates_of_their_own():
     model,
     lp_ft.partition(at_head=optax.sgd(1.0), elsewhere=optax.sgd(0.1)),
   )
-  start = plain.init(jax.random.key(0), batch)
+  before = plain.init(jax.random.key(0), batch)
   steps = [
     jax.tree.map(
       jnp.subtract,
       updated(method, method.init(jax.random.key(0), batch), batch, 1).params,
-      start.params,
+      before.params,
     )
     for method in (plain, parts)
   ]
   expected = jax.tree.map(lambda x: 0.1 * x, steps[0])
   expected['head'] = steps[0]['head']
   chex.assert_trees_all_close(steps[1], expected, atol=1e-6)
-
-
-def test_l2_sp_pulls_to_where_training_begins():
-  batch = batch_of(3)
-  batch['mask'] = np.zeros(ROWS, np.float32)  # No gradient of the loss.
-  tx = optax.chain(lp_ft.l2_sp(0.5, head_strength=0.25), optax.sgd(1.0))
-  method = lp_ft.make(Net(3), tx)
-  start = method.init(jax.random.key(0), batch)
-  pretrained = jax.tree.map(lambda x: x + 1.0, start.params)
-  start = lp_ft.begin(start, pretrained)
-  moved = start.replace(params=jax.tree.map(lambda x: x + 2.0, pretrained))
-  end = updated(method, moved, batch, 1).params
-  chex.assert_trees_all_close(
-    without_head(end),
-    jax.tree.map(lambda x: x + 1.0, without_head(pretrained)),
-    atol=1e-6,
-  )
-  chex.assert_trees_all_close(
-    end['head'], jax.tree.map(lambda x: 0.75 * x, moved.params['head'])
-  )
 
 
 def test_interpolation_ends_at_its_ends():
@@ -227,28 +215,13 @@ def test_interpolation_ends_at_its_ends():
     lp_ft.interpolate(a, b, 1.5)
 
 
-# Transplants, and what is refused.
+# What is refused.
 
 
 def params_of(num_classes, seed=0, **fields):
   batch = batch_of(num_classes)
   net = Net(num_classes, **fields)
   return net.init(jax.random.key(seed), batch['image'], train=False)['params']
-
-
-def test_a_backbone_comes_without_its_head():
-  new, old = params_of(3), params_of(5, seed=1)
-  both = lp_ft.with_backbone(new, old)
-  chex.assert_trees_all_equal(both['head'], new['head'])
-  chex.assert_trees_all_equal(without_head(both), without_head(old))
-  chex.assert_trees_all_equal(lp_ft.with_backbone(new, without_head(old)), both)
-  with pytest.raises(types.InputError, match=r'missing.*norm/scale'):
-    lp_ft.with_backbone(new, {'hidden': old['hidden']})
-  with pytest.raises(types.InputError, match=r'left over.*extra'):
-    lp_ft.with_backbone(new, {**old, 'extra': jnp.ones(2)})
-  wide = {**old, 'hidden': {'kernel': jnp.ones((9, 6)), 'bias': jnp.ones(6)}}
-  with pytest.raises(types.InputError, match=r'hidden/kernel has shape \(9, 6'):
-    lp_ft.with_backbone(new, wide)
 
 
 def test_a_classifier_of_another_shape_is_refused():
@@ -268,27 +241,21 @@ def test_a_head_that_is_not_there_is_named_everywhere():
   batch, net = batch_of(3), Net(3)
   with wrong:
     lp_ft.with_head(params_of(3), np.ones((6, 3)), np.ones(3), head='haed')
-  with wrong:
-    method = lp_ft.make(net, optax.sgd(0.1), head='haed')
-    method.init(jax.random.key(0), batch)
-  with wrong:
-    method = lp_ft.make(net, optax.sgd(0.1), stage='probe', head='haed')
-    method.init(jax.random.key(0), batch)
+  for tx in (
+    lp_ft.partition(
+      at_head=optax.sgd(0.1), elsewhere=optax.sgd(0.1), head='haed'
+    ),
+    optim.l2_sp(0.1, head='haed'),
+  ):
+    with wrong:
+      lp_ft.make(net, tx).init(jax.random.key(0), batch)
   state = lp_ft.make(net, optax.sgd(0.1)).init(jax.random.key(0), batch)
   with wrong:
     lp_ft.features(net, layer='haed')(state, batch)
 
 
-@pytest.mark.parametrize(
-  'settings, word',
-  [
-    ({'stage': 'both'}, 'stage='),
-    ({'mode': 'quiet'}, 'mode='),
-    ({'stage': 'probe', 'mode': 'train'}, 'statistics'),
-  ],
-)
-def test_settings_out_of_range_are_refused(settings, word):
-  with pytest.raises(types.InputError, match=word):
-    lp_ft.make(Net(3), optax.sgd(0.1), **settings)
-  with pytest.raises(types.InputError, match='strength=-1'):
-    lp_ft.l2_sp(-1.0)
+def test_modes_that_move_what_is_frozen_are_refused():
+  with pytest.raises(types.InputError, match="mode='quiet'"):
+    lp_ft.make(Net(3), optax.sgd(0.1), mode='quiet')
+  with pytest.raises(types.InputError, match='statistics'):
+    lp_ft.make(frozen.train_only(Net(3), at_head), optax.sgd(0.1), mode='train')

@@ -104,20 +104,6 @@ def test_smoothing_and_l2_are_what_their_formulas_say(batch):
   chex.assert_trees_all_close(states[1].params, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('ema_decay', [0.0, 0.9])
-def test_a_warm_start_replaces_every_copy(batch, ema_decay):
-  method, states, _ = _run(batch, steps=1, ema_decay=ema_decay)
-  params = jax.tree.map(lambda x: x + 1.0, states[0].params)
-  state = supervised.with_params(states[0], params)
-  chex.assert_trees_all_equal_structs(state, states[0])
-  expected = Net().apply(
-    {'params': params}, batch['image'], train=False, mask=None
-  )
-  np.testing.assert_allclose(
-    method.predict(state, batch)['logits'], expected, rtol=1e-5
-  )
-
-
 @pytest.mark.parametrize(
   ('name', 'value'),
   [

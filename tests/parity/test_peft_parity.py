@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from repjax.layers import adapters
-from repjax.layers.adapters import designs
 from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.weights import peft_files
@@ -225,7 +224,7 @@ def test_a_prefix_on_gpt2_in_both_directions(tmp_path):
     num_positions=fields['num_positions'] - PREFIX, position_offset=PREFIX
   )
   model = adapters.adapt(
-    transformer.DecoderLM(**fields), {'.*/attention': designs.prefix(PREFIX)}
+    transformer.DecoderLM(**fields), {'.*/attention': adapters.prefix(PREFIX)}
   )
   variables = base_variables(model, tmp_path / 'base', 'gpt2')
   variables['params'] = peft_files.load_prefix(

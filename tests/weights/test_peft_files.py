@@ -10,8 +10,6 @@ import pytest
 import safetensors.numpy
 
 from repjax.layers import adapters
-from repjax.layers.adapters import designs
-from repjax.layers.adapters import merging
 from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.models import vit
@@ -49,7 +47,7 @@ def classifier(rules):
   return adapters.adapt(model, rules, train=lambda path: path[0] == 'head')
 
 
-LORA = {'.*/(query|out)': designs.lora(2, alpha=6.0)}
+LORA = {'.*/(query|out)': adapters.lora(2, alpha=6.0)}
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +59,7 @@ def bert():
 def test_lora_comes_back(bert, tmp_path):
   model, params = bert
   peft_files.save_lora(tmp_path, model, params, names=BERT)
-  assert peft_files.lora_settings(tmp_path) == designs.lora(2, alpha=6.0)
+  assert peft_files.lora_settings(tmp_path) == adapters.lora(2, alpha=6.0)
   shapes = jax.eval_shape(lambda: params)
   found = peft_files.load_lora(tmp_path, model, shapes, names=BERT)
   chex.assert_trees_all_equal(found, params)
@@ -77,7 +75,7 @@ def test_the_patches_of_a_vit_are_a_convolution(tmp_path):
   base = vit.ViT(
     3, patch_size=2, hidden_dim=8, mlp_dim=12, num_heads=2, num_layers=1
   )
-  model = adapters.adapt(base, {'embedding': designs.lora(2)})
+  model = adapters.adapt(base, {'embedding': adapters.lora(2)})
   params = draw(model, np.zeros((1, 4, 4, 3), np.float32))['params']
   names = vit_weights.stored_name
   peft_files.save_lora(tmp_path, model, params, names=names)
@@ -91,7 +89,7 @@ def test_the_patches_of_a_vit_are_a_convolution(tmp_path):
 
 def test_gpt2_gets_a_block_matrix_and_gives_three(tmp_path):
   base = transformer.DecoderLM(**{**transformer.GPT2, **TINY})
-  model = adapters.adapt(base, {'.*/(query|key|value)': designs.lora(2)})
+  model = adapters.adapt(base, {'.*/(query|key|value)': adapters.lora(2)})
   variables = draw(model)
   peft_files.save_lora(tmp_path, model, variables['params'], names=GPT2)
   # As one file of rank 6, which is what it says for these layers.
@@ -110,23 +108,23 @@ def test_gpt2_gets_a_block_matrix_and_gives_three(tmp_path):
     tmp_path, wide, draw(wide)['params'], names=GPT2
   )
   merged = [
-    merging.merge(a, {**variables, 'params': p})
+    adapters.merge(a, {**variables, 'params': p})
     for a, p in ((model, variables['params']), (wide, params))
   ]
   chex.assert_trees_all_close(*merged, atol=1e-5)
-  half = adapters.adapt(base, {'.*/query': designs.lora(2)})
+  half = adapters.adapt(base, {'.*/query': adapters.lora(2)})
   with pytest.raises(InputError, match=r"needs LoRA at \['key', 'value'\]"):
     peft_files.save_lora(tmp_path, half, draw(half)['params'], names=GPT2)
 
 
 def test_prefixes_come_back(tmp_path):
   base = transformer.DecoderLM(**{**transformer.GPT2, **TINY})
-  model = adapters.adapt(base, {'.*/attention': designs.prefix(3)})
+  model = adapters.adapt(base, {'.*/attention': adapters.prefix(3)})
   params = draw(model)['params']
   peft_files.save_prefix(tmp_path, params, task_type='CAUSAL_LM')
   found = peft_files.load_prefix(tmp_path, params)
   chex.assert_trees_all_equal(found, params)
-  longer = adapters.adapt(base, {'.*/attention': designs.prefix(4)})
+  longer = adapters.adapt(base, {'.*/attention': adapters.prefix(4)})
   with pytest.raises(InputError, match=r'key \(3, 2, 4\), not \(4, 2, 4\)'):
     peft_files.load_prefix(tmp_path, draw(longer)['params'])
   with pytest.raises(InputError, match="peft_type must be 'LORA'"):
@@ -137,19 +135,19 @@ def test_files_that_do_not_fit_are_refused(bert, tmp_path):
   model, params = bert
   peft_files.save_lora(tmp_path, model, params, names=BERT)
   load = functools.partial(peft_files.load_lora, tmp_path, names=BERT)
-  fewer = classifier({'.*/query': designs.lora(2, alpha=6.0)})
+  fewer = classifier({'.*/query': adapters.lora(2, alpha=6.0)})
   with pytest.raises(InputError, match=r'unexpected .*output\.dense\.lora_A'):
     load(fewer, draw(fewer)['params'])
-  more = classifier({'.*/(query|key|out)': designs.lora(2, alpha=6.0)})
+  more = classifier({'.*/(query|key|out)': adapters.lora(2, alpha=6.0)})
   with pytest.raises(InputError, match=r'missing .*key/lora/down/kernel'):
     load(more, draw(more)['params'])
-  wider = classifier({'.*/(query|out)': designs.lora(3, alpha=9.0)})
+  wider = classifier({'.*/(query|out)': adapters.lora(3, alpha=9.0)})
   with pytest.raises(InputError, match=r'not \(2, 4, 3\)'):
     load(wider, draw(wider)['params'])
-  other = classifier({'.*/(query|out)': designs.lora(2)})
+  other = classifier({'.*/(query|out)': adapters.lora(2)})
   with pytest.raises(InputError, match='holds lora with scale 3'):
     load(other, draw(other)['params'])
-  prefixed = classifier({'.*/attention': designs.prefix(2)})
+  prefixed = classifier({'.*/attention': adapters.prefix(2)})
   with pytest.raises(InputError, match='has a prefix'):
     peft_files.save_lora(
       tmp_path, prefixed, draw(prefixed)['params'], names=BERT

@@ -8,11 +8,9 @@
 what becomes of them after training.
 """
 
-from repjax.layers.adapters.adapting import BASE as BASE
 from repjax.layers.adapters.adapting import Adapted as Adapted
 from repjax.layers.adapters.adapting import adapt as adapt
-from repjax.layers.adapters.adapting import check_leaves as check_leaves
-from repjax.layers.adapters.adapting import split as split
+from repjax.layers.adapters.adapting import added as added
 from repjax.layers.adapters.adapting import with_base as with_base
 from repjax.layers.adapters.designs import DESIGNS as DESIGNS
 from repjax.layers.adapters.designs import Adapter as Adapter
@@ -38,3 +36,4 @@ from repjax.layers.adapters.merging import merge as merge
 from repjax.layers.adapters.prefix_attention import (
   PrefixAttention as PrefixAttention,
 )
+from repjax.layers.adapters.prefix_attention import gate as gate

@@ -199,7 +199,7 @@ def prefix(
   """Learned keys and values before those of an attention.
 
   For modules with an `attention_fn`. Does NOT start at the base network, and
-  cannot: l keys of any value take a share of the softmax (`prefix.gate`), at
+  cannot: l keys of any value take a share of the softmax (`adapters.gate`), at
   first about l / (l + number of keys) of it. Keys and values start small
   (normal, 0.02), or as the reparametrization makes them.
 

@@ -30,7 +30,7 @@ def merge(model: adapting.Adapted, variables: types.PyTree) -> dict[str, Any]:
     InputError: There is another adapter, which is no change of a weight.
   """
   variables = core.unfreeze(variables)
-  leaves = traverse_util.flatten_dict(variables[adapting.BASE])
+  leaves = traverse_util.flatten_dict(variables[types.FROZEN])
   own = traverse_util.flatten_dict(variables['params'])
   layers = {}
   for path, leaf in own.items():
@@ -154,7 +154,7 @@ def budget(model: adapting.Adapted, variables: types.PyTree) -> Budget:
     owner = model.plan.owner(path)
     name = 'base' if owner is None else owner[1].name
     parts[name] = parts.get(name, 0) + leaf.size
-  base = _size(variables[adapting.BASE]) + parts.get('base', 0)
+  base = _size(variables[types.FROZEN]) + parts.get('base', 0)
   return Budget(base, parts, _size(params) - sum(parts.values()))
 
 

@@ -1,14 +1,20 @@
 """Device code: which layers get which adapters, and how they are changed."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import re
 from typing import Any
 
+from flax import core
+from flax import traverse_util
 import flax.linen as nn
 
 from repjax import trees
+from repjax import types
+from repjax.layers import frozen
 from repjax.layers.adapters import branches
 from repjax.layers.adapters import designs
 from repjax.types import InputError
@@ -20,18 +26,16 @@ Rule = str | Callable[[trees.Path], bool]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(frozen.Plan):
   """What `adapt` was told.
 
   Attributes:
     model: The base model.
-    rules: (rule, adapter) pairs.
     train: Path of a parameter of the model -> whether it is trained, too.
+    rules: (rule, adapter) pairs.
   """
 
-  model: nn.Module
   rules: tuple[tuple[Rule, designs.Adapter], ...]
-  train: Callable[[trees.Path], bool] | None
 
   def at(self, path: trees.Path) -> dict[str, designs.Adapter]:
     """Adapters of a layer, by name."""
@@ -55,8 +59,33 @@ class Plan:
     return f'reparametrization_{rule}'
 
   def is_trained(self, path: trees.Path) -> bool:
-    """Whether a leaf of the model's parameters is trained."""
-    return self.train is not None and bool(self.train(path))
+    """Whether a leaf is an adapter's, or selected beside them."""
+    return self.is_own(path) or super().is_trained(path)
+
+  def divide(self, tree: types.PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divides one tree of all parameters into ('params', `types.FROZEN`)."""
+    if self.train is not frozen.nothing:
+      leaves = traverse_util.flatten_dict(core.unfreeze(tree))
+      rest = {path: x for path, x in leaves.items() if not self.is_own(path)}
+      # Fails if it selects nothing.
+      trees.mask(traverse_util.unflatten_dict(rest), self.train)
+    return super().divide(tree)
+
+  @contextlib.contextmanager
+  def calling(
+    self, root: core.Scope, kwargs: Mapping[str, Any], *, starting: bool
+  ) -> Iterator[None]:
+    """Changes layers while the model is called."""
+    visit = Visit(self, drop='dropout' in root.rngs and is_training(kwargs))
+    visit.hidden = {
+      i: branches.reparametrize(adapter, root.push(self.shared(i)))
+      for i, (_, adapter) in enumerate(self.rules)
+      if adapter.reparametrization is not None
+    }
+    with nn.intercept_methods(visit):
+      yield
+    if starting:
+      visit.check()
 
   def is_own(self, leaf: trees.Path) -> bool:
     """Whether a leaf belongs to an adapter."""

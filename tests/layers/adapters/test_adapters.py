@@ -15,8 +15,6 @@ from repjax import optim
 from repjax import parallel
 from repjax import trees
 from repjax.layers import adapters
-from repjax.layers.adapters import designs
-from repjax.layers.adapters import merging
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.models import transformer
@@ -41,13 +39,13 @@ TINY = dict(
 )
 # All that starts at the base network, at once.
 STARTS_AT_BASE = {
-  r'.*/(query|value|out)': designs.lora(2),
-  r'.*/mlp': designs.parallel_adapter(3, scale=4.0),
-  r'.*(/mlp|attention)': designs.adapter(3),
-  r'.*/(cross_)?attention': designs.parallel_attention(3),
-  r'.*/[a-z_]*attention': designs.multi_head_parallel(2),
+  r'.*/(query|value|out)': adapters.lora(2),
+  r'.*/mlp': adapters.parallel_adapter(3, scale=4.0),
+  r'.*(/mlp|attention)': adapters.adapter(3),
+  r'.*/(cross_)?attention': adapters.parallel_attention(3),
+  r'.*/[a-z_]*attention': adapters.multi_head_parallel(2),
 }
-MAM = designs.mam(
+MAM = adapters.mam(
   attention='.*attention', ffn='.*/mlp', length=3, rank=4, scale=2.0
 )
 
@@ -143,7 +141,7 @@ def test_every_adapter_has_a_gradient_and_nothing_without_its_up(
 
 
 def test_a_prefix_decodes_as_it_reads():
-  rules = {**MAM, '.*/attention': designs.multi_head_parallel(2)}
+  rules = {**MAM, '.*/attention': adapters.multi_head_parallel(2)}
   model = adapters.adapt(transformer.DecoderLM(**TINY), rules)
   variables = draw(model, TOKENS)
   # A row that begins with padding.
@@ -183,9 +181,9 @@ class Scanned(nn.Module):
 def test_adapters_are_scanned_as_their_layers_are():
   x = RNG.normal(size=(2, 4, 8)).astype(np.float32)
   rules = {
-    '.*/(dense|query|out)': designs.lora(2, alpha=4.0),
-    '.*/attention': designs.prefix(
-      2, reparametrization=designs.Reparametrization(3, 4)
+    '.*/(dense|query|out)': adapters.lora(2, alpha=4.0),
+    '.*/attention': adapters.prefix(
+      2, reparametrization=adapters.Reparametrization(3, 4)
     ),
   }
   model = adapters.adapt(Scanned(), rules)
@@ -199,16 +197,16 @@ def test_adapters_are_scanned_as_their_layers_are():
   expected = run(model, full, x)
 
   # Plain prefixes, one a layer, then plain weights.
-  plain, collapsed = merging.collapse(model, params)
+  plain, collapsed = adapters.collapse(model, params)
   assert collapsed['blocks']['attention']['prefix']['key'].shape == (3, 2, 2, 4)
   full = {'params': collapsed, 'base': variables['base']}
   np.testing.assert_allclose(run(plain, full, x), expected, rtol=0, atol=1e-4)
   with pytest.raises(InputError, match="merge: 'prefix' at 'blocks/attention'"):
-    merging.merge(plain, full)
+    adapters.merge(plain, full)
   collapsed['blocks']['attention'].pop('prefix')
   lora = adapters.adapt(Scanned(), dict([next(iter(rules.items()))]))
   unmerged = run(lora, full, x)
-  merged = merging.merge(lora, full)
+  merged = adapters.merge(lora, full)
   found = run(Scanned(), {'params': merged}, x)
   np.testing.assert_allclose(found, unmerged, rtol=1e-5, atol=1e-5)
 
@@ -226,14 +224,14 @@ class Layers(nn.Module):
 def test_merged_weights_compute_the_same():
   model = adapters.adapt(
     Layers(),
-    {'.+': designs.lora(2, alpha=5.0)},
+    {'.+': adapters.lora(2, alpha=5.0)},
     train=lambda p: p[-1] == 'bias',
   )
   variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
   variables['params'] = shake(variables['params'])
   assert 'bias' in variables['params']['conv']
   expected = run(model, variables, IMAGE)
-  merged = merging.merge(model, variables)
+  merged = adapters.merge(model, variables)
   found = run(Layers(), {'params': merged}, IMAGE)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
   variables['params'] = jax.tree.map(jnp.zeros_like, variables['params'])
@@ -249,7 +247,7 @@ def batch():
 
 
 def test_sam_trains_adapters_and_no_bit_of_the_base():
-  rules = {'.*/query': designs.lora(2), **MAM}
+  rules = {'.*/query': adapters.lora(2), **MAM}
   model = adapters.adapt(small_vit(), rules, train=lambda p: p[0] == 'head')
   tx = optax.chain(optim.sam(rho=0.05), optax.adam(1e-2))
   method = supervised.make(model, tx)
@@ -276,9 +274,9 @@ def test_sam_trains_adapters_and_no_bit_of_the_base():
 
 def test_ghost_clipping_covers_adapters_and_the_base_costs_nothing():
   rules = {
-    '.*/(query|value)': designs.lora(2),
-    '.*/mlp': designs.parallel_adapter(3, scale=2.0),
-    '.*/attention': designs.prefix(2),
+    '.*/(query|value)': adapters.lora(2),
+    '.*/mlp': adapters.parallel_adapter(3, scale=2.0),
+    '.*/attention': adapters.prefix(2),
   }
   model = adapters.adapt(
     text_heads.Classifier(**TINY, num_classes=3),
@@ -315,7 +313,7 @@ def test_ghost_clipping_covers_adapters_and_the_base_costs_nothing():
 
 
 def test_private_steps_see_adapters_alone():
-  model = adapters.adapt(small_vit(), {'.*/query': designs.lora(2)})
+  model = adapters.adapt(small_vit(), {'.*/query': adapters.lora(2)})
   tx = optax.chain(
     optim.dp_sgd(
       0.1, 1.0, expected_batch_size=4, key=jax.random.key(1), method='ghost'
@@ -347,20 +345,20 @@ def bart_budget(*rules):
     TOKENS,
     source=SOURCE,
   )
-  return merging.budget(model, shapes)
+  return adapters.budget(model, shapes)
 
 
 def test_budgets_on_bart_large_are_those_of_the_paper():
-  made = designs.Reparametrization(1024, 800)
+  made = adapters.Reparametrization(1024, 800)
   found = bart_budget(
-    *designs.mam(
+    *adapters.mam(
       attention='.*attention',
       ffn='.*/mlp',
       length=30,
       rank=512,
       reparametrization=made,
     ).items(),
-    ('.*/mlp/(hidden|out)', designs.lora(102)),
+    ('.*/mlp/(hidden|out)', adapters.lora(102)),
   )
   # 36 attentions, 24 MLPs; bottlenecks have biases, too.
   assert found.base == 406_291_456
@@ -383,14 +381,14 @@ def test_budgets_on_bart_large_are_those_of_the_paper():
 
 
 def test_the_budget_on_roberta_base_is_that_of_the_paper():
-  rules = designs.mam(
+  rules = adapters.mam(
     attention='.*/attention', ffn='.*/mlp', length=16, rank=16, scale=2.0
   )
   model = adapters.adapt(text_heads.MaskedLM(**transformer.ROBERTA), rules)
   shapes = jax.eval_shape(
     functools.partial(model.init, train=False), jax.random.key(0), TOKENS
   )
-  found = merging.budget(model, shapes)
+  found = adapters.budget(model, shapes)
   assert found.parts['prefix'] == 12 * 2 * 16 * 768
   assert found.parts['scaled_parallel'] == 12 * (2 * 16 * 768 + 16 + 768)
   assert '(0.5 %)' in str(found)
@@ -398,7 +396,7 @@ def test_the_budget_on_roberta_base_is_that_of_the_paper():
 
 def test_the_base_takes_published_weights():
   model = adapters.adapt(
-    small_vit(), {'.*/query': designs.lora(2)}, train=lambda p: p[0] == 'head'
+    small_vit(), {'.*/query': adapters.lora(2)}, train=lambda p: p[0] == 'head'
   )
   variables = draw(model, IMAGE)
   lora = [x for path, x in trees.flatten(variables).items() if 'up' in path]
@@ -419,7 +417,7 @@ def test_the_base_takes_published_weights():
 
 def test_dropout_masks_are_those_of_the_base():
   base = transformer.Encoder(**TINY, dropout_rate=0.5)
-  model = adapters.adapt(base, {'.*/query': designs.lora(2)})
+  model = adapters.adapt(base, {'.*/query': adapters.lora(2)})
   variables = draw(model, TOKENS)
   variables['params'] = jax.tree.map(np.zeros_like, variables['params'])
   settings = dict(train=True, rngs={'dropout': jax.random.key(3)})
@@ -432,13 +430,16 @@ def test_dropout_masks_are_those_of_the_base():
 @pytest.mark.parametrize(
   ('rules', 'message'),
   [
-    ({'.*/qerry': designs.lora(2)}, r"\['\.\*/qerry'\] select no layer.*query"),
-    ({'.*/query': designs.lora(9)}, r'rank 9 is above the width of layer'),
-    ({'.*/mlp': designs.adapter(9)}, r"mlp', 8 -> 8: choose at most 8"),
-    ({'.*/mlp': designs.lora(2)}, r"'block_0/mlp' is a Mlp"),
-    ({'.*/mlp': designs.prefix(2)}, r'has no attention_fn'),
     (
-      {'.*/query': designs.lora(2), '.*/q.*': designs.lora(2)},
+      {'.*/qerry': adapters.lora(2)},
+      r"\['\.\*/qerry'\] select no layer.*query",
+    ),
+    ({'.*/query': adapters.lora(9)}, r'rank 9 is above the width of layer'),
+    ({'.*/mlp': adapters.adapter(9)}, r"mlp', 8 -> 8: choose at most 8"),
+    ({'.*/mlp': adapters.lora(2)}, r"'block_0/mlp' is a Mlp"),
+    ({'.*/mlp': adapters.prefix(2)}, r'has no attention_fn'),
+    (
+      {'.*/query': adapters.lora(2), '.*/q.*': adapters.lora(2)},
       r'two adapters of one kind',
     ),
   ],
@@ -454,14 +455,14 @@ def test_rules_that_do_not_fit_are_refused_before_compute(rules, message):
 @pytest.mark.parametrize(
   'make',
   [
-    lambda: designs.lora(0),
-    lambda: designs.prefix(-1),
-    lambda: designs.adapter(2.5),
-    lambda: designs.parallel_adapter(2, scale=0.0),
-    lambda: designs.lora(2, dropout_rate=1.0),
-    lambda: designs.prefix(2, reparametrization=designs.Reparametrization(0)),
+    lambda: adapters.lora(0),
+    lambda: adapters.prefix(-1),
+    lambda: adapters.adapter(2.5),
+    lambda: adapters.parallel_adapter(2, scale=0.0),
+    lambda: adapters.lora(2, dropout_rate=1.0),
+    lambda: adapters.prefix(2, reparametrization=adapters.Reparametrization(0)),
     lambda: adapters.adapt(small_vit(), {}),
-    lambda: adapters.adapt(small_vit(), {'(': designs.lora(2)}),
+    lambda: adapters.adapt(small_vit(), {'(': adapters.lora(2)}),
     lambda: adapters.adapt(small_vit(), {'.*/query': 8}),
   ],
 )
@@ -471,7 +472,7 @@ def test_settings_out_of_range_are_refused(make):
 
 
 def test_variables_that_do_not_fit_are_named():
-  model = adapters.adapt(Layers(), {'dense': designs.lora(2)})
+  model = adapters.adapt(Layers(), {'dense': adapters.lora(2)})
   shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
   variables = jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
 

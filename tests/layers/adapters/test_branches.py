@@ -10,8 +10,6 @@ import pytest
 
 from repjax.layers import adapters
 from repjax.layers import attention
-from repjax.layers.adapters import designs
-from repjax.layers.adapters import prefix_attention
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +54,8 @@ def test_bottlenecks_after_and_beside_a_layer(scale):
   model = adapters.adapt(
     Net(),
     {
-      'first': designs.adapter(SIZE),
-      'second': designs.parallel_adapter(SIZE, scale=scale),
+      'first': adapters.adapter(SIZE),
+      'second': adapters.parallel_adapter(SIZE, scale=scale),
     },
   )
   variables = draw(model)
@@ -73,7 +71,9 @@ def test_bottlenecks_after_and_beside_a_layer(scale):
 
 
 def test_a_bottleneck_may_read_a_normalised_output():
-  model = adapters.adapt(Net(), {'second': designs.adapter(2, layer_norm=True)})
+  model = adapters.adapt(
+    Net(), {'second': adapters.adapter(2, layer_norm=True)}
+  )
   variables = draw(model)
   base, own = variables['base'], variables['params']['second']['adapter']
   h = X
@@ -89,7 +89,7 @@ def test_a_bottleneck_may_read_a_normalised_output():
 
 
 def test_lora_adds_a_matrix_of_low_rank():
-  model = adapters.adapt(Net(), {'.+': designs.lora(2, alpha=6.0)})
+  model = adapters.adapt(Net(), {'.+': adapters.lora(2, alpha=6.0)})
   variables = draw(model)
   expected = X
   for name in ('first', 'second'):
@@ -153,7 +153,7 @@ def test_a_prefix_is_concatenated_and_equals_the_gated_form(
   attention_fn, mask, sees
 ):
   found, variables = attend(
-    {'': designs.prefix(SIZE)}, attention_fn=attention_fn, mask=mask
+    {'': adapters.prefix(SIZE)}, attention_fn=attention_fn, mask=mask
   )
   base, own = variables['base'], variables['params']['prefix']
   query, key, value = heads(X, base)
@@ -172,7 +172,7 @@ def test_a_prefix_is_concatenated_and_equals_the_gated_form(
   np.testing.assert_allclose(found, project(concatenated, base), atol=2e-5)
 
   # Table 1 of the paper: (1 - gate) h + gate dh, in parallel.
-  share = prefix_attention.gate(
+  share = adapters.gate(
     jnp.asarray(query), jnp.asarray(key), own['key'], mask=sees
   )
   share = np.asarray(share)[..., None]
@@ -185,15 +185,13 @@ def test_a_prefix_is_concatenated_and_equals_the_gated_form(
 def test_zero_keys_take_their_share():
   """Why no prefix starts at the base network."""
   query = np.zeros((1, 2, 1, 4), np.float32)
-  share = prefix_attention.gate(
-    query, np.ones((1, 6, 1, 4)), np.zeros((2, 1, 4))
-  )
+  share = adapters.gate(query, np.ones((1, 6, 1, 4)), np.zeros((2, 1, 4)))
   np.testing.assert_allclose(share, 2 / 8, rtol=1e-6)
 
 
 def test_a_reparametrized_prefix_is_made_by_its_network():
-  made = designs.Reparametrization(4, 5)
-  found, variables = attend({'': designs.prefix(SIZE, reparametrization=made)})
+  made = adapters.Reparametrization(4, 5)
+  found, variables = attend({'': adapters.prefix(SIZE, reparametrization=made)})
   base, own = variables['base'], variables['params']
   shared = own['reparametrization_0']
   hidden = np.tanh(
@@ -217,8 +215,8 @@ def test_a_reparametrized_prefix_is_made_by_its_network():
 def test_bottlenecks_of_heads_come_before_the_output_projection():
   found, variables = attend(
     {
-      '()': designs.parallel_attention(SIZE),
-      '': designs.multi_head_parallel(2),
+      '()': adapters.parallel_attention(SIZE),
+      '': adapters.multi_head_parallel(2),
     }
   )
   base, own = variables['base'], variables['params']
@@ -233,8 +231,10 @@ def test_bottlenecks_of_heads_come_before_the_output_projection():
 
 def test_heads_together_have_as_many_weights_as_one_bottleneck():
   sizes = {}
-  for name in ('parallel_attention', 'multi_head_parallel'):
-    make = getattr(designs, name)
+  for name, make in (
+    ('parallel_attention', adapters.parallel_attention),
+    ('multi_head_parallel', adapters.multi_head_parallel),
+  ):
     _, variables = attend({'': make(4)})
     leaves = jax.tree.leaves_with_path(variables['params'])
     sizes[name] = sum(x.size for p, x in leaves if 'bias' not in str(p))
@@ -252,7 +252,7 @@ class Head(nn.Module):
 
 def test_dropout_applies_where_the_caller_trains():
   # One input of value 1 and one output: dh is 0 or twice what it was.
-  model = adapters.adapt(Head(), {'dense': designs.lora(1, dropout_rate=0.5)})
+  model = adapters.adapt(Head(), {'dense': adapters.lora(1, dropout_rate=0.5)})
   x = np.ones((64, 1), np.float32)
   shapes = jax.eval_shape(
     functools.partial(model.init, train=False), jax.random.key(0), x
@@ -268,14 +268,14 @@ def test_dropout_applies_where_the_caller_trains():
 
 def test_the_table_has_a_row_for_every_maker():
   made = [
-    designs.lora(1),
-    designs.adapter(1),
-    designs.parallel_adapter(1),
-    designs.parallel_adapter(1, scale=2.0),
-    designs.parallel_attention(1),
-    designs.multi_head_parallel(1),
-    designs.prefix(1),
+    adapters.lora(1),
+    adapters.adapter(1),
+    adapters.parallel_adapter(1),
+    adapters.parallel_adapter(1, scale=2.0),
+    adapters.parallel_attention(1),
+    adapters.multi_head_parallel(1),
+    adapters.prefix(1),
   ]
-  assert {adapter.name for adapter in made} == set(designs.DESIGNS)
+  assert {adapter.name for adapter in made} == set(adapters.DESIGNS)
   # No two methods are the same design.
   assert len({adapter.design for adapter in made}) == len(made)

@@ -1,4 +1,4 @@
-"""Linear probes: logistic regression on frozen features, to convergence.
+"""Protocol: logistic regression on frozen features, to convergence.
 
 The probe of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
 Underperform Out-of-Distribution', ICLR 2022, as in the authors' code

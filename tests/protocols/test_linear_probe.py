@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from repjax import types
-from repjax.analysis import linear_probe
+from repjax.protocols import linear_probe
 
 GRID = np.logspace(-4, 1, 4)
 

@@ -1,0 +1,156 @@
+"""What a run starts from: another run, a published file, or another state.
+
+Each gives parameters, and all that a state keeps of them follows here: trained
+and frozen ones, their average, and what a link of the optimizer holds on to.
+
+    # A file: a function that fills parameters, of which a new head stays.
+    load = functools.partial(vit_weights.load_vit, 'vit.npz', head='replace')
+    state = start.fill(state, load)
+
+    # Another run, whatever it was a run of.
+    old = frozen.joined(start.from_run('/tmp/probe'))
+    state = start.with_params(state, old, keep=lambda path: path[0] == 'head')
+
+`state` is fresh from `method.init`: an optimizer's moments stay as that made
+them.
+"""
+
+from collections.abc import Callable
+import os
+import pathlib
+from typing import Literal
+
+from flax import traverse_util
+import jax
+
+from repjax import checkpoint
+from repjax import optim
+from repjax import types
+from repjax.layers import frozen
+from repjax.methods import step as steps
+
+
+def parameters(
+  state: types.TrainState, *, keep: frozen.Predicate = frozen.nothing
+) -> types.PyTree:
+  """All parameters of a state, trained and frozen ones, in one tree.
+
+  Args:
+    state: Of any method.
+    keep: Path of a parameter -> whether to leave it out, as
+      `adapters.added(model)` does.
+  """
+  leaves = traverse_util.flatten_dict(frozen.joined(_variables(state)))
+  return traverse_util.unflatten_dict(
+    {path: x for path, x in leaves.items() if not keep(path)}
+  )
+
+
+def with_params(
+  state: types.TrainState,
+  params: types.PyTree,
+  *,
+  keep: frozen.Predicate = frozen.nothing,
+  what: str = 'The parameters to start from',
+) -> types.TrainState:
+  """The state with other parameters, wherever it has any.
+
+  Args:
+    state: Of a method of `methods.step`; fresh from its `init`.
+    params: One tree of all parameters, trained and frozen, as `parameters` and
+      `from_run` give it. They get the types of the old ones.
+    keep: Path of a parameter -> whether it stays as it is, as a new head does,
+      or an adapter; `params` need not have it, and may have another there.
+    what: What `params` are, for the error: 'config.weights=vit.npz'.
+
+  Raises:
+    InputError: A leaf is missing, left over or of another shape; names it.
+  """
+  model_state, params = steps.pop_params(
+    frozen.with_params(_variables(state), params, keep=keep, what=what)
+  )
+  averaged = isinstance(state.extra, steps.EmaState)
+  return state.replace(
+    params=params,
+    model_state=model_state,
+    extra=steps.EmaState(params) if averaged else state.extra,
+    opt_state=jax.tree.map(
+      lambda x: optim.L2SpState(params) if _holds_on(x) else x,
+      state.opt_state,
+      is_leaf=_holds_on,
+    ),
+  )
+
+
+def fill(
+  state: types.TrainState,
+  load: Callable[[types.PyTree], types.PyTree],
+  *,
+  keep: frozen.Predicate = frozen.nothing,
+) -> types.TrainState:
+  """The state with the parameters that a function makes of its own ones.
+
+  Args:
+    state: See `with_params`.
+    load: Parameters as `init` drew them -> a tree like it with pretrained
+      leaves, as all of `repjax.weights` do. What it leaves, such as a new head,
+      is what `init` drew.
+    keep: Path of a parameter -> whether it stays and `load` does not see it:
+      `adapters.added(model)`.
+  """
+  return with_params(state, load(parameters(state, keep=keep)), keep=keep)
+
+
+def from_run(
+  workdir: str | os.PathLike,
+  *,
+  field: str = 'workdir',
+  step: int | None = None,
+  which: Literal['trained', 'averaged'] = 'trained',
+) -> dict[str, types.PyTree]:
+  """The variables of a run's model, as they were last saved.
+
+  The experiment need not be built again: arrays are read by their names.
+
+  Args:
+    workdir: That `run.fit` has written.
+    field: Where the user has named it, for the error: 'config.pretrained'.
+    step: Of the checkpoint; the newest whole one if None.
+    which: Parameters that were 'trained', or those that are 'averaged' where a
+      run keeps an average.
+
+  Returns:
+    'params' and the model's other collections; `frozen.joined` makes one tree
+    of trained and frozen parameters. Keys of random numbers are their words.
+
+  Raises:
+    InputError: There is no such checkpoint, or it has no average.
+  """
+  folder = pathlib.Path(workdir, 'checkpoints')
+  stored = None
+  if folder.is_dir():
+    store = checkpoint.Checkpoints(str(folder), read_only=True)
+    stored = store.read(step=step)
+    store.close()
+  if stored is None:
+    raise types.InputError(
+      f'{field}={workdir} holds no checkpoint of a run: give the --workdir of '
+      'one that has been trained.'
+    )
+  leaves = {tuple(name.split('/')): x for name, x in stored.arrays.items()}
+  if which == 'averaged' and all(x[:2] != ('extra', 'params') for x in leaves):
+    raise types.InputError(
+      f'{field}={workdir} keeps no average of its parameters '
+      '(config.step.ema_decay=0).'
+    )
+  saved = traverse_util.unflatten_dict(leaves)
+  params = saved['params'] if which == 'trained' else saved['extra']['params']
+  return {**saved.get('model_state', {}), 'params': params}
+
+
+def _variables(state):
+  return {'params': state.params, **state.model_state}
+
+
+def _holds_on(x):
+  return isinstance(x, optim.L2SpState)
