@@ -203,7 +203,6 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
       config.update(_GENERATION)
       name = 'GPT2'
     config.model = dict(getattr(transformer, name))
-    del config.model.vocab_size  # The tokenizer's.
     config.adapter = _ADAPTER
     return config
   config.update(_SMALL)

@@ -264,7 +264,6 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
     config.update(_CLASSIFICATION)
     config.model = dict(transformer.ROBERTA)
   if preset.startswith('paper'):
-    del config.model.vocab_size  # The tokenizer's.
     return config
   config.model = {}
   config.update(_SMALL)
