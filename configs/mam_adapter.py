@@ -158,7 +158,6 @@ def get_config(
       if config.data.kind == 'pairs'
       else dict(transformer.ROBERTA)
     )
-    del config.model.vocab_size  # The tokenizer's.
   return config
 
 

@@ -8,6 +8,7 @@ either makes one of these or consumes one.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -242,6 +243,12 @@ class InputError(ValueError):
 
   Launchers print its message as one line and exit with code 1.
   """
+
+
+def check_choice(field: str, value: Any, choices: Sequence[Any]) -> None:
+  """Raises InputError unless the value of a field is one of `choices`."""
+  if value not in choices:
+    raise InputError(f'{field} must be one of {choices}, got {value!r}')
 
 
 class NonFiniteError(ArithmeticError):

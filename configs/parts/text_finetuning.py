@@ -6,6 +6,7 @@ import flax.linen as nn
 import numpy as np
 import optax
 
+from configs.parts import attention
 from configs.parts import text_models
 from configs.parts import text_tasks
 from repjax import optim
@@ -14,7 +15,6 @@ from repjax import types
 from repjax.experiments import of_tokens
 from repjax.experiments import wiring
 from repjax.layers import adapters
-from repjax.layers import performer
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
 from repjax.methods import model_inputs
@@ -43,20 +43,10 @@ def model(config, task: text_tasks.Task) -> nn.Module:
   if not config.weights and 'num_positions' not in config.model:
     fields['num_positions'] = positions
   if config.attention.kind != 'exact':
-    fields['attention_fn'] = _attention_fn(
+    fields['attention_fn'] = attention.attention_fn(
       config.attention, causal=data.kind == 'completions'
     )
   return text_models.model(config, kind, task.tokenizer.vocab_size, **fields)
-
-
-def _attention_fn(settings, *, causal: bool):
-  """The attention that a config's group `attention` names."""
-  fields = settings.to_dict()
-  if fields.pop('kind') != 'favor':
-    raise types.InputError(
-      f"config.attention.kind is 'favor' or 'exact'; got {settings.kind!r}."
-    )
-  return performer.Favor(causal=causal, **fields)
 
 
 def _row(task):

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import linear_attention_fn
 from repjax.layers.attention.linear import random_features
+from repjax.layers.attention.linear import rules
 from repjax.types import InputError
+from repjax.types import check_choice
 
 # One of the three estimates of the softmax kernel, or the elementwise function
 # of a generalized one.
@@ -75,7 +77,7 @@ def favor(
   Returns:
     [..., Q, H, V].
   """
-  return linear_attention_fn.attend(
+  return rules.attend(
     query,
     key,
     value,
@@ -94,10 +96,10 @@ def rule(
   *,
   kernel: Kernel = 'positive',
   epsilon: float | None = None,
-) -> linear_attention_fn.Rule:
-  """FAVOR+ for `linear_attention_fn`; arguments as in `favor`."""
+) -> rules.Rule:
+  """FAVOR+ as a rule; arguments as in `favor`."""
   if projection is not None:
-    linear_attention_fn.check_head_dim(projection, head_dim)
+    rules.check_head_dim(projection, head_dim)
   _check_kernel(kernel, has_projection=projection is not None)
   if callable(kernel):
     feature_map = functools.partial(
@@ -125,7 +127,7 @@ def rule(
 
   # Only kernels with either sign can come near 0.
   signed = callable(kernel) or kernel == 'trigonometric'
-  return linear_attention_fn.Rule(
+  return rules.Rule(
     scaled,
     scaled,
     functools.partial(attention_sums.divide, floor=1e-6 if signed else 1e-30),
@@ -142,35 +144,23 @@ class Favor(linear_attention_fn.LinearAttention):
   keeps it beside batch statistics, evaluation leaves it as it is.
 
   Attributes:
-    num_features: Rows of the projection, M.
     kernel: See `favor`.
     projection: Kind of the rows; 'none' for a generalized kernel of queries
       and keys themselves.
-    redraw_every: Training calls between two draws; 0 keeps the first one.
     epsilon: See `favor`.
+    The others are those of `LinearAttention`.
   """
 
   num_features: int = 256
+  redraw_every: int = 1000
   kernel: Kernel = 'positive'
   projection: Literal['orthogonal', 'iid', 'none'] = 'orthogonal'
-  redraw_every: int = 1000
   epsilon: float | None = None
 
   def __post_init__(self):
-    if (
-      self.num_features < 1
-      or self.redraw_every < 0
-      or (self.chunk_size is not None and self.chunk_size < 1)
-    ):
-      raise InputError(
-        'Favor needs num_features >= 1, redraw_every >= 0 and chunk_size >= 1; '
-        f'got {self.num_features=}, {self.redraw_every=}, {self.chunk_size=}'
-      )
-    if self.projection not in ('orthogonal', 'iid', 'none'):
-      raise InputError(
-        "Favor's projection is 'orthogonal', 'iid' or 'none'; got "
-        f'{self.projection!r}'
-      )
+    super().__post_init__()
+    kinds = ('orthogonal', 'iid', 'none')
+    check_choice('projection', self.projection, kinds)
     _check_kernel(self.kernel, has_projection=self.projection != 'none')
 
   def _rule(self, num_heads, head_dim):

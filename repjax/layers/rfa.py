@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import linear_attention_fn
 from repjax.layers.attention.linear import random_features
+from repjax.layers.attention.linear import rules
 from repjax.types import InputError
+from repjax.types import check_choice
 
 FeatureName = Literal['gaussian', 'arccos']
 Denominator = Literal['bounded', 'paper_code', 'paper_code_masked']
@@ -83,7 +85,7 @@ def rfa(
       f'gate_logits must be {key.shape[:-1]}, one a position and head; got '
       f'{gate_logits.shape}'
     )
-  return linear_attention_fn.attend(
+  return rules.attend(
     query,
     key,
     value,
@@ -116,11 +118,11 @@ def _rule(
   floor,
   norm_epsilon,
 ):
-  """RFA for `linear_attention_fn`; `gate_logits` is a function of the keys."""
+  """RFA as a rule; `gate_logits` is a function of the keys."""
   _check(
     features, denominator, floor, causal=causal, gated=gate_logits is not None
   )
-  linear_attention_fn.check_head_dim(projection, head_dim)
+  rules.check_head_dim(projection, head_dim)
   feature_map = {
     'gaussian': random_features.gaussian,
     'arccos': random_features.arccos,
@@ -146,7 +148,7 @@ def _rule(
       jnp.maximum(jax.nn.log_sigmoid(logits), _LEAST_LOG_GATE),
     )
 
-  return linear_attention_fn.Rule(
+  return rules.Rule(
     on_sphere, on_sphere, divide, None if gate_logits is None else gates
   )
 
@@ -168,7 +170,6 @@ class Rfa(linear_attention_fn.LinearAttention):
   is the paper's stateful evaluation.
 
   Attributes:
-    num_features: Rows of each head's projection, M.
     features: See `rfa`.
     gate: 'learned' needs `causal`.
     gate_bias: The gate's logit at the start; 4 remembers about 50 positions.
@@ -176,50 +177,36 @@ class Rfa(linear_attention_fn.LinearAttention):
     sigma: 'fixed' is 1.
     temperature: What rows are divided by.
     projection: Kind of the rows; orthogonal ones estimate better.
-    redraw_every: Training calls between two draws; 0 keeps the first one. The
-      authors draw for every training step.
     denominator: See `rfa`.
     floor: See `rfa`. The share of bounded denominators is sown in
       'intermediates' as 'clamped_denominators'.
     norm_epsilon: See `rfa`.
+    The others are those of `LinearAttention`; M is of each head, and the
+    authors draw for every training step.
   """
 
   num_features: int = 64
+  redraw_every: int = 1
   features: FeatureName = 'gaussian'
   gate: Literal['none', 'learned'] = 'none'
   gate_bias: float = 4.0
   sigma: Literal['learned', 'fixed'] = 'learned'
   temperature: float = 1.0
   projection: Literal['orthogonal', 'iid'] = 'orthogonal'
-  redraw_every: int = 1
   denominator: Denominator = 'bounded'
   floor: float = 0.01
   norm_epsilon: float = 1e-6
 
   def __post_init__(self):
-    if (
-      self.num_features < 1
-      or self.redraw_every < 0
-      or (self.chunk_size is not None and self.chunk_size < 1)
-    ):
-      raise InputError(
-        'Rfa needs num_features >= 1, redraw_every >= 0 and chunk_size >= 1; '
-        f'got {self.num_features=}, {self.redraw_every=}, {self.chunk_size=}'
-      )
+    super().__post_init__()
     if self.temperature <= 0 or self.norm_epsilon < 0:
       raise InputError(
         'Rfa needs temperature > 0 and norm_epsilon >= 0; got '
         f'{self.temperature=}, {self.norm_epsilon=}'
       )
-    for field, choices in (
-      ('gate', ('none', 'learned')),
-      ('sigma', ('learned', 'fixed')),
-      ('projection', ('orthogonal', 'iid')),
-    ):
-      if getattr(self, field) not in choices:
-        raise InputError(
-          f"Rfa's {field} is one of {choices}, got {getattr(self, field)!r}"
-        )
+    check_choice('gate', self.gate, ('none', 'learned'))
+    check_choice('sigma', self.sigma, ('learned', 'fixed'))
+    check_choice('projection', self.projection, ('orthogonal', 'iid'))
     _check(
       self.features,
       self.denominator,
@@ -344,11 +331,10 @@ def _unit(x, epsilon):
 
 
 def _check(features, denominator, floor, *, causal, gated):
-  if features not in ('gaussian', 'arccos'):
-    raise InputError(f"features are 'gaussian' or 'arccos', got {features!r}")
-  known = ('bounded', 'paper_code', 'paper_code_masked')
-  if denominator not in known:
-    raise InputError(f'denominator is one of {known}, got {denominator!r}')
+  check_choice('features', features, ('gaussian', 'arccos'))
+  check_choice(
+    'denominator', denominator, ('bounded', 'paper_code', 'paper_code_masked')
+  )
   if denominator != 'bounded' and (gated or features != 'gaussian'):
     raise InputError(
       f'denominator={denominator!r} is that of ungated gaussian features; use '

@@ -17,12 +17,22 @@ from repjax import trees
 from repjax.layers import patches
 from repjax.layers.positions import grid_positions
 from repjax.layers.positions import relative_positions
-from repjax.models import beit_block
+from repjax.models import block
 from repjax.models import vit
 from repjax.types import InputError
+from repjax.types import check_choice
 
 # What differs from `vit.SIZES`, where the widths are.
 LAYER_SCALES = {'B': 0.1, 'L': 1e-5}
+
+# Of weights, in pre-training: sigma 0.02, truncated at one sigma already.
+_INIT_STDDEV, _INIT_CUT = 0.02, 1.0
+
+
+def init(scale: float = 1.0, *, cut: float = _INIT_CUT) -> block.Init:
+  """Initializer of weights: `scale` times a normal cut at `cut` sigma."""
+  normal = nn.initializers.truncated_normal(_INIT_STDDEV, lower=-cut, upper=cut)
+  return lambda *args: scale * normal(*args)
 
 
 class Encoder(nn.Module):
@@ -89,12 +99,14 @@ class Encoder(nn.Module):
     Raises:
       InputError: The patches do not tile the image, or a field does not fit.
     """
-    self._validate()
+    check_choice('relative', self.relative, ('shared', 'per_layer', 'none'))
+    check_choice('position', self.position, ('none', 'learned'))
+    check_choice('gelu', self.gelu, ('tanh', 'exact'))
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     tokens = nn.DenseGeneral(
       self.hidden_dim,
       axis=(-3, -2, -1),
-      kernel_init=beit_block.init(),
+      kernel_init=init(),
       name='embedding',
       **types,
     )(patches.extract(image, self.patch_size))
@@ -126,43 +138,31 @@ class Encoder(nn.Module):
       bias = relative_positions.RelativePositionBias(
         self.num_heads, self.param_dtype, name='relative_positions'
       )(tuple(grid))
-    for i in range(self.num_layers):
-      tokens = beit_block.Block(
-        i + 1,
-        num_heads=self.num_heads,
-        mlp_dim=self.mlp_dim,
-        relative=self.relative == 'per_layer',
-        layer_scale=self.layer_scale,
-        dropout_rate=self.dropout_rate,
-        attention_dropout_rate=self.attention_dropout_rate,
-        drop_path_rate=self.drop_path_rate * i / max(self.num_layers - 1, 1),
-        gelu=self.gelu,
-        layer_norm_epsilon=self.layer_norm_epsilon,
-        name=f'block_{i}',
-        **types,
-      )(tokens, bias, tuple(grid), train=train)
+    config = block.BlockConfig(
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      activation=f'gelu_{self.gelu}',
+      dropout_rate=self.dropout_rate,
+      attention_dropout_rate=self.attention_dropout_rate,
+      drop_path_rate=self.drop_path_rate,
+      layer_scale=self.layer_scale,
+      key_bias=False,
+      relative_grid=tuple(grid) if self.relative == 'per_layer' else None,
+      layer_norm_epsilon=self.layer_norm_epsilon,
+      kernel_init=init(),
+      **types,
+    )
+    for i, each in enumerate(config.repeat(self.num_layers)):
+      each = dataclasses.replace(
+        each, out_kernel_init=init((2 * (i + 1)) ** -0.5)
+      )
+      tokens, _ = block.Block(each, name=f'block_{i}')(
+        tokens, train=train, bias=bias
+      )
     return tokens
 
   def _token(self, name):
-    return self.param(
-      name, beit_block.init(), (1, 1, self.hidden_dim), self.param_dtype
-    )
-
-  def _validate(self):
-    if self.hidden_dim % self.num_heads:
-      raise InputError(
-        'hidden_dim must be a multiple of num_heads, got '
-        f'{self.hidden_dim=}, {self.num_heads=}'
-      )
-    for field, choices in (
-      ('relative', ('shared', 'per_layer', 'none')),
-      ('position', ('none', 'learned')),
-      ('gelu', ('tanh', 'exact')),
-    ):
-      if getattr(self, field) not in choices:
-        raise InputError(
-          f'{field} must be one of {choices}, got {getattr(self, field)!r}'
-        )
+    return self.param(name, init(), (1, 1, self.hidden_dim), self.param_dtype)
 
 
 class MaskedImageModel(nn.Module):
@@ -200,9 +200,9 @@ class MaskedImageModel(nn.Module):
     if places is not None:
       tokens = jnp.take_along_axis(tokens, places[..., None], axis=1)
     tokens = _norm(self.encoder, 'norm')(tokens)
-    return _head(self.encoder, self.vocab_size, beit_block.init())(
-      tokens
-    ).astype(jnp.float32)
+    return _head(self.encoder, self.vocab_size, init())(tokens).astype(
+      jnp.float32
+    )
 
 
 class Classifier(nn.Module):
@@ -247,8 +247,8 @@ class Classifier(nn.Module):
     else:
       pooled = _norm(self.encoder, 'encoder_norm')(tokens)[:, 0]
     # A cut at 100 sigma is none, as where the authors fine-tune.
-    init = beit_block.init(self.head_scale, cut=100.0)
-    return _head(self.encoder, self.num_classes, init)(
+    head_init = init(self.head_scale, cut=100.0)
+    return _head(self.encoder, self.num_classes, head_init)(
       pooled.astype(jnp.float32)
     )
 

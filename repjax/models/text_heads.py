@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from repjax.layers import activations
 from repjax.models import transformer
-from repjax.types import InputError
+from repjax.types import check_choice
 
 
 class MaskedLM(transformer.Encoder):
@@ -60,8 +60,7 @@ class Classifier(transformer.Encoder):
 
   def setup(self):
     super().setup()
-    if self.pool not in ('first', 'mean'):
-      raise InputError(f"pool must be 'first' or 'mean', got {self.pool!r}")
+    check_choice('pool', self.pool, ('first', 'mean'))
     types = dict(kernel_init=self.kernel_init, param_dtype=self.param_dtype)
     if self.pooler:
       self.pooling = nn.Dense(self.hidden_dim, dtype=self.dtype, **types)

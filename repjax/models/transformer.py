@@ -4,7 +4,6 @@ Vaswani et al., 'Attention Is All You Need', NeurIPS 2017. What later models
 changed are settings: `BERT`, `ROBERTA`, `GPT2` and `BART` hold theirs.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -14,13 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers import attention
-from repjax.models import transformer_block
-from repjax.types import InputError
+from repjax.layers.attention import signature
+from repjax.models import stack
 
-# Published settings, with the sizes of the base models: `DecoderLM(**GPT2)`,
-# `text_heads.MaskedLM(**BERT)`, `EncoderDecoder(**BART)`.
+# The geometry of published base models: `DecoderLM(vocab_size, **GPT2)`,
+# `text_heads.MaskedLM(vocab_size, **BERT)`, `EncoderDecoder(vocab_size,
+# **BART)`. Their vocabularies: GPT-2 50,257, BERT 30,522, RoBERTa and BART
+# 50,265.
 GPT2: Mapping[str, Any] = dict(
-  vocab_size=50_257,
   num_positions=1024,
   hidden_dim=768,
   mlp_dim=3072,
@@ -30,7 +30,6 @@ GPT2: Mapping[str, Any] = dict(
 )
 BERT: Mapping[str, Any] = dict(
   GPT2,
-  vocab_size=30_522,
   num_positions=512,
   num_token_types=2,
   norm='post',
@@ -39,15 +38,10 @@ BERT: Mapping[str, Any] = dict(
   layer_norm_epsilon=1e-12,
 )
 ROBERTA: Mapping[str, Any] = dict(
-  BERT,
-  vocab_size=50_265,
-  position_offset=2,
-  num_token_types=1,
-  layer_norm_epsilon=1e-5,
+  BERT, position_offset=2, num_token_types=1, layer_norm_epsilon=1e-5
 )
 BART: Mapping[str, Any] = dict(
   GPT2,
-  vocab_size=50_265,
   position_offset=2,
   num_layers=6,
   norm='post',
@@ -56,57 +50,7 @@ BART: Mapping[str, Any] = dict(
 )
 
 
-class ModelFields(transformer_block.StackFields):
-  """Fields of all models here, besides those of blocks and stacks.
-
-  Attributes:
-    vocab_size: Number of tokens.
-    hidden_dim: D, width of tokens.
-    scale_embedding: Whether embedded tokens are multiplied by sqrt(D)
-      (Vaswani et al., sec. 3.4).
-    embedding_init: Initial embedding of tokens.
-  """
-
-  vocab_size: int
-  _: dataclasses.KW_ONLY
-  hidden_dim: int
-  scale_embedding: bool = False
-  embedding_init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
-
-  def setup(self):
-    for field, choices in (
-      ('norm', ('pre', 'post')),
-      ('position', ('learned', 'sinusoidal', 'rotary')),
-    ):
-      if getattr(self, field) not in choices:
-        raise InputError(
-          f'{field} must be one of {choices}, got {getattr(self, field)!r}'
-        )
-    # Without dtype: in float32 the logits of the tied embedding stay exact.
-    self.token_embedding = nn.Embed(
-      self.vocab_size,
-      self.hidden_dim,
-      embedding_init=self.embedding_init,
-      param_dtype=self.param_dtype,
-    )
-
-  def _stack(self, **changes):
-    fields = self.fields(transformer_block.StackFields)
-    return transformer_block.Stack(**{**fields, **changes})
-
-  def _embed(self, tokens):
-    """[B, L] -> [B, L, D]."""
-    embedded = self.token_embedding(tokens)
-    if self.scale_embedding:
-      embedded = embedded * self.hidden_dim**0.5
-    return embedded if self.dtype is None else embedded.astype(self.dtype)
-
-  def tied_logits(self, features: jax.Array) -> jax.Array:
-    """Products with the embedding, [..., D] -> [..., vocab_size] float32."""
-    return self.token_embedding.attend(features.astype(jnp.float32))
-
-
-class Encoder(ModelFields):
+class Encoder(stack.TokenModel):
   """Features of every token, seen from both sides (BERT, RoBERTa)."""
 
   def setup(self):
@@ -137,7 +81,7 @@ class Encoder(ModelFields):
     )[0]
 
 
-class DecoderLM(ModelFields):
+class DecoderLM(stack.TokenModel):
   """A language model: the next token from those before it (GPT-2).
 
   `prefill` and `step` give the logits of `__call__` one position at a time;
@@ -150,12 +94,12 @@ class DecoderLM(ModelFields):
   """
 
   _: dataclasses.KW_ONLY
-  attention_fn: Callable[..., jax.Array] = attention.Softmax(causal=True)
+  attention_fn: signature.AttentionFn = attention.Softmax(causal=True)
   tied: bool = True
 
   def setup(self):
     super().setup()
-    _check_causal(self.attention_fn)
+    signature.check_causal(self.attention_fn)
     self.decoder = self._stack()
     if not self.tied:
       self.head = nn.Dense(
@@ -193,7 +137,7 @@ class DecoderLM(ModelFields):
     *,
     max_length: int,
     mask: jax.Array | None = None,
-  ) -> tuple[jax.Array, transformer_block.StackState]:
+  ) -> tuple[jax.Array, stack.StackState]:
     """Reads a whole prompt.
 
     Args:
@@ -214,8 +158,8 @@ class DecoderLM(ModelFields):
     return self._logits(_last(features, mask)), state
 
   def step(
-    self, state: transformer_block.StackState, tokens: jax.Array
-  ) -> tuple[jax.Array, transformer_block.StackState]:
+    self, state: stack.StackState, tokens: jax.Array
+  ) -> tuple[jax.Array, stack.StackState]:
     """Reads one more token a row, [B]; see `prefill`."""
     features, state = self.decoder(
       self._embed(tokens[:, None]), train=False, state=state
@@ -226,7 +170,7 @@ class DecoderLM(ModelFields):
     return self.tied_logits(features) if self.tied else self.head(features)
 
 
-class EncoderDecoder(ModelFields):
+class EncoderDecoder(stack.TokenModel):
   """One sequence from another (Vaswani et al., 2017; BART).
 
   Both sides and the logits share one embedding of tokens.
@@ -240,19 +184,17 @@ class EncoderDecoder(ModelFields):
 
   _: dataclasses.KW_ONLY
   num_decoder_layers: int | None = None
-  decoder_attention_fn: Callable[..., jax.Array] = attention.Softmax(
-    causal=True
-  )
-  cross_attention_fn: Callable[..., jax.Array] = attention.Softmax()
+  decoder_attention_fn: signature.AttentionFn = attention.Softmax(causal=True)
+  cross_attention_fn: signature.AttentionFn = attention.Softmax()
 
   def setup(self):
     super().setup()
-    _check_causal(self.decoder_attention_fn)
-    self.encoder = self._stack(cross_attention_fn=None)
-    layers = self.num_decoder_layers
+    signature.check_causal(self.decoder_attention_fn)
+    self.encoder = self._stack()
     self.decoder = self._stack(
+      self.num_decoder_layers,
       attention_fn=self.decoder_attention_fn,
-      num_layers=self.num_layers if layers is None else layers,
+      cross_attention_fn=self.cross_attention_fn,
     )
 
   def __call__(
@@ -304,7 +246,7 @@ class EncoderDecoder(ModelFields):
     max_length: int,
     mask: jax.Array | None = None,
     source_mask: jax.Array | None = None,
-  ) -> tuple[jax.Array, transformer_block.StackState]:
+  ) -> tuple[jax.Array, stack.StackState]:
     """Reads the source and the beginning of the target; see `DecoderLM`."""
     features, state = self.decoder(
       self._embed(tokens),
@@ -317,8 +259,8 @@ class EncoderDecoder(ModelFields):
     return self.tied_logits(_last(features, mask)), state
 
   def step(
-    self, state: transformer_block.StackState, tokens: jax.Array
-  ) -> tuple[jax.Array, transformer_block.StackState]:
+    self, state: stack.StackState, tokens: jax.Array
+  ) -> tuple[jax.Array, stack.StackState]:
     """Reads one more token a row of the target, [B]; see `DecoderLM`."""
     features, state = self.decoder(
       self._embed(tokens[:, None]), train=False, state=state
@@ -332,11 +274,3 @@ def _last(features, mask):
     return features[:, -1]
   last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1] > 0, axis=1)
   return jnp.take_along_axis(features, last[:, None, None], axis=1)[:, 0]
-
-
-def _check_causal(attention_fn):
-  if not getattr(attention_fn, 'causal', False):
-    raise InputError(
-      'a decoder needs causal self-attention, such as layers.attention.'
-      f'Softmax(causal=True); got {attention_fn}'
-    )

@@ -5,12 +5,9 @@ Recognition at Scale', ICLR 2021. `repjax.weights.vit_weights` loads the
 published weights.
 """
 
-from collections.abc import Callable
 from collections.abc import Mapping
 import dataclasses
 import difflib
-import functools
-import inspect
 from typing import Any
 from typing import Literal
 
@@ -18,11 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.layers import attention as attention_lib
-from repjax.layers import drop_path
+from repjax.layers import attention
 from repjax.layers import patches
+from repjax.layers.attention import signature
 from repjax.layers.positions import grid_positions
+from repjax.models import block
 from repjax.types import InputError
+from repjax.types import check_choice
 
 # Table 1 of the paper; Ti and S are those of DeiT (Touvron et al., 2021) and of
 # the authors' later checkpoints. The authors train L and H with dropout 0.1.
@@ -34,115 +33,7 @@ SIZES: Mapping[str, Mapping[str, int]] = {
   'H': dict(hidden_dim=1280, mlp_dim=5120, num_heads=16, num_layers=32),
 }
 
-
-class Mlp(nn.Module):
-  """Two dense layers with a gelu between.
-
-  Attributes:
-    hidden_dim: Width between the layers; the other fields are those of `ViT`.
-  """
-
-  hidden_dim: int
-  _: dataclasses.KW_ONLY
-  dropout_rate: float = 0.0
-  gelu: Literal['tanh', 'exact'] = 'tanh'
-  dtype: Any = None
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
-    """[B, T, D] -> [B, T, D]."""
-    dense = functools.partial(
-      nn.Dense,
-      kernel_init=nn.initializers.xavier_uniform(),
-      bias_init=nn.initializers.normal(1e-6),
-      dtype=self.dtype,
-      param_dtype=self.param_dtype,
-    )
-    dropout = functools.partial(
-      nn.Dropout, self.dropout_rate, deterministic=not train
-    )
-    hidden = dense(self.hidden_dim, name='hidden')(tokens)
-    hidden = _exact_gelu(hidden) if self.gelu == 'exact' else nn.gelu(hidden)
-    hidden = dropout(name='dropout_hidden')(hidden)
-    output = dense(tokens.shape[-1], name='out')(hidden)
-    return dropout(name='dropout_out')(output)
-
-
-class Block(nn.Module):
-  """A transformer layer that normalises first (eq. 2 and 3).
-
-  Sows its result as 'output', and the attention's 'attention_weights'
-  [B, H, T, T], where the caller makes 'intermediates' mutable.
-
-  Attributes:
-    num_heads: H.
-    mlp_dim: Width inside the MLP.
-    dropout_rate: Dropout after attention and after both layers of the MLP.
-    attention_dropout_rate: Dropout on attention weights.
-    drop_path_rate: Probability that an example skips a branch.
-    attention_fn: Attention with the signature of `nn.dot_product_attention`, or
-      a part of it.
-    gelu: See `ViT`.
-    layer_norm_epsilon: Added to variances.
-    dtype: Type of the computation; None infers it from input and parameters.
-    param_dtype: Type of the parameters.
-  """
-
-  num_heads: int
-  mlp_dim: int
-  _: dataclasses.KW_ONLY
-  dropout_rate: float = 0.0
-  attention_dropout_rate: float = 0.0
-  drop_path_rate: float = 0.0
-  attention_fn: Callable[..., jax.Array] = attention_lib.softmax_attention
-  gelu: Literal['tanh', 'exact'] = 'tanh'
-  layer_norm_epsilon: float = 1e-6
-  dtype: Any = None
-  param_dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
-    """[B, T, D] -> [B, T, D]."""
-    types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-    norm = functools.partial(
-      nn.LayerNorm, epsilon=self.layer_norm_epsilon, **types
-    )
-    # Only an attention that takes `module` has weights to show.
-    sow_weights = (
-      self.is_mutable_collection('intermediates')
-      and 'module' in inspect.signature(self.attention_fn).parameters
-    )
-
-    branch = norm(name='attention_norm')(tokens)
-    branch = nn.MultiHeadDotProductAttention(
-      num_heads=self.num_heads,
-      kernel_init=nn.initializers.xavier_uniform(),
-      attention_fn=self.attention_fn,
-      dropout_rate=self.attention_dropout_rate,
-      broadcast_dropout=False,
-      deterministic=not train,
-      name='attention',
-      **types,
-    )(branch, sow_weights=sow_weights)
-    branch = nn.Dropout(
-      self.dropout_rate, deterministic=not train, name='dropout'
-    )(branch)
-    drop = drop_path.DropPath(self.drop_path_rate, name='attention_drop_path')
-    tokens = tokens + drop(branch, train=train)
-
-    branch = norm(name='mlp_norm')(tokens)
-    branch = Mlp(
-      self.mlp_dim,
-      dropout_rate=self.dropout_rate,
-      gelu=self.gelu,
-      name='mlp',
-      **types,
-    )(branch, train=train)
-    drop = drop_path.DropPath(self.drop_path_rate, name='mlp_drop_path')
-    tokens = tokens + drop(branch, train=train)
-    self.sow('intermediates', 'output', tokens)
-    return tokens
+_DROPOUT_NAMES = block.DropoutNames('dropout', 'dropout_hidden', 'dropout_out')
 
 
 class ViT(nn.Module):
@@ -167,7 +58,7 @@ class ViT(nn.Module):
     drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
     representation_dim: Width of a tanh layer before the head, as the authors
       have it while they pre-train on ImageNet-21k; None for no such layer.
-    attention_fn: See `Block`.
+    attention_fn: See `signature.AttentionFn`.
     gelu: 'tanh' as in the authors' code, 'exact' as in PyTorch ports.
     layer_norm_epsilon: Added to variances.
     head_init: Initial kernel of the head; zero is the authors', and makes all
@@ -190,15 +81,17 @@ class ViT(nn.Module):
   attention_dropout_rate: float = 0.0
   drop_path_rate: float = 0.0
   representation_dim: int | None = None
-  attention_fn: Callable[..., jax.Array] = attention_lib.softmax_attention
+  attention_fn: signature.AttentionFn = attention.Softmax()
   gelu: Literal['tanh', 'exact'] = 'tanh'
   layer_norm_epsilon: float = 1e-6
-  head_init: Callable[..., jax.Array] = nn.initializers.zeros
+  head_init: block.Init = nn.initializers.zeros
   dtype: Any = None
   param_dtype: Any = jnp.float32
 
   def setup(self):
-    self._validate()
+    check_choice('pool', self.pool, ('token', 'average'))
+    check_choice('position', self.position, ('learned', 'sincos'))
+    check_choice('gelu', self.gelu, ('tanh', 'exact'))
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     self.embedding = nn.DenseGeneral(
       self.hidden_dim, axis=(-3, -2, -1), **types
@@ -210,20 +103,22 @@ class ViT(nn.Module):
     if self.position == 'learned':
       self.positions = grid_positions.LearnedPositions(self.param_dtype)
     self.dropout = nn.Dropout(self.dropout_rate)
-    self.block = [
-      Block(
-        self.num_heads,
-        self.mlp_dim,
-        dropout_rate=self.dropout_rate,
-        attention_dropout_rate=self.attention_dropout_rate,
-        drop_path_rate=self.drop_path_rate * i / max(self.num_layers - 1, 1),
-        attention_fn=self.attention_fn,
-        gelu=self.gelu,
-        layer_norm_epsilon=self.layer_norm_epsilon,
-        **types,
-      )
-      for i in range(self.num_layers)
-    ]
+    config = block.BlockConfig(
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      activation=f'gelu_{self.gelu}',
+      dropout_rate=self.dropout_rate,
+      attention_dropout_rate=self.attention_dropout_rate,
+      activation_dropout_rate=self.dropout_rate,
+      drop_path_rate=self.drop_path_rate,
+      attention_fn=self.attention_fn,
+      layer_norm_epsilon=self.layer_norm_epsilon,
+      kernel_init=nn.initializers.xavier_uniform(),
+      mlp_bias_init=nn.initializers.normal(1e-6),
+      dropout_names=_DROPOUT_NAMES,
+      **types,
+    )
+    self.block = [block.Block(x) for x in config.repeat(self.num_layers)]
     self.encoder_norm = nn.LayerNorm(self.layer_norm_epsilon, **types)
     if self.representation_dim is not None:
       self.pre_logits = nn.Dense(self.representation_dim, **types)
@@ -283,8 +178,8 @@ class ViT(nn.Module):
 
   def _blocks(self, image, *, train):
     tokens = self.embed(image, train=train)
-    for block in self.block:
-      tokens = block(tokens, train=train)
+    for layer in self.block:
+      tokens, _ = layer(tokens, train=train)
     return tokens
 
   def _pool(self, tokens):
@@ -293,22 +188,6 @@ class ViT(nn.Module):
     if self.representation_dim is not None:
       pooled = jnp.tanh(self.pre_logits(pooled))
     return pooled
-
-  def _validate(self):
-    if self.hidden_dim % self.num_heads:
-      raise InputError(
-        'hidden_dim must be a multiple of num_heads, got '
-        f'{self.hidden_dim=}, {self.num_heads=}'
-      )
-    for field, choices in (
-      ('pool', ('token', 'average')),
-      ('position', ('learned', 'sincos')),
-      ('gelu', ('tanh', 'exact')),
-    ):
-      if getattr(self, field) not in choices:
-        raise InputError(
-          f'{field} must be one of {choices}, got {getattr(self, field)!r}'
-        )
 
 
 def variant(name: str, num_classes: int, **fields: Any) -> ViT:
@@ -351,18 +230,11 @@ def attention_maps(
   _, sown = model.apply(
     variables, image, train=False, mutable=['intermediates']
   )
-  blocks = [
-    sown['intermediates'][f'block_{i}'] for i in range(model.num_layers)
-  ]
-  if any('attention' not in block for block in blocks):
+  sown = sown['intermediates']
+  layers = [sown[f'block_{i}'] for i in range(model.num_layers)]
+  if any('attention' not in layer for layer in layers):
     raise InputError(
       'attention_maps needs an attention_fn that sows attention_weights, as '
-      'layers.attention.softmax_attention does'
+      'layers.attention.Softmax does'
     )
-  return jnp.stack([b['attention']['attention_weights'][0] for b in blocks])
-
-
-def _exact_gelu(x):
-  """By erf; `nn.gelu` takes erfc, which takes XLA:CPU 3 times as long."""
-  wide = x.astype(jnp.float32)
-  return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+  return jnp.stack([x['attention']['attention_weights'][0] for x in layers])

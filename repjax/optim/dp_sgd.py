@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax.optim import link
+
 # Noise for more numbers than this is drawn in parts: the generator holds
 # several copies of what it draws (on CPUs four), which made the noise of a
 # large embedding the peak of a whole step's memory.
@@ -148,11 +150,7 @@ def dp_sgd(
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del updates, extra  # The plain gradient must not get out.
-    if params is None or grad_fn is None:
-      raise ValueError(
-        'dp_sgd needs `params` and the extra argument `grad_fn`: call '
-        'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
-      )
+    link.check('dp_sgd', params=params, grad_fn=grad_fn)
     total, aux = grad_fn.clipped(
       params,
       state.clip_norm,

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from repjax import trees
+from repjax.optim import link
 
 # Below this part of its terms' size, |g'|^2 is float32 rounding: g' is zero.
 _ROUNDING = 1e-6
@@ -120,11 +121,7 @@ def gradient_vaccine(
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del extra
-    if params is None or grad_fn is None:
-      raise ValueError(
-        'gradient_vaccine needs `params` and the extra argument `grad_fn`: '
-        'call tx.update(grads, opt_state, params, grad_fn=grad_fn).'
-      )
+    link.check('gradient_vaccine', params=params, grad_fn=grad_fn)
     grads, num_rows, _ = grad_fn.per_task(params, num_tasks)
     leaves, structure = jax.tree.flatten(grads)
     indices = group_indices(updates, groups)

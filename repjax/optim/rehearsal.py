@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from repjax import types
+from repjax.optim import link
 
 
 def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
@@ -35,11 +36,7 @@ def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del updates, extra  # The mean over both kinds of rows is of no use.
-    if params is None or grad_fn is None:
-      raise ValueError(
-        'a_gem needs `params` and the extra argument `grad_fn`: call '
-        'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
-      )
+    link.check('a_gem', params=params, grad_fn=grad_fn)
     grads, num_rows, _ = grad_fn.per_task(params, 2, column=column)
     now, past = (jax.tree.map(lambda x, i=i: x[i], grads) for i in (0, 1))
     product = optax.tree.vdot(now, past)
@@ -94,8 +91,7 @@ def ewc(
     return EwcState(zeros, jax.tree.map(jnp.zeros_like, params))
 
   def update_fn(updates, state, params=None):
-    if params is None:
-      raise ValueError('ewc needs `params` in tx.update.')
+    link.check('ewc', params=params)
     penalised = jax.tree.map(
       lambda g, f, c, w: (
         (g + strength * (f * w - c)) / (1 + learning_rate * strength * f)

@@ -13,6 +13,7 @@ import optax
 
 from repjax import trees
 from repjax import types
+from repjax.optim import link
 
 
 def sam(
@@ -95,11 +96,7 @@ def sam(
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del extra
-    if params is None or grad_fn is None:
-      raise ValueError(
-        'sam needs `params` and the extra argument `grad_fn`: call '
-        'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
-      )
+    link.check('sam', params=params, grad_fn=grad_fn)
     if sync and groups == 1:
       return grad_fn(worst_point(params, updates))[0], state
 

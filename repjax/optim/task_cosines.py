@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax.optim import link
 from repjax.optim.gradient_vaccine import Groups
-from repjax.optim.gradient_vaccine import gram as gram_of
+from repjax.optim.gradient_vaccine import gram
 from repjax.optim.gradient_vaccine import group_indices
 
 
@@ -64,18 +65,14 @@ def task_cosines(
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del extra
-    if params is None or grad_fn is None:
-      raise ValueError(
-        'task_cosines needs `params` and the extra argument `grad_fn`: call '
-        'tx.update(grads, opt_state, params, grad_fn=grad_fn).'
-      )
+    link.check('task_cosines', params=params, grad_fn=grad_fn)
     grads, _, _ = grad_fn.per_task(params, num_tasks)
-    gram = gram_of(jax.tree.leaves(grads), group_indices(params, groups))
-    gram = jnp.concatenate([gram.sum(0, keepdims=True), gram])
-    norms = jnp.sqrt(jnp.diagonal(gram, axis1=1, axis2=2))
+    products = gram(jax.tree.leaves(grads), group_indices(params, groups))
+    products = jnp.concatenate([products.sum(0, keepdims=True), products])
+    norms = jnp.sqrt(jnp.diagonal(products, axis1=1, axis2=2))
     scale = norms[:, :, None] * norms[:, None, :]
     real = scale > 0
-    cosines = jnp.where(real, gram / jnp.where(real, scale, 1), 0)
+    cosines = jnp.where(real, products / jnp.where(real, scale, 1), 0)
     new_state = CosinesState(
       state.total + jnp.clip(cosines, -1, 1), state.count + real
     )

@@ -50,16 +50,18 @@ def apply(model, variables, tokens, *, train=False, rngs=None, **inputs):
 
 # The published numbers of parameters of the base models.
 @pytest.mark.parametrize(
-  ('kind', 'settings', 'count'),
+  ('kind', 'vocab_size', 'geometry', 'count'),
   [
-    (transformer.DecoderLM, transformer.GPT2, 124_439_808),
-    (text_heads.MaskedLM, transformer.BERT, 109_514_298),
-    (text_heads.MaskedLM, transformer.ROBERTA, 124_697_433),
-    (transformer.EncoderDecoder, transformer.BART, 139_420_416),
+    (transformer.DecoderLM, 50_257, transformer.GPT2, 124_439_808),
+    (text_heads.MaskedLM, 30_522, transformer.BERT, 109_514_298),
+    (text_heads.MaskedLM, 50_265, transformer.ROBERTA, 124_697_433),
+    (transformer.EncoderDecoder, 50_265, transformer.BART, 139_420_416),
   ],
 )
-def test_published_settings_have_the_published_sizes(kind, settings, count):
-  model = kind(**settings)
+def test_published_settings_have_the_published_sizes(
+  kind, vocab_size, geometry, count
+):
+  model = kind(vocab_size, **geometry)
   inputs = {}
   if kind is transformer.EncoderDecoder:
     inputs['source'] = SOURCE

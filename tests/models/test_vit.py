@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from repjax import trees
+from repjax.models import block
 from repjax.models import vit
 from repjax.types import InputError
 
@@ -186,13 +187,13 @@ class ForwardTest(parameterized.TestCase):
     tokens = np.array(apply(model, variables, image, method='embed'))
     tokens -= tokens.mean(-1, keepdims=True)
     tokens /= np.sqrt((tokens**2).mean(-1, keepdims=True) + 1e-6)
-    block = variables['params']['block_0']
-    norm = block['attention_norm']
+    layer = variables['params']['block_0']
+    norm = layer['attention_norm']
     tokens = tokens * norm['scale'] + norm['bias']
     query, key = (
       np.einsum('btd,dhe->bhte', tokens, dense['kernel'])
       + dense['bias'][:, None]
-      for dense in (block['attention']['query'], block['attention']['key'])
+      for dense in (layer['attention']['query'], layer['attention']['key'])
     )
     weights = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(8))
     weights /= weights.sum(-1, keepdims=True)
@@ -251,7 +252,7 @@ class TrainingTest(parameterized.TestCase):
     model = tiny(num_layers=4, drop_path_rate=0.3)
     model = model.bind(draw(model, images()))
     np.testing.assert_allclose(
-      [block.drop_path_rate for block in model.block], [0, 0.1, 0.2, 0.3]
+      [x.config.drop_path_rate for x in model.block], [0, 0.1, 0.2, 0.3]
     )
 
   def test_the_given_attention_is_used(self):
@@ -262,8 +263,8 @@ class TrainingTest(parameterized.TestCase):
     model = tiny()
     variables = draw(model, images())
     # Without queries, exact attention is the mean of the values, too.
-    for block in ('block_0', 'block_1'):
-      for leaf in variables['params'][block]['attention']['query'].values():
+    for name in ('block_0', 'block_1'):
+      for leaf in variables['params'][name]['attention']['query'].values():
         leaf *= 0
     exact = apply(model, variables, images())
     np.testing.assert_allclose(
@@ -331,15 +332,17 @@ class TypesTest(parameterized.TestCase):
     variables = draw(model, images())
     for leaf in jax.tree.leaves(variables):
       self.assertEqual(leaf.dtype, jnp.float32)
-    _, (_, block) = apply_and_sow(model, variables, images())
-    self.assertEqual(block['output'][0].dtype, jnp.bfloat16)
+    _, (_, layer) = apply_and_sow(model, variables, images())
+    self.assertEqual(layer['output'][0].dtype, jnp.bfloat16)
     self.assertEqual(
-      block['attention']['attention_weights'][0].dtype, jnp.float32
+      layer['attention']['attention_weights'][0].dtype, jnp.float32
     )
 
   def test_exact_gelu_is_the_product_with_the_normal_distribution(self):
     x = np.linspace(-6, 6, 1001)
-    layer = vit.Mlp(1001, gelu='exact')
+    layer = block.Mlp(
+      block.BlockConfig(mlp_dim=1001, num_heads=1, activation='gelu_exact')
+    )
     # The identity on both sides of the gelu.
     dense = {'kernel': jnp.eye(1001), 'bias': jnp.zeros(1001)}
     found = layer.apply(

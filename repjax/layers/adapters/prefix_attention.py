@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from repjax.layers.attention import signature
+
 
 class PrefixAttention:
   """Puts keys and values in front of those that an `attention_fn` gets.
@@ -30,7 +32,7 @@ class PrefixAttention:
 
   def __init__(
     self,
-    attention_fn: Callable[..., jax.Array],
+    attention_fn: signature.AttentionFn,
     prefix: Callable[..., tuple[jax.Array, jax.Array]],
     *,
     length: int,
@@ -38,8 +40,8 @@ class PrefixAttention:
     """Binds a prefix.
 
     Args:
-      attention_fn: With the signature of `nn.dot_product_attention`, or a part
-        of it. If it has `causal`, and is, it sees `length` more queries.
+      attention_fn: See `signature.AttentionFn`. If it is causal, it sees
+        `length` more queries.
       prefix: (key [..., K, H, D], value [..., K, H, V]) -> the prefix's keys
         [l, H, D] and values [l, H, V].
       length: l.
@@ -47,7 +49,7 @@ class PrefixAttention:
     self._fn = attention_fn
     self._prefix = prefix
     self._length = length
-    self.causal = getattr(attention_fn, 'causal', False)
+    self.causal = signature.is_causal(attention_fn)
     # Whoever asks which arguments there are gets the answer of the original.
     self.__signature__ = inspect.signature(attention_fn)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-import inspect
 from typing import Any
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers import attention
+from repjax.layers.attention import signature
 from repjax.layers.positions import sequence_positions
 from repjax.types import InputError
 
@@ -51,22 +51,25 @@ class MultiHeadAttention(nn.Module):
 
   Attributes:
     num_heads: H, a divisor of the tokens' width.
-    attention_fn: Attention with the signature of `nn.dot_product_attention`, or
-      a part of it. To decode, it also needs `init_state`, `prefill` and `step`,
-      as `attention.Softmax(causal=True)` has them.
+    attention_fn: See `signature.AttentionFn`.
     dropout_rate: Dropout on attention weights.
     rotary: Whether queries and keys are rotated by their positions.
+    key_bias: Whether keys have a bias. It adds the same to all scores of a
+      query, which a softmax does not see.
     kernel_init: Initial kernels.
+    out_kernel_init: That of the output; None means `kernel_init`.
     dtype: Type of the computation; None infers it from input and parameters.
     param_dtype: Type of the parameters.
   """
 
   num_heads: int
   _: dataclasses.KW_ONLY
-  attention_fn: Callable[..., jax.Array] = attention.softmax_attention
+  attention_fn: signature.AttentionFn = attention.Softmax()
   dropout_rate: float = 0.0
   rotary: bool = False
+  key_bias: bool = True
   kernel_init: Callable[..., jax.Array] = nn.initializers.normal(0.02)
+  out_kernel_init: Callable[..., jax.Array] | None = None
   dtype: Any = None
   param_dtype: Any = jnp.float32
 
@@ -77,6 +80,7 @@ class MultiHeadAttention(nn.Module):
     context: jax.Array | None = None,
     *,
     train: bool,
+    bias: jax.Array | None = None,
     mask: jax.Array | None = None,
     positions: jax.Array | None = None,
     max_length: int | None = None,
@@ -89,6 +93,7 @@ class MultiHeadAttention(nn.Module):
       context: What keys and values come from, [B, S, D]; None means `tokens`.
         Not needed with `state`, which remembers it.
       train: Whether to drop weights; draws from the rngs 'dropout'.
+      bias: Added to scores, [H, L, S]; not to those of decoding.
       mask: 0 for keys that are padding, [B, L] or, with `context`, [B, S].
         Ignored with `state`, which remembers it.
       positions: Places of the tokens, [B, L], for rotary attention.
@@ -125,14 +130,15 @@ class MultiHeadAttention(nn.Module):
     else:
       source = tokens if context is None else context
       check_mask(mask, source)
-      key, value = project(name='key')(source), project(name='value')(source)
+      key = project(use_bias=self.key_bias, name='key')(source)
+      value = project(name='value')(source)
     if self.rotary:
       query, key = (
         sequence_positions.rotate(x, positions) for x in (query, key)
       )
 
     if context is not None or isinstance(state, CrossState):
-      output = self._attend(query, key, value, mask, train=train)
+      output = self._attend(query, key, value, bias, mask, train=train)
       if state is None and max_length is not None:
         if mask is None:
           mask = jnp.ones(key.shape[:2], bool)
@@ -140,11 +146,7 @@ class MultiHeadAttention(nn.Module):
     elif state is not None:
       output, state = self.attention_fn.step(state, query, key, value)
     elif max_length is not None:
-      if not hasattr(self.attention_fn, 'prefill'):
-        raise InputError(
-          f'attention_fn={self.attention_fn} cannot decode: it has no init_'
-          'state, prefill and step. layers.attention.Softmax(causal=True) has'
-        )
+      signature.check_decodes(self.attention_fn)
       state = self.attention_fn.init_state(
         batch_size=query.shape[0],
         max_length=max_length,
@@ -157,14 +159,18 @@ class MultiHeadAttention(nn.Module):
         state, query, key, value, mask=mask
       )
     else:
-      output = self._attend(query, key, value, mask, train=train)
+      output = self._attend(query, key, value, bias, mask, train=train)
 
     output = nn.DenseGeneral(
-      dim, axis=(-2, -1), kernel_init=self.kernel_init, name='out', **types
+      dim,
+      axis=(-2, -1),
+      kernel_init=self.out_kernel_init or self.kernel_init,
+      name='out',
+      **types,
     )(output)
     return output, () if state is None else state
 
-  def _attend(self, query, key, value, mask, *, train):
+  def _attend(self, query, key, value, bias, mask, *, train):
     settings = {}
     if self.dropout_rate > 0 and train:
       settings = dict(
@@ -172,18 +178,16 @@ class MultiHeadAttention(nn.Module):
         dropout_rate=self.dropout_rate,
         broadcast_dropout=False,
       )
-    # Only an attention that takes `module` has weights to show.
-    if (
-      self.is_mutable_collection('intermediates')
-      and 'module' in inspect.signature(self.attention_fn).parameters
-    ):
-      settings['module'] = self
+    if bias is not None:
+      settings['bias'] = bias
     if mask is not None:
       settings['mask'] = (mask > 0)[:, None, None, :]
-    return self.attention_fn(
+    return signature.call(
+      self.attention_fn,
       query,
       key,
       value,
+      module=self,
       deterministic=not train,
       dtype=self.dtype,
       **settings,

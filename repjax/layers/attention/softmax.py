@@ -3,93 +3,13 @@
 import dataclasses
 from typing import NamedTuple
 
-import flax.linen as nn
 from flax.linen import dtypes
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax.layers.attention import signature
 from repjax.types import InputError
-
-
-def softmax_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  bias: jax.Array | None = None,
-  mask: jax.Array | None = None,
-  broadcast_dropout: bool = True,
-  dropout_rng: jax.Array | None = None,
-  dropout_rate: float = 0.0,
-  deterministic: bool = False,
-  dtype: jnp.dtype | None = None,
-  precision: jax.lax.PrecisionLike = None,
-  module: nn.Module | None = None,
-) -> jax.Array:
-  """Scaled dot-product attention (Vaswani et al., 2017, eq. 1).
-
-  Stands in for `nn.dot_product_attention`, also as the `attention_fn` of
-  `nn.MultiHeadDotProductAttention`. Two things differ: scores and their softmax
-  are float32 whatever the inputs are, and heads are moved in front of positions
-  once, behind a barrier. Without it XLA:CPU picks a layout for each of the six
-  products of a training step, and copies its operands for each.
-
-  Args:
-    query: [..., Q, H, D].
-    key: [..., K, H, D].
-    value: [..., K, H, V].
-    bias: Added to the scores; broadcast to [..., H, Q, K].
-    mask: Where a query may look, bool; broadcast to [..., H, Q, K]. A query
-      that may look nowhere sees the mean of all values.
-    broadcast_dropout: Whether all batch rows and heads drop the same pairs.
-    dropout_rng: Key for dropout; needed where it applies.
-    dropout_rate: Probability that a weight is dropped, in [0, 1).
-    deterministic: Whether to leave dropout out.
-    dtype: Type of the products; None infers it from the inputs.
-    precision: Of the products; see `jax.lax.Precision`.
-    module: Sows the weights [..., H, Q, K], before dropout, in its
-      'intermediates' as 'attention_weights'.
-
-  Returns:
-    [..., Q, H, V].
-
-  Raises:
-    InputError: `bias` or `mask` does not fit.
-  """
-  for name, array in (('bias', bias), ('mask', mask)):
-    _check_fits(name, array, query, key)
-  query, key, value = dtypes.promote_dtype(query, key, value, dtype=dtype)
-  query = query * query.shape[-1] ** -0.5
-  query, key, value = jax.lax.optimization_barrier(
-    tuple(x.swapaxes(-3, -2) for x in (query, key, value))
-  )  # [..., H, L, D]
-  scores = jnp.einsum(
-    '...qd,...kd->...qk',
-    query,
-    key,
-    precision=precision,
-    preferred_element_type=jnp.float32,
-  )
-  if bias is not None:
-    scores = scores + bias
-  if mask is not None:
-    scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-  weights = jax.nn.softmax(scores)
-  if module is not None:
-    module.sow('intermediates', 'attention_weights', weights)
-  if dropout_rate > 0 and not deterministic:
-    shape = weights.shape
-    if broadcast_dropout:
-      shape = (1,) * (len(shape) - 2) + shape[-2:]
-    keep = jax.random.bernoulli(dropout_rng, 1 - dropout_rate, shape)
-    weights = jnp.where(keep, weights / (1 - dropout_rate), 0)
-  output = jnp.einsum(
-    '...qk,...kd->...qd',
-    weights.astype(value.dtype),
-    value,
-    precision=precision,
-  )
-  return output.swapaxes(-3, -2)
 
 
 class Cache(NamedTuple):
@@ -111,65 +31,73 @@ class Cache(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Softmax:
-  """Exact attention as an object that can decode.
+class Softmax(signature.Attention):
+  """Scaled dot-product attention (Vaswani et al., 2017, eq. 1).
 
-  Call it where `nn.dot_product_attention` is called. `init_state`, `prefill`
-  and `step` give the outputs of the causal form one position at a time, with a
-  cache that grows with the text: M (D + V) numbers a head.
+  Call it where `nn.dot_product_attention` is called. Two things differ: scores
+  and their softmax are float32 whatever the inputs are, and heads are moved in
+  front of positions once, behind a barrier. Without it XLA:CPU picks a layout
+  for each of the six products of a training step, and copies its operands for
+  each. A query that may look nowhere sees the mean of all values.
+
+  `init_state`, `prefill` and `step` give the outputs of the causal form one
+  position at a time, with a cache that grows with the text: M (D + V) numbers a
+  head.
 
   Attributes:
-    causal: Whether a query sees its own and earlier positions only.
+    causal: Whether a query sees its own and earlier positions only, which needs
+      as many keys as queries.
   """
 
   causal: bool = False
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    broadcast_dropout: bool = True,
-    dropout_rng: jax.Array | None = None,
-    dropout_rate: float = 0.0,
-    deterministic: bool = False,
-    dtype: jnp.dtype | None = None,
-    precision: jax.lax.PrecisionLike = None,
-    module: nn.Module | None = None,
-  ) -> jax.Array:
-    """Arguments and result are those of `softmax_attention`.
-
-    Raises:
-      InputError: `causal`, and there are not as many keys as queries; or
-        `bias` or `mask` does not fit.
-    """
+  def _attend(self, query, key, value, settings):
+    bias, mask, dtype = settings.bias, settings.mask, settings.dtype
+    if self.causal and query.shape[-3] != key.shape[-3]:
+      raise InputError(
+        'causal attention needs one key a query; got '
+        f'{query.shape[-3]} queries and {key.shape[-3]} keys: use '
+        'Softmax(causal=False) for attention to another sequence, and `step` '
+        'to decode'
+      )
+    for name, array in (('bias', bias), ('mask', mask)):
+      _check_fits(name, array, query, key)
     if self.causal:
-      length, num_keys = query.shape[-3], key.shape[-3]
-      if length != num_keys:
-        raise InputError(
-          'causal attention needs one key a query; got '
-          f'{length} queries and {num_keys} keys: use Softmax(causal=False) '
-          'for attention to another sequence, and `step` to decode'
-        )
-      _check_fits('mask', mask, query, key)
-      past = jnp.tril(jnp.ones((length, length), bool))
+      past = jnp.tril(jnp.ones((query.shape[-3],) * 2, bool))
       mask = past if mask is None else past & (mask > 0)
-    return softmax_attention(
+    query, key, value = dtypes.promote_dtype(query, key, value, dtype=dtype)
+    query = query * query.shape[-1] ** -0.5
+    query, key, value = jax.lax.optimization_barrier(
+      tuple(x.swapaxes(-3, -2) for x in (query, key, value))
+    )  # [..., H, L, D]
+    scores = jnp.einsum(
+      '...qd,...kd->...qk',
       query,
       key,
-      value,
-      bias=bias,
-      mask=mask,
-      broadcast_dropout=broadcast_dropout,
-      dropout_rng=dropout_rng,
-      dropout_rate=dropout_rate,
-      deterministic=deterministic,
-      dtype=dtype,
-      precision=precision,
-      module=module,
+      precision=settings.precision,
+      preferred_element_type=jnp.float32,
     )
+    if bias is not None:
+      scores = scores + bias
+    if mask is not None:
+      scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores)
+    if settings.module is not None:
+      settings.module.sow('intermediates', 'attention_weights', weights)
+    if settings.drops:
+      shape = weights.shape
+      if settings.broadcast_dropout:
+        shape = (1,) * (len(shape) - 2) + shape[-2:]
+      kept = 1 - settings.dropout_rate
+      keep = jax.random.bernoulli(settings.dropout_rng, kept, shape)
+      weights = jnp.where(keep, weights / kept, 0)
+    output = jnp.einsum(
+      '...qk,...kd->...qd',
+      weights.astype(value.dtype),
+      value,
+      precision=settings.precision,
+    )
+    return output.swapaxes(-3, -2)
 
   def init_state(
     self,
@@ -300,6 +228,9 @@ class Softmax:
       raise InputError(
         'only causal attention decodes: use attention.Softmax(causal=True)'
       )
+
+
+softmax_attention = Softmax()  # Where a function is wanted.
 
 
 def _check_fits(name, array, query, key):

@@ -329,6 +329,7 @@ def test_private_steps_see_adapters_alone():
 
 BART_LARGE = {
   **transformer.BART,
+  'vocab_size': 50_265,
   'hidden_dim': 1024,
   'mlp_dim': 4096,
   'num_heads': 16,
@@ -384,7 +385,9 @@ def test_the_budget_on_roberta_base_is_that_of_the_paper():
   rules = adapters.mam(
     attention='.*/attention', ffn='.*/mlp', length=16, rank=16, scale=2.0
   )
-  model = adapters.adapt(text_heads.MaskedLM(**transformer.ROBERTA), rules)
+  model = adapters.adapt(
+    text_heads.MaskedLM(50_265, **transformer.ROBERTA), rules
+  )
   shapes = jax.eval_shape(
     functools.partial(model.init, train=False), jax.random.key(0), TOKENS
   )

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers.attention.linear import attention_sums
-from repjax.layers.attention.linear import chunks as chunks_lib
+from repjax.layers.attention.linear import chunks
 from repjax.layers.attention.linear import random_features
 
 # The causal form has products of all pairs inside a chunk. The others have
@@ -48,7 +48,7 @@ def summarize(
     precision: Of the sums' products; see `jax.lax.Precision`.
   """
   size = _or(chunk_size, CHUNK_SIZE)
-  chunks = chunks_lib.cut(size, None, key, value, mask=mask)
+  inputs = chunks.cut(size, None, key, value, mask=mask)
 
   def add(state, chunk):
     features = key_map(chunk.key)
@@ -62,8 +62,7 @@ def summarize(
     )
     return state, None
 
-  state = _start(key_map, chunks)
-  return chunks_lib.scan(add, state, chunks)[0]
+  return chunks.scan(add, _start(key_map, inputs), inputs)[0]
 
 
 def read(
@@ -85,9 +84,9 @@ def read(
       query_map(chunk).values, state, precision=precision
     )
 
-  size = chunks_lib.chunk_length(length, _or(chunk_size, CHUNK_SIZE))
-  chunks = chunks_lib.split(chunks_lib.wide(query), size)
-  totals = chunks_lib.scan(look, None, chunks)[1]
+  size = chunks.chunk_length(length, _or(chunk_size, CHUNK_SIZE))
+  inputs = chunks.split(chunks.wide(query), size)
+  totals = chunks.scan(look, None, inputs)[1]
   return _join_totals(
     attention_sums.Totals(*totals, state.log_scale[..., None]), length
   )
@@ -144,7 +143,7 @@ def causal(
   if segments is not None and state is not None:
     raise ValueError('Segments start from nothing: pass segments or a state')
   length = key.shape[-3]
-  chunks = chunks_lib.cut(
+  inputs = chunks.cut(
     _or(chunk_size, CAUSAL_CHUNK_SIZE),
     query,
     key,
@@ -154,7 +153,7 @@ def causal(
     log_weight=log_weight,
     log_decay=log_decay,
   )
-  size = chunks.key.shape[-2]
+  size = inputs.key.shape[-2]
   before = jnp.tril(jnp.ones((size, size), bool), -1 if strict else 0)
 
   def advance(carry, chunk):
@@ -188,15 +187,15 @@ def causal(
     return (state, last_segment), totals
 
   if state is None:
-    state = _start(key_map, chunks)
+    state = _start(key_map, inputs)
   else:
     state = jax.lax.stop_gradient(state)
   last_segment = (
     None
     if segments is None
-    else jnp.full(chunks.segments.shape[1:-1], -2, jnp.int32)
+    else jnp.full(inputs.segments.shape[1:-1], -2, jnp.int32)
   )
-  (state, _), totals = chunks_lib.scan(advance, (state, last_segment), chunks)
+  (state, _), totals = chunks.scan(advance, (state, last_segment), inputs)
   return _join_totals(totals, length), state
 
 
@@ -294,21 +293,21 @@ def _pairs(state, q, k, chunk, logs, sees, goes_on, faded, precision):
 def _join_totals(totals, length):
   def join(x):
     x = jnp.broadcast_to(x, totals.denominator.shape)
-    return chunks_lib.join(x[..., None], length)[..., 0]
+    return chunks.join(x[..., None], length)[..., 0]
 
   return attention_sums.Totals(
-    chunks_lib.join(totals.numerator, length), *(join(x) for x in totals[1:])
+    chunks.join(totals.numerator, length), *(join(x) for x in totals[1:])
   )
 
 
-def _start(key_map, chunks):
+def _start(key_map, inputs):
   """The empty state for these inputs."""
-  key = jax.eval_shape(lambda x: key_map(x).values, chunks.key[0])
+  key = jax.eval_shape(lambda x: key_map(x).values, inputs.key[0])
   *batch, num_heads, _, num_features = key.shape
   return jax.tree.map(
-    lambda x: x.astype(chunks.value.dtype),
+    lambda x: x.astype(inputs.value.dtype),
     attention_sums.empty_state(
-      tuple(batch), num_heads, num_features, chunks.value.shape[-1]
+      tuple(batch), num_heads, num_features, inputs.value.shape[-1]
     ),
   )
 

@@ -1,224 +1,86 @@
-"""Device code: what Performer and RFA share as an `attention_fn` of linen.
+"""Device code: linear attention as an `attention_fn`.
 
-A `Rule` says what makes a linear attention; `attend` applies it to whole
-sequences, and `LinearAttention` puts it into a network in the place of
-`nn.dot_product_attention`, with a state of constant size for decoding.
+In the place of `nn.dot_product_attention` in a network, with a state of
+constant size for decoding; `performer.Favor` and `rfa.Rfa` are of this kind.
 """
 
-from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple
+import functools
 
-import flax.linen as nn
 from flax.linen import dtypes
 import jax
 import jax.numpy as jnp
 
+from repjax.layers.attention import signature
 from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import linear_attention
-from repjax.layers.attention.linear import random_features
+from repjax.layers.attention.linear import rules
 from repjax.types import InputError
 
 
-class Rule(NamedTuple):
-  """What makes one linear attention.
-
-  Attributes:
-    query_map: Queries [..., H, L, D] -> features.
-    key_map: Keys [..., H, L, D] -> features.
-    divide: `attention_sums.Totals` -> outputs [..., Q, H, V].
-    gates: Keys [..., L, H, D] -> (log_weight, log_decay), each [..., L, H], as
-      in `linear_attention.causal`; None for neither.
-  """
-
-  query_map: random_features.FeatureMap
-  key_map: random_features.FeatureMap
-  divide: Callable[[attention_sums.Totals], jax.Array]
-  gates: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
-
-
-def attend(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  rule: Rule,
-  *,
-  causal: bool,
-  mask: jax.Array | None = None,
-  segments: jax.Array | None = None,
-  chunk_size: int | None = None,
-  precision: jax.lax.PrecisionLike = None,
-) -> jax.Array:
-  """Applies a rule to whole sequences.
-
-  Args:
-    query: [..., Q, H, D].
-    key: [..., K, H, D]; K = Q where `causal` or with `segments`.
-    value: [..., K, H, V].
-    rule: The attention.
-    causal: Whether a query sees no later keys.
-    mask: Which keys there are, [..., K] bool. A query that sees no key gives 0.
-    segments: Ids >= 0, [..., L] int32, of sequences packed side by side.
-    chunk_size: See `linear_attention`; None is its choice.
-    precision: Of the sums' products; features are float32 in any case.
-
-  Returns:
-    [..., Q, H, V], in the inputs' type.
-
-  Raises:
-    InputError: Shapes do not fit.
-  """
-  _check(query, key, value, mask=mask, segments=segments, causal=causal)
-  dtype = jnp.result_type(query, key, value)
-  maps = dict(query_map=rule.query_map, chunk_size=chunk_size)
-  maps['precision'] = precision
-  if causal:
-    totals, _ = linear_attention.causal(
-      query,
-      key,
-      value,
-      key_map=rule.key_map,
-      mask=mask,
-      segments=segments,
-      **_gates(rule, key, mask),
-      **maps,
-    )
-  elif segments is not None:
-    totals = linear_attention.segmented(
-      query,
-      key,
-      value,
-      key_map=rule.key_map,
-      mask=mask,
-      segments=segments,
-      **maps,
-    )
-  else:
-    state = linear_attention.summarize(
-      key,
-      value,
-      key_map=rule.key_map,
-      mask=mask,
-      chunk_size=chunk_size,
-      precision=precision,
-    )
-    totals = linear_attention.read(query, state, **maps)
-  return rule.divide(totals).astype(dtype)
-
-
-def attend_segment(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  rule: Rule,
-  state: attention_sums.State,
-  *,
-  mask: jax.Array | None = None,
-  chunk_size: int | None = None,
-  precision: jax.lax.PrecisionLike = None,
-) -> tuple[jax.Array, attention_sums.State]:
-  """Causal attention that goes on from a state: (outputs, state after).
-
-  One call over a whole sequence, and one for each of its parts, are the same.
-  No gradient flows into the state that comes in. Arguments as in `attend`.
-  """
-  _check(query, key, value, mask=mask, segments=None, causal=True)
-  totals, state = linear_attention.causal(
-    query,
-    key,
-    value,
-    query_map=rule.query_map,
-    key_map=rule.key_map,
-    mask=mask,
-    state=state,
-    chunk_size=chunk_size,
-    precision=precision,
-    **_gates(rule, key, mask),
-  )
-  return rule.divide(totals).astype(jnp.result_type(query, key, value)), state
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearAttention:
-  """An `attention_fn` with the signature of `nn.dot_product_attention`.
+class LinearAttention(signature.Attention):
+  """An `attention_fn` of linear time, with a state of constant size.
 
   Call it inside a compact method of a linen module, as
   `nn.MultiHeadDotProductAttention(attention_fn=...)` does: its variables then
   belong to that module.
 
+  There are no scores and no weights. So it takes no bias and no dropout, and a
+  mask [..., 1, 1, K] of keys alone; `dtype` is that of the result, since
+  features and sums are float32; and to sow the weights that it implies takes
+  quadratic time.
+
   Attributes:
+    num_features: Rows of the projection, M.
+    redraw_every: Training calls between two draws of the projection; 0 keeps
+      the first one.
     causal: Whether a query sees no later keys; a [Q, K] mask cannot say so.
     chunk_size: See `linear_attention`; None is its choice.
   """
 
+  num_features: int
+  redraw_every: int
   causal: bool = False
   chunk_size: int | None = None
 
-  def __call__(
-    self,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    broadcast_dropout: bool = True,
-    dropout_rng: jax.Array | None = None,
-    dropout_rate: float = 0.0,
-    deterministic: bool = False,
-    dtype: jnp.dtype | None = None,
-    precision: jax.lax.PrecisionLike = None,
-    module: nn.Module | None = None,
-  ) -> jax.Array:
-    """Attends in linear time.
+  def __post_init__(self):
+    if (
+      self.num_features < 1
+      or self.redraw_every < 0
+      or (self.chunk_size is not None and self.chunk_size < 1)
+    ):
+      raise InputError(
+        f'{self._name} needs num_features >= 1, redraw_every >= 0 and '
+        f'chunk_size >= 1; got {self.num_features=}, {self.redraw_every=}, '
+        f'{self.chunk_size=}'
+      )
 
-    Args:
-      query: [..., Q, H, D].
-      key: [..., K, H, D].
-      value: [..., K, H, V].
-      bias: Must be None: there are no scores to add it to.
-      mask: Which keys there are, broadcast to [..., 1, 1, K].
-      broadcast_dropout: Ignored.
-      dropout_rng: Ignored.
-      dropout_rate: Of attention weights, which never exist here: must be 0
-        unless `deterministic`.
-      deterministic: Whether dropout is off.
-      dtype: Of the result; None infers it from the inputs. Features and sums
-        are float32.
-      precision: Of the sums' products; see `jax.lax.Precision`.
-      module: Sows the implied weights [..., H, Q, K] in its 'intermediates' as
-        'attention_weights', which takes quadratic time.
-
-    Returns:
-      [..., Q, H, V].
-
-    Raises:
-      InputError: Something is asked for that a linear attention cannot do, or
-        shapes do not fit.
-    """
-    del broadcast_dropout, dropout_rng  # No weights, no dropout.
-    if bias is not None:
+  def _attend(self, query, key, value, settings):
+    if settings.bias is not None:
       raise InputError(
         f'{self._name} takes no bias: add positions to queries and keys instead'
       )
-    if dropout_rate > 0 and not deterministic:
+    if settings.drops:
       raise InputError(
         f'{self._name} has no attention weights to drop: set the attention '
-        f'dropout rate to 0, got {dropout_rate}'
+        f'dropout rate to 0, got {settings.dropout_rate}'
       )
-    query, key, value = dtypes.promote_dtype(query, key, value, dtype=dtype)
-    settings = dict(
-      causal=self.causal,
-      mask=self._key_mask(mask, key),
-      chunk_size=self.chunk_size,
-      precision=precision,
+    query, key, value = dtypes.promote_dtype(
+      query, key, value, dtype=settings.dtype
     )
-    rule = self._rule(*key.shape[-2:])
-    if module is not None:
-      weights = linear_attention.attention_matrix(
-        lambda *arrays: attend(*arrays, rule, **settings), query, key
-      )
-      module.sow('intermediates', 'attention_weights', weights)
-    return attend(query, key, value, rule, **settings)
+    apply = functools.partial(
+      rules.attend,
+      causal=self.causal,
+      mask=self._key_mask(settings.mask, key),
+      chunk_size=self.chunk_size,
+      precision=settings.precision,
+      rule=self._rule(*key.shape[-2:]),
+    )
+    if settings.module is not None:
+      weights = linear_attention.attention_matrix(apply, query, key)
+      settings.module.sow('intermediates', 'attention_weights', weights)
+    return apply(query, key, value)
 
   def init_state(
     self,
@@ -270,7 +132,7 @@ class LinearAttention:
         f'{needed}, [batch, heads, features, size of values]: make it by '
         'init_state of the same settings'
       )
-    return attend_segment(
+    return rules.attend_segment(
       query,
       key,
       value,
@@ -292,7 +154,7 @@ class LinearAttention:
 
   # What a system defines.
 
-  def _rule(self, num_heads: int, head_dim: int) -> Rule:
+  def _rule(self, num_heads: int, head_dim: int) -> rules.Rule:
     """Makes the variables, in the module that is running, and the rule."""
     raise NotImplementedError
 
@@ -332,54 +194,3 @@ class LinearAttention:
         f'{self._name}: a mask of batch shape {mask.shape[:-1]} does not fit '
         f'keys of batch shape {key.shape[:-3]}'
       ) from error
-
-
-def check_head_dim(projection: jax.Array, head_dim: int) -> None:
-  """Raises InputError unless the projection is for heads of that size."""
-  if projection.shape[-1] != head_dim:
-    raise InputError(
-      f'the projection is for heads of size {projection.shape[-1]}, queries '
-      f'and keys have {head_dim}: draw another, or change num_heads'
-    )
-
-
-def _gates(rule, key, mask):
-  if rule.gates is None:
-    return {}
-  if mask is not None:  # Padding may hold anything, NaN for one.
-    key = jnp.where(mask[..., None, None], key, 0)
-  log_weight, log_decay = rule.gates(key)
-  return dict(log_weight=log_weight, log_decay=log_decay)
-
-
-def _check(query, key, value, *, mask, segments, causal):
-  if min(query.ndim, key.ndim, value.ndim) < 3:
-    raise InputError(
-      'queries, keys and values are [..., length, heads, size], got '
-      f'{query.shape}, {key.shape}, {value.shape}'
-    )
-  if query.shape[-2:] != key.shape[-2:]:
-    raise InputError(
-      'queries and keys need equal heads of equal size, got [..., heads, size] '
-      f'of {query.shape} and {key.shape}'
-    )
-  if key.shape[:-1] != value.shape[:-1] or query.shape[:-3] != key.shape[:-3]:
-    raise InputError(
-      'batch, length and heads of keys and values must agree, and the batch '
-      f'of queries: got {query.shape}, {key.shape}, {value.shape}'
-    )
-  if (causal or segments is not None) and query.shape[-3] != key.shape[-3]:
-    raise InputError(
-      'causal attention and segments need as many queries as keys, got '
-      f'{query.shape[-3]} and {key.shape[-3]}'
-    )
-  for name, ids in (('mask', mask), ('segments', segments)):
-    if ids is None:
-      continue
-    fits = ids.ndim >= 1 and ids.shape[-1] == key.shape[-3]
-    batch = key.shape[:-3]
-    if not fits or ids.shape[:-1] not in (batch, (1,) * len(batch), ()):
-      raise InputError(
-        f"{name} must be [..., {key.shape[-3]}] with the keys' batch "
-        f'{batch}, got {ids.shape}'
-      )
