@@ -142,7 +142,6 @@ def fit_seeds(
     yield, [S]), the last one at step T.
 
   Raises:
-    InputError: If states have one key in their optimizers for several seeds.
     NonFiniteError: If a mean is not finite; names the seed.
   """
   steps = order.shape[1]
@@ -164,7 +163,7 @@ def fit_seeds(
     states = init_seeds(method, columns, base)
   else:  # They are donated below.
     states = jax.tree.map(jnp.copy, states)
-  _check_keys(states.opt_state)
+  trees.check_own_keys(states.opt_state)
   rngs = jax.vmap(lambda rng: jax.random.fold_in(rng, _TRAIN))(base)
   run = (
     jax.jit(jax.vmap(stretch), donate_argnums=0)
@@ -205,22 +204,6 @@ def init_seeds(
     return method.init(jax.random.fold_in(rng, _INIT), batch)
 
   return jax.jit(jax.vmap(first))(rngs, columns)
-
-
-def _check_keys(opt_state):
-  """Refuses models side by side that draw the same numbers.
-
-  A link that draws has a field `key` in its state. Where it makes gradients
-  private, the difference of two models with one key tells all.
-  """
-  for path, x in jax.tree_util.tree_leaves_with_path(opt_state):
-    is_key = path[-1:] == (jax.tree_util.GetAttrKey('key'),)
-    if is_key and len(np.unique(x, axis=0)) < len(x):
-      raise types.InputError(
-        'Models that train side by side have one key in the states of their '
-        'optimizers, and would draw the same noise: give each its own '
-        '(repjax.experiments.private.Plan.with_keys).'
-      )
 
 
 def _one_by_one(step):

@@ -84,8 +84,8 @@ def dp_sgd(
   state. Two runs with one key add the same noise, and their difference has
   none: a run needs a key of its own. Models that train side by side share the
   one that is given here until each gets its own
-  (`repjax.experiments.private.Plan.with_keys`), without which `loop.fit_seeds`
-  refuses them.
+  (`repjax.experiments.private.Plan.with_keys`), without which training them is
+  refused.
 
   Args:
     clip_norm: C > 0, in units of the gradient of one example's loss; the first

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from repjax import loop
 from repjax import types
 from repjax.data.batches import poisson
 from repjax.experiments import private
@@ -127,12 +126,6 @@ def test_one_key_for_several_models_is_refused(plan, method, vectorize):
     'runs', method, COLUMNS, ROWS, states=keyed, **settings
   )
   assert trained.score.shape == (2,)
-  with pytest.raises(types.InputError, match='one key'):
-    next(
-      loop.fit_seeds(
-        method, COLUMNS, plan.order(SEEDS), seeds=SEEDS, every=1, states=start
-      )
-    )
 
 
 def test_a_run_that_occurs_twice_is_refused(plan, method):
