@@ -138,6 +138,25 @@ def first_nonfinite(tree: types.PyTree) -> str | None:
   return None
 
 
+def check_own_keys(tree: types.PyTree) -> None:
+  """Refuses states side by side, [S, ...], that would draw the same numbers.
+
+  A state that draws has a field `key`, the data of a key. Where the numbers
+  make gradients private, the difference of two models with one key tells all.
+
+  Raises:
+    InputError: If a key is that of several.
+  """
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    is_key = path[-1:] == (jax.tree_util.GetAttrKey('key'),)
+    if is_key and len(np.unique(x, axis=0)) < len(x):
+      raise types.InputError(
+        'Models that train side by side have one key in the states of their '
+        'optimizers, and would draw the same noise: give each its own '
+        '(repjax.experiments.private.Plan.with_keys).'
+      )
+
+
 def nearest(name: str, names) -> str:
   """' Did you mean ...?' for a misspelt name, or ''."""
   close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)

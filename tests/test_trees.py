@@ -1,11 +1,14 @@
 """Paths and masks of trees."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from repjax import trees
+from repjax import types
 
 TREE = {
   'encoder': {'kernel': jnp.ones((2, 3)), 'bias': jnp.zeros(3)},
@@ -71,3 +74,22 @@ def test_the_nearest_name_is_suggested():
   names = ('hidden_0', 'head')
   assert trees.nearest('hiden_0', names) == " Did you mean 'hidden_0'?"
   assert trees.nearest('zzz', names) == ''
+
+
+class Draws(NamedTuple):
+  """State of what draws random numbers."""
+
+  key: jax.Array
+  step: jax.Array
+
+
+def test_one_key_for_several_states_side_by_side_is_refused():
+  steps = jnp.zeros(3)
+  own = jnp.arange(6, dtype=jnp.uint32).reshape((3, 2))
+  trees.check_own_keys(({'a': Draws(own, steps)}, Draws(own + 1, steps)))
+  # A layer may be called so, and start with equal parameters.
+  trees.check_own_keys({'key': jnp.ones((3, 2))})
+  trees.check_own_keys(())
+  shared = own.at[2].set(own[0])
+  with pytest.raises(types.InputError, match='one key'):
+    trees.check_own_keys(({'a': Draws(own, steps)}, Draws(shared, steps)))

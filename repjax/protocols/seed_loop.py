@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from repjax import loop
+from repjax import trees
 from repjax import types
 from repjax.data.batches import in_order
 
@@ -64,7 +65,7 @@ def fit(
     InputError: If states have one key in their optimizers for several seeds.
     NonFiniteError: If a mean is not finite; names the seed.
   """
-  _check_keys(states.opt_state)
+  trees.check_own_keys(states.opt_state)
   steps = order.shape[1]
   columns, shared = _on_device(columns), _on_device(shared or {})
   states = jax.tree.map(jnp.copy, states)  # They are donated below.
@@ -87,22 +88,6 @@ def fit(
             f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
           )
     yield stop, states, means
-
-
-def _check_keys(opt_state):
-  """Refuses models side by side that draw the same numbers.
-
-  A link that draws has a field `key` in its state. Where it makes gradients
-  private, the difference of two models with one key tells all.
-  """
-  for path, x in jax.tree_util.tree_leaves_with_path(opt_state):
-    is_key = path[-1:] == (jax.tree_util.GetAttrKey('key'),)
-    if is_key and len(np.unique(x, axis=0)) < len(x):
-      raise types.InputError(
-        'Models that train side by side have one key in the states of their '
-        'optimizers, and would draw the same noise: give each its own '
-        '(repjax.experiments.private.Plan.with_keys).'
-      )
 
 
 @functools.lru_cache(maxsize=1)
