@@ -29,7 +29,7 @@ from repjax.metrics import averages
 
 # Fields that are a study's own. They stood in configs once, and so they still
 # do in old work directories.
-_OF_STUDIES = ('claims', 'study', 'seeds')
+_OF_STUDIES = ('claims', 'study', 'seeds', 'arms', 'generation')
 
 
 def identity(config: Any) -> dict[str, Any]:
