@@ -37,8 +37,8 @@ def attention(rounds: int) -> dict[str, Any]:
   """
   import jax
 
-  from repjax.layers import attention as exact_lib
   from repjax.layers import performer
+  from repjax.layers.attention import softmax
   from repjax.layers.attention.linear import random_features
 
   projection = random_features.draw_projection(
@@ -46,7 +46,7 @@ def attention(rounds: int) -> dict[str, Any]:
   )
   result = {}
   for causal in (False, True):
-    exact = exact_lib.Softmax(causal=causal)
+    exact = softmax.Softmax(causal=causal)
     forms = {
       'performer': lambda q, k, v, causal=causal: performer.favor(
         q, k, v, projection, causal=causal
@@ -166,12 +166,12 @@ def decoding(rounds: int) -> dict[str, Any]:
   """
   import jax
 
-  from repjax.layers import attention as exact_lib
   from repjax.layers import rfa
+  from repjax.layers.attention import softmax
 
   length = 2048
   forms = {
-    'exact': exact_lib.Softmax(causal=True),
+    'exact': softmax.Softmax(causal=True),
     'rfa': rfa.Rfa(causal=True, redraw_every=0),
     'gated rfa': rfa.Rfa(causal=True, gate='learned', redraw_every=0),
   }

@@ -29,7 +29,7 @@ LAYER_SCALES = {'B': 0.1, 'L': 1e-5}
 _INIT_STDDEV, _INIT_CUT = 0.02, 1.0
 
 
-def init(scale: float = 1.0, *, cut: float = _INIT_CUT) -> block.Init:
+def _init(scale: float = 1.0, *, cut: float = _INIT_CUT) -> block.Init:
   """Initializer of weights: `scale` times a normal cut at `cut` sigma."""
   normal = nn.initializers.truncated_normal(_INIT_STDDEV, lower=-cut, upper=cut)
   return lambda *args: scale * normal(*args)
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
     tokens = nn.DenseGeneral(
       self.hidden_dim,
       axis=(-3, -2, -1),
-      kernel_init=init(),
+      kernel_init=_init(),
       name='embedding',
       **types,
     )(patches.extract(image, self.patch_size))
@@ -149,12 +149,12 @@ class Encoder(nn.Module):
       key_bias=False,
       relative_grid=tuple(grid) if self.relative == 'per_layer' else None,
       layer_norm_epsilon=self.layer_norm_epsilon,
-      kernel_init=init(),
+      kernel_init=_init(),
       **types,
     )
     for i, each in enumerate(config.repeat(self.num_layers)):
       each = dataclasses.replace(
-        each, out_kernel_init=init((2 * (i + 1)) ** -0.5)
+        each, out_kernel_init=_init((2 * (i + 1)) ** -0.5)
       )
       tokens, _ = block.Block(each, name=f'block_{i}')(
         tokens, train=train, bias=bias
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
     return tokens
 
   def _token(self, name):
-    return self.param(name, init(), (1, 1, self.hidden_dim), self.param_dtype)
+    return self.param(name, _init(), (1, 1, self.hidden_dim), self.param_dtype)
 
 
 class MaskedImageModel(nn.Module):
@@ -200,7 +200,7 @@ class MaskedImageModel(nn.Module):
     if places is not None:
       tokens = jnp.take_along_axis(tokens, places[..., None], axis=1)
     tokens = _norm(self.encoder, 'norm')(tokens)
-    return _head(self.encoder, self.vocab_size, init())(tokens).astype(
+    return _head(self.encoder, self.vocab_size, _init())(tokens).astype(
       jnp.float32
     )
 
@@ -247,7 +247,7 @@ class Classifier(nn.Module):
     else:
       pooled = _norm(self.encoder, 'encoder_norm')(tokens)[:, 0]
     # A cut at 100 sigma is none, as where the authors fine-tune.
-    head_init = init(self.head_scale, cut=100.0)
+    head_init = _init(self.head_scale, cut=100.0)
     return _head(self.encoder, self.num_classes, head_init)(
       pooled.astype(jnp.float32)
     )
