@@ -4,7 +4,8 @@
 
 measures the claims (`configs/studies/dp_finetuning.py`): on text at epsilon 8,
 large batches at a high rate are 5.5 points ahead of small ones at a usual rate;
-at (3, 1e-5), 93 % of `digits` and 96.7 % of MNIST (--preset=mnist) are right. https://arxiv.org/abs/2110.05679
+at (3, 1e-5), 93 % of `digits` and 96.7 % of MNIST (--preset=mnist) are right.
+https://arxiv.org/abs/2110.05679
 
     python -m launch.train --config=configs/dp_finetuning.py:small \
       --workdir=runs/private --config.dp.key_file=KEY
@@ -25,6 +26,7 @@ from configs import presets
 from configs.parts import private
 from configs.parts import text_models
 from repjax import types
+from repjax.models import transformer
 
 PRESETS = dict(
   paper=dict(
@@ -48,20 +50,7 @@ PRESETS = dict(
     # A folder of Hugging Face: config.json, model.safetensors, tokenizer.json.
     # Its geometry then stands in for `model`. '' trains from scratch.
     weights='',
-    # `transformer.ROBERTA`, but for its tokens.
-    model=dict(
-      num_positions=512,
-      position_offset=2,
-      num_token_types=1,
-      hidden_dim=768,
-      mlp_dim=3072,
-      num_heads=12,
-      num_layers=12,
-      norm='post',
-      embedding_norm=True,
-      activation='gelu_exact',
-      layer_norm_epsilon=1e-5,
-    ),
+    model=dict(transformer.ROBERTA),
     # Of a text model: what trains, see `finetuning.adapt`. The paper has all
     # parameters and, as another row, LoRA: adapter.kind=lora.
     adapter=dict(kind='full', rank=16, length=16, scale=2.0, hidden_dim=0),
@@ -97,7 +86,7 @@ PRESETS = dict(
       target='human_reference',
       length=512,
     ),
-    # `transformer.GPT2`.
+    # `transformer.GPT2`: what it has over RoBERTa's.
     model=dict(
       num_positions=1024,
       position_offset=0,

@@ -15,20 +15,15 @@ small: 5 permutations of `digits`.
   mnist: 10 of MNIST and the paper's network, a tenth of an epoch each.
 """
 
-import flax.linen as nn
 from ml_collections import config_dict
-import numpy as np
 import optax
 
 from configs import presets
+from configs.parts import task_streams
 from repjax import optim
 from repjax import types
-from repjax.data.sets import tasks
 from repjax.experiments import of_images
 from repjax.methods import multitask
-from repjax.models import alexnet
-from repjax.models import mlp
-from repjax.models import resnet
 
 PRESETS = dict(
   paper=dict(
@@ -136,10 +131,10 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """The first task, with the link that later tasks need."""
-  first = stream(config)[0]
+  first = task_streams.read(config)[0]
   free = (lambda path: path[0] == 'head') if config.heads == 'each' else None
   method = multitask.make(
-    model(config, first.train.num_classes),
+    task_streams.network(config, first.train.num_classes),
     optax.chain(
       optimizer(config.tx.learning_rate), optim.project_gradients(free=free)
     ),
@@ -152,34 +147,3 @@ def build(
   return of_images.classifier(
     config, data, method, sources=lambda split: first.test
   )
-
-
-def stream(config) -> list[tasks.Task]:
-  """All tasks, in order."""
-  data = config.data
-
-  def rows():
-    splits = (data.train_split, data.eval_splits[0])
-    return (of_images.load(config, split) for split in splits)
-
-  kinds = dict(
-    permuted=lambda: tasks.permuted(
-      *rows(), num_tasks=data.num_tasks, seed=data.order_seed
-    ),
-    rotated=lambda: tasks.rotated(
-      *rows(), degrees=np.linspace(0, 180, data.num_tasks, endpoint=False)
-    ),
-    split=lambda: tasks.split(*rows(), num_tasks=data.num_tasks),
-    sets=lambda: tasks.sets(data.names, size=data.size, data_dir=data.dir),
-  )
-  return presets.choose('data.stream', data.stream, kinds)()
-
-
-def model(config, num_classes: int) -> nn.Module:
-  """The network, with the heads of all tasks where each has its own."""
-  kinds = dict(
-    mlp=mlp.Mlp, alexnet=alexnet.AlexNet, preact_resnet=resnet.PreActResNet
-  )
-  kind = presets.choose('network', config.network, kinds)
-  num_heads = config.data.num_tasks if config.heads == 'each' else 1
-  return kind(num_heads * num_classes, **config[config.network])

@@ -18,13 +18,10 @@ from ml_collections import config_dict
 import optax
 
 from configs import presets
-from configs.parts import language
 from configs.parts import translation
 from repjax import optim
 from repjax import types
 from repjax.experiments import of_tokens
-from repjax.methods import language_modeling
-from repjax.models import transformer
 
 PRESETS = dict(
   paper=dict(
@@ -129,7 +126,7 @@ def build(
   link = surgery(config, len(data.names), config.surgery.kind)
   made = of_tokens.predictor(
     config,
-    method(config, data, link, optimizer=optimizer),
+    translation.method(config, data, link, optimizer=optimizer),
     batches=translation.batches(config, data),
     sources=data.sources,
     steps=config.steps,
@@ -151,22 +148,3 @@ def surgery(config, num_tasks: int, kind: str) -> optax.GradientTransformation:
     uniform=optax.identity,
   )
   return presets.choose('surgery.kind', kind, kinds)()
-
-
-def method(
-  config,
-  data: translation.Data,
-  link: optax.GradientTransformation,
-  *,
-  optimizer: types.Optimizer = optax.adamw,
-) -> types.Method:
-  """The translator of all languages; `link` sees their gradients first."""
-  model = transformer.EncoderDecoder(
-    data.vocab_size, num_positions=data.length, **config.model
-  )
-  return language_modeling.make(
-    model,
-    optax.chain(link, language.adamw(config, config.steps, optimizer)),
-    objective='translation',
-    **config.step,
-  )

@@ -21,12 +21,9 @@ import optax
 from configs import presets
 from configs.parts import transfer
 from repjax import optim
-from repjax import start
 from repjax import types
 from repjax.experiments import of_images
-from repjax.layers import frozen
 from repjax.methods import lp_ft
-from repjax.protocols import linear_probe
 
 _PRIMARY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 _MIXED = ((1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0))
@@ -100,62 +97,15 @@ def build(
   data = of_images.data(config, transfer.load(config, 'train'))
   model = transfer.network(config, data.train.num_classes)
   pull = [optim.l2_sp(config.l2_sp)] if config.l2_sp else []
-  sgd = links(config, data.steps, config.tx.learning_rate, optimizer)
+  sgd = transfer.links(config, data.steps, config.tx.learning_rate, optimizer)
   made = of_images.classifier(
     config,
     data,
-    lp_ft.make(_trained(config, model), optax.chain(*pull, sgd), **config.step),
+    lp_ft.make(
+      transfer.trained(config, model), optax.chain(*pull, sgd), **config.step
+    ),
     sources=functools.partial(transfer.load, config),
   )
   return made._replace(
-    warm_start=functools.partial(_begin, config, model, made)
+    warm_start=functools.partial(transfer.begin, config, model, made)
   )
-
-
-def links(config, steps: int, rate: float, optimizer=optax.sgd):
-  """The optimizer, or one for the head and one for all else."""
-  head, elsewhere = (
-    optimizer(
-      optim.warmup_cosine(rate * factor, steps=steps, warmup=0.0),
-      momentum=config.tx.momentum,
-    )
-    for factor in (config.tx.head_factor, 1.0)
-  )
-  if config.tx.head_factor == 1:
-    return elsewhere
-  return lp_ft.partition(at_head=head, elsewhere=elsewhere)
-
-
-def probe_settings(config):
-  """Arguments of `linear_probe.fit`."""
-  probe = config.probe
-  return dict(
-    grid=linear_probe.strengths(probe.num, probe.low, probe.high),
-    max_iter=probe.max_iter,
-    tol=probe.tol,
-    solver=probe.solver,
-  )
-
-
-def _trained(config, model):
-  if config.stage not in ('lp_ft', 'ft', 'lp'):
-    raise types.InputError(
-      f"config.stage is 'lp_ft', 'ft' or 'lp'; got {config.stage!r}."
-    )
-  at_head = transfer.at_head
-  return frozen.train_only(model, at_head) if config.stage == 'lp' else model
-
-
-def _begin(config, model, experiment, state):
-  state = transfer.pretrained(config, state)
-  if config.stage != 'lp_ft':
-    return state
-  probe = linear_probe.of_model(
-    model,
-    state,
-    train=experiment.evals('train'),
-    val=experiment.evals('val'),
-    num_classes=model.num_classes,
-    **probe_settings(config),
-  )
-  return start.with_params(state, lp_ft.with_head(state.params, *probe.head))

@@ -27,7 +27,6 @@ import optax
 from configs import presets
 from configs.parts import text_finetuning
 from configs.parts import text_tasks
-from repjax import optim
 from repjax import types
 from repjax.experiments import wiring
 from repjax.methods import finetuning
@@ -173,20 +172,6 @@ def build(
     task,
     model,
     finetuning.adapt(model, **config.adapter),
-    links(config, steps, config.tx.learning_rate, optimizer),
+    text_finetuning.links(config, steps, config.tx.learning_rate, optimizer),
     steps=steps,
-  )
-
-
-def links(config, steps: int, learning_rate: float, optimizer=optax.adamw):
-  """Warm-up, then linear decay, as in the authors' code."""
-  tx, warmup = config.tx, round(config.tx.warmup * steps)
-  rate = optax.linear_schedule(learning_rate, 0.0, max(1, steps - warmup))
-  if warmup:
-    rise = optax.linear_schedule(0.0, learning_rate, warmup)
-    rate = optax.join_schedules([rise, rate], [warmup])
-  return optax.chain(
-    optim.sam(config.sam.rho) if config.sam.rho else optax.identity(),
-    optax.clip_by_global_norm(tx.clip),
-    optimizer(rate, weight_decay=tx.weight_decay),
   )

@@ -104,6 +104,25 @@ def pretrained(config, task: text_tasks.Task) -> types.PyTree:
   )
 
 
+def links(
+  config,
+  steps: int,
+  learning_rate: float,
+  optimizer: types.Optimizer = optax.adamw,
+) -> optax.GradientTransformation:
+  """Warm-up, then linear decay, as in the authors' code."""
+  tx, warmup = config.tx, round(config.tx.warmup * steps)
+  rate = optax.linear_schedule(learning_rate, 0.0, max(1, steps - warmup))
+  if warmup:
+    rise = optax.linear_schedule(0.0, learning_rate, warmup)
+    rate = optax.join_schedules([rise, rate], [warmup])
+  return optax.chain(
+    optim.sam(config.sam.rho) if config.sam.rho else optax.identity(),
+    optax.clip_by_global_norm(tx.clip),
+    optimizer(rate, weight_decay=tx.weight_decay),
+  )
+
+
 def experiment(
   config,
   task: text_tasks.Task,

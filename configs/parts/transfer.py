@@ -6,6 +6,7 @@ without one there are published weights, and OOD is a set of its own.
 
 import functools
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -17,9 +18,12 @@ from repjax.data.batches import mixtures
 from repjax.data.images import colours
 from repjax.data.images import recipes
 from repjax.data.reading import source
+from repjax.layers import frozen
+from repjax.methods import lp_ft
 from repjax.methods import regression
 from repjax.models import mlp
 from repjax.models import vit
+from repjax.protocols import linear_probe
 from repjax.protocols import side_by_side
 from repjax.weights import vit_weights
 
@@ -108,4 +112,61 @@ def pretrain(config, seeds) -> side_by_side.Trained:
     steps=settings.steps,
     points=5,
     score=regression.unexplained,
+  )
+
+
+def links(
+  config, steps: int, rate: float, optimizer: types.Optimizer = optax.sgd
+) -> optax.GradientTransformation:
+  """The optimizer, or one for the head and one for all else."""
+  head, elsewhere = (
+    optimizer(
+      optim.warmup_cosine(rate * factor, steps=steps, warmup=0.0),
+      momentum=config.tx.momentum,
+    )
+    for factor in (config.tx.head_factor, 1.0)
+  )
+  if config.tx.head_factor == 1:
+    return elsewhere
+  return lp_ft.partition(at_head=head, elsewhere=elsewhere)
+
+
+def trained(config, model: nn.Module) -> nn.Module:
+  """The network, or in the stage 'lp' its head alone."""
+  if config.stage not in ('lp_ft', 'ft', 'lp'):
+    raise types.InputError(
+      f"config.stage is 'lp_ft', 'ft' or 'lp'; got {config.stage!r}."
+    )
+  return frozen.train_only(model, at_head) if config.stage == 'lp' else model
+
+
+def begin(
+  config,
+  model: nn.Module,
+  experiment: types.Experiment,
+  state: types.TrainState,
+) -> types.TrainState:
+  """A pretrained backbone and, in the stage 'lp_ft', the best exact probe."""
+  state = pretrained(config, state)
+  if config.stage != 'lp_ft':
+    return state
+  probe = linear_probe.of_model(
+    model,
+    state,
+    train=experiment.evals('train'),
+    val=experiment.evals('val'),
+    num_classes=model.num_classes,
+    **probe_settings(config),
+  )
+  return start.with_params(state, lp_ft.with_head(state.params, *probe.head))
+
+
+def probe_settings(config):
+  """Arguments of `linear_probe.fit`."""
+  probe = config.probe
+  return dict(
+    grid=linear_probe.strengths(probe.num, probe.low, probe.high),
+    max_iter=probe.max_iter,
+    tol=probe.tol,
+    solver=probe.solver,
   )

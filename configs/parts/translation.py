@@ -6,8 +6,10 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+import optax
 
 from configs import presets
+from configs.parts import language
 from repjax import types
 from repjax.data.batches import mixtures
 from repjax.data.reading import source
@@ -16,6 +18,8 @@ from repjax.data.sets import languages
 from repjax.data.sets import tasks
 from repjax.data.text import tokens
 from repjax.data.text import translations
+from repjax.methods import language_modeling
+from repjax.models import transformer
 
 
 class Data(NamedTuple):
@@ -122,6 +126,25 @@ def batches(config, data: Data) -> mixtures.MixtureBatches:
     temperature=config.data.temperature,
   )
   return dataclasses.replace(mixed, num_workers=config.data.num_workers)
+
+
+def method(
+  config,
+  data: Data,
+  link: optax.GradientTransformation,
+  *,
+  optimizer: types.Optimizer = optax.adamw,
+) -> types.Method:
+  """The translator of all languages; `link` sees their gradients first."""
+  model = transformer.EncoderDecoder(
+    data.vocab_size, num_positions=data.length, **config.model
+  )
+  return language_modeling.make(
+    model,
+    optax.chain(link, language.adamw(config, config.steps, optimizer)),
+    objective='translation',
+    **config.step,
+  )
 
 
 def with_accuracies(

@@ -19,6 +19,7 @@ import optax
 
 from configs import gpm
 from configs import presets
+from configs.parts import task_streams
 from repjax import plots
 from repjax import types
 from repjax.data.images import recipes
@@ -138,7 +139,7 @@ def bwt_claim(config) -> str:
 
 def _learn_all(config, seeds):
   """(learner -> `continual.Outcome`, EWC's best strength or 0)."""
-  stream = gpm.stream(config)
+  stream = task_streams.read(config)
   smallest = min(len(task.train) for task in stream)
   recipe = recipes.images(stream[0].train, **config.augment)
   rows = continual.rows(stream, recipe.evaluate)
@@ -148,7 +149,7 @@ def _learn_all(config, seeds):
   def learn(learner, strength=0.0):
     return continual.run(
       learner,
-      gpm.model(config, stream[0].train.num_classes),
+      task_streams.network(config, stream[0].train.num_classes),
       rows,
       optax.sgd(config.tx.learning_rate),
       seeds=seeds,

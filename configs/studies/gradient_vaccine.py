@@ -182,7 +182,7 @@ def _languages(config, data, seeds):
   return {
     kind: side_by_side.train(
       kind,
-      gradient_vaccine.method(config, data, link(kind)),
+      translation.method(config, data, link(kind)),
       side_by_side.per_seed(train, seeds),
       test,
       seeds=seeds,

@@ -191,7 +191,7 @@ def _compare(config, seeds):
   }
   training = rows['train'], rows['val']
   model = transfer.network(config, data.train.num_classes)
-  sgd = side_by_side.swept(recipe.links(config, data.steps, 1.0))
+  sgd = side_by_side.swept(transfer.links(config, data.steps, 1.0))
   plain, pulled = (
     lp_ft.make(model, optax.chain(*pull, sgd), **config.step)
     for pull in ((), (optim.l2_sp(config.study.l2_sp),))
@@ -206,7 +206,7 @@ def _compare(config, seeds):
     random,
     *training,
     num_classes=data.train.num_classes,
-    **recipe.probe_settings(config),
+    **transfer.probe_settings(config),
   )
   tuned = {}
   for method, starts in (

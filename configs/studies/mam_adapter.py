@@ -213,7 +213,7 @@ def _compare(config, measure, seeds):
       f'{config.data.name}, {arm}',
       model,
       functools.partial(text_finetuning.method, config, task, model),
-      functools.partial(recipe.links, config, steps, 1.0),
+      functools.partial(text_finetuning.links, config, steps, 1.0),
       rows,
       pretrained,
       seeds=seeds,

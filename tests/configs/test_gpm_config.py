@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from configs import gpm
+from configs.parts import task_streams
 from configs.studies import gpm as study
 
 
@@ -13,7 +14,7 @@ def test_each_layer_of_the_mlp_has_a_threshold(preset):
   config = gpm.get_config(preset)
   assert config.network == 'mlp'
   params = jax.eval_shape(
-    lambda: gpm.model(config, 10).init(
+    lambda: task_streams.network(config, 10).init(
       jax.random.key(0), np.zeros((1, 28, 28, 1)), train=False
     )
   )['params']
@@ -25,7 +26,7 @@ def test_each_layer_of_the_mlp_has_a_threshold(preset):
   [('paper_cifar100', 10 * 10), ('paper_5datasets', 5 * 10), ('paper', 10)],
 )
 def test_tasks_share_a_head_or_have_one_each(preset, width):
-  assert gpm.model(gpm.get_config(preset), 10).num_classes == width
+  assert task_streams.network(gpm.get_config(preset), 10).num_classes == width
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_arms_have_equal_budgets(preset):
   for arm, settings in config.arms.items():
     model = finetuning.adapt(base, **settings)
     method = text_finetuning.method(
-      config, task, model, mam_adapter.links(config, 10, 1.0)
+      config, task, model, text_finetuning.links(config, 10, 1.0)
     )
     state = jax.eval_shape(method.init, jax.random.key(0), row)
     percents[arm] = finetuning.trained_percent(model, state)
