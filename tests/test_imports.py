@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _CODE = """
 import importlib, pkgutil, sys
 for name in (

@@ -12,8 +12,6 @@ from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.protocols import side_by_side
 
-pytestmark = pytest.mark.slow
-
 _SEEDS = (3, 5)
 _STEPS = 7
 

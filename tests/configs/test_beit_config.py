@@ -11,8 +11,6 @@ from repjax import loop
 from repjax import types
 from repjax.weights import beit_weights
 
-pytestmark = pytest.mark.slow
-
 
 def of_stage(stage, **tokenizer):
   config = beit.get_config('smoke')

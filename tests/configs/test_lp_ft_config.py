@@ -7,8 +7,6 @@ from configs import lp_ft as config_file
 from repjax import loop
 from repjax import types
 
-pytestmark = pytest.mark.slow
-
 
 def began():
   config = config_file.get_config('smoke')

@@ -10,8 +10,6 @@ from repjax import loop
 from repjax import types
 from repjax.weights import vit_weights
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope='module')
 def state():

@@ -140,7 +140,6 @@ def test_a_probe_trains_its_head_alone(trains, others):
   assert int(jnp.abs(grads['encoder']['cls']).max() > 0) == others
 
 
-@pytest.mark.slow
 def test_the_pool_is_the_mean_of_patches_or_the_class_token():
   apply = jax.jit(functools.partial(encoder().apply, train=False))
   params = initial(encoder())

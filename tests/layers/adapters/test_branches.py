@@ -13,8 +13,6 @@ from repjax.layers import attention
 from repjax.layers.adapters import designs
 from repjax.layers.adapters import prefix_attention
 
-pytestmark = pytest.mark.slow
-
 HEADS, WIDTH, LENGTH, SIZE = 2, 6, 5, 3
 X = np.random.default_rng(0).normal(size=(2, LENGTH, WIDTH)).astype(np.float32)
 
