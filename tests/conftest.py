@@ -60,3 +60,12 @@ def pytest_runtest_setup(item):
   needed = item.get_closest_marker('devices')
   if needed and (there := jax.local_device_count()) < needed.args[0]:
     pytest.skip(f'needs {needed.args[0]} devices, has {there}')
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  if config.getvalue('dist') != 'loadfile':
+    return None
+  import spreading
+
+  return spreading.PerFileOrRecipe(config, log)

@@ -6,7 +6,6 @@ import json
 import logging as python_logging
 import os
 import pathlib
-import re
 import runpy
 import signal
 import socket
@@ -59,7 +58,7 @@ def call(module, *arguments):
   output = io.StringIO()
   arguments = [f'launch/{module}.py', *map(str, arguments)]
   with (
-    _flags_of_one_launcher(),
+    _as_first_import(),
     _logs_to(output),
     contextlib.redirect_stdout(output),
     contextlib.redirect_stderr(output),
@@ -79,29 +78,37 @@ def call(module, *arguments):
 
 
 @contextlib.contextmanager
-def _flags_of_one_launcher():
-  """Launchers share names of flags: those of others are set aside."""
+def _as_first_import():
+  """Sets aside launchers that were imported: they share names of flags."""
   parsed = flags.FLAGS.is_parsed()
-  others = _take_flags()
+  modules, given = _take_modules(), _take_flags()
   try:
     yield
   finally:
+    _take_modules()
     _take_flags()
-    for flag, module in others.items():
+    sys.modules.update(modules)
+    for flag, module in given.items():
       flags.FLAGS[flag.name] = flag
       flags.FLAGS.register_flag_by_module(module, flag)
     if not parsed:
       flags.FLAGS.unparse_flags()
 
 
+def _take_modules():
+  """Removes the modules of launchers and returns them."""
+  names = [x for x in sys.modules if x.partition('.')[0] == 'launch']
+  return {name: sys.modules.pop(name) for name in names}
+
+
 def _take_flags():
   """Removes the flags of launchers, imported or run: flag -> module."""
-  launcher = re.compile(r'.*launch/\w+\.py|launch\.(\w+|lib\.app)')
   taken = {
     flag: module
     for module, group in flags.FLAGS.flags_by_module_dict().items()
     for flag in group
-    if launcher.fullmatch(module) or flag.name.startswith('config.')
+    if module.startswith(('launch.', f'{ROOT}/launch/'))
+    or flag.name.startswith('config.')
   }
   for flag in taken:
     delattr(flags.FLAGS, flag.name)
