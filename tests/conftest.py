@@ -5,7 +5,7 @@ import os
 import pathlib
 import platform
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` says gpu.
 # Compilation is most of the time of a small test, and optimization most of
 # that. The demo, the parity tests and the notebooks run optimized programs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
@@ -17,6 +17,8 @@ if 'xla_force_host_platform_device_count' not in _flags:
 
 import jax
 import jaxlib
+import pytest
+import summary
 
 # Several virtual devices on few cores deadlock when steps are queued.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
@@ -48,3 +50,22 @@ jax.config.update(
 )
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def pytest_configure(config):
+  config.pluginmanager.register(summary.Summary(config))
+
+
+def pytest_runtest_setup(item):
+  needed = item.get_closest_marker('devices')
+  if needed and (there := jax.local_device_count()) < needed.args[0]:
+    pytest.skip(f'needs {needed.args[0]} devices, has {there}')
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  if config.getvalue('dist') != 'loadfile':
+    return None
+  import spreading
+
+  return spreading.PerFileOrRecipe(config, log)

@@ -1,19 +1,44 @@
-"""Taking one part must not bring in what it does not need."""
+"""Every module can be imported, and a part brings in no more than it needs."""
 
+import importlib
 import subprocess
 import sys
 
+import launching
 import pytest
 
-_CODE = """
-import importlib, pkgutil, sys
-for name in (
-  'repjax.layers', 'repjax.models', 'repjax.optim', 'repjax.privacy'
-):
-  package = importlib.import_module(name)
-  for module in pkgutil.iter_modules(package.__path__):
-    importlib.import_module(f'{name}.{module.name}')
-print(sorted(set(m.partition('.')[0] for m in sys.modules)))
+_LAUNCHERS = sorted(
+  path.stem for path in (launching.ROOT / 'launch').glob('[a-z]*.py')
+)
+_OTHERS = sorted(
+  '.'.join(path.relative_to(launching.ROOT).with_suffix('').parts)
+  for folder in ('repjax', 'configs', 'launch')
+  for path in (launching.ROOT / folder).rglob('[a-z]*.py')
+  if path.parent.name != 'launch'
+)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize('module', _OTHERS)
+def test_every_module_is_imported(module):
+  importlib.import_module(module)
+
+
+@pytest.mark.versions
+@pytest.mark.parametrize('module', _LAUNCHERS)
+def test_every_launcher_tells_its_flags(module):
+  code, output = launching.call(module, '--help')
+  assert code in (0, 1)
+  assert 'flags:' in output
+  assert f'python -m launch.{module}' in output
+
+
+_PARTS = ('repjax.layers', 'repjax.models', 'repjax.optim', 'repjax.privacy')
+_CODE = f"""
+import importlib, sys
+for module in {[x for x in _OTHERS if x.startswith(_PARTS)]}:
+  importlib.import_module(module)
+print(*{{x.partition('.')[0] for x in sys.modules}})
 """
 
 
@@ -23,19 +48,15 @@ def loaded():
   result = subprocess.run(
     [sys.executable, '-c', _CODE], capture_output=True, text=True, check=True
   )
-  return ast_list(result.stdout)
+  return result.stdout.split()
 
 
-def ast_list(text):
-  import ast
-
-  return ast.literal_eval(text.strip().splitlines()[-1])
-
-
+@pytest.mark.slow
 def test_parts_load_what_they_need(loaded):
   assert {'jax', 'flax', 'optax', 'numpy'} <= set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'package',
   [

@@ -89,7 +89,8 @@ def initialize() -> None:
     values.process_id,
     detect=values.distributed,
   )
-  if values.compilation_cache:
+  # A folder that JAX was told ($JAX_COMPILATION_CACHE_DIR) stays.
+  if values.compilation_cache and not jax.config.jax_compilation_cache_dir:
     from repjax.data.reading import cache
 
     jax.config.update(

@@ -12,8 +12,6 @@ from repjax import types
 from repjax.analysis import curvature
 from repjax.models import mlp
 
-pytestmark = pytest.mark.slow
-
 
 def form(matrix, params):
   flat = jnp.concatenate([params['a'].ravel(), params['b']])

@@ -13,8 +13,6 @@ import pytest
 from repjax import types
 from repjax.analysis import mixup_terms as terms_lib
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def double_precision():

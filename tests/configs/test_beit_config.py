@@ -12,8 +12,6 @@ from repjax import start
 from repjax import types
 from repjax.weights import beit_weights
 
-pytestmark = pytest.mark.slow
-
 
 def of_stage(stage, **tokenizer):
   config = beit.get_config('smoke')

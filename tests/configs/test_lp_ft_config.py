@@ -10,8 +10,6 @@ from repjax import loop
 from repjax import start
 from repjax import types
 
-pytestmark = pytest.mark.slow
-
 
 def began(stage='lp_ft'):
   config = recipe.get_config('smoke')

@@ -27,8 +27,6 @@ from repjax.models import transformer
 from repjax.types import InputError
 from repjax.weights import text_weights
 
-pytestmark = pytest.mark.slow
-
 # Settings of config.json: a network of 8 x 12 with one layer.
 BERT_LIKE = dict(
   vocab_size=9,

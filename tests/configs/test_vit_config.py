@@ -9,8 +9,6 @@ from configs import vit
 from repjax import loop
 from repjax.weights import vit_weights
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope='module')
 def state():

@@ -19,8 +19,6 @@ from repjax.experiments import private_guard
 from repjax.methods import supervised
 from repjax.models import mlp
 
-pytestmark = pytest.mark.slow
-
 # SST-2 as Li et al. train on it.
 SST2 = dict(batch_size=1000, epochs=3.0, epsilon=3.0, delta=0.0, clip_norm=0.1)
 TINY = dict(

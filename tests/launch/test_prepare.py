@@ -12,8 +12,6 @@ from repjax import types
 from repjax.data.reading import prepared
 from repjax.data.sets import digits
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope='module', autouse=True)
 def cache_folder(tmp_path_factory):
@@ -30,7 +28,7 @@ def tensorflow(monkeypatch):
 
 
 def test_an_embedded_set_is_prepared_and_described(cache_folder):
-  code, output = launching.run('prepare', '--name=digits')
+  code, output = launching.call('prepare', '--name=digits')
   assert code == 0, output
   place = cache_folder / 'tfds' / 'digits' / '1.0.0'
   assert f'digits/1.0.0 is in {place}: train 1,442, test 355' in output or (
@@ -39,7 +37,7 @@ def test_an_embedded_set_is_prepared_and_described(cache_folder):
 
 
 def test_a_name_that_is_none_is_one_line_and_code_1(tmp_path):
-  code, output = launching.run(
+  code, output = launching.call(
     'prepare', '--name=not-a-name', f'--data_dir={tmp_path}'
   )
   assert code == 1

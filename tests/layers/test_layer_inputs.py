@@ -10,8 +10,6 @@ from repjax import types
 from repjax.layers import layer_inputs
 from repjax.optim import gradient_projection
 
-pytestmark = pytest.mark.slow
-
 
 def draw(*shape):
   rng = np.random.default_rng(0)

@@ -171,7 +171,6 @@ def test_relative_variance_is_that_of_the_estimate(kernel):
   assert 0.85 < ratio < 1.15
 
 
-@pytest.mark.slow
 def test_diagnosis_predicts_the_error():
   diagnose = jax.jit(performer.diagnose)
   for scale in (0.5, 3.0):
@@ -367,7 +366,6 @@ def method():
   )
 
 
-@pytest.mark.slow
 def test_vit_trains_with_sam_on_equal_projections(method):
   rng = np.random.default_rng(0)
   batch = dict(
@@ -395,7 +393,6 @@ def test_vit_trains_with_sam_on_equal_projections(method):
   assert not np.array_equal(before['matrix'], after['matrix'])
 
 
-@pytest.mark.slow
 def test_gradients_per_example_sum_to_those_of_a_remade_batch(variables):
   rest = {'projection': variables['projection']}
   settings = dict(num_heads=2, qkv_features=32)

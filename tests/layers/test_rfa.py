@@ -235,7 +235,6 @@ def layer(**settings):
   )
 
 
-@pytest.mark.slow
 def test_attention_layer_learns_sigma_and_gate():
   model = layer(causal=True, gate='learned')
   variables = jax.jit(model.init)(jax.random.key(0), TOKENS)

@@ -142,7 +142,6 @@ def test_the_tokenizer_is_part_of_the_state_and_stays(batch):
     )
 
 
-@pytest.mark.slow
 def test_the_loss_falls(batch):
   method = pretraining.make(
     network(), pretraining.known(VOCAB), optax.adam(2e-2)

@@ -74,7 +74,6 @@ def test_the_distance_from_uniform_by_hand():
   np.testing.assert_allclose(dvae.uniform_kl(jnp.zeros(4)), 0.0, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_training_reconstructs_by_several_tokens():
   steps = 120
   method = tokenizing.make(

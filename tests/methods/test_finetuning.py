@@ -18,8 +18,6 @@ from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.types import InputError
 
-pytestmark = pytest.mark.slow
-
 TINY = dict(
   vocab_size=11,
   hidden_dim=8,

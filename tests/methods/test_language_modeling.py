@@ -22,8 +22,6 @@ from repjax.metrics import classification
 from repjax.models import transformer
 from repjax.types import InputError
 
-pytestmark = pytest.mark.slow
-
 SETTINGS = dict(
   hidden_dim=8, mlp_dim=16, num_heads=2, num_layers=1, num_positions=8
 )

@@ -72,7 +72,6 @@ def without_head(params):
 # The start of tuning.
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('num_classes, bias', [(3, True), (2, False)])
 def test_tuning_with_rate_zero_gives_the_logits_of_the_probe(num_classes, bias):
   from sklearn import linear_model

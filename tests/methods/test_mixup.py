@@ -288,7 +288,6 @@ def test_manifold_mixup_blends_what_a_layer_gives():
   np.testing.assert_allclose(sums['loss'][0], expected, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
   method = mixup.make(
     MODEL,
@@ -325,7 +324,6 @@ def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
   np.testing.assert_allclose(agrees.mean(0), 1 / 3, atol=0.1)
 
 
-@pytest.mark.slow
 def test_devices_and_microbatches_do_not_change_manifold_mixup():
   settings = dict(alpha=1.0, kind='manifold', layers=('hidden_1',))
   state, one, sums = mixed_update(**settings)

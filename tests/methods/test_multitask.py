@@ -13,8 +13,6 @@ from repjax import parallel
 from repjax import types
 from repjax.methods import multitask
 
-pytestmark = pytest.mark.slow
-
 TASKS, CLASSES, ROWS = 3, 2, 12
 
 

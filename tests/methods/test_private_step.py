@@ -14,8 +14,6 @@ from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.models import resnet
 
-pytestmark = pytest.mark.slow
-
 RNG = jax.random.key(0)
 ROWS = 64
 

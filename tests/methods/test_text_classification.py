@@ -6,14 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from repjax.data.sets import listops
 from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import text_heads
-
-pytestmark = pytest.mark.slow
 
 
 def test_a_classifier_of_text_learns_short_lists_by_heart():

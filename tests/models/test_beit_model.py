@@ -122,7 +122,6 @@ def test_output_kernels_start_smaller_in_deeper_blocks():
     assert jnp.abs(params[block]['mlp']['hidden']['kernel']).max() <= 0.02
 
 
-@pytest.mark.slow
 def test_the_pool_is_the_mean_of_patches_or_the_class_token():
   apply = jax.jit(functools.partial(encoder().apply, train=False))
   params = initial(encoder())

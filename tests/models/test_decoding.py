@@ -11,8 +11,6 @@ from repjax.models import decoding
 from repjax.models import transformer
 from repjax.types import InputError
 
-pytestmark = pytest.mark.slow
-
 VOCAB = 9
 MODEL = transformer.DecoderLM(
   VOCAB,

@@ -12,8 +12,6 @@ from repjax import types
 from repjax.models import mlp
 from repjax.models import resnet
 
-pytestmark = pytest.mark.slow
-
 
 def shapes(model, size):
   init = functools.partial(model.init, train=False)

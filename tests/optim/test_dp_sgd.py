@@ -16,8 +16,6 @@ from repjax import types
 from repjax.methods import supervised
 from repjax.models import mlp
 
-pytestmark = pytest.mark.slow
-
 KEY = jax.random.key(0)
 SIZE = 4000
 

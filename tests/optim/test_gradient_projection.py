@@ -204,7 +204,6 @@ def batch(seed, rows=4):
   }
 
 
-@pytest.mark.slow
 def test_old_logits_stay_while_a_new_task_is_learnt():
   # Adam, norms and biases: none of them moves the outputs on old inputs.
   link = optim.project_gradients(biases=True)
@@ -247,7 +246,6 @@ def method():
   return supervised.make(mlp.Mlp(3, features=(10,)), tx)
 
 
-@pytest.mark.slow
 def test_new_directions_compile_nothing_and_devices_agree():
   traces = []
 

@@ -110,7 +110,6 @@ def relu_loss(params):
   return jnp.square(hidden @ params['w2'] + params['b2'] - x[:, :1]).mean()
 
 
-@pytest.mark.slow
 def test_rescaling_relu_layers_does_not_change_what_asam_finds():
   rng = np.random.default_rng(1)
   shapes = {'w1': (3, 5), 'b1': (5,), 'w2': (5, 1), 'b2': (1,)}
@@ -263,7 +262,6 @@ def test_synchronised_devices_climb_as_one_does():
   assert_equal(many, one.params, 2e-6)
 
 
-@pytest.mark.slow
 def test_groups_on_one_device_equal_unsynchronised_devices():
   # The mask makes their numbers of real rows differ.
   update, state = update_of(optim.sam(0.5, groups=4))

@@ -12,8 +12,6 @@ from scipy import stats
 from repjax import types
 from repjax.privacy import accounting
 
-pytestmark = pytest.mark.slow
-
 dp_accounting = pytest.importorskip('dp_accounting')
 
 # 60 epochs of MNIST in batches of 256.

@@ -10,8 +10,6 @@ from repjax.privacy import accounting
 from repjax.privacy import auditing
 from repjax.protocols import canaries
 
-pytestmark = pytest.mark.slow
-
 DELTA = 1e-5
 
 

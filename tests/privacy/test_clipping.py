@@ -20,8 +20,6 @@ from repjax.models import vit
 from repjax.privacy import clipping
 from repjax.privacy.ghost import coverage
 
-pytestmark = pytest.mark.slow
-
 ROWS = 4
 KEY = jax.random.key(0)
 MASK = jnp.array([1.0, 1, 0, 1])

@@ -16,8 +16,6 @@ from repjax.models import transformer
 from repjax.privacy import clipping
 from repjax.privacy.ghost import coverage
 
-pytestmark = pytest.mark.slow
-
 ROWS, LENGTH = 3, 5
 ATTENTION = {
   'softmax': attention.Softmax(causal=True),

@@ -12,8 +12,6 @@ from repjax.privacy import tuning
 from repjax.privacy.search import laws
 from repjax.privacy.search import tradeoff
 
-pytestmark = pytest.mark.slow
-
 ORDERS = np.array([1.1, 1.5, 2, 3, 5, 8, 12, 16, 24, 32, 48, 64, 128, 256])
 
 

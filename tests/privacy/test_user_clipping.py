@@ -14,8 +14,6 @@ from repjax.data.batches import users
 from repjax.data.reading import source
 from repjax.privacy import clipping
 
-pytestmark = pytest.mark.slow
-
 USERS, SLOTS = 3, 3
 # A full user, one with a row less, and one that is not there.
 MASK = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]], np.float32)

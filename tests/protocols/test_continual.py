@@ -21,8 +21,6 @@ from repjax.methods import multitask
 from repjax.protocols import continual
 from repjax.protocols import sequential
 
-pytestmark = pytest.mark.slow
-
 SEEDS, STEPS, BATCH = (0, 1), 160, 10
 
 

@@ -39,7 +39,6 @@ def starts():
   return method, backbones, {'FT': random, 'LP-FT': probed}
 
 
-@pytest.mark.slow
 def test_starts_have_the_backbones_and_heads_of_their_own(starts):
   _, backbones, states = starts
   for state in states.values():
@@ -55,7 +54,6 @@ def test_starts_have_the_backbones_and_heads_of_their_own(starts):
   assert (probed > random).all()
 
 
-@pytest.mark.slow
 def test_rates_side_by_side_are_runs_of_their_own(starts):
   method, _, states = starts
   train, val = columns(20, 3), columns(30, 4)

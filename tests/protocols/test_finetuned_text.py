@@ -15,8 +15,6 @@ from repjax.protocols import finetuned_text
 from repjax.protocols import pretraining
 from repjax.types import InputError
 
-pytestmark = pytest.mark.slow
-
 SETTINGS = dict(
   tree='((a:0.1,b:0.1):0.3,(c:0.1,d:0.1):0.3)',
   words='a',

@@ -51,7 +51,6 @@ def test_a_probe_is_scikit_learn_on_scaled_features(num_classes, intercept):
   np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('num_classes', [10, 2])
 def test_both_solvers_find_the_same_path(num_classes):
   data = digits(num_classes, num_rows=120)

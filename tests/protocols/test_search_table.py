@@ -14,8 +14,6 @@ from repjax.privacy.search import laws
 from repjax.protocols import search_table
 from repjax.protocols import side_by_side
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
   'law', [laws.with_mean(1.0, 4.0), laws.with_mean(-0.5, 3.0)]

@@ -18,8 +18,6 @@ from repjax.weights import peft_files
 from repjax.weights import text_weights
 from repjax.weights import vit_weights
 
-pytestmark = pytest.mark.slow
-
 TINY = dict(
   vocab_size=11,
   hidden_dim=8,

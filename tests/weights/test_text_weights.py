@@ -15,8 +15,6 @@ from repjax.types import InputError
 from repjax.weights import text_config
 from repjax.weights import text_weights
 
-pytestmark = pytest.mark.slow
-
 TINY = dict(
   vocab_size=11,
   hidden_dim=8,

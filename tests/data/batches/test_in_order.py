@@ -210,6 +210,7 @@ def test_workers_without_parsed_flags_are_replaced_by_threads(
   stream.close()
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches(tmp_path):
   # In a process of its own: workers import the main module again.
   script = tmp_path / 'main.py'

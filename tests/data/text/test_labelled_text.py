@@ -40,7 +40,6 @@ def test_of_a_completion_what_follows_the_prompt_counts():
   assert read['weights'][1].sum() == 0  # Its target is cut off.
 
 
-@pytest.mark.slow
 def test_pieces_are_of_one_chapter_and_public_text_is_of_others():
   pieces = labelled_text.topic_pieces(num_classes=4, size=48)
   both = pieces.train + pieces.test
@@ -58,7 +57,6 @@ def test_pieces_are_of_one_chapter_and_public_text_is_of_others():
       labelled_text.topic_pieces(size=48, **fields)
 
 
-@pytest.mark.slow
 def test_the_largest_chapters_can_be_public():
   pieces = labelled_text.topic_pieces(num_classes=4, size=48)
   skipped = labelled_text.topic_pieces(num_classes=3, size=48, skip=1)

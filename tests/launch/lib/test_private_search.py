@@ -23,8 +23,6 @@ from repjax.privacy import tuning
 from repjax.privacy.search import costs
 from repjax.privacy.search import laws
 
-pytestmark = pytest.mark.slow
-
 # Not parsed: launchers that other tests import have flags that are required.
 flags.FLAGS.mark_as_parsed()
 
@@ -330,6 +328,7 @@ def test_flags_of_the_plain_sweep_are_refused(name):
     private_search.refuse(**{name: 1})
 
 
+@pytest.mark.slow
 def test_a_real_search(tmp_path):
   command = (
     'sweep',

@@ -11,8 +11,6 @@ import pytest
 from repjax.layers import adapters
 from repjax.layers import attention
 
-pytestmark = pytest.mark.slow
-
 HEADS, WIDTH, LENGTH, SIZE = 2, 6, 5, 3
 X = np.random.default_rng(0).normal(size=(2, LENGTH, WIDTH)).astype(np.float32)
 

@@ -7,8 +7,6 @@ from scipy import stats
 from repjax.privacy import accounting
 from repjax.privacy.search import tradeoff
 
-pytestmark = pytest.mark.slow
-
 
 def gaussian_profile(noise, epsilons):
   """Delta of the Gaussian mechanism (Balle and Wang, 2018, theorem 8)."""

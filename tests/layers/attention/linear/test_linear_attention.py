@@ -11,8 +11,6 @@ from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import linear_attention
 from repjax.layers.attention.linear import random_features
 
-pytestmark = pytest.mark.slow
-
 BATCH, LENGTH, HEADS, DIM, VALUES = 2, 13, 2, 5, 3
 
 

@@ -22,8 +22,6 @@ from repjax.methods import supervised
 from repjax.models import transformer
 from repjax.models import vit
 
-pytestmark = pytest.mark.slow
-
 KINDS = pytest.mark.parametrize('kind', ['favor', 'rfa'])
 
 

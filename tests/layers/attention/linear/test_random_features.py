@@ -14,8 +14,6 @@ from repjax import parallel
 from repjax.layers.attention.linear import random_features
 from repjax.types import InputError
 
-pytestmark = pytest.mark.slow
-
 DIM = 16
 
 
