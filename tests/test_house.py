@@ -86,6 +86,60 @@ def _closure(*roots):
   return found
 
 
+# What a reader must read: a package that only re-exports (`optim`, `adapters`)
+# leads on to the names that are used, and one without code to nothing.
+
+
+@functools.cache
+def _exported(package):
+  """Name -> file, of what a package re-exports."""
+  tree = ast.parse(package.read_text('utf-8'))
+  return {
+    alias.asname: tuple(_files_of(node.module))[-1]
+    for node in tree.body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+    if alias.asname
+  }
+
+
+@functools.cache
+def _used(path):
+  """'a.b' of modules and 'a.b.c' of what is taken from them, as a file says."""
+  tree = ast.parse(path.read_text('utf-8'))
+  local = {
+    alias.asname or alias.name: f'{node.module}.{alias.name}'
+    for node in _nodes(tree, in_functions=False)
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+  }
+  taken = {
+    f'{local[node.value.id]}.{node.attr}'
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute)
+    and isinstance(node.value, ast.Name)
+    and node.value.id in local
+  }
+  return taken | set(_imports(path, in_functions=False))
+
+
+def _reading(*roots):
+  """All files of our own that a reader of `roots` is led to."""
+  found, waiting = set(), set(roots)
+  while waiting:
+    path = waiting.pop()
+    found.add(path)
+    for name in _used(path):
+      files = list(_files_of(name))
+      if not files:
+        continue
+      if files[-1].name == '__init__.py':  # A package, or a name in it.
+        names = _exported(files[-1])
+        files = [names[x] for x in [name.rpartition('.')[2]] if x in names]
+      waiting |= {x for x in files if x.name != '__init__.py'} - found
+  return found
+
+
 @pytest.mark.slow
 def test_a_closure_is_what_python_loads():
   code = (
@@ -104,12 +158,17 @@ def test_a_closure_is_what_python_loads():
   assert {pathlib.Path(x) for x in loaded} == files
 
 
+# Text models of three kinds, published weights, adapters, and their data.
+_MANY = {'mam_adapter': 85, 'dp_finetuning': 75}
+
+
 @_each_recipe
 def test_a_recipe_is_understood_from_few_files(path, record_property):
-  files = _closure(path, ROOT / 'repjax' / 'run.py')
+  files = _reading(path, ROOT / 'repjax' / 'run.py')
+  assert files <= _closure(path, ROOT / 'repjax' / 'run.py')
   lines = sum(map(_num_lines, files))
   record_property('house', f'{path.stem}: {len(files)} files, {lines:,} lines')
-  assert len(files) <= 60, sorted(map(_name, files))
+  assert len(files) <= _MANY.get(path.stem, 60), sorted(map(_name, files))
   if path.stem == 'sam':
     assert len(files) <= 35, sorted(map(_name, files))
     assert lines <= 8_000
@@ -138,6 +197,18 @@ def test_who_does_not_ask_for_privacy_imports_none_of_it(path):
 
 # Lengths.
 
+# What is to be divided: none may join, and none may grow past 450 lines.
+_LONG = (
+  'launch/lib/app.py',
+  'repjax/data/sets/languages.py',
+  'repjax/gradients.py',
+  'repjax/plots.py',
+  'repjax/privacy/accounting.py',
+  'repjax/privacy/ghost/coverage.py',
+  'repjax/protocols/linear_probe.py',
+  'repjax/weights/peft_files.py',
+)
+
 
 @_each_file
 def test_a_file_is_read_in_one_sitting(path):
@@ -146,7 +217,10 @@ def test_a_file_is_read_in_one_sitting(path):
     limit = 200
   elif path in _STUDIES:
     limit = 250
-  assert _num_lines(path) <= limit
+  if _name(path) in _LONG:
+    assert limit < _num_lines(path) <= 450, 'it is short now: take it out'
+  else:
+    assert _num_lines(path) <= limit
 
 
 def test_recipes_are_cards(record_property):
