@@ -153,8 +153,8 @@ class GradFn:
     Args:
       params: The point.
       clip_norm: C > 0.
-      method: See `privacy.clipping.clipped_gradient`.
-      style: See `privacy.clipping.clipped_gradient`.
+      method: 'auto', 'ghost', 'vmap' or 'microbatch'; changes cost alone.
+      style: 'flat', 'per_layer' or 'automatic' (`clipping.clipped_gradient`).
       rows_per_user: U consecutive rows are one example; see
         `repjax.data.batches.users`.
 
