@@ -4,7 +4,8 @@
 
 measures the claims (`configs/studies/dp_finetuning.py`): on text at epsilon 8,
 large batches at a high rate are 5.5 points ahead of small ones at a usual rate;
-at (3, 1e-5), 93 % of `digits` and 96.7 % of MNIST (--preset=mnist) are right. https://arxiv.org/abs/2110.05679
+at (3, 1e-5), 93 % of `digits` and 96.7 % of MNIST (--preset=mnist) are right.
+https://arxiv.org/abs/2110.05679
 
     python -m launch.train --config=configs/dp_finetuning.py:small \
       --workdir=runs/private --config.dp.key_file=KEY
@@ -15,7 +16,7 @@ paper: sentiment of SST-2 with an encoder of RoBERTa-base's size, epsilon 3, by
   is not here.
 paper_generation: E2E restaurant descriptions with a decoder of GPT-2's size.
 small: a linear model on oriented gradients of `digits`.
-mnist: the same of MNIST.
+mnist: a linear model on oriented gradients of MNIST.
 """
 
 from ml_collections import config_dict

@@ -320,7 +320,7 @@ class GradFn:
   def _task_sums(
     self, params, model_state, batch, rng, *, num_tasks, column, how
   ):
-    """The same with a leading task axis in gradients and weights."""
+    """`_sums` with a leading task axis in gradients and weights."""
     _, pull_back, (new_state, sums) = jax.vjp(
       lambda params: self._losses(params, model_state, batch, rng),
       params,

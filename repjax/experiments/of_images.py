@@ -37,7 +37,7 @@ def read(config: Any) -> Data:
 
 
 def data(config: Any, train: source.Source) -> Data:
-  """The same of training rows from elsewhere."""
+  """What `read` gives, of training rows from elsewhere."""
   return Data(
     train=train,
     recipe=recipes.images(train, **config.augment),
