@@ -2,10 +2,10 @@
 
 The probe of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
 Underperform Out-of-Distribution', ICLR 2022 (https://arxiv.org/abs/2202.10054),
-as in the authors' code (`log_reg_sk.py`): one scalar mean and deviation for all
-features, a grid of regularization strengths gone through from strong to weak,
-each fit starting at the last one, the first of the best on held-out rows of the
-training distribution. The weights are mapped back to the features as they are.
+as in the authors' code (`log_reg_sk.py`): one mean and standard deviation for
+all features, a grid of regularization strengths gone through from strong to
+weak, each fit starting at the last one, the first of the best on held-out rows
+of the training distribution. Weights are mapped back to features as they are.
 
 Two solvers of the same problem: scikit-learn's on the host, in float64, and
 `regularization_path`, device code that can be jitted and vectorized.
