@@ -16,7 +16,7 @@ paper: sentiment of SST-2 with an encoder of RoBERTa-base's size, epsilon 3, by
   is not here.
 paper_generation: E2E restaurant descriptions with a decoder of GPT-2's size.
 small: a linear model on oriented gradients of `digits`.
-mnist: the same of MNIST.
+mnist: a linear model on oriented gradients of MNIST.
 """
 
 from ml_collections import config_dict

@@ -9,7 +9,7 @@ paper: proteins of a FASTA file (TrEMBL), data.path=...; data.kind='text' or
   'pixels' with data.name=pg19 or downsampled_imagenet/64x64 are the paper's
   other two tasks.
 small: byte language model on `python_topics`.
-tiny_shakespeare: the same on that set, in fewer steps.
+tiny_shakespeare: byte language model on that set, in fewer steps.
 """
 
 from ml_collections import config_dict

@@ -7,7 +7,7 @@ byte better than without, on `python_topics`. https://arxiv.org/abs/2103.02143
 
 paper: byte language model of WikiText-103's size of model and segment.
 small: byte language model on `python_topics`.
-tiny_shakespeare: the same on that set, in half as many steps.
+tiny_shakespeare: byte language model on that set, in half as many steps.
 
 By data.kind also 'translation' (a synthetic grammar, encoder-decoder),
 'listops' (as in Long Range Arena) and 'classification' (bytes of a labelled

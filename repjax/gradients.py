@@ -153,8 +153,8 @@ class GradFn:
     Args:
       params: The point.
       clip_norm: C > 0.
-      method: See `privacy.clipping.clipped_gradient`.
-      style: See `privacy.clipping.clipped_gradient`.
+      method: 'auto', 'ghost', 'vmap' or 'microbatch'; changes cost alone.
+      style: 'flat', 'per_layer' or 'automatic' (`clipping.clipped_gradient`).
       rows_per_user: U consecutive rows are one example; see
         `repjax.data.batches.users`.
 
@@ -320,7 +320,7 @@ class GradFn:
   def _task_sums(
     self, params, model_state, batch, rng, *, num_tasks, column, how
   ):
-    """The same with a leading task axis in gradients and weights."""
+    """`_sums` with a leading task axis in gradients and weights."""
     _, pull_back, (new_state, sums) = jax.vjp(
       lambda params: self._losses(params, model_state, batch, rng),
       params,

@@ -132,7 +132,7 @@ def predict_step(
 
   Args:
     predict: (state, batch) -> name -> [rows, ...], as in `types.Method`.
-    devices: As for `train_step`.
+    devices: Devices of this process to use; all of all processes if None.
 
   Returns:
     (state, sharded batch) -> (outputs, columns): the predictions and the

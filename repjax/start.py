@@ -91,7 +91,7 @@ def fill(
   """The state with the parameters that a function makes of its own ones.
 
   Args:
-    state: See `with_params`.
+    state: Of a method of `methods.step`; fresh from its `init`.
     load: Parameters as `init` drew them -> a tree like it with pretrained
       leaves, as all of `repjax.weights` do. What it leaves, such as a new head,
       is what `init` drew.

@@ -29,8 +29,8 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
   Args:
     config: With batch_size, epochs, seed, step.microbatches and the group `dp`,
       arguments of `private.plan`.
-    num_rows: See there.
-    **changes: Arguments of it over those of the config.
+    num_rows: Of the training set, or its users.
+    **changes: Arguments of `private.plan` over those of the config.
   """
   return private.plan(
     num_rows,

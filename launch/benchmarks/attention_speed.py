@@ -241,7 +241,7 @@ def _decode_layer(attention_fn, batch_size, length):
 
 
 def _decode_model(attention_fn, batch_size, length):
-  """The same through a language model that reads its own tokens."""
+  """(seconds, state bytes) of a language model that reads its own tokens."""
   import jax
   import jax.numpy as jnp
 

@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
   Attributes:
     statements: What each claims, in the order of `spaces.grid`.
     delta: Of the whole search.
-    costs: Of the same.
+    costs: What the whole search costs.
     num_rows: Rows that a score with noise counts; else 0.
   """
 
@@ -51,8 +51,9 @@ def of_search(
     sweep: What is searched.
     law: Of the number of trials.
     delta: Of the search; that of the candidates if None.
-    max_trials: See `costs.of_search`.
-    score_noise: See `costs.of_search`.
+    max_trials: Where the number of trials is cut; None leaves it to the law.
+    score_noise: Standard deviation of the noise on counts of right rows; None
+      if the score needs no privacy.
 
   Raises:
     InputError: If a candidate is not private, or a setting does not fit.

@@ -37,7 +37,7 @@ def read(config: Any) -> Data:
 
 
 def data(config: Any, train: source.Source) -> Data:
-  """The same of training rows from elsewhere."""
+  """What `read` gives, of training rows from elsewhere."""
   return Data(
     train=train,
     recipe=recipes.images(train, **config.augment),
@@ -69,7 +69,7 @@ def classifier(
     batches: What it is trained on; shuffled epochs if None.
     sources: Split -> its rows; by default those of the set `config.data.name`.
     multiple: Rows that the method mixes with each other.
-    warm_start: See `types.Experiment`.
+    warm_start: Fresh state -> the state to train from.
   """
   if batches is None:
     batches = wiring.shuffled(

@@ -40,8 +40,8 @@ class Plan(NamedTuple):
     clip_norm: C.
     noise_multiplier: Standard deviation of the noise in units of C.
     delta: Of (epsilon, delta)-differential privacy.
-    accountant: See `accounting.epsilon`.
-    method: See `clipping.clipped_gradient`.
+    accountant: 'pld', which is tight, or 'rdp'.
+    method: How gradients are clipped: 'auto', 'ghost', 'vmap', 'microbatch'.
     secret: What the sampling and the noise are derived from.
     is_secret: Whether that is a key of a file, or a seed that others know.
     user_column: What says whose a row is; '' protects rows, not users.
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
 
     Args:
       source: The training rows: `num_rows` of them, or of as many users.
-      **reading: See `poisson.poisson_batches`.
+      **reading: How rows are read, as for `poisson.poisson_batches`.
     """
     found = count(source, self.user_column)
     if found != self.num_rows:
@@ -220,17 +220,18 @@ def plan(
       nothing.
     sampling_rate: In the place of batch_size / n, for batches that grow with
       the set; 0 means that.
-    delta: 0 means 1 / (2 n), as Li et al. (2022) take it.
+    delta: 0 means 1 / (2 n), as in Li et al. (2022,
+      https://arxiv.org/abs/2110.05679).
     clip_norm: C > 0, in units of the gradient of one row's loss.
     seed: Of what is random: runs with one seed have one key of the noise.
     key_file: A file of 16 bytes or more that nobody else knows, the same on
       all processes. Sampling and noise are derived from it and the seed.
-    accountant: See `accounting.epsilon`.
-    method: See `clipping.clipped_gradient`.
+    accountant: 'pld', which is tight, or 'rdp'.
+    method: How gradients are clipped: 'auto', 'ghost', 'vmap', 'microbatch'.
     multiple: What the rows of a batch must be a multiple of: devices times
       microbatches.
     user_column: Name of the column that says whose a row is: all rows of one
-      user are then protected together, see `repjax.data.batches.users`.
+      user are then protected together (`repjax.data.batches.users`).
     rows_per_user: U, with `user_column`: of a user's rows, U at the most are in
       a batch.
 

@@ -100,10 +100,10 @@ def of_sources(
     batches: What it is trained on: `shuffled`, or of another kind.
     sources: Split -> its rows; called once for each.
     steps: Number of updates.
-    measure: See `types.Experiment`.
-    figures: See `types.Experiment`.
+    measure: (outputs, columns) -> name -> number.
+    figures: (split, outputs, columns) -> name -> matplotlib figure.
     recipe: What the rows of `sources` go through.
-    warm_start: See `types.Experiment`.
+    warm_start: Fresh state -> the state to train from.
   """
   sources = functools.cache(sources)
   for split in config.data.eval_splits:

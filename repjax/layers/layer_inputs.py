@@ -1,7 +1,8 @@
 """What the layers of an unmodified linen network see, as columns of matrices.
 
 The representation matrices of gradient projection memory (Saha, Garg and Roy,
-ICLR 2021), in the order in which flax flattens kernels.
+ICLR 2021, https://arxiv.org/abs/2103.09762), in the order in which flax
+flattens kernels.
 """
 
 from collections.abc import Callable
@@ -33,10 +34,10 @@ def representations(
     model: Called as `model.apply(variables, image, train=False, mask=...)`.
     variables: Of the model.
     batch: A sample of one task: 'image' [B, H, W, C] and 'mask' [B].
-    rows: See `layer_inputs`.
+    rows: Layer -> how many examples its columns are made of; others use all.
 
   Returns:
-    See `layer_inputs`.
+    Layer (module names joined by '/') -> its inputs as columns, [n, s].
   """
   mask = np.asarray(batch['mask']) > 0
   image = jnp.asarray(batch['image'])[mask]

@@ -1,8 +1,9 @@
 """Device code: FAVOR+, the attention of Performers.
 
-Choromanski et al., 'Rethinking Attention with Performers', ICLR 2021. `Favor`
-is an `attention_fn`, `favor` a pure function of a projection, and `diagnose`
-tells from queries and keys whether the estimate can be trusted.
+Choromanski et al., 'Rethinking Attention with Performers', ICLR 2021
+(https://arxiv.org/abs/2009.14794). `Favor` is an `attention_fn`, `favor` a pure
+function of a projection, and `diagnose` tells from queries and keys whether the
+estimate can be trusted.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def favor(
     epsilon: Added to features; None is 1e-15 for the positive softmax kernels
       (each position's largest feature is 1 before) and 1e-3 for generalized
       ones. The trigonometric kernel has none.
-    chunk_size: See `linear_attention`; None is its choice.
+    chunk_size: Keys at a time, >= 1; None is 128 if causal, else 1,024.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:
@@ -144,10 +145,10 @@ class Favor(linear_attention_fn.LinearAttention):
   keeps it beside batch statistics, evaluation leaves it as it is.
 
   Attributes:
-    kernel: See `favor`.
+    kernel: 'positive', 'hyperbolic', 'trigonometric', or a function.
     projection: Kind of the rows; 'none' for a generalized kernel of queries
       and keys themselves.
-    epsilon: See `favor`.
+    epsilon: Added to features; None is 1e-15, or 1e-3 for a function.
     The others are those of `LinearAttention`.
   """
 

@@ -1,7 +1,8 @@
 """Device code: Random Feature Attention, with and without its gate.
 
 Peng, Pappas, Yogatama, Schwartz, Smith and Kong, 'Random Feature Attention',
-ICLR 2021. `Rfa` is an `attention_fn`, `rfa` a pure function of a projection.
+ICLR 2021 (https://arxiv.org/abs/2103.02143). `Rfa` is an `attention_fn`, `rfa`
+a pure function of a projection.
 
 Queries and keys are divided by their norms, so that exp(q . k) is the Gaussian
 kernel of the two up to a factor that cancels; sines and cosines of projections
@@ -74,7 +75,7 @@ def rfa(
     floor: Of 'bounded', > 0: outputs of Gaussian features are at most
       max |v| / floor.
     norm_epsilon: Added to norms; 1e-3 in the authors' code.
-    chunk_size: See `linear_attention`; None is its choice.
+    chunk_size: Keys at a time, >= 1; None is 128 if causal, else 1,024.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:
@@ -170,17 +171,17 @@ class Rfa(linear_attention_fn.LinearAttention):
   is the paper's stateful evaluation.
 
   Attributes:
-    features: See `rfa`.
+    features: 'gaussian' (2 M features), or 'arccos' (M features).
     gate: 'learned' needs `causal`.
     gate_bias: The gate's logit at the start; 4 remembers about 50 positions.
       The paper does not say.
     sigma: 'fixed' is 1.
     temperature: What rows are divided by.
     projection: Kind of the rows; orthogonal ones estimate better.
-    denominator: See `rfa`.
-    floor: See `rfa`. The share of bounded denominators is sown in
+    denominator: How it is kept from 0: 'bounded', or as in the authors' code.
+    floor: Of 'bounded', > 0. The share of bounded denominators is sown in
       'intermediates' as 'clamped_denominators'.
-    norm_epsilon: See `rfa`.
+    norm_epsilon: Added to norms of queries and keys.
     The others are those of `LinearAttention`; M is of each head, and the
     authors draw for every training step.
   """

@@ -1,8 +1,8 @@
 """Device code: masked image modeling, BEiT's pre-training.
 
 Bao, Dong, Piao and Wei, 'BEiT: BERT Pre-Training of Image Transformers', ICLR
-2022. What it has learnt is fine-tuned, or probed, by `methods.supervised` on
-`models.beit.Classifier`.
+2022, https://arxiv.org/abs/2106.08254. What it has learnt is fine-tuned, or
+probed, by `methods.supervised` on `models.beit.Classifier`.
 """
 
 from collections.abc import Callable
@@ -88,16 +88,16 @@ def make(
       column is missing, in float32.
     tx: Optax chain.
     compute_dtype: 'float32' or 'bfloat16', of the model.
-    transform: See `steps.make`.
-    **settings: microbatches, ema_decay; see there.
+    transform: (batch, rng) -> batch on the devices, before the loss.
+    **settings: microbatches, ema_decay; arguments of `steps.make`.
 
   Returns:
     A `types.Method` over batches of 'image' [B, H, W, C], optional
     'token_image', and 'masked' and 'masked_weight' [B, K], which
-    `data.block_masks` makes. Sums: 'loss', 'nats' and 'accuracy'. `predict`
-    gives, a row, 'nll' (sum over its hidden patches, nats), 'patches' (their
-    number), 'hits', 'ids' int32 [B, N] (the targets of all patches) and 'guess'
-    [B, N] (the same with what the model says in place of hidden ones).
+    `data.images.block_masks` makes. Sums: 'loss', 'nats' and 'accuracy'.
+    `predict` gives, a row, 'nll' (sum over its hidden patches, nats), 'patches'
+    (their number), 'hits', 'ids' int32 [B, N] (the targets of all patches) and
+    'guess' [B, N] (the same with what the model says in place of hidden ones).
 
   Raises:
     InputError: If model and tokenizer differ in their vocabulary or, at `init`,

@@ -29,8 +29,8 @@ def make(
 
   The loss of a row is the mean squared error of its pixels, plus `kl_weight`
   times the mean over places of KL(q || uniform), in nats: the evidence bound of
-  DALL-E (Ramesh et al., 2021, sec. 2.1) with a Gaussian in place of its
-  logit-Laplace likelihood.
+  DALL-E (Ramesh et al., 2021, sec. 2.1, https://arxiv.org/abs/2102.12092) with
+  a Gaussian in place of its logit-Laplace likelihood.
 
   Args:
     model: Autoencoder.

@@ -55,10 +55,12 @@ def adapt(
   Args:
     model: Of `transformer`, `text_heads` or `vit`.
     kind: 'full': all parameters. 'bias': the biases (BitFit, Zaken et al.,
-      2022). 'lora': queries and values of all attentions. 'adapter': a
-      bottleneck after every MLP (Pfeiffer et al., 2021). 'prefix': keys and
-      values of all attentions. 'parallel': a scaled bottleneck beside every
-      MLP. 'mam': a short prefix and the scaled bottleneck (He et al., 2022).
+      2022, https://arxiv.org/abs/2106.10199). 'lora': queries and values of all
+      attentions. 'adapter': a bottleneck after every MLP (Pfeiffer et al.,
+      2021, https://arxiv.org/abs/2005.00247). 'prefix': keys and values of all
+      attentions. 'parallel': a scaled bottleneck beside every MLP. 'mam': a
+      short prefix and the scaled bottleneck (He et al., 2022,
+      https://arxiv.org/abs/2110.04366).
     rank: r of low-rank changes and bottlenecks; 'full', 'bias' and 'prefix' do
       not read it.
     length: l of prefixes.
@@ -132,13 +134,13 @@ def writer(
 
   Args:
     model: With `prefill` and `step`.
-    tx: See `language_modeling.make`.
+    tx: Optax chain; links that take `grad_fn` get it.
     objective: 'causal': the prompt are the tokens before the first target, and
       `model` has positions for a row and `max_new_tokens`. 'translation': the
       'source'; the target's first token begins the text.
     max_new_tokens: Tokens that are written at most.
     end_id: What ends a text.
-    **settings: Of `language_modeling.make`.
+    **settings: Further arguments of `language_modeling.make`.
 
   Returns:
     That of `language_modeling.make`, whose `predict` gives also, int32,

@@ -154,8 +154,8 @@ def mask_tokens(
 ) -> types.Batch:
   """Hides tokens as BERT does (Devlin et al., 2019, sec. 3.1).
 
-  Of the tokens that are chosen, 80 % become `mask_id`, 10 % a random token
-  and 10 % stay; all of them are targets.
+  Of the tokens that are chosen, 80 % become `mask_id`, 10 % a random token and
+  10 % stay; all of them are targets (https://arxiv.org/abs/1810.04805).
 
   Args:
     batch: 'tokens' [B, T], 'mask' [B], and optional 'token_mask' [B, T].

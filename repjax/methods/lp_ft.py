@@ -47,14 +47,14 @@ def make(
   """Minimizes the cross-entropy from a given start.
 
   Args:
-    model: As for `supervised.make`; `frozen.train_only` of it trains the head
-      alone, and `partition` gives the head a rate of its own.
+    model: A classifier, as in `supervised.make`; `frozen.train_only` of it
+      trains the head alone, and `partition` gives the head a rate of its own.
     tx: Optax chain.
     mode: 'eval' runs the network in training as it is evaluated: batch norms
       use the running statistics and keep them, nothing is dropped. This is
       what makes tuning start at the probe, and what the authors' code does
       with `use_net_val_mode`. 'train' is the usual mode.
-    inputs: See `supervised.make`.
+    inputs: What the model is called with, in place of images.
     **settings: Other arguments of `supervised.make`.
 
   Returns:
@@ -128,7 +128,7 @@ def features(
   Args:
     model: Any linen network.
     layer: Module names, joined by '/'; what the head sees are the features.
-    inputs: See `supervised.make`.
+    inputs: What the model is called with, in place of images.
 
   Returns:
     (state, batch) -> 'features' [B, D], flattened and float32, and 'logits'.
@@ -195,8 +195,9 @@ def interpolate(
 ) -> types.PyTree:
   """(1 - share) * start + share * end: WiSE-FT, with a share of 0.5.
 
-  Wortsman et al., 'Robust fine-tuning of zero-shot models', CVPR 2022. Their
-  start is a zero-shot classifier; the probed network stands for it here.
+  Wortsman et al., 'Robust fine-tuning of zero-shot models', CVPR 2022,
+  https://arxiv.org/abs/2109.01903. Their start is a zero-shot classifier; the
+  probed network stands for it here.
   """
   if not 0 <= share <= 1:
     raise InputError(f'Need 0 <= share <= 1; got {share=}')

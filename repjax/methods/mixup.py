@@ -1,10 +1,12 @@
 """Device code: training on convex combinations of examples.
 
 Zhang, Cisse, Dauphin and Lopez-Paz, 'mixup: Beyond Empirical Risk
-Minimization', ICLR 2018, whose effects Zhang, Deng, Kawaguchi, Ghorbani and
-Zou, 'How Does Mixup Help With Robustness and Generalization?', ICLR 2021,
-explain (see `repjax.analysis.mixup_terms`). CutMix: Yun et al., ICCV 2019.
-Manifold mixup: Verma et al., ICML 2019.
+Minimization', ICLR 2018 (https://arxiv.org/abs/1710.09412), whose effects
+Zhang, Deng, Kawaguchi, Ghorbani and Zou, 'How Does Mixup Help With Robustness
+and Generalization?', ICLR 2021 (https://arxiv.org/abs/2010.04819), explain
+(`repjax.analysis.mixup_terms`). CutMix: Yun et al., ICCV 2019
+(https://arxiv.org/abs/1905.04899). Manifold mixup: Verma et al., ICML 2019
+(https://arxiv.org/abs/1806.05236).
 
 A row's partner is its neighbour: rows 0 and 1, 2 and 3, and so on. Batches are
 shuffled anew in every epoch, so pairs are uniformly random; nothing crosses
@@ -52,7 +54,7 @@ def make(
   accuracy on clean images and says little.
 
   Args:
-    model: As for `supervised.make`; nothing in it knows of mixing.
+    model: A classifier, which knows nothing of mixing.
     tx: Optax chain.
     num_classes: C.
     alpha: lambda ~ Beta(alpha, alpha), >= 0; 0 is plain training, bit for bit.
@@ -137,13 +139,13 @@ def mix(
       [B, C], and 'mask' [B]; B is even.
     rng: Equal on all devices.
     num_classes: C.
-    alpha: See `make`.
+    alpha: lambda ~ Beta(alpha, alpha), >= 0; 0 mixes nothing.
     kind: 'mixup': x = lambda x + (1 - lambda) x' (Zhang et al., 2018);
       'cutmix': a box of the partner of area 1 - lambda around a uniform
       point, clipped at the border, with lambda set to what it leaves (eq. 1
       and 2 of Yun et al.).
-    per: See `make`.
-    mix_rate: See `make`.
+    per: Whether each 'example' has its own lambda, or all of the 'batch' one.
+    mix_rate: Probability that an example or the batch is mixed, in [0, 1].
 
   Returns:
     The batch with the mixed 'image' and their labels 'target' [B, C]; 'label'

@@ -2,8 +2,8 @@
 
 How the tasks are weighed: by rows, alike ('uniform'), by learnt uncertainties
 (Kendall, Gal and Cipolla, 'Multi-Task Learning Using Uncertainty to Weigh
-Losses', CVPR 2018), or by surgery on their gradients (PCGrad, Gradient Vaccine;
-see `repjax.optim.gradient_vaccine`).
+Losses', CVPR 2018, https://arxiv.org/abs/1705.07115), or by surgery on their
+gradients (PCGrad, Gradient Vaccine; see `repjax.optim.gradient_vaccine`).
 """
 
 from typing import Any
@@ -61,9 +61,9 @@ def make(
     groups: Of 'gradvac' (by default 'layer') and 'pcgrad' ('model').
     seed: Of the visiting orders of 'gradvac' and 'pcgrad'.
     inputs: What the model is called with, in place of images.
-    microbatches: See `steps.make`, as for the rest.
-    compute_dtype: See there.
-    ema_decay: See there.
+    microbatches: Parts in which each device goes through its rows.
+    compute_dtype: 'float32' or 'bfloat16', of the model.
+    ema_decay: Decay of an average of the parameters, in [0, 1); 0 for none.
 
   Returns:
     A `types.Method` over batches of 'image', 'label' [B] (counted inside the

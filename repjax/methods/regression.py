@@ -22,7 +22,7 @@ def make(
   """Minimizes the mean squared error of predicted targets.
 
   Args:
-    model: As for `supervised.make`; gives [B, T].
+    model: Called as in `supervised.make`; gives predictions [B, T].
     tx: Optax chain; links that take `grad_fn` get it.
     inputs: What the model is called with, in place of images.
     **settings: microbatches, compute_dtype, ema_decay, transform; see

@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
   Attributes:
     init: (the model's variables) -> TrainState.
-    update: As in `types.Method`.
+    update: (state, batch, rng) -> (state, sums), as in `types.Method`.
     learn: `update` without its `transform`: all of the key is the loss's.
   """
 
@@ -136,7 +136,7 @@ def descend(
     tx: Optax chain; links that take `grad_fn` get it.
     grad_fn: Of the loss, on the batch of this step.
     params: What is trained.
-    opt_state: Of `tx`.
+    opt_state: State of `tx`.
 
   Returns:
     (parameters, opt_state, what came with the gradient).

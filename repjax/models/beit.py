@@ -1,8 +1,8 @@
 """Device code: the transformer of BEiT, with a head for tokens or for classes.
 
 Bao, Dong, Piao and Wei, 'BEiT: BERT Pre-Training of Image Transformers', ICLR
-2022, and the authors' code. `repjax.weights.beit_weights` loads the published
-weights; `repjax.methods.beit` pre-trains.
+2022 (https://arxiv.org/abs/2106.08254), and the authors' code.
+`weights.beit_weights` loads published weights; `methods.beit` pre-trains.
 """
 
 import dataclasses
@@ -190,7 +190,7 @@ class MaskedImageModel(nn.Module):
     Args:
       image: [B, H, W, C], divided into N whole patches.
       hidden: 1 for patches that are hidden, [B, N].
-      train: See `Encoder`.
+      train: Whether to apply dropout and stochastic depth (rngs 'dropout').
       places: Patches whose logits are wanted, int [B, K]; all if None.
 
     Returns:
@@ -230,7 +230,7 @@ class Classifier(nn.Module):
 
     Args:
       image: [B, H, W, C], divided into whole patches.
-      train: See `Encoder`.
+      train: Whether to apply dropout and stochastic depth (rngs 'dropout').
       mask: Ignored: rows do not see each other.
 
     Returns:

@@ -54,7 +54,7 @@ class BlockConfig:
     num_heads: H, a divisor of the tokens' width.
     norm: 'pre' normalises what a branch reads (GPT-2, ViT), 'post' the sum
       after it (Vaswani et al., BERT, BART).
-    activation: See `activations.by_name`.
+    activation: 'gelu_tanh', 'gelu_exact' or 'relu', of the MLP.
     dropout_rate: Dropout after every branch.
     attention_dropout_rate: Dropout on attention weights.
     activation_dropout_rate: Dropout on hidden units of the MLP.
@@ -62,7 +62,7 @@ class BlockConfig:
     layer_scale: Initial factor of every channel of a branch (Touvron et al.,
       'Going Deeper with Image Transformers', https://arxiv.org/abs/2103.17239);
       0 for no such parameters.
-    attention_fn: See `signature.AttentionFn`.
+    attention_fn: Attention like `nn.dot_product_attention`.
     cross_attention_fn: Attention to another sequence; None has none.
     rotary: Whether self-attention rotates queries and keys.
     key_bias: Whether keys have a bias.
@@ -73,7 +73,7 @@ class BlockConfig:
     out_kernel_init: Those of the last layers of branches; None means
       `kernel_init`.
     mlp_bias_init: Initial biases of the MLP; others are 0.
-    dropout_names: See `DropoutNames`.
+    dropout_names: What the dropout layers are called.
     dtype: Type of the computation; None infers it from input and parameters.
       Statistics of norms and the softmax are float32 in any case.
     param_dtype: Type of the parameters.

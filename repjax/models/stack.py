@@ -102,7 +102,7 @@ class Stack(nn.Module):
       mask: 0 for padding, [B, L].
       context_mask: 0 for padding, [B, S].
       token_types: [B, L] in [0, num_token_types); None means 0.
-      max_length: See `multi_head.MultiHeadAttention`, as for `state`.
+      max_length: Begins decoding, with room for this many positions.
       state: Goes on decoding from here.
 
     Returns:
@@ -184,8 +184,8 @@ class TokenModel(nn.Module):
   Attributes:
     vocab_size: Number of tokens.
     hidden_dim: D, width of tokens.
-    scale_embedding: Whether embedded tokens are multiplied by sqrt(D)
-      (Vaswani et al., sec. 3.4).
+    scale_embedding: Whether embedded tokens are multiplied by sqrt(D) (Vaswani
+      et al., sec. 3.4, https://arxiv.org/abs/1706.03762).
     embedding_init: Initial embedding of tokens.
     The others are those of `StackConfig` and of `block.BlockConfig`, where
     `dropout_rate` is of embedded tokens, too, `kernel_init` of the embeddings

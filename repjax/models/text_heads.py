@@ -13,7 +13,7 @@ from repjax.types import check_choice
 
 
 class MaskedLM(transformer.Encoder):
-  """An encoder that predicts its own tokens (Devlin et al., 2019, sec. 3.1)."""
+  """An encoder that predicts its tokens (https://arxiv.org/abs/1810.04805)."""
 
   def setup(self):
     super().setup()

@@ -1,7 +1,8 @@
 """Device code: transformers over tokens: encoder, language model, both.
 
-Vaswani et al., 'Attention Is All You Need', NeurIPS 2017. What later models
-changed are settings: `BERT`, `ROBERTA`, `GPT2` and `BART` hold theirs.
+Vaswani et al., 'Attention Is All You Need', NeurIPS 2017,
+https://arxiv.org/abs/1706.03762. What later models changed are settings:
+`BERT`, `ROBERTA`, `GPT2` and `BART` hold theirs.
 """
 
 from collections.abc import Mapping
@@ -173,7 +174,8 @@ class DecoderLM(stack.TokenModel):
 class EncoderDecoder(stack.TokenModel):
   """One sequence from another (Vaswani et al., 2017; BART).
 
-  Both sides and the logits share one embedding of tokens.
+  BART: https://arxiv.org/abs/1910.13461. Both sides and the logits share one
+  embedding of tokens.
 
   Attributes:
     num_decoder_layers: Blocks of the decoder; None means `num_layers`.

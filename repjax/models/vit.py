@@ -1,8 +1,8 @@
 """Device code: the Vision Transformer.
 
 Dosovitskiy et al., 'An Image is Worth 16x16 Words: Transformers for Image
-Recognition at Scale', ICLR 2021. `repjax.weights.vit_weights` loads the
-published weights.
+Recognition at Scale', ICLR 2021 (https://arxiv.org/abs/2010.11929).
+`repjax.weights.vit_weights` loads the published weights.
 """
 
 from collections.abc import Mapping
@@ -52,13 +52,13 @@ class ViT(nn.Module):
     num_layers: L.
     pool: 'token' classifies a class token, 'average' the mean of all patches
       (and has no class token).
-    position: 'learned', or 'sincos' (see `positions.sincos_2d`).
+    position: 'learned', or 'sincos' (`grid_positions.sincos_2d`).
     dropout_rate: Dropout on embedded tokens and in every block.
     attention_dropout_rate: Dropout on attention weights.
     drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
     representation_dim: Width of a tanh layer before the head, as the authors
       have it while they pre-train on ImageNet-21k; None for no such layer.
-    attention_fn: See `signature.AttentionFn`.
+    attention_fn: Attention like `nn.dot_product_attention`.
     gelu: 'tanh' as in the authors' code, 'exact' as in PyTorch ports.
     layer_norm_epsilon: Added to variances.
     head_init: Initial kernel of the head; zero is the authors', and makes all

@@ -99,7 +99,7 @@ def dp_sgd(
     key: Of the noise, this run's alone; secret as long as the guarantee is
       needed.
     method: How the sum is computed, see `privacy.clipping.clipped_gradient`.
-    style: How examples are clipped, see there.
+    style: How examples are clipped: 'flat', 'per_layer' or 'automatic'.
     rows_per_user: U protects users instead of rows: batches come from
       `repjax.data.batches.users.user_batches(rows_per_user=U)`, the mean
       gradient of a user's rows is clipped as a whole, and `expected_batch_size`
@@ -197,14 +197,14 @@ def dp_adam(
 ) -> optax.GradientTransformationExtraArgs:
   """Adam on private gradients (Li et al., ICLR 2022, section 3).
 
-  For other settings and links, chain `dp_sgd` yourself.
+  https://arxiv.org/abs/2110.05679. For other settings chain `dp_sgd` yourself.
 
   Args:
     learning_rate: Of Adam; 5e-4 with C = 0.1 is the authors' on GLUE.
-    clip_norm: See `dp_sgd`.
-    noise_multiplier: See `dp_sgd`.
-    expected_batch_size: See `dp_sgd`.
-    key: See `dp_sgd`.
+    clip_norm: C > 0, in units of the gradient of one example's loss.
+    noise_multiplier: Standard deviation of the noise in units of C, >= 0.
+    expected_batch_size: Rows of a step over all devices on average.
+    key: Of the noise, this run's alone.
     b1: Decay of the first moment.
     b2: Decay of the second moment.
     eps: Added to the root of the second moment.

@@ -1,9 +1,10 @@
 """Gradient projection memory (GPM) as the last link of an `optax.chain`.
 
 Saha, Garg and Roy, 'Gradient Projection Memory for Continual Learning', ICLR
-2021. A layer's gradient lies in the span of the inputs that the layer saw. GPM
-keeps a basis of the inputs of old tasks, one a layer, and takes what lies in
-its span out of every step: on those inputs the layer's outputs then stay.
+2021, https://arxiv.org/abs/2103.09762. A layer's gradient lies in the span of
+the inputs that the layer saw. GPM keeps a basis of the inputs of old tasks, one
+a layer, and takes what lies in its span out of every step: on those inputs the
+layer's outputs then stay.
 
     tx = optax.chain(optax.sgd(0.01), optim.project_gradients())
     ...                                            # Train on a task; then
@@ -215,8 +216,8 @@ def update_bases(
   Args:
     opt_state: A `ProjectionState`, or the state of a chain that holds one.
     representations: Layer -> its inputs, one a column, [n, s], after training
-      on the task, as `representations` gives it. All processes must
-      pass the same.
+      on the task, as `layer_inputs.representations` gives it. All processes
+      must pass the same.
     thresholds: Part of |R|^2 to keep, in (0, 1]; one for all layers, or one a
       layer.
     growth: Added to the thresholds once for every task before this one.

@@ -1,9 +1,10 @@
 """Gradient surgery between tasks: Gradient Vaccine and PCGrad.
 
 Wang, Tsvetkov, Firat and Cao, 'Gradient Vaccine: Investigating and Improving
-Multi-task Optimization in Massively Multilingual Models', ICLR 2021. PCGrad: Yu
-et al., 'Gradient Surgery for Multi-Task Learning', NeurIPS 2020, which is the
-special case of a target of 0.
+Multi-task Optimization in Massively Multilingual Models', ICLR 2021
+(https://arxiv.org/abs/2010.05874). PCGrad: Yu et al., 'Gradient Surgery for
+Multi-Task Learning', NeurIPS 2020 (https://arxiv.org/abs/2001.06782), which is
+the special case of a target of 0.
 
 Both add multiples of the tasks' gradients to each other, and what they ask
 about them are inner products. So the surgery works on coefficients: on the

@@ -1,7 +1,8 @@
 """Learning rates that fall from the head to the first layer, as one link.
 
-As BEiT is fine-tuned (Bao et al., ICLR 2022, and the authors' code), after
-ELECTRA (Clark et al., 2020).
+As BEiT is fine-tuned (Bao et al., ICLR 2022, https://arxiv.org/abs/2106.08254,
+and the authors' code), after ELECTRA (Clark et al., 2020,
+https://arxiv.org/abs/2003.10555).
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """What gradient projection is compared with: A-GEM and EWC as optax links.
 
-A-GEM: Chaudhry et al., 'Efficient Lifelong Learning with A-GEM', ICLR 2019.
-EWC: Kirkpatrick et al., 'Overcoming catastrophic forgetting in neural
-networks', PNAS 2017.
+A-GEM: Chaudhry et al., 'Efficient Lifelong Learning with A-GEM', ICLR 2019,
+https://arxiv.org/abs/1812.00420. EWC: Kirkpatrick et al., 'Overcoming
+catastrophic forgetting in neural networks', PNAS 2017,
+https://arxiv.org/abs/1612.00796.
 """
 
 from typing import NamedTuple

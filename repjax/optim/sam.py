@@ -1,8 +1,9 @@
 """Sharpness-aware minimization as one link of an `optax.chain`.
 
 Foret, Kleiner, Mobahi and Neyshabur, 'Sharpness-Aware Minimization for
-Efficiently Improving Generalization', ICLR 2021. ASAM: Kwon, Kim, Park and
-Choi, ICML 2021.
+Efficiently Improving Generalization', ICLR 2021
+(https://arxiv.org/abs/2010.01412). ASAM: Kwon, Kim, Park and Choi, ICML 2021
+(https://arxiv.org/abs/2102.11600).
 """
 
 from collections.abc import Callable

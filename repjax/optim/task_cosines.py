@@ -1,7 +1,8 @@
 """Watches how much the gradients of tasks agree, and changes nothing.
 
-What Wang, Tsvetkov, Firat and Cao, 'Gradient Vaccine', ICLR 2021, look at along
-the training of one model of many languages.
+What Wang, Tsvetkov, Firat and Cao, 'Gradient Vaccine', ICLR 2021
+(https://arxiv.org/abs/2010.05874), look at along the training of one model of
+many languages.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,7 @@ class CosinesState(NamedTuple):
   Attributes:
     total: Sum of the cosines of tasks i and j in the whole model (first) and in
       each of K groups of parameters, [1 + K, T, T] float32.
-    count: In how many steps both had a gradient that was not 0, likewise.
+    count: In how many steps both had a gradient that was not 0, [1 + K, T, T].
   """
 
   total: jax.Array

@@ -1,10 +1,12 @@
 """Host side: how private DP-SGD is, over `dp_accounting`.
 
 T steps of DP-SGD are T compositions of the Poisson-subsampled Gaussian
-mechanism (Abadi et al., CCS 2016). Two accountants: 'pld', privacy loss
-distributions, which are tight up to discretization and rounded up; and 'rdp',
-Renyi differential privacy (Mironov, 2017; Mironov et al., 2019), which is
-faster, some percent looser, and what `tuning` builds on.
+mechanism (Abadi et al., CCS 2016, https://arxiv.org/abs/1607.00133).
+Accountants: 'pld', privacy loss distributions, tight up to discretization and
+rounded up; and 'rdp', Renyi differential privacy (Mironov, 2017,
+https://arxiv.org/abs/1702.07476; Mironov et al., 2019,
+https://arxiv.org/abs/1908.10530), faster, some percent looser, and what
+`tuning` builds on.
 
 Neighbours are data sets that differ by ADDING OR REMOVING one row. Replacing a
 row is a removal and an addition: its epsilon is larger.
@@ -62,7 +64,7 @@ class Statement:
 
   Attributes:
     epsilon: Of (epsilon, delta)-differential privacy.
-    delta: Of the same.
+    delta: Of (epsilon, delta)-differential privacy.
     neighbours: The relation between data sets that the claim is about.
     unit: Whose privacy it is.
     sampling: How batches were drawn.
@@ -171,13 +173,13 @@ def noise_multiplier_for(
 
   Args:
     target_epsilon: > 0.
-    sampling_rate: See `epsilon`.
-    steps: See `epsilon`.
-    delta: See `epsilon`.
-    accountant: See `epsilon`.
-    sampling: See `epsilon`.
-    overflow: See `epsilon`.
-    num_rows: See `epsilon`.
+    sampling_rate: Probability of each row to be in a batch, in (0, 1].
+    steps: Number of updates.
+    delta: In (0, 1), and well below 1 / rows of the set.
+    accountant: 'pld' (tight) or 'rdp'.
+    sampling: How batches are drawn; 'full' is sampling_rate 1.
+    overflow: Probability that a step draws more rows than a batch can hold.
+    num_rows: Rows of the training set, to check delta against.
     tolerance: Relative error of the noise multiplier, upwards.
 
   Raises:
@@ -288,10 +290,10 @@ def profile(
 
   Args:
     epsilons: >= 0, [P].
-    noise_multiplier: See `epsilon`.
-    sampling_rate: See `epsilon`.
-    steps: See `epsilon`.
-    sampling: See `epsilon`.
+    noise_multiplier: Standard deviation of the noise over the clip norm, >= 0.
+    sampling_rate: Probability of each row to be in a batch, in (0, 1].
+    steps: Number of updates.
+    sampling: How batches are drawn; 'full' is sampling_rate 1.
 
   Returns:
     Upper bounds for both directions, [P].
@@ -320,14 +322,14 @@ def statement(
   """Everything that a run may claim; arguments as of `epsilon`.
 
   Args:
-    noise_multiplier: See `epsilon`.
-    sampling_rate: See `epsilon`.
-    steps: See `epsilon`.
-    delta: See `epsilon`.
-    accountant: See `epsilon`.
-    sampling: See `epsilon`.
-    overflow: See `epsilon`.
-    num_rows: See `epsilon`.
+    noise_multiplier: Standard deviation of the noise over the clip norm, >= 0.
+    sampling_rate: Probability of each row to be in a batch, in (0, 1].
+    steps: Number of updates.
+    delta: In (0, 1), and well below 1 / rows of the set.
+    accountant: 'pld' (tight) or 'rdp'.
+    sampling: How batches are drawn; 'full' is sampling_rate 1.
+    overflow: Probability that a step draws more rows than a batch can hold.
+    num_rows: Rows of the training set, to check delta against.
     unit: Whose privacy it is.
   """
   import importlib.metadata

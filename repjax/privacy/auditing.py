@@ -1,12 +1,12 @@
 """Host side: how far a run is from private, found by attacking it.
 
-Canaries are rows made to be found. Each is in the training set with
-probability 1/2, a score of each is computed from what training released, and
-whoever guesses the canaries' membership better than the claim allows has proved
-the claim wrong: noise that was forgotten, scaled down or reused, clipping that
-does not bound. One run is enough, because the canaries' coins are independent
+Canaries are rows made to be found. Each is in the training set with probability
+1/2, a score of each is computed from what training released, and whoever
+guesses the canaries' membership better than the claim allows has proved the
+claim wrong: noise that was forgotten, scaled down or reused, clipping that does
+not bound. One run is enough, because the canaries' coins are independent
 (Steinke, Nasr and Jagielski, 'Privacy Auditing with One (1) Training Run',
-NeurIPS 2023).
+NeurIPS 2023, https://arxiv.org/abs/2305.08846).
 
     members, scores = auditing.play(train, num_canaries=1000, seed=0)
     auditing.epsilon_lower_bound(scores, members, delta=1e-5)
@@ -15,8 +15,9 @@ Two bounds. `epsilon_lower_bound` holds for any mechanism, and is far below the
 truth for most. `gaussian_lower_bound` is for runs that are a Gaussian mechanism
 (every row in every step), uses that mechanism's whole trade-off curve, and sees
 noise that is half of what was claimed (Mahloujifar, Melis and Chaudhuri,
-'Auditing f-Differential Privacy in One Run', 2024). A high bound is proof; a
-low one proves nothing, since a better attack may exist.
+'Auditing f-Differential Privacy in One Run', ICML 2025,
+https://proceedings.mlr.press/v267/mahloujifar25a.html). A high bound is proof;
+a low one proves nothing, since a better attack may exist.
 """
 
 from collections.abc import Callable
@@ -97,14 +98,15 @@ def gaussian_lower_bound(
   """Epsilon is at least this, if the run is a Gaussian mechanism.
 
   Rejects the largest mu = sensitivity / noise whose trade-off curve does not
-  allow guesses that good (Mahloujifar et al., 2024), and translates it into
-  epsilon (Dong, Roth and Su, 'Gaussian Differential Privacy', 2022).
+  allow guesses that good (Mahloujifar et al.), and translates it into epsilon
+  (Dong, Roth and Su, 'Gaussian Differential Privacy', 2022,
+  https://arxiv.org/abs/1905.02383).
 
   Args:
-    scores: See `epsilon_lower_bound`.
-    members: See there.
+    scores: One a canary, [m]; positive says 'in', the larger the surer.
+    members: Which canaries were in, bool [m].
     delta: In (0, 1).
-    confidence: See there.
+    confidence: Probability that the bound holds.
   """
   if not 0 < delta < 1:
     raise ValueError(f'Need 0 < delta < 1; got {delta=}')
@@ -244,8 +246,8 @@ def _p_value(num_canaries, guesses, correct, epsilon, delta):
 def _gaussian_rejects(num_canaries, guesses, correct, mu, error):
   """Whether mu-Gaussian privacy rules out guesses that good.
 
-  The recursion of Mahloujifar et al. (2024): h and r bound the probabilities
-  of exactly so many wrong and correct guesses, from all of them downwards.
+  The recursion of Mahloujifar et al.: h and r bound the probabilities of
+  exactly so many wrong and correct guesses, from all of them downwards.
   """
   from scipy import special
 

@@ -1,18 +1,20 @@
 """Device code: the sum of per-example clipped gradients.
 
 The heart of DP-SGD (Abadi et al., 'Deep Learning with Differential Privacy',
-CCS 2016, algorithm 1): each example's gradient is scaled down to norm C before
-the sum, so that one example moves the sum by at most C.
+CCS 2016, algorithm 1, https://arxiv.org/abs/1607.00133): each example's
+gradient is scaled down to norm C before the sum, so that one example moves the
+sum by at most C.
 
 Ghost clipping (Li et al., 'Large Language Models Can Be Strong Differentially
-Private Learners', ICLR 2022, section 4) finds the norms without storing a
-gradient of any single example. The model is not touched: layers that have a
-rule (`rules`) are tapped (`taps`) where the loss calls them. Parameters that no
-rule covers (`coverage`) get exact per-example gradients of their own; for
-scales and biases of norms and for position embeddings these are no larger than
-one activation. Where all covered layers are called in the open, their inputs
-and cotangents are kept and one backward pass does (book-keeping); where some
-are rematerialised, scanned or compiled on their own, there is a second one
+Private Learners', ICLR 2022, section 4, https://arxiv.org/abs/2110.05679) finds
+the norms without storing a gradient of any single example. The model is not
+touched: layers that have a rule (`rules`) are tapped (`taps`) where the loss
+calls them. Parameters that no rule covers (`coverage`) get exact per-example
+gradients of their own; for scales and biases of norms and for position
+embeddings these are no larger than one activation. Where all covered layers are
+called in the open, their inputs and cotangents are kept and one backward pass
+does (book-keeping, https://arxiv.org/abs/2210.00038); where some are
+rematerialised, scanned or compiled on their own, there is a second one
 (`forms`).
 
 Examples must not see each other: the loss is called with batches of ONE row,
@@ -95,7 +97,7 @@ def clipped_gradient(
       of the K modules that own parameters is clipped to C / sqrt(K) (stacked
       layers of an `nn.scan` count as one). 'automatic': factor C / (norm +
       0.01), small gradients are scaled up too (Bu et al., 'Automatic Clipping',
-      NeurIPS 2023).
+      NeurIPS 2023, https://arxiv.org/abs/2206.07136).
     rows_per_unit: U consecutive rows are one unit, which is clipped as a whole:
       the mean gradient of its real rows. 1 protects rows; for users, see
       `repjax.data.batches.users`.

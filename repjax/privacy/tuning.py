@@ -1,10 +1,10 @@
 """Host side: what choosing the best of several private runs costs.
 
 Papernot and Steinke, 'Hyperparameter Tuning with Renyi Differential Privacy',
-ICLR 2022. Draw a number of trials K from a law that knows nothing of the data
-(`repjax.privacy.search.laws`); K times draw a candidate (with replacement) and
-run it; publish only the best. The price hardly grows with the number of trials,
-because only one run gets out.
+ICLR 2022, https://arxiv.org/abs/2110.03620. Draw a number of trials K from a
+law that knows nothing of the data (`repjax.privacy.search.laws`); K times draw
+a candidate (with replacement) and run it; publish only the best. The price
+hardly grows with the number of trials, because only one run gets out.
 
 What it rests on: K, the other runs and when they ended stay secret; the score
 by which runs are compared is part of each run's private output, or comes from
@@ -57,7 +57,7 @@ def rdp_by_theorem(run: RdpCurve, law: laws.Law) -> RdpCurve:
 def rdp_by_lemma(
   run: RdpCurve, law: laws.Law, power: tradeoff.Power
 ) -> RdpCurve:
-  """The same by the paper's general lemma, for any law.
+  """Privacy of the best of K runs by the paper's general lemma, for any law.
 
   D(A | A') <= D(Q | Q') + log(max f'(q)^order f'(q')^(1 - order)) /
   (order - 1), with f(x) = E x^K and (q, q') the probabilities of an event (or
@@ -95,9 +95,9 @@ def rdp_of_best(
   """The smaller of both bounds at each order; arguments as of `rdp_by_lemma`.
 
   Args:
-    run: See there.
-    law: See there.
-    power: See there; `tradeoff.from_rdp(run)` by default.
+    run: Curve of one run, an upper bound for every candidate.
+    law: Of the number of trials.
+    power: How well tests tell neighbours apart; `from_rdp(run)` by default.
   """
   closed = rdp_by_theorem(run, law)
   if power is None:
@@ -107,7 +107,7 @@ def rdp_of_best(
 
 
 def epsilon(curve: RdpCurve, delta: float) -> float:
-  """Epsilon of a curve (Canonne, Kamath and Steinke, 2020, proposition 12)."""
+  """Epsilon of a curve (proposition 12 of https://arxiv.org/abs/2004.00010)."""
   if not 0 < delta < 1:
     raise ValueError(f'Need 0 < delta < 1; got {delta=}')
   orders, epsilons = (np.asarray(x, np.float64) for x in curve)
@@ -132,7 +132,7 @@ def epsilon_of_best(
     run: Curve of one run, an upper bound for every candidate.
     law: Of the number of trials.
     delta: In (0, 1).
-    power: See `rdp_by_lemma`.
+    power: How well tests tell neighbours apart; `from_rdp(run)` by default.
     limit: Where the number of trials is cut, if it is. Up to a probability of
       P[K > limit] nothing changes, so (1 + e^epsilon) of it come off delta, of
       which 1 % is set aside.
@@ -196,7 +196,7 @@ def plan(
     mean: Wanted E K >= 1, or None.
     mean_rank: Wanted expected quantile of the winner in [1/2, 1), or None.
     etas: Shapes to choose from, > -1; those without such a law are left out.
-    power: See `rdp_by_lemma`.
+    power: How well tests tell neighbours apart; `from_rdp(run)` by default.
 
   Raises:
     ValueError: If not exactly one of `mean` and `mean_rank` is given, or no

@@ -1,9 +1,10 @@
 """Tasks one after the other: how much is learnt, kept and forgotten.
 
-The protocol of Saha, Garg and Roy (GPM, ICLR 2021), with the measures of
-Lopez-Paz and Ranzato, 'Gradient Episodic Memory for Continual Learning', NIPS
-2017. For models that fit one device with their data: seeds go side by side, and
-the steps of a task are one call.
+The protocol of Saha, Garg and Roy (GPM, ICLR 2021,
+https://arxiv.org/abs/2103.09762), with the measures of Lopez-Paz and Ranzato,
+'Gradient Episodic Memory for Continual Learning', NIPS 2017,
+https://arxiv.org/abs/1706.08840. For models that fit one device with their
+data: seeds go side by side, and the steps of a task are one call.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class TaskRows(NamedTuple):
 
   Attributes:
     train: 'image' [N, ...], 'label' [N], 'task' [N].
-    test: The same.
+    test: These columns of its test rows.
   """
 
   train: Columns
@@ -50,7 +51,7 @@ class Outcome(NamedTuple):
   Attributes:
     accuracy: Test accuracy after task i on task j, [S, T, T]; [S, 1, T] for the
       learner 'multitask', which learns all at once.
-    initial: The same before the first step, [S, T].
+    initial: Test accuracy on each task before the first step, [S, T].
     ranks: Layer -> rank of its basis after each task, [S, T]; {} but for 'gpm'.
     states: States after the last task, with a leading seed axis.
   """
@@ -133,8 +134,8 @@ def run(
       by their Fisher information (of the rows' own labels); 'multitask': all
       tasks at once, in as many steps as all of them, an upper bound, with the
       rows of all tasks in memory together.
-    model: As for `supervised.make`; with heads='each' it gives the logits of
-      all T heads, [B, T * C], by its layer `head`.
+    model: A classifier, as in `supervised.make`; with heads='each' it gives the
+      logits of all T heads, [B, T * C], by its layer `head`.
     tasks: T tasks.
     tx: What every learner trains with. Its state goes on from task to task.
     seeds: S seeds.
@@ -144,18 +145,18 @@ def run(
       inside each task with heads='each'.
     head: First name of the heads' parameters, which GPM leaves alone with
       heads='each'.
-    thresholds: Of 'gpm', see `optim.update_bases`.
-    growth: Likewise.
-    first_task_strict: Likewise.
+    thresholds: Of 'gpm': part of |R|^2 to keep, in (0, 1] (`update_bases`).
+    growth: Of 'gpm': added to the thresholds for every task before this one.
+    first_task_strict: Of 'gpm': whether the first task takes a direction less.
     num_samples: Rows of a task that 'gpm' and 'ewc' look at when it ends.
     sample_rows: Of 'gpm': `rows` of `layer_inputs.representations`.
     memory_per_class: Of 'replay' and 'a_gem': the last rows of each class and
       task that are remembered (a ring buffer for each).
-    memory_batch: Of the same: remembered rows of a step.
+    memory_batch: Of 'replay' and 'a_gem': remembered rows of a step.
     strength: Of 'ewc'.
     learning_rate: Of 'ewc': that of `tx` if it is plain SGD, for an implicit
       step; 0 for an explicit one. See `rehearsal.ewc`.
-    vectorize: See `seed_loop.fit`.
+    vectorize: Whether seeds go side by side, or one after the other.
 
   Returns:
     A `Outcome`.

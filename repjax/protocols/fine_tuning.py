@@ -1,9 +1,9 @@
 """Compares starts of fine-tuning, each at the rate that is best for it.
 
 The protocol of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
-Underperform Out-of-Distribution', ICLR 2022: learning rates are swept for every
-way of fine-tuning alike, and chosen on held-out rows of the training
-distribution, never on others (`rate_search.tune`).
+Underperform Out-of-Distribution', ICLR 2022 (https://arxiv.org/abs/2202.10054):
+rates are swept for every way of fine-tuning alike, and chosen on held-out rows
+of the training distribution, never on others (`rate_search.tune`).
 """
 
 from collections.abc import Mapping
@@ -60,14 +60,14 @@ def probe(
   val: Columns,
   **settings,
 ) -> types.TrainState:
-  """The same states with exact linear probes as heads.
+  """States with exact linear probes as heads.
 
   Args:
     model: Of the states; its head is called 'head' and has a bias.
     states: With a leading seed axis.
     train: Rows that the heads are fitted to.
     val: Held-out rows of the same distribution.
-    **settings: Of `linear_probe.fit`.
+    **settings: Further arguments of `linear_probe.fit`.
   """
   see = predict_fn(model)
   seen, val_seen = (see(states, x)['features'] for x in (train, val))

@@ -1,11 +1,11 @@
 """Protocol: logistic regression on frozen features, to convergence.
 
 The probe of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
-Underperform Out-of-Distribution', ICLR 2022, as in the authors' code
-(`log_reg_sk.py`): one scalar mean and one scalar standard deviation for all
-features, a grid of regularization strengths gone through from strong to weak,
-each fit starting at the last one, the first of the best on held-out rows of the
-training distribution. The weights are mapped back to the features as they are.
+Underperform Out-of-Distribution', ICLR 2022 (https://arxiv.org/abs/2202.10054),
+as in the authors' code (`log_reg_sk.py`): one mean and standard deviation for
+all features, a grid of regularization strengths gone through from strong to
+weak, each fit starting at the last one, the first of the best on held-out rows
+of the training distribution. Weights are mapped back to features as they are.
 
 Two solvers of the same problem: scikit-learn's on the host, in float64, and
 `regularization_path`, device code that can be jitted and vectorized.
@@ -89,11 +89,11 @@ def of_model(
     state: Its backbone is what the features are made by.
     train: Host batches of one pass (`data.batches.in_order.eval_batches`), with
       'label'.
-    val: The same, of held-out rows of the same distribution.
+    val: Such batches of held-out rows of the same distribution.
     num_classes: C.
     head: Module names of the head, joined by '/'.
-    inputs: See `supervised.make`.
-    **settings: Of `fit`; no intercept where the head has no bias.
+    inputs: What the model is called with, in place of images.
+    **settings: Arguments of `fit`; no intercept where the head has no bias.
   """
   predict = lp_ft.features(model, layer=head, inputs=inputs)
   evaluator = loop.Evaluator(types.Method(None, None, predict))
@@ -296,7 +296,7 @@ def regularization_path(
   max_iter: int = 200,
   tol: float = 1e-4,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The same fits by `optax.lbfgs`: device code, for jit and vmap.
+  """Fits heads by `optax.lbfgs`: device code, for jit and vmap.
 
   Args:
     features: Standardized, [N, D].

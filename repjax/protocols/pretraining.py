@@ -26,7 +26,7 @@ def masked_language_model(
   steps: int,
   learning_rate: float,
 ) -> types.Method:
-  """Fills gaps of texts (Devlin et al., 2019), by AdamW.
+  """Fills gaps of texts (BERT, https://arxiv.org/abs/1810.04805), by AdamW.
 
   Args:
     vocab_size: Number of tokens; the last one hides others.
@@ -53,8 +53,8 @@ def denoising(
 ) -> dict[str, np.ndarray]:
   """Targets of pairs, to be written from what is left of them.
 
-  Tokens are left out at random, which is one of BART's noises (Lewis et al.,
-  2020, 'token deletion').
+  Tokens are left out at random, which is one of BART's noises ('token
+  deletion', https://arxiv.org/abs/1910.13461).
 
   Args:
     rows: 'tokens' [N, T] and 'weights' [N, T], 1 for the tokens after the first
@@ -99,7 +99,7 @@ def run(
     steps: Number of updates.
     batch_size: Rows of a step.
     seed: Of everything random.
-    vectorize: See `seed_loop.fit`.
+    vectorize: Whether seeds go side by side, or one after the other.
 
   Returns:
     The parameters.

@@ -47,7 +47,7 @@ def pretrain(
   learning_rate: float,
   seed: int,
 ) -> types.PyTree:
-  """Fills gaps of the public text, without privacy (Devlin et al., 2019).
+  """Fills gaps of the public text (BERT, https://arxiv.org/abs/1810.04805).
 
   Args:
     task: Its `public` part is read.

@@ -33,7 +33,8 @@ def one_standard_error(scores: np.ndarray) -> int:
   """The first rate within a standard error of the highest mean.
 
   Breiman, Friedman, Olshen and Stone, 'Classification and Regression Trees',
-  1984, sec. 3.4.3: noise in the choice never makes the rate larger.
+  1984, sec. 3.4.3 (https://doi.org/10.1201/9781315139470): noise in the choice
+  never makes the rate larger.
   """
   means = scores.mean(-1)
   _, error = averages.mean_and_error(scores[means.argmax()])
@@ -93,7 +94,7 @@ def tune(
     test: Rows that are reported; the held-out ones if None.
     score: What chooses and is reported, the higher the better.
     points: How often it is measured.
-    vectorize: See `seed_loop.fit`.
+    vectorize: Whether seeds go side by side, or one after the other.
 
   Returns:
     Name of each start -> what came of it.

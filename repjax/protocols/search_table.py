@@ -1,8 +1,9 @@
 """Searches over a table of private runs, which are trained once.
 
-What Papernot and Steinke (ICLR 2022, figure 7) measure: whatever the law of the
-number of trials, a search draws runs from the same table, so that expectations
-over searches are sums over its runs.
+What Papernot and Steinke (ICLR 2022, figure 7,
+https://arxiv.org/abs/2110.03620) measure: whatever the law of the number of
+trials, a search draws runs from the same table, so that expectations over
+searches are sums over its runs.
 """
 
 from collections.abc import Mapping

@@ -41,7 +41,7 @@ class Trainer:
       memory_per_class: Last rows of each class and task that are remembered.
       memory_batch: Remembered rows of a step; there are none in the first task,
         where their mask is 0.
-      vectorize: See `seed_loop.fit`.
+      vectorize: Whether seeds go side by side, or one after the other.
     """
     self._method, self._tasks, self._seeds = method, tasks, tuple(seeds)
     self._vectorize = vectorize

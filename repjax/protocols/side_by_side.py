@@ -166,9 +166,9 @@ def begin(
 
   Args:
     method: What is trained.
-    columns: See `train`; one row is used.
+    columns: Training rows a seed, [S, N, ...]; one row is used.
     seeds: S seeds.
-    shared: See `train`.
+    shared: Training rows of all seeds, [M, ...].
   """
   if shared:
     row, axis = {name: x[:1] for name, x in shared.items()}, None
@@ -211,8 +211,8 @@ def train(
     batch_size: Rows of a step.
     steps: Number of updates.
     points: How often the score is measured.
-    shared: Training rows of all seeds, [M, ...]; see `seed_loop.fit`.
-    vectorize: See there.
+    shared: Training rows of all seeds, [M, ...], behind which come `columns`.
+    vectorize: Whether seeds go side by side, or one after the other.
     score: What is measured; its name is that of the function.
     states: States to start from, as `Trained` has them; new ones if None.
     order: Rows of each step, [S, T, B], -1 for padding; shuffled epochs of all

@@ -24,7 +24,7 @@ class Task(NamedTuple):
     num_classes: Number of private chapters.
     public: 'tokens' [N, L], windows of the public chapters.
     train: 'tokens', 'token_mask' [n, L] and 'label' [n].
-    test: The same of other pieces.
+    test: Rows of the same columns, of other pieces.
   """
 
   vocab_size: int
@@ -40,11 +40,11 @@ def read(
   """Reads the task.
 
   Args:
-    num_classes: See `labelled_text.topic_pieces`.
-    size: See there.
+    num_classes: Number of private chapters, the largest ones.
+    size: Characters of a piece, with every run of spaces as one.
     length: L, tokens of a row; longer pieces are cut.
     vocab_size: Subwords that are learned from the public chapters.
-    skip: See `labelled_text.topic_pieces`.
+    skip: Number of larger chapters that are public nevertheless.
   """
   pieces = labelled_text.topic_pieces(
     num_classes=num_classes, size=size, skip=skip

@@ -1,9 +1,10 @@
 """The unified view of adapters: one table, and the adapters made from it.
 
-He, Zhou, Ma, Berg-Kirkpatrick and Neubig, 'Towards a Unified View of Parameter-
-Efficient Transfer Learning', ICLR 2022. Every method adds a learned change dh
-to a hidden vector h of a frozen network; four choices tell them apart (their
-table 1). `repjax.layers.adapters` puts adapters into networks.
+He, Zhou, Ma, Berg-Kirkpatrick and Neubig, 'Towards a Unified View of
+Parameter-Efficient Transfer Learning', ICLR 2022
+(https://arxiv.org/abs/2110.04366). Every method adds a learned change dh to a
+hidden vector h of a frozen network; four choices tell them apart (their table
+1). `repjax.layers.adapters` puts adapters into networks.
 """
 
 from collections.abc import Mapping
@@ -53,9 +54,10 @@ DESIGNS: Mapping[str, Design] = {
 class Reparametrization(NamedTuple):
   """Makes prefixes from a smaller network (Li and Liang, 2021, sec. 4.3).
 
-  An embedding [l, embedding_dim] goes through tanh of a dense layer, which all
-  attentions of a rule share, and through a dense layer for each attention. Only
-  the prefixes that come out are needed after training: `adapters.collapse`.
+  https://arxiv.org/abs/2101.00190. An embedding [l, embedding_dim] goes through
+  tanh of a dense layer, which all attentions of a rule share, and through a
+  dense layer for each attention. Only the prefixes that come out are needed
+  after training: `adapters.collapse`.
 
   Attributes:
     embedding_dim: The authors take the model's width.
@@ -116,8 +118,8 @@ def lora(
 ) -> Adapter:
   """Low-rank change of a matrix (Hu et al., 'LoRA', ICLR 2022).
 
-  For `nn.Dense`, `nn.DenseGeneral` and `nn.Conv`. Starts at the base network,
-  and `adapters.merge` adds it to the weights.
+  https://arxiv.org/abs/2106.09685. For `nn.Dense`, `nn.DenseGeneral` and
+  `nn.Conv`. Starts at the base network; `adapters.merge` adds it to weights.
 
   Args:
     rank: r.
@@ -133,8 +135,9 @@ def adapter(
 ) -> Adapter:
   """Bottleneck after a layer (Houlsby et al., ICML 2019).
 
-  Houlsby et al. put one after attention and one after the MLP of each block,
-  Pfeiffer et al. (2021) one after the MLP. Starts at the base network.
+  Houlsby et al. (https://arxiv.org/abs/1902.00751) put one after attention and
+  one after each MLP, Pfeiffer et al. (https://arxiv.org/abs/2005.00247) the
+  latter. Starts at the base network.
 
   Args:
     rank: r.

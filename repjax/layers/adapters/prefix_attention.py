@@ -1,9 +1,10 @@
 """Device code: attention to a learned prefix, and its gated parallel form.
 
-Prefix tuning (Li and Liang, ACL 2021) puts l learned keys and values in front
-of those of a sequence. He et al., 'Towards a Unified View of Parameter-
-Efficient Transfer Learning', ICLR 2022, eq. 5 to 7, show that this is an
-attention to the prefix alone, mixed into the old output by a gate:
+Prefix tuning (Li and Liang, ACL 2021, https://arxiv.org/abs/2101.00190) puts l
+learned keys and values in front of those of a sequence. He et al., 'Towards a
+Unified View of Parameter-Efficient Transfer Learning', ICLR 2022
+(https://arxiv.org/abs/2110.04366), eq. 5 to 7, show that this is an attention
+to the prefix alone, mixed into the old output by a gate:
 
   h <- (1 - gate(x)) h + gate(x) softmax(x Wq Pk' / sqrt(d)) Pv
 
@@ -40,8 +41,8 @@ class PrefixAttention:
     """Binds a prefix.
 
     Args:
-      attention_fn: See `signature.AttentionFn`. If it is causal, it sees
-        `length` more queries.
+      attention_fn: Attention like `nn.dot_product_attention`. If it is causal,
+        it sees `length` more queries.
       prefix: (key [..., K, H, D], value [..., K, H, V]) -> the prefix's keys
         [l, H, D] and values [l, H, V].
       length: l.

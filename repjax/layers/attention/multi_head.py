@@ -42,16 +42,17 @@ def check_mask(mask: jax.Array | None, tokens: jax.Array) -> None:
 class MultiHeadAttention(nn.Module):
   """Attention between projections of tokens (Vaswani et al., 2017, sec. 3.2.2).
 
-  Parameters are those of `nn.MultiHeadDotProductAttention`: query, key and
-  value [D, H, D / H], out [H, D / H, D], with biases. Unlike it, this module
-  hands its decoding state to the caller, and knows rotary positions.
+  https://arxiv.org/abs/1706.03762. Parameters are those of
+  `nn.MultiHeadDotProductAttention`: query, key and value [D, H, D / H], out [H,
+  D / H, D], with biases. Unlike it, this module hands its decoding state to the
+  caller, and knows rotary positions.
 
   One compact method serves training and decoding, so that variables which an
   `attention_fn` makes (random projections) are the same ones in both.
 
   Attributes:
     num_heads: H, a divisor of the tokens' width.
-    attention_fn: See `signature.AttentionFn`.
+    attention_fn: Attention like `nn.dot_product_attention`.
     dropout_rate: Dropout on attention weights.
     rotary: Whether queries and keys are rotated by their positions.
     key_bias: Whether keys have a bias. It adds the same to all scores of a

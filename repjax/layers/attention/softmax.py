@@ -32,7 +32,7 @@ class Cache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Softmax(signature.Attention):
-  """Scaled dot-product attention (Vaswani et al., 2017, eq. 1).
+  """Exact attention (Vaswani et al., eq. 1, https://arxiv.org/abs/1706.03762).
 
   Call it where `nn.dot_product_attention` is called. Two things differ: scores
   and their softmax are float32 whatever the inputs are, and heads are moved in

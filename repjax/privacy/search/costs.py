@@ -49,7 +49,8 @@ def of_search(
     delta: Of the search.
     limit: Where the number of trials is cut; by default where the law gets with
       probability 1e-15.
-    score_noise: See `with_score`; None if the score needs no privacy.
+    score_noise: Standard deviation of the noise on counts of held-out rows that
+      are right; None if the score needs no privacy.
 
   Raises:
     ValueError: If the number of trials exceeds `limit`, or a batch overflows,

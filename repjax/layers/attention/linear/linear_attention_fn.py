@@ -36,7 +36,7 @@ class LinearAttention(signature.Attention):
     redraw_every: Training calls between two draws of the projection; 0 keeps
       the first one.
     causal: Whether a query sees no later keys; a [Q, K] mask cannot say so.
-    chunk_size: See `linear_attention`; None is its choice.
+    chunk_size: Keys at a time, >= 1; None is 128 if causal, else 1,024.
   """
 
   num_features: int

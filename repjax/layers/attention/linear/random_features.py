@@ -8,8 +8,9 @@ whose dot products are, in the mean over projections, a kernel of the two:
 Every position has a scale of its own, so that features neither overflow nor
 underflow, and no position's features depend on another position.
 
-Choromanski et al., 'Rethinking Attention with Performers', ICLR 2021; Peng et
-al., 'Random Feature Attention', ICLR 2021.
+Choromanski et al., 'Rethinking Attention with Performers', ICLR 2021
+(https://arxiv.org/abs/2009.14794); Peng et al., 'Random Feature Attention',
+ICLR 2021 (https://arxiv.org/abs/2103.02143).
 """
 
 from collections.abc import Callable
@@ -264,7 +265,7 @@ def generalized(
 
   Args:
     x: [..., H, L, D].
-    projection: As in `positive`; None takes x itself, M = D.
+    projection: [M, D] or [H, M, D]; None takes x itself, M = D.
     kernel_fn: Elementwise: `jax.nn.relu` is the authors' choice; `jnp.exp`,
       `elu_plus_one`, `jax.nn.gelu`, `jax.nn.sigmoid`, `jnp.tanh`, `jnp.cos` ...
     epsilon: Keeps denominators from 0.
@@ -274,7 +275,7 @@ def generalized(
 
 
 def elu_plus_one(x: jax.Array) -> jax.Array:
-  """The feature map of linear transformers (Katharopoulos et al., 2020)."""
+  """Feature map of linear transformers (https://arxiv.org/abs/2006.16236)."""
   return jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0)))
 
 
@@ -291,7 +292,8 @@ def gaussian(x: jax.Array, projection: jax.Array) -> Features:
 def arccos(x: jax.Array, projection: jax.Array) -> Features:
   """relu(w . x) / sqrt(M) (RFA; Cho and Saul, 2009).
 
-  Kernel: |x| |y| (sin(a) + (pi - a) cos(a)) / (2 pi) for an angle of a.
+  Kernel: |x| |y| (sin(a) + (pi - a) cos(a)) / (2 pi) for an angle of a;
+  https://papers.nips.cc/paper/3628-kernel-methods-for-deep-learning.
   """
   _, projected = _project(x, projection)
   return Features(jax.nn.relu(projected) * projected.shape[-1] ** -0.5, None)

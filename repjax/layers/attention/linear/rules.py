@@ -54,7 +54,7 @@ def attend(
     causal: Whether a query sees no later keys.
     mask: Which keys there are, [..., K] bool. A query that sees no key gives 0.
     segments: Ids >= 0, [..., L] int32, of sequences packed side by side.
-    chunk_size: See `linear_attention`; None is its choice.
+    chunk_size: Keys at a time, >= 1; None is 128 if causal, else 1,024.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:
