@@ -62,7 +62,7 @@ class BlockConfig:
     layer_scale: Initial factor of every channel of a branch (Touvron et al.,
       'Going Deeper with Image Transformers', https://arxiv.org/abs/2103.17239);
       0 for no such parameters.
-    attention_fn: See `signature.AttentionFn`.
+    attention_fn: See `attention.signature.AttentionFn`.
     cross_attention_fn: Attention to another sequence; None has none.
     rotary: Whether self-attention rotates queries and keys.
     key_bias: Whether keys have a bias.

@@ -58,7 +58,7 @@ class ViT(nn.Module):
     drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
     representation_dim: Width of a tanh layer before the head, as the authors
       have it while they pre-train on ImageNet-21k; None for no such layer.
-    attention_fn: See `signature.AttentionFn`.
+    attention_fn: See `attention.signature.AttentionFn`.
     gelu: 'tanh' as in the authors' code, 'exact' as in PyTorch ports.
     layer_norm_epsilon: Added to variances.
     head_init: Initial kernel of the head; zero is the authors', and makes all

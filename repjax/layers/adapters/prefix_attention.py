@@ -40,8 +40,8 @@ class PrefixAttention:
     """Binds a prefix.
 
     Args:
-      attention_fn: See `signature.AttentionFn`. If it is causal, it sees
-        `length` more queries.
+      attention_fn: See `attention.signature.AttentionFn`. If it is causal, it
+        sees `length` more queries.
       prefix: (key [..., K, H, D], value [..., K, H, V]) -> the prefix's keys
         [l, H, D] and values [l, H, V].
       length: l.

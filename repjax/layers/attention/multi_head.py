@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
 
   Attributes:
     num_heads: H, a divisor of the tokens' width.
-    attention_fn: See `signature.AttentionFn`.
+    attention_fn: See `attention.signature.AttentionFn`.
     dropout_rate: Dropout on attention weights.
     rotary: Whether queries and keys are rotated by their positions.
     key_bias: Whether keys have a bias. It adds the same to all scores of a
