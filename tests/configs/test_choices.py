@@ -10,7 +10,6 @@ from repjax import types
 @pytest.mark.parametrize(
   ('paper', 'field', 'choices'),
   [
-    ('vit', 'attention.kind', 'exact, favor, performer, rfa'),
     ('mixup', 'network', 'mlp, preact_resnet'),
     ('gpm', 'network', 'mlp, alexnet, preact_resnet'),
     ('gpm', 'data.stream', 'permuted, rotated, split, sets'),
