@@ -38,6 +38,7 @@ def fit(
   seeds: Sequence[int],
   every: int,
   shared: Mapping[str, np.ndarray] | None = None,
+  num_full: int = 0,
   vectorize: bool = True,
 ) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
   """Trains one model a seed; whole stretches of training are one call.
@@ -53,6 +54,8 @@ def fit(
     seeds: S seeds.
     every: Steps between two yields.
     shared: Rows that all seeds see, name -> [M, ...]; not copied for each.
+    num_full: The first places of a step, never padding, that the compiler may
+      know of.
     vectorize: Whether seeds go side by side. On CPUs convolutions with weights
       a seed are slow, and so are convolutions inside a scan: False calls a
       compiled step at a time, one seed after the other.
@@ -72,7 +75,7 @@ def fit(
   rngs = jax.vmap(
     lambda seed: jax.random.fold_in(jax.random.key(seed), loop.TRAIN)
   )(jnp.asarray(seeds))
-  run = _program(method.update, vectorize)
+  run = _program(method.update, num_full, vectorize)
   for start in range(0, steps, every):
     stop = min(start + every, steps)
     states, sums = run(states, rngs, columns, shared, order[:, start:stop])
@@ -91,12 +94,14 @@ def fit(
 
 
 @functools.lru_cache(maxsize=1)
-def _program(update, vectorize):
+def _program(update, num_full, vectorize):
   """(states, keys, own and shared columns, order) -> (states, sums)."""
 
   def step(state, rng, own, shared, rows):
     batch = _take(own, shared, rows)
-    batch['mask'] = (rows >= 0).astype(jnp.float32)
+    batch['mask'] = jnp.concatenate(
+      [jnp.ones(num_full), (rows[num_full:] >= 0).astype(jnp.float32)]
+    )
     return update(state, batch, jax.random.fold_in(rng, state.step))
 
   def stretch(state, rng, own, shared, order):

@@ -95,6 +95,7 @@ class Trainer:
         seeds=self._seeds,
         every=order.shape[1],
         shared=shared,
+        num_full=self._shape['batch_size'],
         vectorize=self._vectorize,
       )
     except types.NonFiniteError as error:

@@ -111,6 +111,13 @@ def test_shared_rows_are_as_good_as_a_copy_a_seed(
     method, states, own, order, shared=shared, **settings
   )
   chex.assert_trees_all_equal((found, found_means), (expected, means))
+  # What is never padding may be told, and changes nothing.
+  ((_, found, found_means),) = seed_loop.fit(
+    method, states, own, order, shared=shared, num_full=5, **settings
+  )
+  chex.assert_trees_all_close(
+    (found, found_means), (expected, means), rtol=1e-5, atol=1e-6
+  )
   # And the rows behind the shared ones are a seed's own.
   if own:
     own['image'][1] += 1.0

@@ -1,0 +1,104 @@
+"""The loop around a method that only counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax import loop
+from repjax import parallel
+from repjax import types
+
+
+def _init(rng, batch):
+  del rng, batch
+  return types.TrainState(jnp.zeros((), jnp.int32), jnp.zeros(()), (), {}, ())
+
+
+def _update(state, batch, rng):
+  del rng
+  total, rows = parallel.psum(
+    ((batch['x'] * batch['mask']).sum(), batch['mask'].sum())
+  )
+  state = state.replace(step=state.step + 1, params=state.params + total)
+  return state, {'loss': (total, rows)}
+
+
+_METHOD = types.Method(
+  _init, _update, lambda state, batch: {'twice': 2 * batch['x']}
+)
+
+
+class _Stream:
+  """Batches from a step on; says when it is closed."""
+
+  def __init__(self, values):
+    self.values, self.closed = values, False
+
+  def __call__(self, start):
+    self._at = start
+    return self
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self._at == len(self.values):
+      raise StopIteration
+    self._at += 1
+    value = self.values[self._at - 1]
+    return {'x': np.full(4, value), 'mask': np.ones(4, np.float32)}
+
+  def close(self):
+    self.closed = True
+
+
+def test_a_fit_goes_on_from_its_state_and_closes_the_stream():
+  stream, seen = _Stream(np.arange(6.0)), []
+  state = loop.fit(_METHOD, stream, steps=2, seed=0)
+  assert (int(state.step), float(state.params)) == (2, 4 * 1)
+  state = loop.fit(
+    _METHOD,
+    stream,
+    steps=5,
+    seed=0,
+    state=state,
+    hooks=(lambda step, state, sums: seen.append((step, sums['loss'])),),
+  )
+  assert float(state.params) == 4 * (0 + 1 + 2 + 3 + 4)
+  assert jax.device_get(seen) == [(3, (8, 4)), (4, (12, 4)), (5, (16, 4))]
+  assert stream.closed
+
+
+def test_batches_that_end_too_early_are_named_by_their_step():
+  stream = _Stream(np.arange(3.0))
+  with pytest.raises(ValueError, match='ended at step 3, before steps=4'):
+    loop.fit(_METHOD, stream, steps=4, seed=0)
+  assert stream.closed
+
+
+def test_progress_averages_an_interval_and_stops_at_the_first_nan():
+  lines = []
+  values = np.array([1.0, 3.0, 5.0, np.nan, 1.0, 1.0])
+  progress = loop.Progress(
+    every=2,
+    steps=6,
+    batch_size=4,
+    write=lambda step, numbers: lines.append((step, numbers['loss'])),
+  )
+  with pytest.raises(types.NonFiniteError, match='loss is nan at step 4'):
+    loop.fit(_METHOD, _Stream(values), steps=6, seed=0, hooks=(progress,))
+  assert lines == [(2, 2.0)]
+
+
+def test_evaluation_leaves_out_padding_and_keeps_the_order():
+  batches = [
+    {'x': np.array([3.0, 1.0, 9.0, 2.0]), 'index': np.array([3, 1, 0, 2])},
+    {'x': np.array([0.0, 9.0, 9.0, 9.0]), 'index': np.array([0, 0, 0, 0])},
+  ]
+  for batch, mask in zip(batches, ([1, 1, 0, 1], [1, 0, 0, 0]), strict=True):
+    batch['mask'] = np.asarray(mask, np.float32)
+  state = loop.init(_METHOD, batches[0], seed=0)
+  outputs, columns = loop.Evaluator(_METHOD)(state, batches)
+  np.testing.assert_array_equal(outputs['twice'], [0, 2, 4, 6])
+  np.testing.assert_array_equal(columns['x'], [0, 1, 2, 3])
