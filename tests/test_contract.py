@@ -122,6 +122,7 @@ def test_three_updates_are_finite_stable_and_traced_once(bench):
   assert bench.traces == 1  # Whatever tests came before.
 
 
+@pytest.mark.devices(4)
 def test_replicas_are_equal_leaf_by_leaf(bench):
   # What comes back as replicated is one buffer a device, and nothing checks
   # that they agree: a forgotten psum shows one value while the others differ.
@@ -133,6 +134,7 @@ def test_replicas_are_equal_leaf_by_leaf(bench):
       np.testing.assert_array_equal(replica, replicas[0])
 
 
+@pytest.mark.devices(4)
 @keeps('one device equals four')
 def test_one_device_equals_four(bench):
   one = jax.local_devices()[:1]

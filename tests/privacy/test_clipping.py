@@ -783,6 +783,7 @@ def clipped(batch, clip_norm=1.0, **settings):
   return grad_fn.clipped(PARAMS, clip_norm)
 
 
+@pytest.mark.devices(4)
 def test_four_devices_give_the_sum_of_one():
   batch = rows()  # The last device holds only padding.
   one, aux = jax.jit(clipped)(batch)

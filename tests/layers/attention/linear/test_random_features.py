@@ -274,6 +274,7 @@ def test_a_projection_made_for_another_layer_is_refused(
     Layer().apply({'projection': {'rows': saved}}, mutable=mutable)
 
 
+@pytest.mark.devices(4)
 def test_redraws_are_equal_on_all_devices(variables):
   layer = Layer(redraw_every=1)
 
