@@ -11,6 +11,8 @@ from repjax import gradients
 from repjax import parallel
 from repjax import types
 
+pytestmark = pytest.mark.versions
+
 ROWS = 8
 KEY = jax.random.key(0)
 UNEVEN = [1, 1, 0, 1, 0, 0, 1, 1]

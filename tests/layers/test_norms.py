@@ -12,6 +12,8 @@ from repjax import parallel
 from repjax import types
 from repjax.layers import norms
 
+pytestmark = pytest.mark.versions
+
 SHAPE = (8, 3, 2, 5)
 
 

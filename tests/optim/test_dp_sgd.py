@@ -16,6 +16,8 @@ from repjax import types
 from repjax.methods import supervised
 from repjax.models import mlp
 
+pytestmark = pytest.mark.versions
+
 KEY = jax.random.key(0)
 SIZE = 4000
 

@@ -20,6 +20,8 @@ from repjax.models import vit
 from repjax.privacy import clipping
 from repjax.privacy.ghost import coverage
 
+pytestmark = pytest.mark.versions
+
 ROWS = 4
 KEY = jax.random.key(0)
 MASK = jnp.array([1.0, 1, 0, 1])

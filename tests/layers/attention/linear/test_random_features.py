@@ -14,6 +14,8 @@ from repjax import parallel
 from repjax.layers.attention.linear import random_features
 from repjax.types import InputError
 
+pytestmark = pytest.mark.versions
+
 DIM = 16
 
 
