@@ -4,29 +4,42 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 RUN := $(VENV)/bin/python
+# Two processes, each with a file at a time.
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow parity lint colab results clean
+.PHONY: demo test test-slow test-all test-gpu parity lint colab results clean
 
 # The main job: a ViT with SAM and Mixup on real handwritten digits.
 demo: $(VENV)/installed
 	$(RUN) -m launch.train --config=configs/vit.py:small --workdir=runs/demo
 
 test: $(VENV)/test
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m 'not slow and not parity and not colab'
+	JAX_PLATFORMS=cpu $(PYTEST) -m 'not slow and not parity and not colab'
 
-# Launches, killed and resumed runs, several processes, long compilations.
+# Launches, killed and resumed runs, several processes.
 test-slow: $(VENV)/test
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m 'slow and not parity and not colab'
+	JAX_PLATFORMS=cpu $(PYTEST) -m 'slow and not parity and not colab'
 
 parity: $(VENV)/parity
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile -m parity
+	JAX_PLATFORMS=cpu $(PYTEST) -m parity
+
+# The three above in one session.
+test-all: $(VENV)/parity
+	JAX_PLATFORMS=cpu $(PYTEST) -m 'not colab'
+
+# On a machine with one NVIDIA GPU or more, which the processes share.
+test-gpu: $(VENV)/cuda
+	JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false \
+	  JAX_DEFAULT_MATMUL_PRECISION=highest \
+	  $(PYTEST) -m 'not slow and not parity and not colab'
 
 lint: $(VENV)/test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(RUN) -m mypy
 
 colab: $(VENV)/colab
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m colab
+	JAX_PLATFORMS=cpu $(RUN) -m pytest tests/test_colabs.py
 
 # All claims of all papers.
 results: $(VENV)/test
@@ -43,6 +56,10 @@ $(VENV)/test: $(VENV)/installed
 
 $(VENV)/parity: $(VENV)/test
 	$(PIP) -e '.[test,parity]' -c constraints.txt
+	touch $@
+
+$(VENV)/cuda: $(VENV)/test
+	$(PIP) -e '.[test,cuda]' -c constraints.txt
 	touch $@
 
 $(VENV)/colab: $(VENV)/test

@@ -7,8 +7,10 @@ import platform
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` says gpu.
 # Compilation is most of the time of a small test, and optimization most of
-# that. The demo, the parity tests and the notebooks run optimized programs.
+# that. The demo and the notebooks run optimized programs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# A bias of the wrong shape must not pass as one of another rank.
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 _flags = os.environ.get('XLA_FLAGS', '')
 if 'xla_force_host_platform_device_count' not in _flags:
   os.environ['XLA_FLAGS'] = (

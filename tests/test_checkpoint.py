@@ -15,6 +15,8 @@ import pytest
 from repjax import checkpoint
 from repjax import types
 
+pytestmark = pytest.mark.versions
+
 
 class _Extra(NamedTuple):
   key: jax.Array

@@ -111,6 +111,7 @@ def _data(state):
   )
 
 
+@pytest.mark.versions
 def test_three_updates_are_finite_stable_and_traced_once(bench):
   state = bench.init()
   like = jax.eval_shape(lambda x: x, state)
@@ -122,6 +123,8 @@ def test_three_updates_are_finite_stable_and_traced_once(bench):
   assert bench.traces == 1  # Whatever tests came before.
 
 
+@pytest.mark.devices(4)
+@pytest.mark.versions
 def test_replicas_are_equal_leaf_by_leaf(bench):
   # What comes back as replicated is one buffer a device, and nothing checks
   # that they agree: a forgotten psum shows one value while the others differ.
@@ -133,6 +136,7 @@ def test_replicas_are_equal_leaf_by_leaf(bench):
       np.testing.assert_array_equal(replica, replicas[0])
 
 
+@pytest.mark.devices(4)
 @keeps('one device equals four')
 def test_one_device_equals_four(bench):
   one = jax.local_devices()[:1]
@@ -199,6 +203,7 @@ def test_prediction_is_deterministic_and_per_row(bench):
   assert any(not np.allclose(first[x][1:], other[x][1:]) for x in first)
 
 
+@pytest.mark.versions
 def test_saving_and_restoring_changes_nothing(bench, tmp_path):
   state = bench.init()
   state, _ = bench.update(state, bench.batches[0])

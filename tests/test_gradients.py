@@ -11,6 +11,8 @@ from repjax import gradients
 from repjax import parallel
 from repjax import types
 
+pytestmark = pytest.mark.versions
+
 ROWS = 8
 KEY = jax.random.key(0)
 UNEVEN = [1, 1, 0, 1, 0, 0, 1, 1]
@@ -135,6 +137,7 @@ def on_devices(batch, sync):
   return make(batch)(PARAMS, sync=sync)
 
 
+@pytest.mark.devices(4)
 def test_uneven_devices_give_the_gradient_of_one():
   # Device 2 holds nothing but padding.
   grads, aux = on_devices(split(batch()), True)
@@ -145,6 +148,7 @@ def test_uneven_devices_give_the_gradient_of_one():
     assert_equal(take(aux.sums), one_aux.sums)
 
 
+@pytest.mark.devices(4)
 def test_unsynchronised_gradients_are_each_devices_own():
   grads, aux = on_devices(split(batch()), False)
   parts = split(batch())
@@ -188,6 +192,7 @@ def test_groups_are_averaged_by_their_numbers_of_real_rows(num_groups):
   assert_equal(over_groups(batch()), halfway_by_rows(batch(), num_groups))
 
 
+@pytest.mark.devices(4)
 def test_groups_on_devices_are_averaged_over_all_of_them():
   @functools.partial(jax.pmap, axis_name=parallel.AXIS)
   def over_groups(batch):
@@ -265,6 +270,7 @@ def test_gradients_of_tasks_are_those_of_their_rows_alone(how, microbatches):
   assert_equal(aux, plain)
 
 
+@pytest.mark.devices(4)
 def test_gradients_of_tasks_over_uneven_devices_are_those_of_one():
   @functools.partial(jax.pmap, axis_name=parallel.AXIS)
   def over_devices(rows):

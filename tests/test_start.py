@@ -119,7 +119,6 @@ def test_a_new_head_stays_and_so_do_adapters():
   )
 
 
-@pytest.mark.slow
 def test_a_published_file_starts_what_is_trained_in_part(tmp_path):
   def network(num_classes):
     return vit.ViT(

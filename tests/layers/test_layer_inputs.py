@@ -10,6 +10,8 @@ from repjax import types
 from repjax.layers import layer_inputs
 from repjax.optim import gradient_projection
 
+pytestmark = pytest.mark.versions
+
 
 def draw(*shape):
   rng = np.random.default_rng(0)

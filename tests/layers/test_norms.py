@@ -12,6 +12,8 @@ from repjax import parallel
 from repjax import types
 from repjax.layers import norms
 
+pytestmark = pytest.mark.versions
+
 SHAPE = (8, 3, 2, 5)
 
 
@@ -100,6 +102,7 @@ def test_momentum_is_the_weight_of_the_old_value_and_the_variance_is_biased():
 UNEVEN = jnp.array([1, 1, 0, 0, 1, 0, 0, 1.0])
 
 
+@pytest.mark.devices(4)
 @pytest.mark.parametrize('mask', [jnp.ones(8), UNEVEN], ids=['full', 'uneven'])
 def test_four_devices_equal_one_in_outputs_statistics_and_gradients(mask):
   weights, x = variables(), images()

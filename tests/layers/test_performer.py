@@ -366,6 +366,7 @@ def method():
   )
 
 
+@pytest.mark.devices(4)
 def test_vit_trains_with_sam_on_equal_projections(method):
   rng = np.random.default_rng(0)
   batch = dict(

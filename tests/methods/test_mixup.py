@@ -176,6 +176,7 @@ def test_cutmix_boxes_have_area_one_minus_lambda():
   np.testing.assert_array_equal(mixed[1, :, :, 0], 1 - expected)
 
 
+@pytest.mark.devices(4)
 @pytest.mark.parametrize(
   'kind, per', [('mixup', 'example'), ('cutmix', 'batch')]
 )
@@ -238,8 +239,10 @@ def assert_equal(actual, expected, tolerance):
 def test_alpha_zero_is_plain_training_bit_for_bit(settings):
   _, plain, sums = one_update(supervised.make)
   _, mixed, mixed_sums = mixed_update(alpha=0.0, **settings)
-  assert_equal(mixed.params, plain.params, 0.0)
-  assert_equal(mixed_sums, sums, 0.0)
+  # With a branch a layer, GPUs compile another program, which rounds elsewhere.
+  on_gpu = jax.default_backend() == 'gpu' and settings['kind'] == 'manifold'
+  assert_equal(mixed.params, plain.params, 1e-6 if on_gpu else 0.0)
+  assert_equal(mixed_sums, sums, 1e-6 if on_gpu else 0.0)
 
 
 SMOOTHED = dict(alpha=1.0, label_smoothing=0.3)
@@ -324,6 +327,7 @@ def test_manifold_mixup_draws_one_layer_a_step_and_each_equally_often():
   np.testing.assert_allclose(agrees.mean(0), 1 / 3, atol=0.1)
 
 
+@pytest.mark.devices(4)
 def test_devices_and_microbatches_do_not_change_manifold_mixup():
   settings = dict(alpha=1.0, kind='manifold', layers=('hidden_1',))
   state, one, sums = mixed_update(**settings)

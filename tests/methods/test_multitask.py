@@ -105,6 +105,7 @@ def split(tree):
   return jax.tree.map(lambda x: x.reshape((4, -1, *x.shape[1:])), tree)
 
 
+@pytest.mark.devices(4)
 def test_uniform_counts_tasks_alike_whatever_part_and_device_they_are_on():
   method, state, _ = compiled('uniform', microbatches=3)
   many, sums = jax.pmap(

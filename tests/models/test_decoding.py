@@ -11,6 +11,8 @@ from repjax.models import decoding
 from repjax.models import transformer
 from repjax.types import InputError
 
+pytestmark = pytest.mark.versions
+
 VOCAB = 9
 MODEL = transformer.DecoderLM(
   VOCAB,

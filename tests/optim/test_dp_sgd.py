@@ -16,6 +16,8 @@ from repjax import types
 from repjax.methods import supervised
 from repjax.models import mlp
 
+pytestmark = pytest.mark.versions
+
 KEY = jax.random.key(0)
 SIZE = 4000
 
@@ -84,6 +86,7 @@ def as_matrix(tree):
   return np.concatenate([tree['b'], tree['w']], axis=1)
 
 
+@pytest.mark.devices(4)
 def test_noise_has_the_stated_size_on_one_and_on_four_devices():
   one, state = updates(rows(), steps=20)
   split = jax.tree.map(lambda x: x.reshape((4, 2, *x.shape[1:])), rows())
@@ -177,6 +180,7 @@ def test_adaptive_clipping_shares_the_noise_of_both_queries():
   np.testing.assert_allclose(shared['w'], factor * plain['w'], rtol=1e-5)
 
 
+@pytest.mark.devices(4)
 def test_in_a_training_step_replicas_stay_equal():
   tx = optim.dp_adam(
     0.1, clip_norm=1.0, noise_multiplier=1.0, expected_batch_size=8, key=KEY

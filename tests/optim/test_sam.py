@@ -255,6 +255,7 @@ def on_four_devices(link):
   return first, sums
 
 
+@pytest.mark.devices(4)
 def test_synchronised_devices_climb_as_one_does():
   update, state = update_of(optim.sam(0.5))
   one, _ = jax.jit(update)(state, batch(), jax.random.key(1))
@@ -262,6 +263,7 @@ def test_synchronised_devices_climb_as_one_does():
   assert_equal(many, one.params, 2e-6)
 
 
+@pytest.mark.devices(4)
 def test_groups_on_one_device_equal_unsynchronised_devices():
   # The mask makes their numbers of real rows differ.
   update, state = update_of(optim.sam(0.5, groups=4))

@@ -20,6 +20,8 @@ from repjax.models import vit
 from repjax.privacy import clipping
 from repjax.privacy.ghost import coverage
 
+pytestmark = pytest.mark.versions
+
 ROWS = 4
 KEY = jax.random.key(0)
 MASK = jnp.array([1.0, 1, 0, 1])
@@ -783,6 +785,7 @@ def clipped(batch, clip_norm=1.0, **settings):
   return grad_fn.clipped(PARAMS, clip_norm)
 
 
+@pytest.mark.devices(4)
 def test_four_devices_give_the_sum_of_one():
   batch = rows()  # The last device holds only padding.
   one, aux = jax.jit(clipped)(batch)

@@ -18,8 +18,6 @@ from repjax.protocols import private_runs
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
-pytestmark = pytest.mark.slow
-
 SEEDS = (3, 5)
 ROWS = {
   'image': np.zeros((40, 2, 2, 1), np.float32),

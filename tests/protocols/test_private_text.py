@@ -10,8 +10,6 @@ from repjax.data.sets import topic_tasks
 from repjax.experiments import private
 from repjax.protocols import private_text
 
-pytestmark = pytest.mark.slow
-
 ENCODER = dict(
   num_positions=8, hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=1
 )

@@ -13,7 +13,7 @@ from repjax.models import mlp
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.versions
 
 _SEEDS = (3, 5)
 _STEPS = 7

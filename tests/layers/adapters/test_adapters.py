@@ -23,6 +23,8 @@ from repjax.privacy import clipping
 from repjax.privacy.ghost import coverage
 from repjax.types import InputError
 
+pytestmark = pytest.mark.versions
+
 RNG = np.random.default_rng(0)
 IMAGE = RNG.normal(size=(4, 4, 4, 1)).astype(np.float32)
 TOKENS = RNG.integers(0, 11, (3, 7))

@@ -11,6 +11,8 @@ import pytest
 from repjax.layers import adapters
 from repjax.layers import attention
 
+pytestmark = pytest.mark.versions
+
 HEADS, WIDTH, LENGTH, SIZE = 2, 6, 5, 3
 X = np.random.default_rng(0).normal(size=(2, LENGTH, WIDTH)).astype(np.float32)
 

@@ -6,9 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from repjax.layers import attention
 from repjax.types import InputError
+
+pytestmark = pytest.mark.versions
 
 
 def inputs(batch=(2,), queries=3, keys=5, heads=2, depth=4, values=4):

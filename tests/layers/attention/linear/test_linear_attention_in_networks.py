@@ -142,6 +142,7 @@ def trained(request):
   return request.param, first, states
 
 
+@pytest.mark.devices(4)
 def test_one_device_that_donates_is_four_over_steps_and_redraws(trained):
   kind, first, (*_, one) = trained
   method, _ = start(kind)

@@ -14,6 +14,8 @@ from repjax import parallel
 from repjax.layers.attention.linear import random_features
 from repjax.types import InputError
 
+pytestmark = pytest.mark.versions
+
 DIM = 16
 
 
@@ -274,6 +276,7 @@ def test_a_projection_made_for_another_layer_is_refused(
     Layer().apply({'projection': {'rows': saved}}, mutable=mutable)
 
 
+@pytest.mark.devices(4)
 def test_redraws_are_equal_on_all_devices(variables):
   layer = Layer(redraw_every=1)
 
