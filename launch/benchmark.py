@@ -7,7 +7,10 @@ a ratio is the median over rounds. Flops and memory are XLA's own counts and do
 not depend on the machine's load. Writes one JSON object a line to stdout.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import json
+from typing import Any
 
 from absl import flags
 
@@ -18,7 +21,7 @@ from launch.benchmarks import training
 from launch.lib import app
 from repjax import types
 
-_BENCHMARKS = {
+_BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'loop': training.training_loop,
   'sam': training.sam,
   'input': training.input_pipeline,

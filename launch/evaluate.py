@@ -12,7 +12,9 @@ from absl import logging
 from launch.lib import app
 from repjax import types
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A directory of launch.train.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'A directory of launch.train.', required=True
+)
 _SPLIT = flags.DEFINE_string(
   'split', 'test', 'Split to evaluate, for example test or train[:10%].'
 )
@@ -21,7 +23,6 @@ _STEP = flags.DEFINE_string(
 )
 _DATA_DIR = app.define_data_dir()
 app.define_devices()
-flags.mark_flag_as_required('workdir')
 
 
 def main() -> None:

@@ -19,7 +19,10 @@ from repjax.data.reading import prepared
 from repjax.data.reading import tfrecord
 
 _NAME = flags.DEFINE_string(
-  'name', None, 'Set as TFDS names it: mnist, glue/sst2, mnist:3.0.1.'
+  'name',
+  None,
+  'Set as TFDS names it: mnist, glue/sst2, mnist:3.0.1.',
+  required=True,
 )
 _DATA_DIR = app.define_data_dir()
 _MANUAL_DIR = flags.DEFINE_string(
@@ -28,7 +31,6 @@ _MANUAL_DIR = flags.DEFINE_string(
   'Folder of files that you downloaded yourself, for sets that ask for it '
   "(imagenet2012). '' means <data_dir>/downloads/<name>/manual.",
 )
-flags.mark_flag_as_required('name')
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ from repjax import types
 _CONFIG = app.define_config()
 _DATA_DIR = app.define_data_dir()
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the sweep, from where it goes on.'
+  'workdir', None, 'Folder of the sweep, from where it goes on.', required=True
 )
-_SPACE = flags.DEFINE_string('space', None, spaces.SYNTAX)
+_SPACE = flags.DEFINE_string('space', None, spaces.SYNTAX, required=True)
 _TRIALS = flags.DEFINE_integer(
   'trials',
   None,
@@ -67,7 +67,7 @@ _SLURM = flags.DEFINE_list(
 _TRAIN_FLAGS = flags.DEFINE_string(
   'train_flags', '', "More flags of launch.train, as '--platform=gpu'."
 )
-flags.mark_flags_as_required(['config', 'workdir', 'space'])
+flags.mark_flag_as_required('config')
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def main() -> None:
     config,
     workdir,
     origin={'file': file, 'preset': preset},
-    resume_config=_RESUME_CONFIG.value,
+    resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
     asked_to_stop=_catch_signals(),
     started=started,
   )

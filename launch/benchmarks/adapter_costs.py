@@ -1,5 +1,6 @@
 """Memory and time of training adapters against training all parameters."""
 
+import functools
 from typing import Any
 
 from absl import logging
@@ -43,7 +44,9 @@ def adapters(rounds: int) -> dict[str, Any]:
       'temporary memory': step.bare.temporary_bytes / full.bare.temporary_bytes,
       'flops': step.bare.flops / full.bare.flops,
       'time': timing.alternate(
-        rounds, lambda step=step: step.bare.run(3), lambda: full.bare.run(3)
+        rounds,
+        functools.partial(step.bare.run, 3),
+        functools.partial(full.bare.run, 3),
       ),
     }
     logging.info('%s: %s', name, numbers)

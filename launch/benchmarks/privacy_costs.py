@@ -58,7 +58,7 @@ def privacy(rounds: int) -> dict[str, Any]:
   """
   names = list(_ALL) if _SHAPES.value is None else _SHAPES.value
   forms = list(_FORMS)
-  result = {}
+  result: dict[str, Any] = {}
   try:
     import jax_privacy  # noqa: F401
   except ImportError:
@@ -125,9 +125,11 @@ class _Step:
       )
       .compile()
     )
-    self._state = None
-    self.flops = self._step.cost_analysis()['flops']
-    self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
+    self._state: Any = None
+    costs: Any = self._step.cost_analysis()
+    memory: Any = self._step.memory_analysis()
+    self.flops = costs['flops']
+    self.temporary_bytes = memory.temp_size_in_bytes
 
   def run(self) -> float:
     """Seconds of one step."""

@@ -1,7 +1,9 @@
 """Speed of training: loop, SAM, input, gradients of tasks, PyTorch's ViT."""
 
+import functools
 import itertools
 import time
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -133,7 +135,7 @@ def input_pipeline(rounds: int) -> dict[str, float]:
   )
   rates = []
   for _ in range(rounds):
-    stream = in_order.train_batches(
+    stream: Any = in_order.train_batches(
       rows, batch_size=128, seed=0, transform=augment
     ).iterate(0)
     next(stream)
@@ -174,7 +176,9 @@ def task_gradients(rounds: int) -> dict[str, float]:
       vectorized.temporary_bytes / scanned.temporary_bytes
     )
     result[f'{num_tasks} tasks, time'] = timing.alternate(
-      rounds, lambda v=vectorized: v.run(5), lambda s=scanned: s.run(5)
+      rounds,
+      functools.partial(vectorized.run, 5),
+      functools.partial(scanned.run, 5),
     )
   return result
 
@@ -207,7 +211,8 @@ def against_torch(rounds: int) -> dict[str, float | str]:
   from repjax.methods import supervised
   from repjax.models import vit
 
-  result = {}
+  vit_config: Any = transformers.ViTConfig  # Its type lacks `num_labels`.
+  result: dict[str, float | str] = {}
   shapes = {
     'small (17 tokens, width 96, 4 layers, batch 64)': (
       28,
@@ -247,7 +252,7 @@ def against_torch(rounds: int) -> dict[str, float | str]:
       {'image': image, 'label': label, 'mask': np.ones(rows, np.float32)},
     )
     peer = transformers.ViTForImageClassification(
-      transformers.ViTConfig(
+      vit_config(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -274,6 +279,6 @@ def against_torch(rounds: int) -> dict[str, float | str]:
       return time.perf_counter() - start
 
     result[f'speed over PyTorch, {name}'] = timing.alternate(
-      rounds, theirs, lambda ours=ours: ours.run(10)
+      rounds, theirs, functools.partial(ours.run, 10)
     )
   return result

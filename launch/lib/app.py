@@ -90,7 +90,8 @@ def initialize() -> None:
     detect=values.distributed,
   )
   # A folder that JAX was told ($JAX_COMPILATION_CACHE_DIR) stays.
-  if values.compilation_cache and not jax.config.jax_compilation_cache_dir:
+  settings: Any = jax.config  # Its type does not name the settings.
+  if values.compilation_cache and not settings.jax_compilation_cache_dir:
     from repjax.data.reading import cache
 
     jax.config.update(
@@ -227,6 +228,7 @@ def load_study(paper: str) -> python_types.ModuleType:
 def load_config_module(file: str) -> python_types.ModuleType:
   """Imports a config file by path."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
+  assert spec is not None and spec.loader is not None  # As of any .py file.
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module

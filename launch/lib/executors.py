@@ -149,7 +149,7 @@ class _Trial:
 
   def __init__(self, job: Job):
     self.job = job
-    self._process = None
+    self._process: subprocess.Popen[bytes] | None = None
 
   def __call__(self) -> int:
     self._process = _start(self.job)
@@ -168,7 +168,7 @@ class _Trial:
     return {'job': self.job, '_process': None}
 
 
-def _start(job):
+def _start(job: Job) -> subprocess.Popen[bytes]:
   job.log.parent.mkdir(parents=True, exist_ok=True)
   with open(job.log, 'a', encoding='utf-8') as log:
     return subprocess.Popen(

@@ -151,7 +151,7 @@ def run(
   def enough(value):
     return until is not None and sweep.sign * (value - until) >= 0
 
-  reached = []
+  reached: list[str] = []
   codes = execute(todo, stop, seen)
   trials = [
     _trial(sweep, folder, fields, codes.get(folder.name))

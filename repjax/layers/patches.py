@@ -7,7 +7,8 @@ from repjax.types import InputError
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
   """(height, width) of a size that may be given as one number."""
-  return (size, size) if isinstance(size, int) else tuple(size)
+  height, width = (size, size) if isinstance(size, int) else size
+  return height, width
 
 
 def grid_shape(

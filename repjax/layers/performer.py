@@ -110,10 +110,12 @@ def rule(
       epsilon=_GENERALIZED_EPSILON if epsilon is None else epsilon,
     )
   elif kernel == 'trigonometric':
+    assert projection is not None  # `_check_kernel` has seen to it.
     feature_map = functools.partial(
       random_features.trigonometric, projection=projection
     )
   else:
+    assert projection is not None  # `_check_kernel` has seen to it.
     feature_map = functools.partial(
       {
         'positive': random_features.positive,

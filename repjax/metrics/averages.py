@@ -1,6 +1,7 @@
 """Host side: sums of a run -> means, over rows and over seeds."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,11 @@ def means(sums: types.Sums) -> dict[str, float]:
   }
 
 
-def add(first: types.Sums, second: types.Sums) -> types.Sums:
+def add(first: types.Sums, second: types.Sums) -> dict[str, tuple[Any, Any]]:
   """Adds two sums name by name."""
   return {
-    name: tuple(
-      np.add(a, b) for a, b in zip(first[name], second[name], strict=True)
-    )
-    for name in first
+    name: (np.add(total, second[name][0]), np.add(weight, second[name][1]))
+    for name, (total, weight) in first.items()
   }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def bleu(
   _check(written, references)
   most = max(len(x) for x in references)
   # One stream a reference; None where a row has no more.
-  streams = [
+  streams: list[list[Any]] = [
     [x[i] if i < len(x) else None for x in references] for i in range(most)
   ]
   # Words of one's own are not tokenized by mistake: no warning about it.

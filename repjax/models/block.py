@@ -159,12 +159,12 @@ class Mlp(_Configured):
     )
     drop = functools.partial(nn.Dropout, deterministic=not train)
     hidden = dense(
-      config.mlp_dim, kernel_init=config.kernel_init, name='hidden'
+      features=config.mlp_dim, kernel_init=config.kernel_init, name='hidden'
     )(tokens)
     hidden = activations.by_name(config.activation)(hidden)
     hidden = drop(config.activation_dropout_rate, name=names.hidden)(hidden)
     output = dense(
-      tokens.shape[-1],
+      features=tokens.shape[-1],
       kernel_init=config.out_kernel_init or config.kernel_init,
       name='out',
     )(hidden)

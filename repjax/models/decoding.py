@@ -64,6 +64,7 @@ class Sampler:
     logits = logits.astype(jnp.float32)
     if self.temperature == 0:
       return logits.argmax(-1).astype(jnp.int32)
+    assert rng is not None  # The greedy alone go without.
     logits = logits / self.temperature
     if self.top_k is None and self.top_p == 1:
       return jax.random.categorical(rng, logits).astype(jnp.int32)

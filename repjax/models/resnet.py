@@ -198,6 +198,7 @@ class Stage(nn.Module):
         dtype=self.dtype,
         name=f'block_{index}',
       )
+      block: PreActBlock | Bottleneck
       if self.kind == 'preact':
         block = PreActBlock(dropout_rate=self.dropout_rate, **settings)
       else:

@@ -120,6 +120,7 @@ class Stack(nn.Module):
 
     if config.position == 'learned':
       config.check_length(max(length, max_length or 0))
+      assert config.num_positions is not None  # As just checked.
       tokens = tokens + nn.Embed(
         config.num_positions + config.position_offset,
         dim,

@@ -25,7 +25,7 @@ from repjax.types import check_choice
 
 # Table 1 of the paper; Ti and S are those of DeiT (Touvron et al., 2021) and of
 # the authors' later checkpoints. The authors train L and H with dropout 0.1.
-SIZES: Mapping[str, Mapping[str, int]] = {
+SIZES: Mapping[str, Mapping[str, Any]] = {
   'Ti': dict(hidden_dim=192, mlp_dim=768, num_heads=3, num_layers=12),
   'S': dict(hidden_dim=384, mlp_dim=1536, num_heads=6, num_layers=12),
   'B': dict(hidden_dim=768, mlp_dim=3072, num_heads=12, num_layers=12),

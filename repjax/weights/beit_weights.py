@@ -83,7 +83,11 @@ def model(
   """
   stored = torch_layout.read_json(path, 'config.json')
   # Absent fields have the defaults of transformers.
-  gelu = {'gelu': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
+  gelu: dict[str, Literal['tanh', 'exact']] = {
+    'gelu': 'exact',
+    'gelu_new': 'tanh',
+    'gelu_pytorch_tanh': 'tanh',
+  }
   kinds = ('BeitForMaskedImageModeling', 'BeitForImageClassification')
   kind = (stored.get('architectures') or [''])[0]
   for field, value, choices in (

@@ -116,7 +116,9 @@ def load_lora(
     arrays[name] = path
     if array is not None:
       loaded[path] = jnp.asarray(array, leaf.dtype)
-  extra = {(name,): found[name] for name in found.keys() - arrays.keys()}
+  extra: dict[tuple[str, ...], Any] = {
+    (name,): found[name] for name in found.keys() - arrays.keys()
+  }
   trees.check_leaves({**loaded, **extra}, target, what=f'leaves of {folder}')
   return traverse_util.unflatten_dict(loaded)
 

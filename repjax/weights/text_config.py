@@ -35,7 +35,7 @@ def read(path: str | os.PathLike) -> Config:
     InputError: There is no config.json, or no model here is what it says.
   """
   stored = torch_layout.read_json(path, 'config.json')
-  family = stored.get('model_type')
+  family: Any = stored.get('model_type')
   if family not in get_args(Family):
     raise InputError(
       f'config.json of {path}: model_type must be one of {get_args(Family)}, '

@@ -166,7 +166,7 @@ def save_npz(path: str | os.PathLike, params: PyTree) -> None:
     path: File to write, usually `*.npz`. Replaced in one step.
     params: Parameters, of any floating type.
   """
-  arrays = {
+  arrays: dict[str, Any] = {
     _npz_name(name): np.asarray(leaf)
     for name, leaf in torch_layout.flatten(params).items()
   }

@@ -1,6 +1,7 @@
 """Host side: the usual ways from a set's images to what a network sees."""
 
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 from repjax import types
@@ -70,8 +71,8 @@ def images(
       f'The images of {source.name} differ in size: set config.augment.size.'
     )
   resizes = fixed is None or (size and fixed[:2] != (size, size))
-  channels = source.num_channels
-  shape = (size, size, channels) if resizes else fixed
+  channels: Any = source.num_channels  # What is no image, reading refuses.
+  shape = fixed if fixed and not resizes else (size, size, channels)
   scale = transforms.normalise(mean, std)
   steps = []
   if padding and not resizes:
@@ -90,7 +91,7 @@ def images(
   return Recipe(
     train=transforms.compose(*steps),
     evaluate=scale,
-    decode_train=decode.inception_crop(size, area=tuple(area))
+    decode_train=decode.inception_crop(size, area=(area[0], area[1]))
     if resizes
     else None,
     decode_evaluate=decode.resize(size) if resizes else None,

@@ -268,7 +268,8 @@ def _noise(draw, like):
 
 
 def normalise(
-  mean: float | Sequence[float], std: float | Sequence[float]
+  mean: float | Sequence[float] | np.ndarray,
+  std: float | Sequence[float] | np.ndarray,
 ) -> Transform:
   """uint8 images to float32: (value / 255 - mean) / std.
 

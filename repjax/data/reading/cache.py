@@ -16,7 +16,6 @@ import os
 import pathlib
 import shutil
 import time
-from typing import Any
 import uuid
 import zlib
 
@@ -226,7 +225,7 @@ def _publish(work, place):
 
 def _is_sound(place):
   try:
-    manifest: Any = json.loads((place / 'manifest.json').read_text('utf-8'))
+    manifest = json.loads((place / 'manifest.json').read_text('utf-8'))
     return all(
       _crc32(place / file) == value for file, value in manifest['crc32'].items()
     )

@@ -46,6 +46,7 @@ def to_picture(
     num_channels: What a file is converted to: 1, 3 or 4.
   """
   if isinstance(image, bytes):
+    assert num_channels is not None  # Left out for pixels alone.
     return Image.open(io.BytesIO(image)).convert(_MODES[num_channels])
   if image.dtype != np.uint8 or image.shape[-1] not in _MODES:
     raise ValueError(

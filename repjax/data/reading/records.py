@@ -15,7 +15,7 @@ from repjax import types
 class Tensor(NamedTuple):
   """Shape and NumPy type of one column; None where rows differ."""
 
-  shape: tuple[int | None, ...]
+  shape: tuple[Any, ...]
   dtype: Any
 
   @property

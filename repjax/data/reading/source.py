@@ -96,8 +96,8 @@ class Source:
     if decode is not None:
       if 'image' not in columns:
         raise types.InputError(f'{self.name} has no images to decode.')
-      shape = self.encoded.get('image')
-      images = self._decode(columns['image'], shape, decode, draws, indices)
+      size = self.encoded.get('image')
+      images = self._decode(columns['image'], size, decode, draws, indices)
       columns['image'] = np.stack(images) if images else _objects(images)
     return columns
 
@@ -223,7 +223,6 @@ def from_arrays(
   if label is not None and np.issubdtype(label.dtype, np.integer):
     columns['label'] = label.astype(np.int32)
   image = columns.get('image')
-  stacked = image is not None and image.ndim == 4
   source = Source(
     name=name,
     version='',
@@ -231,7 +230,9 @@ def from_arrays(
     num_rows=min(lengths.values()),
     num_classes=num_classes,
     class_names=None if class_names is None else tuple(class_names),
-    image_shape=image.shape[1:] if stacked else None,
+    image_shape=image.shape[1:]
+    if image is not None and image.ndim == 4
+    else None,
     reader=_Arrays(columns),
     encoded={},
   )
@@ -270,7 +271,6 @@ def load(
   info = records.split_info(builder, split, name=name)
   tensors = records.tensors(builder)
   image = tensors.get('image')
-  fixed = image is not None and image.is_fixed and len(image.shape) == 3
   source = Source(
     name=name,
     version=str(builder.version),
@@ -278,7 +278,9 @@ def load(
     num_rows=info.num_examples,
     num_classes=records.num_classes(builder),
     class_names=records.class_names(builder),
-    image_shape=image.shape if fixed else None,
+    image_shape=image.shape
+    if image is not None and image.is_fixed and len(image.shape) == 3
+    else None,
     reader=records.reader(builder, split, name=name),
     encoded=records.encoded_images(builder),
   )

@@ -80,7 +80,8 @@ def load(
   generator = random.Random(f'listops {seed} {split}')
   settings = (max_depth, max_args, operator_rate, max_length)
   seen: set[tuple[int, ...]] = set()
-  rows, tries = [], 0
+  rows: list[tuple[int, ...]] = []
+  tries = 0
   while len(rows) < num_rows:
     tries += 1
     expression: list[int] = []

@@ -183,12 +183,7 @@ def resized(
   if source.image_shape is None:
     # Sets whose images differ in size are resized one by one.
     reader = _Decoded(source, decoding.resize(size))
-    source = dataclasses.replace(
-      source,
-      reader=reader,
-      image_shape=(size, size, source.num_channels),
-      encoded={},
-    )
+    source = dataclasses.replace(source, reader=reader, encoded={})
   return _mapped(source, _Resize(size, channels), (size, size, channels))
 
 

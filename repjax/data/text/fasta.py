@@ -119,7 +119,8 @@ def read(path: str, *, split: Split = 'all') -> list[str]:
 
 def _parse(file: pathlib.Path) -> Iterator[str]:
   opener = gzip.open if file.suffix == '.gz' else open
-  parts = None  # Of the sequence; None before the first header.
+  # Of the sequence; None before the first header.
+  parts: list[str] | None = None
   with opener(file, 'rt', encoding='utf-8') as lines:
     for line in lines:
       line = line.strip()

@@ -16,8 +16,8 @@ Frame = tuple[int, int] | None
 
 
 def rows(
-  texts: Sequence[str | bytes],
-  labels: Sequence[int],
+  texts: Sequence[str | bytes] | np.ndarray,
+  labels: Sequence[int] | np.ndarray,
   *,
   tokenizer: tokenizing.Tokenizer,
   length: int,
@@ -160,6 +160,7 @@ def pairs(
     A source of 'source' int32 [length], 'source_mask', 'tokens' int32
     [target_length] and 'weights', as `translations.from_pivot` gives them.
   """
+  around: tuple[list[int], list[int]]
   if frame is None:
     around = ([], [tokenizing.END])
     around_target = ([tokenizing.START], [tokenizing.END])

@@ -133,7 +133,10 @@ def eval_windows(
 
 
 def pad(
-  rows: Sequence[np.ndarray], *, length: int, truncate: bool = False
+  rows: Sequence[np.ndarray | Sequence[int]],
+  *,
+  length: int,
+  truncate: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rows of different length as one array.
 

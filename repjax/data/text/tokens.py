@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 from typing import Literal
 from typing import Protocol
 
@@ -108,12 +109,14 @@ class Subwords:
         f'vocab_size={vocab_size} must be more than {smallest}, the bytes and '
         'special ids; use tokens.Bytes() for bytes alone'
       )
-    settings = dict(
+    settings: dict[str, Any] = dict(
       vocab_size=vocab_size,
       special_tokens=list(_SPECIAL),
       initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
       show_progress=False,
     )
+    model: models.Model
+    trainer: trainers.Trainer
     if kind == 'bpe':
       model, trainer = models.BPE(), trainers.BpeTrainer(**settings)
     elif kind == 'unigram':

@@ -129,9 +129,8 @@ def reparametrize(
     nn.initializers.normal(1.0),  # PyTorch's start of an embedding.
     (adapter.size, sizes.embedding_dim),
   )
-  dense = nn.Dense(
-    sizes.hidden_dim, kernel_init=_START, parent=scope.push('hidden')
-  )
+  inner: Any = scope.push('hidden')  # Modules take scopes as parents, too.
+  dense = nn.Dense(sizes.hidden_dim, kernel_init=_START, parent=inner)
   return jnp.tanh(dense(embedding))
 
 

@@ -32,7 +32,7 @@ def merge(model: adapting.Adapted, variables: types.PyTree) -> dict[str, Any]:
   variables = core.unfreeze(variables)
   leaves = traverse_util.flatten_dict(variables[types.FROZEN])
   own = traverse_util.flatten_dict(variables['params'])
-  layers = {}
+  layers: dict[Any, dict[str, jax.Array]] = {}
   for path, leaf in own.items():
     owner = model.plan.owner(path)
     if owner is None:
@@ -149,7 +149,7 @@ def budget(model: adapting.Adapted, variables: types.PyTree) -> Budget:
   """
   params = core.unfreeze(variables['params'])
   kept = jax.eval_shape(lambda params: collapse(model, params)[1], params)
-  parts = {}
+  parts: dict[str, int] = {}
   for path, leaf in traverse_util.flatten_dict(kept).items():
     owner = model.plan.owner(path)
     name = 'base' if owner is None else owner[1].name

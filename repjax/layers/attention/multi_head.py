@@ -117,6 +117,7 @@ class MultiHeadAttention(nn.Module):
         f'hidden_dim must be a multiple of num_heads, got hidden_dim={dim}, '
         f'{self.num_heads=}'
       )
+    attention_fn: Any = self.attention_fn  # To decode it is more than a call.
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     project = functools.partial(
       nn.DenseGeneral,
@@ -134,6 +135,7 @@ class MultiHeadAttention(nn.Module):
       key = project(use_bias=self.key_bias, name='key')(source)
       value = project(name='value')(source)
     if self.rotary:
+      assert positions is not None  # What calls for rotation has them.
       query, key = (
         sequence_positions.rotate(x, positions) for x in (query, key)
       )
@@ -145,10 +147,10 @@ class MultiHeadAttention(nn.Module):
           mask = jnp.ones(key.shape[:2], bool)
         state = CrossState(key, value, mask > 0)
     elif state is not None:
-      output, state = self.attention_fn.step(state, query, key, value)
+      output, state = attention_fn.step(state, query, key, value)
     elif max_length is not None:
-      signature.check_decodes(self.attention_fn)
-      state = self.attention_fn.init_state(
+      signature.check_decodes(attention_fn)
+      state = attention_fn.init_state(
         batch_size=query.shape[0],
         max_length=max_length,
         num_heads=self.num_heads,
@@ -156,9 +158,7 @@ class MultiHeadAttention(nn.Module):
         value_dim=value.shape[-1],
         dtype=key.dtype,
       )
-      output, state = self.attention_fn.prefill(
-        state, query, key, value, mask=mask
-      )
+      output, state = attention_fn.prefill(state, query, key, value, mask=mask)
     else:
       output = self._attend(query, key, value, bias, mask, train=train)
 

@@ -30,7 +30,7 @@ class LearnedPositions(nn.Module):
     """[B, T, D] -> [B, T, D]; T must be what it was at `init`."""
     shape = (1,) + tokens.shape[1:]
     if self.has_variable('params', 'embedding'):
-      found = self.get_variable('params', 'embedding').shape
+      found: tuple[int, ...] = self.get_variable('params', 'embedding').shape
       if found != shape:
         raise InputError(
           f'the position embedding has shape {found}, but this image size '

@@ -76,7 +76,7 @@ class RelativePositionBias(nn.Module):
     """
     shape = (num_distances(grid), self.num_heads)
     if self.has_variable('params', 'table'):
-      found = self.get_variable('params', 'table').shape
+      found: tuple[int, ...] = self.get_variable('params', 'table').shape
       if found != shape:
         raise InputError(
           f'the table of relative positions has shape {found}, but a grid of '
@@ -127,7 +127,9 @@ def resize(
     )
   if old_grid == new_grid:
     return table
-  old, new = (tuple(2 * n - 1 for n in grid) for grid in (old_grid, new_grid))
+  old, new = (
+    (2 * rows - 1, 2 * columns - 1) for rows, columns in (old_grid, new_grid)
+  )
   offsets, of_class = table[:-_NUM_CLASS_ROWS], table[-_NUM_CLASS_ROWS:]
   if method == 'bilinear':
     resized = grid_positions.resize_grid(

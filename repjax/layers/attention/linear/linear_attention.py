@@ -86,10 +86,11 @@ def read(
 
   size = chunks.chunk_length(length, _or(chunk_size, CHUNK_SIZE))
   inputs = chunks.split(chunks.wide(query), size)
-  totals = chunks.scan(look, None, inputs)[1]
-  return _join_totals(
-    attention_sums.Totals(*totals, state.log_scale[..., None]), length
+  numerator, denominator, weight = chunks.scan(look, None, inputs)[1]
+  totals = attention_sums.Totals(
+    numerator, denominator, weight, state.log_scale[..., None]
   )
+  return _join_totals(totals, length)
 
 
 def causal(
@@ -192,7 +193,7 @@ def causal(
     state = jax.lax.stop_gradient(state)
   last_segment = (
     None
-    if segments is None
+    if inputs.segments is None
     else jnp.full(inputs.segments.shape[1:-1], -2, jnp.int32)
   )
   (state, _), totals = chunks.scan(advance, (state, last_segment), inputs)

@@ -4,6 +4,7 @@ A `Rule` is all in which Performer and RFA differ.
 """
 
 from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -65,8 +66,9 @@ def attend(
   """
   _check(query, key, value, mask=mask, segments=segments, causal=causal)
   dtype = jnp.result_type(query, key, value)
-  maps = dict(query_map=rule.query_map, chunk_size=chunk_size)
-  maps['precision'] = precision
+  maps: dict[str, Any] = dict(
+    query_map=rule.query_map, chunk_size=chunk_size, precision=precision
+  )
   if causal:
     totals, _ = linear_attention.causal(
       query,
