@@ -35,7 +35,7 @@ INIT, TRAIN = 0, 1
 
 def init(
   method: types.Method,
-  batch: types.Batch,
+  batch: types.HostBatch,
   seed: int,
   devices: Sequence[jax.Device] | None = None,
 ) -> types.TrainState:
@@ -54,7 +54,7 @@ def init(
 
 def fit(
   method: types.Method,
-  batches: Callable[[int], Iterable[types.Batch]],
+  batches: Callable[[int], Iterable[types.HostBatch]],
   *,
   steps: int,
   seed: int,
@@ -89,7 +89,7 @@ def fit(
   if start >= steps:
     return state
   step_fn = parallel.train_step(method.update, devices)
-  running = collections.deque()
+  running: collections.deque[types.Sums] = collections.deque()
   with contextlib.ExitStack() as stack:
     stream = iter(batches(start))
     if hasattr(stream, 'close'):  # Threads and processes that read ahead.
@@ -115,14 +115,14 @@ class Evaluator:
 
   def __init__(
     self,
-    method: types.Method,
+    method: types.Method | types.Predictor,
     devices: Sequence[jax.Device] | None = None,
   ):
     self._devices = devices
     self._predict = parallel.predict_step(method.predict, devices)
 
   def __call__(
-    self, state: types.TrainState, batches: Iterable[types.Batch]
+    self, state: types.TrainState, batches: Iterable[types.HostBatch]
   ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Predicts every row of a set once.
 

@@ -149,8 +149,8 @@ def predict_step(
 
 
 def shard(
-  batch: types.Batch, devices: Sequence[jax.Device] | None = None
-) -> types.Batch:
+  batch: types.HostBatch, devices: Sequence[jax.Device] | None = None
+) -> types.HostBatch:
   """Splits this process's rows over its devices: [B, ...] -> [n, B / n, ...].
 
   On the host: the mapped step places what it is called with, which is as soon
@@ -258,7 +258,11 @@ def initialize(
   alone = detect == 'off' or (detect == 'auto' and not _in_cluster())
   if not any(given) and alone:
     return
-  if process_id is not None and not 0 <= process_id < num_processes:
+  if (
+    process_id is not None
+    and num_processes is not None
+    and not 0 <= process_id < num_processes
+  ):
     raise types.InputError(
       f'--process_id={process_id} must lie in [0, {num_processes}), the '
       'range that --num_processes gives.'

@@ -55,7 +55,7 @@ class Run:
     """
     self.workdir = pathlib.Path(workdir).absolute()
     self.is_writer = jax.process_index() == 0
-    self._events = None
+    self._events: Any = None  # A writer of TensorBoard from the first use on.
     try:
       (self.workdir / 'plots').mkdir(parents=True, exist_ok=True)
       probe = self.workdir / f'.probe.{jax.process_index()}'
@@ -158,14 +158,15 @@ class Run:
 
 def _tensorboard() -> Any:
   """Imports tensorboardX without PyTorch, which it would load for seconds."""
-  hidden = 'torch' not in sys.modules
+  modules: dict[str, Any] = sys.modules
+  hidden = 'torch' not in modules
   if hidden:
-    sys.modules['torch'] = None  # Importing it fails now.
+    modules['torch'] = None  # Importing it fails now.
   try:
     import tensorboardX
   finally:
     if hidden:
-      del sys.modules['torch']
+      del modules['torch']
   return tensorboardX
 
 

@@ -28,6 +28,9 @@ FROZEN = 'base'
 # row, 0.0 for padding. Rows of padding may hold anything.
 Batch = Mapping[str, jax.Array]
 
+# A batch, or this process's part of one, before it is on a device.
+HostBatch = Mapping[str, np.ndarray]
+
 # The columns that models read, by what a row is: 'image' [B, H, W, C], 'tokens'
 # [B, L] (and 'source' [B, L'], another text that they are made from), 'series'
 # [B, L, C], or 'features' [B, D]. All others (labels, masks, ids) say what to
@@ -39,8 +42,7 @@ INPUTS = ('image', 'tokens', 'source', 'series', 'features')
 Sums = Mapping[str, tuple[jax.Array, jax.Array]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """All that a step changes: arrays only, all of it required.
 
   Attributes:
@@ -147,6 +149,16 @@ class Method(NamedTuple):
 
   init: Callable[[jax.Array, Batch], TrainState]
   update: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Sums]]
+  predict: Callable[[TrainState, Batch], Mapping[str, jax.Array]]
+
+
+class Predictor(NamedTuple):
+  """A `Method` that is only evaluated.
+
+  Attributes:
+    predict: As that of a `Method`.
+  """
+
   predict: Callable[[TrainState, Batch], Mapping[str, jax.Array]]
 
 

@@ -148,7 +148,7 @@ def run(
 def _law() -> laws.Law:
   try:
     if _LAW.value == 'poisson':
-      law = laws.checked(laws.Poisson(_EXPECTED.value))
+      law: laws.Law = laws.checked(laws.Poisson(_EXPECTED.value))
     else:
       law = laws.with_mean(_ETA.value, _EXPECTED.value)
     laws.most(law)

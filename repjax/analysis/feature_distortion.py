@@ -66,7 +66,7 @@ def by_layer(
   model: nn.Module,
   before: types.TrainState,
   after: types.TrainState,
-  domains: Mapping[str, Iterable[types.Batch]],
+  domains: Mapping[str, Iterable[types.HostBatch]],
   *,
   layers: Sequence[str] = ('head',),
   inputs: model_inputs.Inputs = model_inputs.image,
@@ -86,10 +86,10 @@ def by_layer(
   Returns:
     Layer -> domain -> `Distortion`.
   """
-  table = {}
+  table: dict[str, dict[str, Distortion]] = {}
   for layer in layers:
     predict = lp_ft.features(model, layer=layer, inputs=inputs)
-    evaluator = loop.Evaluator(types.Method(None, None, predict))
+    evaluator = loop.Evaluator(types.Predictor(predict))
     table[layer] = {}
     for name, batches in domains.items():
       old, new = (

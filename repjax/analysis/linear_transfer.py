@@ -9,6 +9,7 @@ S never move; when the head has to learn at the same time, it comes to fit the
 moved features of S, and is wrong for the others. Host side, float64.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -168,15 +169,15 @@ def compare(
     'LP', 'FT' (from a random head) and 'LP-FT' -> the numbers of `losses` and,
     called 'moved id' and 'moved orthogonal', of `movement`; one a seed.
   """
-  found = {'LP': [], 'FT': [], 'LP-FT': []}
+  found: dict[str, list[dict[str, float]]] = {'LP': [], 'FT': [], 'LP-FT': []}
+  tune = functools.partial(fine_tune, learning_rate=learning_rate, steps=steps)
   for seed in range(seeds):
     task = problem(seed, feature_error=feature_error, **sizes)
-    tuning = dict(learning_rate=learning_rate, steps=steps)
     start = probe(task)
     networks = {
       'LP': start,
-      'FT': fine_tune(task, random_head(task, seed), **tuning),
-      'LP-FT': fine_tune(task, start, **tuning),
+      'FT': tune(task, random_head(task, seed)),
+      'LP-FT': tune(task, start),
     }
     for name, network in networks.items():
       moved = movement(task, network)

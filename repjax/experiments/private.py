@@ -15,6 +15,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
       self.clip_norm,
       self.noise_multiplier,
       expected_batch_size=self.rate * self.num_rows,
-      key=jax.random.wrap_key_data(words, impl='threefry2x32'),
+      key=jax.random.wrap_key_data(jnp.asarray(words), impl='threefry2x32'),
       method=self.method,
       rows_per_user=self.rows_per_user,
     )
@@ -171,7 +172,6 @@ class Plan(NamedTuple):
       delta=self.delta,
       accountant=self.accountant,
       overflow=_overflow(self.num_rows, self.rate, self.capacity),
-      **({'unit': users.UNIT} if self.user_column else {}),
     )
     more = [
       'checkpoints as a whole, which hold the key of the noise',
@@ -182,7 +182,11 @@ class Plan(NamedTuple):
         'whoever knows or guesses the seed, since no file with a secret key '
         'was given'
       )
-    return dataclasses.replace(said, not_covered=(*said.not_covered, *more))
+    return dataclasses.replace(
+      said,
+      unit=users.UNIT if self.user_column else said.unit,
+      not_covered=(*said.not_covered, *more),
+    )
 
 
 def count(source: sources.Source, user_column: str = '') -> int:

@@ -84,7 +84,7 @@ def adapt(
     reparametrization = adapters.Reparametrization(
       embedding_dim=model.hidden_dim, hidden_dim=hidden_dim
     )
-  rules = {}
+  rules: dict[Any, adapters.Adapter] = {}
   if kind == 'lora':
     rules[_PROJECTIONS] = adapters.lora(rank, alpha=scale * rank)
   elif kind == 'adapter':

@@ -14,6 +14,7 @@ many pairs are visited.
 """
 
 from collections.abc import Callable
+from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
@@ -176,11 +177,12 @@ def group_indices(tree, groups: Groups) -> list[int]:
   >>> [group_indices(params, how) for how in ('model', 'layer', 'leaf')]
   [[0, 0, 0], [0, 0, 1], [0, 1, 2]]
   """
-  name = {
+  known: dict[str, Callable[[trees.Path], Any]] = {
     'model': lambda path: '',
     'layer': lambda path: path[:-1],
     'leaf': lambda path: path,
-  }.get(groups, groups)
+  }
+  name = known[groups] if isinstance(groups, str) else groups
   names = [name(path) for path in trees.flatten(tree)]
   order = {name: index for index, name in enumerate(dict.fromkeys(names))}
   return [order[name] for name in names]
@@ -200,7 +202,7 @@ def gram(leaves: list[jax.Array], indices: list[int]) -> jax.Array:
     leaves: Gradients with a leading task axis, [T, ...].
     indices: Group of each leaf.
   """
-  products = [0.0] * (max(indices) + 1)
+  products: list[jax.Array | float] = [0.0] * (max(indices) + 1)
   for index, leaf in zip(indices, leaves, strict=True):
     flat = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
     products[index] += jnp.matmul(flat, flat.T, precision=_EXACT)

@@ -27,7 +27,7 @@ class CosinesState(NamedTuple):
   """
 
   total: jax.Array
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # Hides tuple.count.
 
   def mean(self) -> jax.Array:
     """Mean cosines, [..., 1 + K, T, T]; 0 for pairs that never met."""

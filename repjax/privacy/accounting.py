@@ -219,11 +219,11 @@ def noise_multiplier_for(
       'batches or a larger delta.'
     )
   fast = functools.partial(excess, accountant='rdp')
-  bracket = _bracket(fast, _MIN_NOISE)
+  lower, upper = _bracket(fast, _MIN_NOISE)
   if accountant == 'rdp':
-    return _root(fast, *bracket, tolerance)
+    return _root(fast, lower, upper, tolerance)
   # Slower, and up to some 10 % lower: only near the other's answer.
-  near = _root(fast, *bracket, 0.01)
+  near = _root(fast, lower, upper, 0.01)
   fn = functools.partial(excess, accountant=accountant)
   lower, upper = near * 0.85, near * 1.02
   while lower > _MIN_NOISE and fn(lower) <= 0:

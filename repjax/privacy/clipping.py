@@ -126,7 +126,8 @@ def clipped_gradient(
     raise ValueError(f'Need rows_per_unit >= 1; got {rows_per_unit=}')
 
   if isinstance(loss_fn, jax.stages.Wrapped):
-    loss_fn = loss_fn.__wrapped__  # Compiled functions hide their layers.
+    # Compiled functions hide their layers. (JAX does not declare the field.)
+    loss_fn = loss_fn.__wrapped__  # type: ignore[attr-defined]
 
   def unit_loss(params, rows, rng, weights):
     out = loss_fn(params, rows, rng)

@@ -213,7 +213,7 @@ def plan(
     try:
       if mean is not None:
         law = laws.with_mean(eta, mean)
-      else:
+      elif mean_rank is not None:
         law = laws.with_mean_rank(eta, mean_rank)
       laws.most(law)
     except ValueError:  # No such law, or none that can be drawn from.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Literal
 from typing import NamedTuple
+from typing import get_args
 
 from absl import logging
 import flax.linen as nn
@@ -165,9 +166,9 @@ def run(
     InputError: If the learner is unknown.
     NonFiniteError: If the loss of a task is not finite; names the seed.
   """
-  if learner not in Learner.__args__:
+  if learner not in get_args(Learner):
     raise types.InputError(
-      f'learner is one of {Learner.__args__}; got {learner=}'
+      f'learner is one of {get_args(Learner)}; got {learner=}'
     )
   remembers = learner in ('replay', 'a_gem')
   free = None
@@ -198,7 +199,8 @@ def run(
   predict, anchor = side_by_side.predict_fn(method), _anchor_fn(method)
   states = trainer.init()
   initial = _accuracies(predict, states, tests)
-  matrix, ranks = [], {}
+  matrix: list[np.ndarray] = []
+  ranks: dict[str, list[np.ndarray]] = {}
   for number, task in enumerate(tasks):
     states = trainer.fit(states, number)
     if learner == 'gpm':

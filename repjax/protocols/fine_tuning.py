@@ -8,6 +8,7 @@ of the training distribution, never on others (`rate_search.tune`).
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -42,7 +43,7 @@ def starts(
   Returns:
     States with a leading seed axis.
   """
-  batch = {name: x[:1] for name, x in columns.items()}
+  batch: dict[str, Any] = {name: x[:1] for name, x in columns.items()}
   batch['mask'] = np.ones(1, np.float32)
   states = []
   for seed, backbone in zip(seeds, _unstacked(backbones), strict=True):
@@ -128,9 +129,7 @@ def tune(
 
 def predict_fn(model: nn.Module):
   """(states with a seed axis, columns) -> 'features' and 'logits'."""
-  return side_by_side.predict_fn(
-    types.Method(None, None, lp_ft.features(model))
-  )
+  return side_by_side.predict_fn(types.Predictor(lp_ft.features(model)))
 
 
 def _stacked(trees):

@@ -75,8 +75,8 @@ def of_model(
   model: nn.Module,
   state: types.TrainState,
   *,
-  train: Iterable[types.Batch],
-  val: Iterable[types.Batch],
+  train: Iterable[types.HostBatch],
+  val: Iterable[types.HostBatch],
   num_classes: int,
   head: str = 'head',
   inputs: model_inputs.Inputs = model_inputs.image,
@@ -96,7 +96,7 @@ def of_model(
     **settings: Arguments of `fit`; no intercept where the head has no bias.
   """
   predict = lp_ft.features(model, layer=head, inputs=inputs)
-  evaluator = loop.Evaluator(types.Method(None, None, predict))
+  evaluator = loop.Evaluator(types.Predictor(predict))
   (rows, columns), (val_rows, val_columns) = (
     evaluator(state, batches) for batches in (train, val)
   )

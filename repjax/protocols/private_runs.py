@@ -5,6 +5,7 @@ Each has a key of the noise of its own; batches are Poisson samples.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def train(
   """
   if states is None:
     states = side_by_side.begin(method, columns, seeds)
-  runs = seeds
+  runs: Sequence[Any] = seeds
   if rates is not None:
     states = side_by_side.with_rate(states, np.asarray(rates))
     runs = [

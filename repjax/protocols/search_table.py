@@ -51,7 +51,8 @@ def table(
     (noisy number of held-out rows that are right, test accuracy), each
     [R, repeats].
   """
-  runs = 1000 * seed + np.arange(len(learning_rates) * repeats)
+  first = 1000 * seed
+  runs = range(first, first + len(learning_rates) * repeats)
   trained = private_runs.train(
     name,
     method,
@@ -59,7 +60,7 @@ def table(
     test,
     plan=plan,
     seeds=runs,
-    rates=np.repeat(learning_rates, repeats),
+    rates=np.repeat(learning_rates, repeats).tolist(),
     points=1,
   )
   outputs = side_by_side.predict_fn(method)(trained.states, held_out)

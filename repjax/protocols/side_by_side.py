@@ -258,7 +258,7 @@ def train(
   )
 
 
-def predict_fn(method: types.Method):
+def predict_fn(method: types.Method | types.Predictor):
   """(states with a seed axis, columns) -> name -> [S, N, ...] on the host.
 
   Columns without a seed axis are shared by all seeds.

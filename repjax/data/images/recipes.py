@@ -15,19 +15,19 @@ class Recipe(NamedTuple):
   """Transforms for training and for evaluation.
 
   Attributes:
-    train: Whole-batch transform of training batches.
-    evaluate: Whole-batch transform of evaluation batches; draws nothing.
+    train: Whole-batch transform of training batches, or None.
+    evaluate: That of evaluation batches, which draws nothing, or None.
     decode_train: What each image goes through first, or None for sets whose
       images have one size already.
     decode_evaluate: What each image goes through first in evaluation, or None.
-    shape: (H, W, C) of what the network sees.
+    shape: (H, W, C) of what the network sees; None where it is no image.
   """
 
-  train: transforms.Transform
-  evaluate: transforms.Transform
+  train: transforms.Transform | None
+  evaluate: transforms.Transform | None
   decode_train: decode.Decode | None
   decode_evaluate: decode.Decode | None
-  shape: tuple[int, int, int]
+  shape: tuple[int, int, int] | None
 
 
 def images(

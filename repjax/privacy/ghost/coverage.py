@@ -106,7 +106,7 @@ def find(
     jaxpr = jax.make_jaxpr(loss_fn)(params, *args).jaxpr
   num_leaves = len(jax.tree.leaves(params))
   walk = _Walk(calls)
-  origins = [(i, 1) for i in range(num_leaves)]
+  origins: list[tuple[Any, int]] = [(i, 1) for i in range(num_leaves)]
   origins += [_NONE] * (len(jaxpr.invars) - num_leaves)
   for origin in walk.run(jaxpr, origins, 1):
     walk.use(origin)

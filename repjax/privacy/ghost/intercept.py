@@ -7,7 +7,6 @@ import contextlib
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from repjax.privacy.ghost import rules
 
@@ -23,7 +22,7 @@ def layers(fn: Callable[..., Any]) -> Iterator[None]:
     fn: (key, rule, module, x, call) -> output, where call() is the layer's
       own. Layers that it calls itself are not intercepted.
   """
-  inside = []
+  inside: list[bool] = []
 
   def interceptor(next_fn, args, kwargs, context):
     module = context.module
@@ -64,7 +63,7 @@ def _is_alone(module):
   )
 
 
-def bare(module: nn.Module, method: str) -> Callable[..., jax.Array]:
+def bare(module: nn.Module, method: str) -> Callable[..., Any]:
   """A layer as a function: (its parameters, x) -> output."""
   alone = module.clone(parent=None)
   return lambda params, x: alone.apply({'params': params}, x, method=method)

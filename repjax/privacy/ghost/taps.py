@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ class Record:
 
   def __init__(self, found: coverage.Coverage):
     self._found = found
-    self._layers = {}  # Key -> (rule, module).
+    self._layers: dict[intercept.Key, Any] = {}  # Key -> (rule, module).
 
   @contextlib.contextmanager
   def inputs(

@@ -5,6 +5,7 @@ compared tells of the data.
 """
 
 from collections.abc import Collection
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ def worst(
   candidates: Collection[accounting.Statement], score_noise: float | None
 ) -> tuple[accounting.RdpCurve, tradeoff.Power]:
   """One bound for every candidate, with the score's part."""
-  known = [
+  known: list[dict[str, Any]] = [
     dict(
       noise_multiplier=x.noise_multiplier,
       sampling_rate=x.sampling_rate,

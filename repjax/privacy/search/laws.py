@@ -8,6 +8,7 @@ all that privacy (`repjax.privacy.tuning`) and usefulness depend on.
 
 import math
 from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 
@@ -140,6 +141,7 @@ class Poisson(NamedTuple):
 
 
 Law = TruncatedNegativeBinomial | Poisson
+_Law = TypeVar('_Law', bound=Law)
 
 
 def with_mean(eta: float, mean: float) -> TruncatedNegativeBinomial:
@@ -232,7 +234,7 @@ def check(law: Law) -> None:
     raise ValueError(f'Need a finite eta > -1, 0 < gamma <= 1; got {law=}')
 
 
-def checked(law: Law) -> Law:
+def checked(law: _Law) -> _Law:
   """The law, if its parameters are in range."""
   check(law)
   return law
