@@ -331,7 +331,7 @@ class GradFn:
       (grads,) = jax.vmap(pull_back)(rows)
     else:
       (grads,) = jax.lax.map(pull_back, rows)
-    weight = (rows * batch['mask'].astype(jnp.float32)).sum(1)
+    weight = (rows * batch['mask'][None].astype(jnp.float32)).sum(1)
     return grads, weight, new_state, sums
 
   def _losses(self, params, model_state, batch, rng):

@@ -94,7 +94,9 @@ def mixup_terms(
 
       return jax.jvp(slope, (x,), (direction,))
 
-    slopes, bends = jax.vmap(along)(inputs - x)  # One for each partner, [N].
+    slopes, bends = jax.vmap(along)(
+      inputs - x[None]
+    )  # One for each partner, [N].
     return MixupTerms(
       standard=link(score) - label * score,
       first=first_moment * residual * slopes.mean(),

@@ -40,6 +40,7 @@ def fgsm(
     Images like `image`, within `epsilon` of it and within [low, high]. Where
     the gradient is zero the image stays as it is.
   """
+  epsilon, low, high = (_beside(image, x) for x in (epsilon, low, high))
   gradient = jax.grad(lambda x: loss_fn(x).sum())(image)
   return jnp.clip(image + epsilon * jnp.sign(gradient), low, high)
 
@@ -74,6 +75,9 @@ def pgd(
   """
   if num_steps < 1:
     raise InputError(f'Need num_steps >= 1; got {num_steps=}')
+  epsilon, step_size, low, high = (
+    _beside(image, x) for x in (epsilon, step_size, low, high)
+  )
   lowest = jnp.maximum(image - epsilon, low)
   highest = jnp.minimum(image + epsilon, high)
   start = image
@@ -87,3 +91,9 @@ def pgd(
     lambda _, x: fgsm(loss_fn, x, epsilon=step_size, low=lowest, high=highest),
     jnp.clip(start, lowest, highest),
   )
+
+
+def _beside(image, x):
+  """A number as it is, an array with as many axes as the image."""
+  missing = image.ndim - jnp.ndim(x)
+  return jnp.expand_dims(x, tuple(range(missing))) if jnp.ndim(x) else x

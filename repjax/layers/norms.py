@@ -79,8 +79,16 @@ class BatchNorm(nn.Module):
     else:
       mean, var = running_mean.value, running_var.value
     gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(jnp.float32)
-    normal = (values - mean) * gain + bias.astype(jnp.float32)
+    mean, gain, bias = (
+      _beside(values, x) for x in (mean, gain, bias.astype(jnp.float32))
+    )
+    normal = (values - mean) * gain + bias
     return normal.astype(x.dtype if self.dtype is None else self.dtype)
+
+
+def _beside(x, channels):
+  """A number for each channel [C] with as many axes as x."""
+  return jnp.expand_dims(channels, tuple(range(x.ndim - 1)))
 
 
 def _moments(x, mask, *, around):
@@ -94,7 +102,7 @@ def _moments(x, mask, *, around):
   if mask is None:
     mask = jnp.ones(x.shape[:1])
   real = mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0
-  shifted = jnp.where(real, x - around, 0.0)
+  shifted = jnp.where(real, x - _beside(x, around), 0.0)
   positions = x.size // (x.shape[0] * x.shape[-1])
   count, first, second = parallel.psum(
     (

@@ -290,7 +290,8 @@ class _Parts(nn.Module):
 
       def gate_logits(key):
         key = key.reshape(*key.shape[:-2], width).astype(jnp.float32)
-        return key @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
+        start = bias.reshape((1,) * (key.ndim - 1) + (-1,))
+        return key @ kernel.astype(jnp.float32) + start.astype(jnp.float32)
 
     return rows / settings.temperature, gate_logits
 

@@ -159,7 +159,7 @@ def writer(
       _, inputs = model_inputs.pair(batch)
     else:
       before = jnp.argmax(targets, axis=1)[:, None]
-      mask = jnp.arange(targets.shape[1]) < jnp.maximum(before, 1)
+      mask = jnp.arange(targets.shape[1])[None] < jnp.maximum(before, 1)
       first = batch['tokens']
       prompt = jnp.where(mask, first, -1)
       inputs = {'mask': mask}

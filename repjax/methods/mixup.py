@@ -236,7 +236,7 @@ def _paste(image, weight, centre):
   def inside(size, centre):
     length = jnp.round(size * side)
     start = jnp.floor(size * centre[:, None]) - jnp.floor(length / 2)
-    place = jnp.arange(size)
+    place = jnp.arange(size)[None]
     return (place >= start) & (place < start + length)  # [B, size]
 
   height, width = image.shape[1:3]

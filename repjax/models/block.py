@@ -223,6 +223,7 @@ class Block(_Configured):
           branch.shape[-1:],
           config.param_dtype,
         )
+        scale = scale.reshape((1,) * (branch.ndim - 1) + (-1,))
         branch = branch * scale.astype(branch.dtype)
       drop = drop_path.DropPath(config.drop_path_rate, name=f'{name}_drop_path')
       x = x + drop(branch, train=train)

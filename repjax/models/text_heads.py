@@ -39,7 +39,8 @@ class MaskedLM(transformer.Encoder):
       tokens, train=train, mask=mask, token_types=token_types
     )
     features = activations.by_name(self.activation)(self.transform(features))
-    return self.tied_logits(self.transform_norm(features)) + self.head_bias
+    logits = self.tied_logits(self.transform_norm(features))
+    return logits + self.head_bias[None, None]
 
 
 class Classifier(transformer.Encoder):

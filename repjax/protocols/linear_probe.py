@@ -316,7 +316,7 @@ def regularization_path(
   solver = optax.lbfgs()
 
   def loss_fn(params, strength):
-    logits = features @ params['kernel'] + intercept * params['bias']
+    logits = features @ params['kernel'] + intercept * params['bias'][None]
     if num_outputs == 1:
       losses = optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
     else:

@@ -257,7 +257,8 @@ def stored_name(name: str) -> str:
 
 def _read_npz(path):
   """Leaves under the authors' names, whichever of the layouts the file has."""
-  with np.load(path, allow_pickle=False) as file:
+  # NumPy leaves a damaged file open that it has opened itself.
+  with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
     # NumPy has no bfloat16 and keeps its two bytes.
     stored = {
       name: array.view(jnp.bfloat16) if array.dtype == 'V2' else array

@@ -87,7 +87,7 @@ def collapse(
       jnp.matmul(
         parts['embedding',], parts['hidden', 'kernel'], precision='highest'
       )
-      + parts['hidden', 'bias']
+      + parts['hidden', 'bias'][None]
     )
     for path in [p for p in leaves if p[-3:-1] in _MADE and p[-1] == 'kernel']:
       if plans.fits(rule, path[:-3]):

@@ -52,7 +52,6 @@ class Softmax(signature.Attention):
   causal: bool = False
 
   def _attend(self, query, key, value, settings):
-    bias, mask, dtype = settings.bias, settings.mask, settings.dtype
     if self.causal and query.shape[-3] != key.shape[-3]:
       raise InputError(
         'causal attention needs one key a query; got '
@@ -60,12 +59,15 @@ class Softmax(signature.Attention):
         'Softmax(causal=False) for attention to another sequence, and `step` '
         'to decode'
       )
-    for name, array in (('bias', bias), ('mask', mask)):
-      _check_fits(name, array, query, key)
+    bias = _fitting('bias', settings.bias, query, key)
+    mask = _fitting('mask', settings.mask, query, key)
     if self.causal:
       past = jnp.tril(jnp.ones((query.shape[-3],) * 2, bool))
+      past = jnp.expand_dims(past, tuple(range(query.ndim - 2)))
       mask = past if mask is None else past & (mask > 0)
-    query, key, value = dtypes.promote_dtype(query, key, value, dtype=dtype)
+    query, key, value = dtypes.promote_dtype(
+      query, key, value, dtype=settings.dtype
+    )
     query = query * query.shape[-1] ** -0.5
     query, key, value = jax.lax.optimization_barrier(
       tuple(x.swapaxes(-3, -2) for x in (query, key, value))
@@ -233,10 +235,10 @@ class Softmax(signature.Attention):
 softmax_attention = Softmax()  # Where a function is wanted.
 
 
-def _check_fits(name, array, query, key):
-  """Raises InputError unless an array broadcasts to the scores."""
+def _fitting(name, array, query, key):
+  """An array with as many axes as the scores; InputError if it cannot fit."""
   if array is None:
-    return
+    return None
   *batch, length, num_heads, _ = query.shape
   scores = (*batch, num_heads, length, key.shape[-3])
   try:
@@ -249,6 +251,7 @@ def _check_fits(name, array, query, key):
       f'queries, keys] = {scores}: a mask [batch, keys] of keys alone is '
       'mask[:, None, None, :] here'
     )
+  return jnp.expand_dims(array, tuple(range(len(scores) - array.ndim)))
 
 
 def _write(array, part, at):

@@ -82,4 +82,5 @@ def _angles(positions, dim, base):
       f'sinusoidal and rotary positions need an even width; got {dim}'
     )
   frequency = base ** -(jnp.arange(0, dim, 2) / dim)
+  frequency = jnp.expand_dims(frequency, tuple(range(jnp.ndim(positions))))
   return positions[..., None].astype(jnp.float32) * frequency

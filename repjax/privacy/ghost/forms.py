@@ -212,7 +212,7 @@ def _squared(grads, groups, clip):
   for grad, group in zip(grads, groups, strict=True):
     square = jnp.square(grad.astype(jnp.float32))
     square = square.reshape((square.shape[0], -1)).sum(1)
-    total += square[:, None] * jax.nn.one_hot(group, clip.num_groups)
+    total += square[:, None] * jax.nn.one_hot(group, clip.num_groups)[None]
   return total
 
 

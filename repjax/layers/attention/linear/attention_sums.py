@@ -134,7 +134,7 @@ def absorb(
   """
   if logs is None:
     weights = jnp.broadcast_to(counts, k.shape[:-1])
-    carried = jnp.ones(())
+    carried = jnp.ones(state.log_scale.shape)
     unit = jnp.zeros_like(state.log_scale)
   else:
     logs = jnp.where(counts > 0, logs, EMPTY)

@@ -155,6 +155,7 @@ def causal(
   )
   size = inputs.key.shape[-2]
   before = jnp.tril(jnp.ones((size, size), bool), -1 if strict else 0)
+  before = jnp.expand_dims(before, tuple(range(inputs.key.ndim - 3)))
 
   def advance(carry, chunk):
     state, last_segment = carry
@@ -263,7 +264,7 @@ def _pairs(state, q, k, chunk, logs, sees, goes_on, faded, precision):
   scores = jnp.einsum('...tm,...sm->...ts', q, k, precision=precision)
   if logs is None:
     weights = jnp.where(sees, real, 0.0)
-    carried = jnp.ones(())
+    carried = jnp.ones(scores.shape[:-1])
     unit = jnp.zeros(scores.shape[:-1], scores.dtype)
   else:
     logs = jnp.where(

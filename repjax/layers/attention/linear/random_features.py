@@ -56,7 +56,7 @@ def haar_orthogonal(rng: jax.Array, dim: int) -> jax.Array:
   biased, by about a quarter at D = 16.
   """
   q, r = jnp.linalg.qr(jax.random.normal(rng, (dim, dim)))
-  return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+  return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None]
 
 
 def draw_projection(
