@@ -261,7 +261,7 @@ class _Recipe:
 
     def predict(state, batch):
       logits = made.method.predict(state, batch)['logits']
-      return {'logits': logits - logits.mean(0)}
+      return {'logits': logits - logits.mean(0, keepdims=True)}
 
     return made._replace(method=made.method._replace(predict=predict))
 

@@ -18,9 +18,13 @@ def config():
   return config
 
 
+def _history(workdir):
+  return (workdir / 'metrics.jsonl').read_text().splitlines()
+
+
 def lines(workdir):
   """Loss a logged step."""
-  rows = [json.loads(x) for x in (workdir / 'metrics.jsonl').open()]
+  rows = [json.loads(x) for x in _history(workdir)]
   return {row['step']: row['loss'] for row in rows if 'loss' in row}
 
 
@@ -101,7 +105,7 @@ def test_a_guard_speaks_and_refuses(config, tmp_path):
   stop = iter([False] * 6 + [True])
   with pytest.raises(types.PreemptedError):
     run.fit(made, config, tmp_path, asked_to_stop=lambda: next(stop))
-  rows = [json.loads(x) for x in (tmp_path / 'metrics.jsonl').open()]
+  rows = [json.loads(x) for x in _history(tmp_path)]
   assert [x['spent'] for x in rows if 'spent' in x] == [0.5]
   with pytest.raises(types.InputError, match='not again'):
     run.fit(made, config, tmp_path)

@@ -60,10 +60,10 @@ def test_a_full_batch_on_one_device_equals_flax(train):
 
 
 def test_evaluation_uses_the_running_statistics_and_keeps_them():
-  weights = variables()
+  weights = jax.device_get(variables())
   output, state = run(weights, images(), train=False)
   mean, var = weights['batch_stats']['mean'], weights['batch_stats']['var']
-  normal = (images() - mean) / np.sqrt(var + 1e-5)
+  normal = (np.asarray(images()) - mean) / np.sqrt(var + 1e-5)
   expected = normal * weights['params']['scale'] + weights['params']['bias']
   close(output, expected)
   close(
@@ -150,7 +150,7 @@ def test_a_large_mean_does_not_cost_the_variance_once_it_is_known():
   output, _ = run(weights, x)
   flat = np.asarray(x, np.float64).reshape(-1, 5)
   normal = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
-  params = weights['params']
+  params = jax.device_get(weights['params'])
   expected = normal * params['scale'] + params['bias']
   np.testing.assert_allclose(output.reshape(-1, 5), expected, atol=1e-3)
 

@@ -134,7 +134,7 @@ def test_many_features_are_softmax_attention_of_unit_vectors():
       rows = random_features.draw_projection(rng, 512, DIM)
       return rfa.rfa(query, key, value, rows)
 
-    return jnp.square(jax.vmap(one)(rngs) - exact).mean() ** 0.5
+    return jnp.square(jax.vmap(one)(rngs) - exact[None]).mean() ** 0.5
 
   assert error(jax.random.split(jax.random.key(0), 8)) < 0.1 * size
 
@@ -251,7 +251,8 @@ def test_attention_layer_learns_sigma_and_gate():
 
   def by_hand(query, key, value, **settings):
     del settings
-    logits = key.reshape(2, 12, -1) @ own['gate_kernel'] + own['gate_bias']
+    logits = key.reshape(2, 12, -1) @ own['gate_kernel']
+    logits += own['gate_bias'][None, None]
     return rfa.rfa(
       query, key, value, 1.5 * rows, causal=True, gate_logits=logits
     )

@@ -125,7 +125,9 @@ def test_features_are_what_the_head_sees():
   out = lp_ft.features(model)(state, batch)
   head = state.extra.params['head']  # Averages, which `predict` uses.
   np.testing.assert_allclose(
-    out['features'] @ head['kernel'] + head['bias'], out['logits'], atol=1e-5
+    out['features'] @ head['kernel'] + head['bias'][None],
+    out['logits'],
+    atol=1e-5,
   )
   np.testing.assert_array_equal(
     out['logits'], method.predict(state, batch)['logits']

@@ -115,6 +115,7 @@ def preactivation_by_hand(variables, image, strides):
     )
 
   def act(x, params, stats):
+    params, stats = jax.tree.map(lambda a: a[None, None, None], (params, stats))
     normal = (x - stats['mean']) / jnp.sqrt(stats['var'] + 1e-5)
     return jnp.maximum(normal * params['scale'] + params['bias'], 0)
 
@@ -128,7 +129,7 @@ def preactivation_by_hand(variables, image, strides):
     inner = act(inner, p['norm_1'], s['block_0']['norm_1'])
     x = x + conv(inner, p['conv_1']['kernel'])
   x = act(x, params['norm'], stats['norm']).mean((1, 2))
-  return x @ params['head']['kernel'] + params['head']['bias']
+  return x @ params['head']['kernel'] + params['head']['bias'][None]
 
 
 def test_wide_resnet_computes_the_formula_of_the_paper():
@@ -237,11 +238,11 @@ def test_mlp_is_a_chain_of_dense_layers_with_relu():
   x = np.asarray(IMAGE).reshape(4, -1)
   for name in ('hidden_0', 'hidden_1'):
     layer = variables['params'][name]
-    x = np.maximum(x @ layer['kernel'] + layer['bias'], 0)
+    x = np.maximum(x @ layer['kernel'] + layer['bias'][None], 0)
   head = variables['params']['head']
   np.testing.assert_allclose(
     model.apply(variables, IMAGE, train=True),
-    x @ head['kernel'] + head['bias'],
+    x @ head['kernel'] + head['bias'][None],
     rtol=1e-5,
     atol=1e-5,
   )

@@ -171,7 +171,7 @@ class ForwardTest(parameterized.TestCase):
     self.assertEqual(features.shape, (2, 6))
     head = variables['params']['head']
     for found in (
-      features @ head['kernel'] + head['bias'],
+      features @ head['kernel'] + head['bias'][None],
       model.apply(variables, blocks[1]['output'][0], method='classify'),
     ):
       np.testing.assert_allclose(found, logits, atol=1e-5)

@@ -247,7 +247,7 @@ def test_in_a_chain_it_takes_the_tasks_of_the_batch():
 
   def loss_fn(params, model_state, batch, rng):
     del rng
-    gap = params['w'] - points[batch['task']]
+    gap = params['w'][None] - points[batch['task']]
     return types.Losses(jnp.square(gap).sum(1) / 2, model_state, {})
 
   batch = {'task': jnp.array([0, 0, 1, 0]), 'mask': jnp.ones(4)}

@@ -106,8 +106,10 @@ def test_a_zero_gradient_gives_a_zero_gradient(adaptive):
 
 def relu_loss(params):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)), jnp.float32)
-  hidden = jnp.maximum(x @ params['w1'] + params['b1'], 0)
-  return jnp.square(hidden @ params['w2'] + params['b2'] - x[:, :1]).mean()
+  hidden = jnp.maximum(x @ params['w1'] + params['b1'][None], 0)
+  return jnp.square(
+    hidden @ params['w2'] + params['b2'][None] - x[:, :1]
+  ).mean()
 
 
 def test_rescaling_relu_layers_does_not_change_what_asam_finds():

@@ -368,7 +368,7 @@ class Direct(nn.Module):
   def __call__(self, x):
     embed = nn.Embed(7, 4, name='embed')
     table = embed(jnp.arange(3)).sum(0) + embed.embedding.mean(0)
-    return nn.Dense(1, name='head')(nn.Dense(4, name='layer')(x) * table)
+    return nn.Dense(1, name='head')(nn.Dense(4, name='layer')(x) * table[None])
 
 
 def tiny(model=None, transform=lambda p: p, penalty=None):

@@ -30,7 +30,7 @@ class Everything(nn.Module):
     conv = nn.Conv(self.width, (2, 2), strides=2, name='conv')(image)
     x = conv.reshape((conv.shape[0], -1, self.width))
     x = jnp.concatenate([x, nn.Embed(5, self.width, name='embed')(tokens)], 1)
-    x += self.param('positions', nn.initializers.ones, x.shape[1:])
+    x += self.param('positions', nn.initializers.ones, x.shape[1:])[None]
     attend = (
       nn.remat(nn.MultiHeadDotProductAttention)
       if self.remat

@@ -214,7 +214,7 @@ def test_gradients_are_those_of_the_dense_form():
     q = jnp.exp(query)
     k = jnp.exp(key + 2 * key.max(-1, keepdims=True))
     weights = jnp.einsum('bthm,bshm->btsh', q, k) * jnp.exp(logs)
-    seen = jnp.tril(jnp.ones((LENGTH, LENGTH), bool)) & MASK[:, None]
+    seen = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool)) & MASK[:, None]
     weights = jnp.where(seen[..., None], weights, 0)
     norm = weights.sum(2)
     norm = jnp.where(norm > 0, norm, 1)
