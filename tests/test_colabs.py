@@ -16,6 +16,14 @@ _NOTEBOOKS = sorted(
 _LIMIT = {'00_tour': 120}
 
 
+# What `conftest.py` sets.
+_OF_TESTS = (
+  'XLA_FLAGS',
+  'JAX_DISABLE_MOST_OPTIMIZATIONS',
+  'JAX_NUMPY_RANK_PROMOTION',
+)
+
+
 @pytest.mark.parametrize('path', _NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs_in_minutes(path, tmp_path):
   nbclient = pytest.importorskip('nbclient', reason='needs the extra colab')
@@ -33,9 +41,7 @@ def test_notebook_runs_in_minutes(path, tmp_path):
   )
   # As a user's kernel is: one device, optimized programs.
   env = {
-    name: value
-    for name, value in os.environ.items()
-    if name not in ('XLA_FLAGS', 'JAX_DISABLE_MOST_OPTIMIZATIONS')
+    name: value for name, value in os.environ.items() if name not in _OF_TESTS
   }
   client.execute(env=env)
   seconds = time.monotonic() - started
