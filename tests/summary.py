@@ -10,7 +10,7 @@ import pytest
 
 # With an empty cache of compiled programs: of a system, and of what belongs to
 # none (the loop, data, launchers, reports, and the start of two workers).
-_SYSTEM, _BASE = 20, 360
+_SYSTEM, _BASE = 20, 600
 # Not in `make test`.
 _UNCOUNTED = ('slow', 'parity', 'colab')
 
