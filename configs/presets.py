@@ -6,6 +6,7 @@ lays its own numbers over a layer here, and a study may lay its own over those.
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any
 from typing import TypeVar
 
@@ -42,6 +43,38 @@ IMAGES: Layer = dict(
 )
 
 
+# What numbers with these names may be, in all recipes and groups. The ranges of
+# others are known to what they are handed to; infinite are only those of which
+# it is said here.
+LIMITS = {
+  'seed': '[0, 4294967295]',
+  'batch_size': '[1, inf)',
+  'eval_batch_size': '[1, inf)',
+  'epochs': '[0, inf)',
+  'min_steps': '[0, inf)',
+  'pretraining.steps': '[0, inf)',
+  'data.num_workers': '[0, 1024]',
+  'step.microbatches': '[1, inf)',
+  'step.ema_decay': '[0, 1)',
+  'step.l2': '[0, inf)',
+  'step.label_smoothing': '[0, 1)',
+  'tx.learning_rate': '(0, inf)',
+  'tx.end': '[0, 1]',
+  'tx.layer_decay': '(0, 1]',
+  'tx.weight_decay': '[0, inf)',
+  'tx.momentum': '[0, 1)',
+  'tx.warmup': '[0, 1)',
+  'tx.clip': '[0, inf)',
+  'mixup.alpha': '[0, inf)',
+  'dp.epsilon': '(0, inf]',
+  'run.log_every': '[1, inf)',
+  'run.eval_every': '[0, inf)',
+  'run.save_every': '[0, inf)',
+  'run.keep': '[1, inf)',
+}
+_LARGEST = 2**31  # Of whole numbers, but of seeds.
+
+
 def get_config(preset: str, *layers: Layer) -> config_dict.ConfigDict:
   """The numbers of a preset.
 
@@ -64,6 +97,41 @@ def get_config(preset: str, *layers: Layer) -> config_dict.ConfigDict:
         )
       config.update(fields)
   return config
+
+
+def fields(config: config_dict.ConfigDict) -> dict[str, Any]:
+  """All fields of a config by their names, 'a.b'."""
+  found = {}
+  for name, value in config.items():
+    if isinstance(value, config_dict.ConfigDict):
+      found.update({f'{name}.{x}': y for x, y in fields(value).items()})
+    else:
+      found[name] = value
+  return found
+
+
+def check(config: config_dict.ConfigDict) -> None:
+  """Refuses numbers that no recipe can use.
+
+  Raises:
+    InputError: A number is not finite, too large, or outside of `LIMITS`.
+  """
+  for name, value in fields(config).items():
+    limits = next(
+      (y for x, y in LIMITS.items() if f'.{name}'.endswith(f'.{x}')), None
+    )
+    for x in value if isinstance(value, tuple) else (value,):
+      if isinstance(x, float) and not math.isfinite(x) and limits is None:
+        raise types.InputError(f'config.{name}={value} is no number.')
+      if isinstance(x, int) and abs(x) >= _LARGEST and name != 'seed':
+        raise types.InputError(
+          f'config.{name}={value} is too large: whole numbers are below 2^31.'
+        )
+    if limits is not None:
+      types.check_range(limits, **{f'config.{name}': value})
+  types.check_choice(
+    'config.run.best_mode', config.run.best_mode, ('max', 'min')
+  )
 
 
 def names(*layers: Layer) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def build(
     )
     data = data._replace(train=noisy)
   made = method(config, data.train.num_classes, data.steps, optimizer)
-  return of_images.classifier(config, data, made)
+  return of_images.classifier(config, data, made, multiple=config.sam.groups)
 
 
 def method(
@@ -93,7 +93,7 @@ def method(
     network(num_classes=num_classes, **config[config.network]),
     optax.chain(
       optim.sam(**config.sam),
-      optax.clip_by_global_norm(tx.clip) if tx.clip else optax.identity(),
+      optim.clip_norm(tx.clip),
       optimizer(rate, momentum=tx.momentum, nesterov=tx.nesterov),
     ),
     **config.step,

@@ -12,6 +12,7 @@ small: ViT with SAM and Mixup on `digits`, or on `mnist` by one override.
 """
 
 import functools
+import math
 
 from ml_collections import config_dict
 import optax
@@ -126,7 +127,8 @@ def build(
     config,
     data,
     method,
-    multiple=2,  # Mixup mixes neighbours.
+    # Mixup mixes neighbours.
+    multiple=math.lcm(2, config.sam.groups if config.sam.rho else 1),
     warm_start=functools.partial(_warm_start, config.weights),
   )
 
@@ -163,6 +165,6 @@ def adamw(
   links = [optim.sam(**{**config.sam, 'rho': rho})] if rho else []
   return optax.chain(
     *links,
-    optax.clip_by_global_norm(tx.clip),
+    optim.clip_norm(tx.clip),
     optimizer(rate, weight_decay=tx.weight_decay),
   )

@@ -35,17 +35,19 @@ def main() -> None:
     )
   app.initialize()
 
+  from launch.lib import building
   from repjax import checkpoint
   from repjax import loop
   from repjax import report
 
   stored = json.loads((workdir / 'config.json').read_text('utf-8'))['config']
   module = app.load_config_module(app.find_config(stored.pop('file')))
-  config = module.get_config(stored.pop('preset') or 'paper')
+  preset = stored.pop('preset')
+  config = module.get_config(*([preset] if preset else []))
   app.update(config, stored)
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
-  experiment = module.build(config)
+  experiment = building.build(module, config, preset)
   store = checkpoint.Checkpoints(
     str(workdir / 'checkpoints'),
     keep=config.run.keep,

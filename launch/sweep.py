@@ -11,6 +11,7 @@ are those of launch.train: of the first trial that failed, if any did.
 """
 
 import ast
+import math
 import pathlib
 import shlex
 
@@ -68,6 +69,9 @@ _TRAIN_FLAGS = flags.DEFINE_string(
   'train_flags', '', "More flags of launch.train, as '--platform=gpu'."
 )
 flags.mark_flag_as_required('config')
+flags.register_validator(
+  'until', lambda x: x is None or math.isfinite(x), 'a metric is finite'
+)
 
 
 def main() -> None:
@@ -95,7 +99,12 @@ def _sweep() -> trials.Sweep:
   space = spaces.parse(_SPACE.value)
   overrides = dict(config_flags.get_override_values(flags.FLAGS['config']))
   spaces.check(space, config, tuple(overrides))
-  train_flags = shlex.split(_TRAIN_FLAGS.value)
+  try:
+    train_flags = shlex.split(_TRAIN_FLAGS.value)
+  except ValueError as error:
+    raise types.InputError(
+      f'--train_flags={_TRAIN_FLAGS.value}: {error}.'
+    ) from error
   if _DATA_DIR.value:
     folder = pathlib.Path(_DATA_DIR.value).expanduser().absolute()
     train_flags.append(f'--data_dir={folder}')

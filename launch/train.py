@@ -44,6 +44,7 @@ def main() -> None:
   workdir = _workdir(preset)
   app.initialize()
 
+  from launch.lib import building
   from repjax import report
   from repjax import run
 
@@ -52,7 +53,7 @@ def main() -> None:
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
   run.fit(
-    app.load_config_module(file).build(config),
+    building.build(app.load_config_module(file), config, preset),
     config,
     workdir,
     origin={'file': file, 'preset': preset},

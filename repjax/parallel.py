@@ -200,6 +200,7 @@ def check_batch_size(
   Raises:
     InputError: With the nearest sizes that work.
   """
+  types.check_range('[1, inf)', **{'config.step.microbatches': microbatches})
   unit = jax.device_count() * microbatches * multiple
   if batch_size > 0 and batch_size % unit == 0:
     return

@@ -9,6 +9,7 @@ is returned at once. No flags: `launch.train` and notebooks call the same.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import itertools
 import json
 import os
 import time
@@ -113,6 +114,8 @@ def fit(
     also=experiment.guard.line,
   )
   evaluate = _Evaluation(experiment)
+  if config.run.best:
+    evaluate.check(state, config.run.best)
 
   def evaluate_and_save(step, state, sums):
     del sums
@@ -185,6 +188,23 @@ class _Evaluation:
     self._experiment = experiment
     self._evaluator = loop.Evaluator(experiment.method)
     self.last = {}  # Split -> (outputs, columns).
+
+  def check(self, state, best: str) -> None:
+    """Raises InputError if `best` is none of the metrics; before training."""
+    split, _, name = best.partition('/')
+    if split not in self._experiment.eval_splits:
+      raise types.InputError(
+        f'config.run.best={best} is <split>/<metric>; the splits are '
+        f'{", ".join(self._experiment.eval_splits)}, and without a best '
+        "checkpoint it is ''."
+      )
+    one = itertools.islice(iter(self._experiment.evals(split)), 1)
+    metrics = self._experiment.measure(*self._evaluator(state, one))
+    if name not in metrics:
+      raise types.InputError(
+        f'config.run.best={best}: the metrics of {split} are '
+        f'{", ".join(metrics)}.'
+      )
 
   def __call__(self, state) -> dict[str, float]:
     for split in self._experiment.eval_splits:

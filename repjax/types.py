@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import numbers
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -261,6 +262,27 @@ def check_choice(field: str, value: Any, choices: Sequence[Any]) -> None:
   """Raises InputError unless the value of a field is one of `choices`."""
   if value not in choices:
     raise InputError(f'{field} must be one of {choices}, got {value!r}')
+
+
+def check_range(interval: str, **values: Any) -> None:
+  """Raises InputError unless all values lie in an interval.
+
+  >>> check_range('[0, 1)', dropout_rate=0.1)
+
+  Args:
+    interval: As it is written in papers: '[' and ']' belong to it, '(' and ')'
+      do not.
+    **values: Name -> number; what is NaN or no number lies nowhere.
+  """
+  low, high = (float(x) for x in interval[1:-1].split(','))
+  for name, value in values.items():
+    inside = isinstance(value, numbers.Real) and (
+      low <= value <= high
+      and (interval[0] == '[' or value != low)
+      and (interval[-1] == ']' or value != high)
+    )
+    if not inside:
+      raise InputError(f'{name} must be in {interval}; got {value!r}')
 
 
 class NonFiniteError(ArithmeticError):

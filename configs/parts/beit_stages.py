@@ -238,7 +238,7 @@ def adamw(
   )
   num_layers = config.model.num_layers
   return optax.chain(
-    optax.clip_by_global_norm(tx.clip),
+    optim.clip_norm(tx.clip),
     optimizer(
       schedule, weight_decay=tx.weight_decay, mask=optim.weight_decay_mask
     ),

@@ -217,7 +217,7 @@ def adamw(
   """Warm-up, cosine, clipping; matrices decay."""
   tx = config.tx
   return optax.chain(
-    optax.clip_by_global_norm(tx.clip),
+    optim.clip_norm(tx.clip),
     optimizer(
       optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup),
       weight_decay=tx.weight_decay,

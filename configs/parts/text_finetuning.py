@@ -118,7 +118,7 @@ def links(
     rate = optax.join_schedules([rise, rate], [warmup])
   return optax.chain(
     optim.sam(config.sam.rho) if config.sam.rho else optax.identity(),
-    optax.clip_by_global_norm(tx.clip),
+    optim.clip_norm(tx.clip),
     optimizer(rate, weight_decay=tx.weight_decay),
   )
 

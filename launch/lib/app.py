@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import types as python_types
@@ -97,7 +98,13 @@ def initialize() -> None:
     jax.config.update(
       'jax_compilation_cache_dir', str(cache.folder() / 'compiled')
     )
-  backend = jax.default_backend()
+  try:
+    backend = jax.default_backend()
+  except RuntimeError as error:
+    raise types.InputError(
+      f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: '
+      f'{" ".join(str(error).split())}'
+    ) from error
   if values.platform not in (None, backend):
     extra = {'gpu': 'cuda', 'tpu': 'tpu'}.get(values.platform)
     hint = f' Install it with: pip install -e ".[{extra}]"' if extra else ''

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ml_collections
 
 from launch.lib import app
+from launch.lib import building
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import types
@@ -100,7 +101,8 @@ def _statements(sweep, *, noisy):
     )
   statements, num_rows = [], 0
   for fields in grid:
-    experiment = module.build(config_of(sweep, module, fields))
+    config = config_of(sweep, module, fields)
+    experiment = building.build(module, config, sweep.preset)
     said = experiment.guard.statement(experiment.steps)
     if 'privacy' not in said:
       raise types.InputError(

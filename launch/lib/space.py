@@ -98,10 +98,11 @@ def _values(name, text):
       f'--space: {name}={text}: the ends of a range are numbers.'
     ) from None
   whole = kind != 'int' or (low.is_integer() and high.is_integer())
-  if not low < high or (kind == 'log' and low <= 0) or not whole:
+  ordered = -math.inf < low < high < math.inf
+  if not ordered or (kind == 'log' and low <= 0) or not whole:
     raise types.InputError(
-      f'--space: {name}={text}: need low < high, above 0 for log and whole '
-      'for int.'
+      f'--space: {name}={text}: need finite low < high, above 0 for log '
+      'and whole for int.'
     )
   return Range(kind, low, high)
 

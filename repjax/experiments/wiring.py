@@ -22,7 +22,17 @@ def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
   >>> num_steps(1_442, batch_size=64, epochs=6, min_steps=2_000)
   2000
   """
-  return max(min_steps, round(epochs * num_rows / batch_size))
+  types.check_range('[1, inf)', **{'config.batch_size': batch_size})
+  types.check_range(
+    '[0, inf)', **{'config.epochs': epochs, 'config.min_steps': min_steps}
+  )
+  steps = max(min_steps, round(epochs * num_rows / batch_size))
+  if steps < 1:
+    raise types.InputError(
+      f'config.epochs={epochs} of {num_rows} rows in batches of {batch_size} '
+      'are no step: raise it, or config.min_steps.'
+    )
+  return steps
 
 
 def steps_of(config: Any, num_rows: int) -> int:

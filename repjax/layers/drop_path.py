@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.types import InputError
+from repjax.types import check_range
 
 
 class DropPath(nn.Module):
@@ -25,8 +25,7 @@ class DropPath(nn.Module):
   @nn.compact
   def __call__(self, branch: jax.Array, *, train: bool) -> jax.Array:
     """Applies stochastic depth to `branch`, [B, ...], when training."""
-    if not 0 <= self.rate < 1:
-      raise InputError(f'drop_path_rate must be in [0, 1), got {self.rate}')
+    check_range('[0, 1)', drop_path_rate=self.rate)
     if not train or self.rate == 0:
       return branch
     keep_shape = branch.shape[:1] + (1,) * (branch.ndim - 1)

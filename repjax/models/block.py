@@ -23,6 +23,7 @@ from repjax.layers.attention import multi_head
 from repjax.layers.attention import signature
 from repjax.layers.positions import relative_positions
 from repjax.types import check_choice
+from repjax.types import check_range
 
 Init = Callable[..., jax.Array]
 
@@ -103,6 +104,19 @@ class BlockConfig:
 
   def __post_init__(self):
     check_choice('norm', self.norm, ('pre', 'post'))
+    check_range('[1, inf)', mlp_dim=self.mlp_dim, num_heads=self.num_heads)
+    check_range(
+      '[0, 1)',
+      dropout_rate=self.dropout_rate,
+      attention_dropout_rate=self.attention_dropout_rate,
+      activation_dropout_rate=self.activation_dropout_rate,
+      drop_path_rate=self.drop_path_rate,
+    )
+    check_range(
+      '[0, inf)',
+      layer_scale=self.layer_scale,
+      layer_norm_epsilon=self.layer_norm_epsilon,
+    )
 
   @property
   def types(self) -> dict[str, Any]:
@@ -111,6 +125,7 @@ class BlockConfig:
 
   def repeat(self, num_layers: int) -> list['BlockConfig']:
     """One config a layer, of which `drop_path_rate` rises linearly from 0."""
+    check_range('[1, 10000]', num_layers=num_layers)
     rate = self.drop_path_rate
     return [
       dataclasses.replace(

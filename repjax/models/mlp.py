@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.types import check_range
+
 
 class Mlp(nn.Module):
   """Dense layers `hidden_0`, `hidden_1`, ... with relu, then `head`.
@@ -29,6 +31,8 @@ class Mlp(nn.Module):
   ) -> jax.Array:
     """[B, ...] -> logits [B, num_classes], float32."""
     del train, mask  # Rows do not see each other, and nothing is random.
+    for width in self.features:
+      check_range('[1, inf)', features=width)
     x = image.reshape((image.shape[0], -1))
     for index, width in enumerate(self.features):
       layer = nn.Dense(

@@ -2,6 +2,8 @@
 
 import optax
 
+from repjax.types import check_range
+
 
 def warmup_cosine(
   peak: float, *, steps: int, warmup: float = 0.05, end: float = 0.0
@@ -17,11 +19,9 @@ def warmup_cosine(
   Returns:
     Step -> learning rate.
   """
-  if peak <= 0 or not 0 <= warmup < 1 or steps < 1:
-    raise ValueError(
-      f'Need peak > 0, 0 <= warmup < 1 and steps >= 1; got {peak=}, '
-      f'{warmup=}, {steps=}'
-    )
+  check_range('(0, inf)', peak=peak)
+  check_range('[0, 1)', warmup=warmup)
+  check_range('[1, inf)', steps=steps)
   warmup_steps = round(steps * warmup)
   if warmup_steps == 0:
     return optax.cosine_decay_schedule(peak, steps, alpha=end)

@@ -63,8 +63,26 @@ def images(
     erasing: Probability of random erasing with the mean; 0 for none.
 
   Raises:
-    InputError: If the set's images differ in size and `size` is 0.
+    InputError: The set's images differ in size and `size` is 0, or a value is
+      out of range.
   """
+  types.check_range(
+    '[0, inf)',
+    size=size,
+    padding=padding,
+    rand_augment_layers=rand_augment_layers,
+    rand_augment_magnitude=rand_augment_magnitude,
+    cutout=cutout,
+  )
+  types.check_range('[0, 1]', erasing=erasing)
+  if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+    raise types.InputError(f'area is (least, most) in (0, 1]; got {area}')
+  for values in (mean, std):
+    if len(values) not in (1, source.num_channels):
+      raise types.InputError(
+        f'mean and std are one number or one a channel, of which {source.name} '
+        f'has {source.num_channels}; got {mean=} and {std=}'
+      )
   fixed = source.image_shape
   if fixed is None and not size:
     raise types.InputError(

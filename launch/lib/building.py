@@ -1,0 +1,93 @@
+"""From a recipe and its overridden fields to an experiment, or to one line.
+
+What `build` or a network raises about a value is written by whoever knows its
+meaning, often a library. Here it gets the name of the overridden field.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import re
+import traceback
+from typing import Any
+
+from absl import logging
+import jax
+import ml_collections
+
+from configs import presets
+from repjax import types
+
+# What names a field or a flag; config.json is a file.
+_FIELD = re.compile(r'\bconfig\.(?!json)|(?<!\S)--\w')
+# Fields that are shown where none is told by the message.
+_SHOWN = 4
+
+
+def build(
+  module: Any, config: ml_collections.ConfigDict, preset: str
+) -> types.Experiment:
+  """The experiment of a recipe, whose network can be made.
+
+  Args:
+    module: The recipe.
+    config: Of its `get_config(preset)`, perhaps with other values.
+    preset: '' for the recipe's default.
+
+  Raises:
+    InputError: Whatever went wrong, if a field was overridden.
+  """
+  usual = module.get_config(*([preset] if preset else []))
+  with explained(overrides(config, usual)):
+    presets.check(config)
+    experiment = module.build(config)
+    batch = experiment.train.batch(0)
+    row = {name: x[:1] for name, x in batch.items()}
+    jax.eval_shape(experiment.method.init, jax.random.key(0), row)
+  return experiment
+
+
+def overrides(
+  config: ml_collections.ConfigDict, usual: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Fields of a config, 'a.b', that have other values than the preset's."""
+  before = presets.fields(usual)
+  return {
+    name: value
+    for name, value in presets.fields(config).items()
+    # NaN is unlike itself.
+    if name not in before or value != before[name]
+  }
+
+
+@contextlib.contextmanager
+def explained(changed: dict[str, Any]) -> Iterator[None]:
+  """Makes one line, which names fields, of what is raised inside."""
+  try:
+    yield
+  except (OSError, types.NonFiniteError, types.PreemptedError):
+    raise
+  except Exception as error:
+    text = ' '.join(str(error).split())
+    ours = isinstance(error, types.InputError)
+    if not changed or (ours and _FIELD.search(text)):
+      raise
+    if not ours:
+      # To log.txt; on the screen one line is enough.
+      logging.error('%s', traceback.format_exc())
+      text = text[:300]
+      if not isinstance(error, ValueError):
+        text = f'{type(error).__name__}: {text}'
+    raise types.InputError(f'{_named(changed, text)}: {text}') from error
+
+
+def _named(changed, text):
+  """The fields that a message is about, as far as that can be told."""
+  words = set(re.findall(r'[a-z]\w*', text))
+  told = [name for name in changed if name.rpartition('.')[2] in words]
+  # Whatever was not told may be the reason as well.
+  names = (told or list(changed))[:_SHOWN]
+  more = len(told or changed) - len(names)
+  return ' '.join(
+    [f'--config.{name}={changed[name]}' for name in names]
+    + ([f'and {more} more'] if more else [])
+  )
