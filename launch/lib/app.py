@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 import types as python_types
 from typing import Any
 
@@ -100,10 +101,11 @@ def initialize() -> None:
     )
   try:
     backend = jax.default_backend()
-  except RuntimeError as error:
+  except (RuntimeError, AssertionError) as error:
     raise types.InputError(
-      f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: '
-      f'{" ".join(str(error).split())}'
+      f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: JAX finds no such '
+      f'device ({error or "no plugin for it"}). Leave it out, or install what '
+      'it needs: pip install -e ".[cuda]" or ".[tpu]".'
     ) from error
   if values.platform not in (None, backend):
     extra = {'gpu': 'cuda', 'tpu': 'tpu'}.get(values.platform)
@@ -151,7 +153,12 @@ def _guarded(main, argv):
 def _fail(code: int, error: Any) -> None:
   text = ' '.join(str(error).split())
   kind = 'STOPPED' if code == PREEMPTED else 'ERROR'
-  logging.error('%s', text)  # Also to log.txt.
+  # To log.txt, where there is one; on the screen one line is enough, but for
+  # --verbosity=1.
+  if error.__cause__ is not None:
+    lines = traceback.format_exception(error.__cause__)
+    logging.error('%s', ''.join(lines).rstrip())
+  logging.error('%s', text)
   print(f'{kind}: {text}', file=sys.stderr, flush=True)
   sys.stdout.flush()
   # Threads of loaders and of a failed save must not keep the process.
@@ -163,12 +170,13 @@ def _log_plainly():
   """INFO lines of repjax as plain text; of libraries, warnings only."""
   import logging as python_logging
 
+  all_of_it = logging.get_verbosity() > logging.INFO
   logging.set_verbosity(logging.INFO)
   ours = tuple(str(_ROOT / name) for name in ('repjax', 'launch', 'configs'))
 
   def wanted(record):
     if record.levelno == python_logging.ERROR and record.pathname == __file__:
-      return False  # `_fail` prints it itself.
+      return all_of_it  # `_fail` prints the last line itself.
     if '/orbax/' in record.pathname or record.name == 'asyncio':
       # What matters of it, `checkpoint` says itself. Orbax alone runs tasks:
       # of a save that fails, all but the first go unread and are logged

@@ -7,10 +7,8 @@ meaning, often a library. Here it gets the name of the overridden field.
 from collections.abc import Iterator
 import contextlib
 import re
-import traceback
 from typing import Any
 
-from absl import logging
 import jax
 import ml_collections
 
@@ -72,11 +70,9 @@ def explained(changed: dict[str, Any]) -> Iterator[None]:
     if not changed or (ours and _FIELD.search(text)):
       raise
     if not ours:
-      # To log.txt; on the screen one line is enough.
-      logging.error('%s', traceback.format_exc())
       text = text[:300]
       if not isinstance(error, ValueError):
-        text = f'{type(error).__name__}: {text}'
+        text = f'{type(error).__name__}: {text} (--verbosity=1 says where)'
     raise types.InputError(f'{_named(changed, text)}: {text}') from error
 
 
@@ -84,9 +80,10 @@ def _named(changed, text):
   """The fields that a message is about, as far as that can be told."""
   words = set(re.findall(r'[a-z]\w*', text))
   told = [name for name in changed if name.rpartition('.')[2] in words]
-  # Whatever was not told may be the reason as well.
-  names = (told or list(changed))[:_SHOWN]
-  more = len(told or changed) - len(names)
+  # Where none is told, each may be the reason that changes what is computed.
+  deciding = [x for x in changed if x != 'data.dir' and x[:4] != 'run.']
+  suspects = told or deciding or list(changed)
+  names, more = suspects[:_SHOWN], len(suspects[_SHOWN:])
   return ' '.join(
     [f'--config.{name}={changed[name]}' for name in names]
     + ([f'and {more} more'] if more else [])

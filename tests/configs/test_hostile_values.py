@@ -111,7 +111,7 @@ def test_a_bug_without_any_override_keeps_its_traceback():
     raise KeyError('bug')
   with (
     pytest.raises(
-      types.InputError, match=r'^--config\.a\.b=1: KeyError: .bug.$'
+      types.InputError, match=r'^--config\.a\.b=1: KeyError: .bug. \(--verb'
     ),
     building.explained({'a.b': 1}),
   ):

@@ -72,6 +72,18 @@ def _one_line(output):
       [f'--config={launching.SMOKE}', '--config.patch_grid=3'],
       ['config.patch_grid=3', '8 x 8'],
     ),
+    (
+      [f'--config={launching.SMOKE}', '--config.model.hidden_dim=0'],
+      ['--config.model.hidden_dim=0', 'ZeroDivisionError'],
+    ),
+    (
+      [f'--config={launching.SMOKE}', '--config.run.best=nope'],
+      ['config.run.best=nope', '<split>/<metric>', 'test'],
+    ),
+    (
+      [f'--config={launching.SMOKE}', '--config.run.best=test/nope'],
+      ['config.run.best=test/nope', 'accuracy, loss, ece'],
+    ),
   ],
 )
 def test_flags_that_cannot_work(flags, says, tmp_path):
@@ -80,6 +92,46 @@ def test_flags_that_cannot_work(flags, says, tmp_path):
   line = _one_line(output)
   for text in says:
     assert text in line
+
+
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    (['--train_flags="x'], ['--train_flags="x', 'quotation']),
+    (['--space=sam.rho=uniform(0,inf)'], ['uniform(0,inf)', 'finite']),
+    (['--until=nan'], ['--until=nan', 'finite']),
+  ],
+)
+def test_sweeps_that_cannot_work(flags, says, tmp_path):
+  code, output = launching.call(
+    'sweep',
+    '--config=configs/sam.py:smoke',
+    f'--workdir={tmp_path}',
+    *([] if 'space' in flags[0] else ['--space=sam.rho=0.1,0.2']),
+    *flags,
+  )
+  assert code == 1, output
+  line = _one_line(output)
+  for text in says:
+    assert text in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_study_without_the_preset(tmp_path):
+  code, output = launching.call(
+    'reproduce', '--papers=sam', '--preset=nope', f'--out={tmp_path}/results'
+  )
+  assert code == 1, output
+  assert '--preset: sam: presets are paper, small, smoke' in _one_line(output)
+
+
+@pytest.mark.slow
+def test_a_platform_that_is_not_there():
+  code, output = launching.run(
+    'train', f'--config={launching.SMOKE}', env={'JAX_PLATFORMS': 'cuda'}
+  )
+  assert code == 1, output
+  assert 'JAX_PLATFORMS=cuda' in _one_line(output)
 
 
 @pytest.mark.parametrize('folder', ['/proc/repjax', '/dev/null/repjax'])
