@@ -11,6 +11,7 @@ paper: a published ViT-B/16 (config.weights) to CIFAR-10, OOD CIFAR-10.1, with
   no reader here.
 small: an MLP that learned, without labels, to see the grey image in digits of
   six colours is taught the ten digits in one of them; OOD are two others.
+mnist: the same with 3,000 labels of MNIST.
 """
 
 import functools
@@ -74,6 +75,16 @@ PRESETS = dict(
     ),
     tx=dict(learning_rate=1e-2),
     run=dict(eval_every=200, save_every=200),
+  ),
+  mnist=dict(
+    on='small',
+    eval_batch_size=1000,
+    min_steps=600,
+    data=dict(
+      name='mnist', train_split='train[:3000]', val_split='train[3000:5000]'
+    ),
+    augment=dict(std=(0.31,)),
+    pretraining=dict(split='train[:5000]'),
   ),
   smoke=dict(
     batch_size=16,

@@ -8,6 +8,7 @@ https://arxiv.org/abs/1710.09412, and for 2021 https://arxiv.org/abs/2010.04819
 
 paper: PreAct ResNet-18 on CIFAR-10, alpha 1 (ICLR 2018, table 2).
 small: an MLP on `digits`, alpha 0.2, a weight of its own for every pair.
+cifar10: a small convolutional network on CIFAR-10, alpha 1.
 """
 
 from ml_collections import config_dict
@@ -17,6 +18,7 @@ from configs import presets
 from repjax import types
 from repjax.experiments import of_images
 from repjax.methods import mixup
+from repjax.models import alexnet
 from repjax.models import mlp
 from repjax.models import resnet
 
@@ -36,6 +38,12 @@ PRESETS = dict(
     network='preact_resnet',
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
     mlp=dict(features=(256, 256)),
+    alexnet=dict(
+      channels=(16, 32, 64),
+      dropout_rates=(0.0, 0.0, 0.0),
+      features=(256,),
+      dense_dropout_rate=0.0,
+    ),
     # The rate is divided by ten after half and after three quarters of the run.
     tx=dict(learning_rate=0.1, momentum=0.9, drop=0.1, drop_at=(0.5, 0.75)),
     mixup=dict(alpha=1.0, kind='mixup', per='batch'),
@@ -53,6 +61,16 @@ PRESETS = dict(
     mixup=dict(alpha=0.2, per='example'),
     step=dict(l2=0.0),
     run=dict(log_every=200, eval_every=500, save_every=500),
+  ),
+  cifar10=dict(
+    on='small',
+    batch_size=100,
+    eval_batch_size=1000,
+    data=dict(name='cifar10'),
+    augment=dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    network='alexnet',
+    tx=dict(learning_rate=0.02),
+    mixup=dict(alpha=1.0, per='batch'),
   ),
   smoke=dict(min_steps=8),
 )
@@ -77,7 +95,9 @@ def method(
   config, num_classes: int, steps: int, optimizer: types.Optimizer = optax.sgd
 ) -> types.Method:
   """The network, its optimizer and its loss."""
-  kinds = dict(mlp=mlp.Mlp, preact_resnet=resnet.PreActResNet)
+  kinds = dict(
+    mlp=mlp.Mlp, preact_resnet=resnet.PreActResNet, alexnet=alexnet.AlexNet
+  )
   network = presets.choose('network', config.network, kinds)
   tx = config.tx
   rate = optax.piecewise_constant_schedule(

@@ -6,7 +6,8 @@ Each paper's study (`configs/studies/`) writes results/<paper>/report.json and
 plots; RESULTS.md is made from these files, so papers that were not run keep
 their sections. Other presets of a study write folders of their own, such as
 results/gpm.mnist. With --check nothing is run: it fails if a report was
-measured with another config or other claims than the present ones.
+measured with another config or other claims than the present ones, and says
+which were measured with older code.
 """
 
 import json
@@ -19,6 +20,7 @@ from absl import logging
 
 from launch.lib import app
 from launch.lib import results
+from launch.lib import sources
 from repjax import types
 
 _PAPERS = flags.DEFINE_list(
@@ -102,15 +104,11 @@ def _measure(paper: str, study: Any, config, folder: pathlib.Path) -> None:
   seconds = time.monotonic() - started
   for name, figure in result.figures.items():
     run.figure(name, figure)
-  rows = [
-    {'name': name, **results.judge(claim, result.scalars[name])}
-    for name, claim in study.CLAIMS.items()
-    if name in result.scalars  # A preset may leave some out.
-  ]
+  rows = results.judge(study.CLAIMS, result.scalars)
   for row in rows:
-    mean, error = averages.mean_and_error(row['values'])
+    mean, half = averages.interval(row['values'])
     logging.info(
-      '%s: %.4f +- %.4f: %s', row['name'], mean, error, row['verdict']
+      '%s: %.4f +- %.4f: %s', row['name'], mean, half, row['verdict']
     )
   run.finish(
     {
@@ -121,9 +119,14 @@ def _measure(paper: str, study: Any, config, folder: pathlib.Path) -> None:
       'seeds': seeds,
       'seconds': seconds,
       'config': identity,
+      'sources': sources.checksums(_study_file(paper)),
       **report.environment(),
     }
   )
+
+
+def _study_file(paper: str) -> pathlib.Path:
+  return sources.ROOT / 'configs' / 'studies' / f'{paper}.py'
 
 
 def _fingerprint(config) -> dict[str, Any]:
@@ -131,10 +134,14 @@ def _fingerprint(config) -> dict[str, Any]:
 
   As it comes back from a JSON file, so that both can be compared.
   """
-  fields = json.loads(json.dumps(config.to_dict()))
+  fields = _as_json(config.to_dict())
   fields.pop('run', None)
   fields.get('data', {}).pop('dir', None)
   return fields
+
+
+def _as_json(fields: Any) -> Any:
+  return json.loads(json.dumps(fields))
 
 
 def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
@@ -149,11 +156,24 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
     )
     for row in report['claims']:
       said = {
-        k: x for k, x in row.items() if k not in ('name', 'values', 'verdict')
+        k: x
+        for k, x in row.items()
+        if k not in ('name', 'values', 'verdict', 'unmet')
       }
       lines += checkpoint.differing_fields(
         {row['name']: said},
-        {row['name']: dict(study.CLAIMS.get(row['name'], {}))},
+        {row['name']: _as_json(study.CLAIMS.get(row['name'], {}))},
+      )
+    now = sources.checksums(_study_file(paper))
+    then = report.get('sources', {})  # Older reports do not say.
+    older = [name for name in now if then.get(name) != now[name]]
+    if older:
+      logging.info(
+        '%s: older code, %d of %d files have changed since, such as %s',
+        folder.name,
+        len(older),
+        len(now),
+        older[0],
       )
     if lines:
       stale.append(f'{folder.name} ({"; ".join(lines)})')

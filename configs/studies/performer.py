@@ -59,17 +59,20 @@ CLAIMS = dict(
     paper='not zero-shot: error propagates through layers (sec. 4.2)',
   ),
   error_slope=dict(
+    kind='theory',
     says='log-log slope of the squared error of the kernel against m',
     paper='-1 (lemma 2)',
     at_least=-1.15,
     at_most=-0.85,
   ),
   orthogonal_over_iid=dict(
+    kind='theory',
     says='squared error at m = d = 16, orthogonal rows over independent ones',
     paper='below 1 for every d (theorem 2)',
     at_most=1.0,
   ),
   trigonometric_over_positive=dict(
+    kind='theory',
     says='squared error for nearly opposite vectors, trigonometric features '
     'over positive ones',
     paper='without bound as the kernel tends to 0 (lemma 2, figure 2)',

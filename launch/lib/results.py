@@ -1,7 +1,8 @@
 """RESULTS.md: what the studies' reports say, for a reader.
 
 First a table with one row a paper, its headline, the first of its claims. Then
-a section a paper: what its study does and found, all claims, plots.
+a section a paper: what its study does and found, what had to be true before,
+all claims, checks of theory, all scores, plots.
 """
 
 from collections.abc import Iterator
@@ -15,32 +16,84 @@ import numpy as np
 from launch.lib import app
 from repjax.metrics import averages
 
+HOLDS, CONTRADICTED, UNDECIDED = 'holds', 'contradicted', 'undecided'
+MEASURED, ONE_SEED = 'measured', 'one seed'
+NOT_TESTABLE = 'not testable here'
+
 _HEADER = """# Results
 
 Every claim below was measured by `python -m launch.reproduce` on the hardware
 named with it; thresholds stand in `configs/studies/` and were written before
-the run. *Ours* is the mean over seeds ± its standard error (number of seeds).
-*holds*: the mean meets the threshold; *does not hold*: it does not;
-*measured*: a figure without a threshold. Times are wall time, some of it on a
-busy machine. The paper's figures belong to the paper's scale, ours to the
-`small` preset where the command does not name another: compare directions, not
-numbers.
+the run. *Ours* is the mean over seeds ± half of its 95 % interval (Student's t,
+number of seeds in brackets); arms of a study share seeds, data and order, so
+that differences are paired.
+
+*holds*: the whole interval meets the threshold. *contradicted*: none of it
+does. *undecided*: the threshold lies inside. *not testable here*: what the
+claim takes for granted, a row of the table *first*, is not so in this small
+study. *measured*: a figure without a threshold. *one seed*: no interval, so no
+verdict.
+
+Times are wall time, some of it on a busy machine. The paper's figures belong to
+the paper's scale, ours to the `small` preset where the command does not name
+another: compare directions, not numbers.
 
 | paper | headline | its figure | ours | verdict |
 |---|---|---|---|---|
 """
+_FIRST = {HOLDS: 'so', CONTRADICTED: 'not so', UNDECIDED: 'unclear'}
 
 
-def judge(claim: Mapping[str, Any], values) -> dict[str, Any]:
-  """A claim with its values, one a seed, and its verdict."""
-  values = [float(x) for x in values]
-  mean, _ = averages.mean_and_error(values)
-  if 'at_least' in claim or 'at_most' in claim:
-    low, high = claim.get('at_least', -np.inf), claim.get('at_most', np.inf)
-    verdict = 'holds' if low <= mean <= high else 'does not hold'
-  else:
-    verdict = 'measured'
-  return {**claim, 'values': values, 'verdict': verdict}
+def judge(
+  claims: Mapping[str, Mapping[str, Any]], scalars: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+  """All claims that a run measured, with their values and verdicts.
+
+  Args:
+    claims: Name -> says, paper, and perhaps at_least, at_most; kind 'first' for
+      what other claims take for granted and 'theory' for what a formula says,
+      which one value decides; needs, the names of such 'first' claims without
+      which nothing can be said here.
+    scalars: Name -> one value a seed. A preset may leave claims out.
+
+  Returns:
+    Rows in the order of the claims.
+  """
+  rows = {
+    name: {
+      'name': name,
+      **claim,
+      'values': [float(x) for x in scalars[name]],
+      'verdict': _verdict(claim, scalars[name]),
+    }
+    for name, claim in claims.items()
+    if name in scalars
+  }
+  for row in rows.values():
+    unmet = [
+      name
+      for name in row.get('needs', ())
+      if name not in rows or rows[name]['verdict'] != HOLDS
+    ]
+    if unmet:
+      row.update(verdict=NOT_TESTABLE, unmet=unmet)
+  return list(rows.values())
+
+
+def _verdict(claim, values):
+  if 'at_least' not in claim and 'at_most' not in claim:
+    return MEASURED
+  least, most = claim.get('at_least', -np.inf), claim.get('at_most', np.inf)
+  mean, half = averages.interval(values)
+  if np.isnan(half):
+    if claim.get('kind') != 'theory':
+      return ONE_SEED
+    half = 0.0
+  if least <= mean - half and mean + half <= most:
+    return HOLDS
+  if mean + half < least or mean - half > most:
+    return CONTRADICTED
+  return UNDECIDED
 
 
 def folder_of(out: pathlib.Path, paper: str, preset: str) -> pathlib.Path:
@@ -72,19 +125,25 @@ def table(papers: list[str], out: pathlib.Path) -> str:
   for paper in papers:
     study = app.load_study(paper)
     own = [(folder, x) for name, folder, x in found if name == paper]
-    headline = next(iter(study.CLAIMS))
-    small = [x for folder, x in own if folder.name == paper]
-    rows.append(_headline(paper, headline, study.CLAIMS[headline], small))
+    rows.append(_headline(paper, study, own))
     sections.append(_section(paper, study, own, out))
   return _HEADER + '\n'.join(rows) + '\n' + ''.join(sections)
 
 
-def _headline(paper, name, claim, small):
+def _headline(paper, study, own):
+  name, claim = next(
+    (name, x) for name, x in study.CLAIMS.items() if x.get('kind') != 'first'
+  )
   ours, verdict = '', 'not run'
-  for report in small:
+  # Of `small`, or of a preset at which more can be said.
+  for _, report in reversed(own):
     for row in report['claims']:
-      if row['name'] == name:
+      if row['name'] == name and (
+        row['verdict'] not in (NOT_TESTABLE, ONE_SEED) or not ours
+      ):
         ours, verdict = _ours(row['values']), row['verdict']
+        if report['preset'] != 'small':
+          verdict += f' ({report["preset"]})'
   link = f'[{paper}](#{paper.replace("_", "-")})'
   return f'| {link} | {claim["says"]} | {claim["paper"]} | {ours} | {verdict} |'
 
@@ -94,7 +153,8 @@ def _section(paper, study, own, out):
   if not any(folder.name == paper for folder, _ in own):
     lines += [f'`{command(paper, "small")}` was not run.', '']
   for folder, report in own:
-    lines += [f'### {report["preset"]}\n' if len(own) > 1 else '']
+    if len(own) > 1:
+      lines += [f'### {report["preset"]}', '']
     versions = report['versions']
     lines += [
       f'`{command(paper, report["preset"], len(report["seeds"]), study)}`: '
@@ -102,17 +162,62 @@ def _section(paper, study, own, out):
       f'{report["cores"]} cores, {report["time"][:10]}, jax '
       f'{versions["jax"]}, flax {versions["flax"]}, optax {versions["optax"]}.',
       '',
-      '| claim | its figure | threshold | ours | verdict |',
-      '|---|---|---|---|---|',
-      *(_row(row) for row in in_order(report['claims'], study.CLAIMS)),
-      '',
+      *_tables(in_order(report['claims'], study.CLAIMS)),
+      *_scores(report['scalars'], study.CLAIMS),
       *(
         f'![{name}]({out.name}/{folder.name}/plots/{name}.png)'
         for name in report['figures']
       ),
       '',
     ]
-  return '\n'.join(x for x in lines if x is not None).rstrip() + '\n'
+  return '\n'.join(lines).rstrip() + '\n'
+
+
+def _tables(rows):
+  """What had to be true, what the paper says, what theory says."""
+  for kind, title in (
+    ('first', 'first'),
+    (None, 'claim'),
+    ('theory', 'theory'),
+  ):
+    own = [row for row in rows if row.get('kind') == kind]
+    if own:
+      yield f'| {title} | its figure | threshold | ours | verdict |'
+      yield '|---|---|---|---|---|'
+      yield from map(_row, own)
+      yield ''
+
+
+def _row(row):
+  limits = (('at_least', '≥'), ('at_most', '≤'))
+  threshold = ', '.join(
+    f'{sign} {row[key]:g}' for key, sign in limits if key in row
+  )
+  verdict = row['verdict']
+  if row.get('kind') == 'first':
+    verdict = _FIRST.get(verdict, verdict)
+  if row.get('unmet'):
+    verdict += f' ({", ".join(row["unmet"])})'
+  if row.get('kind') == 'first':
+    says = f'`{row["name"]}`: {row["says"]}'
+  else:
+    says = row['says']
+  return (
+    f'| {says} | {row["paper"]} | {threshold} | {_ours(row["values"])} '
+    f'| {verdict} |'
+  )
+
+
+def _scores(scalars, claims):
+  """What the arms reached, which claims only compare; folded up."""
+  own = {name: x for name, x in scalars.items() if name not in claims}
+  if not own:
+    return
+  yield from ('<details><summary>All scores</summary>', '')
+  yield from ('| score | ours |', '|---|---|')
+  for name, values in own.items():
+    yield f'| {name} | {_ours(values)} |'
+  yield from ('', '</details>', '')
 
 
 def in_order(rows, claims):
@@ -121,20 +226,9 @@ def in_order(rows, claims):
   return [by_name[name] for name in claims if name in by_name]
 
 
-def _row(row):
-  limits = (('at_least', '≥'), ('at_most', '≤'))
-  threshold = ', '.join(
-    f'{sign} {row[key]:g}' for key, sign in limits if key in row
-  )
-  return (
-    f'| {row["says"]} | {row["paper"]} | {threshold} | {_ours(row["values"])} '
-    f'| {row["verdict"]} |'
-  )
-
-
 def _ours(values):
-  mean, error = averages.mean_and_error(values)
-  spread = f' ± {error:.2g}' if len(values) > 1 else ''
+  mean, half = averages.interval(values)
+  spread = '' if np.isnan(half) else f' ± {half:.2g}'
   return f'{mean:.3g}{spread} ({len(values)})'
 
 

@@ -1,6 +1,7 @@
 """Host side: sums of a run -> means, over rows and over seeds."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,30 @@ def mean_and_error(values) -> tuple[float, float]:
   if len(values) < 2:
     return float(values.mean()), 0.0
   return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def interval(
+  values: Sequence[float], *, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Mean over seeds and half of its confidence interval (Student's t).
+
+  Of a difference between arms that share seeds this is the paired interval.
+
+  Args:
+    values: One a seed; a single one has no interval, half of which is NaN.
+    confidence: Of the interval.
+
+  >>> mean, half = interval([1.0, 2.0, 3.0])
+  >>> f'{mean:.2f} +- {half:.2f}'
+  '2.00 +- 2.48'
+  """
+  from scipy import special  # Slow to import.
+
+  mean, error = mean_and_error(values)
+  if len(values) < 2:
+    return mean, float('nan')
+  quantile = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
+  return mean, float(quantile * error)
 
 
 def summary(sums: Mapping[str, float]) -> str:

@@ -98,12 +98,59 @@ They do.
 """
 SEEDS = (0, 1, 2)
 CLAIMS = dict(
+  known=dict(kind='first', says='known', paper='yes', at_least=0.0),
   first=dict(says='first', paper='1', at_least=0.5),
   second=dict(says='second', paper='2'),
-  third=dict(says='third', paper='3', at_most=0.5),
+  third=dict(says='third', paper='3', at_most=0.5, needs=('known',)),
+  exact=dict(kind='theory', says='exact', paper='0', at_most=1e-6),
 )
 get_config = run = None
 '''
+
+
+@pytest.mark.parametrize(
+  ('values', 'limits', 'verdict'),
+  [
+    # Student's t of three values: 4.30 standard errors.
+    ([1.0, 1.1, 1.2], dict(at_least=0.8), 'holds'),
+    ([1.0, 1.1, 1.2], dict(at_least=1.0), 'undecided'),
+    ([1.0, 1.1, 1.2], dict(at_least=1.2), 'undecided'),
+    ([1.0, 1.1, 1.2], dict(at_least=1.4), 'contradicted'),
+    ([1.0, 1.1, 1.2], dict(at_most=1.4), 'holds'),
+    ([1.0, 1.1, 1.2], dict(at_most=0.8), 'contradicted'),
+    ([1.0, 1.1, 1.2], dict(at_least=0.8, at_most=1.4), 'holds'),
+    ([1.0, 1.1, 1.2], dict(at_least=0.8, at_most=1.2), 'undecided'),
+    ([1.0, 1.1, 1.2], {}, 'measured'),
+    ([0.0, 0.0], dict(at_least=0.0), 'holds'),
+    ([5.0], dict(at_least=0.0), 'one seed'),
+    ([5.0], dict(at_least=0.0, kind='theory'), 'holds'),
+    ([5.0], dict(at_most=0.0, kind='theory'), 'contradicted'),
+  ],
+)
+def test_a_verdict_needs_the_whole_interval(values, limits, verdict):
+  (row,) = results.judge(
+    {'x': dict(says='', paper='', **limits)}, {'x': values}
+  )
+  assert row['verdict'] == verdict
+
+
+def test_nothing_is_said_where_what_it_takes_for_granted_is_not_so():
+  claims = dict(
+    known=dict(kind='first', says='', paper='', at_least=0.0),
+    gain=dict(says='', paper='', at_least=0.0, needs=('known',)),
+    other=dict(says='', paper='', at_least=0.0),
+  )
+  gains = {'gain': [1.0, 1.1], 'other': [1.0, 1.1]}
+  for known, verdict in (
+    ([1.0, 1.1], 'holds'),
+    ([-1.0, -1.1], 'not testable here'),
+    ([-1.0, 1.0], 'not testable here'),  # Unclear is not enough.
+  ):
+    rows = results.judge(claims, {'known': known, **gains})
+    assert [x['verdict'] for x in rows[1:]] == [verdict, 'holds']
+  (row, _) = results.judge(claims, gains)
+  assert row['verdict'] == 'not testable here'
+  assert row['unmet'] == ['known']
 
 
 def test_the_reader_sees_headlines_first_and_then_all_claims(
@@ -112,8 +159,14 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
   configs, out = tmp_path / 'configs', tmp_path / 'results'
   configs.mkdir()
   study(configs, monkeypatch, TOY)
-  claims = app.load_study('toy').CLAIMS
-  measured = {'third': [0.6, 0.8], 'first': [0.4, 0.8], 'second': [7.0]}
+  measured = {
+    'third': [0.6, 0.8],
+    'first': [0.4, 0.8],
+    'second': [7.0],
+    'known': [-1.0, -1.2],
+    'exact': [0.0],
+    'arm A': [0.25, 0.75],
+  }
   report = dict(
     preset='small',
     seeds=[0, 1],
@@ -123,16 +176,9 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
     time='2026-01-02T03:04:05',
     versions=dict(jax='1', flax='2', optax='3'),
     figures=['curve'],
-    claims=[
-      {'name': name, **results.judge(claims[name], values)}
-      for name, values in measured.items()
-    ],
+    scalars=measured,
+    claims=results.judge(app.load_study('toy').CLAIMS, measured),
   )
-  assert [x['verdict'] for x in report['claims']] == [
-    'does not hold',
-    'holds',
-    'measured',
-  ]
   for preset in ('small', 'mnist'):
     folder = results.folder_of(out, 'toy', preset)
     folder.mkdir(parents=True)
@@ -141,12 +187,34 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
     )
   text = results.table(['toy'], out)
   head, section = text.split('\n## toy\n')
-  assert '| [toy](#toy) | first | 1 | 0.6 ± 0.2 (2) | holds |' in head
+  assert '| [toy](#toy) | first | 1 | 0.6 ± 2.5 (2) | undecided |' in head
   assert 'They do.' in section
-  at = [section.index(f'| {name} |') for name in ('first', 'second', 'third')]
-  assert at == sorted(at)  # In the order of the study, not of the report.
-  assert '| third | 3 | ≤ 0.5 | 0.7 ± 0.1 (2) | does not hold |' in section
+  at = [
+    section.index(f'| {name} |')
+    for name in ('first', 'claim', 'second', 'third', 'theory', 'exact')
+  ]
+  # What had to be so, claims in the order of the study, theory.
+  assert at[0] < at[1] < at[2] < at[3] < at[4] < at[5]
+  assert '| `known`: known | yes | ≥ 0 | -1.1 ± 1.3 (2) | unclear |' in section
+  assert (
+    '| third | 3 | ≤ 0.5 | 0.7 ± 1.3 (2) | not testable here (known) |'
+  ) in section
+  assert '| exact | 0 | ≤ 1e-06 | 0 (1) | holds |' in section
+  assert '| arm A | 0.5 ± 3.2 (2) |' in section
   assert '`python -m launch.reproduce --papers=toy --seeds=2`: 61 s' in section
   assert '--papers=toy --preset=mnist --seeds=2`' in section
   assert '![curve](results/toy/plots/curve.png)' in section
   assert section.index('### small') < section.index('### mnist')
+
+
+def test_the_headline_is_of_a_preset_at_which_something_can_be_said(
+  tmp_path, monkeypatch
+):
+  study(tmp_path, monkeypatch, TOY)
+  claims = app.load_study('toy').CLAIMS
+  own = []
+  for preset, values in (('small', [0.6]), ('mnist', [0.6, 0.61])):
+    rows = results.judge(claims, {'first': values})
+    own.append((tmp_path / preset, {'preset': preset, 'claims': rows}))
+  line = results._headline('toy', app.load_study('toy'), own)
+  assert line.endswith('| 0.605 ± 0.064 (2) | holds (mnist) |')
