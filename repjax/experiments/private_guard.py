@@ -9,6 +9,7 @@ from repjax import types
 from repjax.data.batches import poisson
 from repjax.data.batches import users
 from repjax.experiments import private_keys
+from repjax.optim import link
 
 
 def check(
@@ -23,7 +24,8 @@ def check(
 
   Raises:
     InputError: If batches are not Poisson samples, no link of the optimizer
-      makes gradients private, or a metric chooses what is published.
+      makes gradients private, another one asks for data, too, or a metric
+      chooses what is published.
   """
   sampled = (poisson.PoissonBatches, users.UserBatches)
   if not isinstance(experiment.train, sampled):
@@ -34,6 +36,14 @@ def check(
     )
   if not private_keys.of(state):
     raise types.InputError(private_keys.NO_LINK)
+  # One of somebody else's is refused when the step is traced (`optim.link`).
+  names = link.asking(state.opt_state)
+  names.remove('dp_sgd')
+  if names:
+    raise types.InputError(
+      'The experiment claims privacy, but its optimizer has links that ask for '
+      f'data beside dp_sgd: {", ".join(names)}. Leave them out of the chain.'
+    )
   if best:
     raise types.InputError(
       f'config.run.best={best!r} would choose the checkpoint by a metric '
