@@ -221,6 +221,37 @@ def test_one_link_alone_may_see_the_rows(plan, rows, links, named):
   made.guard.check(made, state_of(made), '')
 
 
+@pytest.mark.parametrize(
+  ('wrap', 'named'),
+  [
+    # Lets the plain gradient through in every other step.
+    (
+      lambda link: optax.conditionally_transform(link, lambda step: step % 2),
+      'ConditionallyTransformState',
+    ),
+    # Steps or not as the plain gradient says.
+    (lambda link: optax.apply_if_finite(link, 3), 'ApplyIfFiniteState'),
+    (
+      lambda link: optax.inject_hyperparams(
+        lambda rate: optax.chain(link, optax.sgd(rate))
+      )(rate=0.1),
+      '',
+    ),
+  ],
+)
+def test_no_wrapper_decides_whether_the_gradient_is_private(
+  plan, rows, wrap, named
+):
+  tx = optax.chain(wrap(plan.link()), optax.sgd(1.0))
+  method = supervised.make(mlp.Mlp(3, features=()), tx)
+  made = experiment_of(plan, rows, method=method)
+  if not named:
+    made.guard.check(made, state_of(made), '')
+    return
+  with pytest.raises(types.InputError, match=f'inside of {named}'):
+    made.guard.check(made, state_of(made), '')
+
+
 def test_nothing_without_noise_chooses_what_is_published(plan, rows):
   honest = experiment_of(plan, rows)
   with pytest.raises(types.InputError, match=r'config\.run\.best'):
