@@ -15,6 +15,7 @@ from repjax import gradients
 from repjax import optim
 from repjax import types
 from repjax.optim import gradient_projection
+from repjax.optim import link
 from repjax.optim import rehearsal
 from repjax.types import InputError
 
@@ -124,6 +125,18 @@ def test_the_readme_knows_every_pair():
   cells, words = table()
   assert set(cells) == set(itertools.product(LINKS, LINKS))
   assert set(cells.values()) == {'works', *words}
+
+
+def test_every_link_that_asks_is_in_the_table():
+  folder = pathlib.Path(optim.__file__).parent
+  asking = [x.read_text() for x in folder.glob('*.py')]
+  asking = [text for text in asking if '*, grad_fn=None' in text]
+  # Gradient Vaccine and PCGrad are one.
+  assert len(asking) == len(ASK) - 1
+  for name in ASK:
+    assert len(link.asking(LINKS[name].init(PARAMS))) == 1
+  for text in asking:
+    assert text.count('link.ask(') == text.count('link.begin(') == 1
 
 
 @pytest.mark.parametrize('second', LINKS)
@@ -401,6 +414,6 @@ def test_what_is_missing_is_named_with_the_link(name):
 
 
 def test_a_link_without_need_of_a_grad_fn_asks_for_params_alone():
-  link = rehearsal.ewc(1.0)
+  tx = rehearsal.ewc(1.0)
   with pytest.raises(InputError, match=r'^ewc needs params: '):
-    link.update(PARAMS, link.init(PARAMS))
+    tx.update(PARAMS, tx.init(PARAMS))
