@@ -38,6 +38,11 @@ def over_batches(
   Returns:
     (params, sync=True) -> (mean of the k gradients, what came with each,
     [k, ...]).
+
+  >>> pull = lambda target: lambda w, sync=True: (w - target, None)
+  >>> grads, _ = over_batches(pull, jnp.array([1.0, 3.0]))(jnp.zeros(()))
+  >>> float(grads)
+  -2.0
   """
 
   def grad_fn(params, *, sync=True):

@@ -72,7 +72,8 @@ def sam(
       m = rows of a device / groups); more than 1 implies `sync=False`. None
       is 1 (and no number, which `optax.inject_hyperparams` would trace).
     mask: Path of a parameter -> whether it is moved to the worst point; the
-      gradient is applied to all of them. None moves all.
+      gradient is applied to all of them. None moves all. (A function: name it
+      in `static_args` of `optax.inject_hyperparams`, which calls it else.)
 
   Returns:
     A transformation with a `SamState` whose `update` needs `params` and the
