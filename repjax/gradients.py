@@ -71,6 +71,7 @@ class GradFn:
     # `types.Aux` of the last `clipped`, or None. Whoever drops the plain
     # gradient reports these sums, so that XLA drops its forward pass, too.
     self.clipped_aux = None
+    self.asked = types.Asked()
 
   def __call__(self, params, *, sync=True):
     """Mean gradient at `params`.
@@ -82,11 +83,15 @@ class GradFn:
     Returns:
       (gradient, `types.Aux`).
     """
+    self.asked.check_open()
     grads, weight, model_state, sums = self._local(params)
     if self._over_devices and sync:
       grads, weight, sums = parallel.psum((grads, weight, sums))
       model_state = _mean_state(model_state)
-    return _divide(grads, weight), types.Aux(model_state, sums)
+    grads = _divide(grads, weight)
+    if sync and self._is_known(params):
+      self.asked.plain = jax.tree.leaves(grads)
+    return grads, types.Aux(model_state, sums)
 
   def over_groups(self, num_groups, fn):
     """Averages what `fn` makes of each group of this device's rows.
@@ -99,6 +104,7 @@ class GradFn:
       The mean of the trees over all groups of all devices, weighted by their
       numbers of real rows.
     """
+    self.asked.check_open()
     num_rows = self._batch['mask'].shape[0]
     if num_groups < 1 or num_rows % num_groups:
       raise ValueError(
@@ -171,6 +177,7 @@ class GradFn:
     # Who does not ask for privacy loads none of it.
     from repjax.privacy import clipping
 
+    self.asked.check_open()
     self._check_users(rows_per_user)
 
     def loss_fn(params, batch, rng):
@@ -244,6 +251,7 @@ class GradFn:
     Raises:
       InputError: When traced, if the batch has no such column of integers.
     """
+    self.asked.check_open()
     ids = self._batch.get(column)
     if ids is None or not jnp.issubdtype(ids.dtype, jnp.integer):
       raise types.InputError(
@@ -267,19 +275,22 @@ class GradFn:
     unsynchronised link asks for the same one again. XLA merges equal
     computations in most cases, but not loops.
     """
-    leaves = jax.tree.leaves(params)
-    if self._known is not None:
-      known, sums = self._known
-      if len(known) == len(leaves) and all(
-        a is b for a, b in zip(known, leaves, strict=True)
-      ):
-        return sums
+    if self._is_known(params):
+      return self._known[1]
     sums = self._over_parts(params, self._sums)
     if self._known is None:
       # Only the first point, which the step asks about itself: a link may ask
       # inside a scan, and what is traced there must not get out.
-      self._known = (leaves, sums)
+      self._known = (jax.tree.leaves(params), sums)
     return sums
+
+  def _is_known(self, params):
+    if self._known is None:
+      return False
+    known, leaves = self._known[0], jax.tree.leaves(params)
+    return len(known) == len(leaves) and all(
+      a is b for a, b in zip(known, leaves, strict=True)
+    )
 
   def _over_parts(self, params, sums_fn):
     """`sums_fn` of all this device's rows, microbatch by microbatch."""

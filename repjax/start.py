@@ -73,7 +73,7 @@ def with_params(
   return state.replace(
     params=params,
     model_state=model_state,
-    extra=steps.EmaState(params) if averaged else state.extra,
+    extra=steps.average_from(params, model_state) if averaged else state.extra,
     opt_state=jax.tree.map(
       lambda x: optim.L2SpState(params) if _holds_on(x) else x,
       state.opt_state,
@@ -144,8 +144,11 @@ def from_run(
       '(config.step.ema_decay=0).'
     )
   saved = traverse_util.unflatten_dict(leaves)
-  params = saved['params'] if which == 'trained' else saved['extra']['params']
-  return {**saved.get('model_state', {}), 'params': params}
+  variables = {**saved.get('model_state', {}), 'params': saved['params']}
+  if which == 'averaged':
+    average = saved['extra']
+    variables |= {'params': average['params'], **average.get('statistics', {})}
+  return variables
 
 
 def _variables(state):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import numbers
 from typing import Any
 from typing import NamedTuple
@@ -89,6 +90,31 @@ class Aux(NamedTuple):
 
   model_state: PyTree
   sums: Sums
+
+
+@dataclasses.dataclass
+class Asked:
+  """What the links of a chain have done with a `grad_fn` (`optim.link`).
+
+  Attributes:
+    plain: Leaves of the gradient that the chain gets, or None if unknown.
+    seen_by: The last link that asked and left the gradient alone.
+    made_by: The link that put a gradient of its own in its place.
+    closed_by: The link behind which nothing may ask.
+  """
+
+  plain: list[jax.Array] | None = None
+  seen_by: str = ''
+  made_by: str = ''
+  closed_by: str = ''
+
+  def check_open(self) -> None:
+    """Raises InputError where nothing may ask any more."""
+    if self.closed_by:
+      raise InputError(
+        f'A link behind {self.closed_by} asks grad_fn for data again, and what '
+        'it gets is neither clipped nor noised: take it out of the chain.'
+      )
 
 
 class GradFn(Protocol):

@@ -74,6 +74,8 @@ def test_a_start_replaces_every_copy(ema_decay):
   chex.assert_trees_all_equal(found.params, params)
   if ema_decay:
     chex.assert_trees_all_equal(found.extra.params, params)
+    statistics = found.extra.statistics['batch_stats']
+    chex.assert_trees_all_equal(statistics, state.model_state['batch_stats'])
   held, adam = found.opt_state
   chex.assert_trees_all_equal(held.start, params)
   # Moments, statistics and the step are as `init` made them.
@@ -163,6 +165,8 @@ def test_a_run_gives_its_variables_by_name(run):
   )
   averaged = start.from_run(run, which='averaged')
   chex.assert_trees_all_equal(averaged['params'], state.extra.params)
+  statistics = state.extra.statistics['batch_stats']
+  chex.assert_trees_all_equal(averaged['batch_stats'], statistics)
   assert not np.array_equal(
     averaged['params']['head']['kernel'], found['params']['head']['kernel']
   )

@@ -3,12 +3,15 @@
 `private.Plan.guarded` makes an experiment's guard of both checks.
 """
 
+import jax
 import numpy as np
+import optax
 
 from repjax import types
 from repjax.data.batches import poisson
 from repjax.data.batches import users
 from repjax.experiments import private_keys
+from repjax.optim import link
 
 
 def check(
@@ -23,7 +26,8 @@ def check(
 
   Raises:
     InputError: If batches are not Poisson samples, no link of the optimizer
-      makes gradients private, or a metric chooses what is published.
+      makes gradients private, another one asks for data, too, or a metric
+      chooses what is published.
   """
   sampled = (poisson.PoissonBatches, users.UserBatches)
   if not isinstance(experiment.train, sampled):
@@ -34,6 +38,21 @@ def check(
     )
   if not private_keys.of(state):
     raise types.InputError(private_keys.NO_LINK)
+  # One of somebody else's is refused when the step is traced (`optim.link`).
+  names = link.asking(state.opt_state)
+  names.remove('dp_sgd')
+  if names:
+    raise types.InputError(
+      'The experiment claims privacy, but its optimizer has links that ask for '
+      f'data beside dp_sgd: {", ".join(names)}. Leave them out of the chain.'
+    )
+  for node in jax.tree.leaves(state.opt_state, is_leaf=_is_link):
+    if 'dp_sgd' in link.asking(node) and not hasattr(node, 'asks'):
+      raise types.InputError(
+        f'dp_sgd stands inside of {type(node).__name__}, which may let the '
+        'plain gradient through or decide by it: put private.Plan.link() '
+        'first in an optax.chain.'
+      )
   if best:
     raise types.InputError(
       f'config.run.best={best!r} would choose the checkpoint by a metric '
@@ -77,3 +96,12 @@ def check_resumed(
       'key_file and the seed that the run was begun with (and the version of '
       'repjax: keys were derived otherwise once), or another --workdir.'
     )
+
+
+def _is_link(x):
+  """Whether it is the state of a link or wrapper, and not a chain's tuple.
+
+  `optax.inject_hyperparams` changes numbers alone.
+  """
+  hyperparams = optax.InjectStatefulHyperparamsState
+  return hasattr(x, '_fields') and not isinstance(x, hyperparams)

@@ -197,7 +197,8 @@ def interpolate(
 
   Wortsman et al., 'Robust fine-tuning of zero-shot models', CVPR 2022,
   https://arxiv.org/abs/2109.01903. Their start is a zero-shot classifier; the
-  probed network stands for it here.
+  probed network stands for it here. Both are trees of all that moved between
+  them: with mode='train', of batch statistics too.
   """
   if not 0 <= share <= 1:
     raise InputError(f'Need 0 <= share <= 1; got {share=}')

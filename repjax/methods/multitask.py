@@ -63,7 +63,7 @@ def make(
     inputs: What the model is called with, in place of images.
     microbatches: Parts in which each device goes through its rows.
     compute_dtype: 'float32' or 'bfloat16', of the model.
-    ema_decay: Decay of an average of the parameters, in [0, 1); 0 for none.
+    ema_decay: Of an average, see `steps.make`; 0 for none.
 
   Returns:
     A `types.Method` over batches of 'image', 'label' [B] (counted inside the

@@ -20,14 +20,22 @@ Update = Callable[
 ]
 
 
+# The collection of running means and variances (`layers.norms`, flax).
+_STATISTICS = 'batch_stats'
+
+
 class EmaState(NamedTuple):
-  """Exponential moving average of the parameters.
+  """Exponential moving average of what a model predicts with.
 
   Attributes:
     params: Like `TrainState.params`.
+    statistics: {'batch_stats': ...} like that of `TrainState.model_state`, or
+      {} of a model without any. Statistics are those of the activations that
+      parameters make: averaged ones want theirs.
   """
 
   params: types.PyTree
+  statistics: types.PyTree
 
 
 class Step(NamedTuple):
@@ -63,8 +71,9 @@ def make(
     compute_dtype: 'float32' or 'bfloat16'. Parameters, optimizer and losses
       stay float32; the loss function sees parameters, and those columns of
       `types.INPUTS` that are no ids, in this type.
-    ema_decay: Decay of an average of the parameters that `variables` gives, in
-      [0, 1); 0 keeps none.
+    ema_decay: Decay of an average of the parameters (and of batch statistics)
+      that `variables` gives, in [0, 1); 0 keeps none. After t updates it is
+      (1 + t) / (10 + t) where that is less, so that the start is forgotten.
     transform: (batch, rng) -> batch on the devices, before the loss; `rng` is
       equal on all devices.
     finish: Makes what is reported of the sums over all devices.
@@ -86,7 +95,7 @@ def make(
       params=params,
       opt_state=tx.init(params),
       model_state=model_state,
-      extra=EmaState(params) if ema_decay else (),
+      extra=average_from(params, model_state) if ema_decay else (),
     )
 
   def update(state, batch, rng):
@@ -107,9 +116,8 @@ def make(
     params, opt_state, aux = descend(tx, grad_fn, state.params, state.opt_state)
     extra = state.extra
     if ema_decay:
-      extra = EmaState(
-        optax.incremental_update(params, extra.params, 1 - ema_decay)
-      )
+      now = average_from(params, aux.model_state)
+      extra = _towards(now, extra, decay=ema_decay, step=state.step)
     state = types.TrainState(
       step=state.step + 1,
       params=params,
@@ -162,9 +170,25 @@ def cast_inputs(batch: types.Batch, dtype: str) -> types.Batch:
 
 def variables(state: types.TrainState) -> types.PyTree:
   """What to predict with: averaged parameters where an average is kept."""
-  averaged = isinstance(state.extra, EmaState)
-  params = state.extra.params if averaged else state.params
-  return {'params': params, **state.model_state}
+  if not isinstance(state.extra, EmaState):
+    return {'params': state.params, **state.model_state}
+  average = state.extra
+  return {'params': average.params, **state.model_state, **average.statistics}
+
+
+def average_from(params: types.PyTree, model_state: types.PyTree) -> EmaState:
+  """An average that begins with parameters and a model's other collections."""
+  return EmaState(
+    params, {k: x for k, x in model_state.items() if k == _STATISTICS}
+  )
+
+
+def _towards(now, average, *, decay, step):
+  """The average one update later; equal numbers stay as they are."""
+  part = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(
+    lambda x, a: a + (part * (x - a)).astype(a.dtype), now, average
+  )
 
 
 def l2_penalty(params: types.PyTree, l2: float) -> jax.Array:

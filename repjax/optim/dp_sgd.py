@@ -36,6 +36,10 @@ class DpSgdState(NamedTuple):
   step: jax.Array
   clip_norm: jax.Array
 
+  def asks(self) -> str:
+    """Name of the link, which asks `grad_fn`."""
+    return 'dp_sgd'
+
 
 class AdaptiveClipping(NamedTuple):
   """How C follows a quantile of the gradient norms (Andrew et al., sec. 2).
@@ -116,7 +120,14 @@ def dp_sgd(
   Raises:
     ValueError: If an argument is out of range, or, at `update`, if `params` or
       `grad_fn` is missing.
+    InputError: If it cannot stand where it does: see `optim.link`.
   """
+  link.check_fixed(
+    'dp_sgd',
+    clip_norm=clip_norm,
+    noise_multiplier=noise_multiplier,
+    expected_batch_size=expected_batch_size,
+  )
   if not 0 < clip_norm < math.inf:
     raise ValueError(f'Need a finite clip_norm > 0; got {clip_norm=}')
   if not 0 <= noise_multiplier < math.inf:
@@ -141,7 +152,7 @@ def dp_sgd(
   as_rng = functools.partial(jax.random.wrap_key_data, impl=impl)
 
   def init_fn(params):
-    del params  # Noise has their shapes, which `update_fn` sees.
+    link.begin('dp_sgd', params)
     return DpSgdState(
       key=jnp.array(key),  # A copy: a state may be donated.
       step=jnp.zeros((), jnp.int32),
@@ -149,8 +160,10 @@ def dp_sgd(
     )
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
-    del updates, extra  # The plain gradient must not get out.
-    link.check('dp_sgd', params=params, grad_fn=grad_fn)
+    del extra
+    link.ask(
+      'dp_sgd', grad_fn, params=params, question='clipped', updates=updates
+    )
     total, aux = grad_fn.clipped(
       params,
       state.clip_norm,
@@ -158,6 +171,7 @@ def dp_sgd(
       style=style,
       rows_per_user=rows_per_user,
     )
+    link.close('dp_sgd', grad_fn)
     rng_noise, rng_count = jax.random.split(
       jax.random.fold_in(as_rng(state.key), state.step)
     )

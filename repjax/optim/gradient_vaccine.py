@@ -48,6 +48,10 @@ class VaccineState(NamedTuple):
   rng: jax.Array
   corrected: jax.Array
 
+  def asks(self) -> str:
+    """Name of the link, which asks `grad_fn`."""
+    return 'gradient_vaccine or pcgrad'
+
 
 Groups = Literal['model', 'layer', 'leaf'] | Callable[[trees.Path], str]
 
@@ -99,7 +103,9 @@ def gradient_vaccine(
     ValueError: If an argument is out of range, or, at `update`, if `params` or
       `grad_fn` is missing.
   """
-  if num_tasks < 1 or not 0 <= decay <= 1:
+  link.check_fixed('gradient_vaccine', num_tasks=num_tasks, target=target)
+  name = 'pcgrad' if target == 0 else 'gradient_vaccine'
+  if num_tasks < 1 or (link.is_known(decay) and not 0 <= decay <= 1):
     raise ValueError(
       f'Need num_tasks >= 1 and 0 <= decay <= 1; got {num_tasks=}, {decay=}'
     )
@@ -113,6 +119,7 @@ def gradient_vaccine(
     )
 
   def init_fn(params):
+    link.begin(name, params)
     num_groups = max(group_indices(params, groups)) + 1
     start = 0.0 if target is None else target
     return VaccineState(
@@ -123,7 +130,7 @@ def gradient_vaccine(
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del extra
-    link.check('gradient_vaccine', params=params, grad_fn=grad_fn)
+    link.ask(name, grad_fn, params=params, question='per_task', updates=updates)
     grads, num_rows, _ = grad_fn.per_task(params, num_tasks)
     leaves, structure = jax.tree.flatten(grads)
     indices = group_indices(updates, groups)

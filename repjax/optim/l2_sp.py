@@ -13,6 +13,7 @@ import optax
 
 from repjax import trees
 from repjax import types
+from repjax.optim import link
 from repjax.types import InputError
 
 
@@ -43,7 +44,8 @@ def l2_sp(
     head_strength: Of the decay of the head.
     head: Module names of the head, joined by '/'.
   """
-  if strength < 0 or head_strength < 0:
+  known = filter(link.is_known, (strength, head_strength))
+  if any(x < 0 for x in known):
     raise InputError(f'Need strengths >= 0; got {strength=}, {head_strength=}')
 
   def init_fn(params):

@@ -14,6 +14,7 @@ import optax
 
 from repjax import trees
 from repjax import types
+from repjax.optim import link
 
 
 def layer_decay(
@@ -41,7 +42,8 @@ def layer_decay(
     ValueError: If an argument is out of range or, at `update`, if `layer_of`
       gives something else.
   """
-  if not 0 < decay <= 1 or num_layers < 1:
+  link.check_fixed('layer_decay', num_layers=num_layers)
+  if num_layers < 1 or (link.is_known(decay) and not 0 < decay <= 1):
     raise ValueError(
       f'Need 0 < decay <= 1 and num_layers >= 1; got {decay=}, {num_layers=}'
     )

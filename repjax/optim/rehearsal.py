@@ -16,6 +16,14 @@ from repjax import types
 from repjax.optim import link
 
 
+class AGemState(NamedTuple):
+  """Nothing: what is remembered comes with the batch."""
+
+  def asks(self) -> str:
+    """Name of the link, which asks `grad_fn`."""
+    return 'a_gem'
+
+
 def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
   """Takes out of the gradient what would raise the loss on remembered rows.
 
@@ -27,17 +35,22 @@ def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
       remembered rows g passes unchanged.
 
   Returns:
-    A transformation without state whose `update` needs `params` and the extra
-    argument `grad_fn`, a `repjax.types.GradFn`.
+    A transformation whose `update` needs `params` and the extra argument
+    `grad_fn`, a `repjax.types.GradFn`.
+
+  Raises:
+    InputError: If it cannot stand where it does: see `optim.link`.
   """
 
   def init_fn(params):
-    del params  # What is remembered comes with the batch.
-    return optax.EmptyState()
+    link.begin('a_gem', params)
+    return AGemState()
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
-    del updates, extra  # The mean over both kinds of rows is of no use.
-    link.check('a_gem', params=params, grad_fn=grad_fn)
+    del extra
+    link.ask(
+      'a_gem', grad_fn, params=params, question='per_task', updates=updates
+    )
     grads, num_rows, _ = grad_fn.per_task(params, 2, column=column)
     now, past = (jax.tree.map(lambda x, i=i: x[i], grads) for i in (0, 1))
     product = optax.tree.vdot(now, past)
@@ -82,7 +95,8 @@ def ewc(
   Returns:
     A transformation with an `EwcState` whose `update` needs `params`.
   """
-  if strength < 0 or learning_rate < 0:
+  known = filter(link.is_known, (strength, learning_rate))
+  if any(x < 0 for x in known):
     raise ValueError(
       f'Need strength, learning_rate >= 0; got {strength=}, {learning_rate=}'
     )

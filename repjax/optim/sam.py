@@ -7,6 +7,7 @@ Efficiently Improving Generalization', ICLR 2021
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,28 @@ from repjax import types
 from repjax.optim import link
 
 
+class SamState(NamedTuple):
+  """State of `sam`.
+
+  Attributes:
+    count: Number of updates so far, int32 scalar, where the radius is a
+      schedule; else ().
+  """
+
+  count: jax.Array | tuple[()]  # type: ignore[assignment]  # Hides tuple.count.
+
+  def asks(self) -> str:
+    """Name of the link, which asks `grad_fn`."""
+    return 'sam'
+
+
 def sam(
-  rho: float,
+  rho: optax.ScalarOrSchedule,
   *,
   adaptive: bool = False,
   eta: float = 0.01,
   sync: bool = True,
-  groups: int = 1,
+  groups: int | None = None,
   mask: Callable[[trees.Path], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Replaces the gradient by the one at the worst nearby point (eq. 2 and 3).
@@ -43,7 +59,8 @@ def sam(
 
   Args:
     rho: Radius of the neighbourhood, >= 0, in units of the parameters' l2
-      norm; 0 is the base optimizer.
+      norm; 0 is the base optimizer. A schedule is a function of the number of
+      updates so far.
     adaptive: Whether the neighbourhood scales with the parameters (ASAM):
       e = rho * T^2 g / |T g| with T = |w| + eta. T covers every parameter, as
       in the paper; the authors' code leaves out biases, which `mask` does not
@@ -52,24 +69,30 @@ def sam(
     sync: Whether all devices climb along the same direction. False is
       m-sharpness with one group a device, the authors' default.
     groups: Groups on each device that climb on their own (m-sharpness with
-      m = rows of a device / groups); more than 1 implies `sync=False`.
+      m = rows of a device / groups); more than 1 implies `sync=False`. None
+      is 1 (and no number, which `optax.inject_hyperparams` would trace).
     mask: Path of a parameter -> whether it is moved to the worst point; the
-      gradient is applied to all of them. None moves all.
+      gradient is applied to all of them. None moves all. (A function: name it
+      in `static_args` of `optax.inject_hyperparams`, which calls it else.)
 
   Returns:
-    A transformation without state whose `update` needs `params` and the extra
-    argument `grad_fn`, a `repjax.types.GradFn`.
+    A transformation with a `SamState` whose `update` needs `params` and the
+    extra argument `grad_fn`, a `repjax.types.GradFn`.
 
   Raises:
     ValueError: If an argument is out of range, or, at `update`, if the mask
       selects no parameter or `params` or `grad_fn` is missing.
+    InputError: If it cannot stand where it does: see `optim.link`.
   """
-  if rho < 0 or eta < 0 or groups < 1:
+  link.check_fixed('sam', groups=groups)
+  groups = 1 if groups is None else groups
+  known = [x for x in (rho, eta) if not callable(x) and link.is_known(x)]
+  if any(x < 0 for x in known) or groups < 1:
     raise ValueError(
       f'Need rho >= 0, eta >= 0 and groups >= 1; got {rho=}, {eta=}, {groups=}'
     )
 
-  def worst_point(params, grads):
+  def worst_point(params, grads, rho):
     moved = (
       jax.tree.map(lambda _: True, params)
       if mask is None
@@ -92,18 +115,24 @@ def sam(
     )
 
   def init_fn(params):
-    del params  # SAM keeps no state.
-    return optax.EmptyState()
+    link.begin('sam', params)
+    return SamState(jnp.zeros((), jnp.int32) if callable(rho) else ())
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del extra
-    link.check('sam', params=params, grad_fn=grad_fn)
-    if sync and groups == 1:
-      return grad_fn(worst_point(params, updates))[0], state
+    alone = sync and groups == 1
+    question = '__call__' if alone else 'over_groups'
+    link.ask('sam', grad_fn, params=params, question=question, updates=updates)
+    radius = rho
+    if callable(rho):
+      radius = rho(state.count)
+      state = SamState(optax.safe_increment(state.count))
+    if alone:
+      return grad_fn(worst_point(params, updates, radius))[0], state
 
     def climb(group_fn: types.GradFn):
       grads, _ = group_fn(params, sync=False)
-      return group_fn(worst_point(params, grads), sync=False)[0]
+      return group_fn(worst_point(params, grads, radius), sync=False)[0]
 
     return grad_fn.over_groups(groups, climb), state
 

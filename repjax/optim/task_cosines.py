@@ -29,6 +29,10 @@ class CosinesState(NamedTuple):
   total: jax.Array
   count: jax.Array  # type: ignore[assignment]  # Hides tuple.count.
 
+  def asks(self) -> str:
+    """Name of the link, which asks `grad_fn`."""
+    return 'task_cosines'
+
   def mean(self) -> jax.Array:
     """Mean cosines, [..., 1 + K, T, T]; 0 for pairs that never met."""
     return self.total / jnp.maximum(self.count, 1)
@@ -55,10 +59,12 @@ def task_cosines(
     ValueError: If `num_tasks` is out of range, or, at `update`, if `params` or
       `grad_fn` is missing.
   """
+  link.check_fixed('task_cosines', num_tasks=num_tasks)
   if num_tasks < 1:
     raise ValueError(f'Need num_tasks >= 1; got {num_tasks=}')
 
   def init_fn(params):
+    link.begin('task_cosines', params)
     num_groups = max(group_indices(params, groups)) + 1
     shape = (1 + num_groups, num_tasks, num_tasks)
     # Two arrays: a donated state must not hold one buffer twice.
@@ -66,7 +72,7 @@ def task_cosines(
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
     del extra
-    link.check('task_cosines', params=params, grad_fn=grad_fn)
+    link.ask('task_cosines', grad_fn, params=params, question='per_task')
     grads, _, _ = grad_fn.per_task(params, num_tasks)
     products = gram(jax.tree.leaves(grads), group_indices(params, groups))
     products = jnp.concatenate([products.sum(0, keepdims=True), products])

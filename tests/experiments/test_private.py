@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from repjax import loop
+from repjax import optim
 from repjax import types
 from repjax.data.batches import in_order
 from repjax.data.batches import poisson
@@ -18,6 +19,7 @@ from repjax.experiments import private
 from repjax.experiments import private_guard
 from repjax.methods import supervised
 from repjax.models import mlp
+from repjax.optim import rehearsal
 
 # SST-2 as Li et al. train on it.
 SST2 = dict(batch_size=1000, epochs=3.0, epsilon=3.0, delta=0.0, clip_norm=0.1)
@@ -193,6 +195,61 @@ def test_shuffled_batches_are_not_called_poisson(plan, rows):
   with pytest.raises(types.InputError, match='shuffled epoch'):
     other = experiment_of(plan, rows, train=shuffled)
     other.guard.check(other, state, '')
+
+
+@pytest.mark.parametrize(
+  ('links', 'named'),
+  [
+    (lambda link: (link, optim.sam(0.1)), 'sam'),
+    (lambda link: (optim.sam(0.1), link), 'sam'),
+    (lambda link: (link, optim.gradient_vaccine(2)), 'gradient_vaccine'),
+    (lambda link: (optim.task_cosines(2), link), 'task_cosines'),
+    (lambda link: (link, rehearsal.a_gem()), 'a_gem'),
+    (lambda link: (link, link), 'dp_sgd'),
+  ],
+)
+def test_one_link_alone_may_see_the_rows(plan, rows, links, named):
+  chain = optax.chain(*links(plan.link()), optax.sgd(1.0))
+  method = supervised.make(mlp.Mlp(3, features=()), chain)
+  made = experiment_of(plan, rows, method=method)
+  with pytest.raises(types.InputError, match=f'beside dp_sgd: {named}'):
+    made.guard.check(made, state_of(made), '')
+  # What only looks at the update may stand behind.
+  tx = optax.chain(plan.link(), optax.adam(1.0), optim.project_gradients())
+  method = supervised.make(mlp.Mlp(3, features=()), tx)
+  made = experiment_of(plan, rows, method=method)
+  made.guard.check(made, state_of(made), '')
+
+
+@pytest.mark.parametrize(
+  ('wrap', 'named'),
+  [
+    # Lets the plain gradient through in every other step.
+    (
+      lambda link: optax.conditionally_transform(link, lambda step: step % 2),
+      'ConditionallyTransformState',
+    ),
+    # Steps or not as the plain gradient says.
+    (lambda link: optax.apply_if_finite(link, 3), 'ApplyIfFiniteState'),
+    (
+      lambda link: optax.inject_hyperparams(
+        lambda rate: optax.chain(link, optax.sgd(rate))
+      )(rate=0.1),
+      '',
+    ),
+  ],
+)
+def test_no_wrapper_decides_whether_the_gradient_is_private(
+  plan, rows, wrap, named
+):
+  tx = optax.chain(wrap(plan.link()), optax.sgd(1.0))
+  method = supervised.make(mlp.Mlp(3, features=()), tx)
+  made = experiment_of(plan, rows, method=method)
+  if not named:
+    made.guard.check(made, state_of(made), '')
+    return
+  with pytest.raises(types.InputError, match=f'inside of {named}'):
+    made.guard.check(made, state_of(made), '')
 
 
 def test_nothing_without_noise_chooses_what_is_published(plan, rows):

@@ -209,7 +209,8 @@ def test_other_collections_are_carried_and_parameters_averaged():
     x['table']['embedding']
     for x in (state.params, first.params, first.extra.params)
   )
-  np.testing.assert_allclose(average, 0.75 * old + 0.25 * new, rtol=1e-6)
+  # The first decay is 1 / 10.
+  np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, rtol=1e-6)
 
 
 def test_hidden_tokens_are_chosen_as_published():

@@ -56,9 +56,10 @@ def test_the_average_of_parameters(batch):
   # It does not disturb training.
   chex.assert_trees_all_equal(states[-1].params, plain[-1].params)
   average = states[0].params
-  for state in states[1:]:
+  for step, state in enumerate(states[1:]):
+    decay = min(0.75, (1 + step) / (10 + step))  # It warms up.
     average = jax.tree.map(
-      lambda a, p: 0.75 * a + 0.25 * p, average, state.params
+      lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params
     )
   chex.assert_trees_all_close(states[-1].extra.params, average, rtol=1e-5)
   # And predictions are made with it.
