@@ -24,8 +24,8 @@ import warnings
 from absl import logging
 import numpy as np
 
-import repjax
 from repjax.privacy import losses
+from repjax.privacy import overflow as overflows
 from repjax.types import InputError
 
 Accountant = Literal['pld', 'rdp']
@@ -39,10 +39,6 @@ _SHUFFLED = (
   "set in every step and say sampling='full'."
 )
 
-# Share of delta that is set aside for batches that overflow.
-_OVERFLOW_SHARE = 0.01
-# Above, e^epsilon times a probability is no number that a computer holds.
-_MAX_EPSILON = 600.0
 _MIN_NOISE, _MAX_NOISE = 2.0**-6, 1024.0
 # The smallest delta that a profile is precise for.
 _PROFILE_DELTA = 1e-10
@@ -75,7 +71,7 @@ class Statement:
     steps: Number of updates.
     overflow: Probability that a batch held more rows than its capacity.
     accountant: 'pld' or 'rdp'.
-    software: Names and versions of what computed epsilon.
+    software: What computed epsilon; the report has the version of repjax.
     not_covered: What the claim leaves out.
   """
 
@@ -127,9 +123,8 @@ def epsilon(
     accountant: 'pld' (tight) or 'rdp'.
     sampling: How batches are drawn; 'full' is sampling_rate 1.
     overflow: Probability that a step draws more rows than a batch can hold
-      (`poisson.overflow_probability`). Up to the first such step, the run is
-      that without a limit, so steps * overflow * (1 + e^epsilon) comes off
-      delta, of which 1 % is set aside.
+      (`poisson.overflow_probability`), paid for with 1 % of delta
+      (`privacy.overflow`).
     num_rows: Rows of the training set, to check delta against.
 
   Raises:
@@ -142,7 +137,7 @@ def epsilon(
     raise InputError(f'Need 0 <= overflow < 1; got {overflow=}')
   if noise_multiplier == 0:
     return math.inf
-  aside = delta * _OVERFLOW_SHARE if overflow else 0.0
+  aside = delta * overflows.SHARE if overflow else 0.0
   composed = _composed(noise_multiplier, sampling_rate, steps)
   with _quietly():
     bound = composed.get_epsilon_and_optimal_order(delta - aside)
@@ -152,34 +147,8 @@ def epsilon(
     run = losses.Run(noise_multiplier, sampling_rate, int(steps))
     result = min(result, float(losses.epsilon(run, delta - aside, known)))
   if overflow:
-    _check_overflow(overflow, overflow_allowed(result, delta, steps))
+    overflows.check(overflow, overflows.allowed(result, delta, steps))
   return result
-
-
-def overflow_allowed(epsilon: float, delta: float, steps: int) -> float:
-  """How often a step may draw more rows than a batch can hold.
-
-  Args:
-    epsilon: Of the run.
-    delta: Of the run; 1 % of it pays for the overflows.
-    steps: Number of updates.
-
-  Returns:
-    The largest probability in one step that `epsilon` and
-    `noise_multiplier_for` take as `overflow`.
-  """
-  if epsilon > _MAX_EPSILON:
-    return 0.0
-  return delta * _OVERFLOW_SHARE / (steps * (1 + math.exp(epsilon)))
-
-
-def _check_overflow(overflow, allowed):
-  if overflow > allowed:
-    raise InputError(
-      f'batches overflow too often: {overflow=:.1e} in each step, where delta '
-      f'and epsilon allow {allowed:.1e}; raise the capacity of the batches: '
-      f'repjax.data.batches.poisson.capacity(..., tail={allowed:.1e}).'
-    )
 
 
 def noise_multiplier_for(
@@ -208,15 +177,17 @@ def noise_multiplier_for(
     tolerance: Relative error of the noise multiplier, upwards.
 
   Raises:
-    InputError: If no noise multiplier up to 1024 reaches it.
+    InputError: If no noise multiplier up to 1024 reaches it, or overflows are
+      too likely for that epsilon.
   """
   if not 0 < target_epsilon < math.inf:
     raise InputError(f'Need a finite epsilon > 0; got {target_epsilon=}')
   _check(1.0, sampling_rate, steps, sampling, accountant)
   _check_delta(delta, num_rows)
   if overflow:
-    _check_overflow(overflow, overflow_allowed(target_epsilon, delta, steps))
-    delta *= 1 - _OVERFLOW_SHARE
+    most = overflows.allowed(target_epsilon, delta, steps)
+    overflows.check(overflow, most)
+    delta -= delta * overflows.SHARE
 
   @functools.cache
   def excess(noise, accountant):
@@ -370,7 +341,7 @@ def statement(
   )
   software = f'dp-accounting {importlib.metadata.version("dp-accounting")}'
   if accountant == 'pld':
-    software += f', repjax {repjax.__version__}'
+    software += ' and repjax.privacy.losses'
   return Statement(
     epsilon=found,
     delta=delta,
