@@ -135,9 +135,7 @@ def test_a_row_without_a_finite_gradient_does_nothing(bad):
   for settings in ({}, {'adaptive': adaptive}):
     found, state = updates(worse, **settings)
     expected, other = updates(without, **settings)
-    np.testing.assert_allclose(
-      as_matrix(found), as_matrix(expected), atol=1e-6
-    )
+    np.testing.assert_allclose(as_matrix(found), as_matrix(expected), atol=1e-6)
     assert state.clip_norm == other.clip_norm
     # Nor does it where it is alone.
     alone = {**worse, 'mask': jnp.zeros(8).at[5].set(1)}
