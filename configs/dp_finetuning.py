@@ -60,6 +60,7 @@ PRESETS = dict(
     dp=dict(
       epsilon=3.0,
       delta=0.0,
+      overflow=0.0,
       clip_norm=0.1,
       sampling_rate=0.0,
       key_file='',

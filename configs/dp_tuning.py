@@ -16,8 +16,6 @@ small: softmax regression on `digits`. Rows that are held out of training score
   the runs, and test rows judge them.
 """
 
-import math
-
 import jax
 from ml_collections import config_dict
 import optax
@@ -43,7 +41,13 @@ PRESETS = dict(
     augment=dict(mean=(0.1307,), std=(0.3081,)),
     mlp=dict(features=(128,)),
     tx=dict(learning_rate=0.25, momentum=0.0),
-    dp=dict(clip_norm=1.0, noise_multiplier=1.1, delta=1e-5, key_file=''),
+    dp=dict(
+      clip_norm=1.0,
+      noise_multiplier=1.1,
+      delta=1e-5,
+      overflow=0.0,
+      key_file='',
+    ),
     # No best checkpoint: its score is not accounted for.
     run=dict(best=''),
   ),
@@ -92,13 +96,10 @@ def plan_of(config, num_rows: int) -> private.Plan:
     num_rows,
     batch_size=config.batch_size,
     epochs=config.epochs,
-    epsilon=math.inf,
-    delta=config.dp.delta,
-    clip_norm=config.dp.clip_norm,
     seed=config.seed,
-    key_file=config.dp.key_file,
     multiple=jax.device_count() * config.step.microbatches,
-  )._replace(noise_multiplier=config.dp.noise_multiplier)
+    **config.dp,
+  )
 
 
 def method(

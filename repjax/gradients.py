@@ -166,7 +166,9 @@ class GradFn:
 
     Returns:
       (SUM over all devices' real rows, `types.Aux`). Its sums have
-      'gradient_norm' and 'unclipped', too; none of them is private.
+      'gradient_norm', 'unclipped' and 'nonfinite', too; none of them is
+      private. Rows of 'nonfinite' examples count as 0 in the sum and for no
+      other metric.
 
     Raises:
       InputError: If the model changes its other collections, which hold
@@ -197,18 +199,29 @@ class GradFn:
       microbatches=self._microbatches,
       has_aux=True,
     )(params, self._batch, self._rng, mask)
-    norms = {
+    finite = jnp.isfinite(result.norms)
+    units = mask.reshape((-1, rows_per_user)).max(1)
+    # Rows that count for nothing in the sum count for no other metric.
+    rows = jnp.where(jnp.repeat(finite, rows_per_user), mask, 0)
+    own = {
       'gradient_norm': result.norms,
       'unclipped': result.norms <= clip_norm,
     }
-    units = mask.reshape((-1, rows_per_user)).max(1)
     sums = {
-      **_weighted({'loss': result.loss, **result.aux}, mask),
-      **_weighted(norms, units),
+      **_weighted({'loss': result.loss, **result.aux}, rows),
+      **_weighted(own, jnp.where(finite, units, 0)),
+      **_weighted({'nonfinite': ~finite}, units),
     }
     grads = result.grads
     if self._over_devices:
       grads, sums = parallel.psum((grads, sums))
+    # With no row left there is no loss: the run has diverged, and shall stop.
+    bad, total = sums['nonfinite']
+    lost = (total > 0) & (bad == total)
+    sums['loss'] = tuple(
+      jnp.where(lost, x, y)
+      for x, y in zip((jnp.nan, total), sums['loss'], strict=True)
+    )
     self.clipped_aux = types.Aux(self._model_state, sums)
     return grads, self.clipped_aux
 
@@ -381,7 +394,10 @@ def _weighted(values, weights):
   """`types.Sums` of one value a row, or a user."""
   total = weights.sum()
   return {
-    name: ((value.astype(jnp.float32) * weights).sum(), total)
+    name: (
+      jnp.where(weights > 0, value.astype(jnp.float32) * weights, 0).sum(),
+      total,
+    )
     for name, value in values.items()
   }
 

@@ -150,8 +150,9 @@ class GradFn(Protocol):
     `style` is 'flat', 'per_layer' or 'automatic': see
     `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
     many consecutive rows count as one example (`repjax.data.batches.users`).
-    The sums also have 'gradient_norm' and 'unclipped' (1 where the norm is at
-    most `clip_norm`).
+    The sums also have 'gradient_norm', 'unclipped' (1 where the norm is at most
+    `clip_norm`) and 'nonfinite' (1 where the gradient is not finite and counts
+    as 0).
     """
 
   def per_task(

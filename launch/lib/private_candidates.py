@@ -78,6 +78,8 @@ def of_search(
     found = costs.of_search(
       distinct, law, delta=delta, limit=max_trials, score_noise=score_noise
     )
+  except types.InputError:
+    raise
   except ValueError as error:
     limit = laws.most(law) if max_trials is None else max_trials
     raise types.InputError(f'--max_trials={limit}: {error}') from error

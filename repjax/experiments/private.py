@@ -27,6 +27,11 @@ from repjax.data.reading import source as sources
 from repjax.experiments import private_guard
 from repjax.experiments import private_keys
 from repjax.privacy import accounting
+from repjax.privacy import overflow as overflows
+
+# How often a batch overflows at the most, where delta would allow more: the
+# best of many runs has less to spare.
+_RARE = 1e-15
 
 
 class Plan(NamedTuple):
@@ -201,9 +206,11 @@ def plan(
   *,
   batch_size: float,
   epochs: float,
-  epsilon: float,
+  epsilon: float = math.inf,
+  noise_multiplier: float = 0.0,
   sampling_rate: float = 0.0,
   delta: float,
+  overflow: float = 0.0,
   clip_norm: float,
   seed: int,
   key_file: str = '',
@@ -221,11 +228,15 @@ def plan(
     batch_size: Rows of a step on average, over all devices.
     epochs: Passes over the rows on average.
     epsilon: To be spent by the whole run; inf clips without noise and claims
-      nothing.
+      nothing, or goes with `noise_multiplier`.
+    noise_multiplier: In the place of epsilon: what the run has costs.
     sampling_rate: In the place of batch_size / n, for batches that grow with
       the set; 0 means that.
     delta: 0 means 1 / (2 n), as in Li et al. (2022,
       https://arxiv.org/abs/2110.05679).
+    overflow: Probability that a step draws more rows than its batch holds; 0
+      takes 1e-15, or what delta allows (`repjax.privacy.overflow`). The best of
+      many runs may need less.
     clip_norm: C > 0, in units of the gradient of one row's loss.
     seed: Of what is random: runs with one seed have one key of the noise.
     key_file: A file of 16 bytes or more that nobody else knows, the same on
@@ -252,8 +263,18 @@ def plan(
       raise types.InputError(
         f'Private training needs a finite {name} > 0; got {value}.'
       )
-  if not epsilon > 0:
-    raise types.InputError(f'Need epsilon > 0; got {epsilon=}')
+  if not epsilon > 0 or overflows.MOST < epsilon < math.inf:
+    raise types.InputError(
+      f'Need 0 < epsilon <= {overflows.MOST:g}, or inf, which clips without '
+      f'noise; got {epsilon=}'
+    )
+  if noise_multiplier and epsilon < math.inf:
+    raise types.InputError(
+      f'Give epsilon or the noise that decides it; got {epsilon=} and '
+      f'{noise_multiplier=}'
+    )
+  if not 0 <= overflow < 1:
+    raise types.InputError(f'Need 0 <= overflow < 1; got {overflow=}')
   if rows_per_user < 1 or (rows_per_user > 1 and not user_column):
     raise types.InputError(
       'rows_per_user is 1 or more, and goes with user_column, the column that '
@@ -269,18 +290,37 @@ def plan(
   if not 0 < rate <= 1:
     raise types.InputError(f'Need 0 < sampling_rate <= 1; got {sampling_rate}')
   steps = max(1, math.ceil(epochs / rate - 1e-6))
-  capacity = poisson.capacity(num_rows, rate, multiple=multiple)
   delta = delta or 1 / (2 * num_rows)
-  noise_multiplier = 0.0
+  run: dict[str, Any] = dict(
+    sampling_rate=rate,
+    steps=steps,
+    accountant=accountant,
+    num_rows=num_rows,
+  )
+  spent = epsilon
+  if noise_multiplier:
+    spent = accounting.epsilon(
+      noise_multiplier=noise_multiplier,
+      delta=delta - delta * overflows.SHARE,
+      **run,
+    )
+    if spent > overflows.MOST:
+      raise types.InputError(
+        f'{noise_multiplier=} has epsilon {spent:.3g}, which is no privacy: '
+        'take more noise, or 0 to clip without any.'
+      )
+  rarely = _RARE
+  if spent < math.inf:
+    rarely = min(_RARE, overflows.allowed(spent, delta, steps))
+  capacity = poisson.capacity(
+    num_rows, rate, multiple=multiple, tail=overflow or rarely
+  )
   if epsilon < math.inf:
     noise_multiplier = accounting.noise_multiplier_for(
       epsilon,
-      sampling_rate=rate,
-      steps=steps,
       delta=delta,
-      accountant=accountant,
       overflow=_overflow(num_rows, rate, capacity),
-      num_rows=num_rows,
+      **run,
     )
   return Plan(
     num_rows=num_rows,

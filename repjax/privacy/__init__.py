@@ -5,7 +5,8 @@
   Inside, `ghost/`: `rules` (one layer), `intercept` (calls of layers),
   `coverage` (which parameters have a rule), `taps` (how norms add up) and
   `forms` (in how many passes).
-- `accounting`: noise <-> epsilon, over `dp_accounting`.
+- `accounting`: noise <-> epsilon, by Renyi moments over `dp_accounting` and by
+  `losses`: what the steps of a run can tell, as one distribution.
 - `auditing`: how much of the claimed epsilon an attack shows.
 - `tuning`: what choosing the best of several private runs costs. Inside,
   `search/`: `laws` (of the number of runs), `tradeoff` (what tests can tell)

@@ -2,11 +2,11 @@
 
 T steps of DP-SGD are T compositions of the Poisson-subsampled Gaussian
 mechanism (Abadi et al., CCS 2016, https://arxiv.org/abs/1607.00133).
-Accountants: 'pld', privacy loss distributions, tight up to discretization and
-rounded up; and 'rdp', Renyi differential privacy (Mironov, 2017,
+Accountants: 'rdp', Renyi differential privacy (Mironov, 2017,
 https://arxiv.org/abs/1702.07476; Mironov et al., 2019,
-https://arxiv.org/abs/1908.10530), faster, some percent looser, and what
-`tuning` builds on.
+https://arxiv.org/abs/1908.10530), over `dp_accounting`, fast, some percent too
+large, more for small epsilons, and what `tuning` builds on; and 'pld', privacy
+loss distributions (`losses`), too large by 0.05 %, and never above 'rdp'.
 
 Neighbours are data sets that differ by ADDING OR REMOVING one row. Replacing a
 row is a removal and an addition: its epsilon is larger.
@@ -24,6 +24,8 @@ import warnings
 from absl import logging
 import numpy as np
 
+from repjax.privacy import losses
+from repjax.privacy import overflow as overflows
 from repjax.types import InputError
 
 Accountant = Literal['pld', 'rdp']
@@ -37,13 +39,9 @@ _SHUFFLED = (
   "set in every step and say sampling='full'."
 )
 
-# Share of delta that is set aside for batches that overflow.
-_OVERFLOW_SHARE = 0.01
 _MIN_NOISE, _MAX_NOISE = 2.0**-6, 1024.0
-# Width of the steps of a privacy loss distribution. Epsilon is rounded up by
-# about steps * width^2: at this width by 0.0003 in 1,000 steps, in a tenth of
-# the time of the library's 1e-4. Longer runs take narrower steps.
-_WIDTH, _WIDTH_STEPS = 1e-3, 1000
+# The smallest delta that a profile is precise for.
+_PROFILE_DELTA = 1e-10
 
 
 class RdpCurve(NamedTuple):
@@ -73,7 +71,7 @@ class Statement:
     steps: Number of updates.
     overflow: Probability that a batch held more rows than its capacity.
     accountant: 'pld' or 'rdp'.
-    software: Name and version of the accounting library.
+    software: What computed epsilon; the report has the version of repjax.
     not_covered: What the claim leaves out.
   """
 
@@ -125,36 +123,32 @@ def epsilon(
     accountant: 'pld' (tight) or 'rdp'.
     sampling: How batches are drawn; 'full' is sampling_rate 1.
     overflow: Probability that a step draws more rows than a batch can hold
-      (`poisson.overflow_probability`). Up to the first such step, the run is
-      that without a limit, so steps * overflow * (1 + e^epsilon) comes off
-      delta, of which 1 % is set aside.
+      (`poisson.overflow_probability`), paid for with 1 % of delta
+      (`privacy.overflow`).
     num_rows: Rows of the training set, to check delta against.
 
   Raises:
     InputError: If an argument is out of range, batches are shuffled, or
       overflows are too likely.
   """
-  _check(noise_multiplier, sampling_rate, steps, sampling)
+  _check(noise_multiplier, sampling_rate, steps, sampling, accountant)
   _check_delta(delta, num_rows)
   if not 0 <= overflow < 1:
     raise InputError(f'Need 0 <= overflow < 1; got {overflow=}')
   if noise_multiplier == 0:
     return math.inf
-  aside = delta * _OVERFLOW_SHARE if overflow else 0.0
-  event = _event(noise_multiplier, sampling_rate, steps)
+  aside = delta * overflows.SHARE if overflow else 0.0
+  composed = _composed(noise_multiplier, sampling_rate, steps)
   with _quietly():
-    composed = _accountant(accountant, steps).compose(event)
-    result = composed.get_epsilon(delta - aside)
-  if (
-    overflow
-    and not steps * overflow * (1 + math.exp(min(result, 700.0))) <= aside
-  ):
-    raise InputError(
-      f'batches overflow too often: in {steps} steps with probability '
-      f'{overflow:.1e} each, next to {delta=}; raise the capacity of the '
-      'batches (repjax.data.batches.poisson.capacity).'
-    )
-  return float(result)
+    bound = composed.get_epsilon_and_optimal_order(delta - aside)
+  known = losses.Bound(*map(float, bound))
+  result = known.epsilon
+  if accountant == 'pld':
+    run = losses.Run(noise_multiplier, sampling_rate, int(steps))
+    result = min(result, float(losses.epsilon(run, delta - aside, known)))
+  if overflow:
+    overflows.check(overflow, overflows.allowed(result, delta, steps))
+  return result
 
 
 def noise_multiplier_for(
@@ -183,82 +177,80 @@ def noise_multiplier_for(
     tolerance: Relative error of the noise multiplier, upwards.
 
   Raises:
-    InputError: If no noise multiplier up to 1024 reaches it.
+    InputError: If no noise multiplier up to 1024 reaches it, or overflows are
+      too likely for that epsilon.
   """
   if not 0 < target_epsilon < math.inf:
     raise InputError(f'Need a finite epsilon > 0; got {target_epsilon=}')
-  _check(1.0, sampling_rate, steps, sampling)
+  _check(1.0, sampling_rate, steps, sampling, accountant)
   _check_delta(delta, num_rows)
+  if overflow:
+    most = overflows.allowed(target_epsilon, delta, steps)
+    overflows.check(overflow, most)
+    delta -= delta * overflows.SHARE
 
-  _accountant(accountant)
-
-  def value(noise, accountant):
-    return epsilon(
+  @functools.cache
+  def excess(noise, accountant):
+    """Logarithm of epsilon over its target; falls with the noise."""
+    found = epsilon(
       noise_multiplier=noise,
       sampling_rate=sampling_rate,
       steps=steps,
       delta=delta,
       accountant=accountant,
-      overflow=overflow,
     )
+    return math.log(max(found, 1e-9) / target_epsilon)
 
-  def excess(noise, accountant):
-    """Logarithm of epsilon over its target; falls with the noise."""
-    try:
-      found = value(noise, accountant)
-    except InputError:  # So little noise that overflows matter.
-      found = math.inf
-    return min(math.log(max(found, 1e-9) / target_epsilon), 50.0)
-
-  least = value(_MAX_NOISE, 'rdp')
-  if least > target_epsilon:
+  fn = functools.partial(excess, accountant=accountant)
+  fast = functools.partial(excess, accountant='rdp')
+  if fast(_MAX_NOISE) <= 0:  # Faster, and the answer is below.
+    near = _root(fast, 1.0, 2.0, 0.1)
+  elif fn(_MAX_NOISE) <= 0:
+    near = _MAX_NOISE
+  else:
+    least = target_epsilon * math.exp(fn(_MAX_NOISE))
     raise InputError(
       f'epsilon {target_epsilon} is out of reach: {steps} steps at sampling '
       f'rate {sampling_rate:.3g} and {delta=} have epsilon {least:.3g} even '
       f'with noise_multiplier={_MAX_NOISE:g}; take fewer steps, smaller '
       'batches or a larger delta.'
     )
-  fast = functools.partial(excess, accountant='rdp')
-  lower, upper = _bracket(fast, _MIN_NOISE)
-  if accountant == 'rdp':
-    return _root(fast, lower, upper, tolerance)
-  # Slower, and up to some 10 % lower: only near the other's answer.
-  near = _root(fast, lower, upper, 0.01)
-  fn = functools.partial(excess, accountant=accountant)
-  lower, upper = near * 0.85, near * 1.02
-  while lower > _MIN_NOISE and fn(lower) <= 0:
-    lower, upper = lower * 0.85, lower
-  while fn(upper) > 0:
-    upper *= 1.1
-  return _root(fn, lower, upper, tolerance)
+  return _root(fn, near, 1.1, tolerance)
 
 
-def _bracket(fn, lower):
-  """A factor of 2 around the zero of a falling function."""
-  middle = 1.0
-  if fn(middle) > 0:
-    while fn(2 * middle) > 0:
-      middle *= 2
-    return middle, 2 * middle
-  while middle > lower and fn(middle / 2) <= 0:
-    middle /= 2
-  return middle / 2, middle
+def _root(fn, near, factor, tolerance):
+  """Where a falling function has become <= 0, within a factor of tolerance.
 
-
-def _root(fn, lower, upper, tolerance):
-  """Where a falling function has become <= 0, within a factor of tolerance."""
+  Args:
+    fn: Falling, and <= 0 at the largest noise.
+    near: Where the search begins.
+    factor: Its first step, > 1; each one is twice as long.
+    tolerance: Of the result, upwards.
+  """
   from scipy import optimize
 
+  lower = upper = near
+  step = factor
+  while fn(upper) > 0:
+    lower, upper = upper, min(upper * step, _MAX_NOISE)
+    step *= step
+  step = factor
+  while lower > _MIN_NOISE and fn(lower) <= 0:
+    lower, upper = max(lower / step, _MIN_NOISE), lower
+    step *= step
   if fn(lower) <= 0:
     return lower
-  zero = optimize.brentq(
-    lambda x: fn(math.exp(x)),
-    math.log(lower),
-    math.log(upper),
-    xtol=tolerance / 4,
+  zero = math.exp(
+    optimize.brentq(
+      lambda x: fn(math.exp(x)),
+      math.log(lower),
+      math.log(upper),
+      xtol=tolerance / 4,
+    )
   )
   # `zero` is off by a quarter of the tolerance at most, to either side.
-  return math.exp(zero + tolerance / 2)
+  zero *= math.exp(tolerance / 2)
+  return zero if fn(zero) <= 0 else upper
 
 
 def rdp_curve(
@@ -272,10 +264,8 @@ def rdp_curve(
   _check(noise_multiplier, sampling_rate, steps, sampling)
   if noise_multiplier == 0:
     raise InputError('Without noise there is no privacy: noise_multiplier=0')
-  accountant = _accountant('rdp')
-  with _quietly():
-    accountant.compose(_event(noise_multiplier, sampling_rate, steps))
-  return RdpCurve(np.asarray(accountant.orders), np.asarray(accountant.rdp))
+  composed = _composed(noise_multiplier, sampling_rate, steps)
+  return RdpCurve(np.asarray(composed.orders), np.asarray(composed.rdp))
 
 
 def profile(
@@ -286,7 +276,7 @@ def profile(
   steps: int,
   sampling: Sampling = 'poisson',
 ) -> np.ndarray:
-  """Delta at each epsilon, by the 'pld' accountant; arguments as of `epsilon`.
+  """Delta at each epsilon, by privacy losses; arguments as of `epsilon`.
 
   Args:
     epsilons: >= 0, [P].
@@ -301,10 +291,15 @@ def profile(
   _check(noise_multiplier, sampling_rate, steps, sampling)
   if noise_multiplier == 0:
     return np.ones(len(epsilons))
-  accountant = _accountant('pld', steps)
+  composed = _composed(noise_multiplier, sampling_rate, steps)
   with _quietly():
-    accountant.compose(_event(noise_multiplier, sampling_rate, steps))
-  return np.asarray([accountant.get_delta(float(x)) for x in epsilons])
+    known = composed.get_epsilon_and_optimal_order(_PROFILE_DELTA)
+  return losses.deltas(
+    losses.Run(noise_multiplier, sampling_rate, int(steps)),
+    epsilons,
+    _PROFILE_DELTA,
+    losses.Bound(*map(float, known)),
+  )
 
 
 def statement(
@@ -344,7 +339,9 @@ def statement(
     overflow=overflow,
     num_rows=num_rows,
   )
-  version = importlib.metadata.version('dp-accounting')
+  software = f'dp-accounting {importlib.metadata.version("dp-accounting")}'
+  if accountant == 'pld':
+    software += ' and repjax.privacy.losses'
   return Statement(
     epsilon=found,
     delta=delta,
@@ -356,12 +353,14 @@ def statement(
     steps=steps,
     overflow=overflow,
     accountant=accountant,
-    software=f'dp-accounting {version}',
+    software=software,
     not_covered=NOT_COVERED,
   )
 
 
-def _check(noise_multiplier, sampling_rate, steps, sampling):
+def _check(noise_multiplier, sampling_rate, steps, sampling, accountant='rdp'):
+  if accountant not in ('pld', 'rdp'):
+    raise InputError(f"accountant is 'pld' or 'rdp'; got {accountant=}")
   if sampling == 'shuffled':
     raise InputError(_SHUFFLED)
   if sampling not in ('poisson', 'full'):
@@ -391,14 +390,6 @@ def _check_delta(delta, num_rows):
     )
 
 
-def _event(noise_multiplier, sampling_rate, steps):
-  accounting = _library()
-  event = accounting.GaussianDpEvent(noise_multiplier)
-  if sampling_rate < 1:
-    event = accounting.PoissonSampledDpEvent(sampling_rate, event)
-  return accounting.SelfComposedDpEvent(event, int(steps))
-
-
 @contextlib.contextmanager
 def _quietly():
   """Without a warning for each order that the library leaves out.
@@ -413,23 +404,18 @@ def _quietly():
     logging.set_verbosity(before)
 
 
-def _accountant(name, steps=1):
-  accounting = _library()
-  if name == 'pld':
-    width = _WIDTH * min(1.0, math.sqrt(_WIDTH_STEPS / steps))
-    return accounting.pld.PLDAccountant(value_discretization_interval=width)
-  if name == 'rdp':
-    return accounting.rdp.RdpAccountant()
-  raise InputError(f"accountant is 'pld' or 'rdp'; got {name!r}")
-
-
-def _library():
+def _composed(noise_multiplier, sampling_rate, steps):
+  """The Renyi accountant after a run."""
   try:
     import dp_accounting
-    import dp_accounting.pld
-    import dp_accounting.rdp
+    from dp_accounting import rdp
   except ImportError as error:
     raise InputError(
       'accounting needs the package dp-accounting: pip install dp-accounting'
     ) from error
-  return dp_accounting
+  event = dp_accounting.GaussianDpEvent(noise_multiplier)
+  if sampling_rate < 1:
+    event = dp_accounting.PoissonSampledDpEvent(sampling_rate, event)
+  event = dp_accounting.SelfComposedDpEvent(event, int(steps))
+  with _quietly():
+    return rdp.RdpAccountant().compose(event)

@@ -56,7 +56,7 @@ class Clipped(NamedTuple):
   Attributes:
     grads: Sum of the clipped gradients of the real units.
     norms: Gradient norm of each unit before clipping, [B / rows_per_unit]; 0
-      for padding.
+      for padding, infinite or NaN where the gradient counts as 0.
     loss: [B].
     aux: What the loss function returned besides, a row an example.
   """
@@ -81,8 +81,9 @@ def clipped_gradient(
 
   Guarantee: adding or removing one unit changes `grads` by at most `clip_norm`
   in l2 norm (up to rounding), whatever its rows hold, as long as units do not
-  see each other in `loss_fn` and gradients are finite. Nothing else that comes
-  out is private: not `norms`, `loss` or `aux`.
+  see each other in `loss_fn`. A gradient that is not finite, or whose squared
+  norm is beyond float32, counts as 0. Nothing else that comes out is private:
+  not `norms`, `loss` or `aux`.
 
   Args:
     loss_fn: (params, batch, rng) -> losses [rows], called with batches of

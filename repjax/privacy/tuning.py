@@ -143,19 +143,28 @@ def epsilon_of_best(
     ValueError: If K exceeds `limit`, or the search is lost, too often.
   """
   curve = rdp_of_best(run, law, power)
-  if limit is not None:
-    lost += law.tail(limit)
-  if not lost:
+  cut = 0.0 if limit is None else law.tail(limit)
+  if not cut + lost:
     return epsilon(curve, delta)
   found = epsilon(curve, delta * (1 - _CUT_SHARE))
-  covered = delta * _CUT_SHARE / (1 + math.exp(min(found, 700.0)))
-  if lost > covered:
+  covered = loss_covered(found, delta)
+  if cut + lost > covered:
     raise ValueError(
       f'{delta=} covers a loss of {covered:.1e}, but its probability is '
-      f'{lost:.1e}; {law} stays below it with {laws.most(law, covered)} '
+      f'{cut + lost:.1e}; {law} stays below it with {laws.most(law, covered)} '
       'trials at most.'
     )
   return found
+
+
+def loss_covered(epsilon: float, delta: float) -> float:
+  """Probability that a search may differ from that of K runs.
+
+  Args:
+    epsilon: Of the search, at 99 % of delta.
+    delta: Of the search.
+  """
+  return delta * _CUT_SHARE / (1 + math.exp(min(epsilon, 700.0)))
 
 
 class Plan(NamedTuple):

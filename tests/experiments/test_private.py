@@ -89,6 +89,61 @@ def test_the_noise_is_that_of_the_papers_recipe():
   assert found.statement(50).epsilon < 0.8 * said.epsilon
 
 
+@pytest.mark.parametrize(
+  'num_rows, epochs, delta, noise',
+  [
+    (1_281_167, 90.0, 0.0, 0.5617),
+    (60_000, 20.0, 1e-7, 0.7813),
+    (60_000, 20.0, 1e-8, 0.8125),
+    (60_000, 20.0, 1e-10, 0.8694),
+    (60_000, 20.0, 1e-14, 0.9687),
+  ],
+)
+def test_the_plan_spends_what_it_is_given(num_rows, epochs, delta, noise):
+  found = private.plan(
+    num_rows,
+    batch_size=1024,
+    epochs=epochs,
+    epsilon=8.0,
+    delta=delta,
+    clip_norm=1.0,
+    seed=0,
+  )
+  np.testing.assert_allclose(found.noise_multiplier, noise, rtol=2e-3)
+  said = found.statement(found.steps)
+  assert 7.96 < said.epsilon <= 8.0
+  assert said.delta == (delta or 1 / (2 * num_rows))
+  # A batch is no larger than that takes.
+  assert found.capacity < 1024 + 12 * 32
+  lost = found.steps * said.overflow * (1 + math.exp(said.epsilon))
+  assert 0 < lost <= 0.01 * said.delta
+
+
+def test_noise_that_is_given_has_its_price():
+  settings = {**TINY, 'accountant': 'pld'}
+  first = private.plan(40, **settings)
+  noise = first.noise_multiplier
+  found = private.plan(
+    40, **{**settings, 'epsilon': math.inf}, noise_multiplier=noise
+  )
+  assert found == first
+  said = found.statement(found.steps)
+  assert 19.9 < said.epsilon <= 20
+  with pytest.raises(types.InputError, match='or the noise that decides it'):
+    private.plan(40, **settings, noise_multiplier=noise)
+  with pytest.raises(types.InputError, match='is no privacy'):
+    private.plan(40, **{**settings, 'epsilon': math.inf}, noise_multiplier=0.01)
+
+
+def test_overflows_may_be_rarer_and_not_more_frequent():
+  first = private.plan(40, **TINY)
+  rarer = private.plan(40, **TINY, overflow=1e-20)
+  assert rarer.capacity > first.capacity
+  assert rarer.noise_multiplier == first.noise_multiplier
+  with pytest.raises(types.InputError, match=r'config\.dp\.overflow=.*e-1'):
+    private.plan(40, **TINY, overflow=1e-3)
+
+
 def test_parts_of_a_run_agree_with_its_plan(plan, rows):
   drawn = plan.batches(rows, process_index=0, process_count=1)
   assert (drawn.rate, drawn.batch_size) == (0.25, plan.capacity)
@@ -148,7 +203,9 @@ def test_a_step_that_drew_no_row_is_noise_alone(plan, rows):
     ({'clip_norm': 0.0}, 'clip_norm > 0'),
     ({'clip_norm': -1.0}, 'clip_norm > 0'),
     ({'epochs': 0.0}, 'epochs > 0'),
-    ({'epsilon': 0.0}, 'epsilon > 0'),
+    ({'epsilon': 0.0}, '0 < epsilon'),
+    ({'epsilon': 700.0}, 'epsilon <= 600'),
+    ({'overflow': 1.0}, 'overflow < 1'),
     ({'batch_size': 41}, '40 rows'),
     ({'sampling_rate': 1.5}, 'sampling_rate'),
     ({'epsilon': 1e-4, 'epochs': 1e5}, 'out of reach'),

@@ -126,6 +126,26 @@ def test_without_noise_it_is_what_optax_makes_of_per_example_gradients():
   )
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_row_without_a_finite_gradient_does_nothing(bad):
+  adaptive = optim.AdaptiveClipping(count_stddev=1.0)
+  batch = rows()
+  worse = {**batch, 'x': batch['x'].at[5].set(bad)}
+  without = {**batch, 'mask': batch['mask'].at[5].set(0)}
+  for settings in ({}, {'adaptive': adaptive}):
+    found, state = updates(worse, **settings)
+    expected, other = updates(without, **settings)
+    np.testing.assert_allclose(as_matrix(found), as_matrix(expected), atol=1e-6)
+    assert state.clip_norm == other.clip_norm
+    # Nor does it where it is alone.
+    alone = {**worse, 'mask': jnp.zeros(8).at[5].set(1)}
+    nothing = {**batch, 'mask': jnp.zeros(8)}
+    found, state = updates(alone, **settings)
+    expected, other = updates(nothing, **settings)
+    np.testing.assert_array_equal(as_matrix(found), as_matrix(expected))
+    assert state.clip_norm == other.clip_norm
+
+
 def test_the_divisor_is_a_constant_whatever_was_drawn():
   full, _ = updates(rows(), noise_multiplier=0.0)
   half = {**rows(), 'mask': rows()['mask'].at[4:].set(0)}

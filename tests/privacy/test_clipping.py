@@ -1,6 +1,7 @@
 """Clipped sums against plain per-example gradients, network by network."""
 
 import functools
+import itertools
 import types as python_types
 
 import flax.linen as nn
@@ -875,3 +876,107 @@ def test_a_loss_that_is_already_a_mean_is_refused():
   mean = clipping.clipped_gradient(lambda *args: loss_fn(*args).mean(), 1.0)
   with pytest.raises(ValueError, match='one loss a row'):
     mean(params, batch, KEY)
+
+
+def with_bad_rows(batch, bad):
+  """Rows 0 and 2 get the number: NaN, or so large that gradients overflow."""
+  name = 'image' if 'image' in batch else 'scale'
+  return {**batch, name: batch[name].at[jnp.array([0, 2])].set(bad)}
+
+
+def scaled_language(**fields):
+  """A language model whose losses have a factor a row."""
+  inner, params, batch = language(**fields)
+
+  def loss_fn(params, batch, rng):
+    return inner(params, batch, rng) * batch['scale']
+
+  return loss_fn, params, {**batch, 'scale': jnp.ones(ROWS)}
+
+
+BAD = {
+  'mlp': NETWORKS['mlp'],
+  'convolutions': NETWORKS['convolutions'],
+  'tied lm': lambda: scaled_language(tied=True),
+  'scanned and rematerialised lm': lambda: scaled_language(form='scan'),
+}
+
+
+@pytest.mark.parametrize(
+  'name, method, style, bad',
+  [
+    *itertools.product(BAD, ['ghost'], ['flat', 'per_layer'], [np.nan]),
+    ('mlp', 'ghost', 'automatic', np.nan),
+    ('mlp', 'ghost', 'flat', np.inf),
+    ('mlp', 'ghost', 'flat', 1e38),
+    ('mlp', 'vmap', 'flat', np.nan),
+    ('mlp', 'microbatch', 'per_layer', np.nan),
+  ],
+)
+def test_a_row_without_a_finite_gradient_counts_as_zero(
+  name, method, style, bad
+):
+  loss_fn, params, batch = BAD[name]()
+  fn = clipping.clipped_gradient(loss_fn, 0.5, method=method, style=style)
+  fn = jax.jit(fn)
+  mask = jnp.ones(ROWS)
+  found = fn(params, with_bad_rows(batch, bad), None, mask)
+  expected = fn(params, batch, None, mask.at[jnp.array([0, 2])].set(0))
+  assert_close(found.grads, expected.grads, 1e-6)
+  assert max(jnp.abs(x).max() for x in jax.tree.leaves(found.grads)) > 0
+  np.testing.assert_array_equal(
+    np.isfinite(found.norms), [False, True, False, True]
+  )
+  # And nothing is left of a batch that has no other rows.
+  none = fn(params, with_bad_rows(batch, bad), None, mask.at[1::2].set(0))
+  assert all((x == 0).all() for x in jax.tree.leaves(none.grads))
+
+
+@pytest.mark.parametrize('method', ['ghost', 'vmap'])
+def test_padding_whose_gradient_is_not_finite_counts_for_nothing(method):
+  model = mlp.Mlp(3, features=(8,))
+
+  def loss_fn(params, batch, rng):  # Its slope at a blank row is infinite.
+    del rng
+    length = jnp.linalg.norm(batch['image'].reshape((-1, 12)), axis=1)
+    logits = model.apply({'params': params}, batch['image'], train=True)
+    return jnp.sqrt(jnp.square(logits).sum(1) * length)
+
+  batch = images(size=2)
+  params = init(model, batch['image'], train=False)
+  params['head']['bias'] = jnp.zeros(3)
+  found = jax.jit(clipping.clipped_gradient(loss_fn, 0.5, method=method))(
+    params, batch, None, MASK
+  )
+  assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(found.grads))
+  assert found.norms[2] == 0
+
+
+@pytest.mark.devices(4)
+def test_rows_without_a_finite_gradient_are_counted_and_in_no_other_metric():
+  batch = rows()
+  bad = {**batch, 'image': batch['image'].at[2].set(np.nan)}
+  without = {**batch, 'mask': batch['mask'].at[2].set(0)}
+  expected, aux = jax.jit(clipped)(without)
+  found, sums = jax.jit(clipped)(bad)
+  assert_close(found, expected, 1e-6)
+  assert sums.sums['nonfinite'] == (1, 5)
+  for name, value in aux.sums.items():
+    if name != 'nonfinite':
+      assert_close(sums.sums[name], value, 1e-5)
+  split = jax.tree.map(lambda x: x.reshape((4, 2, *x.shape[1:])), bad)
+  many, many_aux = jax.pmap(clipped, axis_name=parallel.AXIS)(split)
+  take = functools.partial(jax.tree.map, lambda x: x[0])
+  assert_close(take(many), expected, 1e-6)
+  assert_close(take(many_aux.sums), sums.sums, 1e-5)
+
+
+def test_a_step_all_of_whose_gradients_are_not_finite_has_no_loss():
+  batch = rows()
+  bad = {**batch, 'image': jnp.full_like(batch['image'], np.nan)}
+  found, aux = jax.jit(clipped)(bad)
+  assert all((x == 0).all() for x in jax.tree.leaves(found))
+  assert np.isnan(aux.sums['loss'][0])  # Which stops the run.
+  assert aux.sums['loss'][1] == 5
+  assert aux.sums['nonfinite'] == (5, 5)
+  assert aux.sums['unclipped'] == (0, 0)

@@ -211,3 +211,28 @@ def test_rows_that_are_no_whole_units_are_refused():
     clip(jnp.zeros(2), jnp.ones((6, 2)))
   with pytest.raises(ValueError, match='rows_per_unit=0'):
     clipping.clipped_gradient(lambda p, b, rng: b @ p, 1.0, rows_per_unit=0)
+
+
+@pytest.mark.parametrize('method', ['ghost', 'vmap', 'microbatch'])
+def test_a_user_with_a_row_without_a_finite_gradient_counts_as_zero(method):
+  x = np.random.default_rng(0).normal(size=(6, 4))
+  batch = {'x': jnp.asarray(x, 'f4')}
+  worse = {'x': batch['x'].at[3].set(np.nan)}
+
+  def loss_fn(params, batch, rng):
+    del rng
+    return batch['x'] @ params
+
+  fn = clipping.clipped_gradient(loss_fn, 1.0, method=method, rows_per_unit=2)
+  found = fn(jnp.zeros(4), worse)
+  without = jnp.array([1.0, 1, 0, 0, 1, 1])
+  expected = fn(jnp.zeros(4), batch, None, without)
+  np.testing.assert_allclose(found.grads, expected.grads, atol=1e-6)
+  np.testing.assert_array_equal(np.isfinite(found.norms), [True, False, True])
+  # Unless that row is padding.
+  mask = jnp.ones(6).at[3].set(0)
+  found, expected = (
+    fn(jnp.zeros(4), worse, None, mask),
+    fn(jnp.zeros(4), batch, None, mask),
+  )
+  np.testing.assert_array_equal(found.grads, expected.grads)

@@ -6,13 +6,15 @@ batches of a shuffled epoch are not. The number of rows is random, so batches
 are filled up with row 0 and mask 0 to a fixed capacity.
 
 Where more rows are drawn than a batch holds, a uniformly random part of them
-is kept. `capacity` makes that so unlikely (1e-15 a step) that it is paid for
-with a part of delta: give `overflow_probability` to `accounting.epsilon`.
+is kept. That is paid for with a part of delta, and how unlikely it has to be
+depends on delta, epsilon and the number of steps: `privacy.overflow.allowed`
+goes into `capacity`, and `overflow_probability` into `accounting.epsilon`.
 
 The generator (Philox) is not meant for cryptography: the guarantee is against
 who does not know the seed and cannot guess it.
 """
 
+import bisect
 import dataclasses
 from typing import Any
 
@@ -132,10 +134,10 @@ def capacity(
       'Need 0 < rate <= 1, num_rows >= 1, multiple >= 1 and 0 < tail < 1; got '
       f'{rate=}, {num_rows=}, {multiple=}, {tail=}'
     )
-  from scipy import stats
 
-  least = int(stats.binom.isf(tail, num_rows + 1, rate))
-  while overflow_probability(num_rows, rate, least) > tail:
-    least += 1
-  least = max(least, 1)
-  return -(-least // multiple) * multiple
+  def is_rare(size):
+    return overflow_probability(num_rows, rate, size) <= tail
+
+  # Not by an inverse, which is formed from 1 - tail: 1, for a small tail.
+  least = bisect.bisect_left(range(num_rows + 1), True, key=is_rare)
+  return -(-max(least, 1) // multiple) * multiple

@@ -12,6 +12,11 @@ https://arxiv.org/abs/2210.00038). In `two_backwards` they are not kept: a
 second backward pass weighs each unit's loss (Li et al., ICLR 2022, section 4,
 https://arxiv.org/abs/2110.05679), which also works where layers are
 rematerialised or scanned.
+
+A unit whose gradient is not finite has no norm to be clipped by and counts as
+0. A factor of 0 is not enough for that, as 0 * NaN is NaN: such numbers are
+left out wherever units meet. `two_backwards`, where they meet on the way, then
+takes one unit after the other, which is slow and costs no memory.
 """
 
 from collections.abc import Callable
@@ -71,7 +76,8 @@ class Result(NamedTuple):
 
   Attributes:
     grads: Sum of the units' clipped gradients.
-    norms: Gradient norms before clipping, [N]; 0 for units without rows.
+    norms: Gradient norms before clipping, [N]; 0 for units without rows, and
+      not finite for those that count as 0.
     aux: What else the loss returns, a unit an entry.
   """
 
@@ -90,9 +96,9 @@ def vmap(
 
   grads, aux = jax.vmap(one)(*units)
   grads = jax.tree.leaves(grads)
-  factors, norms = _factors(_squared(grads, clip.groups, clip), units, clip)
-  leaves = _weighted_sums(grads, clip.groups, factors, units.mask)
-  return Result(_like(params, leaves), norms, aux)
+  scale = _scale(_squared(grads, clip.groups, clip), units, clip)
+  leaves = _weighted_sums(grads, clip.groups, scale)
+  return Result(_like(params, leaves), scale.norms, aux)
 
 
 def two_backwards(
@@ -118,16 +124,28 @@ def two_backwards(
   _, grads, squared = backward(units.mask)
   grads = list(grads.values())
   squared += _squared(grads, rest, clip)
-  factors, norms = _factors(squared, units, clip)
-  if clip.num_groups == 1:
-    sums, _, _ = backward(factors[:, 0])
-  else:  # Layers with factors of their own need a forward pass that has them.
-    sums = jax.grad(
-      lambda covered: losses(covered, leftover, carrier, factors)[0].sum()
+  scale = _scale(squared, units, clip)
+
+  def weighted():
+    if clip.num_groups == 1:
+      return backward(scale.factors[:, 0])[0]
+    # Layers with factors of their own need a forward pass that has them.
+    return jax.grad(
+      lambda x: losses(x, leftover, carrier, scale.factors)[0].sum()
     )(covered)
-  own = _weighted_sums(grads, rest, factors, units.mask)
+
+  def one_by_one():
+    def add(total, unit):
+      unit = jax.tree.map(lambda x: x[None], unit)
+      own = jax.tree.leaves(vmap(loss_fn, params, unit, clip).grads)
+      return {i: x + own[i] for i, x in total.items()}, None
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, covered), units)[0]
+
+  sums = jax.lax.cond(scale.finite.all(), weighted, one_by_one)
+  own = _weighted_sums(grads, rest, scale)
   sums.update(zip(found.leftover, own, strict=True))
-  return Result(_like(params, _complete(sums, leaves)), norms, aux)
+  return Result(_like(params, _complete(sums, leaves)), scale.norms, aux)
 
 
 def one_backward(
@@ -164,7 +182,8 @@ def one_backward(
     inputs, cotangents
   )
   squared += _squared(grads, rest, clip)
-  factors, norms = _factors(squared, units, clip)
+  scale = _scale(squared, units, clip)
+  inputs, cotangents = _only(scale.real, (inputs, cotangents))
 
   def products(covered):
     """Its gradient is the weighted sum; all but the layers is dead code."""
@@ -174,12 +193,12 @@ def one_backward(
         loss_fn(rebuild(covered), *unit)
       return sum(total)
 
-    return jax.vmap(one)(inputs, cotangents, factors, *units).sum()
+    return jax.vmap(one)(inputs, cotangents, scale.factors, *units).sum()
 
   sums = jax.grad(products)(covered)
-  own = _weighted_sums(grads, rest, factors, units.mask)
+  own = _weighted_sums(grads, rest, scale)
   sums.update(zip(found.leftover, own, strict=True))
-  return Result(_like(params, _complete(sums, leaves)), norms, aux)
+  return Result(_like(params, _complete(sums, leaves)), scale.norms, aux)
 
 
 def _divide(found, params, units, clip):
@@ -198,12 +217,44 @@ def _divide(found, params, units, clip):
   return leaves, rebuild, leftover, [clip.groups[i] for i in found.leftover]
 
 
-def _factors(squared, units, clip):
-  """(factors [N, groups], norms [N]) of units; those of padding are 0."""
-  mask = units.mask
-  squared = jnp.where(mask[:, None] > 0, squared, 0.0)
-  factors = clip.factor(squared) * mask[:, None]
-  return factors, jnp.sqrt(squared.sum(1)) * mask
+class _Scale(NamedTuple):
+  """By what units are multiplied.
+
+  Attributes:
+    factors: Of units and groups, [N, groups]; 0 for those that are not real.
+    norms: Of gradients before clipping, [N]; 0 for padding.
+    finite: Whether the gradient of a unit is finite, of padding too, [N].
+    real: Of units that have rows and a finite gradient, [N].
+  """
+
+  factors: jax.Array
+  norms: jax.Array
+  finite: jax.Array
+  real: jax.Array
+
+
+def _scale(squared, units, clip):
+  """`_Scale` of squared norms [N, groups]."""
+  squared = jnp.maximum(squared, 0.0)  # Differences are rounded.
+  total = squared.sum(1)
+  finite = jnp.isfinite(total)
+  real = finite & (units.mask > 0)
+  factors = clip.factor(jnp.where(real[:, None], squared, 0.0))
+  return _Scale(
+    factors=jnp.where(real[:, None], factors, 0.0),
+    norms=jnp.sqrt(jnp.where(units.mask > 0, total, 0.0)),
+    finite=finite,
+    real=real,
+  )
+
+
+def _only(real, tree):
+  """0 in the place of what belongs to other units."""
+
+  def one(x):
+    return jnp.where(real.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0)
+
+  return jax.tree.map(one, tree)
 
 
 def _squared(grads, groups, clip):
@@ -216,16 +267,18 @@ def _squared(grads, groups, clip):
   return total
 
 
-def _weighted_sums(grads, groups, factors, mask):
-  """Sums of the units' gradients; a NaN in a unit of padding is harmless."""
+def _weighted_sums(grads, groups, scale):
+  """Sums of the units' gradients."""
 
   def one(grad, group):
-    real = mask.reshape((-1,) + (1,) * (grad.ndim - 1)) > 0
-    grad = jnp.where(real, grad, 0).astype(jnp.float32)
     return jnp.einsum(
-      'b,b...->...', factors[:, group], grad, precision='highest'
+      'b,b...->...',
+      scale.factors[:, group],
+      grad.astype(jnp.float32),
+      precision='highest',
     )
 
+  grads = _only(scale.real, grads)
   return [one(grad, i) for grad, i in zip(grads, groups, strict=True)]
 
 

@@ -11,10 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from repjax.privacy import accounting
+from repjax.privacy import overflow
 from repjax.privacy import tuning
 from repjax.privacy.search import laws
 from repjax.privacy.search import tradeoff
 
+# How often the number of trials is cut, at the most.
+_CUT = 1e-15
+# The smallest probability.
+_ANY = 5e-324
 # So many candidates are also accounted for by their privacy loss, which is
 # tighter than the moments and dearer to compute.
 _BY_PROFILE = 8
@@ -49,18 +54,26 @@ def of_search(
     law: Of the number of trials.
     delta: Of the search.
     limit: Where the number of trials is cut; by default where the law gets with
-      probability 1e-15.
+      probability 1e-15, or as rarely as delta needs it.
     score_noise: Standard deviation of the noise on counts of held-out rows that
       are right; None if the score needs no privacy.
 
   Raises:
-    ValueError: If the number of trials exceeds `limit`, or a batch overflows,
-      more often than delta covers.
+    InputError: If a batch overflows more often than delta covers.
+    ValueError: If the number of trials exceeds `limit` more often than that.
   """
   curve, power = worst(candidates, score_noise)
-  limit = laws.most(law) if limit is None else limit
-  # The batches of every run may overflow, which is another mechanism.
-  lost = law.mean * max(x.steps * x.overflow for x in candidates)
+  # As if it were lost hardly ever, to see how rarely it may be.
+  found = tuning.epsilon_of_best(curve, law, delta, power=power, lost=_ANY)
+  covered = tuning.loss_covered(found, delta)
+  # Half of it for the number of trials, half for batches that overflow.
+  if limit is None:
+    limit = laws.most(law, min(_CUT, covered / 2))
+  lost = 0.0
+  for x in candidates:
+    if x.overflow:  # Which is another mechanism.
+      overflow.check(x.overflow, covered / 2 / (law.mean * x.steps))
+      lost = max(lost, law.mean * x.steps * x.overflow)
   found = tuning.epsilon_of_best(
     curve, law, delta, power=power, limit=limit, lost=lost
   )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import special
 from scipy import stats
 
 from repjax import types
@@ -114,6 +115,31 @@ def test_the_capacity_is_the_smallest_that_hardly_ever_overflows():
   rounded = poisson.capacity(1000, 0.05, multiple=8)
   assert rounded % 8 == 0
   assert 0 <= rounded - poisson.capacity(1000, 0.05) < 8
+
+
+@pytest.mark.parametrize(
+  'num_rows, rate, tail, expected',
+  [
+    (60_000, 1024 / 60_000, 1e-17, 1305),
+    (60_000, 1024 / 60_000, 1e-40, None),
+    (1_281_167, 1024 / 1_281_167, 1e-30, None),
+    (1_000_000, 0.3, 1e-100, None),
+    (100, 0.9, 1e-20, 101),
+    (100, 1.0, 1e-3, 101),
+  ],
+)
+def test_the_capacity_holds_for_tails_below_the_precision_of_one(
+  num_rows, rate, tail, expected
+):
+  found = poisson.capacity(num_rows, rate, tail=tail)
+  assert expected in (None, found)
+
+  def log_tail(size):  # Term by term, on the log scale.
+    count = np.arange(size + 1, min(num_rows + 1, size + 20_000) + 1)
+    terms = stats.binom.logpmf(count, num_rows + 1, rate)
+    return special.logsumexp(terms) if count.size else -np.inf
+
+  assert log_tail(found) <= np.log(tail) < log_tail(found - 1)
 
 
 def test_settings_out_of_range_are_refused(rows):

@@ -1,10 +1,13 @@
 """Costs of a private search: the worst candidate, its score, its overflows."""
 
 import dataclasses
+import math
+import re
 
 import numpy as np
 import pytest
 
+from repjax import types
 from repjax.privacy import accounting
 from repjax.privacy import tuning
 from repjax.privacy.search import costs
@@ -90,7 +93,21 @@ def test_runs_that_are_all_published_add_up(quiet):
 def test_batches_that_overflow_and_many_trials_are_paid_for(quiet):
   settings = dict(delta=1e-5, score_noise=3.0)
   often = dataclasses.replace(quiet, overflow=1e-6)
-  with pytest.raises(ValueError, match='covers a loss'):
+  with pytest.raises(types.InputError, match='overflow too often') as error:
     costs.of_search([quiet, often], LAW, **settings)
+  # What it names is enough, and next to it nothing is paid for.
+  remedy = float(re.search(r'dp.overflow=(\S+),', str(error.value))[1])
+  rare = dataclasses.replace(quiet, overflow=remedy)
+  found = costs.of_search([quiet, rare], LAW, **settings)
+  free = costs.of_search([quiet], LAW, **settings)
+  assert free.epsilon <= found.epsilon < 1.001 * free.epsilon
   with pytest.raises(ValueError, match='trials at most'):
     costs.of_search([quiet], LAW, limit=3, **settings)
+
+
+def test_a_search_is_cut_as_rarely_as_a_large_epsilon_needs_it(loud):
+  # At an epsilon of 31, one in 1e15 is more than 1 % of 1e-10 pays for.
+  loud = dataclasses.replace(loud, noise_multiplier=0.5, overflow=1e-40)
+  found = costs.of_search([loud], LAW, delta=1e-10)
+  assert found.epsilon > 25
+  assert LAW.tail(found.limit) * (1 + math.exp(found.epsilon)) < 1e-12
