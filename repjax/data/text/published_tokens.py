@@ -44,7 +44,7 @@ class Published:
       place = folder / 'tokenizer.json'
     try:
       made = cls(place.read_text('utf-8'))
-      made.frame  # noqa: B018 - What is no tokenizer fails here.
+      made.frame, made._reader  # noqa: B018 - What is no tokenizer fails here.
     except types.InputError:
       raise
     except Exception as error:  # `tokenizers` raises bare exceptions.
@@ -72,9 +72,12 @@ class Published:
     return end, end
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    """Ids of a text, int32 [n], without what stands around it."""
-    text = tokenizing.as_text(text)
-    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    """Ids of a text, int32 [n], without what stands around it.
+
+    What is special to the tokenizer is not special in a text: of `</s>` it
+    makes what it makes of any other signs.
+    """
+    ids = self._reader.encode(tokenizing.as_text(text)).ids
     return np.asarray(ids, np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -84,12 +87,25 @@ class Published:
   def _tokenizer(self):
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_str(self.serialized)
-    # Files may ask for a length; rows are cut and padded elsewhere.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return _of_any_length(tokenizers.Tokenizer.from_str(self.serialized))
+
+  @functools.cached_property
+  def _reader(self):
+    special = {self._tokenizer.id_to_token(i) for i in self.frame}
+    special |= {
+      token.content
+      for token in self._tokenizer.get_added_tokens_decoder().values()
+      if token.special
+    }
+    return _of_any_length(tokenizing.without_words(self.serialized, special))
 
   def __getstate__(self):
     # Workers make the library's object anew.
     return {'serialized': self.serialized}
+
+
+def _of_any_length(tokenizer):
+  """Files may ask for a length; rows are cut and padded elsewhere."""
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return tokenizer
