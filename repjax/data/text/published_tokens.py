@@ -38,10 +38,7 @@ class Published:
     Raises:
       InputError: There is none, or it cannot be read.
     """
-    place = pathlib.Path(path)
-    if place.suffix != '.json':
-      folder = place if place.is_dir() else place.parent
-      place = folder / 'tokenizer.json'
+    place = file(path)
     try:
       made = cls(place.read_text('utf-8'))
       made.frame, made._reader  # noqa: B018 - What is no tokenizer fails here.
@@ -55,7 +52,13 @@ class Published:
 
   @property
   def vocab_size(self) -> int:
-    return self._tokenizer.get_vocab_size()
+    # Ids may have gaps, so that there are more of them than words.
+    return max(self.vocabulary.values(), default=-1) + 1
+
+  @property
+  def vocabulary(self) -> dict[str, int]:
+    """Id of each word."""
+    return self._tokenizer.get_vocab()
 
   @functools.cached_property
   def frame(self) -> tuple[int, int]:
@@ -102,6 +105,14 @@ class Published:
   def __getstate__(self):
     # Workers make the library's object anew.
     return {'serialized': self.serialized}
+
+
+def file(path: str | os.PathLike) -> pathlib.Path:
+  """The tokenizer.json in a folder or beside a file; a .json is itself one."""
+  place = pathlib.Path(path)
+  if place.suffix == '.json':
+    return place
+  return (place if place.is_dir() else place.parent) / 'tokenizer.json'
 
 
 def _of_any_length(tokenizer):
