@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 
 from repjax import types
@@ -41,14 +42,7 @@ def rows(
   Returns:
     A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
   """
-  before, after = _ends(frame)
-  room = length - len(before) - len(after)
-  ids, mask = running_text.pad(
-    [
-      np.concatenate([before, tokenizer.encode(x)[:room], after]) for x in texts
-    ],
-    length=length,
-  )
+  ids, mask = _between(texts, tokenizer, _ends(frame), length, name)
   return sources.from_arrays(
     name,
     {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
@@ -99,33 +93,52 @@ def completions(
 ) -> sources.Source:
   """Prompts with what follows them, for a language model; targets alone count.
 
+  Where both have no room, it is the prompt that is cut, at its beginning; a
+  target is cut where it has no room by itself, and then has no end. Shares of
+  both are logged.
+
   Args:
     prompts: One a row.
     targets: One a row.
     tokenizer: What makes ids of them.
-    length: Targets of a row; what is longer is cut.
+    length: Tokens of prompt and target together, and targets of a row at most.
     separator: Text between prompt and target.
     name: For messages.
     frame: What stands before the prompt and after the target.
 
   Returns:
     A source of 'tokens' int32 [length + 1] and 'weights' [length + 1].
+
+  Raises:
+    InputError: Beside no target there is room for anything of its prompt.
   """
   start, end = frame or (tokenizing.START, tokenizing.END)
-  ids, weights = [], []
+  ids, begins, asked, wanted = [], [], [], []
   for prompt, target in zip(prompts, targets, strict=True):
-    first = np.concatenate(
-      [
-        [start],
-        tokenizer.encode(tokenizing.as_text(prompt) + separator),
-      ]
-    )
-    then = np.concatenate([tokenizer.encode(target), [end]])
-    ids.append(np.concatenate([first, then]).astype(np.int32))
-    weights.append(len(first))
+    first = tokenizer.encode(tokenizing.as_text(prompt) + separator)
+    then = np.append(tokenizer.encode(target), end)
+    asked.append(len(first))
+    wanted.append(len(then))
+    first = first[max(0, len(first) + len(then) - length) :]
+    ids.append(np.concatenate([[start], first, then]).astype(np.int32))
+    begins.append(1 + len(first))
   padded, mask = running_text.pad(ids, length=length + 1, truncate=True)
-  places = np.arange(length + 1)
-  mask = mask * (places >= np.asarray(weights)[:, None])
+  mask = mask * (np.arange(length + 1) >= np.array(begins)[:, None])
+  kept, asked = np.array(begins) - 1, np.array(asked)
+  if len(ids) and asked.any() and not kept.any():
+    raise types.InputError(
+      f'{name}: {length=} tokens have no room for any prompt beside its '
+      f'target, which has {max(wanted)} at most: raise config.data.length.'
+    )
+  cut, short = np.mean(kept < asked), np.mean(np.array(wanted) > length)
+  if cut:
+    logging.warning(
+      '%s: %.1f %% of the prompts lose their beginning, %.1f %% all of it, and '
+      '%.1f %% of the targets their end: a row has %d tokens, and the longest '
+      'would have %d.',
+      *(name, 100 * cut, 100 * np.mean(kept < np.minimum(asked, 1))),
+      *(100 * short, length, max(map(sum, zip(asked, wanted, strict=True)))),
+    )
   return sources.from_arrays(
     name, {'tokens': padded, 'weights': mask.astype(np.float32)}
   )
@@ -167,19 +180,10 @@ def pairs(
   else:
     before, after = _ends(frame)
     around, around_target = (before, after), (after + before, after)
-
-  def padded(rows, around, length):
-    before, after = around
-    room = length - len(before) - len(after)
-    if room < 1:
-      raise types.InputError(f'{name}: no text has room in {length} tokens')
-    return running_text.pad(
-      [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in rows],
-      length=length,
-    )
-
-  source, source_mask = padded(texts, around, length)
-  tokens, weights = padded(targets, around_target, target_length)
+  source, source_mask = _between(texts, tokenizer, around, length, name)
+  tokens, weights = _between(
+    targets, tokenizer, around_target, target_length, name
+  )
   weights[:, 0] = 0
   return sources.from_arrays(
     name,
@@ -196,6 +200,18 @@ def pairs(
 def _ends(frame):
   """Ids before and after a text."""
   return ([tokenizing.START], []) if frame is None else ([frame[0]], [frame[1]])
+
+
+def _between(texts, tokenizer, around, length, name):
+  """(ids, mask) of texts, cut to have room between ids before and after."""
+  before, after = around
+  room = length - len(before) - len(after)
+  if room < 1:
+    raise types.InputError(f'{name}: no text has room in {length} tokens')
+  return running_text.pad(
+    [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in texts],
+    length=length,
+  )
 
 
 class Pieces(NamedTuple):

@@ -37,7 +37,60 @@ def test_of_a_completion_what_follows_the_prompt_counts():
   counted = read['tokens'][0][read['weights'][0] > 0]
   assert counted.tolist() == [*BYTES.encode('out'), tokens.END]
   assert BYTES.decode(read['tokens'][0]) == 'in>out'
-  assert read['weights'][1].sum() == 0  # Its target is cut off.
+  # Where both have no room the prompt loses its beginning.
+  assert BYTES.decode(read['tokens'][1]) == 'prompt>x'
+  counted = read['tokens'][1][read['weights'][1] > 0]
+  assert counted.tolist() == [*BYTES.encode('x'), tokens.END]
+
+
+@pytest.mark.parametrize('length', [16, 24, 64])
+def test_every_row_has_a_target_and_the_share_of_cut_ones_is_said(
+  length, caplog
+):
+  """As `e2e_nlg` has them: long prompts, some of them longer than a row."""
+  prompts = [
+    'name[The Mill], food[Indian], area[riverside]' * n for n in (1, 2)
+  ]
+  targets = ['The Mill is near it.', 'Yes.']
+  with caplog.at_level('WARNING'):
+    read = labelled_text.completions(
+      prompts, targets, tokenizer=BYTES, length=length
+    ).read([0, 1])
+  for i, target in enumerate(targets):
+    row, counted = read['tokens'][i], read['weights'][i] > 0
+    assert row[0] == tokens.START and not counted[0]
+    wanted = [*BYTES.encode(target), tokens.END][:length]
+    assert row[counted].tolist() == wanted
+    before = BYTES.decode(row[1 : counted.argmax()])
+    whole = prompts[i] + ' | '
+    assert before == whole[len(whole) - min(length - len(wanted), len(whole)) :]
+  says = {
+    16: '100.0 % of the prompts lose their beginning, 50.0 % all of it, and '
+    '50.0 % of the targets',
+    24: '100.0 % of the prompts lose their beginning, 0.0 % all of it, and 0.0',
+    64: '100.0 % of the prompts' if len(prompts[0]) + 24 > 64 else '50.0 %',
+  }[length]
+  assert says in caplog.text
+
+
+def test_rows_without_room_for_what_is_learned_are_refused():
+  with pytest.raises(types.InputError, match='no room for any prompt'):
+    labelled_text.completions(['ab'], ['cdef'], tokenizer=BYTES, length=5)
+  # Without a prompt there is none to lose.
+  rows = labelled_text.completions(
+    [''], ['cdef'], tokenizer=BYTES, length=5, separator=''
+  )
+  assert rows.read([0])['weights'].tolist() == [[0, 1, 1, 1, 1, 1]]
+  for frame, length in ((None, 1), ((1, 2), 2), ((1, 2), 1)):
+    with pytest.raises(types.InputError, match='no text has room'):
+      labelled_text.rows(
+        ['ab'],
+        [0],
+        tokenizer=BYTES,
+        length=length,
+        num_classes=1,
+        frame=frame,
+      )
 
 
 def test_pieces_are_of_one_chapter_and_public_text_is_of_others():
