@@ -124,19 +124,19 @@ def completions(
     begins.append(1 + len(first))
   padded, mask = running_text.pad(ids, length=length + 1, truncate=True)
   mask = mask * (np.arange(length + 1) >= np.array(begins)[:, None])
-  kept, asked = np.array(begins) - 1, np.array(asked)
-  if len(ids) and asked.any() and not kept.any():
+  kept, whole = np.array(begins) - 1, np.array(asked)
+  if whole.any() and not kept.any():
     raise types.InputError(
       f'{name}: {length=} tokens have no room for any prompt beside its '
       f'target, which has {max(wanted)} at most: raise config.data.length.'
     )
-  cut, short = np.mean(kept < asked), np.mean(np.array(wanted) > length)
+  cut, short = np.mean(kept < whole), np.mean(np.array(wanted) > length)
   if cut:
     logging.warning(
       '%s: %.1f %% of the prompts lose their beginning, %.1f %% all of it, and '
       '%.1f %% of the targets their end: a row has %d tokens, and the longest '
       'would have %d.',
-      *(name, 100 * cut, 100 * np.mean(kept < np.minimum(asked, 1))),
+      *(name, 100 * cut, 100 * np.mean(kept < np.minimum(whole, 1))),
       *(100 * short, length, max(map(sum, zip(asked, wanted, strict=True)))),
     )
   return sources.from_arrays(
