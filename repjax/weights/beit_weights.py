@@ -146,7 +146,8 @@ def load(
   """Fills the parameters of a `MaskedImageModel` or `Classifier` from a file.
 
   Args:
-    path: A `.safetensors` file, or a folder that holds `model.safetensors`.
+    path: A `.safetensors` file, or a folder that holds `model.safetensors`, in
+      one or several files.
     params: `model.init(...)['params']`: what is wanted. With head='keep' the
       shapes, `jax.eval_shape(model.init, ...)['params']`, are enough.
     head: 'keep' takes the head of the file. 'replace' keeps the one of

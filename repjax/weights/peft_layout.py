@@ -27,11 +27,11 @@ class Stored(NamedTuple):
   """A file of LoRA.
 
   Attributes:
-    start: See `peft_config.Lora`.
+    start: What the base lost to the first values; see `peft_config.Lora`.
     layers: Name of a layer -> its adapter; a fused layer is three.
     arrays: Name -> array, of the layers' A and B and of what was trained
       beside them.
-    whole: Name of a layer as the file has it -> its rank.
+    whole: Name of a layer as the file has it, fused or not -> its adapter.
   """
 
   start: str

@@ -83,7 +83,7 @@ def load_vit(
 
   Args:
     path: An `.npz` file, a `.safetensors` file, or a folder that holds
-      `model.safetensors`.
+      `model.safetensors`, in one or several files.
     params: `model.init(...)['params']`: what is wanted. With head='keep' the
       shapes, `jax.eval_shape(model.init, ...)['params']`, are enough.
     head: 'keep' takes the head of the file. 'replace' keeps the one of
@@ -103,7 +103,7 @@ def load_vit(
   if head not in ('keep', 'replace'):
     raise InputError(f"head must be 'keep' or 'replace', got {head!r}")
   path = pathlib.Path(path)
-  is_torch = path.is_dir() or path.suffix == '.safetensors'
+  is_torch = path.is_dir() or path.suffix in ('.safetensors', '.json')
   file_name, read = (
     (stored_name, _read_hf) if is_torch else (_npz_name, _read_npz)
   )
