@@ -93,9 +93,9 @@ def completions(
 ) -> sources.Source:
   """Prompts with what follows them, for a language model; targets alone count.
 
-  Where both have no room, it is the prompt that is cut, at its beginning; a
-  target is cut where it has no room by itself, and then has no end. Shares of
-  both are logged.
+  Where both have no room, it is the prompt that is cut, at its beginning. A
+  target that would not even fit alone is cut, too, and has no end; its prompt
+  then keeps up to half of the row. Shares are logged.
 
   Args:
     prompts: One a row.
@@ -110,34 +110,33 @@ def completions(
     A source of 'tokens' int32 [length + 1] and 'weights' [length + 1].
 
   Raises:
-    InputError: Beside no target there is room for anything of its prompt.
+    InputError: No target has room in rows of `length`.
   """
+  if length < 1:
+    raise types.InputError(f'{name}: no target has room in {length} tokens')
   start, end = frame or (tokenizing.START, tokenizing.END)
-  ids, begins, asked, wanted = [], [], [], []
+  ids, begins, sizes = [], [], []
   for prompt, target in zip(prompts, targets, strict=True):
     first = tokenizer.encode(tokenizing.as_text(prompt) + separator)
     then = np.append(tokenizer.encode(target), end)
-    asked.append(len(first))
-    wanted.append(len(then))
-    first = first[max(0, len(first) + len(then) - length) :]
+    sizes.append((len(first), len(then)))
+    room = length - len(then) if len(then) <= length else length // 2
+    first = first[max(0, len(first) - room) :]
     ids.append(np.concatenate([[start], first, then]).astype(np.int32))
     begins.append(1 + len(first))
   padded, mask = running_text.pad(ids, length=length + 1, truncate=True)
   mask = mask * (np.arange(length + 1) >= np.array(begins)[:, None])
-  kept, whole = np.array(begins) - 1, np.array(asked)
-  if whole.any() and not kept.any():
-    raise types.InputError(
-      f'{name}: {length=} tokens have no room for any prompt beside its '
-      f'target, which has {max(wanted)} at most: raise config.data.length.'
-    )
-  cut, short = np.mean(kept < whole), np.mean(np.array(wanted) > length)
-  if cut:
+  both = np.array(sizes).sum(1)
+  if (both > length).any():
     logging.warning(
-      '%s: %.1f %% of the prompts lose their beginning, %.1f %% all of it, and '
-      '%.1f %% of the targets their end: a row has %d tokens, and the longest '
-      'would have %d.',
-      *(name, 100 * cut, 100 * np.mean(kept < np.minimum(whole, 1))),
-      *(100 * short, length, max(map(sum, zip(asked, wanted, strict=True)))),
+      '%s: %.1f %% of the rows have no room in %d tokens (the longest needs %d)'
+      '. Their prompts lose the beginning; and %.1f %% of the targets, which '
+      'have no room alone, the end.',
+      name,
+      100 * np.mean(both > length),
+      length,
+      both.max(),
+      100 * np.mean(np.array(sizes)[:, 1] > length),
     )
   return sources.from_arrays(
     name, {'tokens': padded, 'weights': mask.astype(np.float32)}
