@@ -40,7 +40,7 @@ class Published:
     """
     place = file(path)
     try:
-      made = cls(place.read_text('utf-8'))
+      made = cls(place.read_text('utf-8-sig'))
       made.frame, made._reader  # noqa: B018 - What is no tokenizer fails here.
     except types.InputError:
       raise

@@ -146,7 +146,7 @@ class Subwords:
     import tokenizers
 
     try:
-      serialized = pathlib.Path(path).read_text('utf-8')
+      serialized = pathlib.Path(path).read_text('utf-8-sig')
       tokenizer = tokenizers.Tokenizer.from_str(serialized)
     except Exception as error:  # `tokenizers` raises bare exceptions.
       raise types.InputError(
