@@ -43,8 +43,10 @@ PRESETS = dict(
       column='sentence',
       target='',
       length=256,
-      # A tokenizer.json that `tokens.Subwords.save` wrote, learned from public
-      # text; '' reads bytes, or is that of the weights.
+      # '' is that of the weights or, without any, reads bytes; or a
+      # tokenizer.json: that of the weights, if their folder has none, or
+      # without weights one that `tokens.Subwords.save` wrote, learned from
+      # public text.
       tokenizer='',
     ),
     # A folder of Hugging Face: config.json, model.safetensors, tokenizer.json.

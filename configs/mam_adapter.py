@@ -62,10 +62,24 @@ PRESETS = dict(
       target='summary',
       length=512,
       target_length=64,
-      # A tokenizer.json; '' is that of the weights or, without any, learns
-      # `vocab_size` subwords from the training texts.
+      # '' is that of the weights or, without any, learns `vocab_size` subwords
+      # from the training texts; or a tokenizer.json: that of the weights, if
+      # their folder has none, or without weights one that
+      # `tokens.Subwords.save` wrote.
       tokenizer='',
       vocab_size=32_000,
+    ),
+    # Of data.name 'python_topics' and 'relatives': see
+    # `labelled_text.topic_pieces` and `relatives.read`.
+    topics=dict(num_classes=8, size=48, skip=1),
+    relatives=dict(
+      tree='((a:0.1,b:0.1):0.3,(c:0.1,d:0.1):0.3)',
+      words='a',
+      rules='d',
+      max_adjectives=1,
+      num_public_rows=4000,
+      num_rows=180,
+      num_test_rows=200,
     ),
     # A folder of Hugging Face: config.json, model.safetensors, tokenizer.json.
     # Its geometry then stands in for `model`. '' pretrains for
@@ -111,17 +125,6 @@ PRESETS = dict(
       vocab_size=600,
     ),
     model=dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=1),
-    # See `labelled_text.topic_pieces` and `relatives.read`.
-    topics=dict(num_classes=8, size=48, skip=1),
-    relatives=dict(
-      tree='((a:0.1,b:0.1):0.3,(c:0.1,d:0.1):0.3)',
-      words='a',
-      rules='d',
-      max_adjectives=1,
-      num_public_rows=4000,
-      num_rows=180,
-      num_test_rows=200,
-    ),
     adapter=dict(rank=31, length=8, scale=2.0, hidden_dim=0),
     tx=dict(learning_rate=4e-3, weight_decay=0.0, warmup=0.1, clip=1.0),
     pretraining=dict(steps=4000),
@@ -170,7 +173,6 @@ def build(
   return text_finetuning.experiment(
     config,
     task,
-    model,
     finetuning.adapt(model, **config.adapter),
     text_finetuning.links(config, steps, config.tx.learning_rate, optimizer),
     steps=steps,

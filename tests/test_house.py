@@ -180,7 +180,6 @@ _LONG = (
   'repjax/privacy/accounting.py',
   'repjax/privacy/ghost/coverage.py',
   'repjax/protocols/linear_probe.py',
-  'repjax/weights/peft_files.py',
 )
 
 

@@ -78,11 +78,7 @@ def chain(
 
 def images(config, optimizer: types.Optimizer) -> types.Experiment:
   """Learns the classes of images from their oriented gradients."""
-  if config.weights:
-    raise types.InputError(
-      f'config.weights={config.weights} cannot be used: what images are '
-      "learned with has no published weights. Leave it ''."
-    )
+  text_models.refuse(config, 'what images are learned with reads no text')
   train = of_images.load(config, config.data.train_split)
   plan = plan_of(config, private.count(train, config.dp.user_column))
   seen = features(config, train)

@@ -1,5 +1,6 @@
 """How text models are fine-tuned on a task of `text_tasks`, to the measures."""
 
+from collections.abc import Callable
 import functools
 
 import flax.linen as nn
@@ -76,8 +77,22 @@ def method(
   )
 
 
-def pretrained(config, task: text_tasks.Task) -> types.PyTree:
-  """Parameters that fine-tuning starts from, learned on the public rows."""
+def pretrained(
+  config, task: text_tasks.Task
+) -> Callable[[types.PyTree], types.PyTree]:
+  """Fills the parameters of `model` with what fine-tuning starts from.
+
+  Published weights, or else what is learned here on the public rows.
+  """
+  if config.weights:
+    return text_models.load(config, model(config, task))
+  if task.public is None:
+    return lambda own: own
+  params = _learned(config, task)
+  return lambda own: {**own, **params}
+
+
+def _learned(config, task):
   group = config.pretraining
   learn = functools.partial(
     pretraining.run,
@@ -126,7 +141,6 @@ def links(
 def experiment(
   config,
   task: text_tasks.Task,
-  model: nn.Module,
   adapted: nn.Module,
   tx: optax.GradientTransformation,
   *,
@@ -137,13 +151,9 @@ def experiment(
   Args:
     config: Of the recipe.
     task: What is learned.
-    model: Without adapters.
-    adapted: What is trained, `finetuning.adapt` of it.
+    adapted: What is trained, `finetuning.adapt` of `model`.
     tx: Optax chain.
     steps: Number of updates.
-
-  Raises:
-    InputError: There is nothing that adapters could adapt.
   """
   shared = dict(
     config=config,
@@ -165,27 +175,12 @@ def experiment(
       **quality(config, task, outputs, columns),
     }
 
-  return made._replace(
-    measure=measure, warm_start=_warm_start(config, task, model, adapted)
-  )
-
-
-def _warm_start(config, task, model, adapted):
-  if config.weights:
-    return text_models.warm_start(config, model, adapted)
-  if task.public is not None:
-    return lambda state: start.fill(
-      state,
-      lambda own: {**own, **pretrained(config, task)},
-      keep=adapters.added(adapted),
+  def warm_start(state):
+    return start.fill(
+      state, pretrained(config, task), keep=adapters.added(adapted)
     )
-  if config.adapter.kind != 'full':
-    raise types.InputError(
-      f'config.adapter.kind={config.adapter.kind} adapts a pretrained model: '
-      'name one by config.weights, or train all of one by '
-      'config.adapter.kind=full.'
-    )
-  return lambda state: state
+
+  return made._replace(measure=measure, warm_start=warm_start)
 
 
 def quality(

@@ -16,16 +16,13 @@ from repjax.data.text import published_tokens
 from repjax.data.text import tokens
 from repjax.layers import adapters
 from repjax.models import text_heads
-from repjax.models import transformer
 from repjax.weights import text_config
 from repjax.weights import text_weights
 
-# What a model of each family of published weights can be.
-_FAMILIES = {
-  text_heads.Classifier: ('bert', 'roberta'),
-  transformer.DecoderLM: ('gpt2',),
-  transformer.EncoderDecoder: ('bart',),
-}
+# config.data.kind -> the families of published weights that it is learned by.
+_FAMILIES = dict(
+  sentences=('bert', 'roberta'), completions=('gpt2',), pairs=('bart',)
+)
 
 Load = Callable[[str], source.Source]
 _T = TypeVar('_T')
@@ -44,16 +41,63 @@ def by_kind(config, choices: Mapping[str, _T]) -> _T:
 def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """What makes ids of texts.
 
-  Published weights have theirs in their folder, which `config.data.tokenizer`
-  overrules. Without weights that names a file that `tokens.Subwords` wrote; ''
-  calls `learn` if it is given, and else reads bytes.
+  Published weights have theirs in their folder; `config.data.tokenizer` stands
+  in for one that is not there. Without weights that names a file that
+  `tokens.Subwords` wrote; '' calls `learn` if it is given, and else reads
+  bytes.
+
+  Raises:
+    InputError: The tokenizer is not that of the weights, or they are not what
+      `config.data.kind` needs.
   """
   path = config.data.tokenizer
   if config.weights:
-    return published_tokens.Published.load(path or config.weights)
+    return _of_weights(config, config.weights, path)
   if path:
     return tokens.Subwords.load(path)
   return tokens.Bytes() if learn is None else learn()
+
+
+def _of_weights(config, weights, path):
+  stored = text_config.read(weights)
+  if stored.family not in by_kind(config, _FAMILIES):
+    raise types.InputError(
+      f'config.weights={weights} is {stored.family}; '
+      f'config.data.kind={config.data.kind!r} needs '
+      f'{" or ".join(by_kind(config, _FAMILIES))}.'
+    )
+  read, own = published_tokens.Published.load, published_tokens.file(weights)
+  found = read(path or weights)
+  if path and own.is_file() and found.vocabulary != read(own).vocabulary:
+    raise types.InputError(
+      f'config.data.tokenizer={path} has other words or ids than {own}, with '
+      "which the weights were trained: leave it ''."
+    )
+  size = stored.fields['vocab_size']
+  if found.vocab_size > size:
+    raise types.InputError(
+      f'{published_tokens.file(path or weights)} has {found.vocab_size} ids, '
+      f'and the model of {weights} embeds {size} (vocab_size of its '
+      'config.json): they do not belong together.'
+    )
+  return found
+
+
+def refuse(config, what: str) -> None:
+  """Raises an InputError if the config names weights or a tokenizer.
+
+  Args:
+    config: With `weights` and `data.tokenizer`.
+    what: That has no use for them, and why.
+  """
+  for field, value in (
+    ('weights', config.weights),
+    ('data.tokenizer', config.data.tokenizer),
+  ):
+    if value:
+      raise types.InputError(
+        f"config.{field}={value} cannot be used: {what}. Leave it ''."
+      )
 
 
 def frame(tokenizer: tokens.Tokenizer) -> labelled_text.Frame:
@@ -74,21 +118,28 @@ def model(
   """A model of the published weights' geometry, or of `config.model`'s.
 
   Args:
-    config: With `weights`, `model` and `data.length`.
-    kind: One of `_FAMILIES`.
+    config: With `weights`, `model` and `data.length`. With weights `model` is
+      set to their geometry, so that a run's config.json tells what was trained.
+    kind: What `config.data.kind` is learned by.
     vocab_size: Without published weights.
     **fields: Over those of the geometry.
   """
   if not config.weights:
     return kind(**{'vocab_size': vocab_size, **config.model, **fields})
-  stored = text_config.read(config.weights)
-  if stored.family not in _FAMILIES[kind]:
-    raise types.InputError(
-      f'config.weights={config.weights} is {stored.family}; '
-      f'config.data.kind={config.data.kind!r} needs '
-      f'{" or ".join(_FAMILIES[kind])}.'
-    )
-  return kind(**{**stored.fields, **fields})
+  stored = text_config.read(config.weights).fields
+  made = kind(**{**stored, **fields})
+  config.model.update({name: vars(made)[name] for name in config.model})
+  return made
+
+
+def load(config, model: nn.Module) -> Callable[[types.PyTree], types.PyTree]:
+  """Parameters of `model` -> with published ones for all but a new head."""
+  return functools.partial(
+    text_weights.load,
+    config.weights,
+    family=text_config.read(config.weights).family,
+    head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
+  )
 
 
 def warm_start(config, model: nn.Module, adapted: nn.Module):
@@ -101,13 +152,10 @@ def warm_start(config, model: nn.Module, adapted: nn.Module):
   """
   if not config.weights:
     return lambda state: state
-  load = functools.partial(
-    text_weights.load,
-    config.weights,
-    family=text_config.read(config.weights).family,
-    head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
+  published = load(config, model)
+  return lambda state: start.fill(
+    state, published, keep=adapters.added(adapted)
   )
-  return lambda state: start.fill(state, load, keep=adapters.added(adapted))
 
 
 def sentences(config, tokenizer: tokens.Tokenizer) -> Load:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from configs.parts import text_models
+from repjax import types
 from repjax.data.reading import source
 from repjax.data.sets import relatives
 from repjax.data.sets import topic_tasks
@@ -37,7 +38,23 @@ class Task(NamedTuple):
 
 
 def read(config) -> Task:
-  """Reads what `config.data` names, in the way of its `kind`."""
+  """Reads what `config.data` names, in the way of its `kind`.
+
+  Raises:
+    InputError: Adapters have nothing to adapt, or weights, tokens and data do
+      not belong together.
+  """
+  if config.adapter.kind != 'full' and not (
+    config.weights or _pretrains(config)
+  ):
+    raise types.InputError(
+      f'config.adapter.kind={config.adapter.kind} adapts a pretrained model: '
+      'name one by --config.weights=FOLDER, or train all of one by '
+      '--config.adapter.kind=full'
+      + ', or learn one here by --config.pretraining.steps'
+      * (config.data.kind != 'completions')
+      + '.'
+    )
   return text_models.by_kind(
     config,
     {
@@ -48,11 +65,26 @@ def read(config) -> Task:
   )(config)
 
 
+def _pretrains(config):
+  """Whether a model learns here what it is fine-tuned from."""
+  return (
+    config.pretraining.steps > 0
+    and not config.weights
+    and config.data.kind != 'completions'
+  )
+
+
 def _sentences(config):
   data = config.data
   if data.name == 'python_topics':
+    # None learns one.
+    tokenizer = text_models.tokenizer(config, learn=lambda: None)
     task = topic_tasks.read(
-      length=data.length, vocab_size=data.vocab_size, **config.topics
+      length=data.length,
+      vocab_size=data.vocab_size,
+      tokenizer=tokenizer,
+      frame=text_models.frame(tokenizer),
+      **config.topics,
     )
 
     def load(split):
@@ -66,7 +98,7 @@ def _sentences(config):
       load,
       _Hiding(task.vocab_size),
       task.num_classes,
-      task.public,
+      task.public if _pretrains(config) else None,
     )
 
   @functools.cache
@@ -78,7 +110,7 @@ def _sentences(config):
   tokenizer = _tokenizer(config, texts)
   load = text_models.sentences(config, tokenizer)
   train = load(data.train_split)
-  if config.weights:
+  if not _pretrains(config):
     return Task(train, load, tokenizer, train.num_classes)
   windows = running_text.train_windows(
     running_text.stream(texts(), tokenizer),
@@ -103,12 +135,13 @@ class _Hiding(NamedTuple):
 def _pairs(config):
   data = config.data
   if data.name == 'relatives':
+    text_models.refuse(config, 'config.data.name=relatives has its own words')
     task = relatives.read(**config.relatives)
     return Task(
       task.train,
       lambda split: task.train if split == data.train_split else task.test,
       task.family,
-      public=task.public,
+      public=task.public if _pretrains(config) else None,
     )
   both = functools.partial(text_models.columns, config)
   tokenizer = _tokenizer(
@@ -128,7 +161,7 @@ def _pairs(config):
 
   train = load(data.train_split)
   public = None
-  if config.pretraining.steps and not config.weights:
+  if _pretrains(config):
     # It learns to write what it will write, before it learns when.
     public = pretraining.denoising(train.columns(), rate=0.3, seed=config.seed)
   return Task(train, load, tokenizer, public=public)

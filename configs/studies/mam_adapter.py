@@ -147,7 +147,14 @@ STUDY = dict(
 
 def get_config(preset: str = 'small') -> config_dict.ConfigDict:
   """The recipe's numbers and the study's own."""
-  return recipe.get_config(preset, STUDY)
+  config = recipe.get_config(preset, STUDY)
+  if 'study' not in config:
+    raise types.InputError(
+      f'the study has no preset {preset!r}, only {", ".join(STUDY)}: '
+      f'--config=configs/mam_adapter.py:{preset} of launch.train trains it, '
+      'from published weights (--config.weights=FOLDER)'
+    )
+  return config
 
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
@@ -157,9 +164,11 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     'generation': (generation_of(config), 'bleu', 'test BLEU'),
   }
   scalars, figures = {}, {}
-  for part in config.study.parts:
+  # What one of them cannot have is refused before hours of another.
+  tasks = {part: text_tasks.read(parts[part][0]) for part in config.study.parts}
+  for part, task in tasks.items():
     changed, measure, label = parts[part]
-    tuned, others = _compare(changed, measure, seeds)
+    tuned, others = _compare(changed, task, measure, seeds)
     score = {arm: x.score for arm, x in tuned.items()}
     for arm in ('prefix', 'adapter', 'LoRA'):
       scalars[f'{part}_over_{arm}'] = score['MAM'] - score[arm]
@@ -194,9 +203,8 @@ def generation_of(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
   return changed
 
 
-def _compare(config, measure, seeds):
+def _compare(config, task, measure, seeds):
   """Arm -> `finetuned_text.Tuned`, and arm -> further measures."""
-  task = text_tasks.read(config)
   steps = wiring.steps_of(config, len(task.train))
   pretrained = text_finetuning.pretrained(config, task)
   rows = finetuned_text.hold_out(

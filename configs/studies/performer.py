@@ -96,8 +96,8 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """The estimator alone, then language models with it and without."""
+  data = language.read(config)  # What is missing is said before work is done.
   errors = _errors(config.study.draws, seeds)  # Name -> [S] or [S, sizes].
-  data = language.read(config)
   train, test = language_study.rows(config, data, seeds)
   fit = language_study.trainer(config, train, test, seeds)
   favor = attention.attention_fn(config.attention, causal=True)

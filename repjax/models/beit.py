@@ -47,6 +47,8 @@ class Encoder(nn.Module):
     relative: Tables of relative positions: 'shared' by all layers, as the
       authors pre-train, 'per_layer', as they fine-tune, or 'none'.
     position: 'none', or 'learned' absolute positions.
+    grid: (rows, columns) of patches that both are of; None for images of as
+      many rows as columns.
     layer_scale: Initial factor of every channel of a branch (gamma); 0 for no
       such parameters.
     dropout_rate: Dropout on embedded tokens and on branches.
@@ -67,6 +69,7 @@ class Encoder(nn.Module):
   num_layers: int
   relative: Literal['shared', 'per_layer', 'none'] = 'shared'
   position: Literal['none', 'learned'] = 'none'
+  grid: grid_positions.Grid | None = None
   layer_scale: float = 0.1
   dropout_rate: float = 0.0
   attention_dropout_rate: float = 0.0
@@ -110,7 +113,10 @@ class Encoder(nn.Module):
       name='embedding',
       **types,
     )(patches.extract(image, self.patch_size))
-    batch, *grid, dim = tokens.shape
+    batch, rows, columns, dim = tokens.shape
+    grid = (rows, columns)
+    if (self.relative, self.position) != ('none', 'none'):
+      grid_positions.check_grid(grid, self.grid)
     tokens = tokens.reshape(batch, -1, dim)
     if hidden is not None:
       if hidden.shape != tokens.shape[:2]:
@@ -137,7 +143,7 @@ class Encoder(nn.Module):
     if self.relative == 'shared':
       bias = relative_positions.RelativePositionBias(
         self.num_heads, self.param_dtype, name='relative_positions'
-      )(tuple(grid))
+      )(grid)
     config = block.BlockConfig(
       mlp_dim=self.mlp_dim,
       num_heads=self.num_heads,
@@ -147,7 +153,7 @@ class Encoder(nn.Module):
       drop_path_rate=self.drop_path_rate,
       layer_scale=self.layer_scale,
       key_bias=False,
-      relative_grid=tuple(grid) if self.relative == 'per_layer' else None,
+      relative_grid=grid if self.relative == 'per_layer' else None,
       layer_norm_epsilon=self.layer_norm_epsilon,
       kernel_init=_init(),
       **types,

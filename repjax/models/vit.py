@@ -53,6 +53,8 @@ class ViT(nn.Module):
     pool: 'token' classifies a class token, 'average' the mean of all patches
       (and has no class token).
     position: 'learned', or 'sincos' (`grid_positions.sincos_2d`).
+    grid: (rows, columns) of patches that learned positions are of; None for
+      images of as many rows as columns.
     dropout_rate: Dropout on embedded tokens and in every block.
     attention_dropout_rate: Dropout on attention weights.
     drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
@@ -77,6 +79,7 @@ class ViT(nn.Module):
   num_layers: int
   pool: Literal['token', 'average'] = 'token'
   position: Literal['learned', 'sincos'] = 'learned'
+  grid: grid_positions.Grid | None = None
   dropout_rate: float = 0.0
   attention_dropout_rate: float = 0.0
   drop_path_rate: float = 0.0
@@ -157,6 +160,7 @@ class ViT(nn.Module):
       tokens = jnp.concatenate([cls, tokens], axis=1)
       num_prefix_tokens = 1
     if self.position == 'learned':
+      grid_positions.check_grid((rows, columns), self.grid)
       tokens = self.positions(tokens)
     else:
       tokens = tokens + grid_positions.sincos_2d(

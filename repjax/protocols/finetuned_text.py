@@ -82,7 +82,7 @@ def tune(
   method: Callable[[optax.GradientTransformation], types.Method],
   tx: Callable[[], optax.GradientTransformation],
   rows: Rows,
-  pretrained: types.PyTree,
+  pretrained: Callable[[types.PyTree], types.PyTree],
   *,
   seeds: Sequence[int],
   rates: Sequence[float],
@@ -99,8 +99,8 @@ def tune(
     method: Optax chain -> the method that trains `model`.
     tx: Makes the chain for learning rate 1.
     rows: What is learned.
-    pretrained: Parameters; what the model has beside them, as a head, is drawn
-      for each seed.
+    pretrained: Parameters as drawn for a seed -> with pretrained ones; what it
+      leaves, as a head, differs between seeds. See `start.fill`.
     seeds: S seeds.
     rates: R learning rates, in rising order.
     batch_size: Rows of a step.
@@ -113,7 +113,7 @@ def tune(
   def begin(rng, row):
     return start.fill(
       made.init(rng, {**row, 'mask': jnp.ones(1)}),
-      lambda own: {**own, **pretrained},
+      pretrained,
       keep=adapters.added(model),
     )
 

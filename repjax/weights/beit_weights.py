@@ -20,6 +20,7 @@ from repjax.layers.positions import relative_positions
 from repjax.models import beit
 from repjax.types import InputError
 from repjax.types import PyTree
+from repjax.weights import stored_config
 from repjax.weights import torch_layout
 
 Grid = tuple[int, int]
@@ -81,56 +82,42 @@ def model(
   Raises:
     InputError: There is no config.json, or it describes something else.
   """
-  stored = torch_layout.read_json(path, 'config.json')
-  # Absent fields have the defaults of transformers.
-  gelu: dict[str, Literal['tanh', 'exact']] = {
-    'gelu': 'exact',
-    'gelu_new': 'tanh',
-    'gelu_pytorch_tanh': 'tanh',
-  }
+  stored = stored_config.Stored(path)
   kinds = ('BeitForMaskedImageModeling', 'BeitForImageClassification')
-  kind = (stored.get('architectures') or [''])[0]
-  for field, value, choices in (
-    ('model_type', stored.get('model_type', 'beit'), ('beit',)),
-    ('architectures', kind, kinds),
-    ('hidden_act', stored.get('hidden_act', 'gelu'), tuple(gelu)),
-  ):
-    if value not in choices:
-      raise InputError(
-        f'{path}: {field} must be one of {choices}, got {value!r}'
-      )
-  shared = stored.get('use_shared_relative_position_bias', False)
-  own = stored.get('use_relative_position_bias', False)
-  masked, mean = kind == kinds[0], stored.get('use_mean_pooling', True)
+  kind = (stored('architectures', None) or [''])[0]
+  if kind not in kinds:
+    stored.refuse(f'architectures must be one of {kinds}, got {kind!r}')
+  stored.check('model_type', ('beit',))
+  gelu = stored.check('hidden_act', tuple(stored_config.GELU))
+  shared = stored('use_shared_relative_position_bias', False)
+  own = stored('use_relative_position_bias', False)
+  masked, mean = kind == kinds[0], stored('use_mean_pooling', True)
   if (shared and own) or (masked and not mean):
-    raise InputError(
-      f'{path}: both shared and own tables of relative positions, or masked '
-      'image modeling without use_mean_pooling, are not supported'
+    stored.refuse(
+      'both shared and own tables of relative positions, or masked image '
+      'modeling without use_mean_pooling, are not supported'
     )
-  patch_size = stored.get('patch_size', 16)
   encoder = beit.Encoder(
-    patch_size if isinstance(patch_size, int) else (*patch_size,),
-    hidden_dim=stored.get('hidden_size', 768),
-    mlp_dim=stored.get('intermediate_size', 3072),
-    num_heads=stored.get('num_attention_heads', 12),
-    num_layers=stored.get('num_hidden_layers', 12),
+    stored.patch_size(),
+    hidden_dim=stored('hidden_size', 768),
+    mlp_dim=stored('intermediate_size', 3072),
+    num_heads=stored('num_attention_heads', 12),
+    num_layers=stored('num_hidden_layers', 12),
     relative='shared' if shared else 'per_layer' if own else 'none',
     position='learned'
-    if stored.get('use_absolute_position_embeddings', False)
+    if stored('use_absolute_position_embeddings', False)
     else 'none',
-    layer_scale=max(stored.get('layer_scale_init_value', 0.1), 0),
-    dropout_rate=stored.get('hidden_dropout_prob', 0.0),
-    attention_dropout_rate=stored.get('attention_probs_dropout_prob', 0.0),
-    drop_path_rate=stored.get('drop_path_rate', 0.1),
-    gelu=gelu[stored.get('hidden_act', 'gelu')],
-    layer_norm_epsilon=stored.get('layer_norm_eps', 1e-12),
+    layer_scale=max(stored('layer_scale_init_value', 0.1), 0),
+    dropout_rate=stored('hidden_dropout_prob', 0.0),
+    attention_dropout_rate=stored('attention_probs_dropout_prob', 0.0),
+    drop_path_rate=stored('drop_path_rate', 0.1),
+    gelu=stored_config.GELU[gelu],
+    layer_norm_epsilon=stored('layer_norm_eps', 1e-12),
   )
   if masked:
-    return beit.MaskedImageModel(encoder, stored.get('vocab_size', 8192))
+    return beit.MaskedImageModel(encoder, stored('vocab_size', 8192))
   return beit.Classifier(
-    encoder,
-    len(stored.get('id2label', range(2))),
-    pool='average' if mean else 'token',
+    encoder, stored.num_classes(), pool='average' if mean else 'token'
   )
 
 
@@ -146,7 +133,8 @@ def load(
   """Fills the parameters of a `MaskedImageModel` or `Classifier` from a file.
 
   Args:
-    path: A `.safetensors` file, or a folder that holds `model.safetensors`.
+    path: A `.safetensors` file, or a folder that holds `model.safetensors`, in
+      one or several files.
     params: `model.init(...)['params']`: what is wanted. With head='keep' the
       shapes, `jax.eval_shape(model.init, ...)['params']`, are enough.
     head: 'keep' takes the head of the file. 'replace' keeps the one of

@@ -29,13 +29,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from repjax import trees
+from repjax import types
 from repjax.layers import adapters
+from repjax.layers import frozen
 from repjax.types import InputError
 from repjax.types import PyTree
+from repjax.weights import peft_config
+from repjax.weights import peft_layout
 from repjax.weights import torch_layout
 
-_FILE, _CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
-_PREFIX = 'base_model.model.'
 Names = Callable[[str], str]
 
 
@@ -43,84 +45,136 @@ def lora_settings(folder: str | os.PathLike) -> adapters.Adapter:
   """The adapter that a file of LoRA was trained as.
 
   Raises:
-    InputError: It is no LoRA, or one that `adapters.lora` is not.
+    InputError: It is no LoRA, one that `adapters.lora` is not, or its layers
+      have several; then see `lora_rules`.
   """
-  stored = _read_config(folder, 'LORA')
-  for name, plain in (
-    ('use_dora', False),
-    ('bias', 'none'),
-    ('lora_bias', False),
-    ('rank_pattern', {}),
-    ('alpha_pattern', {}),
-  ):
-    if stored.get(name, plain) not in (plain, None):
-      raise InputError(
-        f'{_CONFIG} of {folder}: {name} must be {plain!r}; got {stored[name]!r}'
-      )
-  rank, alpha = stored['r'], stored['lora_alpha']
-  if stored.get('use_rslora'):  # alpha / sqrt(r).
-    alpha *= math.sqrt(rank)
-  return adapters.lora(
-    rank, alpha=alpha, dropout_rate=stored.get('lora_dropout', 0.0)
-  )
+  kinds = set(peft_layout.read(folder).layers.values())
+  if len(kinds) != 1:
+    raise InputError(
+      f'{folder} holds LoRA of {len(kinds)} ranks or scales: build the model '
+      'with peft_files.lora_rules'
+    )
+  return kinds.pop()
+
+
+def lora_rules(
+  folder: str | os.PathLike, params: PyTree, *, names: Names
+) -> dict[Any, adapters.Adapter]:
+  """Rules of `adapters.adapt`: the layers of a file, each with its adapter.
+
+  Args:
+    folder: Folder of the adapter.
+    params: 'params' of the model without adapters, or their shapes.
+    names: Our name of a leaf or layer -> its name in `transformers`.
+
+  Raises:
+    InputError: The file cannot be read, or has other layers.
+  """
+  stored = peft_layout.read(folder).layers
+  layers = {
+    names('/'.join(path[:-1]) + '/').rstrip('.'): '/'.join(path[:-1])
+    for path in traverse_util.flatten_dict(core.unfreeze(params))
+    if path[-1] == 'kernel'
+  }
+  strange = sorted(stored.keys() - layers.keys())
+  if strange:
+    raise InputError(f'{folder} has LoRA at {strange}, which the model has not')
+  found: dict[adapters.Adapter, list[str]] = {}
+  for name, adapter in stored.items():
+    found.setdefault(adapter, []).append(re.escape(layers[name]))
+  return {'|'.join(rule): adapter for adapter, rule in found.items()}
 
 
 def load_lora(
   folder: str | os.PathLike,
   model: adapters.Adapted,
-  params: PyTree,
+  variables: PyTree,
   *,
   names: Names,
 ) -> dict[str, Any]:
-  """Fills the 'params' of a model with LoRA from a file of `peft`.
+  """Variables of a model with the LoRA of a file of `peft`.
 
   Where GPT-2 has one matrix for queries, keys and values, all three get the
-  file's A and their part of B.
+  file's A and their part of B. With `init_lora_weights` 'pissa' or 'olora' the
+  adapter began as a part of the base, which that lost, and loses here too.
 
   Args:
     folder: Folder of the adapter.
-    model: With `lora_settings(folder)` at the layers that the file has.
-    params: 'params' of `model`, or their shapes.
+    model: With `lora_settings(folder)` or `lora_rules(folder, ...)` at the
+      layers that the file has.
+    variables: Of `model`, with the base as it is published. Shapes are enough
+      for what is not read.
     names: Our name of a leaf or layer -> its name in `transformers`.
 
   Raises:
     InputError: The file cannot be read, or does not fit.
   """
-  settings = lora_settings(folder)
-  found = {
-    name.removeprefix(_PREFIX): array
-    for name, array in torch_layout.read(folder, _FILE).items()
-  }
-  found = _split_fused(found)
-  target = traverse_util.flatten_dict(core.unfreeze(params))
-  arrays, loaded = {}, {}
+  stored = peft_layout.read(folder)
+  variables = core.unfreeze(variables)
+  target = traverse_util.flatten_dict(variables['params'])
+  arrays, loaded, layers = {}, {}, {}
   for path, leaf in target.items():
     owner = model.plan.owner(path)
     if owner is None:
       name, array = names('/'.join(path)), None
-      array = found.get(name)
+      array = stored.arrays.get(name)
       if array is not None:
         array = torch_layout.from_torch(array, '/'.join(path), leaf.shape)
     else:
       layer, adapter = owner
-      if adapter.name != 'lora' or adapter.scale != settings.scale:
-        raise InputError(
-          f'{folder} holds lora with scale {settings.scale}; layer '
-          f'{"/".join(layer)!r} has {adapter.name} with {adapter.scale}: build '
-          'it with peft_files.lora_settings'
-        )
       name = _lora_name(names, layer, path[-2])
-      array = found.get(name)
+      stem = name.partition('.lora_')[0]
+      layers[stem] = layer
+      _check(folder, layer, adapter, stored.layers.get(stem))
+      array = stored.arrays.get(name)
       if array is not None:
-        array = _from_peft(array, path[-2], leaf.shape)
+        array = peft_layout.from_peft(array, path[-2], leaf.shape)
     arrays[name] = path
     if array is not None:
       loaded[path] = jnp.asarray(array, leaf.dtype)
   extra: dict[tuple[str, ...], Any] = {
-    (name,): found[name] for name in found.keys() - arrays.keys()
+    (name,): stored.arrays[name]
+    for name in stored.arrays.keys() - arrays.keys()
   }
   trees.check_leaves({**loaded, **extra}, target, what=f'leaves of {folder}')
-  return traverse_util.unflatten_dict(loaded)
+  if stored.start:
+    loaded |= _without_start(stored, layers, frozen.joined(variables))
+  for collection in {'params', types.FROZEN} & variables.keys():
+    leaves = traverse_util.flatten_dict(variables[collection])
+    variables[collection] = traverse_util.unflatten_dict(
+      {path: loaded.get(path, x) for path, x in leaves.items()}
+    )
+  return variables
+
+
+def _check(folder, layer, adapter, stored):
+  """Raises an InputError if a layer has another adapter than in a file."""
+  if adapter.name != 'lora' or (
+    stored is not None
+    and not math.isclose(adapter.scale, stored.scale, rel_tol=1e-6)
+  ):
+    raise InputError(
+      f'{folder} holds lora with scale {stored and stored.scale}; layer '
+      f'{"/".join(layer)!r} has {adapter.name} with {adapter.scale}: build '
+      'it with peft_files.lora_rules or lora_settings'
+    )
+
+
+def _without_start(stored, layers, params):
+  """Kernels of the base without what their adapters began as."""
+  leaves, changed = traverse_util.flatten_dict(params), {}
+  for name, adapter in stored.whole.items():
+    paths = [(*layers[x], 'kernel') for x in peft_layout.parts(name)]
+    kernels = [
+      torch_layout.to_torch(np.asarray(leaves[x]), '/'.join(x)) for x in paths
+    ]
+    whole = np.concatenate(kernels)
+    rest = whole - peft_layout.initial(stored.start, name, adapter, whole)
+    for path, kernel in zip(paths, np.split(rest, len(paths)), strict=True):
+      leaf = leaves[path]
+      kernel = torch_layout.from_torch(kernel, '/'.join(path), leaf.shape)
+      changed[path] = jnp.asarray(kernel, leaf.dtype)
+  return changed
 
 
 def save_lora(
@@ -160,7 +214,7 @@ def save_lora(
     if adapter.name != 'lora':
       raise InputError(f'save_lora: {"/".join(layer)!r} has a {adapter.name}')
     settings.add(adapter)
-    arrays[_lora_name(names, layer, path[-2])] = _to_peft(
+    arrays[_lora_name(names, layer, path[-2])] = peft_layout.to_peft(
       array, path[-2], conv=leaves[(*path[:-2], 'down', 'kernel')].ndim == 4
     )
   if len(settings) != 1:
@@ -168,7 +222,7 @@ def save_lora(
       f'save_lora writes LoRA of one rank and scale; got {list(settings)}'
     )
   (adapter,) = settings
-  arrays, fused = _join_fused(arrays)
+  arrays, fused = peft_layout.join(arrays)
   targets = {name.partition('.lora_')[0] for name in arrays if '.lora_' in name}
   alpha = adapter.scale * adapter.size
   config = {
@@ -200,8 +254,8 @@ def load_prefix(folder: str | os.PathLike, params: PyTree) -> dict[str, Any]:
   Raises:
     InputError: The file cannot be read, or does not fit.
   """
-  stored = _read_config(folder, 'PREFIX_TUNING')
-  rows = torch_layout.read(folder, _FILE).get('prompt_embeddings')
+  stored = peft_config.read(folder, 'PREFIX_TUNING')
+  rows = torch_layout.read(folder, peft_layout.FILE).get('prompt_embeddings')
   leaves = traverse_util.flatten_dict(core.unfreeze(params))
   layers = _prefix_layers(leaves)
   if rows is None:
@@ -283,91 +337,13 @@ def _lora_name(names, layer, part):
   return f'{layer}.lora_{"A" if part == "down" else "B"}.weight'
 
 
-def _to_peft(array, part, *, conv):
-  """[..., r] -> [r, in] and [r, ...] -> [out, r]; more axes in convolutions."""
-  if part == 'down':
-    if conv:
-      return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-    return np.ascontiguousarray(array.reshape(-1, array.shape[-1]).T)
-  array = np.ascontiguousarray(array.reshape(array.shape[0], -1).T)
-  return array[..., None, None] if conv else array
-
-
-def _from_peft(array, part, shape):
-  """Inverse of `_to_peft`, where sizes fit."""
-  if part == 'down':
-    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-  else:
-    array = array.reshape(array.shape[:2]).T
-  whole = (math.prod(shape[:-1]), shape[-1])
-  if part == 'up':
-    whole = (shape[0], math.prod(shape[1:]))
-  return array.reshape(shape) if array.shape == whole else array
-
-
-_FUSED = r'(.*\.attn\.)c_attn(\.lora_[AB]\.weight)'
-_PARTS = ('query', 'key', 'value')
-
-
-def _split_fused(arrays):
-  split = {}
-  for name, array in arrays.items():
-    fused = re.fullmatch(_FUSED, name)
-    if fused is None:
-      split[name] = array
-      continue
-    parts = [array] * 3 if 'lora_A' in name else np.split(array, 3)
-    for which, part in zip(_PARTS, parts, strict=True):
-      split[f'{fused[1]}{which}{fused[2]}'] = part
-  return split
-
-
-def _join_fused(arrays):
-  """(arrays with one block matrix a fused layer, names of these layers)."""
-  joined, fused = {}, []
-  for name, array in arrays.items():
-    found = re.fullmatch(
-      r'(.*\.attn\.)(query|key|value)(\.lora_[AB]\.weight)', name
-    )
-    if found is None:
-      joined[name] = array
-      continue
-    stem, end = found[1], found[3]
-    missing = [w for w in _PARTS if f'{stem}{w}{end}' not in arrays]
-    if missing:
-      raise InputError(
-        f'GPT-2 has one matrix for queries, keys and values: {stem}c_attn '
-        f'needs LoRA at {missing}, too'
-      )
-    parts = [arrays[f'{stem}{which}{end}'] for which in _PARTS]
-    if 'lora_A' in end:
-      joined[f'{stem}c_attn{end}'] = np.concatenate(parts)
-      fused.append(f'{stem}c_attn')
-    else:
-      rank = parts[0].shape[1]
-      blocks = [
-        np.pad(part, ((0, 0), (i * rank, (2 - i) * rank)))
-        for i, part in enumerate(parts)
-      ]
-      joined[f'{stem}c_attn{end}'] = np.concatenate(blocks)
-  return joined, sorted(set(fused))
-
-
-def _read_config(folder, kind):
-  stored = torch_layout.read_json(folder, _CONFIG)
-  if stored.get('peft_type') != kind:
-    raise InputError(
-      f'{_CONFIG} of {folder}: peft_type must be {kind!r}, got '
-      f'{stored.get("peft_type")!r}'
-    )
-  return stored
-
-
 def _write(folder, config, arrays):
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   if config['peft_type'] == 'LORA':
-    arrays = {f'{_PREFIX}{name}': array for name, array in arrays.items()}
-  torch_layout.save(folder / _FILE, arrays)
-  with torch_layout.replace(folder / _CONFIG) as partial:
+    arrays = {
+      f'{peft_layout.PREFIX}{name}': array for name, array in arrays.items()
+    }
+  torch_layout.save(folder / peft_layout.FILE, arrays)
+  with torch_layout.replace(folder / peft_config.FILE) as partial:
     partial.write_text(json.dumps(config, indent=2) + '\n')

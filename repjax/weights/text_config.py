@@ -6,8 +6,7 @@ from typing import Literal
 from typing import NamedTuple
 from typing import get_args
 
-from repjax.types import InputError
-from repjax.weights import torch_layout
+from repjax.weights import stored_config
 
 Family = Literal['bert', 'roberta', 'gpt2', 'bart']
 
@@ -34,46 +33,21 @@ def read(path: str | os.PathLike) -> Config:
   Raises:
     InputError: There is no config.json, or no model here is what it says.
   """
-  stored = torch_layout.read_json(path, 'config.json')
-  family: Any = stored.get('model_type')
+  stored = stored_config.Stored(path)
+  family: Any = stored('model_type', '')
   if family not in get_args(Family):
-    raise InputError(
-      f'config.json of {path}: model_type must be one of {get_args(Family)}, '
-      f'got {family!r}'
+    stored.refuse(
+      f'model_type must be one of {get_args(Family)}, got {family!r}'
     )
-  # Absent fields have the defaults of transformers.
-  return Config(family, _READERS[family](_Stored(path, stored)))
+  return Config(family, _READERS[family](stored))
 
 
-class _Stored:
-  """A config.json, with complaints about what it says."""
-
-  def __init__(self, path, fields):
-    self._path = path
-    self._fields = fields
-
-  def __call__(self, name, default):
-    value = self._fields.get(name, default)
-    return default if value is None else value
-
-  def check(self, name, choices):
-    """The value of a field, one of `choices`, of which the first is default."""
-    value = self(name, choices[0])
-    if value not in choices:
-      raise InputError(
-        f'config.json of {self._path}: {name} must be one of {choices}, got '
-        f'{value!r}'
-      )
-    return value
-
-  def activation(self, name, default):
-    kinds = {
-      'gelu': 'gelu_exact',
-      'gelu_new': 'gelu_tanh',
-      'gelu_pytorch_tanh': 'gelu_tanh',
-      'relu': 'relu',
-    }
-    return kinds[self.check(name, (default, *sorted(kinds)))]
+def _activation(stored, name, default):
+  kinds = {
+    **{kind: f'gelu_{form}' for kind, form in stored_config.GELU.items()},
+    'relu': 'relu',
+  }
+  return kinds[stored.check(name, (default, *sorted(kinds)))]
 
 
 def _encoder_fields(stored, offset):
@@ -91,7 +65,7 @@ def _encoder_fields(stored, offset):
     num_token_types=stored('type_vocab_size', 2),
     norm='post',
     embedding_norm=True,
-    activation=stored.activation('hidden_act', 'gelu'),
+    activation=_activation(stored, 'hidden_act', 'gelu'),
     layer_norm_epsilon=stored('layer_norm_eps', 1e-12),
     dropout_rate=stored('hidden_dropout_prob', 0.1),
     attention_dropout_rate=stored('attention_probs_dropout_prob', 0.1),
@@ -120,7 +94,7 @@ def _gpt2_fields(stored):
     num_heads=stored('n_head', 12),
     num_layers=stored('n_layer', 12),
     num_positions=stored('n_positions', 1024),
-    activation=stored.activation('activation_function', 'gelu_new'),
+    activation=_activation(stored, 'activation_function', 'gelu_new'),
     layer_norm_epsilon=stored('layer_norm_epsilon', 1e-5),
     dropout_rate=rate,
     attention_dropout_rate=stored('attn_pdrop', 0.1),
@@ -146,7 +120,7 @@ def _bart_fields(stored):
     norm='post',
     embedding_norm=True,
     scale_embedding=stored('scale_embedding', False),
-    activation=stored.activation('activation_function', 'gelu'),
+    activation=_activation(stored, 'activation_function', 'gelu'),
     layer_norm_epsilon=1e-5,
     dropout_rate=stored('dropout', 0.1),
     attention_dropout_rate=stored('attention_dropout', 0.0),

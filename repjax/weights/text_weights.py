@@ -185,7 +185,8 @@ def load(
   """Fills the parameters of a model over text from a file.
 
   Args:
-    path: A `.safetensors` file, or a folder that holds `model.safetensors`.
+    path: A `.safetensors` file, or a folder that holds `model.safetensors`, in
+      one or several files.
     params: `model.init(...)['params']`: what is wanted. With head='keep' the
       shapes, `jax.eval_shape(model.init, ...)['params']`, are enough.
     family: Key of `LAYOUTS`; `text_config.read` knows it from config.json.

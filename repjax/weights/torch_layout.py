@@ -143,11 +143,34 @@ def read(
 ) -> dict[str, np.ndarray]:
   """Arrays of a safetensors file, or of `file` in a folder.
 
+  Large ones come in several files, which `<file>.index.json` names; it may be
+  given itself.
+
   Raises:
-    InputError: It cannot be read.
+    InputError: They cannot be read.
   """
   path = pathlib.Path(path)
   path = path / file if path.is_dir() else path
+  index = path
+  if path.suffix != '.json':
+    index = path.with_name(f'{path.name}.index.json')
+    if path.is_file() or not index.is_file():
+      return _read_one(path)
+  places = read_json(index, index.name).get('weight_map')
+  if not isinstance(places, dict) or not all(
+    isinstance(x, str) and pathlib.Path(x).name == x for x in places.values()
+  ):
+    raise InputError(f'{index} has no weight_map of arrays to files beside it')
+  arrays: dict[str, np.ndarray] = {}
+  for shard in sorted({*places.values()}):
+    arrays |= _read_one(index.with_name(shard))
+  missing = sorted(places.keys() - arrays.keys())
+  if missing:
+    raise InputError(f'the files of {index} lack {missing}')
+  return arrays
+
+
+def _read_one(path):
   try:
     return safetensors.numpy.load_file(path)
   except Exception as error:  # A damaged file makes its reader raise anything.
@@ -167,16 +190,19 @@ def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
   """A JSON file in a folder, or beside a file.
 
   Raises:
-    InputError: It cannot be read.
+    InputError: It cannot be read, or holds no object.
   """
   path = pathlib.Path(path)
   # A folder that is not there must not stand for the one above it.
   is_file = path.is_file() or path.suffix in ('.json', '.npz', '.safetensors')
   path = (path.parent if is_file else path) / file
   try:
-    return json.loads(path.read_text())
+    stored = json.loads(path.read_bytes())
   except (OSError, ValueError) as error:
     raise InputError(f'cannot read {path}: {error}') from error
+  if not isinstance(stored, dict):
+    raise InputError(f'{path} holds no JSON object')
+  return stored
 
 
 @contextlib.contextmanager

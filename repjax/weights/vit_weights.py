@@ -26,6 +26,7 @@ import numpy as np
 from repjax.layers.positions import grid_positions
 from repjax.types import InputError
 from repjax.types import PyTree
+from repjax.weights import stored_config
 from repjax.weights import torch_layout
 
 Grid = tuple[int, int]
@@ -83,7 +84,7 @@ def load_vit(
 
   Args:
     path: An `.npz` file, a `.safetensors` file, or a folder that holds
-      `model.safetensors`.
+      `model.safetensors`, in one or several files.
     params: `model.init(...)['params']`: what is wanted. With head='keep' the
       shapes, `jax.eval_shape(model.init, ...)['params']`, are enough.
     head: 'keep' takes the head of the file. 'replace' keeps the one of
@@ -103,7 +104,7 @@ def load_vit(
   if head not in ('keep', 'replace'):
     raise InputError(f"head must be 'keep' or 'replace', got {head!r}")
   path = pathlib.Path(path)
-  is_torch = path.is_dir() or path.suffix == '.safetensors'
+  is_torch = path.is_dir() or path.suffix in ('.safetensors', '.json')
   file_name, read = (
     (stored_name, _read_hf) if is_torch else (_npz_name, _read_npz)
   )
@@ -217,30 +218,21 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     InputError: There is no config.json, or `vit.ViT` cannot be what it says.
   """
-  stored = torch_layout.read_json(path, 'config.json')
-  # Absent fields have the defaults of transformers.
-  gelu = {'gelu': 'exact', 'gelu_new': 'tanh', 'gelu_pytorch_tanh': 'tanh'}
-  for field, choices in (
-    ('model_type', ('vit',)),
-    ('qkv_bias', (True,)),
-    ('hidden_act', tuple(gelu)),
-  ):
-    if stored.get(field, choices[0]) not in choices:
-      raise InputError(
-        f'{path}: {field} must be one of {choices}, got {stored[field]!r}'
-      )
-  patch_size = stored.get('patch_size', 16)
+  stored = stored_config.Stored(path)
+  stored.check('model_type', ('vit',))
+  stored.check('qkv_bias', (True,))
+  gelu = stored.check('hidden_act', tuple(stored_config.GELU))
   return dict(
-    num_classes=len(stored.get('id2label', range(2))),
-    patch_size=patch_size if isinstance(patch_size, int) else (*patch_size,),
-    hidden_dim=stored.get('hidden_size', 768),
-    mlp_dim=stored.get('intermediate_size', 3072),
-    num_heads=stored.get('num_attention_heads', 12),
-    num_layers=stored.get('num_hidden_layers', 12),
-    dropout_rate=stored.get('hidden_dropout_prob', 0.0),
-    attention_dropout_rate=stored.get('attention_probs_dropout_prob', 0.0),
-    gelu=gelu[stored.get('hidden_act', 'gelu')],
-    layer_norm_epsilon=stored.get('layer_norm_eps', 1e-12),
+    num_classes=stored.num_classes(),
+    patch_size=stored.patch_size(),
+    hidden_dim=stored('hidden_size', 768),
+    mlp_dim=stored('intermediate_size', 3072),
+    num_heads=stored('num_attention_heads', 12),
+    num_layers=stored('num_hidden_layers', 12),
+    dropout_rate=stored('hidden_dropout_prob', 0.0),
+    attention_dropout_rate=stored('attention_probs_dropout_prob', 0.0),
+    gelu=stored_config.GELU[gelu],
+    layer_norm_epsilon=stored('layer_norm_eps', 1e-12),
   )
 
 

@@ -260,7 +260,7 @@ def test_classes_are_learned_from_published_weights(tmp_path, monkeypatch):
     (None, {}, 'config.json'),
     (None, dict(weights=''), 'adapts a pretrained model'),
     (None, dict(data=dict(kind='words')), 'config.data.kind'),
-    (None, dict(adapter=dict(kind='all'), weights=''), 'kind must be one of'),
+    ('bart', dict(adapter=dict(kind='all')), 'kind must be one of'),
   ],
 )
 def test_what_cannot_be_is_refused(family, fields, message, tmp_path):

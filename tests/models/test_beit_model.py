@@ -166,3 +166,26 @@ def test_images_and_masks_that_do_not_fit_are_refused():
     beit.variant('H/14')
   with pytest.raises(InputError, match='pool must be one of'):
     shapes(beit.Classifier(encoder(), 3, pool='mean'), images())
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    dict(relative='shared'),
+    dict(relative='per_layer'),
+    dict(relative='none', position='learned'),
+  ],
+)
+def test_as_many_patches_in_another_grid_are_refused(fields):
+  """A table has as many rows for 2 x 4 patches as for 4 x 2."""
+  wide, tall = (np.zeros((1, 2 * a, 2 * b, 3)) for a, b in ((2, 4), (4, 2)))
+  for model, image in ((encoder(**fields), wide), (encoder(**fields), tall)):
+    with pytest.raises(InputError, match='positions are of a square'):
+      jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(0), image
+      )
+  model = encoder(grid=(2, 4), **fields)
+  variables = model.init(jax.random.key(0), wide, train=False)
+  model.apply(variables, wide, train=False)
+  with pytest.raises(InputError, match=r'4 x 2 .* are of 2 x 4'):
+    model.apply(variables, tall, train=False)

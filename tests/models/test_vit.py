@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from repjax import trees
+from repjax.layers.positions import grid_positions
 from repjax.models import block
 from repjax.models import vit
 from repjax.types import InputError
@@ -23,6 +24,7 @@ def tiny(**fields):
     mlp_dim=32,
     num_heads=2,
     num_layers=2,
+    grid=(2, 3),
   )
   return vit.ViT(3, **(settings | fields))
 
@@ -150,7 +152,7 @@ class ForwardTest(parameterized.TestCase):
     )
 
   def test_initial_values_are_those_of_the_authors(self):
-    model = tiny(hidden_dim=64, num_layers=1)
+    model = tiny(hidden_dim=64, num_layers=1, grid=None)
     init = jax.jit(functools.partial(model.init, train=False))
     params = init(jax.random.key(0), images(size=(32, 32)))['params']
     np.testing.assert_array_equal(params['head']['kernel'], np.zeros((64, 3)))
@@ -204,6 +206,29 @@ class ForwardTest(parameterized.TestCase):
     variables = draw(model, images())
     with self.assertRaisesRegex(InputError, 'resize_grid'):
       model.apply(variables, images(size=(8, 8)), train=False)
+
+  def test_as_many_patches_in_another_grid_are_refused(self):
+    square, wide = images(size=(16, 16)), images(size=(8, 32))
+    model = tiny(grid=None)
+    variables = draw(model, square)
+    for image in (wide, images(size=(32, 8))):
+      with self.assertRaisesRegex(InputError, r'positions are of a square'):
+        model.apply(variables, image, train=False)
+      with self.assertRaisesRegex(InputError, r'grid=\('):
+        draw(model, image)
+    # Resized, they are those of the wide grid.
+    params = variables['params']
+    resized = grid_positions.resize_grid(
+      params['positions']['embedding'], (4, 4), (2, 8), num_prefix_tokens=1
+    )
+    params = {**params, 'positions': {'embedding': resized}}
+    found = tiny(grid=(2, 8)).apply({'params': params}, wide, train=False)
+    self.assertTrue(np.isfinite(found).all())
+    with self.assertRaisesRegex(InputError, r'2 x 4 .* are of 4 x 2'):
+      draw(tiny(grid=(4, 2)), images(size=(8, 16)))
+    # Without learned positions there is nothing to be wrong.
+    free = tiny(grid=None, position='sincos')
+    free.apply(draw(free, square), wide, train=False)
 
   @parameterized.parameters(
     (dict(num_heads=3), 'num_heads'),

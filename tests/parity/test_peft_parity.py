@@ -130,8 +130,8 @@ def test_lora_on_bert_in_both_directions(tmp_path):
   )
   names = functools.partial(text_weights.stored_name, family='bert')
   variables = base_variables(model, tmp_path / 'base', 'bert')
-  variables['params'] = peft_files.load_lora(
-    tmp_path / 'adapter', model, variables['params'], names=names
+  variables = peft_files.load_lora(
+    tmp_path / 'adapter', model, variables, names=names
   )
   found, grads = our_grads(model, variables)
   assert_close(found, expected)
@@ -185,8 +185,8 @@ def test_lora_on_gpt2_in_both_directions(tmp_path):
   )
   names = functools.partial(text_weights.stored_name, family='gpt2')
   variables = base_variables(model, tmp_path / 'base', 'gpt2')
-  variables['params'] = peft_files.load_lora(
-    tmp_path / 'adapter', model, variables['params'], names=names
+  variables = peft_files.load_lora(
+    tmp_path / 'adapter', model, variables, names=names
   )
   apply = jax.jit(functools.partial(model.apply, train=False))
   found = np.asarray(apply(variables, TOKENS))
@@ -203,6 +203,75 @@ def test_lora_on_gpt2_in_both_directions(tmp_path):
   fresh = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / 'base')
   loaded = peft.PeftModel.from_pretrained(fresh, tmp_path / 'ours').eval()
   assert_close(torch_logits(loaded), expected)
+
+
+@pytest.mark.parametrize(
+  ('family', 'fields'),
+  [
+    ('bert', dict(init_lora_weights='gaussian')),
+    ('bert', dict(init_lora_weights='orthogonal')),
+    ('bert', dict(init_lora_weights='mica')),
+    ('bert', dict(init_lora_weights='pissa')),
+    ('bert', dict(init_lora_weights='olora')),
+    ('bert', dict(init_lora_weights='pissa', use_rslora=True)),
+    ('bert', dict(init_lora_weights='olora', alpha_pattern={'query': 3})),
+    (
+      'bert',
+      dict(
+        rank_pattern={'layer.1.*query': 2, '1.output.dense': 5},
+        alpha_pattern={'dense': 7, 'output.dense': 1},
+      ),
+    ),
+    ('gpt2', dict(init_lora_weights='pissa')),
+    ('gpt2', dict(init_lora_weights='pissa', rank_pattern={'c_attn': 12})),
+    ('gpt2', dict(rank_pattern={'c_fc': 2}, use_rslora=True)),
+  ],
+  ids=str,
+)
+def test_a_file_is_what_peft_reloads(family, fields, tmp_path):
+  torch.manual_seed(3)
+  if family == 'bert':
+    config = transformers.BertConfig(**BERT)
+    theirs = shake(transformers.BertForMaskedLM(config))
+    kind, targets = text_heads.MaskedLM, ['query', 'output.dense']
+  else:
+    theirs = shake(
+      transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
+    )
+    kind, targets = transformer.DecoderLM, ['c_attn', 'c_fc']
+  theirs.save_pretrained(tmp_path / 'base')
+  base_logits = torch_logits(theirs)
+  fresh = type(theirs).from_pretrained(tmp_path / 'base')
+  settings = peft.LoraConfig(
+    r=4,
+    lora_alpha=12,
+    target_modules=targets,
+    fan_in_fan_out=family == 'gpt2',
+    **fields,
+  )
+  theirs = peft.get_peft_model(theirs, settings)
+  with torch.no_grad():
+    for name, leaf in theirs.named_parameters():
+      if 'lora_' in name:
+        leaf.add_(0.1 * torch.randn_like(leaf))
+  theirs.eval().save_pretrained(tmp_path / 'adapter')
+  loaded = peft.PeftModel.from_pretrained(fresh, tmp_path / 'adapter').eval()
+  expected = torch_logits(loaded)
+  assert np.abs(expected - base_logits).max() > 0.05
+
+  names = functools.partial(text_weights.stored_name, family=family)
+  base = kind(**text_config.read(tmp_path / 'base').fields)
+  shapes = jax.eval_shape(
+    functools.partial(base.init, train=False), jax.random.key(0), TOKENS
+  )['params']
+  rules = peft_files.lora_rules(tmp_path / 'adapter', shapes, names=names)
+  model = adapters.adapt(base, rules)
+  variables = base_variables(model, tmp_path / 'base', family)
+  variables = peft_files.load_lora(
+    tmp_path / 'adapter', model, variables, names=names
+  )
+  apply = jax.jit(functools.partial(model.apply, train=False))
+  assert_close(np.asarray(apply(variables, TOKENS)), expected)
 
 
 def test_a_prefix_on_gpt2_in_both_directions(tmp_path):

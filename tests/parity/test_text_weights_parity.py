@@ -147,3 +147,22 @@ def test_logits_are_those_of_transformers_in_both_directions(name, tmp_path):
   again = torch_logits(loaded.eval(), inputs)
   before = torch_logits(theirs, inputs)
   np.testing.assert_array_equal(again, before)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_several_files_of_half_precision(dtype, tmp_path):
+  theirs = torch_model('BertForMaskedLM', CASES['BertForMaskedLM'][0])
+  theirs = theirs.to(getattr(torch, dtype))
+  theirs.save_pretrained(tmp_path, max_shard_size='20KB')
+  assert not (tmp_path / 'model.safetensors').exists()
+  expected = torch_logits(theirs.to(torch.float32), {})
+  stored = text_config.read(tmp_path)
+  model = text_heads.MaskedLM(**stored.fields)
+  init = functools.partial(model.init, train=False)
+  shapes = jax.eval_shape(init, jax.random.key(0), TOKENS)['params']
+  params = text_weights.load(tmp_path, shapes, family=stored.family)
+  apply = jax.jit(functools.partial(model.apply, train=False, mask=MASK))
+  found = np.asarray(apply({'params': params}, TOKENS))
+  np.testing.assert_allclose(
+    found[MASK > 0], expected[MASK > 0], rtol=1e-4, atol=1e-4
+  )

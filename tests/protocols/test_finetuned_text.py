@@ -118,7 +118,7 @@ def test_the_rate_that_validates_best_is_the_one_that_counts():
     lambda tx: supervised.make(model, tx, inputs=model_inputs.text),
     lambda: optax.adam(1.0),
     rows,
-    {'token_embedding': {'embedding': embedding}},
+    lambda own: {**own, 'token_embedding': {'embedding': embedding}},
     seeds=(3, 4),
     rates=(0.0, 0.03),
     batch_size=11,

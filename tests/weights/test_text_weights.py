@@ -5,6 +5,7 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -210,6 +211,73 @@ LAYER = 'bert.encoder.layer.0.output.dense.weight'
 def test_files_that_do_not_fit_are_refused(edit, message, trees, tmp_path):
   with pytest.raises(InputError, match=message):
     change(tmp_path, trees, 'bert', edit, head='replace')
+
+
+def shards(folder, params, dtype):
+  """Several files with an index, as large models come; returns the index."""
+  arrays = stored(folder / 'whole', params, 'bert')
+  (folder / 'whole').unlink()
+  names = sorted(arrays)
+  places = {
+    name: f'model-0000{1 + i % 3}-of-00003.safetensors'
+    for i, name in enumerate(names)
+  }
+  for file in set(places.values()):
+    safetensors.numpy.save_file(
+      {k: arrays[k].astype(dtype) for k in names if places[k] == file},
+      folder / file,
+    )
+  index = folder / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'metadata': {}, 'weight_map': places}))
+  return index
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float16, jnp.bfloat16])
+def test_large_models_come_in_several_files(dtype, trees, tmp_path):
+  index = shards(tmp_path, trees['bert'], dtype)
+  expected = jax.tree.map(
+    lambda x: x.astype(dtype).astype(np.float32), trees['bert']
+  )
+  shapes = jax.eval_shape(lambda: trees['bert'])
+  for place in (tmp_path, index, tmp_path / 'model.safetensors'):
+    found = text_weights.load(place, shapes, family='bert')
+    chex.assert_trees_all_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+  ('edit', 'message'),
+  [
+    (
+      lambda folder, index: (folder / index['weight_map'][LAYER]).unlink(),
+      'cannot read weights from .*of-00003',
+    ),
+    (
+      lambda folder, index: index['weight_map'].update(
+        more='model-00001-of-00003.safetensors'
+      ),
+      r"lack \['more'\]",
+    ),
+    (
+      lambda folder, index: index['weight_map'].update(more='../a.safetensors'),
+      'no weight_map',
+    ),
+    (lambda folder, index: index.update(weight_map=None), 'no weight_map'),
+    (
+      lambda folder, index: index['weight_map'].pop(LAYER) and None,
+      None,  # An array that the index forgets is an array.
+    ),
+  ],
+)
+def test_damaged_sets_of_files_are_refused(edit, message, trees, tmp_path):
+  index = shards(tmp_path, trees['bert'], np.float32)
+  content = json.loads(index.read_text())
+  edit(tmp_path, content)
+  index.write_text(json.dumps(content))
+  if message is None:
+    text_weights.load(tmp_path, trees['bert'], family='bert')
+    return
+  with pytest.raises(InputError, match=message):
+    text_weights.load(tmp_path, trees['bert'], family='bert')
 
 
 def test_what_cannot_be_read_is_named(trees, tmp_path):

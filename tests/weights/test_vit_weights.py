@@ -265,7 +265,7 @@ class WeightsTest(parameterized.TestCase):
     SAVE[name](path, params)
     size = (grid[0] * PATCH, grid[1] * PATCH)
     found = vit_weights.load_vit(
-      path, shapes(model(), size), resize=resize, new_grid=grid
+      path, shapes(model(grid=grid), size), resize=resize, new_grid=grid
     )
     expected = grid_positions.resize_grid(
       params['positions']['embedding'],
@@ -278,7 +278,7 @@ class WeightsTest(parameterized.TestCase):
     self.assert_same(found['block_1'], params['block_1'])
 
   def test_a_grid_of_the_same_length_is_resized_if_its_sides_differ(self):
-    net = model(pool='average')
+    net = model(pool='average', grid=(4, 1))
     params = draw(net, size=(4 * PATCH, PATCH))
     vit_weights.save_npz(self.folder / 'a.npz', params)
     found = vit_weights.load_vit(
@@ -294,7 +294,8 @@ class WeightsTest(parameterized.TestCase):
     vit_weights.save_npz(self.folder / 'a.npz', draw(model()))
     with self.assertRaisesRegex(InputError, 'new_grid='):
       vit_weights.load_vit(
-        self.folder / 'a.npz', shapes(model(), (2 * PATCH, 7 * PATCH))
+        self.folder / 'a.npz',
+        shapes(model(grid=(2, 7)), (2 * PATCH, 7 * PATCH)),
       )
 
   @parameterized.parameters(*SAVE)

@@ -35,7 +35,14 @@ class Task(NamedTuple):
 
 
 def read(
-  *, num_classes: int, size: int, length: int, vocab_size: int, skip: int = 0
+  *,
+  num_classes: int,
+  size: int,
+  length: int,
+  vocab_size: int,
+  skip: int = 0,
+  tokenizer: tokens.Tokenizer | None = None,
+  frame: labelled_text.Frame = None,
 ) -> Task:
   """Reads the task.
 
@@ -45,11 +52,15 @@ def read(
     length: L, tokens of a row; longer pieces are cut.
     vocab_size: Subwords that are learned from the public chapters.
     skip: Number of larger chapters that are public nevertheless.
+    tokenizer: Takes the place of what would be learned.
+    frame: What stands around each piece; windows of the public chapters are for
+      models that are trained here, and do not have it.
   """
   pieces = labelled_text.topic_pieces(
     num_classes=num_classes, size=size, skip=skip
   )
-  tokenizer = tokens.Subwords.train(pieces.public, vocab_size=vocab_size)
+  if tokenizer is None:
+    tokenizer = tokens.Subwords.train(pieces.public, vocab_size=vocab_size)
   train, test = (
     labelled_text.rows(
       words,
@@ -57,6 +68,7 @@ def read(
       tokenizer=tokenizer,
       length=length,
       num_classes=num_classes,
+      frame=frame,
     ).columns()
     for words, labels in (
       (pieces.train, pieces.train_labels),

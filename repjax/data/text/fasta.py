@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import dataclasses
 import gzip
 import pathlib
+import string
 from typing import Literal
 import zlib
 
@@ -75,8 +76,8 @@ def read(path: str, *, split: Split = 'all') -> list[str]:
     Sequences of letters of `LETTERS`, in the file's order.
 
   Raises:
-    InputError: The file is missing, empty, no FASTA, or holds no valid sequence
-      of this split.
+    InputError: The file is missing, empty, no FASTA, begins without a header,
+      or holds no valid sequence of this split.
   """
   if split not in ('all', 'train', 'validation', 'test'):
     raise types.InputError(
@@ -122,13 +123,21 @@ def _parse(file: pathlib.Path) -> Iterator[str]:
   # Of the sequence; None before the first header.
   parts: list[str] | None = None
   with opener(file, 'rt', encoding='utf-8') as lines:
-    for line in lines:
-      line = line.strip()
+    for number, line in enumerate(lines, 1):
+      # A byte order mark also stands where files were put together.
+      line = line.strip('\ufeff' + string.whitespace)
       if line.startswith('>'):
         if parts is not None:
           yield ''.join(parts)
         parts = []
-      elif parts is not None and not line.startswith(';'):  # A comment.
+      elif not line or line.startswith(';'):  # A comment.
+        continue
+      elif parts is None:
+        raise types.InputError(
+          f'{file} does not begin with a header: a line that begins with ">" '
+          f'must stand before line {number}, {line[:20]!r}'
+        )
+      else:
         parts.append(line.upper().rstrip('*'))
   if parts is not None:
     yield ''.join(parts)

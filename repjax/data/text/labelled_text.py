@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from absl import logging
 import numpy as np
 
 from repjax import types
@@ -41,14 +42,7 @@ def rows(
   Returns:
     A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
   """
-  before, after = _ends(frame)
-  room = length - len(before) - len(after)
-  ids, mask = running_text.pad(
-    [
-      np.concatenate([before, tokenizer.encode(x)[:room], after]) for x in texts
-    ],
-    length=length,
-  )
+  ids, mask = _between(texts, tokenizer, _ends(frame), length, name)
   return sources.from_arrays(
     name,
     {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
@@ -99,33 +93,51 @@ def completions(
 ) -> sources.Source:
   """Prompts with what follows them, for a language model; targets alone count.
 
+  Where both have no room, it is the prompt that is cut, at its beginning. A
+  target that would not even fit alone is cut, too, and has no end; its prompt
+  then keeps up to half of the row. Shares are logged.
+
   Args:
     prompts: One a row.
     targets: One a row.
     tokenizer: What makes ids of them.
-    length: Targets of a row; what is longer is cut.
+    length: Tokens of prompt and target together, and targets of a row at most.
     separator: Text between prompt and target.
     name: For messages.
     frame: What stands before the prompt and after the target.
 
   Returns:
     A source of 'tokens' int32 [length + 1] and 'weights' [length + 1].
+
+  Raises:
+    InputError: No target has room in rows of `length`.
   """
+  if length < 1:
+    raise types.InputError(f'{name}: no target has room in {length} tokens')
   start, end = frame or (tokenizing.START, tokenizing.END)
-  ids, weights = [], []
+  ids, begins, sizes = [], [], []
   for prompt, target in zip(prompts, targets, strict=True):
-    first = np.concatenate(
-      [
-        [start],
-        tokenizer.encode(tokenizing.as_text(prompt) + separator),
-      ]
-    )
-    then = np.concatenate([tokenizer.encode(target), [end]])
-    ids.append(np.concatenate([first, then]).astype(np.int32))
-    weights.append(len(first))
+    first = tokenizer.encode(tokenizing.as_text(prompt) + separator)
+    then = np.append(tokenizer.encode(target), end)
+    sizes.append((len(first), len(then)))
+    room = length - len(then) if len(then) <= length else length // 2
+    first = first[max(0, len(first) - room) :]
+    ids.append(np.concatenate([[start], first, then]).astype(np.int32))
+    begins.append(1 + len(first))
   padded, mask = running_text.pad(ids, length=length + 1, truncate=True)
-  places = np.arange(length + 1)
-  mask = mask * (places >= np.asarray(weights)[:, None])
+  mask = mask * (np.arange(length + 1) >= np.array(begins)[:, None])
+  both = np.array(sizes).sum(1)
+  if (both > length).any():
+    logging.warning(
+      '%s: %.1f %% of the rows have no room in %d tokens (the longest needs %d)'
+      '. Their prompts lose the beginning; and %.1f %% of the targets, which '
+      'have no room alone, the end.',
+      name,
+      100 * np.mean(both > length),
+      length,
+      both.max(),
+      100 * np.mean(np.array(sizes)[:, 1] > length),
+    )
   return sources.from_arrays(
     name, {'tokens': padded, 'weights': mask.astype(np.float32)}
   )
@@ -167,19 +179,10 @@ def pairs(
   else:
     before, after = _ends(frame)
     around, around_target = (before, after), (after + before, after)
-
-  def padded(rows, around, length):
-    before, after = around
-    room = length - len(before) - len(after)
-    if room < 1:
-      raise types.InputError(f'{name}: no text has room in {length} tokens')
-    return running_text.pad(
-      [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in rows],
-      length=length,
-    )
-
-  source, source_mask = padded(texts, around, length)
-  tokens, weights = padded(targets, around_target, target_length)
+  source, source_mask = _between(texts, tokenizer, around, length, name)
+  tokens, weights = _between(
+    targets, tokenizer, around_target, target_length, name
+  )
   weights[:, 0] = 0
   return sources.from_arrays(
     name,
@@ -196,6 +199,18 @@ def pairs(
 def _ends(frame):
   """Ids before and after a text."""
   return ([tokenizing.START], []) if frame is None else ([frame[0]], [frame[1]])
+
+
+def _between(texts, tokenizer, around, length, name):
+  """(ids, mask) of texts, cut to have room between ids before and after."""
+  before, after = around
+  room = length - len(before) - len(after)
+  if room < 1:
+    raise types.InputError(f'{name}: no text has room in {length} tokens')
+  return running_text.pad(
+    [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in texts],
+    length=length,
+  )
 
 
 class Pieces(NamedTuple):

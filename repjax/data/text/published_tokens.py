@@ -38,13 +38,10 @@ class Published:
     Raises:
       InputError: There is none, or it cannot be read.
     """
-    place = pathlib.Path(path)
-    if place.suffix != '.json':
-      folder = place if place.is_dir() else place.parent
-      place = folder / 'tokenizer.json'
+    place = file(path)
     try:
-      made = cls(place.read_text('utf-8'))
-      made.frame  # noqa: B018 - What is no tokenizer fails here.
+      made = cls(place.read_text('utf-8-sig'))
+      made.frame, made._reader  # noqa: B018 - What is no tokenizer fails here.
     except types.InputError:
       raise
     except Exception as error:  # `tokenizers` raises bare exceptions.
@@ -55,7 +52,13 @@ class Published:
 
   @property
   def vocab_size(self) -> int:
-    return self._tokenizer.get_vocab_size()
+    # Ids may have gaps, so that there are more of them than words.
+    return max(self.vocabulary.values(), default=-1) + 1
+
+  @property
+  def vocabulary(self) -> dict[str, int]:
+    """Id of each word."""
+    return self._tokenizer.get_vocab()
 
   @functools.cached_property
   def frame(self) -> tuple[int, int]:
@@ -72,9 +75,12 @@ class Published:
     return end, end
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    """Ids of a text, int32 [n], without what stands around it."""
-    text = tokenizing.as_text(text)
-    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    """Ids of a text, int32 [n], without what stands around it.
+
+    What is special to the tokenizer is not special in a text: of `</s>` it
+    makes what it makes of any other signs.
+    """
+    ids = self._reader.encode(tokenizing.as_text(text)).ids
     return np.asarray(ids, np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -84,12 +90,33 @@ class Published:
   def _tokenizer(self):
     import tokenizers
 
-    tokenizer = tokenizers.Tokenizer.from_str(self.serialized)
-    # Files may ask for a length; rows are cut and padded elsewhere.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return _of_any_length(tokenizers.Tokenizer.from_str(self.serialized))
+
+  @functools.cached_property
+  def _reader(self):
+    special = {self._tokenizer.id_to_token(i) for i in self.frame}
+    special |= {
+      token.content
+      for token in self._tokenizer.get_added_tokens_decoder().values()
+      if token.special
+    }
+    return _of_any_length(tokenizing.without_words(self.serialized, special))
 
   def __getstate__(self):
     # Workers make the library's object anew.
     return {'serialized': self.serialized}
+
+
+def file(path: str | os.PathLike) -> pathlib.Path:
+  """The tokenizer.json in a folder or beside a file; a .json is itself one."""
+  place = pathlib.Path(path)
+  if place.suffix == '.json':
+    return place
+  return (place if place.is_dir() else place.parent) / 'tokenizer.json'
+
+
+def _of_any_length(tokenizer):
+  """Files may ask for a length; rows are cut and padded elsewhere."""
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return tokenizer

@@ -3,9 +3,11 @@
 All tokenizers begin with the same three ids: `PAD`, `START`, `END`.
 """
 
+from collections.abc import Collection
 from collections.abc import Iterable
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any
 from typing import Literal
@@ -17,6 +19,7 @@ from repjax import types
 
 PAD, START, END = 0, 1, 2
 _SPECIAL = ('<pad>', '<start>', '<end>')
+_NO_SIGN = '\uffff'  # Unicode keeps this number free for good.
 
 
 class Tokenizer(Protocol):
@@ -143,7 +146,7 @@ class Subwords:
     import tokenizers
 
     try:
-      serialized = pathlib.Path(path).read_text('utf-8')
+      serialized = pathlib.Path(path).read_text('utf-8-sig')
       tokenizer = tokenizers.Tokenizer.from_str(serialized)
     except Exception as error:  # `tokenizers` raises bare exceptions.
       raise types.InputError(
@@ -165,7 +168,7 @@ class Subwords:
     return self._tokenizer.get_vocab_size()
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    ids = self._tokenizer.encode(as_text(text), add_special_tokens=False).ids
+    ids = self._reader.encode(as_text(text), add_special_tokens=False).ids
     return np.asarray(ids, np.int32)
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -177,9 +180,45 @@ class Subwords:
 
     return tokenizers.Tokenizer.from_str(self.serialized)
 
+  @functools.cached_property
+  def _reader(self):
+    return without_words(self.serialized, _SPECIAL)
+
   def __getstate__(self):
     # Workers make the library's object anew.
     return {'serialized': self.serialized}
+
+
+def without_words(serialized: str, words: Collection[str]) -> Any:
+  """The `tokenizers.Tokenizer` of a tokenizer.json, without some words.
+
+  In a text such words, as `</s>`, are letters like any others: what the text
+  says ends neither it nor anything else. The ids of all words stay. (That a
+  tokenizer does not look for special words, `encode_special_tokens`, is not
+  enough: some models know them as words of their own.)
+
+  Args:
+    serialized: The content of tokenizer.json.
+    words: Those that no text shall give.
+  """
+  import tokenizers
+
+  def hidden(word):
+    # No text has it, and models over bytes cannot even meet these signs.
+    return f'{_NO_SIGN * 8}{word}' if word in words else word
+
+  stored = json.loads(serialized)
+  model, vocab = stored['model'], stored['model']['vocab']
+  if isinstance(vocab, dict):
+    model['vocab'] = {hidden(word): i for word, i in vocab.items()}
+  else:  # Of a unigram model, pairs of a word and its score.
+    model['vocab'] = [[hidden(word), *rest] for word, *rest in vocab]
+  if model.get('unk_token') is not None:
+    model['unk_token'] = hidden(model['unk_token'])
+  for added in stored['added_tokens']:
+    added['content'] = hidden(added['content'])
+  stored['post_processor'] = None  # It names them.
+  return tokenizers.Tokenizer.from_str(json.dumps(stored))
 
 
 def as_text(text: str | bytes) -> str:

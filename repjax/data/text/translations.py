@@ -46,8 +46,14 @@ def from_pivot(
     'weights', as `grammar.Grammar.load` gives them, of the rows that have both.
 
   Raises:
-    InputError: If a language has no row beside the pivot.
+    InputError: If a language has no row beside the pivot, or rows of `length`
+      have no room for a target.
   """
+  if length < 2:
+    raise types.InputError(
+      f'{rows.name}: no target has room in rows of {length} tokens: raise '
+      'config.data.length.'
+    )
   known = _Sentences(rows, _has_lists(rows))
   has = known.present((pivot, *languages))
   parts = []

@@ -9,7 +9,30 @@ import numpy as np
 
 from repjax.types import InputError
 
+Grid = tuple[int, int]
 ResizeMethod = Literal['zoom', 'bilinear', 'bicubic']
+
+
+def check_grid(found: Grid, trained: Grid | None) -> None:
+  """Refuses patches that lie in another grid than the learned positions.
+
+  The number of positions does not tell: 4 x 16 patches are as many as 8 x 8.
+
+  Args:
+    found: (rows, columns) of the patches of an image.
+    trained: (rows, columns) of the positions; None means any square.
+
+  Raises:
+    InputError: They are not the same.
+  """
+  if found == trained or (trained is None and found[0] == found[1]):
+    return
+  wanted = 'a square' if trained is None else f'{trained[0]} x {trained[1]}'
+  raise InputError(
+    f'images have {found[0]} x {found[1]} patches, but the positions are of '
+    f'{wanted}: resize the images, or build the model with grid={found} and '
+    'its positions by grid_positions.resize_grid (new_grid= of weights)'
+  )
 
 
 class LearnedPositions(nn.Module):

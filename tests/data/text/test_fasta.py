@@ -39,6 +39,16 @@ def test_a_gzipped_file_is_the_same(tmp_path):
   assert fasta.read(str(path)) == ['MKVLA', 'XBZUOJ']
 
 
+@pytest.mark.parametrize('opened', [open, gzip.open])
+def test_byte_order_marks_are_no_letters(opened, tmp_path):
+  """Of one file, or of several that were put together."""
+  path = tmp_path / ('a.fasta.gz' if opened is gzip.open else 'a.fasta')
+  one = '>first\nMKV\n>second\nACD'.encode('utf-8-sig')
+  with opened(path, 'wb') as file:
+    file.write(one + b'\r\n' + one)
+  assert fasta.read(str(path)) == ['MKV', 'ACD'] * 2
+
+
 def test_residues_come_back():
   residues = fasta.Residues()
   ids = residues.encode(fasta.LETTERS)
@@ -68,7 +78,9 @@ def test_splits_are_disjoint_and_complete(tmp_path):
   ('content', 'message'),
   [
     ('', 'holds no sequence'),
-    ('MKV\n', 'holds no sequence'),
+    ('; a comment\n\n', 'holds no sequence'),
+    ('MKV\n', r"begins with \">\" must stand before line 1, 'MKV'"),
+    ('; a comment\n\nMKV\n>a\nACD\n', "before line 3, 'MKV'"),
     ('>a\n>b\n123\n', r'2 sequence\(s\), but none of letters'),
   ],
 )
