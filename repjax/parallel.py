@@ -317,6 +317,15 @@ def agree_to_stop(step: int, *, asked: bool) -> bool:
   return multihost_utils.reached_preemption_sync_point(step)
 
 
+def any_process(value: bool) -> bool:
+  """Whether a value is true on any process; all must ask."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return bool(multihost_utils.process_allgather(np.asarray(value)).any())
+
+
 def barrier(name: str) -> None:
   """Waits for all processes."""
   if jax.process_count() > 1:

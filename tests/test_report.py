@@ -14,19 +14,21 @@ from repjax import types
 @pytest.fixture
 def run(tmp_path):
   run = report.Run(tmp_path / 'a' / 'run')
-  run.start({'seed': 1})
-  return run
+  with run.held():
+    run.start({'seed': 1})
+    yield run
 
 
 def test_numbers_go_to_one_line_a_step_and_to_tensorboard(run):
   run.write(2, {'loss': jnp.float32(0.5), 'test/accuracy': 0.25})
   run.write(4, {'loss': 0.125})
-  run.finish({'result': {'loss': np.float32(0.125), 'each': np.arange(2)}})
+  made = {'loss': np.float32(0.125), 'each': np.arange(2)}
+  run.finish({'result': made, 'config': {}})
   assert run.history() == [
     {'step': 2, 'loss': 0.5, 'test/accuracy': 0.25},
     {'step': 4, 'loss': 0.125},
   ]
-  assert run.result() == {'result': {'loss': 0.125, 'each': [0, 1]}}
+  assert run.result()['result'] == {'loss': 0.125, 'each': [0, 1]}
   (events,) = run.workdir.glob('events.out.*')
   data = events.read_bytes()
   assert b'loss' in data
