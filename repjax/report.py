@@ -23,6 +23,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import time
 from typing import Any
 
 from absl import logging
@@ -112,9 +113,8 @@ class Run:
     with open(self.workdir / 'metrics.jsonl', 'a', encoding='utf-8') as file:
       file.write(line)
     if self._events is None:
-      self._events = _tensorboard().SummaryWriter(str(self.workdir))
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+      self._events = _Events(self.workdir)
+    self._events.write(step, values)
 
   def history(self) -> list[dict[str, float]]:
     """The objects of metrics.jsonl; lines that are none are left out.
@@ -192,6 +192,31 @@ class Run:
     root.addHandler(handler)
 
 
+class _Events:
+  """Writes events for TensorBoard.
+
+  As they come: tensorboardX's own thread dies of a full disk, and with it
+  everybody who waits for its queue.
+  """
+
+  def __init__(self, folder):
+    board = _tensorboard()
+    self._scalar, self._event = board.summary.scalar, board.proto.event_pb2
+    self._file = board.event_file_writer.EventsWriter(str(folder / 'events'))
+
+  def write(self, step, values):
+    for name, value in values.items():
+      self._file.write_event(
+        self._event.Event(
+          wall_time=time.time(), step=step, summary=self._scalar(name, value)
+        )
+      )
+    self._file.flush()
+
+  def close(self):
+    self._file.close()
+
+
 def _tensorboard() -> Any:
   """Imports tensorboardX without PyTorch, which it would load for seconds."""
   modules: dict[str, Any] = sys.modules
@@ -200,6 +225,7 @@ def _tensorboard() -> Any:
     modules['torch'] = None  # Importing it fails now.
   try:
     import tensorboardX
+    import tensorboardX.proto.event_pb2
   finally:
     if hidden:
       del modules['torch']
@@ -216,7 +242,7 @@ def environment() -> dict[str, Any]:
       versions[name] = 'not installed'
   return {
     'versions': versions,
-    'git': _git_commit(),
+    'git': git_commit(),
     'devices': [str(d) for d in jax.devices()],
     'cores': os.cpu_count(),
     'processes': jax.process_count(),
@@ -225,7 +251,7 @@ def environment() -> dict[str, Any]:
   }
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
   """The commit of the package's checkout, '+' if changed; '' outside of one."""
   folder = pathlib.Path(__file__).parent
 
