@@ -74,17 +74,17 @@ flags.mark_flag_as_required('config')
 def main() -> None:
   """Runs the sweep of the flags."""
   sweep = _sweep()
-  stop = executors.stop_on_signals()
   if private_search.is_asked_for():
     private_search.refuse(
       trials=_TRIALS.value, seed=_SEED.value, until=_UNTIL.value
     )
     execute = _executor(sweep.workdir / 'sealed')
     one_candidate.check_metric(sweep, spaces.grid(sweep.space))
-    private_search.run(sweep, execute, stop)
+    private_search.run(sweep, execute, executors.stop_on_signals())
     return
   candidates, execute = _candidates(sweep.space), _executor(sweep.workdir)
   one_candidate.check_metric(sweep, candidates)
+  stop = executors.stop_on_signals()
   trials.run(sweep, candidates, execute, stop, until=_UNTIL.value)
 
 

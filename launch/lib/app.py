@@ -129,16 +129,31 @@ def run(main: Callable[[], None]) -> None:
   process.begin()
   try:
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
-  except process.Stopped as stopped:
-    process.say_stopped(str(stopped))
-    process.end(PREEMPTED)
-  except SystemExit as ended:
-    if ended.code in (None, 0, PREEMPTED):
-      raise  # In good order, as the other processes of a job wait for it.
-    process.end(ended.code if isinstance(ended.code, int) else USAGE)
-  except BaseException:
-    traceback.print_exc()
-    process.end(USAGE)
+  except BaseException as error:
+    _end(error)
+
+
+def _end(error: BaseException) -> None:
+  """Ends the process with the exit code of what has ended `app.run`."""
+  process.ignore_signals()  # It is over.
+  code = PREEMPTED
+  if isinstance(error, process.Stopped):
+    process.say_stopped(str(error))
+  elif isinstance(error, SystemExit):
+    code = error.code if isinstance(error.code, int) else bool(error.code)
+    if code == 0 or (code == PREEMPTED and _is_job()):
+      raise error  # In good order: the other processes of a job wait for it.
+  else:
+    traceback.print_exception(error)
+    code = USAGE
+  process.end(code)
+
+
+def _is_job() -> bool:
+  """Whether this process has joined others."""
+  import jax
+
+  return jax.distributed.is_initialized()
 
 
 def _guarded(main, argv):

@@ -55,6 +55,12 @@ def on_signal(stop: Callable[[str], None]) -> None:
   signal.signal(signal.SIGINT, handler)
 
 
+def ignore_signals() -> None:
+  """What is over is not stopped any more."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def say_stopped(why: str) -> None:
   """The last line of what a signal has ended."""
   print(f'STOPPED: {why}; run the same command again.', file=sys.stderr)
