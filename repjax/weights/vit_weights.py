@@ -18,6 +18,7 @@ import pathlib
 import re
 from typing import Any
 from typing import Literal
+import zipfile
 
 from absl import logging
 import jax.numpy as jnp
@@ -257,13 +258,17 @@ def stored_name(name: str) -> str:
 
 def _read_npz(path):
   """Leaves under the authors' names, whichever of the layouts the file has."""
-  # NumPy leaves a damaged file open that it has opened itself.
-  with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
-    # NumPy has no bfloat16 and keeps its two bytes.
-    stored = {
-      name: array.view(jnp.bfloat16) if array.dtype == 'V2' else array
-      for name, array in file.items()
-    }
+  with open(path, 'rb') as raw:
+    if not zipfile.is_zipfile(raw):
+      raise ValueError('it is no .npz file')
+    raw.seek(0)
+    # NumPy leaves a damaged file open that it has opened itself.
+    with np.load(raw, allow_pickle=False) as file:
+      # NumPy has no bfloat16 and keeps its two bytes.
+      stored = {
+        name: array.view(jnp.bfloat16) if array.dtype == 'V2' else array
+        for name, array in file.items()
+      }
   for prefix in ('opt/target/', 'params/'):
     if any(name.startswith(prefix) for name in stored):
       state = {

@@ -83,6 +83,53 @@ def test_flags_that_cannot_work(flags, says, tmp_path):
     assert text in line
 
 
+@pytest.mark.parametrize(
+  ('card', 'flags', 'says', 'never'),
+  [
+    *(
+      (
+        card,
+        ['data.name=python_topics'],
+        ['python_topics has no images'],
+        ['size', 'None'],
+      )
+      for card in ('vit', 'mixup', 'dp_finetuning', 'lp_ft', 'gpm')
+    ),
+    (
+      'performer',
+      ['data.kind=pixels', 'data.name=python_topics'],
+      ['python_topics has no images'],
+      ['size'],
+    ),
+    (
+      'performer',
+      ['data.kind=proteins', 'data.path={}/a.fasta'],
+      ['{}/a.fasta', 'lower length'],
+      ['python_topics'],
+    ),
+    ('vit', ['weights={}/a.npz'], ['{}/a.npz', 'no .npz file'], ['pickle']),
+    ('vit', ['batch_size=-1'], ['-1', '=8.'], ['=0']),
+    ('rfa', ['batch_size=-14'], ['-14', 'use --config.batch_size=4.'], []),
+    ('vit', ['eval_batch_size=-1'], ['eval_batch_size', '-1'], ['are .']),
+    ('gradient_vaccine', ['batch_size=-3'], ['nearest is 1.'], ['are .']),
+  ],
+)
+def test_messages_name_what_is_wrong(card, flags, says, never, tmp_path):
+  (tmp_path / 'a.fasta').write_text('>a\nMKV\n>b\nACDEFGH\n')
+  (tmp_path / 'a.npz').write_bytes(b'abc')
+  code, output = launching.call(
+    'train',
+    f'--config=configs/{card}.py:smoke',
+    *(f'--config.{x}'.format(tmp_path) for x in flags),
+  )
+  assert code == 1, output
+  line = _one_line(output)
+  for text in says:
+    assert text.format(tmp_path) in line
+  for text in never:
+    assert text not in line
+
+
 @pytest.mark.parametrize('folder', ['/proc/repjax', '/dev/null/repjax'])
 def test_a_workdir_that_cannot_be_written(folder):
   code, output = launching.call(

@@ -294,11 +294,11 @@ def _share(name, batch_size, process_index, process_count):
 
     process_index, process_count = jax.process_index(), jax.process_count()
   if batch_size < 1 or batch_size % process_count:
-    below = batch_size - batch_size % process_count
+    below = max(batch_size, 0) // process_count * process_count
     near = [x for x in (below, below + process_count) if x > 0]
     raise types.InputError(
       f'config.{name}={batch_size} must be a positive multiple of the '
-      f'{process_count} process(es); the nearest are '
+      f'{process_count} process(es); the nearest {"is" if below <= 0 else "are"} '
       f'{" and ".join(str(x) for x in near)}.'
     )
   return {

@@ -63,8 +63,10 @@ def images(
     erasing: Probability of random erasing with the mean; 0 for none.
 
   Raises:
-    InputError: If the set's images differ in size and `size` is 0.
+    InputError: If the set has no images, or they differ in size and `size` is
+      0.
   """
+  source.check_images()
   fixed = source.image_shape
   if fixed is None and not size:
     raise types.InputError(
