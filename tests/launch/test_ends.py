@@ -163,3 +163,24 @@ def test_trials_die_with_a_killed_sweep(tmp_path):
   output, _ = sweep.communicate(timeout=60)
   assert sweep.returncode == 75, output
   assert 'Traceback' not in output
+
+
+@pytest.mark.slow
+def test_worker_processes_die_with_a_killed_run(tmp_path):
+  run = launching.start(
+    'train',
+    f'--config={launching.SMOKE}',
+    f'--workdir={tmp_path}',
+    '--config.data.num_workers=2',
+    '--config.min_steps=100000',
+  )
+  _waits_for((tmp_path / 'metrics.jsonl').exists)
+  children = [
+    pathlib.Path('/proc', x)
+    for task in pathlib.Path(f'/proc/{run.pid}/task').glob('*/children')
+    for x in task.read_text().split()
+  ]
+  assert len(children) >= 2
+  run.kill()
+  run.wait()
+  _waits_for(lambda: not any(x.exists() for x in children), 10)
