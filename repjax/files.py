@@ -36,13 +36,25 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   path = pathlib.Path(path)
   partial = path.with_name(f'{path.name}.partial')
   try:
-    yield partial
-    _sync(partial)
-    partial.replace(path)
+    with naming(path):
+      yield partial
+      _sync(partial)
+      partial.replace(path)
     with contextlib.suppress(OSError):  # Not every system has it of folders.
       _sync(path.parent)
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Errors of the system that name no file name this one, as on a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.filename is not None or error.errno is None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def replace(path: str | os.PathLike, text: str) -> None:

@@ -110,11 +110,13 @@ class Run:
     if not self.is_writer:
       return
     line = _line({'step': step, **values})
-    with open(self.workdir / 'metrics.jsonl', 'a', encoding='utf-8') as file:
+    path = self.workdir / 'metrics.jsonl'
+    with files.naming(path), open(path, 'a', encoding='utf-8') as file:
       file.write(line)
-    if self._events is None:
-      self._events = _Events(self.workdir)
-    self._events.write(step, values)
+    with files.naming(self.workdir / 'events.out'):
+      if self._events is None:
+        self._events = _Events(self.workdir)
+      self._events.write(step, values)
 
   def history(self) -> list[dict[str, float]]:
     """The objects of metrics.jsonl; lines that are none are left out.
@@ -148,7 +150,8 @@ class Run:
     """Saves a matplotlib figure as plots/<name>.png."""
     path = self.workdir / 'plots' / f'{name}.png'
     if self.is_writer:
-      figure.savefig(path, dpi=120, bbox_inches='tight')
+      with files.naming(path):
+        figure.savefig(path, dpi=120, bbox_inches='tight')
     return path
 
   def finish(self, result: Mapping[str, Any]) -> None:
@@ -162,9 +165,10 @@ class Run:
     return files.read_json_if_whole(self.workdir / 'report.json', 'config')
 
   def _close_events(self):
-    if self._events is not None:
-      self._events.close()
-      self._events = None
+    events, self._events = self._events, None
+    if events is not None:
+      with files.naming(self.workdir / 'events.out'):
+        events.close()
 
   def _log_to(self, path):
     import logging as python_logging

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 
@@ -33,6 +34,20 @@ def test_a_file_is_replaced_whole_and_is_on_the_disk_first(
     files.write_json(path, {'x': object()})
   assert os.listdir(tmp_path) == ['a.json']
   assert files.read_json(path, 'x') == {'x': 2}
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+  path = tmp_path / 'a.json'
+  files.write_json(path, {'x': 1})
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+  try:
+    with pytest.raises(OSError, match=rf"File too large: '{path}'"):
+      files.write_json(path, {'x': 'y' * 2000})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert files.read_json(path) == {'x': 1}
+  assert os.listdir(tmp_path) == ['a.json']
 
 
 def test_json_never_holds_what_is_no_json(tmp_path):

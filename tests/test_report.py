@@ -1,6 +1,8 @@
 """What a run leaves behind, read back."""
 
 import json
+import resource
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,3 +77,18 @@ def test_figures_are_saved_as_images(run):
     plots.curves([{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': 1.0}])['loss'],
   )
   assert path.read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_full_disk_is_named_and_ends_no_thread(run, monkeypatch):
+  run.write(1, {'loss': 1.0})
+  threads = threading.active_count()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # Larger than what is there, smaller than what comes.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+  try:
+    with pytest.raises(OSError, match=r"File too large: '.*/run/"):
+      for step in range(2, 100):
+        run.write(step, {'loss': 1.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert threading.active_count() == threads
