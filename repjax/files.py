@@ -33,7 +33,7 @@ def path_of(path: str | os.PathLike) -> pathlib.Path:
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A path to write to, which becomes `path` when all went well."""
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   partial = path.with_name(f'{path.name}.partial')
   try:
     with naming(path):

@@ -24,6 +24,7 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import files
 from repjax.layers.positions import grid_positions
 from repjax.types import InputError
 from repjax.types import PyTree
@@ -103,7 +104,7 @@ def load_vit(
   """
   if head not in ('keep', 'replace'):
     raise InputError(f"head must be 'keep' or 'replace', got {head!r}")
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   is_torch = path.is_dir() or path.suffix == '.safetensors'
   file_name, read = (
     (stored_name, _read_hf) if is_torch else (_npz_name, _read_npz)
@@ -171,7 +172,7 @@ def save_npz(path: str | os.PathLike, params: PyTree) -> None:
     _npz_name(name): np.asarray(leaf)
     for name, leaf in torch_layout.flatten(params).items()
   }
-  with torch_layout.replace(path) as partial, partial.open('wb') as file:
+  with files.replacing(path) as partial, partial.open('wb') as file:
     np.savez(file, **arrays)
 
 

@@ -38,7 +38,7 @@ class Published:
     Raises:
       InputError: There is none, or it cannot be read.
     """
-    place = pathlib.Path(path)
+    place = pathlib.Path(path).expanduser()
     if place.suffix != '.json':
       folder = place if place.is_dir() else place.parent
       place = folder / 'tokenizer.json'
