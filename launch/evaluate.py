@@ -5,13 +5,22 @@ python -m launch.evaluate --workdir=/tmp/vit --split=test --step=best
 
 import json
 import pathlib
+from typing import Any
 
 from absl import flags
 from absl import logging
+from ml_collections import config_flags
 
 from launch.lib import app
+from repjax import files
 from repjax import types
 
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  "Config file to execute where the run's is none of repjax's own, with its "
+  'preset; --config.x.y=value changes fields of the run.',
+)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'A directory of launch.train.', required=True
 )
@@ -27,27 +36,24 @@ app.define_devices()
 
 def main() -> None:
   """Restores a checkpoint and prints its metrics as one JSON object."""
-  workdir = pathlib.Path(_WORKDIR.value)
-  if not (workdir / 'config.json').exists():
+  workdir = files.path_of(_WORKDIR.value)
+  if not (workdir / 'checkpoints').is_dir():
     raise types.InputError(
-      f'--workdir={workdir} holds no config.json: give a directory that '
+      f'--workdir={workdir} holds no checkpoints: give a directory that '
       'launch.train has written.'
     )
+  said = _said(workdir)
   app.initialize()
 
   from launch.lib import building
   from repjax import checkpoint
   from repjax import loop
-  from repjax import report
 
-  stored = json.loads((workdir / 'config.json').read_text('utf-8'))['config']
-  module = app.load_config_module(app.find_config(stored.pop('file')))
-  preset = stored.pop('preset')
+  module = app.load_config_module(said.pop('file'))
+  preset = said.pop('preset')
   config = module.get_config(*([preset] if preset else []))
-  app.update(config, stored)
-  if _DATA_DIR.value:
-    config.data.dir = _DATA_DIR.value
-  experiment = building.build(module, config, preset)
+  if said:
+    app.update(config, said)
   store = checkpoint.Checkpoints(
     str(workdir / 'checkpoints'),
     keep=config.run.keep,
@@ -55,22 +61,91 @@ def main() -> None:
     best_mode=config.run.best_mode,
     read_only=True,
   )
-  state = loop.init(experiment.method, experiment.train.batch(0), config.seed)
-  restored = store.restore(state, step=_step(store))
-  if restored is None:
+  stored = store.read(step=_step(store))
+  if stored is None:
     raise types.InputError(f'--workdir={workdir} holds no checkpoint yet.')
-  state, _ = restored
+  _as_trained(config, stored, workdir)
+  if _CONFIG.value is not None:
+    config.update_from_flattened_dict(
+      config_flags.get_override_values(flags.FLAGS['config'])
+    )
+  if _DATA_DIR.value:
+    config.data.dir = _DATA_DIR.value
+  experiment = building.build(module, config, preset)
+  state = checkpoint.as_state(
+    stored,
+    loop.init(experiment.method, experiment.train.batch(0), config.seed),
+  )
+  split = _SPLIT.value
   evaluator = loop.Evaluator(experiment.method)
-  outputs, columns = evaluator(state, experiment.evals(_SPLIT.value))
-  values = experiment.measure(outputs, columns)
-  logging.info('step %d, %d rows', int(state.step), len(columns['mask']))
-  run = report.Run(workdir)
-  name = _SPLIT.value.replace('[', '_').replace(']', '').replace(':', '_')
-  for kind, figure in experiment.figures(
-    _SPLIT.value, outputs, columns
-  ).items():
-    run.figure(f'{name}_{kind}', figure)
-  print(json.dumps({'step': int(state.step), 'split': _SPLIT.value, **values}))
+  seen = evaluator(state, experiment.evals(split), split=split)
+  values = experiment.measure(*seen)
+  step = int(state.step)
+  logging.info('step %d, %d rows', step, len(seen[1]['mask']))
+  print(
+    json.dumps(
+      files.plain({'step': step, 'split': split, **values}), allow_nan=False
+    ),
+    flush=True,
+  )
+  _draw(workdir, experiment.figures(split, *seen))
+
+
+def _said(workdir: pathlib.Path) -> dict[str, Any]:
+  """What config.json says, with the 'file' that is executed and its 'preset'.
+
+  With --config only these two, where config.json is damaged.
+  """
+  try:
+    said = files.read_json(workdir / 'config.json', 'config')['config']
+    if not isinstance(said, dict) or not {'file', 'preset'} <= set(said):
+      raise types.InputError(
+        f'{workdir / "config.json"} is damaged: it names no recipe'
+      )
+  except types.InputError as error:
+    if _CONFIG.value is None:
+      raise types.InputError(
+        f'{error}. Give --config, with which the run was made.'
+      ) from error
+    logging.warning('%s', error)
+    said = {}
+  if _CONFIG.value is None:
+    return {**said, 'file': app.own_recipe(said['file'])}
+  file, preset = app.config_name()
+  return {**said, 'file': file, 'preset': preset}
+
+
+def _as_trained(config, stored, workdir) -> None:
+  """Sets all fields to those that the checkpoint was saved with."""
+  from repjax import checkpoint
+  from repjax import run
+
+  kept = run.without_studies(stored.config)
+  lines = checkpoint.differing_fields(run.identity(config), kept)
+  if lines:
+    logging.warning(
+      '%s is not what the checkpoint was saved with, by which it is '
+      'evaluated: %s',
+      workdir / 'config.json',
+      '; '.join(lines),
+    )
+  data = {**kept['data'], 'dir': config.data.dir}
+  app.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
+
+
+def _draw(workdir, figures):
+  """Figures beside those of the run, where one may write."""
+  from repjax import report
+
+  if not figures:
+    return
+  try:
+    run = report.Run(workdir)
+    name = _SPLIT.value.replace('[', '_').replace(']', '').replace(':', '_')
+    for kind, figure in figures.items():
+      run.figure(f'{name}_{kind}', figure)
+  except (types.InputError, OSError) as error:
+    logging.warning('No plots are written: %s', error)
 
 
 def _step(store) -> int | None:

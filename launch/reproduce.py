@@ -5,9 +5,10 @@
 Each paper's study (`configs/studies/`) writes results/<paper>/report.json and
 plots; RESULTS.md is made from these files, so papers that were not run keep
 their sections. Other presets of a study write folders of their own, such as
-results/gpm.mnist. With --check nothing is run: it fails if a report was
-measured with another config or other claims than the present ones, and says
-which were measured with older code.
+results/gpm.mnist. What was measured before a command was stopped is kept when
+it is run again. With --check nothing is run: it fails if a report was measured
+with another config or other claims than the present ones, and says which were
+measured with older code.
 """
 
 import json
@@ -21,6 +22,7 @@ from absl import logging
 from launch.lib import app
 from launch.lib import results
 from launch.lib import sources
+from repjax import files
 from repjax import types
 
 _PAPERS = flags.DEFINE_list(
@@ -58,14 +60,40 @@ def main() -> None:
   if _CHECK.value:
     _check(papers, out, table)
     return
+  out.mkdir(parents=True, exist_ok=True)
   if not _TABLE.value:
     studies = {paper: app.load_study(paper) for paper in papers}
-    configs = {paper: _config(paper, x) for paper, x in studies.items()}
+    jobs = {
+      paper: (x, _config(paper, x), _seeds(x)) for paper, x in studies.items()
+    }
     app.initialize()
-    for paper, study in studies.items():
-      folder = results.folder_of(out, paper, _PRESET.value)
-      _measure(paper, study, configs[paper], folder)
-  table.write_text(results.table(app.papers(), out), encoding='utf-8')
+    _measure_all(jobs, out, table)
+    return
+  _write_table(out, table)
+
+
+def _measure_all(jobs, out: pathlib.Path, table: pathlib.Path) -> None:
+  """Measures one paper after the other; goes on where it was stopped."""
+  from repjax import report
+
+  what = {
+    'preset': _PRESET.value,
+    'git': report.git_commit(),
+    'papers': {
+      paper: [_fingerprint(config), seeds]
+      for paper, (_, config, seeds) in jobs.items()
+    },
+  }
+
+  def measure(paper):
+    folder = results.folder_of(out, paper, _PRESET.value)
+    _measure(paper, *jobs[paper], folder)
+
+  results.measure_all(out, what, measure, lambda: _write_table(out, table))
+
+
+def _write_table(out, table):
+  files.replace(table, results.table(app.papers(), out))
   logging.info('wrote %s', table)
 
 
@@ -85,44 +113,51 @@ def _seeds(study: Any) -> tuple[int, ...]:
   return study.SEEDS[:count]
 
 
-def _measure(paper: str, study: Any, config, folder: pathlib.Path) -> None:
+def _measure(
+  paper: str, study: Any, config, seeds: tuple[int, ...], folder: pathlib.Path
+) -> None:
   """Runs one paper's study and writes its report."""
   from repjax import report
   from repjax.metrics import averages
 
-  seeds = _seeds(study)
   identity = _fingerprint(config)
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
   run = report.Run(folder)
-  run.start(
-    {'file': f'configs/{paper}.py', 'preset': _PRESET.value, **identity}
-  )
-  logging.info('measuring the claims of %s', paper)
-  started = time.monotonic()
-  result = study.run(config, seeds)
-  seconds = time.monotonic() - started
-  for name, figure in result.figures.items():
-    run.figure(name, figure)
-  rows = results.judge(study.CLAIMS, result.scalars)
-  for row in rows:
-    mean, half = averages.interval(row['values'])
-    logging.info(
-      '%s: %.4f +- %.4f: %s', row['name'], mean, half, row['verdict']
+  with run.held():
+    run.log()
+    run.start(
+      {'file': f'configs/{paper}.py', 'preset': _PRESET.value, **identity}
     )
-  run.finish(
-    {
-      'claims': rows,
-      'scalars': dict(result.scalars),
-      'figures': sorted(result.figures),
-      'preset': _PRESET.value,
-      'seeds': seeds,
-      'seconds': seconds,
-      'config': identity,
-      'sources': sources.checksums(_study_file(paper)),
-      **report.environment(),
-    }
-  )
+    logging.info('measuring the claims of %s', paper)
+    started = time.monotonic()
+    result = study.run(config, seeds)
+    seconds = time.monotonic() - started
+    for name, figure in result.figures.items():
+      run.figure(name, figure)
+    rows = results.judge(study.CLAIMS, result.scalars)
+    for row in rows:
+      mean, half = averages.interval(row['values'])
+      logging.info(
+        '%s: %.4f +- %.4f: %s', row['name'], mean, half, row['verdict']
+      )
+    run.finish(
+      {
+        'claims': rows,
+        'scalars': dict(result.scalars),
+        'figures': sorted(result.figures),
+        'preset': _PRESET.value,
+        'seeds': seeds,
+        'seconds': seconds,
+        'config': identity,
+        'sources': sources.checksums(_study_file(paper)),
+        **report.environment(),
+      }
+    )
+
+
+def _study_file(paper: str) -> pathlib.Path:
+  return sources.ROOT / 'configs' / 'studies' / f'{paper}.py'
 
 
 def _study_file(paper: str) -> pathlib.Path:

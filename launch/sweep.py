@@ -21,6 +21,7 @@ import numpy as np
 
 from launch.lib import app
 from launch.lib import executors
+from launch.lib import one_candidate
 from launch.lib import private_search
 from launch.lib import space as spaces
 from launch.lib import trials
@@ -77,20 +78,18 @@ flags.register_validator(
 def main() -> None:
   """Runs the sweep of the flags."""
   sweep = _sweep()
-  stop = executors.stop_on_signals()
   if private_search.is_asked_for():
     private_search.refuse(
       trials=_TRIALS.value, seed=_SEED.value, until=_UNTIL.value
     )
-    private_search.run(sweep, _executor(sweep.workdir / 'sealed'), stop)
+    execute = _executor(sweep.workdir / 'sealed')
+    one_candidate.check_metric(sweep, spaces.grid(sweep.space))
+    private_search.run(sweep, execute, executors.stop_on_signals())
     return
-  trials.run(
-    sweep,
-    _candidates(sweep.space),
-    _executor(sweep.workdir),
-    stop,
-    until=_UNTIL.value,
-  )
+  candidates, execute = _candidates(sweep.space), _executor(sweep.workdir)
+  one_candidate.check_metric(sweep, candidates)
+  stop = executors.stop_on_signals()
+  trials.run(sweep, candidates, execute, stop, until=_UNTIL.value)
 
 
 def _sweep() -> trials.Sweep:

@@ -7,7 +7,6 @@ config are overridden with --config.x.y=value.
 """
 
 from collections.abc import Callable
-import signal
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import process
 from repjax import types
 
 _CONFIG = app.define_config()
@@ -88,15 +88,11 @@ def _catch_signals() -> Callable[[], bool]:
   if jax.process_count() > 1:
     return asked.is_set
 
-  def handler(number, frame):
-    del frame
-    if asked.is_set():
-      raise KeyboardInterrupt
+  def stop(name):
     asked.set()
-    logging.warning('%s: stopping after this step', signal.Signals(number).name)
+    logging.warning('%s: stopping after this step', name)
 
-  signal.signal(signal.SIGTERM, handler)
-  signal.signal(signal.SIGINT, handler)
+  process.on_signal(stop)
   return asked.is_set
 
 

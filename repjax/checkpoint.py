@@ -8,7 +8,7 @@ reading, so that a file damaged later is noticed, too.
 """
 
 from collections.abc import Mapping
-import operator
+import math
 import pathlib
 import time
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from repjax import files
 from repjax import parallel
 from repjax import trees
 from repjax import types
@@ -35,11 +36,13 @@ class Stored(NamedTuple):
     path: Its folder.
     arrays: Path in the state, joined by '/', -> array; keys are their words.
     config: What it was saved with.
+    sums: Of the interval that was being averaged; see `loop.Progress`.
   """
 
   path: pathlib.Path
   arrays: dict[str, np.ndarray]
   config: dict[str, Any]
+  sums: dict[str, tuple[float, float]]
 
 
 class Checkpoints:
@@ -68,11 +71,19 @@ class Checkpoints:
     """
     if keep < 1:
       raise types.InputError(f'config.run.keep must be >= 1; got {keep}.')
-    self.directory = pathlib.Path(directory).absolute()
+    self.directory = files.path_of(directory)
+    if best and not self._metrics_are_whole(read_only):
+      best = ''
     policies = [checkpoint_managers.LatestN(keep)]
     best_fn = None
     if best:
-      best_fn = operator.itemgetter(best)
+      worst = -math.inf if best_mode == 'max' else math.inf
+
+      def best_fn(metrics):
+        # Missing, or None as it was not finite.
+        value = metrics.get(best)
+        return worst if value is None else value
+
       policies.append(
         checkpoint_managers.BestN(
           get_metric_fn=best_fn,
@@ -100,6 +111,8 @@ class Checkpoints:
     state: types.TrainState,
     config: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
+    *,
+    sums: Mapping[str, tuple[float, float]] | None = None,
   ) -> None:
     """Starts to save; returns as soon as the state is on the host.
 
@@ -107,6 +120,7 @@ class Checkpoints:
       state: A replicated state; its `step` names the checkpoint.
       config: What the run is, as plain numbers, strings, lists and mappings.
       metrics: Of this state, for the best checkpoint.
+      sums: Of the interval that is being averaged.
 
     Raises:
       NonFiniteError: If a parameter is NaN or infinite: nothing is written.
@@ -117,13 +131,14 @@ class Checkpoints:
       raise types.NonFiniteError(
         f'parameter {name} is not finite at step {int(state.step)}'
       )
-    arrays = _to_arrays(state)
+    arrays = trees.to_arrays(state)
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     meta = {
       'format': _FORMAT,
       'config': config,
+      'sums': sums or {},
       'crc32': {name: _crc32(x) for name, x in arrays.items()},
     }
     self._call(
@@ -136,7 +151,7 @@ class Checkpoints:
         ),
         meta=ocp.args.JsonSave(meta),
       ),
-      metrics=dict(metrics) if metrics and self._tracks_best else None,
+      metrics=files.plain(metrics) if metrics and self._tracks_best else None,
       force=True,
     )
 
@@ -177,7 +192,7 @@ class Checkpoints:
     stored = self.read(step=step)
     if stored is None:
       return None
-    return _from_arrays(stored.arrays, like, stored.path), stored.config
+    return as_state(stored, like), stored.config
 
   def read(self, *, step: int | None = None) -> Stored | None:
     """Reads the newest whole checkpoint as it is, whatever it is of.
@@ -213,7 +228,8 @@ class Checkpoints:
       except Exception as error:
         damaged = str(error).splitlines()[0] or type(error).__name__
       if not damaged:
-        return Stored(path, arrays, meta['config'])
+        # Earlier versions did not save them.
+        return Stored(path, arrays, meta['config'], meta.get('sums', {}))
       logging.warning(
         'Skipping the damaged checkpoint %s: %s', path, damaged[:200]
       )
@@ -237,6 +253,25 @@ class Checkpoints:
     parallel.barrier('repjax-set-aside')
     self._manager.reload()
 
+  def _metrics_are_whole(self, read_only) -> bool:
+    """Whether all metrics can be read, which Orbax insists on.
+
+    Damaged ones are set aside, and their checkpoints stay, without metrics.
+    """
+    whole = True
+    for path in self.directory.glob('[0-9]*/metrics/metrics'):
+      try:
+        files.read_json(path)
+      except types.InputError as error:
+        logging.warning('%s: not looked at to find the best', error)
+        if read_only:
+          whole = False
+        elif jax.process_index() == 0:
+          path.parent.rename(path.parents[1] / f'damaged-{time.time_ns()}')
+    if not read_only:
+      parallel.barrier('repjax-metrics')
+    return whole
+
   def _call(self, fn, *args, **kwargs):
     try:
       return fn(*args, **kwargs)
@@ -251,6 +286,15 @@ class Checkpoints:
         f'Whole checkpoints there: {whole or "none"}. Free some space and '
         'run the same command again to go on from the newest.'
       ) from error
+
+
+def as_state(stored: Stored, like: types.TrainState) -> types.TrainState:
+  """A checkpoint as a state of the structure, shapes and dtypes of another.
+
+  Raises:
+    InputError: As `Checkpoints.restore` does.
+  """
+  return trees.from_arrays(stored.arrays, like, where=stored.path)
 
 
 def differing_fields(
@@ -275,59 +319,6 @@ def differing_fields(
 _ABSENT = '(absent)'
 
 
-def _is_key(x) -> bool:
-  return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
-    x.dtype, jax.dtypes.prng_key
-  )
-
-
-def _to_arrays(state) -> dict[str, np.ndarray]:
-  """Path -> host array; keys become their words."""
-  state = jax.tree.map(
-    lambda x: jax.random.key_data(x) if _is_key(x) else x, state
-  )
-  state = jax.device_get(state)
-  return {
-    '/'.join(path): np.asarray(leaf)
-    for path, leaf in trees.flatten(state).items()
-  }
-
-
-def _from_arrays(arrays, like, where) -> types.TrainState:
-  wanted = _shapes(like)
-  present = {name: (x.shape, x.dtype) for name, x in arrays.items()}
-  present.update(
-    {name: s for name, s in wanted.items() if not np.prod(s[0], dtype=int)}
-  )
-  missing = sorted(wanted.keys() - present.keys())
-  unexpected = sorted(present.keys() - wanted.keys())
-  other = sorted(
-    f'{name} {present[name][0]} {present[name][1]} (wanted '
-    f'{wanted[name][0]} {wanted[name][1]})'
-    for name in wanted.keys() & present.keys()
-    if present[name] != wanted[name]
-  )
-  if missing or unexpected or other:
-    raise types.InputError(
-      f'{where} is a checkpoint of another network or optimizer: '
-      f'missing {missing}; unexpected {unexpected}; different {other}. '
-      'Give the config it was made with, or another --workdir.'
-    )
-  leaves = []
-  for path, leaf in trees.flatten(like).items():
-    name = '/'.join(path)
-    shape, dtype = wanted[name]
-    value = arrays.get(name, np.zeros(shape, dtype))
-    if _is_key(leaf):
-      value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
-    leaves.append(value)
-  return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def _shapes(state):
-  return {name: (x.shape, x.dtype) for name, x in _to_arrays(state).items()}
-
-
 def _crc32(x: np.ndarray) -> int:
   return zlib.crc32(np.ascontiguousarray(x).tobytes())
 
@@ -336,6 +327,8 @@ def _damaged(arrays, meta) -> str:
   """What is wrong with a checkpoint that could be read, or ''."""
   if not isinstance(meta, Mapping) or meta.get('format') != _FORMAT:
     return 'it was not written by repjax'
+  if not isinstance(meta.get('config'), Mapping):
+    return 'it says no config'
   for name, crc in meta['crc32'].items():
     if name in arrays and _crc32(np.asarray(arrays[name])) != crc:
       return f'the array {name} does not have the checksum it was saved with'

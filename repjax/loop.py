@@ -122,18 +122,27 @@ class Evaluator:
     self._predict = parallel.predict_step(method.predict, devices)
 
   def __call__(
-    self, state: types.TrainState, batches: Iterable[types.HostBatch]
+    self,
+    state: types.TrainState,
+    batches: Iterable[types.HostBatch],
+    *,
+    split: str = 'the evaluated set',
   ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Predicts every row of a set once.
 
     Args:
       state: The state to predict with.
       batches: Host batches of one pass over the set; padding has mask 0.
+      split: What the set is, for the error.
 
     Returns:
       (outputs, columns) of all processes' real rows, in the set's order where
       batches carry 'index': predictions, and the one-dimensional columns of
       the batches.
+
+    Raises:
+      NonFiniteError: If what is predicted of a real row is NaN or infinite:
+        NaN logits would count as class 0.
     """
     parts = []
     for batch in batches:
@@ -143,7 +152,21 @@ class Evaluator:
     rows = np.flatnonzero(columns['mask'] > 0)
     if 'index' in columns:
       rows = rows[np.argsort(columns['index'][rows], kind='stable')]
-    return jax.tree.map(lambda x: x[rows], (outputs, columns))
+    outputs, columns = jax.tree.map(lambda x: x[rows], (outputs, columns))
+    _check_finite(outputs, columns.get('index', rows), split)
+    return outputs, columns
+
+
+def _check_finite(outputs, names, split):
+  """Raises for the first row that is not finite; padding may be anything."""
+  for name, values in outputs.items():
+    if jax.dtypes.issubdtype(values.dtype, np.inexact):
+      finite = np.isfinite(values.reshape(len(values), -1)).all(-1)
+      if not finite.all():
+        raise types.NonFiniteError(
+          f'{name} of row {names[finite.argmin()]} of {split} is not finite '
+          f'({np.count_nonzero(~finite)} of {len(values)} rows are not)'
+        )
 
 
 # Hooks.
@@ -163,6 +186,7 @@ class Progress:
     batch_size: int,
     write: Callable[[int, Mapping[str, float]], None],
     start: int = 0,
+    sums: Mapping[str, tuple[float, float]] | None = None,
     also: Callable[[int], Mapping[str, float]] = lambda step: {},
   ):
     """Makes the hook.
@@ -173,12 +197,14 @@ class Progress:
       batch_size: Rows of a step over all devices, for the rate.
       write: Takes (step, name -> mean).
       start: Steps made before this fit.
+      sums: What `sums` was after them: with it, the first average is over the
+        whole interval.
       also: Step -> more numbers for its line.
     """
     self._every, self._steps, self._batch_size = every, steps, batch_size
     self._write, self._also = write, also
     self._window: list[tuple[int, types.Sums]] = []  # Still on the devices.
-    self._total: types.Sums | None = None
+    self._total = {name: (x, w) for name, (x, w) in (sums or {}).items()}
     self._compiling = True
     self._since = time.monotonic()
     self._since_step = start
@@ -198,7 +224,7 @@ class Progress:
     if not due:
       return
     self.check(state)
-    values, self._total = _means(self._total), None
+    values, self._total = _means(self._total), {}
     seconds = time.monotonic() - self._since - self._paused
     made = step - self._since_step
     left = float('nan')
@@ -220,9 +246,12 @@ class Progress:
           leaf = trees.first_nonfinite(jax.device_get(state.params))
           where = f' (and so is by now the parameter {leaf})' if leaf else ''
           raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
-      self._total = (
-        sums if self._total is None else averages.add(self._total, sums)
-      )
+      self._add(sums)
+
+  @property
+  def sums(self) -> dict[str, tuple[float, float]]:
+    """Sums of the interval up to the last `check`; for the checkpoint."""
+    return self._total
 
   @contextlib.contextmanager
   def pause(self):
@@ -230,6 +259,13 @@ class Progress:
     start = time.monotonic()
     yield
     self._paused += time.monotonic() - start
+
+  def _add(self, sums):
+    # Python's numbers, which a JSON file keeps as they are.
+    sums = {name: (float(x), float(w)) for name, (x, w) in sums.items()}
+    if self._total.keys() == sums.keys():
+      sums = averages.add(self._total, sums)
+    self._total = sums  # Else the interval begins, or the config is another.
 
   def _reset(self, step):
     self._since, self._since_step, self._paused = time.monotonic(), step, 0.0

@@ -204,7 +204,8 @@ def check_batch_size(
   unit = jax.device_count() * microbatches * multiple
   if batch_size > 0 and batch_size % unit == 0:
     return
-  below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+  below = max(batch_size, 0) // unit * unit
+  above = below + unit
   near = f'{above}' if below <= 0 else f'{below} or {above}'
   parts = f'{jax.device_count()} device(s)'
   parts += f' x {microbatches} microbatch(es)' if microbatches > 1 else ''
@@ -216,7 +217,15 @@ def check_batch_size(
 
 
 def round_up(batch_size: int) -> int:
-  """Smallest size >= `batch_size` that divides over all devices."""
+  """Smallest size >= `batch_size` that divides over all devices.
+
+  Raises:
+    InputError: If it is < 1; such rows are those of evaluation.
+  """
+  if batch_size < 1:
+    raise types.InputError(
+      f'config.eval_batch_size must be >= 1; got {batch_size}.'
+    )
   return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
@@ -316,6 +325,15 @@ def agree_to_stop(step: int, *, asked: bool) -> bool:
   from jax.experimental import multihost_utils
 
   return multihost_utils.reached_preemption_sync_point(step)
+
+
+def any_process(value: bool) -> bool:
+  """Whether a value is true on any process; all must ask."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return bool(multihost_utils.process_allgather(np.asarray(value)).any())
 
 
 def barrier(name: str) -> None:

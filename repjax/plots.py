@@ -27,8 +27,8 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
   series: dict[str, dict[str, list[tuple[float, float]]]] = {}
   for row in history:
     for name, value in row.items():
-      if name in ('step', 'examples_per_second'):
-        continue
+      if value is None or name in ('step', 'examples_per_second'):
+        continue  # None was not finite.
       split, _, quantity = name.rpartition('/')
       lines = series.setdefault(quantity, {})
       lines.setdefault(split or 'train', []).append((row['step'], value))

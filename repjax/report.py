@@ -7,11 +7,14 @@
     plots/*.png     figures
     checkpoints/    see `checkpoint.py`
     report.json     the result; written last, so its presence means done
+    lock.json       who is writing here; see `files.locked`
 
 Only process 0 writes; `log.<i>.txt` is the exception.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -20,12 +23,14 @@ import pathlib
 import platform
 import subprocess
 import sys
+import time
 from typing import Any
 
 from absl import logging
 import jax
-import numpy as np
 
+from repjax import files
+from repjax import parallel
 from repjax import types
 
 _PACKAGES = (
@@ -53,7 +58,7 @@ class Run:
     Raises:
       InputError: If nothing can be written there.
     """
-    self.workdir = pathlib.Path(workdir).absolute()
+    self.workdir = files.path_of(workdir)
     self.is_writer = jax.process_index() == 0
     self._events: Any = None  # A writer of TensorBoard from the first use on.
     try:
@@ -67,38 +72,69 @@ class Run:
         'folder that you may write to.'
       ) from error
 
-  def start(self, config: Mapping[str, Any]) -> None:
-    """Writes config.json and begins the log file."""
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Keeps other runs out.
+
+    Raises:
+      InputError: On all processes, if another run is writing here.
+    """
+    with contextlib.ExitStack() as stack:
+      refused = None
+      if self.is_writer:
+        try:
+          stack.enter_context(files.locked(self.workdir, '--workdir'))
+        except types.InputError as error:
+          refused = error
+      if parallel.any_process(refused is not None):
+        raise refused or types.InputError(
+          f'--workdir={self.workdir} is in use: see what process 0 says.'
+        )
+      stack.callback(self._close_events)
+      yield
+
+  def log(self) -> None:
+    """Begins the log file."""
     name = 'log.txt' if self.is_writer else f'log.{jax.process_index()}.txt'
     self._log_to(self.workdir / name)
-    if not self.is_writer:
-      return
-    _write_json(
-      self.workdir / 'config.json', {'config': config, **environment()}
-    )
+
+  def start(self, config: Mapping[str, Any]) -> None:
+    """Writes config.json: what the run that begins or goes on here is."""
+    if self.is_writer:
+      files.write_json(
+        self.workdir / 'config.json', {'config': config, **environment()}
+      )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Appends numbers to metrics.jsonl and the TensorBoard events."""
     if not self.is_writer:
       return
-    line = json.dumps({'step': step, **_plain(values)})
-    with open(self.workdir / 'metrics.jsonl', 'a', encoding='utf-8') as file:
-      file.write(line + '\n')
-    if self._events is None:
-      self._events = _tensorboard().SummaryWriter(str(self.workdir))
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    line = _line({'step': step, **values})
+    path = self.workdir / 'metrics.jsonl'
+    with files.naming(path), open(path, 'a', encoding='utf-8') as file:
+      file.write(line)
+    with files.naming(self.workdir / 'events.out'):
+      if self._events is None:
+        self._events = _Events(self.workdir)
+      self._events.write(step, values)
 
   def history(self) -> list[dict[str, float]]:
-    """The objects of metrics.jsonl; a half-written last line is left out."""
+    """The objects of metrics.jsonl; lines that are none are left out.
+
+    The last one may be half written. A number that was not finite is None.
+    """
     path = self.workdir / 'metrics.jsonl'
     if not path.exists():
       return []
     rows = []
-    for line in path.read_text(encoding='utf-8').splitlines():
+    for line in path.read_text('utf-8', errors='replace').splitlines():
       try:
-        rows.append(json.loads(line))
+        row = json.loads(line)
       except json.JSONDecodeError:
+        row = None
+      if isinstance(row, dict) and isinstance(row.get('step'), int):
+        rows.append(row)
+      else:
         logging.warning('%s: left out the unreadable line %r', path, line[:80])
     return rows
 
@@ -108,27 +144,31 @@ class Run:
     if not self.is_writer or not path.exists():
       return
     kept = [row for row in self.history() if row['step'] <= step]
-    _replace(path, ''.join(json.dumps(row) + '\n' for row in kept))
+    files.replace(path, ''.join(map(_line, kept)))
 
   def figure(self, name: str, figure: Any) -> pathlib.Path:
     """Saves a matplotlib figure as plots/<name>.png."""
     path = self.workdir / 'plots' / f'{name}.png'
     if self.is_writer:
-      figure.savefig(path, dpi=120, bbox_inches='tight')
+      with files.naming(path):
+        figure.savefig(path, dpi=120, bbox_inches='tight')
     return path
 
   def finish(self, result: Mapping[str, Any]) -> None:
     """Writes report.json: the run is done."""
-    if self._events is not None:
-      self._events.close()
-      self._events = None
+    self._close_events()
     if self.is_writer:
-      _write_json(self.workdir / 'report.json', result)
+      files.write_json(self.workdir / 'report.json', result)
 
   def result(self) -> dict[str, Any] | None:
     """The content of report.json if the run is done, or None."""
-    path = self.workdir / 'report.json'
-    return json.loads(path.read_text('utf-8')) if path.exists() else None
+    return files.read_json_if_whole(self.workdir / 'report.json', 'config')
+
+  def _close_events(self):
+    events, self._events = self._events, None
+    if events is not None:
+      with files.naming(self.workdir / 'events.out'):
+        events.close()
 
   def _log_to(self, path):
     import logging as python_logging
@@ -156,6 +196,31 @@ class Run:
     root.addHandler(handler)
 
 
+class _Events:
+  """Writes events for TensorBoard.
+
+  As they come: tensorboardX's own thread dies of a full disk, and with it
+  everybody who waits for its queue.
+  """
+
+  def __init__(self, folder):
+    board = _tensorboard()
+    self._scalar, self._event = board.summary.scalar, board.proto.event_pb2
+    self._file = board.event_file_writer.EventsWriter(str(folder / 'events'))
+
+  def write(self, step, values):
+    for name, value in values.items():
+      self._file.write_event(
+        self._event.Event(
+          wall_time=time.time(), step=step, summary=self._scalar(name, value)
+        )
+      )
+    self._file.flush()
+
+  def close(self):
+    self._file.close()
+
+
 def _tensorboard() -> Any:
   """Imports tensorboardX without PyTorch, which it would load for seconds."""
   modules: dict[str, Any] = sys.modules
@@ -164,6 +229,7 @@ def _tensorboard() -> Any:
     modules['torch'] = None  # Importing it fails now.
   try:
     import tensorboardX
+    import tensorboardX.proto.event_pb2
   finally:
     if hidden:
       del modules['torch']
@@ -180,7 +246,7 @@ def environment() -> dict[str, Any]:
       versions[name] = 'not installed'
   return {
     'versions': versions,
-    'git': _git_commit(),
+    'git': git_commit(),
     'devices': [str(d) for d in jax.devices()],
     'cores': os.cpu_count(),
     'processes': jax.process_count(),
@@ -189,7 +255,7 @@ def environment() -> dict[str, Any]:
   }
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
   """The commit of the package's checkout, '+' if changed; '' outside of one."""
   folder = pathlib.Path(__file__).parent
 
@@ -206,23 +272,6 @@ def _git_commit() -> str:
     return ''
 
 
-def _plain(tree: Any) -> Any:
-  """NumPy and JAX scalars and arrays as what JSON knows."""
-  if isinstance(tree, Mapping):
-    return {str(name): _plain(x) for name, x in tree.items()}
-  if isinstance(tree, (list, tuple)):
-    return [_plain(x) for x in tree]
-  if isinstance(tree, (np.ndarray, np.generic, jax.Array)):
-    return np.asarray(tree).tolist()
-  return tree
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  _replace(path, json.dumps(_plain(value), indent=2) + '\n')
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  os.replace(temporary, path)
+def _line(row: Mapping[str, Any]) -> str:
+  """A line of metrics.jsonl."""
+  return json.dumps(files.plain(row), allow_nan=False) + '\n'

@@ -9,7 +9,6 @@ is returned at once. No flags: `launch.train` and notebooks call the same.
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import itertools
 import json
 import os
 import time
@@ -18,6 +17,7 @@ from typing import Literal
 
 from absl import logging
 import jax
+import numpy as np
 
 from repjax import checkpoint
 from repjax import loop
@@ -84,20 +84,45 @@ def fit(
   """
   started = time.monotonic() if started is None else started
   directory = report.Run(workdir)
-  finished = directory.result()
-  if finished is not None and _same(
-    finished['config'], config, directory, resume_config
-  ):
-    logging.info('%s is finished: %s', workdir, finished['result'])
-    return finished
-  directory.start({**(origin or {}), **config.to_dict()})
+  with directory.held():
+    finished = directory.result()
+    if finished is not None and _same(
+      finished['config'], config, directory, resume_config
+    ):
+      logging.info('%s is finished: %s', workdir, finished.get('result'))
+      return finished
+    directory.log()
+    return _fit(
+      experiment,
+      config,
+      directory,
+      origin=origin or {},
+      resume_config=resume_config,
+      asked_to_stop=asked_to_stop,
+      started=started,
+    )
+
+
+def _fit(
+  experiment,
+  config,
+  directory,
+  *,
+  origin,
+  resume_config,
+  asked_to_stop,
+  started,
+):
+  _check_best(experiment, config)
   store = checkpoint.Checkpoints(
     str(directory.workdir / 'checkpoints'),
     keep=config.run.keep,
     best=config.run.best,
     best_mode=config.run.best_mode,
   )
-  state = _begin(experiment, config, directory, store, resume_config)
+  state, sums = _begin(experiment, config, directory, store, resume_config)
+  # Now that nothing has refused: evaluation goes by it.
+  directory.start({**origin, **config.to_dict()})
   batch_size = round(experiment.train.expected_rows)
   logging.info(
     '%s parameters, %s steps of %s rows',
@@ -111,11 +136,10 @@ def fit(
     batch_size=batch_size,
     write=directory.write,
     start=int(state.step),
+    sums=sums,
     also=experiment.guard.line,
   )
   evaluate = _Evaluation(experiment)
-  if config.run.best:
-    evaluate.check(state, config.run.best)
 
   def evaluate_and_save(step, state, sums):
     del sums
@@ -130,13 +154,13 @@ def fit(
         values = evaluate(state)
         logging.info('step %s  %s', f'{step:,}', averages.summary(values))
         directory.write(step, values)
-      store.save(state, identity(config), values)
+      store.save(state, identity(config), values, sums=progress.sums)
 
   def stop(step, state, sums):
     del sums
     if parallel.agree_to_stop(step, asked=asked_to_stop()):
       progress.check(state)
-      store.save(state, identity(config))
+      store.save(state, identity(config), sums=progress.sums)
       store.wait()
       raise types.PreemptedError(
         f'stopped after step {step}, which is saved: run the same command '
@@ -181,6 +205,28 @@ def fit(
   )
 
 
+def measures(experiment: types.Experiment) -> list[str]:
+  """Names of what an evaluation will measure, without any compute.
+
+  Each split is measured on its first batch, of which nothing is predicted.
+  """
+  state = jax.eval_shape(
+    experiment.method.init, jax.random.key(0), experiment.train.batch(0)
+  )
+  names = []
+  for split in experiment.eval_splits:
+    batch = next(iter(experiment.evals(split)))
+    shapes = jax.eval_shape(experiment.method.predict, state, batch)
+    real = batch['mask'] > 0
+    outputs = {
+      name: np.ones(x.shape, x.dtype)[real] for name, x in shapes.items()
+    }
+    columns = {name: x[real] for name, x in batch.items() if x.ndim == 1}
+    with np.errstate(all='ignore'):
+      names += [f'{split}/{x}' for x in experiment.measure(outputs, columns)]
+  return names
+
+
 class _Evaluation:
   """Measures all splits of an experiment; keeps what the last one saw."""
 
@@ -189,27 +235,10 @@ class _Evaluation:
     self._evaluator = loop.Evaluator(experiment.method)
     self.last = {}  # Split -> (outputs, columns).
 
-  def check(self, state, best: str) -> None:
-    """Raises InputError if `best` is none of the metrics; before training."""
-    split, _, name = best.partition('/')
-    if split not in self._experiment.eval_splits:
-      raise types.InputError(
-        f'config.run.best={best} is <split>/<metric>; the splits are '
-        f'{", ".join(self._experiment.eval_splits)}, and without a best '
-        "checkpoint it is ''."
-      )
-    one = itertools.islice(iter(self._experiment.evals(split)), 1)
-    metrics = self._experiment.measure(*self._evaluator(state, one))
-    if name not in metrics:
-      raise types.InputError(
-        f'config.run.best={best}: the metrics of {split} are '
-        f'{", ".join(metrics)}.'
-      )
-
   def __call__(self, state) -> dict[str, float]:
     for split in self._experiment.eval_splits:
       batches = self._experiment.evals(split)
-      self.last[split] = self._evaluator(state, batches)
+      self.last[split] = self._evaluator(state, batches, split=split)
     return self.values()
 
   def values(self) -> dict[str, float]:
@@ -220,25 +249,40 @@ class _Evaluation:
     }
 
 
+def _check_best(experiment, config):
+  """Refuses a metric that only the first evaluation would miss."""
+  if config.run.best:
+    names = measures(experiment)
+    if config.run.best not in names:
+      raise types.InputError(
+        f'config.run.best={config.run.best!r} is not measured; there are '
+        f'{", ".join(names)}.'
+      )
+
+
 def _begin(experiment, config, directory, store, resume_config):
-  """The state to go on from, before any compute: a run never trains what it
-  cannot resume.
+  """What to go on from, before any compute: a run never trains what it cannot
+  resume.
+
+  Returns:
+    The state, and the sums of the interval that it is in the middle of.
   """
   guard = experiment.guard
   fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
   guard.check(experiment, fresh, config.run.best)
-  restored = store.restore(fresh)
-  if restored is None:
+  stored = store.read()
+  if stored is None:
     state = experiment.warm_start(fresh)
     directory.truncate(-1)
-    return state
-  state, stored = restored
-  guard.resumed(fresh, state, _same(stored, config, directory, resume_config))
+    return state, {}
+  same = _same(stored.config, config, directory, resume_config)
+  state = checkpoint.as_state(stored, fresh)
+  guard.resumed(fresh, state, same)
   step = int(state.step)
   store.set_aside_after(step)
   directory.truncate(step)
   logging.info('resuming from the checkpoint of step %d', step)
-  return state
+  return state, stored.sums if same else {}
 
 
 def _finish(experiment, directory, evaluate, facts):

@@ -17,13 +17,13 @@ them.
 
 from collections.abc import Callable
 import os
-import pathlib
 from typing import Literal
 
 from flax import traverse_util
 import jax
 
 from repjax import checkpoint
+from repjax import files
 from repjax import optim
 from repjax import types
 from repjax.layers import frozen
@@ -126,7 +126,7 @@ def from_run(
   Raises:
     InputError: There is no such checkpoint, or it has no average.
   """
-  folder = pathlib.Path(workdir, 'checkpoints')
+  folder = files.path_of(workdir) / 'checkpoints'
   stored = None
   if folder.is_dir():
     store = checkpoint.Checkpoints(str(folder), read_only=True)

@@ -161,3 +161,68 @@ def nearest(name: str, names) -> str:
   """' Did you mean ...?' for a misspelt name, or ''."""
   close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
   return f' Did you mean {close[0]!r}?' if close else ''
+
+
+def _is_key(x) -> bool:
+  return isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+    x.dtype, jax.dtypes.prng_key
+  )
+
+
+def to_arrays(state: types.TrainState) -> dict[str, np.ndarray]:
+  """Path, joined by '/', -> host array; keys become their words."""
+  state = jax.tree.map(
+    lambda x: jax.random.key_data(x) if _is_key(x) else x, state
+  )
+  state = jax.device_get(state)
+  return {
+    '/'.join(path): np.asarray(leaf) for path, leaf in flatten(state).items()
+  }
+
+
+def from_arrays(
+  arrays: dict[str, np.ndarray], like: types.TrainState, *, where: Any
+) -> types.TrainState:
+  """What `to_arrays` gave, as a state of the structure of another.
+
+  Args:
+    arrays: Path -> array; those without elements may be missing.
+    like: A state of the wanted structure, shapes and dtypes.
+    where: The checkpoint that they are of, for the error.
+
+  Raises:
+    InputError: If they are of another network; lists missing, unexpected and
+      differently shaped arrays.
+  """
+  wanted = _shapes(like)
+  present = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+  present.update(
+    {name: s for name, s in wanted.items() if not np.prod(s[0], dtype=int)}
+  )
+  missing = sorted(wanted.keys() - present.keys())
+  unexpected = sorted(present.keys() - wanted.keys())
+  other = sorted(
+    f'{name} {present[name][0]} {present[name][1]} (wanted '
+    f'{wanted[name][0]} {wanted[name][1]})'
+    for name in wanted.keys() & present.keys()
+    if present[name] != wanted[name]
+  )
+  if missing or unexpected or other:
+    raise types.InputError(
+      f'{where} is a checkpoint of another network or optimizer: '
+      f'missing {missing}; unexpected {unexpected}; different {other}. '
+      'Give the config it was made with, or another --workdir.'
+    )
+  leaves = []
+  for path, leaf in flatten(like).items():
+    name = '/'.join(path)
+    shape, dtype = wanted[name]
+    value = arrays.get(name, np.zeros(shape, dtype))
+    if _is_key(leaf):
+      value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
+    leaves.append(value)
+  return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _shapes(state):
+  return {name: (x.shape, x.dtype) for name, x in to_arrays(state).items()}

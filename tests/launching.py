@@ -64,6 +64,7 @@ def call(module, *arguments):
     contextlib.redirect_stderr(output),
     mock.patch.object(sys, 'unraisablehook', sys.unraisablehook),
     mock.patch.object(sys, 'argv', arguments),
+    mock.patch.object(os, '_exit', sys.exit),  # This process goes on.
   ):
     handlers = {x: signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -210,7 +210,7 @@ def test_recipes_are_cards(record_property):
 
 _RANKS = (
   ('types',),
-  ('trees', 'parallel', 'metrics'),
+  ('files', 'trees', 'parallel', 'metrics'),
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
   ('weights', 'methods', 'adapt'),

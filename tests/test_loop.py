@@ -1,5 +1,7 @@
 """The loop around a method that only counts."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,54 @@ def test_progress_averages_an_interval_and_stops_at_the_first_nan():
   with pytest.raises(types.NonFiniteError, match='loss is nan at step 4'):
     loop.fit(_METHOD, _Stream(values), steps=6, seed=0, hooks=(progress,))
   assert lines == [(2, 2.0)]
+
+
+def _rows(values, stop=None, sums=None):
+  """Step -> average, of steps that are logged every 4; and the last sums."""
+  start = stop or 0
+  rows = {}
+  progress = loop.Progress(
+    every=4,
+    steps=8,
+    batch_size=4,
+    write=lambda step, numbers: rows.update({step: numbers['loss']}),
+    start=start,
+    sums=sums,
+  )
+  for step, value in enumerate(values, start + 1):
+    total = (np.float32(value), np.float32(3))
+    progress(step, None, {'loss': total})
+  progress.check(None)
+  return rows, progress.sums
+
+
+def test_averages_of_a_resumed_run_are_over_the_whole_interval():
+  values = np.random.default_rng(0).normal(size=8)
+  whole, _ = _rows(values)
+  assert whole[8] == pytest.approx(values[4:].mean() / 3, rel=1e-6)
+  first, sums = _rows(values[:6])
+  # As they come back from a checkpoint.
+  sums = json.loads(json.dumps(sums))
+  second, _ = _rows(values[6:], stop=6, sums=sums)
+  assert {**first, **second} == whole
+
+
+def test_a_prediction_that_is_not_finite_is_named_by_set_and_row():
+  batch = {
+    'x': np.array([3.0, 1.0, np.nan, 2.0]),
+    'index': np.array([30, 10, 0, 20]),
+    'mask': np.array([1, 1, 0, 1], np.float32),
+  }
+  state = loop.init(_METHOD, batch, seed=0)
+  evaluate = loop.Evaluator(_METHOD)
+  outputs, _ = evaluate(state, [batch])  # Padding may be anything.
+  np.testing.assert_array_equal(outputs['twice'], [2, 4, 6])
+  for value in (np.nan, np.inf):
+    batch['x'][3] = value
+    with pytest.raises(
+      types.NonFiniteError, match=r'twice of row 20 of val .* \(1 of 3 rows'
+    ):
+      evaluate(state, [batch], split='val')
 
 
 def test_evaluation_leaves_out_padding_and_keeps_the_order():

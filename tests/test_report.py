@@ -1,6 +1,8 @@
 """What a run leaves behind, read back."""
 
 import json
+import resource
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +16,21 @@ from repjax import types
 @pytest.fixture
 def run(tmp_path):
   run = report.Run(tmp_path / 'a' / 'run')
-  run.start({'seed': 1})
-  return run
+  with run.held():
+    run.start({'seed': 1})
+    yield run
 
 
 def test_numbers_go_to_one_line_a_step_and_to_tensorboard(run):
   run.write(2, {'loss': jnp.float32(0.5), 'test/accuracy': 0.25})
   run.write(4, {'loss': 0.125})
-  run.finish({'result': {'loss': np.float32(0.125), 'each': np.arange(2)}})
+  made = {'loss': np.float32(0.125), 'each': np.arange(2)}
+  run.finish({'result': made, 'config': {}})
   assert run.history() == [
     {'step': 2, 'loss': 0.5, 'test/accuracy': 0.25},
     {'step': 4, 'loss': 0.125},
   ]
-  assert run.result() == {'result': {'loss': 0.125, 'each': [0, 1]}}
+  assert run.result()['result'] == {'loss': 0.125, 'each': [0, 1]}
   (events,) = run.workdir.glob('events.out.*')
   data = events.read_bytes()
   assert b'loss' in data
@@ -73,3 +77,18 @@ def test_figures_are_saved_as_images(run):
     plots.curves([{'step': 1, 'loss': 2.0}, {'step': 2, 'loss': 1.0}])['loss'],
   )
   assert path.read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_full_disk_is_named_and_ends_no_thread(run, monkeypatch):
+  run.write(1, {'loss': 1.0})
+  threads = threading.active_count()
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # Larger than what is there, smaller than what comes.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+  try:
+    with pytest.raises(OSError, match=r"File too large: '.*/run/"):
+      for step in range(2, 100):
+        run.write(step, {'loss': 1.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert threading.active_count() == threads

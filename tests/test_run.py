@@ -1,8 +1,10 @@
 """An experiment in a work directory, without flags and processes."""
 
 import json
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,8 +45,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path):
   parts = run.fit(sam.build(config), config, tmp_path / 'parts')
   assert parts['params_crc32'] == whole['params_crc32']
   assert parts['result'] == whole['result']
-  # What was logged after the last save is made again, not doubled.
-  assert lines(tmp_path / 'parts').keys() == lines(tmp_path / 'whole').keys()
+  # What was logged after the last save is made again, not doubled, and the
+  # averages are over whole intervals.
+  assert lines(tmp_path / 'parts') == lines(tmp_path / 'whole')
   # A finished run is read, not repeated.
   calls = iter(())  # Asking would raise StopIteration.
   again = run.fit(
@@ -67,6 +70,128 @@ def test_another_config_is_refused_or_taken_on_request(config, tmp_path):
   second = run.fit(sam.build(config), config, tmp_path, resume_config='new')
   assert second['steps'] == 2 * first['steps']
   assert second['config']['sam']['rho'] == 0.1
+
+
+def test_what_is_refused_leaves_the_run_as_it_was(config, tmp_path):
+  stop = iter([False] * 5 + [True])
+  with pytest.raises(types.PreemptedError):
+    run.fit(
+      sam.build(config), config, tmp_path, asked_to_stop=lambda: next(stop)
+    )
+  (tmp_path / 'config.json').write_text('as it was')
+  other = config.copy_and_resolve_references()
+  other.sam.rho = 0.1
+  with pytest.raises(types.InputError, match=r'sam\.rho'):
+    run.fit(sam.build(other), other, tmp_path)
+
+  def refuse(*args):
+    raise types.InputError('never')
+
+  guard = types.Guard(check=refuse)
+  with pytest.raises(types.InputError, match='never'):
+    run.fit(sam.build(config)._replace(guard=guard), config, tmp_path)
+  assert (tmp_path / 'config.json').read_text() == 'as it was'
+  run.fit(sam.build(config), config, tmp_path)
+  said = json.loads((tmp_path / 'config.json').read_text())['config']
+  assert said['sam']['rho'] == config.sam.rho
+
+
+def test_a_second_run_in_the_directory_is_refused(config, tmp_path):
+  made = sam.build(config)
+
+  def ask():
+    with pytest.raises(types.InputError, match=r'--workdir=.* is in use by'):
+      run.fit(made, config, tmp_path)
+    return True
+
+  with pytest.raises(types.PreemptedError, match='after step 1,'):
+    run.fit(made, config, tmp_path, asked_to_stop=ask)
+  assert not (tmp_path / 'lock.json').exists()
+  assert run.fit(made, config, tmp_path)['steps'] > 1
+
+
+def test_a_metric_that_nothing_measures_is_refused_before_any_step(
+  config, tmp_path
+):
+  made = sam.build(config)
+  assert run.measures(made) == ['test/accuracy', 'test/loss', 'test/ece']
+  config.run.best = 'test/acc'
+  with pytest.raises(types.InputError, match='test/accuracy, test/loss'):
+    run.fit(made, config, tmp_path)
+  assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+def test_a_validation_that_is_not_finite_ends_the_run(config, tmp_path):
+  made = sam.build(config)
+
+  def predict(state, batch):
+    logits = made.method.predict(state, batch)['logits']
+    return {'logits': jnp.where(batch['index'][:, None] == 7, jnp.nan, logits)}
+
+  with pytest.raises(types.NonFiniteError, match='logits of row 7 of test'):
+    run.fit(
+      made._replace(method=made.method._replace(predict=predict)),
+      config,
+      tmp_path,
+    )
+  assert not (tmp_path / 'report.json').exists()
+
+
+def test_a_measure_without_a_value_is_null_and_no_best(config, tmp_path):
+  made = sam.build(config)
+  made = made._replace(
+    measure=lambda *seen: {'accuracy': np.nan, 'perplexity': np.inf}
+  )
+  result = run.fit(made, config, tmp_path)
+  assert np.isnan(result['result']['test/accuracy'])
+  for path in (tmp_path / 'report.json', *tmp_path.rglob('metrics*')):
+    if path.is_file():
+      for line in path.read_text().split(
+        '\n' if 'jsonl' in path.name else '\0'
+      ):
+        if line:
+          json.loads(line, parse_constant=pytest.fail)
+  report = json.loads((tmp_path / 'report.json').read_text())
+  assert report['result'] == {'test/accuracy': None, 'test/perplexity': None}
+
+
+@pytest.mark.parametrize(
+  ('damage', 'content'),
+  [
+    ('report.json', b'{"a'),
+    ('report.json', b'[]'),
+    ('metrics.jsonl', b'\xff{}\n[]\n{"loss": 1}'),
+    ('config.json', b''),
+    ('checkpoints/12/metrics/metrics', b'\xff'),
+    ('checkpoints/15/metrics/metrics', b'[]'),
+    ('checkpoints/15/meta/metadata', b'{}'),
+    ('checkpoints/15/meta/metadata', b''),
+  ],
+)
+def test_damaged_files_are_named_and_the_run_goes_on(
+  config, finished, tmp_path, damage, content, caplog
+):
+  whole, folder = finished
+  workdir = tmp_path / 'run'
+  shutil.copytree(folder, workdir)
+  if damage != 'report.json':
+    (workdir / 'report.json').unlink()
+  assert (workdir / damage).exists()
+  (workdir / damage).write_bytes(content)
+  found = run.fit(sam.build(config), config, workdir)
+  assert found['params_crc32'] == whole['params_crc32']
+  assert found['result'] == whole['result']
+  named = damage.removesuffix('/meta/metadata')
+  # What is only written is not missed.
+  assert (named in caplog.text) == (damage != 'config.json')
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  config = sam.get_config('smoke')
+  config.run.update(log_every=5, eval_every=4, save_every=4)
+  folder = tmp_path_factory.mktemp('finished')
+  return run.fit(sam.build(config), config, folder), folder
 
 
 def test_where_and_how_often_is_no_part_of_what_a_run_is(config):

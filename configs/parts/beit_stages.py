@@ -4,13 +4,13 @@
 """
 
 import functools
-import pathlib
 
 import flax.linen as nn
 from ml_collections import config_dict
 import optax
 
 from configs.parts import beit_tokenizer
+from repjax import files
 from repjax import optim
 from repjax import plots
 from repjax import start
@@ -147,7 +147,7 @@ def _build_classifier(config, data, tx):
     path = config.pretrained
     if not path:
       return state
-    if pathlib.Path(path, 'checkpoints').is_dir():
+    if (files.path_of(path) / 'checkpoints').is_dir():
       trained = start.from_run(path, field='config.pretrained')['params']
       load = functools.partial(beit_weights.transfer, trained)
     else:

@@ -125,7 +125,7 @@ def _text(data):
       data.name, split, data_dir=data.dir, column=data.column
     )
 
-  return _windows(data, texts, tokens.Bytes())
+  return _windows(data, texts, tokens.Bytes(), name=data.name)
 
 
 def _proteins(data):
@@ -138,17 +138,18 @@ def _proteins(data):
     data,
     lambda split: fasta.read(data.path, split=split),
     fasta.Residues(),
+    name=data.path,
   )
 
 
-def _windows(data, texts, tokenizer):
+def _windows(data, texts, tokenizer, *, name):
   def sources(split):
     rows = texts(split)
     made = running_text.eval_windows(
       running_text.stream(rows, tokenizer),
       length=data.length,
       stride=data.eval_stride,
-      name=split,
+      name=f'{name} {split}',
     )
     return of_tokens.with_bytes(made, running_text.num_bytes(rows))
 
@@ -157,7 +158,7 @@ def _windows(data, texts, tokenizer):
       running_text.stream(texts(data.train_split), tokenizer),
       length=data.length,
       stride=data.train_stride,
-      name=data.name or data.path,
+      name=f'{name} {data.train_split}',
     ),
     sources=sources,
     recipe=wiring.AS_IT_IS,
@@ -173,6 +174,7 @@ def _pixels(data):
 
   def sources(split):
     rows = source.load(data.name, split, data_dir=data.dir)
+    rows.check_images()
     if rows.image_shape is None:
       raise types.InputError(
         f'The images of {data.name} differ in size: pixels are predicted of '

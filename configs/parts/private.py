@@ -94,9 +94,10 @@ def images(config, optimizer: types.Optimizer) -> types.Experiment:
 
 def features(config, rows: source.Source) -> transforms.Transform:
   """What a linear model sees of images."""
+  rows.check_images()
   if rows.image_shape is None:
     raise types.InputError(
-      f'The images of {rows.name} differ in size, or there are none: '
+      f'The images of {rows.name} differ in size: '
       "config.data.kind='images' takes sets whose images have one size."
     )
   # Seven cells a side, or cells of two pixels in tiny images.

@@ -1,8 +1,8 @@
 """What the launchers share: flags, one-line errors and exit codes.
 
-Exit codes: 0 finished; 1 usage, config or data; 3 a loss was not finite;
-74 a checkpoint could not be written; 75 stopped by a signal with the state
-saved, so run the same command again.
+Exit codes: 0 finished; 1 usage, config or data; 3 a loss or a prediction was
+not finite; 74 a file could not be written; 75 stopped by a signal, so run the
+same command again: what can be saved is.
 """
 
 import ast
@@ -23,10 +23,11 @@ from absl import logging
 import ml_collections
 from ml_collections import config_flags
 
+from launch.lib import process
 from repjax import trees
 from repjax import types
 
-USAGE, NON_FINITE, IO_ERROR, PREEMPTED = 1, 3, 74, 75
+USAGE, NON_FINITE, IO_ERROR, PREEMPTED = 1, 3, 74, process.STOPPED
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 _CONFIGS = _ROOT / 'configs'
@@ -132,7 +133,34 @@ def run(main: Callable[[], None]) -> None:
   """Parses flags and runs `main`; ends the process with its exit code."""
   doc = sys.modules['__main__'].__doc__ or ''
   sys.modules['__main__'].__doc__ = f'{doc}\n{list_configs()}\n'
-  app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+  process.begin()
+  try:
+    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+  except BaseException as error:
+    _end(error)
+
+
+def _end(error: BaseException) -> None:
+  """Ends the process with the exit code of what has ended `app.run`."""
+  process.ignore_signals()  # It is over.
+  code = PREEMPTED
+  if isinstance(error, process.Stopped):
+    process.say_stopped(str(error))
+  elif isinstance(error, SystemExit):
+    code = error.code if isinstance(error.code, int) else bool(error.code)
+    if code == 0 or (code == PREEMPTED and _is_job()):
+      raise error  # In good order: the other processes of a job wait for it.
+  else:
+    traceback.print_exception(error)
+    code = USAGE
+  process.end(code)
+
+
+def _is_job() -> bool:
+  """Whether this process has joined others."""
+  import jax
+
+  return jax.distributed.is_initialized()
 
 
 def _guarded(main, argv):
@@ -160,9 +188,6 @@ def _fail(code: int, error: Any) -> None:
     logging.error('%s', ''.join(lines).rstrip())
   logging.error('%s', text)
   print(f'{kind}: {text}', file=sys.stderr, flush=True)
-  sys.stdout.flush()
-  # Threads of loaders and of a failed save must not keep the process.
-  logging.flush()
   raise SystemExit(code)
 
 
@@ -256,13 +281,23 @@ def config_name() -> tuple[str, str]:
   return file, preset
 
 
-def find_config(file: str) -> str:
-  """A config file as it was named in a run, from any current folder."""
+def own_recipe(file: str) -> str:
+  """A recipe of repjax as a run has named it, from whatever folder.
+
+  Raises:
+    InputError: For any other file: looking at somebody's run must not execute
+      what it names.
+  """
   path = pathlib.Path(file)
-  for candidate in (path, _CONFIGS.parent / path, _CONFIGS / path.name):
-    if candidate.is_file():
-      return str(candidate)
-  raise types.InputError(f'The config file {file} of this run is not there.')
+  own = _CONFIGS / path.name
+  # As it is started here, and from another checkout.
+  named = path.absolute() == own or path.parent.name == _CONFIGS.name
+  if named and own in config_files():
+    return str(own)
+  raise types.InputError(
+    f'This run is of the recipe {file}, which is none of those that come with '
+    f'repjax: give --config={file} to execute it.'
+  )
 
 
 def update(config: ml_collections.ConfigDict, stored: dict[str, Any]) -> None:
@@ -311,6 +346,7 @@ def _presets(tree: ast.Module) -> list[str]:
 
 def _parse(argv: Sequence[str]) -> list[str]:
   """Flags of the command line; what is wrong with them in one line."""
+  argv = [_at_home(x) for x in argv]
   try:
     rest = flags.FLAGS(list(argv))
     if len(rest) > 1:
@@ -327,9 +363,17 @@ def _parse(argv: Sequence[str]) -> list[str]:
   return rest
 
 
+def _at_home(argument: str) -> str:
+  """An argument in which '~' is the user's home, as no shell makes it."""
+  name, equals, value = argument.partition('=')
+  if argument.startswith('-'):
+    return f'{name}{equals}{os.path.expanduser(value)}'
+  return os.path.expanduser(argument)
+
+
 def _check_config(argv):
   flag = flags.FLAGS['config']
-  if flag.value is None and (flag.required or not flag.present):
+  if flag.value is None and not flag.present:
     return
   _existing_file(config_flags.get_config_filename(flag))
 
@@ -407,7 +451,8 @@ def set_field(config: ml_collections.ConfigDict, name: str, value: str) -> None:
   elif isinstance(old, (int, float)):
     node[last] = type(old)(value)
   else:
-    node[last] = value if isinstance(old, str) else ast.literal_eval(value)
+    text = isinstance(old, str)
+    node[last] = os.path.expanduser(value) if text else ast.literal_eval(value)
 
 
 def _config_argument(argv) -> str | None:

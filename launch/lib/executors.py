@@ -7,8 +7,8 @@ its state and exits with 75.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import os
 import pathlib
-import signal
 import subprocess
 import threading
 import time
@@ -16,6 +16,7 @@ from typing import Any
 from typing import NamedTuple
 
 from launch.lib import app
+from launch.lib import process
 from repjax import types
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -57,17 +58,17 @@ def local(num_parallel: int) -> Executor:
           running[job] = _start(job)
         if stop.is_set() and not told:
           told = True
-          for process in running.values():
-            process.terminate()
-        for job, process in list(running.items()):
-          if process.poll() is not None:
+          for trial in running.values():
+            trial.terminate()
+        for job, trial in list(running.items()):
+          if trial.poll() is not None:
             del running[job]
-            codes[job.name] = process.returncode
-            seen(job, process.returncode)
+            codes[job.name] = trial.returncode
+            seen(job, trial.returncode)
         time.sleep(_POLL)
-    finally:  # Also when a second signal ends this process.
-      for process in running.values():
-        process.terminate()
+    finally:
+      for trial in running.values():
+        trial.terminate()
     return codes
 
   return run
@@ -170,6 +171,7 @@ class _Trial:
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
   job.log.parent.mkdir(parents=True, exist_ok=True)
+  line = process.lifeline()
   with open(job.log, 'a', encoding='utf-8') as log:
     return subprocess.Popen(
       job.command,
@@ -179,23 +181,22 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
       stderr=subprocess.STDOUT,
       # A Ctrl-C is for the sweep, which passes it on in good order.
       start_new_session=True,
+      # A sweep that is killed takes its trials with it.
+      pass_fds=[line],
+      env={**os.environ, process.LIFELINE: str(line)},
     )
 
 
 def stop_on_signals() -> threading.Event:
   """Set by SIGTERM and SIGINT; a second one ends this process at once."""
-  stop = threading.Event()
+  event = threading.Event()
 
-  def handler(number, frame):
-    del frame
-    if stop.is_set():
-      raise KeyboardInterrupt
-    stop.set()
-    print(f'{signal.Signals(number).name}: stopping the trials', flush=True)
+  def stop(name):
+    event.set()
+    print(f'{name}: stopping the trials', flush=True)
 
-  signal.signal(signal.SIGTERM, handler)
-  signal.signal(signal.SIGINT, handler)
-  return stop
+  process.on_signal(stop)
+  return event
 
 
 def last_line(log: pathlib.Path) -> str:

@@ -1,17 +1,15 @@
 """The candidates of a private search: built, checked, and what they cost."""
 
-import os
 import pathlib
 import secrets
-from typing import Any
 from typing import NamedTuple
-
-import ml_collections
 
 from launch.lib import app
 from launch.lib import building
+from launch.lib import one_candidate
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
+from repjax import files
 from repjax import types
 from repjax.data.batches import users
 from repjax.privacy import accounting
@@ -103,7 +101,7 @@ def _statements(sweep, *, noisy):
     )
   statements, num_rows = [], 0
   for fields in grid:
-    config = config_of(sweep, module, fields)
+    config = one_candidate.config_of(sweep, module, fields)
     experiment = building.build(module, config, sweep.preset)
     said = experiment.guard.statement(experiment.steps)
     if 'privacy' not in said:
@@ -123,20 +121,6 @@ def _statements(sweep, *, noisy):
   return statements, num_rows
 
 
-def config_of(
-  sweep: all_trials.Sweep, module: Any, fields: spaces.Fields
-) -> ml_collections.ConfigDict:
-  """The config of one candidate."""
-  config = module.get_config(*([sweep.preset] if sweep.preset else []))
-  config.update_from_flattened_dict(sweep.overrides)
-  for name, value in fields.items():
-    app.set_field(config, name, value)
-  for flag in sweep.train_flags:
-    if flag.startswith('--data_dir='):
-      config.data.dir = flag.partition('=')[2]
-  return config
-
-
 def key_field(sweep: all_trials.Sweep) -> str:
   """The config's field 'key_file', in whatever group, or ''."""
 
@@ -148,7 +132,7 @@ def key_field(sweep: all_trials.Sweep) -> str:
         yield from find(value, [*path, name])
 
   module = app.load_config_module(sweep.file)
-  return next(find(config_of(sweep, module, {}), []), '')
+  return next(find(one_candidate.config_of(sweep, module, {}), []), '')
 
 
 def key_file(folder: pathlib.Path, number: int) -> pathlib.Path:
@@ -156,6 +140,7 @@ def key_file(folder: pathlib.Path, number: int) -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True)
   path = folder / f'{number:03}'
   if not path.exists():
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), 'wb') as file:
-      file.write(secrets.token_bytes(32))
+    with files.replacing(path) as partial:
+      partial.touch(0o600)
+      partial.write_bytes(secrets.token_bytes(32))
   return path

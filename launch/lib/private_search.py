@@ -13,7 +13,6 @@ is accounted for the worst of them. Their score is either of rows that need no
 privacy, or made private here, by noise on a count of correct rows.
 """
 
-import json
 import pathlib
 import secrets
 import threading
@@ -28,6 +27,7 @@ from launch.lib import executors
 from launch.lib import private_candidates
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
+from repjax import files
 from repjax import types
 from repjax.privacy.search import laws
 
@@ -136,13 +136,14 @@ def run(
     law.mean,
     said['max_trials'],
   )
-  plan = _sealed_plan(sweep, said, law, said['max_trials'])
-  found = _run_sealed(sweep, plan, execute, stop)
-  scores = [
-    _score(sweep, candidates, trial, report)
-    for trial, report in zip(plan['trials'], found, strict=True)
-  ]
-  return _publish(sweep, said, plan, scores)
+  with all_trials.held(sweep.workdir):
+    plan = _sealed_plan(sweep, said, law, said['max_trials'])
+    found = _run_sealed(sweep, plan, execute, stop)
+    scores = [
+      _score(sweep, candidates, trial, report)
+      for trial, report in zip(plan['trials'], found, strict=True)
+    ]
+    return _publish(sweep, said, plan, scores)
 
 
 def _law() -> laws.Law:
@@ -196,7 +197,7 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
     **{name: said[name] for name in _ASKED_FOR},
   }
   if path.exists():
-    plan = json.loads(path.read_text('utf-8'))
+    plan = files.read_json(path, 'identity', 'trials')
     lines = checkpoint.differing_fields(plan['identity'], identity)
     if lines:
       raise types.InputError(
@@ -218,15 +219,9 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
       for _ in range(count)
     ],
   }
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    all_trials.write(path, json.dumps(plan, indent=2) + '\n')
-  except OSError as error:
-    raise types.InputError(
-      f'Cannot write to --workdir={sweep.workdir} ({error.strerror}): give a '
-      'folder that you may write to.'
-    ) from error
+  folder.mkdir(parents=True, exist_ok=True)
+  folder.chmod(0o700)
+  files.write_json(path, plan)
   return plan
 
 
@@ -321,9 +316,7 @@ def _publish(sweep, said, plan, scores) -> dict[str, Any]:
     )
   else:
     logging.info('no trial has a result: take the config as it is')
-  all_trials.write(
-    sweep.workdir / 'report.json', json.dumps(report, indent=2) + '\n'
-  )
+  files.write_json(sweep.workdir / 'report.json', report)
   logging.info(
     'epsilon %.4g, delta %.3g for the whole search',
     said['epsilon'],
@@ -347,4 +340,5 @@ def _release_params(trial: pathlib.Path, folder: pathlib.Path) -> None:
     for name, x in arrays.items()
     if name.startswith(('params/', 'model_state/'))
   }
-  safetensors.save_file(kept, folder / 'params.safetensors')
+  with files.replacing(folder / 'params.safetensors') as partial:
+    safetensors.save_file(kept, partial)

@@ -1,5 +1,7 @@
 """The trials of a sweep: running what is not finished, and the summary."""
 
+from collections.abc import Iterator
+import contextlib
 import csv
 import io
 import json
@@ -15,6 +17,7 @@ import numpy as np
 from launch.lib import app
 from launch.lib import executors
 from launch.lib import space as spaces
+from repjax import files
 from repjax import types
 
 # What one trial runs.
@@ -119,7 +122,12 @@ def run(
     PreemptedError: If trials were stopped.
     SystemExit: With its exit code, if a trial failed.
   """
-  prepare(sweep, candidates)
+  with held(sweep.workdir):
+    prepare(sweep, candidates)
+    return _run(sweep, candidates, execute, stop, until)
+
+
+def _run(sweep, candidates, execute, stop, until) -> list[Trial]:
   folders = [
     sweep.workdir / 'trials' / f'{i:03}' for i in range(len(candidates))
   ]
@@ -127,7 +135,7 @@ def run(
   todo = [
     sweep.job(folder, fields)
     for folder, fields in zip(folders, candidates, strict=True)
-    if not (folder / 'report.json').exists()
+    if not report(folder)
   ]
   logging.info(
     '%d trials, of which %d are finished',
@@ -180,14 +188,32 @@ def run(
   return trials
 
 
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+  """Makes the folder of a sweep, and keeps other sweeps out of it.
+
+  Raises:
+    InputError: If it cannot be written, or another sweep is running there.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise types.InputError(
+      f'Cannot write to --workdir={workdir} ({error.strerror}): give a folder '
+      'that you may write to.'
+    ) from error
+  with files.locked(workdir, '--workdir'):
+    yield
+
+
 def prepare(sweep: Sweep, candidates: list[spaces.Fields]) -> None:
-  """Makes the folder, or checks that it is that of the same sweep."""
+  """Says what the sweep is, or checks that the folder is that of the same."""
   from repjax import checkpoint
 
   made = {**sweep.identity(), 'candidates': candidates}
   path = sweep.workdir / 'sweep.json'
   if path.exists():
-    stored = json.loads(path.read_text('utf-8'))
+    stored = read(path, 'candidates')
     old, new = stored.pop('candidates'), made['candidates']
     lines = checkpoint.differing_fields(stored, sweep.identity())
     shorter = min(len(old), len(new))
@@ -200,30 +226,38 @@ def prepare(sweep: Sweep, candidates: list[spaces.Fields]) -> None:
       )
     if len(old) >= len(new):
       return
+  files.write_json(path, made)
+
+
+def read(path: pathlib.Path, *fields: str) -> dict[str, Any]:
+  """What a sweep is, from its file.
+
+  Raises:
+    InputError: If it is damaged: then nobody knows whose trials these are.
+  """
   try:
-    sweep.workdir.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(made, indent=2) + '\n')
-  except OSError as error:
+    return files.read_json(path, *fields)
+  except types.InputError as error:
     raise types.InputError(
-      f'Cannot write to --workdir={sweep.workdir} ({error.strerror}): give a '
-      'folder that you may write to.'
+      f'{error}. Give another --workdir; or delete it, if the trials beside it '
+      'are of this very command.'
     ) from error
 
 
 def report(folder: pathlib.Path) -> dict[str, Any]:
   """The content of a trial's report.json; {} if it is not finished."""
-  path = folder / 'report.json'
-  return json.loads(path.read_text('utf-8')) if path.exists() else {}
+  return files.read_json_if_whole(folder / 'report.json', 'result') or {}
 
 
 def metric_of(sweep: Sweep, found: dict[str, Any]) -> float:
-  """What a finished trial is ranked by."""
+  """What a finished trial is ranked by; NaN where that had no value."""
   if sweep.metric not in found['result']:
     raise types.InputError(
       f'--metric={sweep.metric} is not in the reports; there are '
       f'{", ".join(found["result"])}.'
     )
-  return float(found['result'][sweep.metric])
+  value = found['result'][sweep.metric]
+  return np.nan if value is None else float(value)
 
 
 def _trial(sweep, folder, fields, code) -> Trial:
@@ -271,10 +305,10 @@ def summarize(sweep: Sweep, trials: list[Trial]) -> Trial | None:
     lines += ['']
   lines += [_line(header), _line(['---'] * len(header)), *map(_line, rows)]
   text = '\n'.join(lines) + '\n'
-  write(sweep.workdir / 'summary.md', text)
+  files.replace(sweep.workdir / 'summary.md', text)
   table = io.StringIO()
   csv.writer(table, lineterminator='\n').writerows([header, *rows])
-  write(sweep.workdir / 'summary.csv', table.getvalue())
+  files.replace(sweep.workdir / 'summary.csv', table.getvalue())
   if finished:
     _plot(sweep, finished)
   print(text)
@@ -313,10 +347,3 @@ def _line(cells):
 
 def _shown(fields):
   return ', '.join(f'{name}={value}' for name, value in fields.items())
-
-
-def write(path: pathlib.Path, text: str) -> None:
-  """A file as a whole or not at all."""
-  temporary = path.with_name(f'{path.name}.tmp')
-  temporary.write_text(text, encoding='utf-8')
-  temporary.replace(path)

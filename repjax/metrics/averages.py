@@ -24,7 +24,7 @@ def means(sums: types.Sums) -> dict[str, float]:
 def add(first: types.Sums, second: types.Sums) -> dict[str, tuple[Any, Any]]:
   """Adds two sums name by name."""
   return {
-    name: (np.add(total, second[name][0]), np.add(weight, second[name][1]))
+    name: (total + second[name][0], weight + second[name][1])
     for name, (total, weight) in first.items()
   }
 

@@ -50,8 +50,14 @@ Score = Callable[
 def accuracy(
   outputs: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-  """Share of rows whose largest logit is the label's, [S]."""
-  return (outputs['logits'].argmax(-1) == test['label']).mean(-1)
+  """Share of rows whose largest logit is the label's, [S].
+
+  A row with a logit that is not finite is wrong, whatever its label: NaN would
+  be the largest, and so count as class 0.
+  """
+  logits = outputs['logits']
+  finite = (abs(logits) < np.inf).all(-1)
+  return ((logits.argmax(-1) == test['label']) & finite).mean(-1)
 
 
 def rows(

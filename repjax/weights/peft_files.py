@@ -16,7 +16,6 @@ positions is the same one.
 """
 
 from collections.abc import Callable
-import json
 import math
 import os
 import pathlib
@@ -28,6 +27,7 @@ from flax import traverse_util
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import files
 from repjax import trees
 from repjax import types
 from repjax.layers import adapters
@@ -338,12 +338,11 @@ def _lora_name(names, layer, part):
 
 
 def _write(folder, config, arrays):
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).expanduser()
   folder.mkdir(parents=True, exist_ok=True)
   if config['peft_type'] == 'LORA':
     arrays = {
       f'{peft_layout.PREFIX}{name}': array for name, array in arrays.items()
     }
   torch_layout.save(folder / peft_layout.FILE, arrays)
-  with torch_layout.replace(folder / peft_config.FILE) as partial:
-    partial.write_text(json.dumps(config, indent=2) + '\n')
+  files.write_json(folder / peft_config.FILE, config)

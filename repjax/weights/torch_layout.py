@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
-import contextlib
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from repjax import files
 from repjax import trees
 from repjax.types import InputError
 from repjax.types import PyTree
@@ -149,7 +149,7 @@ def read(
   Raises:
     InputError: They cannot be read.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   path = path / file if path.is_dir() else path
   index = path
   if path.suffix != '.json':
@@ -181,7 +181,7 @@ def _read_one(path):
 
 def save(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
   """Writes a safetensors file, replaced in one step."""
-  with replace(path) as partial:
+  with files.replacing(path) as partial:
     # transformers refuses files that do not say for which framework they are.
     safetensors.numpy.save_file(arrays, partial, metadata={'format': 'pt'})
 
@@ -192,7 +192,7 @@ def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
   Raises:
     InputError: It cannot be read, or holds no object.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   # A folder that is not there must not stand for the one above it.
   is_file = path.is_file() or path.suffix in ('.json', '.npz', '.safetensors')
   path = (path.parent if is_file else path) / file
@@ -203,15 +203,3 @@ def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
   if not isinstance(stored, dict):
     raise InputError(f'{path} holds no JSON object')
   return stored
-
-
-@contextlib.contextmanager
-def replace(path: str | os.PathLike):
-  """A path to write to, renamed to `path` when all went well."""
-  path = pathlib.Path(path)
-  partial = path.with_name(f'{path.name}.partial')
-  try:
-    yield partial
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)

@@ -18,11 +18,13 @@ import pathlib
 import re
 from typing import Any
 from typing import Literal
+import zipfile
 
 from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import files
 from repjax.layers.positions import grid_positions
 from repjax.types import InputError
 from repjax.types import PyTree
@@ -103,7 +105,7 @@ def load_vit(
   """
   if head not in ('keep', 'replace'):
     raise InputError(f"head must be 'keep' or 'replace', got {head!r}")
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).expanduser()
   is_torch = path.is_dir() or path.suffix in ('.safetensors', '.json')
   file_name, read = (
     (stored_name, _read_hf) if is_torch else (_npz_name, _read_npz)
@@ -171,7 +173,7 @@ def save_npz(path: str | os.PathLike, params: PyTree) -> None:
     _npz_name(name): np.asarray(leaf)
     for name, leaf in torch_layout.flatten(params).items()
   }
-  with torch_layout.replace(path) as partial, partial.open('wb') as file:
+  with files.replacing(path) as partial, partial.open('wb') as file:
     np.savez(file, **arrays)
 
 
@@ -249,13 +251,17 @@ def stored_name(name: str) -> str:
 
 def _read_npz(path):
   """Leaves under the authors' names, whichever of the layouts the file has."""
-  # NumPy leaves a damaged file open that it has opened itself.
-  with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
-    # NumPy has no bfloat16 and keeps its two bytes.
-    stored = {
-      name: array.view(jnp.bfloat16) if array.dtype == 'V2' else array
-      for name, array in file.items()
-    }
+  with open(path, 'rb') as raw:
+    if not zipfile.is_zipfile(raw):
+      raise ValueError('it is no .npz file')
+    raw.seek(0)
+    # NumPy leaves a damaged file open that it has opened itself.
+    with np.load(raw, allow_pickle=False) as file:
+      # NumPy has no bfloat16 and keeps its two bytes.
+      stored = {
+        name: array.view(jnp.bfloat16) if array.dtype == 'V2' else array
+        for name, array in file.items()
+      }
   for prefix in ('opt/target/', 'params/'):
     if any(name.startswith(prefix) for name in stored):
       state = {

@@ -4,6 +4,7 @@ In this process, but for what needs one of its own: see `launching`.
 """
 
 import json
+import pathlib
 import re
 import resource
 import shutil
@@ -132,6 +133,53 @@ def test_a_platform_that_is_not_there():
   )
   assert code == 1, output
   assert 'JAX_PLATFORMS=cuda' in _one_line(output)
+
+
+@pytest.mark.parametrize(
+  ('card', 'flags', 'says', 'never'),
+  [
+    *(
+      (
+        card,
+        ['data.name=python_topics'],
+        ['python_topics has no images'],
+        ['size', 'None'],
+      )
+      for card in ('vit', 'mixup', 'dp_finetuning', 'lp_ft', 'gpm')
+    ),
+    (
+      'performer',
+      ['data.kind=pixels', 'data.name=python_topics'],
+      ['python_topics has no images'],
+      ['size'],
+    ),
+    (
+      'performer',
+      ['data.kind=proteins', 'data.path={}/a.fasta'],
+      ['{}/a.fasta', 'lower length'],
+      ['python_topics'],
+    ),
+    ('vit', ['weights={}/a.npz'], ['{}/a.npz', 'no .npz file'], ['pickle']),
+    ('vit', ['batch_size=-1'], ['-1', '=8.'], ['=0']),
+    ('rfa', ['batch_size=-14'], ['-14', 'use --config.batch_size=4.'], []),
+    ('vit', ['eval_batch_size=-1'], ['eval_batch_size', '-1'], ['are .']),
+    ('gradient_vaccine', ['batch_size=-3'], ['nearest is 1.'], ['are .']),
+  ],
+)
+def test_messages_name_what_is_wrong(card, flags, says, never, tmp_path):
+  (tmp_path / 'a.fasta').write_text('>a\nMKV\n>b\nACDEFGH\n')
+  (tmp_path / 'a.npz').write_bytes(b'abc')
+  code, output = launching.call(
+    'train',
+    f'--config=configs/{card}.py:smoke',
+    *(f'--config.{x}'.format(tmp_path) for x in flags),
+  )
+  assert code == 1, output
+  line = _one_line(output)
+  for text in says:
+    assert text.format(tmp_path) in line
+  for text in never:
+    assert text not in line
 
 
 @pytest.mark.parametrize('folder', ['/proc/repjax', '/dev/null/repjax'])
@@ -316,7 +364,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.parametrize(
   ('flags', 'says'),
   [
-    (['--workdir=/nowhere'], ['--workdir=/nowhere', 'config.json']),
+    (['--workdir=/nowhere'], ['--workdir=/nowhere', 'no checkpoints']),
     (['--step=7'], ['no checkpoint of step 7', '[4, 8]']),
     (['--step=newest'], ["'newest'", 'latest nor best']),
     (['--split=tset'], ['tset', 'test', 'train']),
@@ -331,6 +379,37 @@ def test_evaluating_what_is_not_there(flags, says, finished):
     assert text in _one_line(output)
 
 
+@pytest.mark.parametrize(
+  ('flags', 'space'),
+  [
+    ([f'--config={launching.SMOKE}'], 'tx.learning_rate=0.1'),
+    (
+      [
+        '--config=configs/dp_tuning.py:smoke',
+        '--private',
+        '--score=public',
+      ],
+      'dp.clip_norm=1.0,2.0',
+    ),
+  ],
+)
+def test_a_metric_that_no_trial_measures_is_refused_before(
+  flags, space, tmp_path
+):
+  workdir = tmp_path / 'sweep'
+  code, output = launching.call(
+    'sweep',
+    *flags,
+    f'--space={space}',
+    '--metric=nope',
+    f'--workdir={workdir}',
+  )
+  assert code == 1, output
+  assert '--metric=nope' in _one_line(output)
+  assert 'test/accuracy, test/loss' in _one_line(output)
+  assert not workdir.exists()
+
+
 def test_evaluating_again_gives_the_same_numbers(finished):
   code, output = launching.call(
     'evaluate', f'--workdir={finished}', '--split=test', '--step=8'
@@ -340,6 +419,98 @@ def test_evaluating_again_gives_the_same_numbers(finished):
   expected = launching.report(finished)['result']
   for name in ('accuracy', 'loss', 'ece'):
     assert numbers[name] == expected[f'test/{name}']
+
+
+def test_evaluation_goes_by_what_the_checkpoint_was_saved_with(
+  finished, tmp_path
+):
+  workdir = _copy(finished, tmp_path)
+  path = workdir / 'config.json'
+  said = json.loads(path.read_text())
+  said['config']['augment']['mean'] = [0.1]
+  path.write_text(json.dumps(said))
+  code, output = launching.call('evaluate', f'--workdir={workdir}')
+  assert code == 0, output
+  assert 'augment.mean: [0.1] -> [0.5]' in output
+  numbers = json.loads(output.splitlines()[-1])
+  expected = launching.report(finished)['result']
+  assert numbers['accuracy'] == expected['test/accuracy']
+  # Unless it is asked for.
+  code, output = launching.call(
+    'evaluate',
+    f'--workdir={workdir}',
+    f'--config={launching.SMOKE}',
+    '--config.augment.mean=(0.2,)',
+  )
+  assert code == 0, output
+  numbers = json.loads(output.splitlines()[-1])
+  assert numbers['loss'] != expected['test/loss']
+
+
+@pytest.mark.parametrize('file', ['{}/vit.py', '{}/configs/evil.py'])
+def test_evaluation_executes_no_recipe_of_others(finished, tmp_path, file):
+  workdir = _copy(finished, tmp_path)
+  path = workdir / 'config.json'
+  said = json.loads(path.read_text())
+  recipe = pathlib.Path(file.format(tmp_path))
+  recipe.parent.mkdir(exist_ok=True)
+  recipe.write_text(
+    f'import pathlib\npathlib.Path({str(tmp_path / "ran")!r}).touch()\n'
+    'from configs.vit import *\n'
+  )
+  said['config']['file'] = str(recipe)
+  path.write_text(json.dumps(said))
+  flag = f'--workdir={workdir}'
+  code, output = launching.call('evaluate', flag)
+  assert code == 1, output
+  assert f'--config={recipe}' in _one_line(output)
+  assert not (tmp_path / 'ran').exists()
+  code, output = launching.call('evaluate', flag, f'--config={recipe}:smoke')
+  assert code == 0, output
+  assert (tmp_path / 'ran').exists()
+
+
+def test_evaluation_needs_no_config_json_and_no_place_to_write(
+  finished, tmp_path
+):
+  workdir = _copy(finished, tmp_path)
+  (workdir / 'config.json').write_bytes(b'\xff')
+  # As in a folder that is read-only: nothing can be made there.
+  shutil.rmtree(workdir / 'plots')
+  (workdir / 'plots').write_text('')
+  code, output = launching.call('evaluate', f'--workdir={workdir}')
+  assert code == 1, output
+  assert 'config.json cannot be read' in _one_line(output)
+  code, output = launching.call(
+    'evaluate', f'--workdir={workdir}', f'--config={launching.SMOKE}'
+  )
+  assert code == 0, output
+  assert 'No plots are written' in output
+  (numbers,) = [json.loads(x) for x in output.splitlines() if x[:1] == '{']
+  expected = launching.report(finished)['result']
+  assert numbers['accuracy'] == expected['test/accuracy']
+
+
+def test_a_home_is_a_home_in_every_flag(finished, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  shutil.copytree(finished, tmp_path / 'run')
+  code, output = launching.call('evaluate', '--workdir=~/run')
+  assert code == 0, output
+  code, output = launching.call(
+    'train',
+    f'--config={launching.ROOT}/configs/mam_adapter.py:smoke',
+    '--workdir=~/a',
+    '--config.weights=~/b',
+  )
+  assert code == 1, output
+  assert f'{tmp_path}/b' in _one_line(output)
+  code, output = launching.call('train', '--config=~/c.py:smoke')
+  assert f'{tmp_path}/c.py' in _one_line(output)
+  code, output = launching.call('reproduce', '--table', '--out=~/d/e')
+  assert code == 0, output
+  assert (tmp_path / 'd' / 'RESULTS.md').exists()
+  assert not (tmp_path / '~').exists()
 
 
 # In processes of their own.

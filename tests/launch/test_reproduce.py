@@ -218,3 +218,41 @@ def test_the_headline_is_of_a_preset_at_which_something_can_be_said(
     own.append((tmp_path / preset, {'preset': preset, 'claims': rows}))
   line = results._headline('toy', app.load_study('toy'), own)
   assert line.endswith('| 0.605 ± 0.064 (2) | holds (mnist) |')
+
+
+def test_what_was_measured_before_a_kill_is_kept(tmp_path):
+  made, written = [], []
+
+  def go_on(stop_at='', **changes):
+    def measure(paper):
+      if paper == stop_at:
+        raise KeyboardInterrupt
+      made.append(paper)
+
+    what = dict(papers=dict(a=1, b=2, c=3), **changes)
+    results.measure_all(
+      tmp_path, what, measure, lambda: written.append(list(made))
+    )
+
+  with pytest.raises(KeyboardInterrupt):
+    go_on(stop_at='b')
+  assert (made, written) == (['a'], [['a']])
+  with pytest.raises(KeyboardInterrupt):
+    go_on(stop_at='c')
+  assert made == ['a', 'b']
+  # Another command is no continuation, and neither is the next after the end.
+  go_on(seeds=1)
+  assert made == ['a', 'b', 'a', 'b', 'c']
+  go_on()
+  assert made == ['a', 'b', 'a', 'b', 'c', 'c']
+  go_on()
+  assert made[-3:] == ['a', 'b', 'c']
+  assert written[-1] == made
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_report_is_named_and_left_out(tmp_path, caplog):
+  (tmp_path / 'sam').mkdir()
+  (tmp_path / 'sam' / 'report.json').write_text('{"cla')
+  assert '| not run |' in results.table(['sam'], tmp_path)
+  assert f'{tmp_path}/sam/report.json cannot be read' in caplog.text

@@ -7,6 +7,7 @@ import threading
 import time
 
 import launching
+import numpy as np
 import pytest
 
 from launch.lib import executors
@@ -177,6 +178,36 @@ def test_the_folder_of_another_sweep_is_refused(tmp_path):
       run(changed)
   with pytest.raises(types.InputError, match=r'test/accuracy, test/loss'):
     run(sweep._replace(metric='test/acc'))
+
+
+def test_two_sweeps_in_one_folder_and_damaged_files(tmp_path):
+  sweep = sweep_of(tmp_path, 'tx.rate=0.1,0.2')
+  with (
+    trials.held(sweep.workdir),
+    pytest.raises(types.InputError, match=r'--workdir=.*is in use by'),
+  ):
+    run(sweep)
+  run(sweep)
+  # A trial whose report is damaged runs again; the sweep is not guessed.
+  report = sweep.workdir / 'trials' / '001' / 'report.json'
+  report.write_bytes(report.read_bytes()[:20])
+  found = run(sweep)
+  assert [x.status for x in found] == ['finished'] * 2
+  made = [(x / 'runs').read_text() for x in _folders(sweep)]
+  assert made == ['x', 'xx']
+  (sweep.workdir / 'sweep.json').write_text('[]')
+  with pytest.raises(types.InputError, match=r'sweep\.json is damaged'):
+    run(sweep)
+
+
+def test_a_trial_whose_metric_has_no_value_is_the_last(tmp_path):
+  sweep = sweep_of(tmp_path, 'tx.rate=0.1,0.2')
+  run(sweep)
+  path = sweep.workdir / 'trials' / '001' / 'report.json'
+  path.write_text('{"result": {"test/accuracy": null}}')
+  found = run(sweep)
+  assert np.isnan(found[1].metric)
+  assert [x['trial'] for x in table(sweep)] == ['000', '001']
 
 
 def test_a_random_search_may_grow(tmp_path):

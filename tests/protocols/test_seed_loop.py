@@ -173,3 +173,12 @@ def test_a_diverging_seed_is_named(columns, order, vectorize):
         vectorize=vectorize,
       )
     )
+
+
+def test_what_is_not_finite_is_right_about_nothing():
+  logits = np.zeros((2, 3, 4))
+  logits[0, 0] = np.nan
+  logits[1, 1, 2] = np.inf
+  test = {'label': np.zeros(3, int)}
+  right = side_by_side.accuracy({'logits': logits}, test)
+  np.testing.assert_allclose(right, [2 / 3, 2 / 3])

@@ -9,7 +9,10 @@ contiguous part of the same global batch.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import multiprocessing
+import os
 import sys
+import threading
 from typing import Any
 from typing import TypeVar
 
@@ -88,7 +91,29 @@ class _Batches:
       num_workers=self.num_workers,
       per_worker_buffer_size=max(self.prefetch, 1),
     )
+    steps = steps.map(_InWorker())
     return iter(steps.to_iter_dataset(one).mp_prefetch(workers))
+
+
+class _InWorker:
+  """Leaves a batch as it is, in a process that ends with its parent."""
+
+  def __call__(self, batch):
+    _end_with_parent()
+    return batch
+
+
+@functools.cache
+def _end_with_parent():
+  """A worker whose parent is killed would wait for it for ever."""
+  parent = multiprocessing.parent_process()
+
+  def wait():
+    parent.join()
+    os._exit(1)
+
+  if parent is not None:
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -294,11 +319,12 @@ def _share(name, batch_size, process_index, process_count):
 
     process_index, process_count = jax.process_index(), jax.process_count()
   if batch_size < 1 or batch_size % process_count:
-    below = batch_size - batch_size % process_count
+    below = max(batch_size, 0) // process_count * process_count
     near = [x for x in (below, below + process_count) if x > 0]
+    verb = 'are' if len(near) > 1 else 'is'
     raise types.InputError(
       f'config.{name}={batch_size} must be a positive multiple of the '
-      f'{process_count} process(es); the nearest are '
+      f'{process_count} process(es); the nearest {verb} '
       f'{" and ".join(str(x) for x in near)}.'
     )
   return {

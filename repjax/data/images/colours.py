@@ -45,6 +45,7 @@ def painted(
     )
   if not ((colours >= 0) & (colours <= 1)).all():
     raise types.InputError(f'Colours are in [0, 1]; got {inks=}, {paper=}.')
+  source.check_images()
   if source.image_shape is None or source.image_shape[-1] != 1:
     raise types.InputError(
       f'{source.name} has images {source.image_shape}; only grey images '

@@ -63,8 +63,8 @@ def images(
     erasing: Probability of random erasing with the mean; 0 for none.
 
   Raises:
-    InputError: The set's images differ in size and `size` is 0, or a value is
-      out of range.
+    InputError: The set has no images, or they differ in size and `size` is 0,
+      or a value is out of range.
   """
   types.check_range(
     '[0, inf)',
@@ -83,6 +83,7 @@ def images(
         f'mean and std are one number or one a channel, of which {source.name} '
         f'has {source.num_channels}; got {mean=} and {std=}'
       )
+  source.check_images()
   fixed = source.image_shape
   if fixed is None and not size:
     raise types.InputError(

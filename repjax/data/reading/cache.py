@@ -8,13 +8,16 @@ and it is never changed after that. Deleting it is always safe.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import shutil
+import socket
 import time
 import uuid
 import zlib
@@ -22,8 +25,10 @@ import zlib
 from absl import logging
 import numpy as np
 
+from repjax import files
 from repjax import types
 
+_WORK = '.unfinished-'  # How names of folders begin that are no cache yet.
 _CHUNK = 512  # Rows that one thread decodes at a time.
 _THREADS = min(8, os.cpu_count() or 1)  # Parsing holds Python's lock.
 _FORMAT = 1  # Part of every folder's name; raise it when the files change.
@@ -60,19 +65,63 @@ def columns(
     if _is_sound(place):
       return MappedColumns(place)
     logging.warning('The cache %s is damaged and is built again.', place)
-  work = place.parent / f'.building-{uuid.uuid4().hex}'
   try:
-    work.mkdir(parents=True)
-    _build(work, read, num_rows, title=key)
-    _publish(work, place)
+    with workplace(place.parent) as work:
+      _build(work, read, num_rows, title=key)
+      _publish(work, place)
   except OSError as error:
     raise types.InputError(
       f'The decoded rows cannot be kept in {place.parent}: {error}; set '
       '$REPJAX_CACHE to a folder with enough room that can be written.'
     ) from error
+  return MappedColumns(place)
+
+
+@contextlib.contextmanager
+def workplace(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A new folder in `parent`, which does not outlive its process for long.
+
+  It is removed at the end unless it was renamed; if its process is killed, then
+  by the next one that works there.
+  """
+  parent.mkdir(parents=True, exist_ok=True)
+  remove_left(parent, f'{_WORK}*')
+  host = socket.gethostname()
+  work = parent / f'{_WORK}{host}-{uuid.uuid4().hex}'
+  work.mkdir()
+  file = os.open(work, os.O_RDONLY)
+  try:
+    files.is_free(file)  # Locks it.
+    yield work
   finally:
     shutil.rmtree(work, ignore_errors=True)
-  return MappedColumns(place)
+    os.close(file)
+
+
+def remove_left(parent: pathlib.Path, pattern: str) -> None:
+  """Removes folders that killed processes have left unfinished.
+
+  That is, those in which nothing was written for a day; or for a minute, where
+  they were made here and nobody holds their lock.
+  """
+  for folder in parent.glob(pattern):
+    try:
+      written = max(x.stat().st_mtime for x in (folder, *folder.rglob('*')))
+      age = time.time() - written
+      here = folder.name.startswith(f'{_WORK}{socket.gethostname()}-')
+      if age > 86400 or (age > 60 and here and not _is_held(folder)):
+        logging.info('Removing %s, which was never finished.', folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # Another process was faster.
+      continue
+
+
+def _is_held(folder):
+  file = os.open(folder, os.O_RDONLY)
+  try:
+    return files.is_free(file) is not True
+  finally:
+    os.close(file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +266,9 @@ def _publish(work, place):
   except OSError:
     if place.exists() and _is_sound(place):
       return  # Another process was faster.
-    damaged = place.parent / f'.damaged-{uuid.uuid4().hex}'
-    os.rename(place, damaged)
-    os.rename(work, place)
-    shutil.rmtree(damaged, ignore_errors=True)
+    with workplace(place.parent) as damaged:
+      os.rename(place, damaged / 'damaged')
+      os.rename(work, place)
 
 
 def _is_sound(place):

@@ -10,9 +10,7 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 from typing import Any
-import uuid
 
 from absl import logging
 
@@ -134,21 +132,22 @@ def prepare_embedded(builder_class: Any) -> pathlib.Path:
   if place.exists():
     return folder
   logging.info('Preparing %s in %s, once.', builder_class.name, folder)
-  work = folder / f'.preparing-{uuid.uuid4().hex}'
   try:
-    with open(os.devnull, 'w') as silence, contextlib.redirect_stdout(silence):
+    with (
+      cache.workplace(folder) as work,
+      open(os.devnull, 'w') as silence,
+      contextlib.redirect_stdout(silence),
+    ):
       builder = builder_class(data_dir=work)
       builder.download_and_prepare(file_format='array_record')
-    place.parent.mkdir(exist_ok=True)
-    os.rename(builder.data_dir, place)
+      place.parent.mkdir(exist_ok=True)
+      os.rename(builder.data_dir, place)
   except OSError as error:
     if not place.exists():
       raise types.InputError(
         f'{builder_class.name} cannot be prepared in {folder}: {error}; set '
         '$REPJAX_CACHE to a folder that can be written.'
       ) from error
-  finally:
-    shutil.rmtree(work, ignore_errors=True)
   return folder
 
 

@@ -61,6 +61,13 @@ class Source:
     shape = self.image_shape or self.encoded.get('image')
     return None if shape is None else shape[-1]
 
+  def check_images(self) -> None:
+    """Raises InputError for a set without a column 'image'."""
+    if self.num_channels is None:
+      raise types.InputError(
+        f'{self.name} has no images: give a --config.data.name that has.'
+      )
+
   def read(
     self,
     indices: Any,

@@ -280,6 +280,7 @@ def _classes_of(source, chosen, relabel):
 
 
 def _fixed_shape(source):
+  source.check_images()
   if source.image_shape is None:
     raise types.InputError(
       f'{source.name} has no images of one size: resize them '

@@ -109,7 +109,7 @@ class Published:
 
 def file(path: str | os.PathLike) -> pathlib.Path:
   """The tokenizer.json in a folder or beside a file; a .json is itself one."""
-  place = pathlib.Path(path)
+  place = pathlib.Path(path).expanduser()
   if place.suffix == '.json':
     return place
   return (place if place.is_dir() else place.parent) / 'tokenizer.json'

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from repjax import files
 from repjax import types
 
 PAD, START, END = 0, 1, 2
@@ -146,7 +147,7 @@ class Subwords:
     import tokenizers
 
     try:
-      serialized = pathlib.Path(path).read_text('utf-8-sig')
+      serialized = pathlib.Path(path).expanduser().read_text('utf-8-sig')
       tokenizer = tokenizers.Tokenizer.from_str(serialized)
     except Exception as error:  # `tokenizers` raises bare exceptions.
       raise types.InputError(
@@ -161,7 +162,7 @@ class Subwords:
     return cls(serialized)
 
   def save(self, path: str) -> None:
-    pathlib.Path(path).write_text(self.serialized, 'utf-8')
+    files.replace(path, self.serialized)
 
   @property
   def vocab_size(self) -> int:

@@ -1,7 +1,12 @@
 """The cache of decoded columns: same rows, damage found, no half files."""
 
+import fcntl
+import os
 import pickle
+import shutil
+import socket
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -156,3 +161,43 @@ def test_a_folder_that_cannot_be_written_names_the_variable(
   monkeypatch.setenv('REPJAX_CACHE', str(blocker))
   with pytest.raises(types.InputError, match=r'set \$REPJAX_CACHE'):
     cache.columns('any', read, 5)
+
+
+def _left(parent, host, *, age):
+  """A folder that nobody has finished, last written so many seconds ago."""
+  folder = parent / f'.unfinished-{host}-{age}'
+  folder.mkdir(parents=True)
+  (folder / '0.npy').write_bytes(b'x')
+  for path in (folder / '0.npy', folder):
+    os.utime(path, (time.time() - age,) * 2)
+  return folder
+
+
+def test_what_killed_processes_left_is_removed(key):
+  parent = place(key).parent
+  here = socket.gethostname()
+  killed = _left(parent, here, age=120)
+  ancient = _left(parent, 'elsewhere', age=100_000)
+  running = _left(parent, here, age=130)
+  kept = [_left(parent, here, age=2), _left(parent, 'elsewhere', age=120)]
+  file = os.open(running, os.O_RDONLY)
+  fcntl.flock(file, fcntl.LOCK_EX)  # As who builds it holds it.
+  try:
+    cache.columns(key, read, _ROWS)
+  finally:
+    os.close(file)
+  assert not killed.exists()
+  assert not ancient.exists()
+  for folder in (running, *kept):
+    assert folder.exists()
+    shutil.rmtree(folder)
+  assert not list(parent.glob('.*'))
+
+
+def test_the_folder_that_is_being_built_is_held(tmp_path):
+  with cache.workplace(tmp_path) as work:
+    os.utime(work, (0, time.time() - 120))
+    with cache.workplace(tmp_path) as other:
+      assert work.exists()
+      assert other != work
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,96 @@
+"""How the process of a launcher ends: by signals, with its parent, at once.
+
+process.begin()         # A signal ends it in order, a second one at once.
+process.on_signal(stop)  # The first one calls `stop` instead.
+process.end(code)       # Whatever its threads do.
+"""
+
+from collections.abc import Callable
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+from absl import logging
+
+# Exit code of what a signal has stopped: run the same command again.
+STOPPED = 75
+
+# In the environment of what a launcher starts: a descriptor at whose end that
+# launcher has died.
+LIFELINE = 'REPJAX_LIFELINE'
+
+
+class Stopped(KeyboardInterrupt):
+  """A signal has stopped a launcher that has nothing to save."""
+
+
+def begin() -> None:
+  """From here on signals and the end of a parent are heard."""
+  on_signal(_raise)
+  line = os.environ.pop(LIFELINE, '')
+  if line:
+    threading.Thread(target=_die_with, args=[int(line)], daemon=True).start()
+
+
+def on_signal(stop: Callable[[str], None]) -> None:
+  """What the first SIGTERM or SIGINT does; a second one ends all at once.
+
+  Args:
+    stop: Takes the signal's name.
+  """
+  seen = threading.Event()
+
+  def handler(number, frame):
+    del frame
+    name = signal.Signals(number).name
+    if seen.is_set():
+      say_stopped(f'{name} again: ended at once')
+      end(STOPPED)
+    seen.set()
+    stop(name)
+
+  signal.signal(signal.SIGTERM, handler)
+  signal.signal(signal.SIGINT, handler)
+
+
+def ignore_signals() -> None:
+  """What is over is not stopped any more."""
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def say_stopped(why: str) -> None:
+  """The last line of what a signal has ended."""
+  print(f'STOPPED: {why}; run the same command again.', file=sys.stderr)
+
+
+def end(code: int) -> None:
+  """Ends the process without waiting for threads and what they wait for."""
+  for flush in (sys.stdout.flush, sys.stderr.flush, logging.flush):
+    with contextlib.suppress(OSError, ValueError):  # A closed pipe.
+      flush()
+  os._exit(code)
+
+
+def lifeline() -> int:
+  """A descriptor that ends with this process, for those that it starts."""
+  global _LINE
+  if _LINE is None:
+    _LINE = os.pipe()
+  return _LINE[0]
+
+
+_LINE: tuple[int, int] | None = None
+
+
+def _raise(name):
+  raise Stopped(name)
+
+
+def _die_with(line):
+  with contextlib.suppress(OSError):
+    os.read(line, 1)
+    # Nothing is saved, so that the folder is free for whoever comes next.
+    os._exit(STOPPED)
