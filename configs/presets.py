@@ -129,9 +129,8 @@ def check(config: config_dict.ConfigDict) -> None:
         )
     if limits is not None:
       types.check_range(limits, **{f'config.{name}': value})
-  types.check_choice(
-    'config.run.best_mode', config.run.best_mode, ('max', 'min')
-  )
+    if name == 'run.best_mode':
+      types.check_choice(f'config.{name}', value, ('max', 'min'))
 
 
 def names(*layers: Layer) -> tuple[str, ...]:
