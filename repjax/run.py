@@ -82,6 +82,7 @@ def fit(
     PreemptedError: If it was asked to stop; the state is saved.
   """
   started = time.monotonic() if started is None else started
+  _agree(lambda: _facts(experiment, config, origin or {}))
   directory = report.Run(workdir)
   finished = directory.result()
   if finished is not None and _same(
@@ -90,6 +91,9 @@ def fit(
     logging.info('%s is finished: %s', workdir, finished['result'])
     return finished
   directory.start({**(origin or {}), **config.to_dict()})
+  experiment = experiment.guard.begin(
+    experiment, directory.workdir, identity(config)
+  )
   store = checkpoint.Checkpoints(
     str(directory.workdir / 'checkpoints'),
     keep=config.run.keep,
@@ -200,16 +204,43 @@ class _Evaluation:
     }
 
 
+def _agree(facts):
+  if jax.process_count() > 1:
+    from repjax import agreement  # Who is alone loads none of it.
+
+    agreement.check(facts())
+
+
+def _facts(experiment, config, origin) -> dict[str, Any]:
+  """What all processes of a job must agree on."""
+  from repjax import agreement
+
+  fields = json.loads(json.dumps(config.to_dict()))
+  fields.get('data', {}).pop('dir', None)
+  environment = report.environment()
+  return {
+    'config': {**origin, **fields},
+    'training rows': experiment.train.fingerprint(),
+    'code': agreement.code(origin.get('file')),
+    'versions': environment['versions'],
+  }
+
+
 def _begin(experiment, config, directory, store, resume_config):
   """The state to go on from, before any compute: a run never trains what it
   cannot resume.
   """
   guard = experiment.guard
-  fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  fresh = guard.keyed(
+    loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  )
   guard.check(experiment, fresh, config.run.best)
   restored = store.restore(fresh)
   if restored is None:
     state = experiment.warm_start(fresh)
+    _agree(
+      lambda: {'initial parameters': trees.crc32(jax.device_get(state.params))}
+    )
     directory.truncate(-1)
     return state
   state, stored = restored

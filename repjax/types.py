@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import pathlib
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -178,6 +179,9 @@ class Batches(Protocol):
   def expected_rows(self) -> float:
     """Rows of a step over all devices, on average."""
 
+  def fingerprint(self) -> str:
+    """Tells sets of rows apart; equal on all processes of a job."""
+
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """This process's rows of one step, which counts from 0."""
 
@@ -189,6 +193,10 @@ class Guard(NamedTuple):
   """What a run must pass, and says beside its results; by default nothing.
 
   Attributes:
+    begin: (experiment, work directory or None, what the run is) -> the
+      experiment as this run has it: with batches and keys of its own, which a
+      work directory keeps, so that it can be resumed.
+    keyed: Fresh state -> the same with the keys of this run.
     check: (experiment, fresh state, metric that chooses a checkpoint or '') ->
       None, or raises `InputError`. Called before any compute.
     resumed: (fresh state, restored state, whether their configs are the same)
@@ -198,6 +206,10 @@ class Guard(NamedTuple):
       in addition: name -> something with `to_dict`.
   """
 
+  begin: Callable[
+    ['Experiment', 'pathlib.Path | None', Mapping[str, Any]], 'Experiment'
+  ] = lambda experiment, workdir, identity: experiment
+  keyed: Callable[[TrainState], TrainState] = lambda state: state
   check: Callable[['Experiment', TrainState, str], None] = (
     lambda experiment, state, best: None
   )
