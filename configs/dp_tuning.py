@@ -97,6 +97,7 @@ def plan_of(config, num_rows: int) -> private.Plan:
     clip_norm=config.dp.clip_norm,
     seed=config.seed,
     key_file=config.dp.key_file,
+    nonce=b'',  # Drawn when a run begins.
     multiple=jax.device_count() * config.step.microbatches,
   )._replace(noise_multiplier=config.dp.noise_multiplier)
 

@@ -6,6 +6,7 @@
     log.txt         what was printed (log.<i>.txt for process i > 0)
     plots/*.png     figures
     checkpoints/    see `checkpoint.py`
+    noise_key       of a private run: secret, see `experiments/private_keys.py`
     report.json     the result; written last, so its presence means done
 
 Only process 0 writes; `log.<i>.txt` is the exception.

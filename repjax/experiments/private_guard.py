@@ -10,6 +10,17 @@ from repjax.data.batches import poisson
 from repjax.data.batches import users
 from repjax.experiments import private_keys
 
+# What no statement covers, besides `accounting.NOT_COVERED`.
+NOT_COVERED = (
+  'checkpoints and the file noise_key, which hold the key of the noise: '
+  'publish parameters alone',
+  'other runs on the same rows, also with one key_file: each has noise of its '
+  'own, and what they spend adds up',
+)
+
+# Kinds of batches that the accounting is about.
+SAMPLED = (poisson.PoissonBatches, users.UserBatches)
+
 
 def check(
   experiment: types.Experiment, state: types.TrainState, best: str
@@ -25,8 +36,7 @@ def check(
     InputError: If batches are not Poisson samples, no link of the optimizer
       makes gradients private, or a metric chooses what is published.
   """
-  sampled = (poisson.PoissonBatches, users.UserBatches)
-  if not isinstance(experiment.train, sampled):
+  if not isinstance(experiment.train, SAMPLED):
     raise types.InputError(
       'The experiment claims privacy for Poisson samples, but its batches are '
       'those of a shuffled epoch, which the accounting does not cover: draw '
@@ -73,7 +83,8 @@ def check_resumed(
   if not all(equal):
     raise types.InputError(
       'The checkpoint was made with another key of the noise, and repeated '
-      'steps would tell more than the privacy statement says: give the '
-      'key_file and the seed that the run was begun with (and the version of '
-      'repjax: keys were derived otherwise once), or another --workdir.'
+      'steps would tell more than the privacy statement says: the key follows '
+      'from the file noise_key in --workdir, the key_file, the config and the '
+      'training rows (and the version of repjax). Go on with those that the '
+      'run was begun with, or give another --workdir.'
     )
