@@ -125,13 +125,15 @@ def number(secret: bytes, purpose: str) -> int:
   return int.from_bytes(_digest(secret, purpose)[:16], 'big')
 
 
+def links(state: types.TrainState) -> list[DpSgdState]:
+  """States of all links that add noise."""
+  leaves = jax.tree.leaves(state.opt_state, is_leaf=_is_link)
+  return [x for x in leaves if _is_link(x)]
+
+
 def of(state: types.TrainState) -> list[np.ndarray]:
   """Keys of all links that add noise."""
-  return [
-    np.asarray(x.key)
-    for x in jax.tree.leaves(state.opt_state, is_leaf=_is_link)
-    if _is_link(x)
-  ]
+  return [np.asarray(x.key) for x in links(state)]
 
 
 def with_own(
