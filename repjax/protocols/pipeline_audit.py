@@ -175,7 +175,7 @@ def _movement(step, *, rows, layers, seed) -> audit_of_batches.Finding:
       }
       size = float(np.linalg.norm(list(by_leaf.values())))
       if not size <= worst:  # NaN is the worst of all.
-        most = max(by_leaf, key=lambda path, sizes=by_leaf: sizes[path])
+        most = max(by_leaf, key=by_leaf.__getitem__)
         worst = size if math.isfinite(size) else math.inf
         where = f'{name}, {layer}; most of it in {"/".join(most)}'
   return audit_of_batches.Finding(
