@@ -160,7 +160,8 @@ class GradFn:
 
     Returns:
       (SUM over all devices' real rows, `types.Aux`). Its sums have
-      'gradient_norm' and 'unclipped', too; none of them is private.
+      'gradient_norm', 'unclipped' and, one a step, 'median_norm', too; none of
+      them is private.
 
     Raises:
       InputError: If the model changes its other collections, which hold
@@ -202,6 +203,10 @@ class GradFn:
     grads = result.grads
     if self._over_devices:
       grads, sums = parallel.psum((grads, sums))
+    every = (result.norms, units)
+    sums['median_norm'] = _median(
+      *(parallel.all_gather(every) if self._over_devices else every)
+    )
     self.clipped_aux = types.Aux(self._model_state, sums)
     return grads, self.clipped_aux
 
@@ -373,6 +378,14 @@ def _weighted(values, weights):
     name: ((value.astype(jnp.float32) * weights).sum(), total)
     for name, value in values.items()
   }
+
+
+def _median(values, weights):
+  """`types.Sums` of the median where weights are not 0: one a step, or none."""
+  real = weights > 0
+  median = jnp.nanmedian(jnp.where(real, values, jnp.nan))
+  some = real.any()
+  return jnp.where(some, median, 0.0), some.astype(jnp.float32)
 
 
 def _check_unchanged(old, new):

@@ -108,11 +108,16 @@ def fit(
     f'{experiment.steps:,}',
     f'{batch_size:,}',
   )
+
+  def write(step, means):
+    experiment.guard.watch(means)
+    directory.write(step, means)
+
   progress = loop.Progress(
     every=config.run.log_every,
     steps=experiment.steps,
     batch_size=batch_size,
-    write=directory.write,
+    write=write,
     start=int(state.step),
     also=experiment.guard.line,
   )

@@ -124,8 +124,8 @@ class GradFn(Protocol):
     `style` is 'flat', 'per_layer' or 'automatic': see
     `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
     many consecutive rows count as one example (`repjax.data.batches.users`).
-    The sums also have 'gradient_norm' and 'unclipped' (1 where the norm is at
-    most `clip_norm`).
+    The sums also have 'gradient_norm', 'unclipped' (1 where the norm is at
+    most `clip_norm`) and 'median_norm' (of a step's examples).
     """
 
   def per_task(
@@ -201,6 +201,7 @@ class Guard(NamedTuple):
       None, or raises `InputError`. Called before any compute.
     resumed: (fresh state, restored state, whether their configs are the same)
       -> None, or raises `InputError`.
+    watch: Means of an interval of steps -> None; it may warn.
     line: Step -> more numbers for its progress line.
     statement: Number of updates -> what a report of a run of that length says
       in addition: name -> something with `to_dict`.
@@ -216,6 +217,7 @@ class Guard(NamedTuple):
   resumed: Callable[[TrainState, TrainState, bool], None] = (
     lambda fresh, restored, same_config: None
   )
+  watch: Callable[[Mapping[str, float]], None] = lambda means: None
   line: Callable[[int], Mapping[str, float]] = lambda step: {}
   statement: Callable[[int], Mapping[str, Any]] = lambda steps: {}
 

@@ -167,6 +167,7 @@ class Plan(NamedTuple):
         keyed=lambda state: private_keys.with_run(state, self.root),
         check=private_guard.check,
         resumed=private_guard.check_resumed,
+        watch=private_guard.watch(self.clip_norm),
         line=lambda step: {'epsilon': self.statement(step).epsilon},
         statement=lambda steps: {'privacy': self.statement(steps)},
       )

@@ -3,6 +3,10 @@
 `private.Plan.guarded` makes an experiment's guard of both checks.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
+
+from absl import logging
 import numpy as np
 
 from repjax import types
@@ -88,3 +92,32 @@ def check_resumed(
       'training rows (and the version of repjax). Go on with those that the '
       'run was begun with, or give another --workdir.'
     )
+
+
+def watch(clip_norm: float) -> Callable[[Mapping[str, float]], None]:
+  """Says once when all rows of an interval are clipped.
+
+  Args:
+    clip_norm: C of the run.
+
+  Returns:
+    A `types.Guard.watch`.
+  """
+  said = False
+
+  def look(means):
+    nonlocal said
+    if said or means.get('unclipped') != 0:
+      return
+    said = True
+    logging.warning(
+      'All rows since the last line were clipped (unclipped 0): the median '
+      'norm of their gradients is %.3g, and clip_norm is %g. Rows then count '
+      'by their direction alone, and a model can collapse to the larger class '
+      'without any noise: if the accuracy stays there, try a clip_norm near '
+      'the median norm on public rows (README, "Private training").',
+      means['median_norm'],
+      clip_norm,
+    )
+
+  return look

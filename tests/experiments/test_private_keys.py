@@ -1,12 +1,16 @@
 """Files with keys, and private runs in work directories."""
 
+import contextlib
+import logging as python_logging
 import os
 import stat
 
+from absl import logging
 import numpy as np
 import pytest
 
 from configs import dp_tuning
+from repjax import report
 from repjax import run
 from repjax import types
 from repjax.experiments import private_keys
@@ -118,3 +122,40 @@ def test_a_work_directory_that_shows_its_key_is_refused(config, tmp_path):
   (tmp_path / private_keys.NAME).chmod(0o644)
   with pytest.raises(types.InputError, match='mode 0644'):
     run.fit(dp_tuning.build(config), config, tmp_path)
+
+
+@pytest.mark.parametrize('clip_norm', [1e-3, 1e3])
+def test_rows_that_are_all_clipped_are_told_of_once(
+  config, tmp_path, clip_norm
+):
+  config.dp.clip_norm = clip_norm
+  config.epochs = 0.3
+  with _warnings() as warnings:
+    run.fit(dp_tuning.build(config), config, tmp_path)
+  rows = report.Run(tmp_path).history()
+  shares = [x['unclipped'] for x in rows if 'unclipped' in x]
+  assert len(shares) > 1
+  assert set(shares) == {0.0 if clip_norm < 1 else 1.0}
+  told = [x for x in warnings if 'were clipped' in x]
+  assert len(told) == (clip_norm < 1)
+  if told:
+    median = next(x['median_norm'] for x in rows if 'median_norm' in x)
+    assert 0.1 < median < 100
+    assert f'gradients is {median:.3g}, and clip_norm is 0.001' in told[0]
+
+
+@contextlib.contextmanager
+def _warnings():
+  """Texts of absl's warnings."""
+  texts: list[str] = []
+
+  class Handler(python_logging.Handler):
+    def emit(self, record):
+      texts.append(record.getMessage())
+
+  logger, handler = logging.get_absl_logger(), Handler(python_logging.WARNING)
+  logger.addHandler(handler)
+  try:
+    yield texts
+  finally:
+    logger.removeHandler(handler)
