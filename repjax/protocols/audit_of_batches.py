@@ -13,7 +13,7 @@ import numpy as np
 from repjax import types
 from repjax.data.batches import users
 
-ERROR = 1e-4  # Probability that a test fails what is right.
+ERROR = 1e-6  # Probability that a test fails what is right.
 
 
 class Finding(NamedTuple):

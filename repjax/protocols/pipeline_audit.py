@@ -14,7 +14,7 @@ state after a step tells the private gradient exactly.
 - Sampling: which rows are in which step, against Poisson's law.
 
 What is measured is then accounted for again: an epsilon above the claimed one
-is a fault, up to the error probability of the tests, 1e-4 each. The other way
+is a fault, up to the error probability of the tests, 1e-6 each. The other way
 round nothing is proved: `CANNOT_SEE`.
 """
 
