@@ -97,6 +97,7 @@ def plan_of(config, num_rows: int) -> private.Plan:
     batch_size=config.batch_size,
     epochs=config.epochs,
     seed=config.seed,
+    nonce=b'',  # Drawn when a run begins.
     multiple=jax.device_count() * config.step.microbatches,
     **config.dp,
   )

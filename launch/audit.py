@@ -1,21 +1,33 @@
-"""Attacks DP-SGD runs with canaries: is epsilon what the accounting says?
+"""Attacks private training: is epsilon what the accounting says?
+
+    python -m launch.audit --config=configs/dp_finetuning.py:smoke
+
+measures a recipe's own pipeline, its loss, batches and devices: what one canary
+moves, in several layers, the noise, and the sampling. Exit code 1 if something
+is not as claimed (`repjax/protocols/pipeline_audit.py`).
 
     python -m launch.audit --noise_multiplier=2 --steps=4
 
-Trains a small network on digits, every row in every step, with canaries of
-which each is in with probability 1/2, and bounds epsilon from below by guessing
-which ones were. Once with the noise that is claimed and once with --broken
-times it: a bound above the claimed epsilon proves the claim wrong, which must
-(almost) never happen to the first and should happen to the second. Writes one
-JSON object a line to stdout.
+attacks the link of DP-SGD alone (`repjax/protocols/canaries.py`): a small
+network on digits, every row in every step, with canaries of which each is in
+with probability 1/2, and a lower bound of epsilon by guessing which ones were.
+Once with the noise that is claimed and once with --broken times it: a bound
+above the claimed epsilon proves the claim wrong, which must (almost) never
+happen to the first and should happen to the second.
+
+Both write one JSON object a line to stdout, and say what they cannot see.
 """
 
 import json
+import math
 
 from absl import flags
+from absl import logging
 
 from launch.lib import app
 
+_CONFIG = app.define_config()
+_DATA_DIR = app.define_data_dir()
 _NOISE = flags.DEFINE_float(
   'noise_multiplier', 2.0, 'Claimed noise over the clip norm.', 1e-3
 )
@@ -27,15 +39,22 @@ _CANARIES = flags.DEFINE_integer('canaries', 2000, 'Canaries of each run.', 1)
 _TRIALS = flags.DEFINE_integer('trials', 10, 'Runs of each kind.', 1)
 _DELTA = flags.DEFINE_float('delta', 1e-5, 'Delta of the claim.', 0.0, 1.0)
 _SEED = flags.DEFINE_integer('seed', 0, 'Of coins, noise and networks.', 0)
+_DRAWS = flags.DEFINE_integer(
+  'draws', 200, 'With --config: steps whose rows are looked at.', 2
+)
 app.define_devices()
 
 
 def main() -> None:
-  """Audits correct runs and broken ones."""
+  """Audits a recipe, or correct runs and broken ones."""
   app.initialize()
+  if _CONFIG.value is not None:
+    _audit_recipe()
+    return
 
   from repjax.protocols import canaries
 
+  logging.info('not seen: %s', '; '.join(canaries.CANNOT_SEE))
   for share in (1.0, _BROKEN.value):
     result = canaries.audit(
       noise_multiplier=_NOISE.value,
@@ -47,6 +66,31 @@ def main() -> None:
       seed=_SEED.value,
     )
     print(json.dumps(result), flush=True)
+
+
+def _audit_recipe():
+  from repjax.protocols import pipeline_audit
+
+  config = _CONFIG.value
+  if _DATA_DIR.value:
+    config.data.dir = _DATA_DIR.value
+  file, _ = app.config_name()
+  experiment = app.load_config_module(file).build(
+    config, optimizer=pipeline_audit.readable
+  )
+  logging.info('not seen: %s', '; '.join(pipeline_audit.CANNOT_SEE))
+  findings = pipeline_audit.audit(
+    experiment, seed=_SEED.value, draws=_DRAWS.value
+  )
+  for finding in findings:
+    fields = finding._asdict()
+    if math.isinf(finding.measured):  # Which JSON has no number for.
+      fields['measured'] = 'infinite'
+    print(json.dumps(fields, allow_nan=False), flush=True)
+  wrong = [x for x in findings if not x.holds]
+  if wrong:
+    logging.error('%d of %d are not as claimed', len(wrong), len(findings))
+    raise SystemExit(app.USAGE)
 
 
 if __name__ == '__main__':

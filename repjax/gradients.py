@@ -166,9 +166,9 @@ class GradFn:
 
     Returns:
       (SUM over all devices' real rows, `types.Aux`). Its sums have
-      'gradient_norm', 'unclipped' and 'nonfinite', too; none of them is
-      private. Rows of 'nonfinite' examples count as 0 in the sum and for no
-      other metric.
+      'gradient_norm', 'unclipped', 'nonfinite' and, one a step, 'median_norm',
+      too; none of them is private. Rows of 'nonfinite' examples count as 0 in
+      the sum and for no other metric.
 
     Raises:
       InputError: If the model changes its other collections, which hold
@@ -221,6 +221,10 @@ class GradFn:
     sums['loss'] = tuple(
       jnp.where(lost, x, y)
       for x, y in zip((jnp.nan, total), sums['loss'], strict=True)
+    )
+    every = (result.norms, jnp.where(finite, units, 0))
+    sums['median_norm'] = _median(
+      *(parallel.all_gather(every) if self._over_devices else every)
     )
     self.clipped_aux = types.Aux(self._model_state, sums)
     return grads, self.clipped_aux
@@ -400,6 +404,14 @@ def _weighted(values, weights):
     )
     for name, value in values.items()
   }
+
+
+def _median(values, weights):
+  """`types.Sums` of the median where weights are not 0: one a step, or none."""
+  real = weights > 0
+  median = jnp.nanmedian(jnp.where(real, values, jnp.nan))
+  some = real.any()
+  return jnp.where(some, median, 0.0), some.astype(jnp.float32)
 
 
 def _check_unchanged(old, new):

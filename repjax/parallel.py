@@ -336,6 +336,20 @@ def any_process(value: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.asarray(value)).any())
 
 
+def gather(data: bytes) -> list[bytes]:
+  """What each process gives, of any length, on all of them."""
+  if jax.process_count() == 1:
+    return [data]
+  from jax.experimental import multihost_utils
+
+  all_of = multihost_utils.process_allgather
+  lengths = np.asarray(all_of(np.int32(len(data)))).reshape(-1)
+  padded = np.zeros(lengths.max(), np.uint8)
+  padded[: len(data)] = np.frombuffer(data, np.uint8)
+  rows = np.asarray(all_of(padded))
+  return [x[:n].tobytes() for x, n in zip(rows, lengths, strict=True)]
+
+
 def barrier(name: str) -> None:
   """Waits for all processes."""
   if jax.process_count() > 1:

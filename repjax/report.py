@@ -6,6 +6,7 @@
     log.txt         what was printed (log.<i>.txt for process i > 0)
     plots/*.png     figures
     checkpoints/    see `checkpoint.py`
+    noise_key       of a private run: secret, see `experiments/private_keys.py`
     report.json     the result; written last, so its presence means done
     lock.json       who is writing here; see `files.locked`
 

@@ -83,6 +83,7 @@ def fit(
     PreemptedError: If it was asked to stop; the state is saved.
   """
   started = time.monotonic() if started is None else started
+  _agree(lambda: _facts(experiment, config, origin or {}))
   directory = report.Run(workdir)
   with directory.held():
     finished = directory.result()
@@ -114,6 +115,9 @@ def _fit(
   started,
 ):
   _check_best(experiment, config)
+  experiment = experiment.guard.begin(
+    experiment, directory.workdir, identity(config)
+  )
   store = checkpoint.Checkpoints(
     str(directory.workdir / 'checkpoints'),
     keep=config.run.keep,
@@ -130,11 +134,16 @@ def _fit(
     f'{experiment.steps:,}',
     f'{batch_size:,}',
   )
+
+  def write(step, means):
+    experiment.guard.watch(means)
+    directory.write(step, means)
+
   progress = loop.Progress(
     every=config.run.log_every,
     steps=experiment.steps,
     batch_size=batch_size,
-    write=directory.write,
+    write=write,
     start=int(state.step),
     sums=sums,
     also=experiment.guard.line,
@@ -260,6 +269,28 @@ def _check_best(experiment, config):
       )
 
 
+def _agree(facts):
+  if jax.process_count() > 1:
+    from repjax import agreement  # Who is alone loads none of it.
+
+    agreement.check(facts())
+
+
+def _facts(experiment, config, origin) -> dict[str, Any]:
+  """What all processes of a job must agree on."""
+  from repjax import agreement
+
+  fields = json.loads(json.dumps(config.to_dict()))
+  fields.get('data', {}).pop('dir', None)
+  environment = report.environment()
+  return {
+    'config': {**origin, **fields},
+    'training rows': experiment.train.fingerprint(),
+    'code': agreement.code(origin.get('file')),
+    'versions': environment['versions'],
+  }
+
+
 def _begin(experiment, config, directory, store, resume_config):
   """What to go on from, before any compute: a run never trains what it cannot
   resume.
@@ -268,11 +299,16 @@ def _begin(experiment, config, directory, store, resume_config):
     The state, and the sums of the interval that it is in the middle of.
   """
   guard = experiment.guard
-  fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  fresh = guard.keyed(
+    loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  )
   guard.check(experiment, fresh, config.run.best)
   stored = store.read()
   if stored is None:
     state = experiment.warm_start(fresh)
+    _agree(
+      lambda: {'initial parameters': trees.crc32(jax.device_get(state.params))}
+    )
     directory.truncate(-1)
     return state, {}
   same = _same(stored.config, config, directory, resume_config)

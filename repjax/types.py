@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import numbers
+import pathlib
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -151,8 +152,8 @@ class GradFn(Protocol):
     `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
     many consecutive rows count as one example (`repjax.data.batches.users`).
     The sums also have 'gradient_norm', 'unclipped' (1 where the norm is at most
-    `clip_norm`) and 'nonfinite' (1 where the gradient is not finite and counts
-    as 0).
+    `clip_norm`), 'nonfinite' (1 where the gradient is not finite and counts as
+    0) and 'median_norm' (of a step's examples).
     """
 
   def per_task(
@@ -206,6 +207,9 @@ class Batches(Protocol):
   def expected_rows(self) -> float:
     """Rows of a step over all devices, on average."""
 
+  def fingerprint(self) -> str:
+    """Tells sets of rows apart; equal on all processes of a job."""
+
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """This process's rows of one step, which counts from 0."""
 
@@ -217,21 +221,31 @@ class Guard(NamedTuple):
   """What a run must pass, and says beside its results; by default nothing.
 
   Attributes:
+    begin: (experiment, work directory or None, what the run is) -> the
+      experiment as this run has it: with batches and keys of its own, which a
+      work directory keeps, so that it can be resumed.
+    keyed: Fresh state -> the same with the keys of this run.
     check: (experiment, fresh state, metric that chooses a checkpoint or '') ->
       None, or raises `InputError`. Called before any compute.
     resumed: (fresh state, restored state, whether their configs are the same)
       -> None, or raises `InputError`.
+    watch: Means of an interval of steps -> None; it may warn.
     line: Step -> more numbers for its progress line.
     statement: Number of updates -> what a report of a run of that length says
       in addition: name -> something with `to_dict`.
   """
 
+  begin: Callable[
+    ['Experiment', 'pathlib.Path | None', Mapping[str, Any]], 'Experiment'
+  ] = lambda experiment, workdir, identity: experiment
+  keyed: Callable[[TrainState], TrainState] = lambda state: state
   check: Callable[['Experiment', TrainState, str], None] = (
     lambda experiment, state, best: None
   )
   resumed: Callable[[TrainState, TrainState, bool], None] = (
     lambda fresh, restored, same_config: None
   )
+  watch: Callable[[Mapping[str, float]], None] = lambda means: None
   line: Callable[[int], Mapping[str, float]] = lambda step: {}
   statement: Callable[[int], Mapping[str, Any]] = lambda steps: {}
 

@@ -139,14 +139,26 @@ def _logs_to(stream):
       file.close()
 
 
-def start_two(module, *flags, **kwargs):
-  """Starts two processes of one job on the loopback."""
+def start_two(module, *flags, own=((), ()), envs=({}, {}), **kwargs):
+  """Starts two processes of one job on the loopback.
+
+  `own` are more flags of each, and `envs` what its environment has.
+  """
   with socket.socket() as s:
     s.bind(('localhost', 0))
     port = s.getsockname()[1]
   job = [f'--coordinator_address=localhost:{port}', '--num_processes=2']
   return [
-    start(module, *flags, *job, f'--process_id={i}', **kwargs) for i in (0, 1)
+    start(
+      module,
+      *flags,
+      *job,
+      f'--process_id={i}',
+      *own[i],
+      env=envs[i],
+      **kwargs,
+    )
+    for i in (0, 1)
   ]
 
 

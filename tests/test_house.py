@@ -215,6 +215,7 @@ _RANKS = (
   ('models', 'optim', 'gradients'),
   ('weights', 'methods', 'adapt'),
   ('loop', 'checkpoint', 'report', 'plots'),
+  ('agreement',),
   ('start', 'run', 'experiments'),
   ('protocols',),
   ('attacks', 'analysis', 'benchmarks'),

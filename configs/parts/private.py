@@ -39,6 +39,7 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
       'epochs': config.epochs,
       'seed': config.seed,
       'multiple': jax.device_count() * config.step.microbatches,
+      'nonce': b'',  # Drawn when a run begins.
       **config.dp,
       **changes,
     },

@@ -1,7 +1,5 @@
 """The candidates of a private search: built, checked, and what they cost."""
 
-import pathlib
-import secrets
 from typing import NamedTuple
 
 from launch.lib import app
@@ -9,7 +7,6 @@ from launch.lib import building
 from launch.lib import one_candidate
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
-from repjax import files
 from repjax import types
 from repjax.data.batches import users
 from repjax.privacy import accounting
@@ -105,6 +102,8 @@ def _statements(sweep, *, noisy):
     experiment = building.build(
       module, config, sweep.preset, looks_at_network=False
     )
+    # Nothing is trained here: keys that are kept nowhere will do.
+    experiment = experiment.guard.begin(experiment, None, {})
     said = experiment.guard.statement(experiment.steps)
     if 'privacy' not in said:
       raise types.InputError(
@@ -121,28 +120,3 @@ def _statements(sweep, *, noisy):
       'leave out --score=noisy.'
     )
   return statements, num_rows
-
-
-def key_field(sweep: all_trials.Sweep) -> str:
-  """The config's field 'key_file', in whatever group, or ''."""
-
-  def find(node, path):
-    for name, value in node.items():
-      if name == 'key_file':
-        yield '.'.join([*path, name])
-      elif hasattr(value, 'items'):
-        yield from find(value, [*path, name])
-
-  module = app.load_config_module(sweep.file)
-  return next(find(one_candidate.config_of(sweep, module, {}), []), '')
-
-
-def key_file(folder: pathlib.Path, number: int) -> pathlib.Path:
-  """A file of random bytes for one trial."""
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f'{number:03}'
-  if not path.exists():
-    with files.replacing(path) as partial:
-      partial.touch(0o600)
-      partial.write_bytes(secrets.token_bytes(32))
-  return path

@@ -3,10 +3,11 @@
 Papernot and Steinke, ICLR 2022 (`repjax.privacy.tuning`). The number of trials
 is drawn from a law that knows nothing of the data, and so is each trial's
 candidate, with replacement; only the best trial is published. What must stay
-secret is in sealed/: the number of trials, all trials, their seeds. Published
-are report.json and release/: the winner's parameters, without its optimizer,
-which holds the key of its noise, and without its seed. How long the search
-took tells of the number of trials: publish at a time fixed before.
+secret is in sealed/: the number of trials, all trials, their seeds and the keys
+of their noise, which each draws when it begins. Published are report.json and
+release/: the winner's parameters, without its optimizer, which holds the key of
+its noise, and without its seed. How long the search took tells of the number of
+trials: publish at a time fixed before.
 
 Every candidate must be private itself (`types.Experiment.guard`); the search
 is accounted for the worst of them. Their score is either of rows that need no
@@ -77,8 +78,6 @@ NOT_COVERED = (
   'how long the search took, and everything in sealed/',
   'a second search on the same rows, also one begun again in another folder',
   'rows that --score=public is about',
-  'seeds that can be guessed: sampling and noise of a trial come from a random '
-  'seed of 31 bits unless the config has a field key_file',
 )
 
 
@@ -227,7 +226,6 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
 
 def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
   """Reports of all trials; None for those whose loss was not finite."""
-  key_field = private_candidates.key_field(sweep)
   folder = sweep.workdir / 'sealed' / 'trials'
   folders, todo = [], []
   for i, trial in enumerate(plan['trials']):
@@ -235,9 +233,6 @@ def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
     if all_trials.report(folders[-1]) or (folders[-1] / 'diverged').exists():
       continue
     fields = {**trial['fields'], 'seed': str(trial['seed'])}
-    if key_field:
-      keys = sweep.workdir / 'sealed' / 'keys'
-      fields[key_field] = str(private_candidates.key_file(keys, i))
     todo.append(sweep.job(folders[-1], fields))
 
   def seen(job, code):

@@ -8,9 +8,11 @@ side by side, as studies train them, get their batches by `Plan.order` and their
 keys by `Plan.with_keys`.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import math
+import pathlib
 from typing import Any
 from typing import NamedTuple
 
@@ -48,8 +50,8 @@ class Plan(NamedTuple):
     delta: Of (epsilon, delta)-differential privacy.
     accountant: 'pld', which is tight, or 'rdp'.
     method: How gradients are clipped: 'auto', 'ghost', 'vmap', 'microbatch'.
-    secret: What the sampling and the noise are derived from.
-    is_secret: Whether that is a key of a file, or a seed that others know.
+    secret: Of the key file and the seed; see `root`.
+    nonce: Random bytes of this run alone, or b'': see `plan`.
     user_column: What says whose a row is; '' protects rows, not users.
     rows_per_user: Of a user in a batch at the most.
   """
@@ -64,7 +66,7 @@ class Plan(NamedTuple):
   accountant: accounting.Accountant
   method: str
   secret: bytes
-  is_secret: bool
+  nonce: bytes
   user_column: str = ''
   rows_per_user: int = 1
 
@@ -73,9 +75,14 @@ class Plan(NamedTuple):
     """Whether it clips without noise, which is not private at all."""
     return self.noise_multiplier == 0
 
+  @property
+  def root(self) -> bytes:
+    """What the sampling and the noise are derived from."""
+    return private_keys.joined(self.secret, self.nonce)
+
   def link(self) -> optax.GradientTransformationExtraArgs:
     """What the optax chain of the run begins with."""
-    words = private_keys.words(self.secret, 'noise')
+    words = private_keys.words(self.root, 'noise')
     return optim.dp_sgd(
       self.clip_norm,
       self.noise_multiplier,
@@ -119,7 +126,7 @@ class Plan(NamedTuple):
   @property
   def sampling_seed(self) -> int:
     """Decides which rows each step draws."""
-    return private_keys.number(self.secret, 'rows')
+    return private_keys.number(self.root, 'rows')
 
   def order(self, seeds: Sequence[int]) -> np.ndarray:
     """Rows of each step of runs side by side: `side_by_side.train(order=...)`.
@@ -153,7 +160,7 @@ class Plan(NamedTuple):
       states: Of a method whose optimizer has `link()`, [S, ...].
       runs: S names of runs, all distinct: seeds, or whatever has a `str`.
     """
-    return private_keys.with_own(states, self.secret, runs)
+    return private_keys.with_own(states, self.root, runs)
 
   def guarded(self, experiment: types.Experiment) -> types.Experiment:
     """The experiment, which now refuses what would void the run's statement."""
@@ -161,15 +168,53 @@ class Plan(NamedTuple):
       return experiment
     return experiment._replace(
       guard=types.Guard(
+        begin=self.begin,
+        keyed=lambda state: private_keys.with_run(state, self.root),
         check=private_guard.check,
         resumed=private_guard.check_resumed,
+        watch=private_guard.watch(self.clip_norm),
         line=lambda step: {'epsilon': self.statement(step).epsilon},
         statement=lambda steps: {'privacy': self.statement(steps)},
       )
     )
 
+  def begin(
+    self,
+    experiment: types.Experiment,
+    workdir: pathlib.Path | None,
+    identity: Mapping[str, Any],
+  ) -> types.Experiment:
+    """The experiment with rows and keys of one run alone: `types.Guard.begin`.
+
+    Args:
+      experiment: From `guarded`.
+      workdir: Of the run; None keeps its random bytes nowhere.
+      identity: What the run is, as `run.identity` has it.
+
+    Raises:
+      InputError: As `private_keys.of_run` does.
+    """
+    nonce = private_keys.of_run(
+      workdir, self.secret, identity, experiment.train.fingerprint()
+    )
+    plan = self._replace(nonce=nonce)
+    train = experiment.train
+    if isinstance(train, private_guard.SAMPLED):
+      train = dataclasses.replace(train, seed=plan.sampling_seed)
+    return plan.guarded(experiment._replace(train=train))
+
   def statement(self, steps: int) -> accounting.Statement:
-    """What may be claimed after some updates."""
+    """What may be claimed after some updates.
+
+    Raises:
+      InputError: If the run has no random bytes of its own.
+    """
+    if not self.nonce:
+      raise types.InputError(
+        'The noise of this plan follows from its seed and key file, so that '
+        'others can guess it, or have it too: nothing may be claimed before '
+        'Guard.begin, which repjax.run calls, has drawn keys for this run.'
+      )
     said = accounting.statement(
       noise_multiplier=self.noise_multiplier,
       sampling_rate=self.rate,
@@ -178,19 +223,10 @@ class Plan(NamedTuple):
       accountant=self.accountant,
       overflow=_overflow(self.num_rows, self.rate, self.capacity),
     )
-    more = [
-      'checkpoints as a whole, which hold the key of the noise',
-      'other runs with the same key of the noise',
-    ]
-    if not self.is_secret:
-      more.append(
-        'whoever knows or guesses the seed, since no file with a secret key '
-        'was given'
-      )
     return dataclasses.replace(
       said,
       unit=users.UNIT if self.user_column else said.unit,
-      not_covered=(*said.not_covered, *more),
+      not_covered=(*said.not_covered, *private_guard.NOT_COVERED),
     )
 
 
@@ -214,6 +250,7 @@ def plan(
   clip_norm: float,
   seed: int,
   key_file: str = '',
+  nonce: bytes | None = None,
   accountant: accounting.Accountant = 'pld',
   method: str = 'auto',
   multiple: int = 1,
@@ -238,9 +275,12 @@ def plan(
       takes 1e-15, or what delta allows (`repjax.privacy.overflow`). The best of
       many runs may need less.
     clip_norm: C > 0, in units of the gradient of one row's loss.
-    seed: Of what is random: runs with one seed have one key of the noise.
+    seed: Of what is random.
     key_file: A file of 16 bytes or more that nobody else knows, the same on
-      all processes. Sampling and noise are derived from it and the seed.
+      all processes. Sampling and noise are derived from it, too.
+    nonce: Random bytes of this run alone, from which sampling and noise are
+      derived; None draws them. b'' leaves that to `Plan.begin`, and before it
+      everything follows from the seed: to be made again, and without a claim.
     accountant: 'pld', which is tight, or 'rdp'.
     method: How gradients are clipped: 'auto', 'ghost', 'vmap', 'microbatch'.
     multiple: What the rows of a batch must be a multiple of: devices times
@@ -333,7 +373,7 @@ def plan(
     accountant=accountant,
     method=method,
     secret=private_keys.secret_of(key_file, seed),
-    is_secret=bool(key_file),
+    nonce=private_keys.given_or_drawn(nonce),
     user_column=user_column,
     rows_per_user=rows_per_user,
   )

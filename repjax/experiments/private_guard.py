@@ -3,6 +3,10 @@
 `private.Plan.guarded` makes an experiment's guard of both checks.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
+
+from absl import logging
 import jax
 import numpy as np
 import optax
@@ -12,6 +16,17 @@ from repjax.data.batches import poisson
 from repjax.data.batches import users
 from repjax.experiments import private_keys
 from repjax.optim import link
+
+# What no statement covers, besides `accounting.NOT_COVERED`.
+NOT_COVERED = (
+  'checkpoints and the file noise_key, which hold the key of the noise: '
+  'publish parameters alone',
+  'other runs on the same rows, also with one key_file: each has noise of its '
+  'own, and what they spend adds up',
+)
+
+# Kinds of batches that the accounting is about.
+SAMPLED = (poisson.PoissonBatches, users.UserBatches)
 
 
 def check(
@@ -29,8 +44,7 @@ def check(
       makes gradients private, another one asks for data, too, or a metric
       chooses what is published.
   """
-  sampled = (poisson.PoissonBatches, users.UserBatches)
-  if not isinstance(experiment.train, sampled):
+  if not isinstance(experiment.train, SAMPLED):
     raise types.InputError(
       'The experiment claims privacy for Poisson samples, but its batches are '
       'those of a shuffled epoch, which the accounting does not cover: draw '
@@ -92,9 +106,10 @@ def check_resumed(
   if not all(equal):
     raise types.InputError(
       'The checkpoint was made with another key of the noise, and repeated '
-      'steps would tell more than the privacy statement says: give the '
-      'key_file and the seed that the run was begun with (and the version of '
-      'repjax: keys were derived otherwise once), or another --workdir.'
+      'steps would tell more than the privacy statement says: the key follows '
+      'from the file noise_key in --workdir, the key_file, the config and the '
+      'training rows (and the version of repjax). Go on with those that the '
+      'run was begun with, or give another --workdir.'
     )
 
 
@@ -105,3 +120,32 @@ def _is_link(x):
   """
   hyperparams = optax.InjectStatefulHyperparamsState
   return hasattr(x, '_fields') and not isinstance(x, hyperparams)
+
+
+def watch(clip_norm: float) -> Callable[[Mapping[str, float]], None]:
+  """Says once when all rows of an interval are clipped.
+
+  Args:
+    clip_norm: C of the run.
+
+  Returns:
+    A `types.Guard.watch`.
+  """
+  said = False
+
+  def look(means):
+    nonlocal said
+    if said or means.get('unclipped') != 0:
+      return
+    said = True
+    logging.warning(
+      'All rows since the last line were clipped (unclipped 0): the median '
+      'norm of their gradients is %.3g, and clip_norm is %g. Rows then count '
+      'by their direction alone, and a model can collapse to the larger class '
+      'without any noise: if the accuracy stays there, try a clip_norm near '
+      'the median norm on public rows (README, "Private training").',
+      means['median_norm'],
+      clip_norm,
+    )
+
+  return look

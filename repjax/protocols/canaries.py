@@ -2,7 +2,8 @@
 
 A small network, every row in every step, and canaries of which each is in with
 probability 1/2: how much of the claimed epsilon does the best guess of which
-ones were show? `launch.audit` prints it.
+ones were show? `launch.audit` prints it. It attacks the link `optim.dp_sgd`,
+not a recipe: for that see `pipeline_audit`.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,14 @@ from repjax import types
 from repjax.models import mlp
 from repjax.privacy import accounting
 from repjax.privacy import auditing
+
+CANNOT_SEE = (
+  "everything that is a recipe's own: its loss, layers, batches, devices "
+  '(--config audits those)',
+  'layers that are not clipped: each canary has a parameter of its own',
+  'sampling: every row is in every step',
+  'what a better attack than guessing each canary would find',
+)
 
 _ROWS, _CLIP_NORM, _LEARNING_RATE = 128, 1.0, 0.1
 

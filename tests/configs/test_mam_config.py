@@ -171,6 +171,7 @@ def test_a_private_run_adapts_published_weights(tmp_path):
   config.dp.accountant = 'rdp'
   config.adapter.update(kind='lora', rank=2)
   made = dp_finetuning.build(config)
+  made = made.guard.begin(made, None, {})
   batch, state = warm(made)
   chex.assert_trees_all_equal(state.model_state[types.FROZEN], params)
   assert batch['tokens'][0, 0] == 7  # <|endoftext|>
@@ -198,6 +199,7 @@ def test_texts_of_users_are_protected_together(tmp_path):
   topic = source.load('python_topics', 'train').column('topic')
   assert made.train.num_users == len(set(topic.tolist()))
   assert made.train.rows_per_user == 2
+  made = made.guard.begin(made, None, {})
   assert made.guard.statement(made.steps)['privacy'].unit == users.UNIT
   config.dp.user_column = 'author'
   with pytest.raises(InputError, match='author'):

@@ -9,6 +9,7 @@ import private_sgd
 import pytest
 
 from repjax import loop
+from repjax import run
 from repjax import trees
 
 pytestmark = pytest.mark.slow
@@ -64,12 +65,21 @@ def private_run(tmp_path_factory):
 def test_private_updates_agree_with_their_noise(private_run, num_devices):
   config = private_sgd.get_config('smoke')
   experiment = private_sgd.build(config)
+  # With the keys of that run.
+  experiment = experiment.guard.begin(
+    experiment, private_run, run.identity(config)
+  )
+  devices = jax.local_devices()[:num_devices]
+  fresh = loop.init(
+    experiment.method, experiment.train.batch(0), config.seed, devices
+  )
   state = loop.fit(
     experiment.method,
     experiment.train.iterate,
     steps=experiment.steps,
     seed=config.seed,
-    devices=jax.local_devices()[:num_devices],
+    state=experiment.guard.keyed(fresh),
+    devices=devices,
   )
   actual = launching.arrays(private_run)
   expected = {
@@ -96,3 +106,29 @@ def test_a_private_run_says_what_it_spends(private_run):
   assert spent[-1] == said['epsilon']
   log = (private_run / 'log.txt').read_text()
   assert f'epsilon {spent[0]:.4f}' in log
+
+
+@pytest.mark.parametrize('differs', ['rate', 'key'])
+def test_processes_that_differ_are_stopped(tmp_path, differs):
+  own, envs = ((), ()), ({}, {})
+  flags = ['--config=tests/private_sgd.py:smoke', f'--workdir={tmp_path}/run']
+  if differs == 'rate':
+    own = ((), ('--config.tx.learning_rate=0.5',))
+    says = 'config.tx.learning_rate: 0.1 -> 0.5'
+  else:
+    flags += ['--config.dp.key_file=~/key']
+    for i in (0, 1):
+      (tmp_path / f'{i}').mkdir()
+      (tmp_path / f'{i}' / 'key').write_bytes(bytes(range(i, i + 32)))
+      (tmp_path / f'{i}' / 'key').chmod(0o600)
+    envs = tuple({'HOME': str(tmp_path / f'{i}')} for i in (0, 1))
+    says = 'key_file or seed: '
+  codes, outputs = launching.finish(
+    launching.start_two('train', *flags, own=own, envs=envs, devices=2)
+  )
+  assert codes == [1, 1], outputs
+  for output in outputs:
+    (line,) = [x for x in output.splitlines() if x.startswith('ERROR: ')]
+    assert f'(process 0 -> process 1): {says}' in line
+    assert 'Traceback' not in output
+  assert not (tmp_path / 'run' / 'checkpoints').exists()

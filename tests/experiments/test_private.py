@@ -17,6 +17,7 @@ from repjax.data.batches import users
 from repjax.data.reading import source
 from repjax.experiments import private
 from repjax.experiments import private_guard
+from repjax.experiments import private_keys
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.optim import rehearsal
@@ -49,7 +50,7 @@ def rows():
 
 @pytest.fixture(scope='module')
 def plan():
-  return private.plan(40, **TINY)
+  return private.plan(40, **TINY, nonce=bytes(range(32)))
 
 
 def method_of(plan):
@@ -74,7 +75,19 @@ def experiment_of(plan, rows, **changes):
 
 def state_of(experiment):
   first = experiment.train.batch(0)
-  return loop.init(experiment.method, first, 0, jax.local_devices()[:1])
+  state = loop.init(experiment.method, first, 0, jax.local_devices()[:1])
+  return experiment.guard.keyed(state)
+
+
+def ravel(tree):
+  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def key_file(folder, data=b''):
+  path = folder / f'key{data.decode()}'
+  path.write_bytes(data + bytes(range(32)))
+  path.chmod(0o600)
+  return str(path)
 
 
 def test_the_noise_is_that_of_the_papers_recipe():
@@ -222,23 +235,110 @@ def test_a_large_delta_is_warned_about():
     private.plan(40, **{**TINY, 'delta': 0.1})
 
 
-def test_a_file_makes_the_noise_and_the_rows_secret(tmp_path, plan):
-  path = tmp_path / 'key'
-  path.write_bytes(b'short')
-  with pytest.raises(types.InputError, match='5 bytes'):
-    private.plan(40, **TINY, key_file=str(path))
-  path.write_bytes(bytes(range(32)))
-  kept = private.plan(40, **TINY, key_file=str(path))
-  assert kept == private.plan(40, **TINY, key_file=str(path))
-  # Several runs with one file have noise of their own, if their seeds differ.
-  other = private.plan(40, **{**TINY, 'seed': 7}, key_file=str(path))
-  plans = (kept, other, plan)
-  assert len({x.sampling_seed for x in plans}) == 3
-  keys = [np.asarray(x.link().init({}).key) for x in plans]
-  assert len({tuple(x) for x in keys}) == 3
-  guessed = [x for x in plan.statement(1).not_covered if 'guesses' in x]
-  assert guessed
-  assert not set(guessed) & set(kept.statement(1).not_covered)
+def begun(plan, rows, workdir, **identity):
+  experiment = experiment_of(plan, rows)
+  return experiment.guard.begin(experiment, workdir, identity)
+
+
+def keys_of(experiment):
+  """(key of the noise, seed of the rows) as text."""
+  (key,) = private_keys.of(state_of(experiment))
+  return f'{key}', experiment.train.seed
+
+
+def test_every_run_has_keys_of_its_own_and_keeps_them(tmp_path, rows):
+  path = key_file(tmp_path)
+  plan = private.plan(40, **TINY, key_file=path, nonce=b'')
+  folders = [tmp_path / x for x in ('first', 'second')]
+  for folder in folders:
+    folder.mkdir()
+  first = keys_of(begun(plan, rows, folders[0], rate=1))
+  assert keys_of(begun(plan, rows, folders[0], rate=1)) == first
+  assert (folders[0] / 'noise_key').stat().st_mode & 0o777 == 0o600
+  assert len((folders[0] / 'noise_key').read_bytes()) == 32
+  # Another folder, config, training set, key, seed, or none of these.
+  fewer = rows.with_columns(label=np.arange(40)[::-1] % 3)
+  other = private.plan(40, **TINY, key_file=key_file(tmp_path, b'2'), nonce=b'')
+  seed = private.plan(40, **{**TINY, 'seed': 1}, key_file=path, nonce=b'')
+  found = [
+    first,
+    keys_of(begun(plan, rows, folders[1], rate=1)),
+    keys_of(begun(plan, rows, folders[0], rate=2)),
+    keys_of(begun(plan, fewer, folders[0], rate=1)),
+    keys_of(begun(other, rows, folders[0], rate=1)),
+    keys_of(begun(seed, rows, folders[0], rate=1)),
+    keys_of(begun(plan, rows, None)),
+    keys_of(begun(plan, rows, None)),
+    keys_of(experiment_of(plan, rows)),
+    keys_of(experiment_of(private.plan(40, **TINY, key_file=path), rows)),
+    keys_of(experiment_of(private.plan(40, **TINY, key_file=path), rows)),
+  ]
+  for one in zip(*found, strict=True):
+    assert len(set(one)) == len(found)
+
+
+def test_one_key_file_at_two_epsilons_does_not_give_the_gradient(
+  tmp_path, rows
+):
+  path = key_file(tmp_path)
+  plans = [
+    private.plan(40, **{**TINY, 'epsilon': epsilon}, key_file=path, nonce=b'')
+    for epsilon in (3.0, 1.0)
+  ]
+  strong, weak = (x.noise_multiplier for x in plans)
+
+  def released(experiment):
+    """The first private gradient, as whoever sees both states knows it."""
+    state = state_of(experiment)
+    batch = experiment.train.batch(0)
+    new, _ = jax.jit(experiment.method.update)(state, batch, jax.random.key(1))
+    return ravel(state.params) - ravel(new.params)
+
+  def error(experiments):
+    """Of the gradient that both together give, over that of the first."""
+    one, two = (released(x) for x in experiments)
+    solved = (weak * one - strong * two) / (weak - strong)
+    exact = experiments[0]._replace(
+      method=method_of(plans[0]._replace(noise_multiplier=0.0))
+    )
+    state = state_of(exact._replace(guard=types.Guard()))
+    batch = experiments[0].train.batch(0)
+    new, _ = jax.jit(exact.method.update)(state, batch, jax.random.key(1))
+    gradient = ravel(state.params) - ravel(new.params)
+    return np.linalg.norm(solved - gradient) / np.linalg.norm(one - gradient)
+
+  # What follows from the file and the seed alone gives it away.
+  assert error([experiment_of(x, rows) for x in plans]) < 1e-4
+  for name in 'ab':
+    (tmp_path / name).mkdir()
+  folders = (tmp_path / 'a', tmp_path / 'b')
+  in_folders = [begun(x, rows, f) for x, f in zip(plans, folders, strict=True)]
+  # In one folder, too, after a first run that left no checkpoint.
+  in_one = [begun(x, rows, folders[0], epsilon=i) for i, x in enumerate(plans)]
+  drawn = [
+    private.plan(40, **{**TINY, 'epsilon': epsilon}, key_file=path)
+    for epsilon in (3.0, 1.0)
+  ]
+  without_folder = [experiment_of(x, rows) for x in drawn]
+  for runs in (in_folders, in_one, without_folder):
+    assert error(runs) > 0.5
+
+
+def test_what_follows_from_a_seed_claims_nothing(rows):
+  plan = private.plan(40, **TINY, nonce=b'')
+  experiment = experiment_of(plan, rows)
+  for claim in (
+    lambda: plan.statement(1),
+    lambda: experiment.guard.statement(1),
+    lambda: experiment.guard.line(1),
+  ):
+    with pytest.raises(types.InputError, match='nothing may be claimed'):
+      claim()
+  said = begun(plan, rows, None).guard.statement(1)['privacy']
+  assert said.epsilon > 0
+  assert any('other runs on the same rows' in x for x in said.not_covered)
+  with pytest.raises(types.InputError, match='16 random bytes'):
+    private.plan(40, **TINY, nonce=b'short')
 
 
 def test_shuffled_batches_are_not_called_poisson(plan, rows):

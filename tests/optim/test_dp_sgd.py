@@ -107,6 +107,26 @@ def test_noise_has_the_stated_size_on_one_and_on_four_devices():
     jax.tree.map(np.testing.assert_array_equal, own, first)
 
 
+@pytest.mark.devices(4)
+def test_the_median_norm_is_that_of_all_real_rows():
+  # The rows' norms are about 1 to 8, of which the third is padding.
+  def median(batch, params=PARAMS):
+    grad_fn = gradients.GradFn(loss_fn, batch, KEY, {})
+    _, aux = grad_fn.clipped(params, 2.0)
+    return aux.sums['median_norm']
+
+  norms = np.linalg.norm(np.asarray(rows()['x']), axis=1)
+  expected = np.median(np.delete(norms, 2))
+  assert 4.5 < expected < 5.5
+  found, weight = median(rows())
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert weight == 1
+  split = jax.tree.map(lambda x: x.reshape((4, 2, *x.shape[1:])), rows())
+  many = jax.pmap(median, axis_name=parallel.AXIS)(split)
+  np.testing.assert_allclose(many[0], [expected] * 4, rtol=1e-5)
+  assert median({**rows(), 'mask': jnp.zeros(8)}) == (0, 0)
+
+
 def test_without_noise_and_clipping_it_is_the_plain_gradient():
   result, _ = updates(
     rows(), clip_norm=1e6, noise_multiplier=0.0, expected_batch_size=7.0

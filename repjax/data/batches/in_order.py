@@ -9,6 +9,7 @@ contiguous part of the same global batch.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import hashlib
 import multiprocessing
 import os
 import sys
@@ -28,6 +29,9 @@ from repjax.data.reading import source as sources
 Batch = dict[str, np.ndarray]
 
 _ORDER, _DRAWS = 0, 1  # Which random numbers a generator is for.
+
+# Rows of a fingerprint at the most: arrays, and images that must be decoded.
+_COMPARED, _DECODED = 4096, 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,6 +130,23 @@ class TrainBatches(_Batches):
   def expected_rows(self) -> float:
     """Rows of a global batch."""
     return self.batch_size
+
+  def fingerprint(self) -> str:
+    """Tells sets apart by their size and rows, of large ones by some of them.
+
+    All where they are in memory and few; else as many, evenly spaced, as cost
+    nothing beside a step.
+    """
+    most = _DECODED if self.source.encoded else _COMPARED
+    count = min(len(self.source), most)
+    rows = np.linspace(0, len(self.source) - 1, count).astype(np.int64)
+    found = hashlib.sha256(f'{len(self.source)}'.encode())
+    for name, values in sorted(self.source.read(rows).items()):
+      found.update(f'{name} {values.dtype} {values.shape}'.encode())
+      parts = values if values.dtype == object else [values]
+      for part in parts:
+        found.update(np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()
 
   def batch(self, step: int) -> Batch:
     """The batch of one step, which counts from 0."""

@@ -1,0 +1,53 @@
+"""Host side: whether all processes of a job do the same.
+
+Each process of a job is a launch of its own, and nothing in a step would notice
+that one has another learning rate, key or file: replicas of the state drift
+apart, and process 0 writes its own.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+from repjax import checkpoint
+from repjax import parallel
+from repjax import types
+
+
+def check(facts: Mapping[str, Any]) -> None:
+  """Refuses, on all processes, a job whose processes differ.
+
+  Args:
+    facts: What must agree, by the name that a user knows it by: plain numbers,
+      strings and mappings of them.
+
+  Raises:
+    InputError: It names what differs.
+  """
+  first, *others = [
+    json.loads(x) for x in parallel.gather(json.dumps(facts).encode())
+  ]
+  for process, other in enumerate(others, 1):
+    lines = checkpoint.differing_fields(first, other)
+    if lines:
+      raise types.InputError(
+        'The processes of this job differ (process 0 -> process '
+        f'{process}): {"; ".join(lines)}. Start all of them with the same '
+        'command, code and files.'
+      )
+
+
+def code(recipe: str | None) -> str:
+  """Digest of the source files of repjax, its configs and a recipe's file."""
+  packages = [sys.modules[x] for x in ('repjax', 'configs') if x in sys.modules]
+  folders = [pathlib.Path(x.__path__[0]) for x in packages]
+  files = [x for folder in folders for x in sorted(folder.rglob('*.py'))]
+  if recipe:
+    files.append(pathlib.Path(recipe))
+  found = hashlib.sha256()
+  for file in files:
+    found.update(file.read_bytes())
+  return found.hexdigest()

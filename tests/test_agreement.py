@@ -1,0 +1,75 @@
+"""Processes of one job that do not do the same are stopped, in one line."""
+
+import json
+
+import pytest
+
+from configs import sam
+from repjax import agreement
+from repjax import parallel
+from repjax import run
+from repjax import types
+from repjax.experiments import private_keys
+
+
+@pytest.fixture
+def others(monkeypatch):
+  """What a second process says: changes of what the first one does."""
+  changes = []
+
+  def gather(data):
+    second = json.loads(data)
+    for change in changes:
+      change(second)
+    return [data, json.dumps(second).encode()]
+
+  monkeypatch.setattr(parallel, 'gather', gather)
+  return changes
+
+
+def test_alone_a_process_agrees():
+  agreement.check({'config': {'seed': 0}})
+  assert parallel.gather(b'\0\1') == [b'\0\1']
+
+
+def test_what_differs_is_named(others):
+  facts = {'config': {'tx': {'rate': 0.1}, 'seed': 0}, 'code': 'a'}
+  agreement.check(facts)
+  others.append(lambda x: x['config']['tx'].update(rate=0.2))
+  with pytest.raises(types.InputError) as error:
+    agreement.check(facts)
+  assert '(process 0 -> process 1): config.tx.rate: 0.1 -> 0.2.' in str(
+    error.value
+  )
+  others.append(lambda x: x.update(code='b'))
+  with pytest.raises(types.InputError, match='code: a -> b; config'):
+    agreement.check(facts)
+
+
+def test_another_key_is_named_and_not_told(others, tmp_path):
+  secret = b'a secret that nobody knows'
+  others.append(lambda x: x.update({'key_file or seed': 'other'}))
+  with pytest.raises(types.InputError, match='key_file or seed') as error:
+    private_keys.of_run(tmp_path, secret, {}, '')
+  assert secret.hex()[:8] not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_facts_tell_configs_rows_and_code_apart(tmp_path):
+  config = sam.get_config('smoke')
+
+  def facts(file='configs/sam.py'):
+    made = sam.build(config)
+    return run._facts(made, config, {'file': file, 'preset': 'smoke'})
+
+  first = facts()
+  assert facts() == first
+  # How often to save counts, too: all processes save together.
+  config.run.save_every += 1
+  config.data.dir = '/elsewhere'
+  agreed = facts()
+  assert {k for k in first if agreed[k] != first[k]} == {'config'}
+  config.data.train_split = 'train[:50%]'
+  assert facts()['training rows'] != agreed['training rows']
+  (tmp_path / 'sam.py').write_text('# Another recipe.')
+  assert facts(tmp_path / 'sam.py')['code'] != agreed['code']
