@@ -99,7 +99,6 @@ def test_a_byte_order_mark_is_no_content(kind, tmp_path):
     ('layer_norm_eps', 'tiny'),
     ('hidden_dropout_prob', {}),
     ('hidden_act', 3),
-    ('patch_size', [1, 2, 3]),
     ('hidden_act', ['gelu']),
   ],
 )
@@ -108,9 +107,15 @@ def test_values_of_another_kind_are_refused_by_name(
   kind, name, value, tmp_path
 ):
   fields, reader = READERS[kind]
-  if (kind, name) == ('bert', 'patch_size'):
-    pytest.skip('no model of images')
   with pytest.raises(types.InputError, match=rf'config\.json of .*{name} must'):
     read(tmp_path, {**fields, name: value}, reader)
   whole = {**fields, 'hidden_dropout_prob': 0, 'patch_size': [8, 16]}
   assert read(tmp_path, whole, reader)
+
+
+@pytest.mark.parametrize('value', [[1, 2, 3], 'large', 2.5])
+@pytest.mark.parametrize('kind', ['vit', 'beit'])
+def test_patches_have_one_side_or_two(kind, value, tmp_path):
+  fields, reader = READERS[kind]
+  with pytest.raises(types.InputError, match='patch_size must be like 16'):
+    read(tmp_path, {**fields, 'patch_size': value}, reader)
