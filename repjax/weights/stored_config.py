@@ -56,10 +56,12 @@ class Stored:
     """Raises an InputError that names the file."""
     raise InputError(f'config.json of {self._path}: {why}')
 
-  def patch_size(self) -> int | tuple[int, ...]:
+  def patch_size(self) -> int | tuple[int, int]:
     """Sides of the patches of a model of images."""
     size = self('patch_size', None)
-    return (*size,) if isinstance(size, list) else self('patch_size', 16)
+    if isinstance(size, list) and len(size) == 2:
+      return size[0], size[1]
+    return self('patch_size', 16)
 
   def num_classes(self) -> int:
     """Number of classes of a head."""

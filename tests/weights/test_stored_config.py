@@ -111,3 +111,11 @@ def test_values_of_another_kind_are_refused_by_name(
     read(tmp_path, {**fields, name: value}, reader)
   whole = {**fields, 'hidden_dropout_prob': 0, 'patch_size': [8, 16]}
   assert read(tmp_path, whole, reader)
+
+
+@pytest.mark.parametrize('value', [[1, 2, 3], 'large', 2.5])
+@pytest.mark.parametrize('kind', ['vit', 'beit'])
+def test_patches_have_one_side_or_two(kind, value, tmp_path):
+  fields, reader = READERS[kind]
+  with pytest.raises(types.InputError, match='patch_size must be like 16'):
+    read(tmp_path, {**fields, 'patch_size': value}, reader)
