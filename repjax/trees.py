@@ -217,7 +217,7 @@ def from_arrays(
   for path, leaf in flatten(like).items():
     name = '/'.join(path)
     shape, dtype = wanted[name]
-    value = arrays.get(name, np.zeros(shape, dtype))
+    value: Any = arrays.get(name, np.zeros(shape, dtype))
     if _is_key(leaf):
       value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
     leaves.append(value)
