@@ -10,11 +10,10 @@ times it: a bound above the claimed epsilon proves the claim wrong, which must
 JSON object a line to stdout.
 """
 
-import json
-
 from absl import flags
 
 from launch.lib import app
+from repjax import files
 
 _NOISE = flags.DEFINE_float(
   'noise_multiplier', 2.0, 'Claimed noise over the clip norm.', 1e-3
@@ -46,7 +45,7 @@ def main() -> None:
       delta=_DELTA.value,
       seed=_SEED.value,
     )
-    print(json.dumps(result), flush=True)
+    print(files.json_line(result), end='', flush=True)
 
 
 if __name__ == '__main__':

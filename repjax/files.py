@@ -68,6 +68,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   replace(path, json.dumps(plain(value), indent=2, allow_nan=False) + '\n')
 
 
+def json_line(value: Any) -> str:
+  """One line of JSON; see `plain`."""
+  return json.dumps(plain(value), allow_nan=False) + '\n'
+
+
 def plain(tree: Any) -> Any:
   """Scalars and arrays as what JSON knows: NaN and infinity are None.
 
