@@ -10,6 +10,8 @@ small: an MLP on `digits` with 40 % of the training labels changed. rho = 0.5
   comes from a pilot on other splits of the same digits.
 """
 
+import math
+
 from ml_collections import config_dict
 import optax
 
@@ -93,7 +95,7 @@ def method(
     network(num_classes=num_classes, **config[config.network]),
     optax.chain(
       optim.sam(**config.sam),
-      optim.clip_norm(tx.clip),
+      optax.clip_by_global_norm(tx.clip or math.inf),
       optimizer(rate, momentum=tx.momentum, nesterov=tx.nesterov),
     ),
     **config.step,

@@ -165,6 +165,6 @@ def adamw(
   links = [optim.sam(**{**config.sam, 'rho': rho})] if rho else []
   return optax.chain(
     *links,
-    optim.clip_norm(tx.clip),
+    optax.clip_by_global_norm(tx.clip or math.inf),
     optimizer(rate, weight_decay=tx.weight_decay),
   )

@@ -18,13 +18,13 @@ happen to the first and should happen to the second.
 Both write one JSON object a line to stdout, and say what they cannot see.
 """
 
-import json
 import math
 
 from absl import flags
 from absl import logging
 
 from launch.lib import app
+from repjax import files
 
 _CONFIG = app.define_config()
 _DATA_DIR = app.define_data_dir()
@@ -65,7 +65,7 @@ def main() -> None:
       delta=_DELTA.value,
       seed=_SEED.value,
     )
-    print(json.dumps(result), flush=True)
+    print(files.json_line(result), end='', flush=True)
 
 
 def _audit_recipe():
@@ -86,7 +86,7 @@ def _audit_recipe():
     fields = finding._asdict()
     if math.isinf(finding.measured):  # Which JSON has no number for.
       fields['measured'] = 'infinite'
-    print(json.dumps(fields, allow_nan=False), flush=True)
+    print(files.json_line(fields), end='', flush=True)
   wrong = [x for x in findings if not x.holds]
   if wrong:
     logging.error('%d of %d are not as claimed', len(wrong), len(findings))

@@ -9,7 +9,6 @@ not depend on the machine's load. Writes one JSON object a line to stdout.
 
 from collections.abc import Callable
 from collections.abc import Mapping
-import json
 from typing import Any
 
 from absl import flags
@@ -19,6 +18,7 @@ from launch.benchmarks import attention_speed
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import training
 from launch.lib import app
+from repjax import files
 from repjax import types
 
 _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
@@ -47,7 +47,7 @@ def main() -> None:
   app.initialize()
   for name in _ONLY.value:
     result = _BENCHMARKS[name](_ROUNDS.value)
-    print(json.dumps({'benchmark': name, **result}), flush=True)
+    print(files.json_line({'benchmark': name, **result}), end='', flush=True)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,6 @@
 python -m launch.evaluate --workdir=/tmp/vit --split=test --step=best
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -82,12 +81,8 @@ def main() -> None:
   values = experiment.measure(*seen)
   step = int(state.step)
   logging.info('step %d, %d rows', step, len(seen[1]['mask']))
-  print(
-    json.dumps(
-      files.plain({'step': step, 'split': split, **values}), allow_nan=False
-    ),
-    flush=True,
-  )
+  line = files.json_line({'step': step, 'split': split, **values})
+  print(line, end='', flush=True)
   _draw(workdir, experiment.figures(split, *seen))
 
 

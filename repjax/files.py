@@ -68,6 +68,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
   replace(path, json.dumps(plain(value), indent=2, allow_nan=False) + '\n')
 
 
+def json_line(value: Any) -> str:
+  """One line of JSON; see `plain`."""
+  return json.dumps(plain(value), allow_nan=False) + '\n'
+
+
 def plain(tree: Any) -> Any:
   """Scalars and arrays as what JSON knows: NaN and infinity are None.
 
@@ -133,7 +138,8 @@ def locked(folder: str | os.PathLike, flag: str) -> Iterator[None]:
 
   Raises:
     InputError: Another process works there, or one on another machine did and
-      has left its lock behind.
+      has left its lock behind. (What SLURM has queued again takes its own
+      over.)
   """
   path = pathlib.Path(folder) / LOCK
   file = _lock(path, flag)
@@ -180,6 +186,7 @@ def _lock(path, flag) -> int:
         'machine': machine(),
         'pid': os.getpid(),
         'since': now.isoformat(timespec='seconds'),
+        **_slurm_job(),
       }
       os.truncate(file, 0)
       os.pwrite(file, json.dumps(me).encode(), 0)
@@ -197,6 +204,8 @@ def _refuse_or_take_over(file, free, path, flag):
     here = machine() == holder['machine'] or (
       socket.gethostname() == holder['host']
     )
+    if not here and _was_requeued(holder):
+      here = free = True
     if free is None:
       free = not _is_alive(int(holder['pid']))
   except (ValueError, KeyError, TypeError):  # Killed before it had written.
@@ -209,6 +218,21 @@ def _refuse_or_take_over(file, free, path, flag):
   raise types.InputError(
     f'{flag}={path.parent} is in use by {who or "another process"}: {remedy}, '
     f'or give another {flag}.'
+  )
+
+
+def _slurm_job():
+  job = os.environ.get('SLURM_JOB_ID', '')
+  return {'job': job, 'start': int(os.environ.get('SLURM_RESTART_COUNT', 0))}
+
+
+def _was_requeued(holder):
+  """Whether this is the holder's job of SLURM, put on another machine."""
+  mine = _slurm_job()
+  return (
+    mine['job'] != ''
+    and mine['job'] == holder['job']
+    and mine['start'] > holder['start']
   )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax import parallel
+from repjax import trees
 from repjax import types
 
 # Up to so many tasks `per_task` takes the backward passes side by side: as fast
@@ -184,7 +185,7 @@ class GradFn:
 
     def loss_fn(params, batch, rng):
       out = self._loss_fn(
-        _cast(params, self._compute_dtype), self._model_state, batch, rng
+        trees.cast(params, self._compute_dtype), self._model_state, batch, rng
       )
       _check_unchanged(self._model_state, out.model_state)
       return out.loss, dict(out.metrics)
@@ -366,7 +367,7 @@ class GradFn:
     """(loss of each row times its mask [B], (model state, sums))."""
     mask = batch['mask'].astype(jnp.float32)
     out = self._loss_fn(
-      _cast(params, self._compute_dtype), model_state, batch, rng
+      trees.cast(params, self._compute_dtype), model_state, batch, rng
     )
     loss = out.loss.astype(jnp.float32)
     if loss.shape != mask.shape:
@@ -442,13 +443,6 @@ def _split(batch, parts):
   return jax.tree.map(
     lambda x: x.reshape((parts, x.shape[0] // parts, *x.shape[1:])), batch
   )
-
-
-def _cast(tree, dtype):
-  def cast(x):
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-  return tree if dtype == jnp.float32 else jax.tree.map(cast, tree)
 
 
 def _divide(tree: types.PyTree, weight: jax.Array) -> types.PyTree:

@@ -110,7 +110,7 @@ class Run:
     """Appends numbers to metrics.jsonl and the TensorBoard events."""
     if not self.is_writer:
       return
-    line = _line({'step': step, **values})
+    line = files.json_line({'step': step, **values})
     path = self.workdir / 'metrics.jsonl'
     with files.naming(path), open(path, 'a', encoding='utf-8') as file:
       file.write(line)
@@ -145,7 +145,7 @@ class Run:
     if not self.is_writer or not path.exists():
       return
     kept = [row for row in self.history() if row['step'] <= step]
-    files.replace(path, ''.join(map(_line, kept)))
+    files.replace(path, ''.join(map(files.json_line, kept)))
 
   def figure(self, name: str, figure: Any) -> pathlib.Path:
     """Saves a matplotlib figure as plots/<name>.png."""
@@ -271,8 +271,3 @@ def git_commit() -> str:
     return git('rev-parse', 'HEAD') + ('+' if git('status', '-s') else '')
   except (OSError, subprocess.CalledProcessError):
     return ''
-
-
-def _line(row: Mapping[str, Any]) -> str:
-  """A line of metrics.jsonl."""
-  return json.dumps(files.plain(row), allow_nan=False) + '\n'

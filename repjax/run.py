@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from repjax import checkpoint
+from repjax import files
 from repjax import loop
 from repjax import parallel
 from repjax import plots
@@ -38,7 +39,7 @@ def identity(config: Any) -> dict[str, Any]:
 
   As it comes back from a JSON file, so that both can be compared.
   """
-  fields = json.loads(json.dumps(config.to_dict()))
+  fields = json.loads(files.json_line(config.to_dict()))
   fields.pop('run', None)
   fields.get('data', {}).pop('dir', None)
   return without_studies(fields)

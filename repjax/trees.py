@@ -11,6 +11,7 @@ from typing import Any
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from repjax import types
@@ -33,6 +34,15 @@ def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
   """
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {tuple(map(_name, path)): leaf for path, leaf in leaves}
+
+
+def cast(tree: types.PyTree, dtype: jax.typing.DTypeLike) -> types.PyTree:
+  """Floating-point leaves in a type; float32 leaves them as they are."""
+
+  def one(x):
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+  return tree if dtype == jnp.float32 else jax.tree.map(one, tree)
 
 
 def map_with_path(
@@ -217,7 +227,7 @@ def from_arrays(
   for path, leaf in flatten(like).items():
     name = '/'.join(path)
     shape, dtype = wanted[name]
-    value = arrays.get(name, np.zeros(shape, dtype))
+    value: Any = arrays.get(name, np.zeros(shape, dtype))
     if _is_key(leaf):
       value = jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf))
     leaves.append(value)

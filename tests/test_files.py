@@ -124,6 +124,18 @@ def test_another_machine_is_believed(tmp_path, monkeypatch, unlocked):
   _enter(tmp_path)
 
 
+def test_a_job_that_was_queued_again_takes_its_lock_over(tmp_path, monkeypatch):
+  there = dict(host='elsewhere', machine='other', job='7', start=0)
+  _holder(tmp_path, **there)
+  for job, count in (('8', '1'), ('7', '0')):
+    monkeypatch.setenv('SLURM_JOB_ID', job)
+    monkeypatch.setenv('SLURM_RESTART_COUNT', count)
+    with pytest.raises(types.InputError, match='elsewhere'):
+      _enter(tmp_path)
+  monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+  _enter(tmp_path)
+
+
 def test_without_locks_a_process_that_lives_is_respected(tmp_path, monkeypatch):
   monkeypatch.setattr(files, 'is_free', lambda file: None)
   _holder(tmp_path, pid=os.getppid())

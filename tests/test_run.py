@@ -262,3 +262,9 @@ def test_a_warm_start_is_for_the_first_step_alone(config, tmp_path):
   result = run.fit(made, config, tmp_path)
   assert starts == [0]
   assert np.isfinite(result['result']['test/loss'])
+
+
+def test_a_config_may_hold_what_json_does_not(config):
+  config.tx.learning_rate = float('inf')
+  identity = run.identity(config)
+  assert json.loads(json.dumps(identity, allow_nan=False)) == identity

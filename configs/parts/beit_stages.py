@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 
 import flax.linen as nn
 from ml_collections import config_dict
@@ -238,7 +239,7 @@ def adamw(
   )
   num_layers = config.model.num_layers
   return optax.chain(
-    optim.clip_norm(tx.clip),
+    optax.clip_by_global_norm(tx.clip or math.inf),
     optimizer(
       schedule, weight_decay=tx.weight_decay, mask=optim.weight_decay_mask
     ),

@@ -6,6 +6,7 @@ its own layer. `language_study` has what only studies use.
 """
 
 from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import jax
@@ -219,7 +220,7 @@ def adamw(
   """Warm-up, cosine, clipping; matrices decay."""
   tx = config.tx
   return optax.chain(
-    optim.clip_norm(tx.clip),
+    optax.clip_by_global_norm(tx.clip or math.inf),
     optimizer(
       optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup),
       weight_decay=tx.weight_decay,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import math
 
 import flax.linen as nn
 import numpy as np
@@ -133,7 +134,7 @@ def links(
     rate = optax.join_schedules([rise, rate], [warmup])
   return optax.chain(
     optim.sam(config.sam.rho) if config.sam.rho else optax.identity(),
-    optim.clip_norm(tx.clip),
+    optax.clip_by_global_norm(tx.clip or math.inf),
     optimizer(rate, weight_decay=tx.weight_decay),
   )
 

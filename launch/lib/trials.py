@@ -55,7 +55,7 @@ class Sweep(NamedTuple):
   def identity(self) -> dict[str, Any]:
     """What makes it this sweep, as it comes back from a JSON file."""
     return json.loads(
-      json.dumps(
+      files.json_line(
         {
           'file': pathlib.Path(self.file).name,
           'preset': self.preset,

@@ -4,7 +4,6 @@ A link that needs more than the plain gradient takes the extra argument
 `grad_fn` (`repjax.types.GradFn`) in its `update`.
 """
 
-from repjax.optim.clip_norm import clip_norm as clip_norm
 from repjax.optim.dp_sgd import AdaptiveClipping as AdaptiveClipping
 from repjax.optim.dp_sgd import dp_adam as dp_adam
 from repjax.optim.dp_sgd import dp_sgd as dp_sgd

@@ -10,6 +10,7 @@ import launching
 import pytest
 
 from launch.lib import process
+from repjax import files
 
 
 def _waits_for(condition, seconds=60):
@@ -184,3 +185,15 @@ def test_worker_processes_die_with_a_killed_run(tmp_path):
   run.kill()
   run.wait()
   _waits_for(lambda: not any(x.exists() for x in children), 10)
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_job_end_where_another_run_is(tmp_path):
+  with files.locked(tmp_path, '--workdir'):
+    processes = launching.start_two(
+      'train', f'--config={launching.SMOKE}', f'--workdir={tmp_path}'
+    )
+    codes, outputs = launching.finish(processes, timeout=60)
+  assert codes == [1, 1], outputs
+  assert f'process {os.getpid()}' in outputs[0]
+  assert 'ERROR: --workdir' in outputs[1]
