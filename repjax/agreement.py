@@ -12,8 +12,12 @@ import pathlib
 import sys
 from typing import Any
 
+import jax
+
 from repjax import checkpoint
 from repjax import parallel
+from repjax import report
+from repjax import trees
 from repjax import types
 
 
@@ -38,6 +42,31 @@ def check(facts: Mapping[str, Any]) -> None:
         f'{process}): {"; ".join(lines)}. Start all of them with the same '
         'command, code and files.'
       )
+
+
+def facts(
+  experiment: types.Experiment, config: Any, origin: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What the processes of one run must agree on before it begins.
+
+  Args:
+    experiment: What is trained.
+    config: All of it, but for `data.dir`: each machine has its own.
+    origin: With the 'file' of the recipe, if there is one.
+  """
+  fields = json.loads(json.dumps(config.to_dict()))
+  fields.get('data', {}).pop('dir', None)
+  return {
+    'config': {**origin, **fields},
+    'training rows': experiment.train.fingerprint(),
+    'code': code(origin.get('file')),
+    'versions': report.environment()['versions'],
+  }
+
+
+def check_start(state: types.TrainState) -> None:
+  """Refuses processes of one run that would start from other parameters."""
+  check({'initial parameters': trees.crc32(jax.device_get(state.params))})
 
 
 def code(recipe: str | None) -> str:

@@ -205,8 +205,7 @@ def check_batch_size(
   if batch_size > 0 and batch_size % unit == 0:
     return
   below = max(batch_size, 0) // unit * unit
-  above = below + unit
-  near = f'{above}' if below <= 0 else f'{below} or {above}'
+  near = f'{below} or {below + unit}' if below else f'{unit}'
   parts = f'{jax.device_count()} device(s)'
   parts += f' x {microbatches} microbatch(es)' if microbatches > 1 else ''
   parts += f' x {multiple} rows that are mixed' if multiple > 1 else ''
@@ -222,10 +221,7 @@ def round_up(batch_size: int) -> int:
   Raises:
     InputError: If it is < 1; such rows are those of evaluation.
   """
-  if batch_size < 1:
-    raise types.InputError(
-      f'config.eval_batch_size must be >= 1; got {batch_size}.'
-    )
+  types.check_range('[1, inf)', **{'config.eval_batch_size': batch_size})
   return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
@@ -329,11 +325,7 @@ def agree_to_stop(step: int, *, asked: bool) -> bool:
 
 def any_process(value: bool) -> bool:
   """Whether a value is true on any process; all must ask."""
-  if jax.process_count() == 1:
-    return value
-  from jax.experimental import multihost_utils
-
-  return bool(multihost_utils.process_allgather(np.asarray(value)).any())
+  return any(x == b'\1' for x in gather(bytes([value])))
 
 
 def gather(data: bytes) -> list[bytes]:

@@ -84,7 +84,10 @@ def fit(
     PreemptedError: If it was asked to stop; the state is saved.
   """
   started = time.monotonic() if started is None else started
-  _agree(lambda: _facts(experiment, config, origin or {}))
+  if jax.process_count() > 1:
+    from repjax import agreement  # Who is alone loads none of it.
+
+    agreement.check(agreement.facts(experiment, config, origin or {}))
   directory = report.Run(workdir)
   with directory.held():
     finished = directory.result()
@@ -270,28 +273,6 @@ def _check_best(experiment, config):
       )
 
 
-def _agree(facts):
-  if jax.process_count() > 1:
-    from repjax import agreement  # Who is alone loads none of it.
-
-    agreement.check(facts())
-
-
-def _facts(experiment, config, origin) -> dict[str, Any]:
-  """What all processes of a job must agree on."""
-  from repjax import agreement
-
-  fields = json.loads(json.dumps(config.to_dict()))
-  fields.get('data', {}).pop('dir', None)
-  environment = report.environment()
-  return {
-    'config': {**origin, **fields},
-    'training rows': experiment.train.fingerprint(),
-    'code': agreement.code(origin.get('file')),
-    'versions': environment['versions'],
-  }
-
-
 def _begin(experiment, config, directory, store, resume_config):
   """What to go on from, before any compute: a run never trains what it cannot
   resume.
@@ -307,9 +288,10 @@ def _begin(experiment, config, directory, store, resume_config):
   stored = store.read()
   if stored is None:
     state = experiment.warm_start(fresh)
-    _agree(
-      lambda: {'initial parameters': trees.crc32(jax.device_get(state.params))}
-    )
+    if jax.process_count() > 1:
+      from repjax import agreement
+
+      agreement.check_start(state)
     directory.truncate(-1)
     return state, {}
   same = _same(stored.config, config, directory, resume_config)

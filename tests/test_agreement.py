@@ -7,7 +7,6 @@ import pytest
 from configs import sam
 from repjax import agreement
 from repjax import parallel
-from repjax import run
 from repjax import types
 from repjax.experiments import private_keys
 
@@ -60,7 +59,7 @@ def test_facts_tell_configs_rows_and_code_apart(tmp_path):
 
   def facts(file='configs/sam.py'):
     made = sam.build(config)
-    return run._facts(made, config, {'file': file, 'preset': 'smoke'})
+    return agreement.facts(made, config, {'file': file, 'preset': 'smoke'})
 
   first = facts()
   assert facts() == first

@@ -81,30 +81,26 @@ class _Batches:
     if not self.num_workers:
       return iter(steps.to_iter_dataset(threads))
     if not flags.FLAGS.is_parsed():
-      # grain's workers need parsed flags, which notebooks do not have.
       logging.warning(
-        'num_workers=%d needs absl flags to be parsed (absl.app.run); reading '
-        'with %d thread(s) instead, which gives the same batches.',
+        'num_workers=%d needs absl flags to be parsed (absl.app.run), as in no '
+        'notebook; reading with %d thread(s) instead gives the same batches.',
         self.num_workers,
         max(self.num_threads, 1),
       )
       return iter(steps.to_iter_dataset(threads))
-    # One thread a worker: the workers are what runs in parallel.
     one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     workers = grain.MultiprocessingOptions(
       num_workers=self.num_workers,
       per_worker_buffer_size=max(self.prefetch, 1),
     )
-    steps = steps.map(_InWorker())
+    steps = steps.map(_in_worker)
     return iter(steps.to_iter_dataset(one).mp_prefetch(workers))
 
 
-class _InWorker:
+def _in_worker(batch):
   """Leaves a batch as it is, in a process that ends with its parent."""
-
-  def __call__(self, batch):
-    _end_with_parent()
-    return batch
+  _end_with_parent()
+  return batch
 
 
 @functools.cache
