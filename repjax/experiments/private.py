@@ -28,12 +28,8 @@ from repjax.data.batches import users
 from repjax.data.reading import source as sources
 from repjax.experiments import private_guard
 from repjax.experiments import private_keys
+from repjax.experiments import private_sizes
 from repjax.privacy import accounting
-from repjax.privacy import overflow as overflows
-
-# How often a batch overflows at the most, where delta would allow more: the
-# best of many runs has less to spare.
-_RARE = 1e-15
 
 
 class Plan(NamedTuple):
@@ -221,7 +217,9 @@ class Plan(NamedTuple):
       steps=steps,
       delta=self.delta,
       accountant=self.accountant,
-      overflow=_overflow(self.num_rows, self.rate, self.capacity),
+      overflow=poisson.overflow_probability(
+        self.num_rows, self.rate, self.capacity
+      ),
     )
     return dataclasses.replace(
       said,
@@ -294,74 +292,32 @@ def plan(
     InputError: If a number is out of range, epsilon out of reach, or the file
       cannot be read.
   """
-  for name, value in (
-    ('batch_size', batch_size),
-    ('epochs', epochs),
-    ('clip_norm', clip_norm),
-  ):
-    if not 0 < value < math.inf:
-      raise types.InputError(
-        f'Private training needs a finite {name} > 0; got {value}.'
-      )
-  if not epsilon > 0 or overflows.MOST < epsilon < math.inf:
-    raise types.InputError(
-      f'Need 0 < epsilon <= {overflows.MOST:g}, or inf, which clips without '
-      f'noise; got {epsilon=}'
-    )
-  if noise_multiplier and epsilon < math.inf:
-    raise types.InputError(
-      f'Give epsilon or the noise that decides it; got {epsilon=} and '
-      f'{noise_multiplier=}'
-    )
-  if not 0 <= overflow < 1:
-    raise types.InputError(f'Need 0 <= overflow < 1; got {overflow=}')
-  if rows_per_user < 1 or (rows_per_user > 1 and not user_column):
-    raise types.InputError(
-      'rows_per_user is 1 or more, and goes with user_column, the column that '
-      f'says whose a row is; got {rows_per_user=} and {user_column=}.'
-    )
-  if not sampling_rate and batch_size > num_rows:
-    raise types.InputError(
-      f'{batch_size=} is more than the {num_rows} '
-      f'{"users" if user_column else "rows"} of the training set: '
-      'the whole set in every step is as large as a private batch can be.'
-    )
+  private_guard.check_numbers(
+    num_rows,
+    batch_size=batch_size,
+    sampling_rate=sampling_rate,
+    epochs=epochs,
+    clip_norm=clip_norm,
+    epsilon=epsilon,
+    noise_multiplier=noise_multiplier,
+    overflow=overflow,
+    user_column=user_column,
+    rows_per_user=rows_per_user,
+  )
   rate = sampling_rate or batch_size / num_rows
-  if not 0 < rate <= 1:
-    raise types.InputError(f'Need 0 < sampling_rate <= 1; got {sampling_rate}')
   steps = max(1, math.ceil(epochs / rate - 1e-6))
   delta = delta or 1 / (2 * num_rows)
-  run: dict[str, Any] = dict(
-    sampling_rate=rate,
+  noise_multiplier, capacity = private_sizes.noise_and_capacity(
+    num_rows,
+    rate=rate,
     steps=steps,
+    epsilon=epsilon,
+    noise_multiplier=noise_multiplier,
+    delta=delta,
+    overflow=overflow,
     accountant=accountant,
-    num_rows=num_rows,
+    multiple=multiple,
   )
-  spent = epsilon
-  if noise_multiplier:
-    spent = accounting.epsilon(
-      noise_multiplier=noise_multiplier,
-      delta=delta - delta * overflows.SHARE,
-      **run,
-    )
-    if spent > overflows.MOST:
-      raise types.InputError(
-        f'{noise_multiplier=} has epsilon {spent:.3g}, which is no privacy: '
-        'take more noise, or 0 to clip without any.'
-      )
-  rarely = _RARE
-  if spent < math.inf:
-    rarely = min(_RARE, overflows.allowed(spent, delta, steps))
-  capacity = poisson.capacity(
-    num_rows, rate, multiple=multiple, tail=overflow or rarely
-  )
-  if epsilon < math.inf:
-    noise_multiplier = accounting.noise_multiplier_for(
-      epsilon,
-      delta=delta,
-      overflow=_overflow(num_rows, rate, capacity),
-      **run,
-    )
   return Plan(
     num_rows=num_rows,
     rate=rate,
@@ -377,7 +333,3 @@ def plan(
     user_column=user_column,
     rows_per_user=rows_per_user,
   )
-
-
-def _overflow(num_rows, rate, capacity):
-  return poisson.overflow_probability(num_rows, rate, capacity)

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import math
 
 from absl import logging
 import jax
@@ -16,6 +17,7 @@ from repjax.data.batches import poisson
 from repjax.data.batches import users
 from repjax.experiments import private_keys
 from repjax.optim import link
+from repjax.privacy import overflow as overflows
 
 # What no statement covers, besides `accounting.NOT_COVERED`.
 NOT_COVERED = (
@@ -27,6 +29,56 @@ NOT_COVERED = (
 
 # Kinds of batches that the accounting is about.
 SAMPLED = (poisson.PoissonBatches, users.UserBatches)
+
+
+def check_numbers(
+  num_rows: int,
+  *,
+  batch_size: float,
+  sampling_rate: float,
+  epochs: float,
+  clip_norm: float,
+  epsilon: float,
+  noise_multiplier: float,
+  overflow: float,
+  user_column: str,
+  rows_per_user: int,
+) -> None:
+  """Refuses numbers that no plan can have; arguments of `private.plan`."""
+  for name, value in (
+    ('batch_size', batch_size),
+    ('epochs', epochs),
+    ('clip_norm', clip_norm),
+  ):
+    if not 0 < value < math.inf:
+      raise types.InputError(
+        f'Private training needs a finite {name} > 0; got {value}.'
+      )
+  if not epsilon > 0 or overflows.MOST < epsilon < math.inf:
+    raise types.InputError(
+      f'Need 0 < epsilon <= {overflows.MOST:g}, or inf, which clips without '
+      f'noise; got {epsilon=}'
+    )
+  if noise_multiplier and epsilon < math.inf:
+    raise types.InputError(
+      f'Give epsilon or the noise that decides it; got {epsilon=} and '
+      f'{noise_multiplier=}'
+    )
+  if not 0 <= overflow < 1:
+    raise types.InputError(f'Need 0 <= overflow < 1; got {overflow=}')
+  if rows_per_user < 1 or (rows_per_user > 1 and not user_column):
+    raise types.InputError(
+      'rows_per_user is 1 or more, and goes with user_column, the column that '
+      f'says whose a row is; got {rows_per_user=} and {user_column=}.'
+    )
+  if not sampling_rate and batch_size > num_rows:
+    raise types.InputError(
+      f'{batch_size=} is more than the {num_rows} '
+      f'{"users" if user_column else "rows"} of the training set: '
+      'the whole set in every step is as large as a private batch can be.'
+    )
+  if not 0 < (sampling_rate or batch_size / num_rows) <= 1:
+    raise types.InputError(f'Need 0 < sampling_rate <= 1; got {sampling_rate}')
 
 
 def check(

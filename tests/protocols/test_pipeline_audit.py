@@ -114,6 +114,8 @@ def changed(plan, change, *, link=None):
 
   def update(updates, state, params=None, *, grad_fn, **extra):
     new, after = link.update(updates, state, params, grad_fn=grad_fn, **extra)
+    # What no link does by accident: `link.ask` would refuse it.
+    vars(grad_fn.asked).update(closed_by='', made_by='', seen_by='')
     return change(new, after, state, params, grad_fn)
 
   return optax.GradientTransformationExtraArgs(link.init, update)
