@@ -58,15 +58,16 @@ def main() -> None:
   if _CHECK.value:
     _check(papers, out, table)
     return
-  out.mkdir(parents=True, exist_ok=True)
   if not _TABLE.value:
     studies = {paper: app.load_study(paper) for paper in papers}
     jobs = {
       paper: (x, _config(paper, x), _seeds(x)) for paper, x in studies.items()
     }
     app.initialize()
+    out.mkdir(parents=True, exist_ok=True)
     _measure_all(jobs, out, table)
     return
+  out.mkdir(parents=True, exist_ok=True)
   _write_table(out, table)
 
 
