@@ -64,10 +64,8 @@ def main() -> None:
       paper: (x, _config(paper, x), _seeds(x)) for paper, x in studies.items()
     }
     app.initialize()
-    out.mkdir(parents=True, exist_ok=True)
     _measure_all(jobs, out, table)
     return
-  out.mkdir(parents=True, exist_ok=True)
   _write_table(out, table)
 
 
@@ -92,6 +90,7 @@ def _measure_all(jobs, out: pathlib.Path, table: pathlib.Path) -> None:
 
 
 def _write_table(out, table):
+  out.mkdir(parents=True, exist_ok=True)
   files.replace(table, results.table(app.papers(), out))
   logging.info('wrote %s', table)
 
