@@ -60,7 +60,6 @@ def main() -> None:
   if _CHECK.value:
     _check(papers, out, table)
     return
-  out.mkdir(parents=True, exist_ok=True)
   if not _TABLE.value:
     studies = {paper: app.load_study(paper) for paper in papers}
     jobs = {
@@ -93,6 +92,7 @@ def _measure_all(jobs, out: pathlib.Path, table: pathlib.Path) -> None:
 
 
 def _write_table(out, table):
+  out.mkdir(parents=True, exist_ok=True)
   files.replace(table, results.table(app.papers(), out))
   logging.info('wrote %s', table)
 

@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import sys
-import traceback
 import types as python_types
 from typing import Any
 
@@ -137,30 +136,7 @@ def run(main: Callable[[], None]) -> None:
   try:
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
   except BaseException as error:
-    _end(error)
-
-
-def _end(error: BaseException) -> None:
-  """Ends the process with the exit code of what has ended `app.run`."""
-  process.ignore_signals()  # It is over.
-  code = PREEMPTED
-  if isinstance(error, process.Stopped):
-    process.say_stopped(str(error))
-  elif isinstance(error, SystemExit):
-    code = error.code if isinstance(error.code, int) else bool(error.code)
-    if code == 0 or (code == PREEMPTED and _is_job()):
-      raise error  # In good order: the other processes of a job wait for it.
-  else:
-    traceback.print_exception(error)
-    code = USAGE
-  process.end(code)
-
-
-def _is_job() -> bool:
-  """Whether this process has joined others."""
-  import jax
-
-  return jax.distributed.is_initialized()
+    process.end_of(error)
 
 
 def _guarded(main, argv):

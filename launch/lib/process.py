@@ -1,8 +1,10 @@
 """How the process of a launcher ends: by signals, with its parent, at once.
 
-process.begin()         # A signal ends it in order, a second one at once.
-process.on_signal(stop)  # The first one calls `stop` instead.
-process.end(code)       # Whatever its threads do.
+    process.begin()          # A signal ends it in order, a second one at once.
+    process.on_signal(stop)  # The first one calls `stop` instead.
+    process.end_of(error)    # Whatever its threads do.
+
+What the exit codes mean stands in `app`.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 
 from absl import logging
 
@@ -66,6 +69,25 @@ def say_stopped(why: str) -> None:
   print(f'STOPPED: {why}; run the same command again.', file=sys.stderr)
 
 
+def end_of(error: BaseException) -> None:
+  """Ends the process with the exit code of what has ended `main`.
+
+  Raises:
+    SystemExit: To end in good order, as the other processes of a job wait for.
+  """
+  ignore_signals()  # It is over.
+  if isinstance(error, Stopped):
+    say_stopped(str(error))
+    end(STOPPED)
+  if not isinstance(error, SystemExit):
+    traceback.print_exception(error)
+    end(1)
+  code = error.code if isinstance(error.code, int) else int(bool(error.code))
+  if code == 0 or (code == STOPPED and _is_job()):
+    raise error
+  end(code)
+
+
 def end(code: int) -> None:
   """Ends the process without waiting for threads and what they wait for."""
   for flush in (sys.stdout.flush, sys.stderr.flush, logging.flush):
@@ -83,6 +105,13 @@ def lifeline() -> int:
 
 
 _LINE: tuple[int, int] | None = None
+
+
+def _is_job() -> bool:
+  """Whether this process has joined others."""
+  import jax
+
+  return jax.distributed.is_initialized()
 
 
 def _raise(name):

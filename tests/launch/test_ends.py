@@ -185,6 +185,7 @@ def test_worker_processes_die_with_a_killed_run(tmp_path):
   run.kill()
   run.wait()
   _waits_for(lambda: not any(x.exists() for x in children), 10)
+  run.communicate()
 
 
 @pytest.mark.slow
