@@ -42,11 +42,7 @@ PRESETS = dict(
     mlp=dict(features=(128,)),
     tx=dict(learning_rate=0.25, momentum=0.0),
     dp=dict(
-      clip_norm=1.0,
-      noise_multiplier=1.1,
-      delta=1e-5,
-      overflow=0.0,
-      key_file='',
+      clip_norm=1.0, noise_multiplier=1.1, delta=1e-5, overflow=0.0, key_file=''
     ),
     # No best checkpoint: its score is not accounted for.
     run=dict(best=''),

@@ -22,6 +22,8 @@ from repjax.models import alexnet
 from repjax.models import mlp
 from repjax.models import resnet
 
+_NO_DROPOUT = dict(dropout_rates=(0.0, 0.0, 0.0), dense_dropout_rate=0.0)
+
 PRESETS = dict(
   paper=dict(
     batch_size=128,
@@ -38,12 +40,7 @@ PRESETS = dict(
     network='preact_resnet',
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
     mlp=dict(features=(256, 256)),
-    alexnet=dict(
-      channels=(16, 32, 64),
-      dropout_rates=(0.0, 0.0, 0.0),
-      features=(256,),
-      dense_dropout_rate=0.0,
-    ),
+    alexnet=dict(channels=(16, 32, 64), features=(256,), **_NO_DROPOUT),
     # The rate is divided by ten after half and after three quarters of the run.
     tx=dict(learning_rate=0.1, momentum=0.9, drop=0.1, drop_at=(0.5, 0.75)),
     mixup=dict(alpha=1.0, kind='mixup', per='batch'),

@@ -34,9 +34,7 @@ RUN: Layer = dict(
 
 IMAGES: Layer = dict(
   paper=dict(
-    **RUN['paper'],
-    min_steps=0,
-    augment=dict(size=0, padding=0, flip=False),
+    **RUN['paper'], min_steps=0, augment=dict(size=0, padding=0, flip=False)
   ),
   small=dict(data=dict(name='digits')),
   smoke=RUN['smoke'],

@@ -409,9 +409,8 @@ def _weighted(values, weights):
 
 def _median(values, weights):
   """`types.Sums` of the median where weights are not 0: one a step, or none."""
-  real = weights > 0
-  median = jnp.nanmedian(jnp.where(real, values, jnp.nan))
-  some = real.any()
+  median = jnp.nanmedian(jnp.where(weights > 0, values, jnp.nan))
+  some = (weights > 0).any()
   return jnp.where(some, median, 0.0), some.astype(jnp.float32)
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 import types as python_types
 from typing import Any
 

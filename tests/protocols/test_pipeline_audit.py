@@ -1,5 +1,6 @@
 """Audits of pipelines: the right one passes, each broken one is found out."""
 
+import copy
 import dataclasses
 
 import jax
@@ -114,9 +115,9 @@ def changed(plan, change, *, link=None):
 
   def update(updates, state, params=None, *, grad_fn, **extra):
     new, after = link.update(updates, state, params, grad_fn=grad_fn, **extra)
-    # What no link does by accident: `link.ask` would refuse it.
-    vars(grad_fn.asked).update(closed_by='', made_by='', seen_by='')
-    return change(new, after, state, params, grad_fn)
+    unseen = copy.copy(grad_fn)  # Else `link.ask` would refuse what follows.
+    unseen.asked = types.Asked()
+    return change(new, after, state, params, unseen)
 
   return optax.GradientTransformationExtraArgs(link.init, update)
 

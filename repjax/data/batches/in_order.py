@@ -98,7 +98,6 @@ class _Batches:
 
 
 def _in_worker(batch):
-  """Leaves a batch as it is, in a process that ends with its parent."""
   _end_with_parent()
   return batch
 
