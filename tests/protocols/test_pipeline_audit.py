@@ -140,7 +140,7 @@ def a_layer_without_noise(plan):
   quiet = plan._replace(noise_multiplier=0.0).link()
 
   def change(new, after, state, params, grad_fn):
-    exact, _ = quiet.update(None, state, params, grad_fn=grad_fn)
+    exact, _ = quiet.update(new, state, params, grad_fn=grad_fn)
     return {**new, 'head': exact['head']}, after
 
   return changed(plan, change)
