@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from typing import NoReturn
 
 from absl import logging
 
@@ -69,7 +70,7 @@ def say_stopped(why: str) -> None:
   print(f'STOPPED: {why}; run the same command again.', file=sys.stderr)
 
 
-def end_of(error: BaseException) -> None:
+def end_of(error: BaseException) -> NoReturn:
   """Ends the process with the exit code of what has ended `main`.
 
   Raises:
@@ -88,7 +89,7 @@ def end_of(error: BaseException) -> None:
   end(code)
 
 
-def end(code: int) -> None:
+def end(code: int) -> NoReturn:
   """Ends the process without waiting for threads and what they wait for."""
   for flush in (sys.stdout.flush, sys.stderr.flush, logging.flush):
     with contextlib.suppress(OSError, ValueError):  # A closed pipe.
