@@ -98,12 +98,10 @@ def campaign(kind, folder, *, kills, rng):
   seconds = time.monotonic() - started
   killed.mkdir()
   if kind == 'private sweep':  # Draws its trials and their keys but once.
-    (killed / 'sealed').mkdir()
-    for name in ('plan.json', 'keys'):
-      if (whole / 'sealed' / name).is_dir():
-        shutil.copytree(whole / 'sealed' / name, killed / 'sealed' / name)
-      elif (whole / 'sealed' / name).exists():
-        shutil.copy(whole / 'sealed' / name, killed / 'sealed' / name)
+    for path in (*whole.rglob('plan.json'), *whole.rglob('noise_key')):
+      place = killed / path.relative_to(whole)
+      place.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy2(path, place)
   hits = 0
   while hits < kills:
     processes = start(killed)
