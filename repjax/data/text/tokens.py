@@ -223,7 +223,16 @@ def without_words(serialized: str, words: Collection[str]) -> Any:
 
 
 def as_text(text: str | bytes) -> str:
-  """Text as it comes from a data set (bytes of UTF-8) or from a caller."""
+  """Text as it comes from a data set (bytes of UTF-8) or from a caller.
+
+  Raises:
+    InputError: It is something else.
+  """
+  if not isinstance(text, (str, bytes)):
+    raise types.InputError(
+      f'a column of text holds {text!r}, a {type(text).__name__}: name another '
+      'column (--config.data.column)'
+    )
   return text.decode('utf-8', 'replace') if isinstance(text, bytes) else text
 
 
