@@ -9,7 +9,7 @@ head for each angle stand beside them.
 
 Three seeds decide nothing: runs of one arm differ by 23 points at the end,
 where none of them has finished. Gradients here rarely oppose each other for
-long (measured: mean cosines from 0 to 0.15), so that there is little to correct.
+long (measured: mean cosines from 0 to 0.15), so that little is to be corrected.
 """
 
 from ml_collections import config_dict
