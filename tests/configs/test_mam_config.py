@@ -141,7 +141,7 @@ def test_arms_have_equal_budgets(preset):
     )
     state = jax.eval_shape(method.init, jax.random.key(0), row)
     percents[arm] = finetuning.trained_percent(model, state)
-  assert percents.pop('full') == 100
+  assert percents.pop('full') == percents.pop('scratch') == 100
   # He et al. give MAM 6.7 % of BART's parameters.
   assert all(5.5 < x < 7 for x in percents.values()), percents
   # None of those that MAM is compared with has fewer but for one percent.
@@ -249,7 +249,9 @@ def test_classes_are_learned_from_published_weights(tmp_path, monkeypatch):
   base = state.model_state[types.FROZEN]
   for name in ('token_embedding', 'encoder'):
     chex.assert_trees_all_equal(base[name], params[name])
-  assert {'head', 'pooling', 'encoder'} == set(state.params)
+  assert {'head', 'pooling', 'encoder', 'reparametrization_0'} == set(
+    state.params
+  )
   outputs = jax.jit(made.method.predict)(state, batch)
   measured = made.measure({k: np.asarray(x) for k, x in outputs.items()}, batch)
   assert {'accuracy', 'f1', 'loss'} <= set(measured)
