@@ -24,6 +24,7 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import recipes
 from repjax import files
 
 _CONFIG = app.define_config()
@@ -75,7 +76,7 @@ def _audit_recipe():
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
   file, _ = app.config_name()
-  experiment = app.load_config_module(file).build(
+  experiment = recipes.load_config_module(file).build(
     config, optimizer=pipeline_audit.readable
   )
   logging.info('not seen: %s', '; '.join(pipeline_audit.CANNOT_SEE))

@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import config_flags
 
 from launch.lib import app
+from launch.lib import recipes
 from repjax import files
 from repjax import types
 
@@ -48,11 +49,11 @@ def main() -> None:
   from repjax import checkpoint
   from repjax import loop
 
-  module = app.load_config_module(said.pop('file'))
+  module = recipes.load_config_module(said.pop('file'))
   preset = said.pop('preset')
   config = module.get_config(*([preset] if preset else []))
   if said:
-    app.update(config, said)
+    recipes.update(config, said)
   store = checkpoint.Checkpoints(
     str(workdir / 'checkpoints'),
     keep=config.run.keep,
@@ -105,7 +106,7 @@ def _said(workdir: pathlib.Path) -> dict[str, Any]:
     logging.warning('%s', error)
     said = {}
   if _CONFIG.value is None:
-    return {**said, 'file': app.own_recipe(said['file'])}
+    return {**said, 'file': recipes.own_recipe(said['file'])}
   file, preset = app.config_name()
   return {**said, 'file': file, 'preset': preset}
 
@@ -125,7 +126,7 @@ def _as_trained(config, stored, workdir) -> None:
       '; '.join(lines),
     )
   data = {**kept['data'], 'dir': config.data.dir}
-  app.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
+  recipes.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
 
 
 def _draw(workdir, figures):

@@ -20,6 +20,7 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import recipes
 from launch.lib import results
 from launch.lib import sources
 from repjax import files
@@ -61,7 +62,7 @@ def main() -> None:
     _check(papers, out, table)
     return
   if not _TABLE.value:
-    studies = {paper: app.load_study(paper) for paper in papers}
+    studies = {paper: recipes.load_study(paper) for paper in papers}
     jobs = {
       paper: (x, _config(paper, x), _seeds(x)) for paper, x in studies.items()
     }
@@ -93,7 +94,7 @@ def _measure_all(jobs, out: pathlib.Path, table: pathlib.Path) -> None:
 
 def _write_table(out, table):
   out.mkdir(parents=True, exist_ok=True)
-  files.replace(table, results.table(app.papers(), out))
+  files.replace(table, results.table(recipes.papers(), out))
   logging.info('wrote %s', table)
 
 
@@ -185,7 +186,7 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
 
   stale = []
   for paper, folder, report in results.reports(papers, out):
-    study = app.load_study(paper)
+    study = recipes.load_study(paper)
     lines = checkpoint.differing_fields(
       report['config'], _fingerprint(study.get_config(report['preset']))
     )
@@ -213,7 +214,7 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
     if lines:
       stale.append(f'{folder.name} ({"; ".join(lines)})')
   if not table.exists() or table.read_text('utf-8') != results.table(
-    app.papers(), out
+    recipes.papers(), out
   ):
     stale.append(f'{table} is not what the reports in {out} give (--table)')
   if stale:
@@ -225,12 +226,12 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
 
 
 def _papers() -> list[str]:
-  papers = _PAPERS.value or app.papers()
+  papers = _PAPERS.value or recipes.papers()
   for paper in papers:
-    if paper not in app.papers():
+    if paper not in recipes.papers():
       raise types.InputError(
         f'--papers={paper}: there is no configs/{paper}.py; there are '
-        f'{", ".join(app.papers())}.'
+        f'{", ".join(recipes.papers())}.'
       )
   return papers
 

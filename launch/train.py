@@ -16,6 +16,7 @@ from absl import logging
 
 from launch.lib import app
 from launch.lib import process
+from launch.lib import recipes
 from repjax import types
 
 _CONFIG = app.define_config()
@@ -53,7 +54,7 @@ def main() -> None:
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
   run.fit(
-    building.build(app.load_config_module(file), config, preset),
+    building.build(recipes.load_config_module(file), config, preset),
     config,
     workdir,
     origin={'file': file, 'preset': preset},

@@ -8,7 +8,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from launch.lib import app
+from launch.lib import recipes
 from launch.lib import timing
 from repjax import types
 
@@ -18,7 +18,7 @@ _BATCH_SIZE = 64
 
 def _experiment(rho: float | None) -> types.Experiment:
   """The `small` ViT with this radius of SAM, 0 for none, None for its own."""
-  module = app.load_config_module(app.own_recipe('configs/vit.py'))
+  module = recipes.load_config_module(recipes.own_recipe('configs/vit.py'))
   config = module.get_config('small')
   config.batch_size = _BATCH_SIZE
   if rho is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from absl import logging
 import ml_collections
 
-from launch.lib import app
+from launch.lib import recipes
 from launch.lib import space as spaces
 from launch.lib import trials
 from repjax import types
@@ -19,7 +19,7 @@ def config_of(
   config = module.get_config(*([sweep.preset] if sweep.preset else []))
   config.update_from_flattened_dict(sweep.overrides)
   for name, value in fields.items():
-    app.set_field(config, name, value)
+    recipes.set_field(config, name, value)
   for flag in sweep.train_flags:
     if flag.startswith('--data_dir='):
       config.data.dir = flag.partition('=')[2]
@@ -40,7 +40,7 @@ def check_metric(
 
   # Trials need the accelerator; this process only looks at an experiment.
   jax.config.update('jax_platforms', 'cpu')
-  module = app.load_config_module(sweep.file)
+  module = recipes.load_config_module(sweep.file)
   try:
     names = run.measures(module.build(config_of(sweep, module, candidates[0])))
   # Whatever is wrong with it, the trial will say, and others may go; and data

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from launch.lib import app
 from launch.lib import building
 from launch.lib import one_candidate
+from launch.lib import recipes
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import types
@@ -90,7 +90,7 @@ def _statements(sweep, *, noisy):
       f'search, and {_LARGEST_GRID} are the most: give ranges, log(...), for '
       'fields that do not change the privacy of a run.'
     )
-  module = app.load_config_module(sweep.file)
+  module = recipes.load_config_module(sweep.file)
   split, _, metric = sweep.metric.partition('/')
   if noisy and metric != 'accuracy':
     raise types.InputError(

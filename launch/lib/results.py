@@ -16,7 +16,7 @@ import zlib
 from absl import logging
 import numpy as np
 
-from launch.lib import app
+from launch.lib import recipes
 from repjax import files
 from repjax.metrics import averages
 
@@ -155,7 +155,7 @@ def table(papers: list[str], out: pathlib.Path) -> str:
   found = list(reports(papers, out))
   rows, sections = [], []
   for paper in papers:
-    study = app.load_study(paper)
+    study = recipes.load_study(paper)
     own = [(folder, x) for name, folder, x in found if name == paper]
     rows.append(_headline(paper, study, own))
     sections.append(_section(paper, study, own, out))

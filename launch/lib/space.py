@@ -13,7 +13,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from launch.lib import app
+from launch.lib import recipes
 from repjax import types
 
 SYNTAX = (
@@ -162,7 +162,7 @@ def check(
       )
     ends = values.ends if isinstance(values, Range) else values
     for value in ends:
-      problem = app.field_problem(config, name.split('.'), value)
+      problem = recipes.field_problem(config, name.split('.'), value)
       if problem:
         raise types.InputError(f'--space: {name}={value}: {problem}')
     node = config

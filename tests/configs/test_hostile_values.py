@@ -6,12 +6,12 @@ import math
 import pytest
 
 from configs import presets
-from launch.lib import app
 from launch.lib import building
+from launch.lib import recipes
 from repjax import types
 from repjax.privacy import accounting
 
-_FILES = app.config_files()
+_FILES = recipes.config_files()
 
 
 def _hostile(value):
@@ -36,7 +36,7 @@ def _set(config, name, value):
 
 def _tried(file, name, value):
   """'' where it works, the line where it is refused; all else is raised."""
-  module = app.load_config_module(str(file))
+  module = recipes.load_config_module(str(file))
   config = module.get_config('smoke')
   try:
     _set(config, name, value)
@@ -60,7 +60,7 @@ def account_once(monkeypatch):
 
 @pytest.mark.parametrize('file', _FILES, ids=lambda file: file.stem)
 def test_whatever_a_field_is_set_to_gives_one_line_or_works(file):
-  usual = app.load_config_module(str(file)).get_config('smoke')
+  usual = recipes.load_config_module(str(file)).get_config('smoke')
   refused = 0
   for name, value in presets.fields(usual).items():
     for hostile in _hostile(value):
@@ -111,7 +111,7 @@ def test_nonsense_is_refused(recipe, name, value, says):
 def test_no_clipping_is_written_alike_everywhere():
   for file in _FILES:
     fields = presets.fields(
-      app.load_config_module(str(file)).get_config('smoke')
+      recipes.load_config_module(str(file)).get_config('smoke')
     )
     if 'tx.clip' in fields:
       assert not _tried(file, 'tx.clip', 0.0), file

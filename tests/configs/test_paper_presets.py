@@ -4,12 +4,12 @@ import importlib
 
 import pytest
 
-from launch.lib import app
+from launch.lib import recipes
 from repjax import types
 
 _PRESETS = [
   (paper, preset)
-  for paper in app.papers()
+  for paper in recipes.papers()
   for preset in importlib.import_module(f'configs.{paper}').PRESETS
   if preset.startswith('paper')
 ]

@@ -6,7 +6,7 @@ import pathlib
 import launching
 import pytest
 
-from launch.lib import app
+from launch.lib import recipes
 from launch.lib import results
 from repjax import types
 
@@ -69,27 +69,27 @@ def study(tmp_path, monkeypatch, text):
   (tmp_path / 'toy.py').write_text('PRESETS = {}\n')
   if text:
     (tmp_path / 'studies' / 'toy.py').write_text(text)
-  monkeypatch.setattr(app, '_CONFIGS', pathlib.Path(tmp_path))
+  monkeypatch.setattr(recipes, '_CONFIGS', pathlib.Path(tmp_path))
 
 
 def test_a_recipe_without_a_study_is_named(tmp_path, monkeypatch):
   study(tmp_path, monkeypatch, '')
-  assert app.papers() == ['toy']
+  assert recipes.papers() == ['toy']
   with pytest.raises(types.InputError, match=r'configs/studies/toy\.py'):
-    app.load_study('toy')
+    recipes.load_study('toy')
 
 
 def test_a_study_without_a_recipe_is_named(tmp_path, monkeypatch):
   study(tmp_path, monkeypatch, 'SEEDS = CLAIMS = get_config = run = None\n')
   (tmp_path / 'toy.py').unlink()
   with pytest.raises(types.InputError, match=r'there is no configs/toy\.py'):
-    app.papers()
+    recipes.papers()
 
 
 def test_a_study_without_a_part_is_named(tmp_path, monkeypatch):
   study(tmp_path, monkeypatch, 'SEEDS = (0,)\nCLAIMS = {}\nrun = None\n')
   with pytest.raises(types.InputError, match='has no get_config'):
-    app.load_study('toy')
+    recipes.load_study('toy')
 
 
 TOY = '''"""What toys claim.
@@ -177,7 +177,7 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
     versions=dict(jax='1', flax='2', optax='3'),
     figures=['curve'],
     scalars=measured,
-    claims=results.judge(app.load_study('toy').CLAIMS, measured),
+    claims=results.judge(recipes.load_study('toy').CLAIMS, measured),
   )
   for preset in ('small', 'mnist'):
     folder = results.folder_of(out, 'toy', preset)
@@ -211,12 +211,12 @@ def test_the_headline_is_of_a_preset_at_which_something_can_be_said(
   tmp_path, monkeypatch
 ):
   study(tmp_path, monkeypatch, TOY)
-  claims = app.load_study('toy').CLAIMS
+  claims = recipes.load_study('toy').CLAIMS
   own = []
   for preset, values in (('small', [0.6]), ('mnist', [0.6, 0.61])):
     rows = results.judge(claims, {'first': values})
     own.append((tmp_path / preset, {'preset': preset, 'claims': rows}))
-  line = results._headline('toy', app.load_study('toy'), own)
+  line = results._headline('toy', recipes.load_study('toy'), own)
   assert line.endswith('| 0.605 ± 0.064 (2) | holds (mnist) |')
 
 
