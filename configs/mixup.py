@@ -66,7 +66,7 @@ PRESETS = dict(
     data=dict(name='cifar10'),
     augment=dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     network='alexnet',
-    tx=dict(learning_rate=0.02),
+    tx=dict(learning_rate=0.03),
     mixup=dict(alpha=1.0, per='batch'),
   ),
   smoke=dict(min_steps=8),

@@ -15,6 +15,15 @@ learned in 600 steps only how often tokens occur, the largest chapter has half
 of all pieces, and from 1,000 rows nearly all translations were right (99.5
 BLEU). The preset `sst2` has classes of a TFDS set instead, glue/sst2;
 `small_generation` leaves out the classes.
+
+On the new language MAM is ahead of prefixes (7 BLEU) and adapters (20); that it
+is ahead of LoRA (3) three seeds do not decide, and the training of all
+parameters stays 8 ahead. Prefixes need the network that makes them while they
+train, as the authors have it: trained by themselves they hardly move at the
+rate that suits the adapters beside them (measured before: MAM at 48 BLEU, no
+better than its adapters alone). On classes nothing is to be transferred: from
+random weights all parameters learn them as well (measured). Best rates lie
+inside the grids, but for the lowest one of `scratch` on classes.
 """
 
 import functools

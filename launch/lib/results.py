@@ -167,15 +167,19 @@ def _headline(paper, study, own):
     (name, x) for name, x in study.CLAIMS.items() if x.get('kind') != 'first'
   )
   ours, verdict = '', 'not run'
-  # Of `small`, or of a preset at which more can be said.
-  for _, report in reversed(own):
-    for row in report['claims']:
-      if row['name'] == name and (
-        row['verdict'] not in (NOT_TESTABLE, ONE_SEED) or not ours
-      ):
-        ours, verdict = _ours(row['values']), row['verdict']
-        if report['preset'] != 'small':
-          verdict += f' ({report["preset"]})'
+  rows = [
+    (report['preset'], row)
+    for _, report in own
+    for row in report['claims']
+    if row['name'] == name
+  ]
+  # Of `small`, which is first, or of a preset that decides what it does not.
+  rows.sort(key=lambda x: x[1]['verdict'] not in (HOLDS, CONTRADICTED))
+  if rows:
+    preset, row = rows[0]
+    ours, verdict = _ours(row['values']), row['verdict']
+    if preset != 'small':
+      verdict += f' ({preset})'
   link = f'[{paper}](#{paper.replace("_", "-")})'
   return f'| {link} | {claim["says"]} | {claim["paper"]} | {ours} | {verdict} |'
 
