@@ -10,6 +10,8 @@ paper: proteins of a FASTA file (TrEMBL), data.path=...; data.kind='text' or
   other two tasks.
 small: byte language model on `python_topics`.
 tiny_shakespeare: byte language model on that set, in fewer steps.
+learned_positions: that of `small`, with positions as the paper has them and
+  random features that are redrawn.
 """
 
 from ml_collections import config_dict
@@ -46,6 +48,13 @@ PRESETS = dict(
   smoke=dict(attention=dict(num_features=16, redraw_every=3)),
   tiny_shakespeare=dict(
     on='small', min_steps=200, data=dict(name='tiny_shakespeare')
+  ),
+  learned_positions=dict(
+    on='small',
+    min_steps=600,
+    data=dict(length=128, eval_stride=128),
+    model=dict(position='learned'),
+    attention=dict(redraw_every=100),
   ),
 )
 

@@ -58,6 +58,12 @@ CLAIMS = dict(
     says='the same at once after the switch',
     paper='not zero-shot: error propagates through layers (sec. 4.2)',
   ),
+  switch_worth=dict(
+    says='steps that a Performer from scratch needs to be where the switched '
+    'one is, over those of the fine-tuning',
+    paper='a small fraction of the steps (sec. 4.2)',
+    at_least=3.3,
+  ),
   error_slope=dict(
     kind='theory',
     says='log-log slope of the squared error of the kernel against m',
@@ -84,6 +90,7 @@ _STUDY = dict(
   paper=dict(study=dict(draws=4000, tune_steps=50)),
   smoke=dict(study=dict(draws=400, tune_steps=2)),
   tiny_shakespeare=dict(study=dict(tune_steps=20)),
+  learned_positions=dict(study=dict(tune_steps=60)),
 )
 
 _DIM, _SIZES = 16, (16, 32, 64, 128, 256)  # d, and numbers of features m.
@@ -125,6 +132,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'performer_over_exact': trained['Performer'].score / before,
       'recovered_over_exact': tuned.score / before,
       'switched_over_exact': at_once / before,
+      'switch_worth': _steps_to(tuned.score, trained['Performer'].curve) / tune,
       'error_slope': [
         np.polyfit(np.log(_SIZES), np.log(x), 1)[0] for x in errors['iid']
       ],
@@ -152,6 +160,18 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         log=True,
       ),
     },
+  )
+
+
+def _steps_to(scores, curve):
+  """Steps at which falling curves, (steps [T], [T, S]), reach scores [S]."""
+  steps, values = curve
+  falling = np.minimum.accumulate(values)[::-1]
+  return np.array(
+    [
+      np.interp(score, falling[:, i], steps[::-1])
+      for i, score in enumerate(scores)
+    ]
   )
 
 
