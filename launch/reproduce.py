@@ -161,10 +161,6 @@ def _study_file(paper: str) -> pathlib.Path:
   return sources.ROOT / 'configs' / 'studies' / f'{paper}.py'
 
 
-def _study_file(paper: str) -> pathlib.Path:
-  return sources.ROOT / 'configs' / 'studies' / f'{paper}.py'
-
-
 def _fingerprint(config) -> dict[str, Any]:
   """What decides a study's result: all but where and how often to write.
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import numbers
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -317,7 +316,7 @@ def check_range(interval: str, **values: Any) -> None:
   """
   low, high = (float(x) for x in interval[1:-1].split(','))
   for name, value in values.items():
-    inside = isinstance(value, numbers.Real) and (
+    inside = isinstance(value, int | float | np.number) and (
       low <= value <= high
       and (interval[0] == '[' or value != low)
       and (interval[-1] == ']' or value != high)
