@@ -70,14 +70,18 @@ def main() -> None:
 
 
 def _audit_recipe():
+  from launch.lib import building
   from repjax.protocols import pipeline_audit
 
   config = _CONFIG.value
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
-  file, _ = app.config_name()
-  experiment = recipes.load_config_module(file).build(
-    config, optimizer=pipeline_audit.readable
+  file, preset = app.config_name()
+  experiment = building.build(
+    recipes.load_config_module(file),
+    config,
+    preset,
+    optimizer=pipeline_audit.readable,
   )
   logging.info('not seen: %s', '; '.join(pipeline_audit.CANNOT_SEE))
   findings = pipeline_audit.audit(

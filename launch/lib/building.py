@@ -27,6 +27,7 @@ def build(
   preset: str,
   *,
   looks_at_network: bool = True,
+  **more: Any,
 ) -> types.Experiment:
   """The experiment of a recipe, whose network can be made.
 
@@ -35,6 +36,7 @@ def build(
     config: Of its `get_config(preset)`, perhaps with other values.
     preset: '' for the recipe's default.
     looks_at_network: Whether it will be trained here.
+    **more: Arguments of the recipe's `build` besides the config.
 
   Raises:
     InputError: Whatever went wrong, if a field was overridden.
@@ -42,7 +44,7 @@ def build(
   usual = module.get_config(*([preset] if preset else []))
   with explained(overrides(config, usual)):
     presets.check(config)
-    experiment = module.build(config)
+    experiment = module.build(config, **more)
     if looks_at_network:
       batch = experiment.train.batch(0)
       row = {name: x[:1] for name, x in batch.items()}
