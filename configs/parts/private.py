@@ -87,7 +87,7 @@ def images(config, optimizer: types.Optimizer) -> types.Experiment:
   experiment = of_images.classifier(
     config,
     of_images.Data(train, recipe, plan.steps),
-    linear(config, train.num_classes, plan, optimizer),
+    linear(config, train.num_classes, chain(config, plan, optimizer)),
     batches=plan.batches(train, **wiring.reading(config, recipe)),
   )
   return plan.guarded(experiment)
@@ -107,14 +107,10 @@ def features(config, rows: source.Source) -> transforms.Transform:
 
 
 def linear(
-  config, num_classes: int, plan: private.Plan, optimizer=optax.adamw
+  config, num_classes: int, tx: optax.GradientTransformation
 ) -> types.Method:
-  """A linear model with private updates."""
-  return supervised.make(
-    mlp.Mlp(num_classes, features=()),
-    chain(config, plan, optimizer),
-    **config.step,
-  )
+  """A linear model, trained by a private `chain`."""
+  return supervised.make(mlp.Mlp(num_classes, features=()), tx, **config.step)
 
 
 def sentences(config, optimizer: types.Optimizer) -> types.Experiment:

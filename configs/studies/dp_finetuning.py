@@ -21,6 +21,7 @@ less (6 % of hidden tokens right, the smaller one 11 %). Rates were swept up to
 """
 
 from ml_collections import config_dict
+import numpy as np
 import optax
 
 from configs import dp_finetuning
@@ -32,6 +33,7 @@ from repjax.data.sets import topic_tasks
 from repjax.experiments import of_images
 from repjax.protocols import private_runs
 from repjax.protocols import private_text
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2)
@@ -55,6 +57,12 @@ CLAIMS = dict(
     'smaller one',
     paper='larger pretrained models are better at equal privacy (GLUE, E2E)',
     at_least=-0.01,
+  ),
+  image_large_batch_gain=dict(
+    says='MNIST at epsilon 3, 3 epochs: test accuracy, batches of 1,024 minus '
+    'batches of 64, each at its best rate on held-out training rows',
+    paper='large batches with high rates win at equal privacy and epochs',
+    at_least=0.0,
   ),
   image_accuracy=dict(
     says='images at (3, 1e-5): test accuracy',
@@ -101,7 +109,17 @@ _STUDY = dict(
       rates=(1e-3, 1e-1),
     )
   ),
-  mnist=dict(study=dict(parts=('images',))),
+  mnist=dict(
+    study=dict(
+      parts=('images', 'batches'),
+      batches=dict(
+        sizes=(64, 1024),
+        epochs=3.0,
+        rates=(1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+        num_held_out=5000,
+      ),
+    )
+  ),
 )
 
 
@@ -112,7 +130,7 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Images at one epsilon; text by several recipes and two encoders."""
-  parts = dict(images=_images, text=_text)
+  parts = dict(images=_images, batches=_batches, text=_text)
   scalars, figures = {}, {}
   for part in config.study.parts:
     found, drawn = parts[part](config, seeds)
@@ -135,7 +153,9 @@ def _images(config, seeds):
     plan = private.plan_of(config, len(train), epsilon=epsilon)
     trained[name] = private_runs.train(
       f'{config.data.name}, {name}',
-      private.linear(config, train.num_classes, plan),
+      private.linear(
+        config, train.num_classes, private.chain(config, plan, optax.adamw)
+      ),
       columns,
       side_by_side.rows(test, features),
       plan=plan,
@@ -148,6 +168,52 @@ def _images(config, seeds):
   curves = {name: x.curve for name, x in trained.items()}
   drawn = plots.seed_curves(curves, ylabel='test accuracy', xlabel='step')
   return scalars, {'image_accuracy': drawn}
+
+
+def _batches(config, seeds):
+  """(scalars, figures) of small and of large batches of images, all rates."""
+  group = config.study.batches
+  train = of_images.load(config, config.data.train_split)
+  test = of_images.load(config, config.data.eval_splits[0])
+  features = private.features(config, train)
+  rows, test = (side_by_side.rows(x, features) for x in (train, test))
+  count = len(train) - group.num_held_out
+  held_out = {name: x[count:] for name, x in rows.items()}
+  rows = {name: x[:count] for name, x in rows.items()}
+  scalars, best = {}, {}
+  for size in group.sizes:
+    plan = private.plan_of(
+      config, count, batch_size=size, epochs=group.epochs, sampling_rate=0.0
+    )._replace(method='ghost')  # Runs side by side.
+    tx = side_by_side.swept(
+      private.updates(config, plan, optax.adamw, rate=1.0)
+    )
+    method = private.linear(
+      config, train.num_classes, optax.chain(plan.link(), tx)
+    )
+    chosen, tested = [], []
+    for seed in seeds:
+      runs = (seed,) * len(group.rates)
+      trained = private_runs.train(
+        f'batches of {size}, seed {seed}',
+        method,
+        side_by_side.per_seed(rows, runs),
+        held_out,
+        plan=plan,
+        seeds=runs,
+        rates=group.rates,
+        points=4,
+      )
+      chosen.append(trained.score)
+      outputs = side_by_side.predict_fn(method)(trained.states, test)
+      tested.append(side_by_side.accuracy(outputs, test))
+    place = rate_search.best_mean(np.transpose(chosen))
+    best[size] = np.asarray(tested)[:, place]
+    scalars[f'batches of {size}: rate'] = [group.rates[place]]
+    for rate, scores in zip(group.rates, np.transpose(tested), strict=True):
+      scalars[f'batches of {size}, rate {rate:g}: test accuracy'] = scores
+  few, many = (best[size] for size in group.sizes)
+  return {'image_large_batch_gain': many - few, **scalars}, {}
 
 
 def _text(config, seeds):

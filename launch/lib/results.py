@@ -166,21 +166,26 @@ def _headline(paper, study, own):
   name, claim = next(
     (name, x) for name, x in study.CLAIMS.items() if x.get('kind') != 'first'
   )
-  ours, verdict = '', 'not run'
   rows = [
     (report['preset'], row)
     for _, report in own
     for row in report['claims']
     if row['name'] == name
   ]
-  # Of `small`, which is first, or of a preset that decides what it does not.
-  rows.sort(key=lambda x: x[1]['verdict'] not in (HOLDS, CONTRADICTED))
-  if rows:
-    preset, row = rows[0]
-    ours, verdict = _ours(row['values']), row['verdict']
-    if preset != 'small':
-      verdict += f' ({preset})'
+  # Of `small`, which is first, and of presets that decide otherwise.
+  rows = rows[:1] + [
+    (preset, row)
+    for preset, row in rows[1:]
+    if row['verdict'] in (HOLDS, CONTRADICTED)
+    and row['verdict'] != rows[0][1]['verdict']
+  ]
+  ours = '; '.join(_ours(row['values']) for _, row in rows)
+  verdict = '; '.join(
+    row['verdict'] + (f' ({preset})' if preset != 'small' else '')
+    for preset, row in rows
+  )
   link = f'[{paper}](#{paper.replace("_", "-")})'
+  verdict = verdict or 'not run'
   return f'| {link} | {claim["says"]} | {claim["paper"]} | {ours} | {verdict} |'
 
 

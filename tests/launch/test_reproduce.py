@@ -207,17 +207,26 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
   assert section.index('### small') < section.index('### mnist')
 
 
-def test_the_headline_is_of_a_preset_at_which_something_can_be_said(
+def test_the_headline_names_presets_that_decide_otherwise(
   tmp_path, monkeypatch
 ):
   study(tmp_path, monkeypatch, TOY)
   claims = recipes.load_study('toy').CLAIMS
   own = []
-  for preset, values in (('small', [0.6]), ('mnist', [0.6, 0.61])):
+  for preset, values in (
+    ('small', [0.6]),
+    ('mnist', [0.6, 0.61]),
+    ('paper', [0.6]),
+  ):
     rows = results.judge(claims, {'first': values})
     own.append((tmp_path / preset, {'preset': preset, 'claims': rows}))
   line = results._headline('toy', recipes.load_study('toy'), own)
-  assert line.endswith('| 0.605 ± 0.064 (2) | holds (mnist) |')
+  assert line.endswith(
+    '| 0.6 (1); 0.605 ± 0.064 (2) | one seed; holds (mnist) |'
+  )
+  assert results._headline('toy', recipes.load_study('toy'), []).endswith(
+    '| not run |'
+  )
 
 
 def test_what_was_measured_before_a_kill_is_kept(tmp_path):
