@@ -2,9 +2,9 @@
 
     python -m launch.reproduce --papers=dp_finetuning
 
-measures the claims (`configs/studies/dp_finetuning.py`): on text at epsilon 8,
-large batches at a high rate are 5.5 points ahead of small ones at a usual rate;
-at (3, 1e-5), 93 % of `digits` and 96.7 % of MNIST (--preset=mnist) are right.
+measures the claims (`configs/studies/dp_finetuning.py`): at (3, 1e-5), 93 % of
+`digits` and 96.7 % of MNIST are right; with --preset=mnist, large batches are a
+point ahead of small ones.
 https://arxiv.org/abs/2110.05679
 
     python -m launch.train --config=configs/dp_finetuning.py:small \

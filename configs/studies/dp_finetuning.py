@@ -11,13 +11,12 @@ in encoders that were pretrained on other chapters. (All parameters,
 adapter.kind=full, learn nothing from 4,000 rows: their noise is larger than
 their gradient.)
 
-Two claims on text do not hold. Large batches at a high rate are 5.5 points
-ahead of small ones at a usual rate, as in the paper, but a point behind small
-ones at their own best rate, which is high, too: 20 epochs are 85 large steps
-here. And the larger encoder is 4 points behind: it has four times the trained
-parameters, so more noise, and pretraining on 140,000 characters has taught it
-less (6 % of hidden tokens right, the smaller one 11 %). Rates were swept up to
-0.01 first, then up to 0.3.
+On MNIST large batches are a point ahead of small ones, each at its best rate
+(`mnist`). On text, where a batch of 1,024 is a quarter of the rows and 20
+epochs are 85 steps, they are 5.5 points ahead at the paper's two rates, but a
+point behind at the best rate of each. The larger encoder is 4 points behind, which
+says nothing of privacy: pretraining taught it less (6 % of hidden tokens right,
+the smaller one 11 %), and it was tried at one rate.
 """
 
 from ml_collections import config_dict
@@ -40,6 +39,12 @@ SEEDS = (0, 1, 2)
 
 # The thresholds stood here before the first run.
 CLAIMS = dict(
+  image_large_batch_gain=dict(
+    says='MNIST at epsilon 3, 3 epochs: test accuracy, batches of 1,024 minus '
+    'batches of 64, each at its best rate on held-out training rows',
+    paper='large batches with high rates win at equal privacy and epochs',
+    at_least=0.0,
+  ),
   large_batch_gain=dict(
     says='text at epsilon 8, equal epochs: test accuracy, large batches minus '
     'small ones, each at the best of the same rates',
@@ -57,12 +62,6 @@ CLAIMS = dict(
     'smaller one',
     paper='larger pretrained models are better at equal privacy (GLUE, E2E)',
     at_least=-0.01,
-  ),
-  image_large_batch_gain=dict(
-    says='MNIST at epsilon 3, 3 epochs: test accuracy, batches of 1,024 minus '
-    'batches of 64, each at its best rate on held-out training rows',
-    paper='large batches with high rates win at equal privacy and epochs',
-    at_least=0.0,
   ),
   image_accuracy=dict(
     says='images at (3, 1e-5): test accuracy',
