@@ -59,6 +59,13 @@ def family(config) -> languages.Family:
 def _family(config):
   group, relatives = config.family, family(config)
   names = tuple(relatives.languages)
+  counts = tuple(group.num_rows)
+  counts = counts * len(names) if len(counts) == 1 else counts
+  if len(counts) != len(names):
+    raise types.InputError(
+      f'config.family.num_rows={counts} gives {len(counts)} numbers to '
+      f'{len(names)} languages: {", ".join(names)}.'
+    )
 
   def test(split):
     return joined(
@@ -70,8 +77,8 @@ def _family(config):
     names=names,
     # Each language has sentences of its own.
     train=[
-      relatives.load(name, group.num_rows, seed=task)
-      for task, name in enumerate(names)
+      relatives.load(name, count, seed=task)
+      for task, (name, count) in enumerate(zip(names, counts, strict=True))
     ],
     sources=test,
     vocab_size=relatives.vocab_size,

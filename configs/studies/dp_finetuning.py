@@ -12,11 +12,11 @@ adapter.kind=full, learn nothing from 4,000 rows: their noise is larger than
 their gradient.)
 
 On MNIST large batches are a point ahead of small ones, each at its best rate
-(`mnist`). On text, where a batch of 1,024 is a quarter of the rows and 20
-epochs are 85 steps, they are 5.5 points ahead at the paper's two rates, but a
-point behind at the best rate of each. The larger encoder is 4 points behind, which
-says nothing of privacy: pretraining taught it less (6 % of hidden tokens right,
-the smaller one 11 %), and it was tried at one rate.
+(`mnist`). On text, where a batch of 1,024 is a quarter of the rows, they are
+5.5 points ahead at the paper's two rates, but a point behind at the best rate
+of each. The larger encoder is 4 points behind, which says nothing of privacy:
+pretraining taught it less (6 % of hidden tokens, the smaller one 11 %), and it
+was tried at one rate.
 """
 
 from ml_collections import config_dict

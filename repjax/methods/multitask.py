@@ -58,7 +58,7 @@ def make(
       mean over tasks of the gradients after surgery.
     heads: 'each' task has its own head, or all share 'one'.
     decay: Of 'gradvac'.
-    groups: Of 'gradvac' (by default 'layer') and 'pcgrad' ('model').
+    groups: Of 'gradvac' (by default 'all_layer') and 'pcgrad' ('whole_model').
     seed: Of the visiting orders of 'gradvac' and 'pcgrad'.
     inputs: What the model is called with, in place of images.
     microbatches: Parts in which each device goes through its rows.
@@ -89,14 +89,14 @@ def make(
     link = optim.gradient_vaccine(
       num_tasks,
       decay=decay,
-      groups=groups or 'layer',
+      groups=groups or 'all_layer',
       reduce='mean',
       seed=seed,
     )
     tx = optax.chain(link, tx)
   elif weighting == 'pcgrad':
     link = optim.pcgrad(
-      num_tasks, groups=groups or 'model', reduce='mean', seed=seed
+      num_tasks, groups=groups or 'whole_model', reduce='mean', seed=seed
     )
     tx = optax.chain(link, tx)
 

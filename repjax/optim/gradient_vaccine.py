@@ -14,6 +14,7 @@ many pairs are visited.
 """
 
 from collections.abc import Callable
+import re
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -53,7 +54,10 @@ class VaccineState(NamedTuple):
     return 'gradient_vaccine or pcgrad'
 
 
-Groups = Literal['model', 'layer', 'leaf'] | Callable[[trees.Path], str]
+Groups = (
+  Literal['whole_model', 'all_layer', 'all_matrix', 'leaf']
+  | Callable[[trees.Path], str]
+)
 
 
 def gradient_vaccine(
@@ -61,7 +65,7 @@ def gradient_vaccine(
   *,
   decay: float = 0.01,
   target: float | None = None,
-  groups: Groups = 'layer',
+  groups: Groups = 'all_layer',
   reduce: Literal['sum', 'mean'] = 'sum',
   seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -88,9 +92,10 @@ def gradient_vaccine(
     decay: Weight of the newest cosine in the targets (beta), in [0, 1].
     target: One target for all pairs that stays, in [-1, 1); None learns them.
       0 is PCGrad.
-    groups: What has a cosine of its own: 'model', each 'layer' (parameters that
-      share all but the last name of their path), each 'leaf', or a name for
-      every path, such as `lambda path: path[0]`.
+    groups: What has a cosine of its own, by the paper's names: 'whole_model',
+      'all_layer' (each layer, such as a block of a transformer: a name with a
+      number), 'all_matrix' (each matrix with its bias), or each 'leaf', or a
+      name for every path, such as `lambda path: path[0]`.
     reduce: 'sum', as published, or 'mean' over the tasks in the batch, where
       tasks in agreement give what their plain mean gives.
     seed: Of the visiting orders.
@@ -113,9 +118,9 @@ def gradient_vaccine(
     raise ValueError(f'Need -1 <= target < 1; got {target=}')
   if reduce not in ('sum', 'mean'):
     raise ValueError(f"reduce is 'sum' or 'mean'; got {reduce=}")
-  if not callable(groups) and groups not in ('model', 'layer', 'leaf'):
+  if not callable(groups) and groups not in _GROUPS:
     raise ValueError(
-      f"groups is 'model', 'layer', 'leaf' or a function; got {groups=}"
+      f'groups is one of {", ".join(_GROUPS)}, or a function; got {groups=}'
     )
 
   def init_fn(params):
@@ -161,7 +166,7 @@ def gradient_vaccine(
 def pcgrad(
   num_tasks: int,
   *,
-  groups: Groups = 'model',
+  groups: Groups = 'whole_model',
   reduce: Literal['sum', 'mean'] = 'sum',
   seed: int = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -180,19 +185,33 @@ def pcgrad(
 def group_indices(tree, groups: Groups) -> list[int]:
   """Number of the group of each leaf, counted from 0 in tree order.
 
-  >>> params = {'a': {'kernel': 0, 'bias': 0}, 'b': {'kernel': 0}}
-  >>> [group_indices(params, how) for how in ('model', 'layer', 'leaf')]
-  [[0, 0, 0], [0, 0, 1], [0, 1, 2]]
+  >>> dense = {'kernel': 0, 'bias': 0}
+  >>> params = {'block_0': {'in': dense, 'out': dense}, 'head': dense}
+  >>> for how in ('whole_model', 'all_layer', 'all_matrix', 'leaf'):
+  ...   print(group_indices(params, how))
+  [0, 0, 0, 0, 0, 0]
+  [0, 0, 0, 0, 1, 1]
+  [0, 0, 1, 1, 2, 2]
+  [0, 1, 2, 3, 4, 5]
   """
-  known: dict[str, Callable[[trees.Path], Any]] = {
-    'model': lambda path: '',
-    'layer': lambda path: path[:-1],
-    'leaf': lambda path: path,
-  }
-  name = known[groups] if isinstance(groups, str) else groups
+  name = _GROUPS[groups] if isinstance(groups, str) else groups
   names = [name(path) for path in trees.flatten(tree)]
   order = {name: index for index, name in enumerate(dict.fromkeys(names))}
   return [order[name] for name in names]
+
+
+def _layer(path):
+  """The path to the first name with a number, or to the matrix."""
+  numbered = [i for i, x in enumerate(path[:-1]) if re.search(r'_\d+$', x)]
+  return path[: numbered[0] + 1] if numbered else path[:-1]
+
+
+_GROUPS: dict[str, Callable[[trees.Path], Any]] = {
+  'whole_model': lambda path: '',
+  'all_layer': _layer,
+  'all_matrix': lambda path: path[:-1],
+  'leaf': lambda path: path,
+}
 
 
 def visiting_orders(rng: jax.Array, num_tasks: int) -> jax.Array:

@@ -39,7 +39,7 @@ class CosinesState(NamedTuple):
 
 
 def task_cosines(
-  num_tasks: int, *, groups: Groups = 'layer'
+  num_tasks: int, *, groups: Groups = 'all_layer'
 ) -> optax.GradientTransformationExtraArgs:
   """Adds up the cosines of the tasks' gradients, step by step.
 

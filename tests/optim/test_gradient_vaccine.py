@@ -115,8 +115,8 @@ def order_of(state):
 
 @pytest.mark.parametrize(
   'groups, present',
-  [('model', (1, 1, 1, 1)), ('layer', (1, 0, 1, 1))],
-  ids=['model', 'layer, one absent'],
+  [('whole_model', (1, 1, 1, 1)), ('all_matrix', (1, 0, 1, 1))],
+  ids=['whole_model', 'all_matrix, one absent'],
 )
 def test_five_steps_equal_the_published_loop(groups, present):
   link = optim.gradient_vaccine(TASKS, decay=0.3, groups=groups)
