@@ -41,6 +41,9 @@ IMAGES: Layer = dict(
 )
 
 
+# Of value / 255, over all pixels of the training images.
+CIFAR10 = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+
 # What numbers with these names may be, in all recipes and groups. The ranges of
 # others are known to what they are handed to; infinite are only those of which
 # it is said here.

@@ -45,6 +45,8 @@ PRESETS = dict(
       num_heads=8,
       num_layers=16,
       position='sinusoidal',
+      # Else waves drown tokens, whose initial size is 0.02.
+      scale_embedding=True,
       dropout_rate=0.1,
     ),
     # kind: 'rfa' or 'exact'; gate: 'learned' or 'none'.
@@ -61,6 +63,7 @@ PRESETS = dict(
   small=dict(
     min_steps=300,
     data=dict(num_rows=4000, num_test_rows=400),
+    model=dict(scale_embedding=False),
     run=dict(eval_every=150, save_every=150),
   ),
   smoke=dict(
