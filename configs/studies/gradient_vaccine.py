@@ -7,6 +7,11 @@ what is usual for it (abstract). Here: 6 synthetic languages of two families,
 with 3,000, 300 and 100 rows in each, drawn at temperature 5; against PCGrad and
 against the mean of the same languages' gradients, on the same batches, at equal
 steps. Rotated digits with a head for each angle stand beside them.
+
+Gradients follow what languages have in common. But no two languages oppose each
+other over training (measured; in one step half of the pairs do, by noise), so
+that there is no conflict to resolve: the three arms end within a point of each
+other, at 95 % of all tokens.
 """
 
 from ml_collections import config_dict
