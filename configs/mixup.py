@@ -2,8 +2,9 @@
 
     python -m launch.reproduce --papers=mixup
 
-measures the claims (`configs/studies/mixup.py`): on 300 images of `digits`
-about one point more test accuracy, and no lower calibration error.
+measures the claims (`configs/studies/mixup.py`): on 3,000 images of CIFAR-10
+(--preset=cifar10) five points more test accuracy and a calibration error .33
+lower; on 300 images of `digits` no gain that five seeds could show.
 https://arxiv.org/abs/1710.09412, and for 2021 https://arxiv.org/abs/2010.04819
 
 paper: PreAct ResNet-18 on CIFAR-10, alpha 1 (ICLR 2018, table 2).
