@@ -55,6 +55,14 @@ LIMITS = {
   'min_steps': '[0, inf)',
   'pretraining.steps': '[0, inf)',
   'data.num_workers': '[0, 1024]',
+  'data.num_tasks': '[1, inf)',
+  'model.hidden_dim': '[1, inf)',
+  'model.mlp_dim': '[1, inf)',
+  'model.num_heads': '[1, inf)',
+  'model.num_layers': '[1, 10000]',
+  'tokenizer.hidden_dim': '[1, inf)',
+  'tokenizer.vocab_size': '[1, inf)',
+  'patch_grid': '[1, inf)',
   'step.microbatches': '[1, inf)',
   'step.ema_decay': '[0, 1)',
   'step.l2': '[0, inf)',
@@ -130,6 +138,12 @@ def check(config: config_dict.ConfigDict) -> None:
         )
     if limits is not None:
       types.check_range(limits, **{f'config.{name}': value})
+    if name == 'data.eval_splits' and (
+      not value or not all(isinstance(x, str) for x in value)
+    ):
+      raise types.InputError(
+        f"config.{name} names splits, such as ('test',); got {value}."
+      )
     if name == 'run.best_mode':
       types.check_choice(f'config.{name}', value, ('max', 'min'))
 

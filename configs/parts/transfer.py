@@ -36,6 +36,8 @@ def load(config, split: str) -> source.Source:
       set. OOD is `data.ood`, or the test split in other colours.
     split: One of the four.
   """
+  known = ('train', 'val', 'test', 'ood')
+  types.check_choice('config.data.eval_splits', split, known)
   data, is_ood = config.data, split == 'ood'
   if is_ood and 'colours' not in config:
     return source.load(data.ood.name, data.ood.split, data_dir=data.dir)

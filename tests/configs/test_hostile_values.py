@@ -79,7 +79,9 @@ def test_whatever_a_field_is_set_to_gives_one_line_or_works(file):
     ('vit', 'model.dropout_rate', -1.0, 'dropout_rate must be in [0, 1)'),
     ('vit', 'model.drop_path_rate', 1.5, 'drop_path_rate must be in [0, 1)'),
     ('vit', 'model.num_layers', -1, 'num_layers must be in [1, 10000]'),
-    ('vit', 'model.hidden_dim', 0, 'hidden_dim'),
+    ('vit', 'model.hidden_dim', 0, 'config.model.hidden_dim must be in [1,'),
+    ('sam', 'data.eval_splits', (), 'config.data.eval_splits names splits'),
+    ('lp_ft', 'data.eval_splits', ('x',), "'train', 'val', 'test', 'ood'"),
     ('vit', 'tx.clip', -1.0, 'config.tx.clip must be in [0, inf)'),
     ('sam', 'tx.clip', -1.0, 'config.tx.clip must be in [0, inf)'),
     ('vit', 'augment.area', (0.5,), '--config.augment.area=(0.5,)'),
@@ -100,7 +102,7 @@ def test_whatever_a_field_is_set_to_gives_one_line_or_works(file):
       'float3',
       '--config.step.compute_dtype=float3',
     ),
-    ('gpm', 'data.num_tasks', 0, 'num_tasks'),
+    ('gpm', 'data.num_tasks', 0, 'config.data.num_tasks must be in [1, inf)'),
   ],
 )
 def test_nonsense_is_refused(recipe, name, value, says):

@@ -75,7 +75,7 @@ def _one_line(output):
     ),
     (
       [f'--config={launching.SMOKE}', '--config.model.hidden_dim=0'],
-      ['--config.model.hidden_dim=0', 'ZeroDivisionError'],
+      ['config.model.hidden_dim must be in [1, inf)'],
     ),
     (
       [f'--config={launching.SMOKE}', '--config.run.best=nope'],
