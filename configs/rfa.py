@@ -63,7 +63,6 @@ PRESETS = dict(
   small=dict(
     min_steps=300,
     data=dict(num_rows=4000, num_test_rows=400),
-    model=dict(scale_embedding=False),
     run=dict(eval_every=150, save_every=150),
   ),
   smoke=dict(

@@ -54,7 +54,10 @@ def facts(
     config: All of it, but for `data.dir`: each machine has its own.
     origin: With the 'file' of the recipe, if there is one.
   """
-  fields = json.loads(json.dumps(config.to_dict()))
+  # Homes differ between machines; what is read from there is compared, too.
+  home = json.dumps(str(pathlib.Path.home()) + '/')[:-1]
+  text = json.dumps(config.to_dict()).replace(home, '"~/')
+  fields = json.loads(text)
   fields.get('data', {}).pop('dir', None)
   return {
     'config': {**origin, **fields},

@@ -113,7 +113,7 @@ def campaign(kind, folder, *, kills, rng):
     for process in alive:
       process.send_signal(signal.SIGKILL)
     for process in processes:
-      process.wait()
+      process.communicate()
     if _is_done(killed):
       # Nothing is left to kill: from the beginning, with what was drawn.
       _forget(killed)

@@ -73,6 +73,7 @@ STREAM: tuple[presets.Layer, ...] = (
         num_heads=2,
         num_layers=2,
         position='rotary',
+        scale_embedding=False,
         remat=False,
       ),
       tx=dict(learning_rate=3e-3, warmup=0.1, clip=1.0),

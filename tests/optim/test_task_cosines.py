@@ -63,7 +63,7 @@ def test_means_are_those_of_numpy():
 
 
 def test_pairs_that_never_met_have_no_cosine():
-  link = optim.task_cosines(TASKS, groups='model')
+  link = optim.task_cosines(TASKS, groups='whole_model')
   _, state = link.update(
     PARAMS, link.init(PARAMS), PARAMS, grad_fn=TaskGrad(draw(0))
   )

@@ -36,6 +36,7 @@ def plan():
     delta=1e-3,
     clip_norm=1.0,
     seed=0,
+    nonce=b'',
   )._replace(noise_multiplier=1e3)
 
 

@@ -58,6 +58,7 @@ def test_rates_and_seeds_train_side_by_side(task, pretrained):
     delta=1e-3,
     clip_norm=1.0,
     seed=0,
+    nonce=b'',
   )
   found = private_text.finetune(
     'tiny',

@@ -56,6 +56,7 @@ def test_candidates_differ_in_their_rate_alone_and_runs_in_all_draws():
     delta=1e-3,
     clip_norm=1.0,
     seed=0,
+    nonce=b'',
   )._replace(noise_multiplier=0.5)
   method = supervised.make(
     mlp.Mlp(num_classes=2, features=()),
