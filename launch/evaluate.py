@@ -94,7 +94,9 @@ def _said(workdir: pathlib.Path) -> dict[str, Any]:
   """
   try:
     said = files.read_json(workdir / 'config.json', 'config')['config']
-    if not isinstance(said, dict) or not {'file', 'preset'} <= set(said):
+    if not isinstance(said, dict) or not all(
+      isinstance(said.get(x), str) for x in ('file', 'preset')
+    ):
       raise types.InputError(
         f'{workdir / "config.json"} is damaged: it names no recipe'
       )

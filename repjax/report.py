@@ -133,7 +133,11 @@ class Run:
         row = json.loads(line)
       except json.JSONDecodeError:
         row = None
-      if isinstance(row, dict) and isinstance(row.get('step'), int):
+      if (
+        isinstance(row, dict)
+        and isinstance(row.get('step'), int)
+        and all(isinstance(x, (int, float, type(None))) for x in row.values())
+      ):
         rows.append(row)
       else:
         logging.warning('%s: left out the unreadable line %r', path, line[:80])
@@ -163,7 +167,12 @@ class Run:
 
   def result(self) -> dict[str, Any] | None:
     """The content of report.json if the run is done, or None."""
-    return files.read_json_if_whole(self.workdir / 'report.json', 'config')
+    path = self.workdir / 'report.json'
+    found = files.read_json_if_whole(path, 'config', 'result')
+    if found is None or isinstance(found['config'], dict):
+      return found
+    logging.warning('%s is damaged: its config is none; it is made again', path)
+    return None
 
   def _close_events(self):
     events, self._events = self._events, None

@@ -83,6 +83,7 @@ def fit(
     NonFiniteError: If a loss is not finite; checkpoints from before are kept.
     PreemptedError: If it was asked to stop; the state is saved.
   """
+  types.check_choice('resume_config', resume_config, ('same', 'new'))
   started = time.monotonic() if started is None else started
   if jax.process_count() > 1:
     from repjax import agreement  # Who is alone loads none of it.
@@ -298,6 +299,12 @@ def _begin(experiment, config, directory, store, resume_config):
   state = checkpoint.as_state(stored, fresh)
   guard.resumed(fresh, state, same)
   step = int(state.step)
+  if step > experiment.steps:
+    raise types.InputError(
+      f'--workdir={directory.workdir} has trained {step:,} steps, more than '
+      f'the {experiment.steps:,} of this config: raise config.epochs or '
+      'min_steps, or give another --workdir.'
+    )
   store.set_aside_after(step)
   directory.truncate(step)
   logging.info('resuming from the checkpoint of step %d', step)

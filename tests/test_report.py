@@ -37,6 +37,23 @@ def test_numbers_go_to_one_line_a_step_and_to_tensorboard(run):
   assert b'test/accuracy' in data
 
 
+@pytest.mark.parametrize(
+  'content', ['{"config": [], "result": {}}', '{"config": {}}', '[]', '{']
+)
+def test_a_damaged_report_is_none(run, content, caplog):
+  (run.workdir / 'report.json').write_text(content)
+  assert run.result() is None
+  assert 'report.json' in caplog.text
+
+
+def test_lines_that_hold_no_numbers_are_left_out(run):
+  (run.workdir / 'metrics.jsonl').write_text(
+    '{"step": 1, "loss": "abc"}\n{"step": 2, "loss": [1]}\n'
+    '{"step": 3, "loss": null}\n'
+  )
+  assert run.history() == [{'step': 3, 'loss': None}]
+
+
 def test_resuming_forgets_what_is_made_again(run):
   for step in (2, 4, 6):
     run.write(step, {'loss': 1.0 / step})

@@ -96,6 +96,30 @@ def test_what_is_refused_leaves_the_run_as_it_was(config, tmp_path):
   assert said['sam']['rho'] == config.sam.rho
 
 
+def test_a_run_is_not_taken_back(config, tmp_path):
+  with pytest.raises(types.PreemptedError):
+    run.fit(sam.build(config), config, tmp_path, asked_to_stop=lambda: True)
+  config.epochs, config.min_steps = 0.0, 1
+  whole = run.fit(sam.build(config), config, tmp_path, resume_config='new')
+  assert whole['steps'] == 1  # As many as it has.
+  (tmp_path / 'report.json').unlink()
+  config.min_steps = 6
+  with pytest.raises(types.PreemptedError):
+    calls = iter(range(9))
+    run.fit(
+      sam.build(config),
+      config,
+      tmp_path,
+      resume_config='new',
+      asked_to_stop=lambda: next(calls) == 3,
+    )
+  config.min_steps = 2
+  with pytest.raises(types.InputError, match='has trained 5 steps, more than'):
+    run.fit(sam.build(config), config, tmp_path, resume_config='new')
+  with pytest.raises(types.InputError, match='resume_config must be one of'):
+    run.fit(sam.build(config), config, tmp_path, resume_config='nwe')
+
+
 def test_a_second_run_in_the_directory_is_refused(config, tmp_path):
   made = sam.build(config)
 

@@ -58,9 +58,14 @@ _MOST = flags.DEFINE_integer(
   None,
   'With --private: no more trials than these, whatever the law says, which '
   'delta pays for. By default exceeded with probability 1e-15.',
+  lower_bound=1,
 )
 _DELTA = flags.DEFINE_float(
-  'delta', None, "With --private: of the search; by default the candidates'."
+  'delta',
+  None,
+  "With --private: of the search; by default the candidates'.",
+  lower_bound=0.0,
+  upper_bound=1.0,
 )
 _SCORE = flags.DEFINE_enum(
   'score',
@@ -205,6 +210,12 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
         'privacy that is spent.'
       )
     return plan
+  if (folder / 'trials').exists() or (sweep.workdir / 'report.json').exists():
+    raise types.InputError(
+      f'--workdir={sweep.workdir} holds a search whose plan is gone '
+      f'({path}): a second one on the same rows adds to the privacy that is '
+      'spent. Give another --workdir if that is meant.'
+    )
   rng = np.random.default_rng(secrets.randbits(128))
   (count,) = laws.sample(law, rng, 1, limit=limit)
   plan = {

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Sequence
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import types as python_types
@@ -94,7 +95,19 @@ def update(config: ml_collections.ConfigDict, stored: dict[str, Any]) -> None:
     raise types.InputError(
       f'The stored config does not fit the config file: {"; ".join(lines)}.'
     )
-  config.update(stored)
+  # JSON has no infinity; no field is ever NaN.
+  config.update(_with_infinity(stored, config))
+
+
+def _with_infinity(stored, config):
+  return {
+    name: _with_infinity(x, config[name])
+    if isinstance(x, dict)
+    else math.inf
+    if x is None and isinstance(config[name], float)
+    else x
+    for name, x in stored.items()
+  }
 
 
 def list_configs() -> str:

@@ -98,7 +98,9 @@ def _values(name, text):
       f'--space: {name}={text}: the ends of a range are numbers.'
     ) from None
   whole = kind != 'int' or (low.is_integer() and high.is_integer())
-  ordered = -math.inf < low < high < math.inf
+  # Whole numbers of configs are below 2^31.
+  most = 2**31 if kind == 'int' else math.inf
+  ordered = -most < low < high < most
   if not ordered or (kind == 'log' and low <= 0) or not whole:
     raise types.InputError(
       f'--space: {name}={text}: need finite low < high, above 0 for log '

@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import Any
 from typing import NamedTuple
+import zlib
 
 from absl import logging
 import numpy as np
@@ -54,16 +55,15 @@ class Sweep(NamedTuple):
 
   def identity(self) -> dict[str, Any]:
     """What makes it this sweep, as it comes back from a JSON file."""
-    return json.loads(
-      files.json_line(
-        {
-          'file': pathlib.Path(self.file).name,
-          'preset': self.preset,
-          'overrides': self.overrides,
-          'space': self.space,
-        }
-      )
-    )
+    fields = {
+      'file': pathlib.Path(self.file).name,
+      'preset': self.preset,
+      'overrides': self.overrides,
+      'space': self.space,
+      'recipe': zlib.crc32(pathlib.Path(self.file).read_bytes()),
+      'more': [x for x in self.train_flags if x.startswith('--config')],
+    }
+    return json.loads(files.json_line(fields))
 
   def job(self, folder: pathlib.Path, fields: spaces.Fields) -> executors.Job:
     """One launch of launch.train."""

@@ -31,6 +31,8 @@ from repjax.experiments import private_keys
 from repjax.experiments import private_sizes
 from repjax.privacy import accounting
 
+_METHODS = ('auto', 'ghost', 'vmap', 'microbatch')
+
 
 class Plan(NamedTuple):
   """One private run.
@@ -292,6 +294,8 @@ def plan(
     InputError: If a number is out of range, epsilon out of reach, or the file
       cannot be read.
   """
+  types.check_range('[0, 1)', delta=delta)
+  types.check_choice('method', method, _METHODS)
   private_guard.check_numbers(
     num_rows,
     batch_size=batch_size,

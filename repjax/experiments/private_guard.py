@@ -25,6 +25,8 @@ NOT_COVERED = (
   'publish parameters alone',
   'other runs on the same rows, also with one key_file: each has noise of its '
   'own, and what they spend adds up',
+  'copies of a work directory that go on with another optimizer or other '
+  'initial weights: their noise is the same',
 )
 
 # Kinds of batches that the accounting is about.

@@ -1,9 +1,12 @@
 """Fields of recipes that name one of several kinds."""
 
 import importlib
+import json
+import math
 
 import pytest
 
+from launch.lib import recipes
 from repjax import types
 
 
@@ -24,3 +27,12 @@ def test_a_wrong_one_is_named_with_the_right_ones(paper, field, choices):
   with pytest.raises(types.InputError) as error:
     recipe.build(config)
   assert str(error.value) == f"config.{field} is one of {choices}; got 'blue'."
+
+
+def test_infinity_comes_back_from_a_file():
+  file = next(x for x in recipes.config_files() if x.stem == 'dp_finetuning')
+  config = recipes.load_config_module(str(file)).get_config('smoke')
+  stored = json.loads(json.dumps(config.to_dict()))
+  stored['dp']['epsilon'] = None  # As JSON has it.
+  recipes.update(config, stored)
+  assert config.dp.epsilon == math.inf

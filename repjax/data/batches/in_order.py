@@ -127,20 +127,20 @@ class TrainBatches(_Batches):
     return self.batch_size
 
   def fingerprint(self) -> str:
-    """Tells sets apart by their size and rows, of large ones by some of them.
+    """Tells sets apart by all their rows; of encoded images by some of them.
 
-    All where they are in memory and few; else as many, evenly spaced, as cost
-    nothing beside a step.
+    Those are evenly spaced, and as many as cost nothing beside a step.
     """
-    most = _DECODED if self.source.encoded else _COMPARED
-    count = min(len(self.source), most)
-    rows = np.linspace(0, len(self.source) - 1, count).astype(np.int64)
-    found = hashlib.sha256(f'{len(self.source)}'.encode())
-    for name, values in sorted(self.source.read(rows).items()):
-      found.update(f'{name} {values.dtype} {values.shape}'.encode())
-      parts = values if values.dtype == object else [values]
-      for part in parts:
-        found.update(np.ascontiguousarray(part).tobytes())
+    total = len(self.source)
+    count = min(total, _DECODED) if self.source.encoded else total
+    rows = np.linspace(0, total - 1, count).astype(np.int64)
+    found = hashlib.sha256(f'{total}'.encode())
+    for start in range(0, count, _COMPARED):
+      part = self.source.read(rows[start : start + _COMPARED])
+      for name, values in sorted(part.items()):
+        found.update(f'{name} {values.dtype} {values.shape}'.encode())
+        for x in values if values.dtype == object else [values]:
+          found.update(np.ascontiguousarray(x).tobytes())
     return found.hexdigest()
 
   def batch(self, step: int) -> Batch:

@@ -55,7 +55,7 @@ def encoded_images(builder: Any) -> dict[str, tuple[int | None, ...]]:
 
 
 def split_info(builder: Any, split: str, *, name: str) -> Any:
-  """TFDS's description of a split, which has at least one row."""
+  """TFDS's description of a split: at least one row, none of them twice."""
   known = ', '.join(builder.info.splits) or 'none'
   try:
     info = builder.info.splits[split]
@@ -70,6 +70,15 @@ def split_info(builder: Any, split: str, *, name: str) -> Any:
     raise types.InputError(
       f"The split '{split}' of {name} has no rows; its splits are {known}."
     )
+  ends: dict[str, int] = {}
+  for part in sorted(info.file_instructions, key=lambda x: x.skip):
+    size = part.examples_in_shard - part.skip if part.take < 0 else part.take
+    if part.skip < ends.get(part.filename, 0):
+      raise types.InputError(
+        f"The split '{split}' of {name} has rows more than once, so that they "
+        'would count as several: give parts that do not overlap.'
+      )
+    ends[part.filename] = part.skip + size
   return info
 
 

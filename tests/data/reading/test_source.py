@@ -141,6 +141,21 @@ class Meeting(Photos):
     return super()._split_generators(dl_manager)
 
 
+@pytest.mark.parametrize(
+  'split',
+  ['train+train', 'train[:60%]+train[40%:]', 'train[:9]+test+train[8:]'],
+  ['train+train', 'train[:60%]+train[40%:]', 'train[:9]+test+train[8:]'],
+)
+def test_no_row_is_read_twice(split):
+  with pytest.raises(types.InputError, match='rows more than once'):
+    source.load('digits', split)
+
+
+def test_parts_that_touch_are_the_whole():
+  assert len(source.load('digits', 'train[50%:]+train[:50%]')) == 1442
+  assert len(source.load('digits', 'train[:10]+test')) == 365
+
+
 def test_two_may_prepare_an_embedded_set_at_once(tmp_path, monkeypatch):
   monkeypatch.setenv('REPJAX_CACHE', str(tmp_path))
   with concurrent.futures.ThreadPoolExecutor(2) as pool:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import threading
 
 from absl import flags
@@ -186,7 +187,7 @@ def test_a_resumed_search_is_the_same_search(sweep):
   with pytest.raises(types.PreemptedError):
     for _ in range(30):  # A search may have a single trial; none is rare.
       search(sweep, Train(codes=everything), law='poisson')
-      (sweep.workdir / 'sealed' / 'plan.json').unlink()
+      shutil.rmtree(sweep.workdir / 'sealed')
   plan = plan_of(sweep)
   train = Train()
   report = search(sweep, train, law='poisson')
@@ -199,6 +200,15 @@ def test_a_resumed_search_is_the_same_search(sweep):
     search(sweep, again, law='poisson', expected_trials=5.0)
   with pytest.raises(types.InputError, match='another search'):
     search(sweep._replace(space=spaces.parse('rate=0.1')), again, law='poisson')
+
+
+def test_a_search_without_its_plan_is_not_drawn_again(sweep):
+  search(sweep, Train(), law='poisson')
+  (sweep.workdir / 'sealed' / 'plan.json').unlink()
+  train = Train()
+  with pytest.raises(types.InputError, match='whose plan is gone'):
+    search(sweep, train, law='poisson')
+  assert not train.jobs
 
 
 def test_the_number_of_trials_follows_the_law(sweep):

@@ -55,6 +55,7 @@ def test_ranges_are_drawn_from_their_laws():
     ('tx.rate=log(0,1)', 'above 0'),
     ('tx.rate=int(1,2.5)', 'whole'),
     ('tx.rate=uniform(a,b)', 'numbers'),
+    ('tx.depth=int(1,99999999999999999999999)', 'finite low < high'),
     ('tx.rate=normal(0,1)', 'no range'),
   ],
 )
