@@ -144,7 +144,6 @@ class Meeting(Photos):
 @pytest.mark.parametrize(
   'split',
   ['train+train', 'train[:60%]+train[40%:]', 'train[:9]+test+train[8:]'],
-  ['train+train', 'train[:60%]+train[40%:]', 'train[:9]+test+train[8:]'],
 )
 def test_no_row_is_read_twice(split):
   with pytest.raises(types.InputError, match='rows more than once'):
