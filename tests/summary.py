@@ -9,8 +9,8 @@ import os
 import pytest
 
 # With an empty cache of compiled programs: of a system, and of what belongs to
-# none (the loop, data, launchers, reports, and the start of two workers).
-_SYSTEM, _BASE = 20, 600
+# none (the loop, data, privacy, launchers, reports, the start of two workers).
+_SYSTEM, _BASE = 20, 740
 # Not in `make test`.
 _UNCOUNTED = ('slow', 'parity', 'colab')
 
