@@ -17,6 +17,10 @@ On MNIST large batches are a point ahead of small ones, each at its best rate
 of each. The larger encoder is 4 points behind, which says nothing of privacy:
 pretraining taught it less (6 % of hidden tokens, the smaller one 11 %), and it
 was tried at one rate.
+
+The threshold on MNIST, 0, was written when a trial of the same comparison had
+given 0.97 points; it tells the direction alone. With the 1 point asked for on
+text, 0.99 +- 0.48 would be undecided.
 """
 
 from ml_collections import config_dict
@@ -37,14 +41,8 @@ from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2)
 
-# The thresholds stood here before the first run.
+# The thresholds stood here before the first run, but for what is said above.
 CLAIMS = dict(
-  image_large_batch_gain=dict(
-    says='MNIST at epsilon 3, 3 epochs: test accuracy, batches of 1,024 minus '
-    'batches of 64, each at its best rate on held-out training rows',
-    paper='large batches with high rates win at equal privacy and epochs',
-    at_least=0.0,
-  ),
   large_batch_gain=dict(
     says='text at epsilon 8, equal epochs: test accuracy, large batches minus '
     'small ones, each at the best of the same rates',
@@ -62,6 +60,12 @@ CLAIMS = dict(
     'smaller one',
     paper='larger pretrained models are better at equal privacy (GLUE, E2E)',
     at_least=-0.01,
+  ),
+  image_large_batch_gain=dict(
+    says='MNIST at epsilon 3, 3 epochs: test accuracy, batches of 1,024 minus '
+    'batches of 64, each at its best rate on held-out training rows',
+    paper='large batches with high rates win at equal privacy and epochs',
+    at_least=0.0,
   ),
   image_accuracy=dict(
     says='images at (3, 1e-5): test accuracy',

@@ -24,6 +24,9 @@ rate that suits the adapters beside them (measured before: MAM at 48 BLEU, no
 better than its adapters alone). On classes nothing is to be transferred: from
 random weights all parameters learn them as well (measured). Best rates lie
 inside the grids, but for the lowest one of `scratch` on classes.
+
+The network of prefixes was added when a trial with it had given 74.7 BLEU for
+MAM and 69.6 to 70.8 for LoRA; thresholds are the old ones.
 """
 
 import functools

@@ -13,6 +13,10 @@ direction.
 On CIFAR-10 both claims hold. Digits are the counter-example: the MLP is only
 about two points more confident there than it is accurate (measured), and Mixup
 makes it several points less confident than that.
+
+`cifar10` was chosen, and the precondition set, when trials had shown an MLP's
+over-confidence on both sets and its calibration; its learning rate is the best
+of three for both arms on training rows that are not used.
 """
 
 import jax

@@ -28,7 +28,8 @@ _HEADER = """# Results
 
 Every claim below was measured by `python -m launch.reproduce` on the hardware
 named with it; thresholds stand in `configs/studies/` and were written before
-the run. *Ours* is the mean over seeds ± half of its 95 % interval (Student's t,
+the run; a section says where one was written later, or with a trial's figure in
+view. *Ours* is the mean over seeds ± half of its 95 % interval (Student's t,
 number of seeds in brackets); arms of a study share seeds, data and order, so
 that differences are paired.
 
