@@ -48,7 +48,7 @@ SEEDS = (0, 1, 2, 3, 4)
 CLAIMS = dict(
   pretraining_gain=dict(
     kind='first',
-    says='ID accuracy, fine-tuning minus the same from random weights',
+    says='ID accuracy, fine-tuning minus training from random weights',
     paper='pretrained features are good (sec. 2)',
     at_least=0.0,
   ),

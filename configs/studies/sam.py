@@ -30,7 +30,8 @@ CLAIMS = dict(
     at_least=0.10,
   ),
   noisy_peak_gain=dict(
-    says='the same at the best epoch of each',
+    says='40 % label noise: test accuracy at the best epoch of each, SAM minus '
+    'without SAM',
     paper='not reported',
   ),
   memorised_less=dict(
