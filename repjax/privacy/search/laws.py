@@ -66,7 +66,13 @@ class TruncatedNegativeBinomial(NamedTuple):
     eta, gamma = self
     if gamma == 1:
       return np.asarray(x, np.float64)
-    inner, log = np.log1p(-(1 - gamma) * np.asarray(x)), math.log(gamma)
+    # log(1 - (1 - gamma) x), without losing x near 0 or gamma near 1.
+    x, log = np.asarray(x), math.log(gamma)
+    inner = np.where(
+      x < 0.5,
+      np.log1p(-(1 - gamma) * np.minimum(x, 0.5)),
+      np.log((1 - x) + gamma * x),
+    )
     if eta == 0:
       return inner / log
     return np.expm1(-eta * inner) / math.expm1(-eta * log)

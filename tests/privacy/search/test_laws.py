@@ -63,6 +63,13 @@ def test_slope_rank_and_tail_are_sums_over_the_mass(law):
     assert law.tail(at) <= 30 * exact + 1e-12
 
 
+@pytest.mark.parametrize('eta', [-0.5, 0.0, 1.0])
+def test_some_trial_is_always_at_most_the_best(eta):
+  # Also where 1 - gamma is 1 in floating point: warnings are errors here.
+  law = laws.TruncatedNegativeBinomial(eta, 1e-30)
+  np.testing.assert_allclose(law.generating(np.array([0.0, 1.0])), [0, 1])
+
+
 def test_the_mean_rank_is_that_of_the_best_of_uniform_scores():
   # The integral of 1 - f, which E max is for scores that are uniform.
   law = laws.TruncatedNegativeBinomial(-0.5, 0.01)
