@@ -1,0 +1,236 @@
+"""Distribution calibration: what base classes lend to a class of few rows.
+
+Yang, Liu and Xu, 'Free Lunch for Few-shot Learning: Distribution Calibration',
+ICLR 2021, https://arxiv.org/abs/2101.06395. A row of a new class takes the mean
+and covariance of the base classes that are nearest to it, features are drawn
+from that distribution, and a logistic regression learns from rows and draws.
+
+    base = calibration.statistics(features, labels)
+    classifier = calibration.classifier(base, num_drawn=750)
+
+Two things are otherwise than one may think:
+
+- The authors' code takes the base classes' statistics on features as they are,
+  and compares them with rows under Tukey's power, which are on another scale.
+  `of='raw'` is that; `of='transformed'` takes both under the power.
+- `alpha` is added to every entry of the covariance (eq. 6, and the code), which
+  is one random offset, the same in all dimensions; `on='diagonal'` is what it
+  is often taken for.
+
+A draw is made from low-rank factors of the covariances; that of 640 dimensions
+is never decomposed, as the authors' code does for every row.
+"""
+
+from typing import Literal
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repjax import types
+from repjax.methods import few_shot
+
+
+class Base(NamedTuple):
+  """Statistics of C base classes.
+
+  Attributes:
+    means: [C, D].
+    factors: A with A^T A the covariance (with n - 1), [C, R, D].
+    isotropic: Standard deviation of a part that is equal in all dimensions, 0
+      without shrinkage, [C].
+    power: Tukey's, of features that these are statistics of; 1 for raw ones.
+  """
+
+  means: jax.Array
+  factors: jax.Array
+  isotropic: jax.Array
+  power: float
+
+
+def statistics(
+  features: np.ndarray,
+  labels: np.ndarray,
+  *,
+  of: Literal['raw', 'transformed'] = 'raw',
+  power: float = 0.5,
+  shrinkage: float = 0.0,
+) -> Base:
+  """Means and covariances of base classes (eq. 1 and 2).
+
+  Args:
+    features: Of rows of base classes, [R, D].
+    labels: Their classes, integers [R].
+    of: 'raw' features, as published, or those 'transformed' by the power.
+    power: Tukey's, >= 0.
+    shrinkage: In [0, 1]: covariances become (1 - s) S + s tr(S) / D I, for
+      classes with fewer rows than dimensions.
+
+  Raises:
+    InputError: If shapes do not fit, features are not finite, or negative under
+      a power, or a class has a single row.
+  """
+  types.check_range('[0, inf)', power=power)
+  types.check_range('[0, 1]', shrinkage=shrinkage)
+  types.check_choice('of', of, ('raw', 'transformed'))
+  features = np.asarray(features, np.float64)
+  labels = np.asarray(labels)
+  if features.ndim != 2 or labels.shape != features.shape[:1]:
+    raise types.InputError(
+      'features must be [R, D] and labels [R]; got '
+      f'{features.shape} and {labels.shape}.'
+    )
+  if not np.isfinite(features).all():
+    raise types.InputError('Base features are not all finite.')
+  check_power(features, power)
+  if of == 'transformed':
+    features = np.asarray(few_shot.tukey(power)(features))
+  present, counts = np.unique(labels, return_counts=True)
+  if counts.min() < 2:
+    raise types.InputError(
+      f'Base class {present[counts.argmin()]} has a single row, and so no '
+      'covariance: leave it out.'
+    )
+  width = features.shape[1]
+  means, factors, isotropic = [], [], []
+  for label, count in zip(present, counts, strict=True):
+    rows = features[labels == label]
+    centred = (rows - rows.mean(0)) / np.sqrt(count - 1)
+    # Rows beyond D say nothing more.
+    factor = np.linalg.qr(centred, mode='r') if count > width else centred
+    means.append(rows.mean(0))
+    factors.append(
+      np.pad(factor, ((0, min(width, counts.max()) - len(factor)), (0, 0)))
+      * np.sqrt(1 - shrinkage)
+    )
+    isotropic.append(np.sqrt(shrinkage * np.square(centred).sum() / width))
+  return Base(
+    *(jnp.asarray(x, jnp.float32) for x in (means, factors, isotropic)),
+    power=power if of == 'transformed' else 1.0,
+  )
+
+
+def check_power(features: np.ndarray, power: float) -> None:
+  """Raises InputError for negative features under a power other than 1."""
+  lowest = np.min(features)
+  if power != 1 and lowest < 0:
+    raise types.InputError(
+      f'Features are negative (down to {lowest:.3g}), and have no power '
+      f'{power}: take those after a ReLU, or power=1.'
+    )
+
+
+def calibrated(
+  base: Base,
+  row: jax.Array,
+  *,
+  neighbours: int = 2,
+  alpha: float = 0.21,
+  on: Literal['entries', 'diagonal'] = 'entries',
+) -> tuple[jax.Array, jax.Array]:
+  """Mean [D] and covariance [D, D] that one row [D] gets (eq. 5 and 6).
+
+  `drawn` is what is used; this is what it draws from.
+  """
+  places = _nearest(base, row, neighbours)
+  mean = (base.means[places].sum(0) + row) / (neighbours + 1)
+  factors = base.factors[places]
+  covariances = jnp.einsum('krd,kre->de', factors, factors)
+  diagonal = jnp.square(base.isotropic[places]).sum() * jnp.eye(len(row))
+  added = jnp.ones((len(row),) * 2) if on == 'entries' else jnp.eye(len(row))
+  return mean, (covariances + diagonal) / neighbours + alpha * added
+
+
+def drawn(
+  rng: jax.Array,
+  base: Base,
+  row: jax.Array,
+  *,
+  num_drawn: int,
+  neighbours: int = 2,
+  alpha: float = 0.21,
+  on: Literal['entries', 'diagonal'] = 'entries',
+) -> jax.Array:
+  """Features [num_drawn, D] from N(mean, covariance) of `calibrated`."""
+  of_factors, of_rest, of_alpha = jax.random.split(rng, 3)
+  places = _nearest(base, row, neighbours)
+  mean = (base.means[places].sum(0) + row) / (neighbours + 1)
+  factors = base.factors[places].reshape(-1, len(row)) / np.sqrt(neighbours)
+  normal = jax.random.normal(of_factors, (num_drawn, len(factors)))
+  draws = mean[None] + normal @ factors
+  width = len(row) if on == 'diagonal' else 1
+  offset = jax.random.normal(of_alpha, (num_drawn, width))
+  draws = draws + np.sqrt(alpha) * offset
+  rest = jnp.sqrt(jnp.square(base.isotropic[places]).mean())
+  return draws + rest * jax.random.normal(of_rest, draws.shape)
+
+
+def _nearest(base, row, neighbours):
+  distances = jnp.square(base.means - row[None]).sum(1)
+  return jax.lax.top_k(-distances, neighbours)[1]
+
+
+def classifier(
+  base: Base,
+  *,
+  num_drawn: int = 750,
+  power: float = 0.5,
+  neighbours: int = 2,
+  alpha: float = 0.21,
+  on: Literal['entries', 'diagonal'] = 'entries',
+  strength: float = 1.0,
+) -> few_shot.Classifier:
+  """Logistic regression on rows under the power, and on draws around them.
+
+  Args:
+    base: Of `statistics`.
+    num_drawn: Draws a class, shared among its rows (750, as published).
+    power: Tukey's, of rows and queries (.5).
+    neighbours: k, base classes that lend to a row (2).
+    alpha: Added to the covariance (.21).
+    on: Every entry of it, as published, or its 'diagonal'.
+    strength: Of the logistic regression.
+
+  Raises:
+    InputError: If there are fewer base classes than `neighbours`, or the base
+      is under another power.
+  """
+  types.check_range('[1, inf)', num_drawn=num_drawn, neighbours=neighbours)
+  types.check_range('[0, inf)', alpha=alpha)
+  types.check_choice('on', on, ('entries', 'diagonal'))
+  if neighbours > len(base.means):
+    raise types.InputError(
+      f'{neighbours=} of {len(base.means)} base classes: ask for fewer.'
+    )
+  if base.power not in (1.0, power):
+    raise types.InputError(
+      f'The base is under the power {base.power}, the classifier under {power}.'
+    )
+  transform = few_shot.tukey(power)
+
+  def classify(support, query, rng):
+    support, query = transform(support), transform(query)
+    ways, shots, width = support.shape
+    each = max(1, num_drawn // shots)
+    rows, labels = few_shot.flat(support)
+    draws = jax.vmap(
+      lambda key, row: drawn(
+        key,
+        base,
+        row,
+        num_drawn=each,
+        neighbours=neighbours,
+        alpha=alpha,
+        on=on,
+      )
+    )(jax.random.split(rng, len(rows)), rows)
+    return few_shot.fit_and_apply(
+      jnp.concatenate([rows, draws.reshape(-1, width)]),
+      np.concatenate([labels, np.repeat(labels, each)]),
+      query,
+      num_classes=ways,
+      strength=strength,
+    )
+
+  return classify

@@ -1,0 +1,93 @@
+"""Protocol: classifiers of frozen features, on the same few-shot episodes.
+
+    sampler = episodes.sampler(labels, ways=5, shots=1, seed=0)
+    accuracy = on_episodes.accuracy(features, sampler, classifiers, count=600)
+    averages.interval(accuracy['cosine'] - accuracy['nearest centroid'])
+
+Differences on the same episodes are paired: their interval is several times
+narrower than that of two means.
+"""
+
+from collections.abc import Mapping
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repjax import types
+from repjax.data.batches import episodes
+from repjax.methods import few_shot
+
+
+def accuracy(
+  features: np.ndarray,
+  sampler: episodes.Sampler,
+  classifiers: Mapping[str, few_shot.Classifier],
+  *,
+  count: int,
+  at_once: int = 250,
+) -> dict[str, np.ndarray]:
+  """Share of queries that each classifier gets right, name -> [count].
+
+  Args:
+    features: Of the rows that the sampler was made for, [R, D].
+    sampler: Of the episodes 0 to count - 1.
+    classifiers: Name -> classifier. Those that draw get a key an episode.
+    count: Number of episodes.
+    at_once: How many of them one call handles.
+
+  Raises:
+    InputError: If there are fewer features than rows, or not all are finite.
+  """
+  features = check_features(features, sampler)
+  types.check_range('[1, inf)', count=count, at_once=at_once)
+  at_once = min(at_once, count)
+  parts = []
+  for first in range(0, count, at_once):
+    # The last part is as large as the others, so that nothing compiles twice.
+    drawn = sampler.draw(first, at_once)
+    judged = _judge(
+      features, drawn, first, sampler.seed + 1, tuple(classifiers.items())
+    )
+    parts.append(jax.device_get(judged))
+  return {
+    name: np.concatenate([x[name] for x in parts])[:count]
+    for name in classifiers
+  }
+
+
+@functools.partial(jax.jit, static_argnames='classifiers')
+def _judge(features, drawn, first, seed, classifiers):
+  """Accuracy of each classifier in each episode, name -> [E]."""
+  count, ways, queries = drawn.query.shape
+  truth = jnp.repeat(jnp.arange(ways), queries)
+
+  def one(support, query, index):
+    rows = features[query].reshape(len(truth), -1)
+    rng = jax.random.fold_in(jax.random.key(seed), index)
+    return {
+      name: (classify(features[support], rows, rng).argmax(-1) == truth).mean()
+      for name, classify in classifiers
+    }
+
+  return jax.vmap(one)(drawn.support, drawn.query, first + jnp.arange(count))
+
+
+def check_features(
+  features: np.ndarray, sampler: episodes.Sampler
+) -> jax.Array:
+  """Features as device arrays.
+
+  Raises:
+    InputError: If there are fewer of them than rows, or not all are finite.
+  """
+  features = np.asarray(features)
+  if features.ndim != 2 or len(features) <= sampler.rows.max():
+    raise types.InputError(
+      f'features must be [R, D] with R > {sampler.rows.max()}, the last row of '
+      f'an episode; got {features.shape}.'
+    )
+  if not np.isfinite(features).all():
+    raise types.InputError('features are not all finite: check the backbone.')
+  return jnp.asarray(features, jnp.float32)

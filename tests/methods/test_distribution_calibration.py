@@ -1,0 +1,142 @@
+"""Calibrated means and covariances by brute force, and what is drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax import types
+from repjax.methods import distribution_calibration as calibration
+
+RNG = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(4), [30, 8, 12, 20])
+FEATURES = np.maximum(RNG.normal(size=(4, 10))[LABELS] * 2, 0) + RNG.uniform(
+  0, 1, (70, 10)
+)
+ROW = RNG.uniform(0, 1, 10).astype(np.float32)
+
+
+def _published(row, neighbours, alpha):
+  """Equations 1, 2, 5 and 6, with the code's alpha on every entry."""
+  means = np.stack([FEATURES[c == LABELS].mean(0) for c in range(4)])
+  covs = np.stack([np.cov(FEATURES[c == LABELS].T) for c in range(4)])
+  near = np.argsort(((means - row) ** 2).sum(1))[:neighbours]
+  mean = (means[near].sum(0) + row) / (neighbours + 1)
+  return mean, covs[near].mean(0) + alpha
+
+
+@pytest.mark.parametrize('neighbours', [1, 2, 3])
+def test_mean_and_covariance_are_those_of_the_published_rule(neighbours):
+  base = calibration.statistics(FEATURES, LABELS)
+  mean, covariance = calibration.calibrated(
+    base, ROW, neighbours=neighbours, alpha=0.21
+  )
+  wanted = _published(ROW, neighbours, 0.21)
+  np.testing.assert_allclose(mean, wanted[0], rtol=1e-5)
+  np.testing.assert_allclose(covariance, wanted[1], atol=1e-5)
+
+
+@pytest.mark.parametrize('on', ['entries', 'diagonal'])
+@pytest.mark.parametrize('shrinkage', [0.0, 0.3])
+def test_draws_have_that_mean_and_covariance(on, shrinkage):
+  base = calibration.statistics(FEATURES, LABELS, shrinkage=shrinkage)
+  settings = dict(neighbours=2, alpha=0.5, on=on)
+  mean, covariance = calibration.calibrated(base, ROW, **settings)
+  draws = np.asarray(
+    calibration.drawn(
+      jax.random.key(0), base, ROW, num_drawn=200_000, **settings
+    ),
+    np.float64,
+  )
+  np.testing.assert_allclose(draws.mean(0), mean, atol=0.02)
+  difference = np.linalg.norm(np.cov(draws.T) - covariance)
+  assert difference <= 0.02 * np.linalg.norm(covariance)
+
+
+def test_shrinkage_keeps_the_trace_and_reaches_the_identity():
+  plain = calibration.statistics(FEATURES, LABELS)
+  full = calibration.statistics(FEATURES, LABELS, shrinkage=1.0)
+  half = calibration.statistics(FEATURES, LABELS, shrinkage=0.5)
+  traces = [
+    np.trace(calibration.calibrated(x, ROW, alpha=0.0)[1])
+    for x in (plain, half, full)
+  ]
+  np.testing.assert_allclose(traces, traces[0], rtol=1e-5)
+  covariance = calibration.calibrated(full, ROW, alpha=0.0)[1]
+  np.testing.assert_allclose(
+    covariance, np.eye(10) * covariance[0, 0], atol=1e-6
+  )
+
+
+def test_transformed_statistics_are_those_of_transformed_features():
+  base = calibration.statistics(FEATURES, LABELS, of='transformed', power=0.5)
+  wanted = calibration.statistics(FEATURES**0.5, LABELS, power=1.0)
+  np.testing.assert_allclose(base.means, wanted.means, rtol=1e-5)
+  np.testing.assert_allclose(
+    *(jnp.einsum('crd,cre->cde', x.factors, x.factors) for x in (base, wanted)),
+    atol=1e-5,
+  )
+
+
+def test_one_power_and_no_draws_far_away_is_logistic_regression():
+  # Power 1 is the identity; a base of no spread at the row itself adds copies.
+  base = calibration.Base(
+    means=jnp.asarray(ROW)[None],
+    factors=jnp.zeros((1, 1, 10)),
+    isotropic=jnp.zeros(1),
+    power=1.0,
+  )
+  draws = calibration.drawn(
+    jax.random.key(1), base, ROW, num_drawn=5, neighbours=1, alpha=0.0
+  )
+  np.testing.assert_allclose(draws, np.tile(ROW, (5, 1)), rtol=1e-6)
+
+
+def test_draws_help_where_base_classes_know_how_rows_differ():
+  # All classes vary along one direction, which says nothing about them.
+  rng = np.random.default_rng(3)
+  means = rng.uniform(3, 5, (40, 8))
+  direction = np.full(8, 1.5)
+  rows = np.repeat(means, 50, 0)
+  rows = rows + rng.normal(size=(2000, 1)) * direction[None]
+  labels = np.repeat(np.arange(40), 50)
+  rows = np.maximum(rows + 0.3 * rng.normal(size=rows.shape), 0)
+  base = calibration.statistics(
+    rows[labels < 30], labels[labels < 30], power=1.0
+  )
+  support = np.stack([rows[labels == c][:1] for c in range(30, 35)])
+  query = np.concatenate([rows[labels == c][1:] for c in range(30, 35)])
+  truth = np.repeat(np.arange(5), 49)
+  classify = calibration.classifier(base, num_drawn=200, power=1.0, alpha=0.0)
+  from repjax.methods import few_shot
+
+  found, plain = (
+    (np.asarray(f(support, query, jax.random.key(0))).argmax(1) == truth).mean()
+    for f in (classify, few_shot.logistic_regression())
+  )
+  assert found > plain + 0.1
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (dict(features=FEATURES - 5), 'are negative'),
+    (dict(labels=np.arange(70)), 'has a single row'),
+    (dict(labels=LABELS[:5]), r'features must be \[R, D\]'),
+    (dict(features=FEATURES * np.nan), 'not all finite'),
+    (dict(shrinkage=1.5), r'shrinkage must be in \[0, 1\]'),
+    (dict(of='both'), 'of must be one of'),
+  ],
+)
+def test_what_is_no_base_is_refused(change, message):
+  with pytest.raises(types.InputError, match=message):
+    calibration.statistics(**{'features': FEATURES, 'labels': LABELS, **change})
+
+
+def test_more_neighbours_than_base_classes_are_refused():
+  base = calibration.statistics(FEATURES, LABELS)
+  with pytest.raises(types.InputError, match='neighbours=5 of 4 base classes'):
+    calibration.classifier(base, neighbours=5)
+  transformed = calibration.statistics(FEATURES, LABELS, of='transformed')
+  with pytest.raises(types.InputError, match='under the power 0'):
+    calibration.classifier(transformed, power=0.25)
