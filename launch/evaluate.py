@@ -1,6 +1,10 @@
 """Evaluates a finished or running work directory on any split.
 
-python -m launch.evaluate --workdir=/tmp/vit --split=test --step=best
+    python -m launch.evaluate --workdir=/tmp/vit --split=test --step=best
+
+With --episodes=5x1 its features are judged by few-shot episodes: classifiers
+learn 5 classes from one row each, on what the layer --layer gets, and all see
+the same episodes.
 """
 
 import pathlib
@@ -30,6 +34,16 @@ _SPLIT = flags.DEFINE_string(
 _STEP = flags.DEFINE_string(
   'step', 'latest', 'Checkpoint: a step, latest, or best.'
 )
+_EPISODES = flags.DEFINE_string(
+  'episodes', '', 'Judge features by episodes of ways x shots, such as 5x1.'
+)
+_QUERIES = flags.DEFINE_integer(
+  'queries', 15, 'Rows of each class that an episode is judged by.'
+)
+_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 600, 'Number of episodes.')
+_LAYER = flags.DEFINE_string(
+  'layer', 'head', 'Layer whose input the features are, names joined by /.'
+)
 _DATA_DIR = app.define_data_dir()
 app.define_devices()
 
@@ -43,6 +57,9 @@ def main() -> None:
       'launch.train has written.'
     )
   said = _said(workdir)
+  from launch.lib import few_shot
+
+  asked = few_shot.asked(_EPISODES.value) if _EPISODES.value else None
   app.initialize()
 
   from launch.lib import building
@@ -77,6 +94,21 @@ def main() -> None:
     loop.init(experiment.method, experiment.train.batch(0), config.seed),
   )
   split = _SPLIT.value
+  if asked is not None:
+    values = few_shot.measure(
+      experiment,
+      state,
+      split,
+      layer=_LAYER.value,
+      ways=asked[0],
+      shots=asked[1],
+      queries=_QUERIES.value,
+      count=_NUM_EPISODES.value,
+      seed=config.seed,
+    )
+    line = {'step': int(state.step), 'split': split, **values}
+    print(files.json_line(line), end='', flush=True)
+    return
   evaluator = loop.Evaluator(experiment.method)
   seen = evaluator(state, experiment.evals(split), split=split)
   values = experiment.measure(*seen)

@@ -1,6 +1,8 @@
-"""What the layers of an unmodified linen network see, as columns of matrices.
+"""What the layers of an unmodified linen network see.
 
-The representation matrices of gradient projection memory (Saha, Garg and Roy,
+`with_input_of` gives what one layer sees as rows: the features before a head.
+The others give columns of matrices: the representation matrices of gradient
+projection memory (Saha, Garg and Roy,
 ICLR 2021, https://arxiv.org/abs/2103.09762), in the order in which flax
 flattens kernels.
 """
@@ -16,9 +18,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import trees
 from repjax import types
 
 _LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv)
+
+
+def with_input_of(
+  forward: Callable[[], Any], layer: str
+) -> tuple[Any, jax.Array]:
+  """Device code: what a function returns, and what one layer saw meanwhile.
+
+  Args:
+    forward: Applies a linen model once; `predict` of a method does.
+    layer: Module names, joined by '/'.
+
+  Returns:
+    (its outputs, the layer's input as rows [B, D], float32).
+
+  Raises:
+    InputError: If no layer is called so, or it is applied more than once.
+  """
+  seen, found = set(), []
+
+  def interceptor(next_fn, args, kwargs, context):
+    name = '/'.join(context.module.path)
+    if context.method_name == '__call__' and name:
+      seen.add(name)
+      if name == layer:
+        found.append(args[0] if args else next(iter(kwargs.values())))
+    return next_fn(*args, **kwargs)
+
+  with nn.intercept_methods(interceptor):
+    outputs = forward()
+  if len(found) != 1:
+    raise types.InputError(
+      f'The model applies the layer {layer!r} {len(found)} times, not once.'
+      f'{trees.nearest(layer, seen)} It has: {", ".join(sorted(seen))}'
+    )
+  return outputs, found[0].reshape((len(found[0]), -1)).astype(jnp.float32)
 
 
 def representations(

@@ -21,10 +21,12 @@ A draw is made from low-rank factors of the covariances; that of 640 dimensions
 is never decomposed, as the authors' code does for every row.
 """
 
+import dataclasses
 from typing import Literal
 from typing import NamedTuple
 
 import jax
+from jax import tree_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -207,30 +209,44 @@ def classifier(
     raise types.InputError(
       f'The base is under the power {base.power}, the classifier under {power}.'
     )
-  transform = few_shot.tukey(power)
+  # A pytree: another base with the same settings compiles nothing anew.
+  return tree_util.Partial(
+    _Classify(num_drawn, power, neighbours, alpha, on, strength), base
+  )
 
-  def classify(support, query, rng):
+
+@dataclasses.dataclass(frozen=True)
+class _Classify:
+  num_drawn: int
+  power: float
+  neighbours: int
+  alpha: float
+  on: Literal['entries', 'diagonal']
+  strength: float
+
+  def __call__(self, base, support, query, rng):
+    transform = few_shot.tukey(self.power)
     support, query = transform(support), transform(query)
     ways, shots, width = support.shape
-    each = max(1, num_drawn // shots)
+    each = max(1, self.num_drawn // shots)
     rows, labels = few_shot.flat(support)
-    draws = jax.vmap(
-      lambda key, row: drawn(
+
+    def around(key, row):
+      return drawn(
         key,
         base,
         row,
         num_drawn=each,
-        neighbours=neighbours,
-        alpha=alpha,
-        on=on,
+        neighbours=self.neighbours,
+        alpha=self.alpha,
+        on=self.on,
       )
-    )(jax.random.split(rng, len(rows)), rows)
+
+    draws = jax.vmap(around)(jax.random.split(rng, len(rows)), rows)
     return few_shot.fit_and_apply(
       jnp.concatenate([rows, draws.reshape(-1, width)]),
       np.concatenate([labels, np.repeat(labels, each)]),
       query,
       num_classes=ways,
-      strength=strength,
+      strength=self.strength,
     )
-
-  return classify

@@ -30,6 +30,7 @@ import optax
 from repjax import trees
 from repjax import types
 from repjax.layers import frozen
+from repjax.layers import layer_inputs
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.methods import supervised
@@ -139,26 +140,12 @@ def features(
   """
 
   def predict(state, batch):
-    seen, found = set(), []
-
-    def interceptor(next_fn, args, kwargs, context):
-      name = '/'.join(context.module.path)
-      if context.method_name == '__call__' and name:
-        seen.add(name)
-        if name == layer:
-          found.append(args[0] if args else next(iter(kwargs.values())))
-      return next_fn(*args, **kwargs)
-
-    with nn.intercept_methods(interceptor):
-      logits = model_inputs.evaluate(
+    logits, rows = layer_inputs.with_input_of(
+      lambda: model_inputs.evaluate(
         model, inputs, steps.variables(state), batch
-      )
-    if len(found) != 1:
-      raise InputError(
-        f'The model applies the layer {layer!r} {len(found)} times, not once.'
-        f'{trees.nearest(layer, seen)} It has: {", ".join(sorted(seen))}'
-      )
-    rows = found[0].reshape((len(found[0]), -1)).astype(jnp.float32)
+      ),
+      layer,
+    )
     return {'features': rows, 'logits': logits.astype(jnp.float32)}
 
   return predict

@@ -9,9 +9,9 @@ narrower than that of two means.
 """
 
 from collections.abc import Mapping
-import functools
 
 import jax
+from jax import tree_util
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,13 +43,16 @@ def accuracy(
   features = check_features(features, sampler)
   types.check_range('[1, inf)', count=count, at_once=at_once)
   at_once = min(at_once, count)
+  # As pytrees, so that another base or another seed compiles nothing anew.
+  callables = {
+    name: x if isinstance(x, tree_util.Partial) else tree_util.Partial(x)
+    for name, x in classifiers.items()
+  }
   parts = []
   for first in range(0, count, at_once):
     # The last part is as large as the others, so that nothing compiles twice.
     drawn = sampler.draw(first, at_once)
-    judged = _judge(
-      features, drawn, first, sampler.seed + 1, tuple(classifiers.items())
-    )
+    judged = _judge(features, drawn, first, sampler.seed + 1, callables)
     parts.append(jax.device_get(judged))
   return {
     name: np.concatenate([x[name] for x in parts])[:count]
@@ -57,7 +60,7 @@ def accuracy(
   }
 
 
-@functools.partial(jax.jit, static_argnames='classifiers')
+@jax.jit
 def _judge(features, drawn, first, seed, classifiers):
   """Accuracy of each classifier in each episode, name -> [E]."""
   count, ways, queries = drawn.query.shape
@@ -68,7 +71,7 @@ def _judge(features, drawn, first, seed, classifiers):
     rng = jax.random.fold_in(jax.random.key(seed), index)
     return {
       name: (classify(features[support], rows, rng).argmax(-1) == truth).mean()
-      for name, classify in classifiers
+      for name, classify in classifiers.items()
     }
 
   return jax.vmap(one)(drawn.support, drawn.query, first + jnp.arange(count))

@@ -110,7 +110,7 @@ def split(
     classes = np.random.default_rng(seed).permutation(classes)
   stream = []
   for task, chosen in enumerate(np.split(classes, num_tasks)):
-    parts = [_classes_of(x, chosen, relabel) for x in (train, test)]
+    parts = [of_classes(x, chosen, relabel=relabel) for x in (train, test)]
     name = 'classes ' + ', '.join(map(str, chosen.tolist()))
     stream.append(Task(name, *(with_task(x, task) for x in parts)))
   return stream
@@ -262,7 +262,10 @@ def _task(name, train, test, task, fn):
   return Task(name, *(with_task(x, task) for x in parts))
 
 
-def _classes_of(source, chosen, relabel):
+def of_classes(
+  source: sources.Source, chosen: np.ndarray, *, relabel: bool
+) -> sources.Source:
+  """The rows of some classes, which are numbered anew where asked for."""
   labels = source.column('label')
   rows = np.flatnonzero(np.isin(labels, chosen))
   if not rows.size:
