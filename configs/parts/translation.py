@@ -15,7 +15,6 @@ from repjax.data.batches import mixtures
 from repjax.data.reading import source
 from repjax.data.sets import grammar
 from repjax.data.sets import languages
-from repjax.data.sets import tasks
 from repjax.data.text import tokens
 from repjax.data.text import translations
 from repjax.methods import language_modeling
@@ -68,7 +67,7 @@ def _family(config):
     )
 
   def test(split):
-    return joined(
+    return mixtures.of_tasks(
       relatives.load(name, group.num_test_rows, seed=0, split=split)
       for name in names
     )
@@ -117,7 +116,7 @@ def _tfds(config):
   return Data(
     names=names,
     train=parts(train),
-    sources=lambda split: joined(parts(rows(split))),
+    sources=lambda split: mixtures.of_tasks(parts(rows(split))),
     vocab_size=tokenizer.vocab_size + len(names),
     length=data.length,
     show=tokenizer.decode,
@@ -178,10 +177,3 @@ def accuracies(outputs, task, num_tasks: int) -> np.ndarray:
   rows = np.equal.outer(np.arange(num_tasks), np.asarray(task))  # [T, N]
   hits = (outputs['hits'][..., None, :] * rows).sum(-1)
   return hits / (outputs['tokens'][..., None, :] * rows).sum(-1)
-
-
-def joined(parts) -> source.Source:
-  """The rows of all tasks in one source, with their task."""
-  return mixtures.union(
-    [tasks.with_task(rows, task) for task, rows in enumerate(parts)]
-  )

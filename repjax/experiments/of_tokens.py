@@ -8,7 +8,7 @@ import numpy as np
 
 from repjax import plots
 from repjax import types
-from repjax.data.images import recipes
+from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.experiments import wiring
 from repjax.metrics import classification
@@ -55,7 +55,7 @@ def predictor(
   sources: Callable[[str], source.Source],
   steps: int,
   show: Callable[[Sequence[int]], str],
-  recipe: recipes.Recipe = wiring.AS_IT_IS,
+  recipe: transforms.Recipe = transforms.AS_IT_IS,
 ) -> types.Experiment:
   """An experiment that predicts the tokens of rows, texts or not.
 

@@ -1,5 +1,6 @@
 """Host side: batches that mix the rows of several tasks."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
 
@@ -9,7 +10,6 @@ from repjax import types
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
 from repjax.data.reading import source as sources
-from repjax.data.sets import tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,9 +67,8 @@ def mixture(
     raise types.InputError(
       f'config.data.temperature must be > 0, got {temperature}.'
     )
-  joined = union([tasks.with_task(x, task) for task, x in enumerate(parts)])
   plain = in_order.train_batches(
-    joined,
+    of_tasks(parts),
     batch_size=batch_size,
     seed=seed,
     transform=transform,
@@ -80,6 +79,16 @@ def mixture(
   # Relative to the largest, so that no power overflows.
   rates = (sizes / sizes.max()) ** (1 / temperature)
   return plain.extended(MixtureBatches, rates=rates / rates.sum(), sizes=sizes)
+
+
+def of_tasks(parts: Iterable[sources.Source]) -> sources.Source:
+  """The rows of tasks 0, 1, ... in one source, with 'task', their number."""
+  return union(
+    [
+      x.with_columns(task=np.full(len(x), task, np.int32))
+      for task, x in enumerate(parts)
+    ]
+  )
 
 
 def union(parts: Sequence[sources.Source]) -> sources.Source:
