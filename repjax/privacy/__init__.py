@@ -7,6 +7,7 @@
   `forms` (in how many passes).
 - `accounting`: noise <-> epsilon, by Renyi moments over `dp_accounting` and by
   `losses`: what the steps of a run can tell, as one distribution.
+- `statements`: what a run may claim.
 - `auditing`: how much of the claimed epsilon an attack shows.
 - `tuning`: what choosing the best of several private runs costs. Inside,
   `search/`: `laws` (of the number of runs), `tradeoff` (what tests can tell)

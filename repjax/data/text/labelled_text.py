@@ -42,7 +42,9 @@ def rows(
   Returns:
     A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
   """
-  ids, mask = _between(texts, tokenizer, _ends(frame), length, name)
+  ids, mask = running_text.pad(
+    _between(texts, tokenizer, _ends(frame), length, name), length=length
+  )
   return sources.from_arrays(
     name,
     {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
@@ -179,21 +181,13 @@ def pairs(
   else:
     before, after = _ends(frame)
     around, around_target = (before, after), (after + before, after)
-  source, source_mask = _between(texts, tokenizer, around, length, name)
-  tokens, weights = _between(
-    targets, tokenizer, around_target, target_length, name
+  columns = running_text.pairs(
+    _between(texts, tokenizer, around, length, name),
+    _between(targets, tokenizer, around_target, target_length, name),
+    length=length,
+    target_length=target_length,
   )
-  weights[:, 0] = 0
-  return sources.from_arrays(
-    name,
-    {
-      'source': source,
-      'source_mask': source_mask,
-      'tokens': tokens,
-      'weights': weights,
-    },
-    split=split,
-  )
+  return sources.from_arrays(name, columns, split=split)
 
 
 def _ends(frame):
@@ -202,15 +196,12 @@ def _ends(frame):
 
 
 def _between(texts, tokenizer, around, length, name):
-  """(ids, mask) of texts, cut to have room between ids before and after."""
+  """Ids of texts, cut to have room between those before and after."""
   before, after = around
   room = length - len(before) - len(after)
   if room < 1:
     raise types.InputError(f'{name}: no text has room in {length} tokens')
-  return running_text.pad(
-    [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in texts],
-    length=length,
-  )
+  return [[*before, *tokenizer.encode(x)[:room], *after] for x in texts]
 
 
 class Pieces(NamedTuple):
