@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -125,13 +124,13 @@ def _tfds(config):
 
 def batches(config, data: Data) -> mixtures.MixtureBatches:
   """Training batches that mix the languages, at config.data.temperature."""
-  mixed = mixtures.mixture(
+  return mixtures.mixture(
     data.train,
     batch_size=config.batch_size,
     seed=config.seed,
     temperature=config.data.temperature,
+    num_workers=config.data.num_workers,
   )
-  return dataclasses.replace(mixed, num_workers=config.data.num_workers)
 
 
 def method(
