@@ -111,12 +111,7 @@ class Data(NamedTuple):
 def read(config) -> Data:
   """Reads texts, proteins or images as `config.data` says."""
   readers = {'text': _text, 'proteins': _proteins, 'pixels': _pixels}
-  if config.data.kind not in readers:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(readers)}; got '
-      f'{config.data.kind!r}.'
-    )
-  data = readers[config.data.kind](config.data)
+  data = presets.choose('data.kind', config.data.kind, readers)(config.data)
   return data._replace(steps=wiring.steps_of(config, len(data.train)))
 
 

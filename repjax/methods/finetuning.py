@@ -29,6 +29,7 @@ from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.models import decoding
 from repjax.types import InputError
+from repjax.types import check_choice
 
 Kind = Literal['full', 'bias', 'lora', 'adapter', 'prefix', 'parallel', 'mam']
 
@@ -70,8 +71,7 @@ def adapt(
   Returns:
     The model itself for 'full', else one of which a part is frozen.
   """
-  if kind not in get_args(Kind):
-    raise InputError(f'kind must be one of {get_args(Kind)}, got {kind!r}')
+  check_choice('kind', kind, get_args(Kind))
   if kind == 'full':
     return model
   if kind == 'bias':

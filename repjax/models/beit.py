@@ -244,10 +244,7 @@ class Classifier(nn.Module):
       [B, num_classes] float32.
     """
     del mask  # There are no batch statistics.
-    if self.pool not in ('average', 'token'):
-      raise InputError(
-        f"pool must be one of ('average', 'token'), got {self.pool!r}"
-      )
+    check_choice('pool', self.pool, ('average', 'token'))
     tokens = self.encoder(image, train=train)
     if self.pool == 'average':
       pooled = _norm(self.encoder, 'pool_norm')(tokens[:, 1:].mean(axis=1))
