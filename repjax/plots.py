@@ -39,8 +39,8 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
       axes.plot(
         steps, values, marker='.' if len(steps) < 40 else '', label=split
       )
-    labels = dict(xlabel='step', ylabel=quantity, title=quantity)
-    _finish(axes, fontsize=10, **labels)
+    texts = dict(xlabel='step', ylabel=quantity, title=quantity)
+    _finish(axes, fontsize=10, **texts)
     figures[quantity] = fig
   return figures
 
@@ -156,8 +156,8 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
       marker='o',
       label=f'{name} (ECE {ece:.3f})',
     )
-  labels = dict(xlabel='confidence', ylabel='accuracy', title='Reliability')
-  _finish(axes, fontsize=10, **labels)
+  texts = dict(xlabel='confidence', ylabel='accuracy', title='Reliability')
+  _finish(axes, fontsize=10, **texts)
   return fig
 
 

@@ -271,13 +271,14 @@ def _compiled(fn, *args) -> tuple[Callable[[], float], int]:
   import jax
 
   compiled = jax.jit(fn).lower(*args).compile()
+  memory: Any = compiled.memory_analysis()
 
   def call():
     start = time.perf_counter()
     jax.block_until_ready(compiled(*args))
     return time.perf_counter() - start
 
-  return call, compiled.memory_analysis().temp_size_in_bytes
+  return call, memory.temp_size_in_bytes
 
 
 def _bytes(state) -> int:
