@@ -43,6 +43,7 @@ from repjax import types
 from repjax.experiments import wiring
 from repjax.layers import adapters
 from repjax.methods import finetuning
+from repjax.methods import step
 from repjax.protocols import finetuned_text
 
 SEEDS = (0, 1, 2)
@@ -271,6 +272,6 @@ def _compare(config, task, measure, seeds):
       name: [x[name] for x in by_seed] for name in by_seed[0] if name != measure
     }
     first = jax.tree.map(lambda x: x[0], tuned[arm].states)
-    variables = steps.variables(first)
+    variables = step.variables(first)
     others[arm]['percent'] = adapters.trained_percent(model, variables)
   return tuned, others
