@@ -24,7 +24,6 @@ import optax
 
 from configs import presets
 from configs.parts import private
-from configs.parts import text_models
 from repjax import types
 from repjax.models import transformer
 
@@ -134,4 +133,4 @@ def build(
     sentences=private.sentences,
     completions=private.completions,
   )
-  return text_models.by_kind(config, kinds)(config, optimizer)
+  return presets.choose('data.kind', config.data.kind, kinds)(config, optimizer)

@@ -70,7 +70,7 @@ PRESETS = dict(
       vocab_size=32_000,
     ),
     # Of data.name 'python_topics' and 'relatives': see
-    # `labelled_text.topic_pieces` and `relatives.read`.
+    # `topic_tasks.topic_pieces` and `relatives.read`.
     topics=dict(num_classes=8, size=48, skip=1),
     relatives=dict(
       tree='((a:0.1,b:0.1):0.3,(c:0.1,d:0.1):0.3)',

@@ -75,15 +75,7 @@ class GradFn:
     self.asked = types.Asked()
 
   def __call__(self, params, *, sync=True):
-    """Mean gradient at `params`.
-
-    Args:
-      params: The point.
-      sync: Whether to average over all devices' rows or only this one's.
-
-    Returns:
-      (gradient, `types.Aux`).
-    """
+    """Mean gradient at `params`: see `types.GradFn`."""
     self.asked.check_open()
     grads, weight, model_state, sums = self._local(params)
     if self._over_devices and sync:
@@ -95,16 +87,7 @@ class GradFn:
     return grads, types.Aux(model_state, sums)
 
   def over_groups(self, num_groups, fn):
-    """Averages what `fn` makes of each group of this device's rows.
-
-    Args:
-      num_groups: Number of consecutive groups on each device.
-      fn: (GradFn of one group) -> tree; its gradients are the group's own.
-
-    Returns:
-      The mean of the trees over all groups of all devices, weighted by their
-      numbers of real rows.
-    """
+    """Averages what `fn` makes of each group: see `types.GradFn`."""
     self.asked.check_open()
     num_rows = self._batch['mask'].shape[0]
     if num_groups < 1 or num_rows % num_groups:
@@ -112,17 +95,17 @@ class GradFn:
         f'{num_rows} rows on a device cannot be divided into {num_groups=}'
       )
 
+    def weighed(grad_fn, batch):
+      weight = batch['mask'].sum()
+      return jax.tree.map(lambda x: x * weight, fn(grad_fn)), weight
+
     if num_groups == 1:  # No second pass at a point that is known.
       alone = copy.copy(self)
       alone._over_devices = False
-      weight = self._batch['mask'].sum()
-      sums = jax.tree.map(lambda x: x * weight, fn(alone))
-      if self._over_devices:
-        sums, weight = parallel.psum((sums, weight))
-      return _divide(sums, weight)
+      return self._mean(*weighed(alone, self._batch))
 
-    def one(args):
-      index, batch = args
+    def one(numbered):
+      index, batch = numbered
       grad_fn = GradFn(
         self._loss_fn,
         batch,
@@ -132,44 +115,27 @@ class GradFn:
         compute_dtype=self._compute_dtype,
         over_devices=False,
       )
-      weight = batch['mask'].sum()
-      return jax.tree.map(lambda x: x * weight, fn(grad_fn)), weight
+      return weighed(grad_fn, batch)
 
     groups = _split(self._batch, num_groups)
     sums, weight = jax.tree.map(
       lambda x: x.sum(0), jax.lax.map(one, (jnp.arange(num_groups), groups))
     )
+    return self._mean(sums, weight)
+
+  def _mean(self, sums, weight):
     if self._over_devices:
       sums, weight = parallel.psum((sums, weight))
     return _divide(sums, weight)
 
   def clipped(
-    self,
-    params,
-    clip_norm,
-    *,
-    method='auto',
-    style='flat',
-    rows_per_user=1,
+    self, params, clip_norm, *, method='auto', style='flat', rows_per_user=1
   ):
-    """Sum of the gradients of single examples, each clipped to `clip_norm`.
+    """Sum of single examples' clipped gradients: see `types.GradFn`.
 
     Each example is a batch of one row with a key of its own, so dropout masks
-    differ between rows, and from those of `__call__`.
-
-    Args:
-      params: The point.
-      clip_norm: C > 0.
-      method: 'auto', 'ghost', 'vmap' or 'microbatch'; changes cost alone.
-      style: 'flat', 'per_layer' or 'automatic' (`clipping.clipped_gradient`).
-      rows_per_user: U consecutive rows are one example; see
-        `repjax.data.batches.users`.
-
-    Returns:
-      (SUM over all devices' real rows, `types.Aux`). Its sums have
-      'gradient_norm', 'unclipped', 'nonfinite' and, one a step, 'median_norm',
-      too; none of them is private. Rows of 'nonfinite' examples count as 0 in
-      the sum and for no other metric.
+    differ between rows, and from those of `__call__`. None of the sums is
+    private. Rows of 'nonfinite' examples count for no other metric.
 
     Raises:
       InputError: If the model changes its other collections, which hold
@@ -178,93 +144,48 @@ class GradFn:
         rows are no whole users.
     """
     # Who does not ask for privacy loads none of it.
-    from repjax.privacy import clipping
+    from repjax.privacy import of_batch
 
     self.asked.check_open()
-    self._check_users(rows_per_user)
-
-    def loss_fn(params, batch, rng):
-      out = self._loss_fn(
-        trees.cast(params, self._compute_dtype), self._model_state, batch, rng
-      )
-      _check_unchanged(self._model_state, out.model_state)
-      return out.loss, dict(out.metrics)
-
-    mask = self._batch['mask'].astype(jnp.float32)
-    result = clipping.clipped_gradient(
-      loss_fn,
-      clip_norm,
+    grads, measured, norms = of_batch.clipped(
+      self._cast_loss,
+      params,
+      self._model_state,
+      self._batch,
+      self._rng,
+      clip_norm=clip_norm,
       method=method,
       style=style,
-      rows_per_unit=rows_per_user,
+      rows_per_user=rows_per_user,
       microbatches=self._microbatches,
-      has_aux=True,
-    )(params, self._batch, self._rng, mask)
-    finite = jnp.isfinite(result.norms)
-    units = mask.reshape((-1, rows_per_user)).max(1)
-    # Rows that count for nothing in the sum count for no other metric.
-    rows = jnp.where(jnp.repeat(finite, rows_per_user), mask, 0)
-    own = {
-      'gradient_norm': result.norms,
-      'unclipped': result.norms <= clip_norm,
-    }
-    sums = {
-      **_weighted({'loss': result.loss, **result.aux}, rows),
-      **_weighted(own, jnp.where(finite, units, 0)),
-      **_weighted({'nonfinite': ~finite}, units),
-    }
-    grads = result.grads
+    )
+    sums = {}
+    for values, weights in measured:
+      sums |= _weighted(values, weights)
     if self._over_devices:
       grads, sums = parallel.psum((grads, sums))
     # With no row left there is no loss: the run has diverged, and shall stop.
     bad, total = sums['nonfinite']
     lost = (total > 0) & (bad == total)
-    sums['loss'] = tuple(
-      jnp.where(lost, x, y)
-      for x, y in zip((jnp.nan, total), sums['loss'], strict=True)
+    loss, weight = sums['loss']
+    sums['loss'] = (
+      jnp.where(lost, jnp.nan, loss),
+      jnp.where(lost, total, weight),
     )
-    every = (result.norms, jnp.where(finite, units, 0))
-    sums['median_norm'] = _median(
-      *(parallel.all_gather(every) if self._over_devices else every)
+    sums['median_norm'] = of_batch.median(
+      *(parallel.all_gather(norms) if self._over_devices else norms)
     )
     self.clipped_aux = types.Aux(self._model_state, sums)
     return grads, self.clipped_aux
 
-  def _check_users(self, rows_per_user):
-    num_rows = self._batch['mask'].shape[0]
-    if ('user' in self._batch) != (rows_per_user > 1):
-      raise types.InputError(
-        "batches with a column 'user' (repjax.data.batches.users) go with "
-        'dp_sgd(rows_per_user=U), which clips the U rows of a user as a whole, '
-        f'and others with rows_per_user=1; got {rows_per_user=} and a batch of '
-        f'{sorted(self._batch)}.'
-      )
-    if rows_per_user < 1 or num_rows % (rows_per_user * self._microbatches):
-      raise types.InputError(
-        f'{num_rows} rows on a device are no whole users of {rows_per_user=} '
-        f'in each of {self._microbatches} microbatch(es): choose a capacity of '
-        'batches (in users) that is a multiple of devices times microbatches.'
-      )
-
   def per_task(self, params, num_tasks, *, column='task', how='auto'):
-    """One mean gradient a task, of one forward pass and a backward pass each.
+    """One mean gradient a task: see `types.GradFn`.
 
     The forward pass is shared, with all tasks' rows in it (one set of dropout
     masks and batch statistics); its activations are kept once. Up to 4 tasks
     the backward passes go side by side, more of them one after the other, so
-    that memory for activations does not grow with the number of tasks.
-
-    Args:
-      params: The point.
-      num_tasks: T.
-      column: Name of the tasks' ids in the batch, integers [B]. A row with an
-        id outside [0, T) belongs to no task.
-      how: 'vectorized' or 'scanned' backward passes; 'auto' is that rule.
-
-    Returns:
-      (gradients stacked on a leading axis [T, ...], 0 for tasks without rows;
-      number of real rows of each task over all devices, float32 [T];
-      `types.Aux`).
+    that memory for activations does not grow with the number of tasks; that is
+    how='auto', and 'vectorized' and 'scanned' are the one and the other.
 
     Raises:
       InputError: When traced, if the batch has no such column of integers.
@@ -363,12 +284,13 @@ class GradFn:
     weight = (rows * batch['mask'][None].astype(jnp.float32)).sum(1)
     return grads, weight, new_state, sums
 
+  def _cast_loss(self, params, *args):
+    return self._loss_fn(trees.cast(params, self._compute_dtype), *args)
+
   def _losses(self, params, model_state, batch, rng):
     """(loss of each row times its mask [B], (model state, sums))."""
     mask = batch['mask'].astype(jnp.float32)
-    out = self._loss_fn(
-      trees.cast(params, self._compute_dtype), model_state, batch, rng
-    )
+    out = self._cast_loss(params, model_state, batch, rng)
     loss = out.loss.astype(jnp.float32)
     if loss.shape != mask.shape:
       raise ValueError(
@@ -398,44 +320,21 @@ def _mean_state(state):
 def _weighted(values, weights):
   """`types.Sums` of one value a row, or a user."""
   total = weights.sum()
-  return {
-    name: (
-      jnp.where(weights > 0, value.astype(jnp.float32) * weights, 0).sum(),
-      total,
-    )
-    for name, value in values.items()
-  }
 
+  def weigh(x):
+    return jnp.where(weights > 0, x.astype(jnp.float32) * weights, 0).sum()
 
-def _median(values, weights):
-  """`types.Sums` of the median where weights are not 0: one a step, or none."""
-  median = jnp.nanmedian(jnp.where(weights > 0, values, jnp.nan))
-  some = (weights > 0).any()
-  return jnp.where(some, median, 0.0), some.astype(jnp.float32)
-
-
-def _check_unchanged(old, new):
-  for name, tree in new.items():
-    before, after = jax.tree.leaves(old[name]), jax.tree.leaves(tree)
-    if any(a is not b for a, b in zip(before, after, strict=True)):
-      raise types.InputError(
-        f'the model changes its collection {name!r} in training. Batch '
-        'normalisation does so from the rows of a batch: examples see each '
-        'other, and clipping each one bounds nothing. Use group or layer '
-        "normalisation (norm='group' in repjax.models.resnet), and random "
-        'features that are drawn once (redraw_every=0).'
-      )
+  return {name: (weigh(x), total) for name, x in values.items()}
 
 
 def _blank_padding(batch):
-  real = batch['mask'] > 0
-
-  def blank(x):
-    return jnp.where(
-      real.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x)
+  mask = batch['mask']
+  return {
+    name: jnp.where(
+      mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0, x, jnp.zeros_like(x)
     )
-
-  return {name: blank(x) for name, x in batch.items()}
+    for name, x in batch.items()
+  }
 
 
 def _split(batch, parts):

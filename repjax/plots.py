@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 
 from matplotlib import figure as mpl_figure
-from matplotlib import patches as mpl_patches
 import numpy as np
 
 from repjax.metrics import classification
@@ -34,16 +33,14 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
       lines.setdefault(split or 'train', []).append((row['step'], value))
   figures = {}
   for quantity, lines in series.items():
-    fig = Figure(figsize=(5, 3.2))
-    axes = fig.subplots()
+    fig, axes = _drawn(5, 3.2)
     for split, points in sorted(lines.items()):
       steps, values = zip(*points, strict=True)
       axes.plot(
         steps, values, marker='.' if len(steps) < 40 else '', label=split
       )
-    axes.set(xlabel='step', ylabel=quantity, title=quantity)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    texts = dict(xlabel='step', ylabel=quantity, title=quantity)
+    _finish(axes, fontsize=10, **texts)
     figures[quantity] = fig
   return figures
 
@@ -87,8 +84,7 @@ def predictions(
   tile = (round(height * 1.4), round(width * 1.15))  # With room for a title.
   rows = -(-len(images) // columns)
   page = np.ones((rows * tile[0], columns * tile[1], channels))
-  fig = Figure(figsize=(columns * 1.1, rows * 1.35))
-  axes = fig.subplots()
+  fig, axes = _drawn(columns * 1.1, rows * 1.35)
   axes.axis('off')
   for i, image in enumerate(images):
     if image.dtype == np.uint8:
@@ -109,13 +105,8 @@ def predictions(
       ha='center',
       va='bottom',
     )
-  gray = channels == 1
-  axes.imshow(
-    page[..., 0] if gray else page,
-    cmap='gray' if gray else None,
-    vmin=0,
-    vmax=1,
-  )
+  page = page[..., 0] if channels == 1 else page
+  axes.imshow(page, cmap='gray', vmin=0, vmax=1)  # Which colours do without.
   axes.set_title(f'{wrong_rate:.2%} of the set are wrong', fontsize=9, pad=14)
   return fig
 
@@ -127,25 +118,18 @@ def confusion(
   num_classes = logits.shape[-1]
   counts = np.zeros((num_classes, num_classes), int)
   np.add.at(counts, (labels, logits.argmax(-1)), 1)
-  fig = Figure(figsize=(4.5, 4))
-  axes = fig.subplots()
+  fig, axes = _drawn(4.5, 4)
   axes.imshow(np.log1p(counts), cmap='Blues')
   if num_classes <= 20:
     ticks = names or [str(i) for i in range(num_classes)]
     axes.set_xticks(range(num_classes), ticks, rotation=90, fontsize=7)
     axes.set_yticks(range(num_classes), ticks, fontsize=7)
-    for (i, j), count in np.ndenumerate(counts):
-      if count:
-        dark = counts[i, j] > counts.max() / 8
-        axes.text(
-          j,
-          i,
-          count,
-          ha='center',
-          va='center',
-          fontsize=6,
-          color='white' if dark else 'black',
-        )
+    _numbers(
+      axes,
+      counts,
+      lambda count: str(count) if count else '',
+      is_dark=lambda count: count > counts.max() / 8,
+    )
   axes.set(xlabel='predicted', ylabel='label', title='Confusion')
   return fig
 
@@ -157,8 +141,7 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
     logits: Name of a model -> [N, num_classes].
     labels: [N].
   """
-  fig = Figure(figsize=(4.2, 3.8))
-  axes = fig.subplots()
+  fig, axes = _drawn(4.2, 3.8)
   axes.plot([0, 1], [0, 1], color='gray', linestyle=':')
   for name, values in logits.items():
     probabilities = np.exp(classification.log_softmax(values))
@@ -173,9 +156,8 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
       marker='o',
       label=f'{name} (ECE {ece:.3f})',
     )
-  axes.set(xlabel='confidence', ylabel='accuracy', title='Reliability')
-  axes.grid(alpha=0.3)
-  axes.legend()
+  texts = dict(xlabel='confidence', ylabel='accuracy', title='Reliability')
+  _finish(axes, fontsize=10, **texts)
   return fig
 
 
@@ -185,57 +167,6 @@ def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:
     'confusion': confusion(logits, labels),
     'reliability': reliability({'model': logits}, labels),
   }
-
-
-def token_losses(
-  pieces: Sequence[str], nats: np.ndarray, *, columns: int = 80
-) -> Figure:
-  """A text whose tokens are the redder, the less they were expected.
-
-  Args:
-    pieces: Text of each token, [T].
-    nats: Negative log-likelihood of each token, [T].
-    columns: Characters of a line; a token that does not fit begins the next.
-  """
-  # Breaks are shown, and break the line.
-  shown = [x.replace('\n', '¶').replace('\t', ' ') for x in pieces]
-  places, row, column = [], 0, 0
-  for piece, text in zip(pieces, shown, strict=True):
-    if column and column + len(text) > columns:
-      row, column = row + 1, 0
-    places.append((row, column))
-    column += len(text)
-    if '\n' in piece:
-      row, column = row + 1, 0
-  fig = Figure(figsize=(columns * 0.085, (row + 3) * 0.2))
-  axes = fig.add_axes((0, 0, 1, 1))
-  axes.set(xlim=(0, columns), ylim=(row + 1.5, -1.5))
-  axes.axis('off')
-  top = max(float(np.max(nats, initial=0)), 1e-9)
-  axes.text(0, -0.7, f'white: 0, red: {top:.1f} nats a token', fontsize=7)
-  for (line, start), text, value in zip(places, shown, nats, strict=True):
-    share = float(value) / top
-    axes.add_patch(
-      mpl_patches.Rectangle(
-        (start, line - 0.5),
-        max(len(text), 1),
-        1,
-        color=(1, 1 - 0.8 * share, 1 - 0.8 * share),
-      )
-    )
-    for i, character in enumerate(text):
-      # Each on its own, since fonts differ in width; '$' would start a formula.
-      axes.text(
-        start + i + 0.5,
-        line,
-        character,
-        family='monospace',
-        fontsize=7,
-        ha='center',
-        va='center',
-        parse_math=False,
-      )
-  return fig
 
 
 def lines(
@@ -253,15 +184,12 @@ def lines(
     ylabel: What y is.
     log: Whether both axes are logarithmic.
   """
-  fig = Figure(figsize=(5.5, 3.6))
-  axes = fig.subplots()
+  fig, axes = _drawn()
   if log:
     axes.set(xscale='log', yscale='log')
   for name, (x, y) in curves.items():
     axes.plot(x, y, label=name)
-  axes.set(xlabel=xlabel, ylabel=ylabel)
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
+  _finish(axes, xlabel=xlabel, ylabel=ylabel)
   return fig
 
 
@@ -278,8 +206,7 @@ def seed_curves(
     ylabel: What the values are.
     xlabel: What the steps are.
   """
-  fig = Figure(figsize=(5.5, 3.6))
-  axes = fig.subplots()
+  fig, axes = _drawn()
   for name, (steps, values) in curves.items():
     (line,) = axes.plot(steps, values.mean(1), label=name)
     axes.fill_between(
@@ -290,9 +217,7 @@ def seed_curves(
       alpha=0.2,
       linewidth=0,
     )
-  axes.set(xlabel=xlabel, ylabel=ylabel)
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
+  _finish(axes, xlabel=xlabel, ylabel=ylabel)
   return fig
 
 
@@ -315,16 +240,12 @@ def matrices(
     if axes.get_subplotspec().is_first_col():
       axes.set_ylabel(ylabel)
     if matrix.size <= 100:
-      for (i, j), value in np.ndenumerate(matrix):
-        axes.text(
-          j,
-          i,
-          f'{value:.2f}'[1:] if value < 1 else '1',
-          ha='center',
-          va='center',
-          fontsize=6,
-          color='black' if value > 0.6 else 'white',
-        )
+      _numbers(
+        axes,
+        matrix,
+        lambda value: f'{value:.2f}'[1:] if value < 1 else '1',
+        is_dark=lambda value: value <= 0.6,
+      )
   return fig
 
 
@@ -341,13 +262,10 @@ def points(
     xlabel: What x is.
     ylabel: What y is.
   """
-  fig = Figure(figsize=(5.5, 3.6))
-  axes = fig.subplots()
+  fig, axes = _drawn()
   for name, (x, y) in groups.items():
     axes.scatter(x, y, s=14, alpha=0.7, label=name)
-  axes.set(xlabel=xlabel, ylabel=ylabel)
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
+  _finish(axes, xlabel=xlabel, ylabel=ylabel)
   return fig
 
 
@@ -362,8 +280,7 @@ def bars(
     ylabel: What the values are.
   """
   kinds = list(next(iter(groups.values())))
-  fig = Figure(figsize=(1.1 * len(groups) + 1.5, 3.6))
-  axes = fig.subplots()
+  fig, axes = _drawn(1.1 * len(groups) + 1.5, 3.6)
   width = 0.8 / len(kinds)
   for place, kind in enumerate(kinds):
     at = np.arange(len(groups)) + (place - (len(kinds) - 1) / 2) * width
@@ -371,10 +288,8 @@ def bars(
     axes.bar(at, [x.mean() for x in values], width, alpha=0.5, label=kind)
     for x, of_seeds in zip(at, values, strict=True):
       axes.scatter(np.full(len(of_seeds), x), of_seeds, s=10, color='black')
-  axes.set(ylabel=ylabel)
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
-  axes.grid(alpha=0.3, axis='y')
-  axes.legend(fontsize=8)
+  _finish(axes, axis='y', ylabel=ylabel)
   return fig
 
 
@@ -394,19 +309,41 @@ def heatmaps(
   for axes, (title, matrix) in zip(places, matrices.items(), strict=True):
     off = matrix[~np.eye(len(matrix), dtype=bool)]
     axes.imshow(matrix, cmap='viridis', vmin=off.min(), vmax=off.max())
-    ticks = np.arange(len(names))
     axes.set(title=title)
-    axes.set_xticks(ticks, names)
-    axes.set_yticks(ticks, names)
+    for ticks in (axes.set_xticks, axes.set_yticks):
+      ticks(np.arange(len(names)), names)
     middle = (off.min() + off.max()) / 2
-    for (i, j), value in np.ndenumerate(matrix):
-      axes.text(
-        j,
-        i,
-        f'{value:.2f}',
-        ha='center',
-        va='center',
-        fontsize=7,
-        color='black' if value > middle else 'white',
-      )
+    _numbers(
+      axes,
+      matrix,
+      '{:.2f}'.format,
+      is_dark=lambda value, middle=middle: value <= middle,
+      fontsize=7,
+    )
   return fig
+
+
+def _drawn(width=5.5, height=3.6):
+  """(figure, its axes)."""
+  fig = Figure(figsize=(width, height))
+  return fig, fig.subplots()
+
+
+def _finish(axes, *, axis='both', fontsize=8, **labels):
+  axes.set(**labels)
+  axes.grid(alpha=0.3, axis=axis)
+  axes.legend(fontsize=fontsize)
+
+
+def _numbers(axes, matrix, text, *, is_dark, fontsize=6):
+  """Writes the numbers of a matrix into its picture."""
+  for (i, j), value in np.ndenumerate(matrix):
+    axes.text(
+      j,
+      i,
+      text(value),
+      ha='center',
+      va='center',
+      fontsize=fontsize,
+      color='white' if is_dark(value) else 'black',
+    )

@@ -24,7 +24,6 @@ import jax
 
 from repjax import checkpoint
 from repjax import files
-from repjax import optim
 from repjax import types
 from repjax.layers import frozen
 from repjax.methods import step as steps
@@ -75,7 +74,7 @@ def with_params(
     model_state=model_state,
     extra=steps.average_from(params, model_state) if averaged else state.extra,
     opt_state=jax.tree.map(
-      lambda x: optim.L2SpState(params) if _holds_on(x) else x,
+      lambda x: x.started_at(params) if _holds_on(x) else x,
       state.opt_state,
       is_leaf=_holds_on,
     ),
@@ -156,4 +155,5 @@ def _variables(state):
 
 
 def _holds_on(x):
-  return isinstance(x, optim.L2SpState)
+  """Whether it is the state of a link that knows where training started."""
+  return hasattr(x, 'started_at')

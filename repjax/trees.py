@@ -6,6 +6,7 @@ A predicate takes the path of a leaf as a tuple of names, for example
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import difflib
 from typing import Any
 import zlib
@@ -43,6 +44,17 @@ def cast(tree: types.PyTree, dtype: jax.typing.DTypeLike) -> types.PyTree:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   return tree if dtype == jnp.float32 else jax.tree.map(one, tree)
+
+
+def stack(trees: Sequence[types.PyTree]) -> types.PyTree:
+  """Trees of one structure as one, with a leading axis."""
+  return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def unstack(tree: types.PyTree) -> list[types.PyTree]:
+  """A tree whose leaves have a leading axis as a list of trees."""
+  count = len(jax.tree.leaves(tree)[0])
+  return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]
 
 
 def map_with_path(

@@ -133,7 +133,11 @@ class GradFn(Protocol):
   def over_groups(
     self, num_groups: int, fn: Callable[['GradFn'], PyTree]
   ) -> PyTree:
-    """Mean over all groups of `fn(grad_fn of one group of rows)`."""
+    """Mean over all groups of `fn(grad_fn of one group of rows)`.
+
+    A group is one of `num_groups` consecutive parts of a device's rows, and
+    counts by its number of real rows; its gradients are its own.
+    """
 
   def clipped(
     self,
@@ -160,7 +164,8 @@ class GradFn(Protocol):
   ) -> tuple[PyTree, jax.Array, Aux]:
     """One mean gradient a task, stacked, and the tasks' numbers of rows [T].
 
-    `column` of the batch holds the tasks' ids, integers [B] in [0, T).
+    `column` of the batch holds the tasks' ids, integers [B]. A row with an id
+    outside [0, T) belongs to no task; the gradient of one without rows is 0.
     """
 
 

@@ -133,7 +133,7 @@ def test_a_closure_is_what_python_loads():
 
 
 # Text models of three kinds, published weights, adapters, and their data.
-_MANY = {'mam_adapter': 88, 'dp_finetuning': 80}
+_MANY = {'mam_adapter': 77, 'dp_finetuning': 74}
 
 
 @_each_recipe
@@ -171,16 +171,6 @@ def test_who_does_not_ask_for_privacy_imports_none_of_it(path):
 
 # Lengths.
 
-# What is to be divided: none may join, and none may grow past 450 lines.
-_LONG = (
-  'repjax/data/sets/languages.py',
-  'repjax/gradients.py',
-  'repjax/plots.py',
-  'repjax/privacy/accounting.py',
-  'repjax/privacy/ghost/coverage.py',
-  'repjax/protocols/linear_probe.py',
-)
-
 
 @_each_file
 def test_a_file_is_read_in_one_sitting(path):
@@ -189,10 +179,7 @@ def test_a_file_is_read_in_one_sitting(path):
     limit = 200
   elif path in _STUDIES:
     limit = 300
-  if _name(path) in _LONG:
-    assert limit < _num_lines(path) <= 450, 'it is short now: take it out'
-  else:
-    assert _num_lines(path) <= limit
+  assert _num_lines(path) <= limit
 
 
 def test_recipes_are_cards(record_property):

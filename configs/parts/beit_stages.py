@@ -10,6 +10,7 @@ import flax.linen as nn
 from ml_collections import config_dict
 import optax
 
+from configs import presets
 from configs.parts import beit_tokenizer
 from repjax import files
 from repjax import optim
@@ -31,13 +32,10 @@ from repjax.weights import dvae_weights
 
 def of_stage(config: config_dict.ConfigDict, stage: str):
   """The config with what a stage changes."""
-  if stage not in config.stages:
-    raise types.InputError(
-      f'config.stage is one of {", ".join(config.stages)}; got {stage!r}.'
-    )
+  changes = presets.choose('stage', stage, config.stages)
   config = config.copy_and_resolve_references()
   config.stage = stage
-  config.update(config.stages[stage])
+  config.update(changes)
   return config
 
 

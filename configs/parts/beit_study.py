@@ -12,12 +12,12 @@ import itertools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from configs.parts import beit_stages
 from configs.parts import beit_tokenizer
 from repjax import start
+from repjax import trees
 from repjax import types
 from repjax.data.images import block_masks
 from repjax.experiments import of_images
@@ -77,7 +77,7 @@ def read(config, seed: int) -> Data:
   rows['token_image'] = predict(trained.states, columns)['ids'][0]
   test['token_image'] = trained.outputs['ids'][0]
   model = beit_tokenizer.autoencoder(config, alone.shape)
-  (params,) = _unstack(trained.states.params)
+  (params,) = trees.unstack(trained.states.params)
   reconstruct = jax.jit(
     lambda ids: model.apply({'params': params}, ids, method='decode')
   )
@@ -143,7 +143,7 @@ def pretrain(config, data: Data, seeds: Sequence[int]) -> dict[str, Pretrained]:
   for kind, part in zip(KINDS, _parts(len(seeds)), strict=False):
     states = jax.tree.map(lambda x, part=part: x[part], trained.states)
     made[kind] = Pretrained(
-      _unstack(states.params),
+      trees.unstack(states.params),
       predict(states, tests[kind]),
       (at, scores[:, part]),
     )
@@ -187,11 +187,11 @@ def classify(
   batch = {'image': data.rows['image'][:1], 'mask': np.ones(1)}
   fresh = jax.jit(lambda rng: method.init(rng, batch))
   states = []
-  for trees in starts.values():
+  for start_of in starts.values():
     for i, seed in enumerate(seeds):
       state = fresh(jax.random.key(seed))
-      if trees is not None:
-        load = functools.partial(beit_weights.transfer, trees[i])
+      if start_of is not None:
+        load = functools.partial(beit_weights.transfer, start_of[i])
         state = start.fill(state, load)
       states.append(state)
   trained = side_by_side.train(
@@ -203,7 +203,7 @@ def classify(
     batch_size=config.batch_size,
     steps=steps,
     points=10,
-    states=jax.tree.map(lambda *x: jnp.stack(x), *states),
+    states=trees.stack(states),
   )
   at, scores = trained.curve
   return {
@@ -233,12 +233,6 @@ def with_masks(config, kind: str):
 def _parts(size):
   """slice(0, size), slice(size, 2 * size), ..."""
   return (slice(i * size, (i + 1) * size) for i in itertools.count())
-
-
-def _unstack(tree):
-  """A tree with a leading axis as a list of trees."""
-  number = len(jax.tree.leaves(tree)[0])
-  return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(number)]
 
 
 def mean_squared_error(outputs, test) -> np.ndarray:

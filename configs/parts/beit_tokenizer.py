@@ -9,18 +9,17 @@ import numpy as np
 import optax
 
 from repjax import types
-from repjax.data.images import recipes
 from repjax.data.images import transforms
 from repjax.methods import dvae as tokenizing
 from repjax.models import dvae
 
 
-def beside(config, recipe: recipes.Recipe) -> recipes.Recipe:
+def beside(config, recipe: transforms.Recipe) -> transforms.Recipe:
   """The recipe with 'token_image', where the tokenizer sees other images."""
   return _then(config, recipe) if config.tokenizer.size else recipe
 
 
-def alone(config, recipe: recipes.Recipe) -> recipes.Recipe:
+def alone(config, recipe: transforms.Recipe) -> transforms.Recipe:
   """The recipe for the tokenizer alone: its images stand in for the model's."""
   size = config.tokenizer.size
   if not size:

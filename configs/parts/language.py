@@ -16,7 +16,6 @@ import optax
 from configs import presets
 from repjax import optim
 from repjax import types
-from repjax.data.images import recipes
 from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.data.text import fasta
@@ -102,7 +101,7 @@ class Data(NamedTuple):
 
   train: source.Source
   sources: Callable[[str], source.Source]
-  recipe: recipes.Recipe
+  recipe: transforms.Recipe
   vocab_size: int
   show: Callable[..., str]
   length: int
@@ -112,12 +111,7 @@ class Data(NamedTuple):
 def read(config) -> Data:
   """Reads texts, proteins or images as `config.data` says."""
   readers = {'text': _text, 'proteins': _proteins, 'pixels': _pixels}
-  if config.data.kind not in readers:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(readers)}; got '
-      f'{config.data.kind!r}.'
-    )
-  data = readers[config.data.kind](config.data)
+  data = presets.choose('data.kind', config.data.kind, readers)(config.data)
   return data._replace(steps=wiring.steps_of(config, len(data.train)))
 
 
@@ -163,7 +157,7 @@ def _windows(data, texts, tokenizer, *, name):
       name=f'{name} {data.train_split}',
     ),
     sources=sources,
-    recipe=wiring.AS_IT_IS,
+    recipe=transforms.AS_IT_IS,
     vocab_size=tokenizer.vocab_size,
     show=tokenizer.decode,
     length=data.length,
@@ -197,7 +191,7 @@ def _pixels(data):
   return Data(
     train=train,
     sources=sources,
-    recipe=wiring.AS_IT_IS._replace(train=as_tokens, evaluate=as_tokens),
+    recipe=transforms.AS_IT_IS._replace(train=as_tokens, evaluate=as_tokens),
     vocab_size=257,
     show=lambda ids: ' '.join(f'{int(i):x}' for i in ids) + ' ',
     length=int(np.prod(train.image_shape)),

@@ -83,7 +83,7 @@ def images(config, optimizer: types.Optimizer) -> types.Experiment:
   train = of_images.load(config, config.data.train_split)
   plan = plan_of(config, private.count(train, config.dp.user_column))
   seen = features(config, train)
-  recipe = wiring.AS_IT_IS._replace(train=seen, evaluate=seen)
+  recipe = transforms.AS_IT_IS._replace(train=seen, evaluate=seen)
   experiment = of_images.classifier(
     config,
     of_images.Data(train, recipe, plan.steps),

@@ -1,13 +1,12 @@
 """What configs of fine-tuned text models share: weights, tokens, rows."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 import functools
 from typing import Any
-from typing import TypeVar
 
 import flax.linen as nn
 
+from configs import presets
 from repjax import start
 from repjax import types
 from repjax.data.reading import source
@@ -25,17 +24,6 @@ _FAMILIES = dict(
 )
 
 Load = Callable[[str], source.Source]
-_T = TypeVar('_T')
-
-
-def by_kind(config, choices: Mapping[str, _T]) -> _T:
-  """The one of `choices` that `config.data.kind` names."""
-  if config.data.kind not in choices:
-    raise types.InputError(
-      f'config.data.kind is one of {", ".join(choices)}; got '
-      f'{config.data.kind!r}.'
-    )
-  return choices[config.data.kind]
 
 
 def tokenizer(config, learn=None) -> tokens.Tokenizer:
@@ -60,11 +48,12 @@ def tokenizer(config, learn=None) -> tokens.Tokenizer:
 
 def _of_weights(config, weights, path):
   stored = text_config.read(weights)
-  if stored.family not in by_kind(config, _FAMILIES):
+  families = presets.choose('data.kind', config.data.kind, _FAMILIES)
+  if stored.family not in families:
     raise types.InputError(
       f'config.weights={weights} is {stored.family}; '
       f'config.data.kind={config.data.kind!r} needs '
-      f'{" or ".join(by_kind(config, _FAMILIES))}.'
+      f'{" or ".join(families)}.'
     )
   read, own = published_tokens.Published.load, published_tokens.file(weights)
   found = read(path or weights)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from configs import presets
 from configs.parts import text_models
 from repjax import types
 from repjax.data.reading import source
@@ -55,14 +56,8 @@ def read(config) -> Task:
       * (config.data.kind != 'completions')
       + '.'
     )
-  return text_models.by_kind(
-    config,
-    {
-      'sentences': _sentences,
-      'pairs': _pairs,
-      'completions': _completions,
-    },
-  )(config)
+  kinds = dict(sentences=_sentences, pairs=_pairs, completions=_completions)
+  return presets.choose('data.kind', config.data.kind, kinds)(config)
 
 
 def _pretrains(config):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ from repjax.data.batches import mixtures
 from repjax.data.reading import source
 from repjax.data.sets import grammar
 from repjax.data.sets import languages
-from repjax.data.sets import tasks
 from repjax.data.text import tokens
 from repjax.data.text import translations
 from repjax.methods import language_modeling
@@ -68,7 +66,7 @@ def _family(config):
     )
 
   def test(split):
-    return joined(
+    return mixtures.of_tasks(
       relatives.load(name, group.num_test_rows, seed=0, split=split)
       for name in names
     )
@@ -117,7 +115,7 @@ def _tfds(config):
   return Data(
     names=names,
     train=parts(train),
-    sources=lambda split: joined(parts(rows(split))),
+    sources=lambda split: mixtures.of_tasks(parts(rows(split))),
     vocab_size=tokenizer.vocab_size + len(names),
     length=data.length,
     show=tokenizer.decode,
@@ -126,13 +124,13 @@ def _tfds(config):
 
 def batches(config, data: Data) -> mixtures.MixtureBatches:
   """Training batches that mix the languages, at config.data.temperature."""
-  mixed = mixtures.mixture(
+  return mixtures.mixture(
     data.train,
     batch_size=config.batch_size,
     seed=config.seed,
     temperature=config.data.temperature,
+    num_workers=config.data.num_workers,
   )
-  return dataclasses.replace(mixed, num_workers=config.data.num_workers)
 
 
 def method(
@@ -178,10 +176,3 @@ def accuracies(outputs, task, num_tasks: int) -> np.ndarray:
   rows = np.equal.outer(np.arange(num_tasks), np.asarray(task))  # [T, N]
   hits = (outputs['hits'][..., None, :] * rows).sum(-1)
   return hits / (outputs['tokens'][..., None, :] * rows).sum(-1)
-
-
-def joined(parts) -> source.Source:
-  """The rows of all tasks in one source, with their task."""
-  return mixtures.union(
-    [tasks.with_task(rows, task) for task, rows in enumerate(parts)]
-  )

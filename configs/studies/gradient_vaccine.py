@@ -195,7 +195,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
 def _languages(config, data, seeds):
   """Kind of surgery -> `side_by_side.Trained` on the languages, [S, T]."""
   num_tasks = len(data.names)
-  train = translation.joined(data.train).columns()
+  train = mixtures.of_tasks(data.train).columns()
   test = data.sources(config.data.eval_splits[0]).columns()
 
   def task_accuracy(outputs, test):

@@ -40,6 +40,7 @@ from repjax.analysis import linear_transfer
 from repjax.experiments import of_images
 from repjax.methods import lp_ft
 from repjax.protocols import fine_tuning
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -253,7 +254,8 @@ def _compare(config, seeds):
     (plain, {'FT': random, 'LP-FT': probed, 'scratch': scratch}),
     (pulled, {'L2-SP': held}),
   ):
-    tuned |= fine_tuning.tune(
+    tuned |= rate_search.tune(
+      ', '.join(starts),
       method,
       starts,
       *training,
@@ -261,6 +263,8 @@ def _compare(config, seeds):
       rates=tuple(config.study.rates),
       batch_size=config.batch_size,
       steps=data.steps,
+      rule=rate_search.one_standard_error,
+      points=3,
     )
   # From the probe half of the way to LP-FT.
   half = lp_ft.interpolate(probed.params, tuned['LP-FT'].states.params, 0.5)

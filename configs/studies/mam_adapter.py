@@ -31,6 +31,7 @@ MAM and 69.6 to 70.8 for LoRA; thresholds are the old ones.
 
 import functools
 
+import jax
 from ml_collections import config_dict
 import numpy as np
 
@@ -40,7 +41,9 @@ from configs.parts import text_tasks
 from repjax import plots
 from repjax import types
 from repjax.experiments import wiring
+from repjax.layers import adapters
 from repjax.methods import finetuning
+from repjax.methods import step
 from repjax.protocols import finetuned_text
 
 SEEDS = (0, 1, 2)
@@ -196,6 +199,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     changed, measure, label = parts[part]
     tuned, others = _compare(changed, task, measure, seeds)
     score = {arm: x.score for arm, x in tuned.items()}
+    percent = {arm: x.pop('percent') for arm, x in others.items()}
     for arm in ('prefix', 'adapter', 'LoRA'):
       scalars[f'{part}_over_{arm}'] = score['MAM'] - score[arm]
     scalars[f'{part}_behind_full'] = score['full'] - score['MAM']
@@ -204,15 +208,15 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     for arm, x in tuned.items():
       every = np.ones(len(seeds))
       scalars[f'{part}, {arm}: {label}'] = x.score
-      scalars[f'{part}, {arm}: trained parameters, %'] = x.percent * every
+      scalars[f'{part}, {arm}: trained parameters, %'] = percent[arm] * every
       scalars[f'{part}, {arm}: learning rate'] = x.rate * every
-      for rate, values in zip(changed.study.rates, x.validation, strict=True):
+      for rate, values in zip(changed.study.rates, x.scores, strict=True):
         scalars[f'{part}, {arm}: validation at rate {rate:g}'] = values
       for name, values in others[arm].items():
         scalars[f'{part}, {arm}: {name}'] = values
     figures[part] = plots.points(
       {
-        arm: (np.full(len(x.score), x.percent), x.score)
+        arm: (np.full(len(x.score), percent[arm]), x.score)
         for arm, x in tuned.items()
       },
       xlabel='trained parameters, % of the model',
@@ -232,7 +236,7 @@ def generation_of(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 
 
 def _compare(config, task, measure, seeds):
-  """Arm -> `finetuned_text.Tuned`, and arm -> further measures."""
+  """Arm -> `rate_search.Tuned`, and arm -> further measures."""
   steps = wiring.steps_of(config, len(task.train))
   pretrained = text_finetuning.pretrained(config, task)
   rows = finetuned_text.hold_out(
@@ -267,4 +271,7 @@ def _compare(config, task, measure, seeds):
     others[arm] = {
       name: [x[name] for x in by_seed] for name in by_seed[0] if name != measure
     }
+    first = jax.tree.map(lambda x: x[0], tuned[arm].states)
+    variables = step.variables(first)
+    others[arm]['percent'] = adapters.trained_percent(model, variables)
   return tuned, others

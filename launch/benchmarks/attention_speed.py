@@ -142,14 +142,7 @@ def _compile(form, length, backward):
   run = form
   if backward:
     run = jax.grad(lambda *x: (form(*x) ** 2).sum(), argnums=(0, 1, 2))
-  compiled = jax.jit(run).lower(*inputs).compile()
-
-  def call():
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(*inputs))
-    return time.perf_counter() - start
-
-  return call, compiled.memory_analysis().temp_size_in_bytes
+  return _compiled(run, *inputs)
 
 
 def _slope(values) -> float:
@@ -237,7 +230,7 @@ def _decode_layer(attention_fn, batch_size, length):
 
     return jax.lax.scan(one, state, tokens)[1]
 
-  return _timed(decode, state, tokens), _bytes(state)
+  return _compiled(decode, state, tokens)[0], _bytes(state)
 
 
 def _decode_model(attention_fn, batch_size, length):
@@ -270,20 +263,22 @@ def _decode_model(attention_fn, batch_size, length):
 
     return jax.lax.scan(one, (state, token), length=_MODEL_STEPS)[0][1]
 
-  return _timed(decode, state, start[:, 0]), _bytes(state)
+  return _compiled(decode, state, start[:, 0])[0], _bytes(state)
 
 
-def _timed(fn: Callable[..., Any], *args) -> Callable[[], float]:
+def _compiled(fn, *args) -> tuple[Callable[[], float], int]:
+  """(seconds of a call, its temporary bytes)."""
   import jax
 
   compiled = jax.jit(fn).lower(*args).compile()
+  memory: Any = compiled.memory_analysis()
 
   def call():
     start = time.perf_counter()
     jax.block_until_ready(compiled(*args))
     return time.perf_counter() - start
 
-  return call
+  return call, memory.temp_size_in_bytes
 
 
 def _bytes(state) -> int:

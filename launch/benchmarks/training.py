@@ -215,27 +215,13 @@ def against_torch(rounds: int) -> dict[str, float | str]:
   result: dict[str, float | str] = {}
   shapes = {
     'small (17 tokens, width 96, 4 layers, batch 64)': (
-      28,
-      7,
-      1,
-      96,
-      192,
-      4,
-      4,
-      64,
+      *(28, 7, 1),
+      *(96, 192, 4, 4, 64),
     ),
     'S/16 at 224, 2 layers, batch 8': (224, 16, 3, 384, 1536, 6, 2, 8),
   }
-  for name, (
-    size,
-    patch,
-    channels,
-    width,
-    mlp,
-    heads,
-    layers,
-    rows,
-  ) in shapes.items():
+  for name, shape in shapes.items():
+    size, patch, channels, width, mlp, heads, layers, rows = shape
     rng = np.random.default_rng(0)
     image = rng.normal(size=(rows, size, size, channels)).astype(np.float32)
     label = rng.integers(0, 10, rows).astype(np.int32)

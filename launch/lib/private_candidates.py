@@ -9,9 +9,9 @@ from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import types
 from repjax.data.batches import users
-from repjax.privacy import accounting
 from repjax.privacy.search import costs
 from repjax.privacy.search import laws
+from repjax.privacy.statements import Statement
 
 # Candidates that are looked at before the search.
 _LARGEST_GRID = 1024
@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
     num_rows: Rows that a score with noise counts; else 0.
   """
 
-  statements: list[accounting.Statement]
+  statements: list[Statement]
   delta: float
   costs: costs.Costs
   num_rows: int

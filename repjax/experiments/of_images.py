@@ -7,6 +7,7 @@ from typing import NamedTuple
 from repjax import plots
 from repjax import types
 from repjax.data.images import recipes
+from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.experiments import wiring
 from repjax.metrics import classification
@@ -22,7 +23,7 @@ class Data(NamedTuple):
   """
 
   train: source.Source
-  recipe: recipes.Recipe
+  recipe: transforms.Recipe
   steps: int
 
 

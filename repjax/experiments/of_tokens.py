@@ -4,11 +4,12 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib import patches
 import numpy as np
 
 from repjax import plots
 from repjax import types
-from repjax.data.images import recipes
+from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.experiments import wiring
 from repjax.metrics import classification
@@ -55,7 +56,7 @@ def predictor(
   sources: Callable[[str], source.Source],
   steps: int,
   show: Callable[[Sequence[int]], str],
-  recipe: recipes.Recipe = wiring.AS_IT_IS,
+  recipe: transforms.Recipe = transforms.AS_IT_IS,
 ) -> types.Experiment:
   """An experiment that predicts the tokens of rows, texts or not.
 
@@ -96,7 +97,7 @@ def predictor(
         xlabel='tokens of context',
         ylabel='nats a token',
       ),
-      'text': plots.token_losses(
+      'text': token_losses(
         [show([i]) for i in read['tokens'][0][real]], nll[row, real]
       ),
     }
@@ -111,6 +112,57 @@ def predictor(
     figures=figures,
     recipe=recipe,
   )
+
+
+def token_losses(
+  pieces: Sequence[str], nats: np.ndarray, *, columns: int = 80
+) -> plots.Figure:
+  """A text whose tokens are the redder, the less they were expected.
+
+  Args:
+    pieces: Text of each token, [T].
+    nats: Negative log-likelihood of each token, [T].
+    columns: Characters of a line; a token that does not fit begins the next.
+  """
+  # Breaks are shown, and break the line.
+  shown = [x.replace('\n', '¶').replace('\t', ' ') for x in pieces]
+  places, row, column = [], 0, 0
+  for piece, text in zip(pieces, shown, strict=True):
+    if column and column + len(text) > columns:
+      row, column = row + 1, 0
+    places.append((row, column))
+    column += len(text)
+    if '\n' in piece:
+      row, column = row + 1, 0
+  fig = plots.Figure(figsize=(columns * 0.085, (row + 3) * 0.2))
+  axes = fig.add_axes((0, 0, 1, 1))
+  axes.set(xlim=(0, columns), ylim=(row + 1.5, -1.5))
+  axes.axis('off')
+  top = max(float(np.max(nats, initial=0)), 1e-9)
+  axes.text(0, -0.7, f'white: 0, red: {top:.1f} nats a token', fontsize=7)
+  for (line, start), text, value in zip(places, shown, nats, strict=True):
+    share = float(value) / top
+    axes.add_patch(
+      patches.Rectangle(
+        (start, line - 0.5),
+        max(len(text), 1),
+        1,
+        color=(1, 1 - 0.8 * share, 1 - 0.8 * share),
+      )
+    )
+    for i, character in enumerate(text):
+      # Each on its own, since fonts differ in width; '$' would start a formula.
+      axes.text(
+        start + i + 0.5,
+        line,
+        character,
+        family='monospace',
+        fontsize=7,
+        ha='center',
+        va='center',
+        parse_math=False,
+      )
+  return fig
 
 
 def with_bytes(rows: source.Source, num_bytes: int) -> source.Source:

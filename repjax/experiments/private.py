@@ -30,6 +30,7 @@ from repjax.experiments import private_guard
 from repjax.experiments import private_keys
 from repjax.experiments import private_sizes
 from repjax.privacy import accounting
+from repjax.privacy import statements
 
 _METHODS = ('auto', 'ghost', 'vmap', 'microbatch')
 
@@ -201,7 +202,7 @@ class Plan(NamedTuple):
       train = dataclasses.replace(train, seed=plan.sampling_seed)
     return plan.guarded(experiment._replace(train=train))
 
-  def statement(self, steps: int) -> accounting.Statement:
+  def statement(self, steps: int) -> statements.Statement:
     """What may be claimed after some updates.
 
     Raises:
@@ -213,7 +214,7 @@ class Plan(NamedTuple):
         'others can guess it, or have it too: nothing may be claimed before '
         'Guard.begin, which repjax.run calls, has drawn keys for this run.'
       )
-    said = accounting.statement(
+    said = statements.statement(
       noise_multiplier=self.noise_multiplier,
       sampling_rate=self.rate,
       steps=steps,

@@ -19,7 +19,7 @@ from repjax.experiments import private_keys
 from repjax.optim import link
 from repjax.privacy import overflow as overflows
 
-# What no statement covers, besides `accounting.NOT_COVERED`.
+# What no statement covers, besides `statements.NOT_COVERED`.
 NOT_COVERED = (
   'checkpoints and the file noise_key, which hold the key of the noise: '
   'publish parameters alone',

@@ -7,11 +7,8 @@ from typing import Any
 from repjax import parallel
 from repjax import types
 from repjax.data.batches import in_order
-from repjax.data.images import recipes
+from repjax.data.images import transforms
 from repjax.data.reading import source
-
-# What draws nothing and keeps all columns.
-AS_IT_IS = recipes.Recipe(None, None, None, None, None)
 
 
 def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
@@ -45,7 +42,9 @@ def steps_of(config: Any, num_rows: int) -> int:
   )
 
 
-def reading(config: Any, recipe: recipes.Recipe = AS_IT_IS) -> dict[str, Any]:
+def reading(
+  config: Any, recipe: transforms.Recipe = transforms.AS_IT_IS
+) -> dict[str, Any]:
   """How training batches of any kind are read: arguments of all that make them.
 
   Args:
@@ -62,7 +61,7 @@ def reading(config: Any, recipe: recipes.Recipe = AS_IT_IS) -> dict[str, Any]:
 def shuffled(
   config: Any,
   train: source.Source,
-  recipe: recipes.Recipe = AS_IT_IS,
+  recipe: transforms.Recipe = transforms.AS_IT_IS,
   *,
   multiple: int = 1,
 ) -> in_order.TrainBatches:
@@ -98,7 +97,7 @@ def of_sources(
   steps: int,
   measure: Callable[..., dict[str, float]],
   figures: Callable[..., dict[str, Any]],
-  recipe: recipes.Recipe = AS_IT_IS,
+  recipe: transforms.Recipe = transforms.AS_IT_IS,
   warm_start: Callable[[types.TrainState], types.TrainState] = lambda x: x,
 ) -> types.Experiment:
   """An experiment on rows of sources; what all others here are made with.

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.types import InputError
+from repjax.types import check_choice
 
 
 def gelu_exact(x: jax.Array) -> jax.Array:
@@ -35,8 +35,5 @@ def by_name(name: str) -> Callable[[jax.Array], jax.Array]:
   Raises:
     InputError: There is no such activation.
   """
-  if name not in _BY_NAME:
-    raise InputError(
-      f'activation must be one of {tuple(_BY_NAME)}, got {name!r}'
-    )
+  check_choice('activation', name, tuple(_BY_NAME))
   return _BY_NAME[name]

@@ -21,7 +21,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from repjax import trees
 from repjax import types
 from repjax.layers import adapters
 from repjax.layers import frozen
@@ -30,6 +29,7 @@ from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.models import decoding
 from repjax.types import InputError
+from repjax.types import check_choice
 
 Kind = Literal['full', 'bias', 'lora', 'adapter', 'prefix', 'parallel', 'mam']
 
@@ -71,8 +71,7 @@ def adapt(
   Returns:
     The model itself for 'full', else one of which a part is frozen.
   """
-  if kind not in get_args(Kind):
-    raise InputError(f'kind must be one of {get_args(Kind)}, got {kind!r}')
+  check_choice('kind', kind, get_args(Kind))
   if kind == 'full':
     return model
   if kind == 'bias':
@@ -108,17 +107,6 @@ def adapt(
   return adapters.adapt(
     model, rules, train=(lambda path: path[0] in _HEADS) if has_head else None
   )
-
-
-def trained_percent(model: nn.Module, state: types.TrainState) -> float:
-  """Trained parameters in percent of the model's, as the papers count them.
-
-  Reparametrizations of prefixes do not count (`adapters.budget`).
-  """
-  variables = {'params': state.params, **state.model_state}
-  if isinstance(model, adapters.Adapted):
-    return adapters.budget(model, variables).percent
-  return 100 * trees.size(state.params) / trees.size(frozen.joined(variables))
 
 
 def writer(

@@ -139,11 +139,12 @@ class Encoder(nn.Module):
       self.dropout_rate, deterministic=not train, name='dropout'
     )(tokens)
 
-    bias = None
-    if self.relative == 'shared':
-      bias = relative_positions.RelativePositionBias(
+    def bias_of_grid():  # Of whatever calls it.
+      return relative_positions.RelativePositionBias(
         self.num_heads, self.param_dtype, name='relative_positions'
       )(grid)
+
+    bias = bias_of_grid() if self.relative == 'shared' else None
     config = block.BlockConfig(
       mlp_dim=self.mlp_dim,
       num_heads=self.num_heads,
@@ -153,7 +154,7 @@ class Encoder(nn.Module):
       drop_path_rate=self.drop_path_rate,
       layer_scale=self.layer_scale,
       key_bias=False,
-      relative_grid=grid if self.relative == 'per_layer' else None,
+      own_bias=bias_of_grid if self.relative == 'per_layer' else None,
       layer_norm_epsilon=self.layer_norm_epsilon,
       kernel_init=_init(),
       **types,
@@ -243,10 +244,7 @@ class Classifier(nn.Module):
       [B, num_classes] float32.
     """
     del mask  # There are no batch statistics.
-    if self.pool not in ('average', 'token'):
-      raise InputError(
-        f"pool must be one of ('average', 'token'), got {self.pool!r}"
-      )
+    check_choice('pool', self.pool, ('average', 'token'))
     tokens = self.encoder(image, train=train)
     if self.pool == 'average':
       pooled = _norm(self.encoder, 'pool_norm')(tokens[:, 1:].mean(axis=1))

@@ -21,7 +21,6 @@ from repjax.layers import attention
 from repjax.layers import drop_path
 from repjax.layers.attention import multi_head
 from repjax.layers.attention import signature
-from repjax.layers.positions import relative_positions
 from repjax.types import check_choice
 from repjax.types import check_range
 
@@ -67,8 +66,8 @@ class BlockConfig:
     cross_attention_fn: Attention to another sequence; None has none.
     rotary: Whether self-attention rotates queries and keys.
     key_bias: Whether keys have a bias.
-    relative_grid: (rows, columns) of patches behind a class token, between
-      which the block has a table of relative positions; None has none.
+    own_bias: Called inside of the block, whose parameters it makes: what is
+      added to scores in the place of the caller's `bias`, [H, L, L].
     layer_norm_epsilon: Added to variances.
     kernel_init: Initial kernels.
     out_kernel_init: Those of the last layers of branches; None means
@@ -93,7 +92,7 @@ class BlockConfig:
   cross_attention_fn: signature.AttentionFn | None = None
   rotary: bool = False
   key_bias: bool = True
-  relative_grid: relative_positions.Grid | None = None
+  own_bias: Callable[[], jax.Array] | None = None
   layer_norm_epsilon: float = 1e-5
   kernel_init: Init = _NORMAL
   out_kernel_init: Init | None = None
@@ -216,10 +215,8 @@ class Block(_Configured):
     """
     config = self.config
     state = BlockState(None, None) if state is None else state
-    if config.relative_grid is not None:
-      bias = relative_positions.RelativePositionBias(
-        config.num_heads, config.param_dtype, name='relative_positions'
-      )(config.relative_grid)
+    if config.own_bias is not None:
+      bias = config.own_bias()
 
     def residual(name, fn, x, dropout):
       """Computes x + fn(norm(x)), or norm(x + fn(x))."""

@@ -62,17 +62,8 @@ class WideResNet(nn.Module):
         f'1; got depth={self.depth}, widen={self.widen}'
       )
     x = _conv(16, 3, name='stem', dtype=self.dtype)(image)
-    for stage in range(3):
-      x = Stage(
-        'preact',
-        blocks,
-        width=16 * self.widen * 2**stage,
-        stride=1 if stage == 0 else 2,
-        dropout_rate=self.dropout_rate,
-        norm=self.norm,
-        dtype=self.dtype,
-        name=f'stage_{stage}',
-      )(x, train=train, mask=mask)
+    settings = dict(dropout_rate=self.dropout_rate, train=train, mask=mask)
+    x = _stages(self, x, 'preact', [blocks] * 3, 16 * self.widen, **settings)
     x = _normalize(x, self.norm, 'norm', self.dtype, train=train, mask=mask)
     return _head(nn.relu(x), self.num_classes, self.dtype)
 
@@ -105,16 +96,8 @@ class PreActResNet(nn.Module):
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes]."""
     x = _conv(self.width, 3, name='stem', dtype=self.dtype)(image)
-    for stage, blocks in enumerate(self.stage_sizes):
-      x = Stage(
-        'preact',
-        blocks,
-        width=self.width * 2**stage,
-        stride=1 if stage == 0 else 2,
-        norm=self.norm,
-        dtype=self.dtype,
-        name=f'stage_{stage}',
-      )(x, train=train, mask=mask)
+    sizes, width = self.stage_sizes, self.width
+    x = _stages(self, x, 'preact', sizes, width, train=train, mask=mask)
     x = _normalize(x, self.norm, 'norm', self.dtype, train=train, mask=mask)
     return _head(nn.relu(x), self.num_classes, self.dtype)
 
@@ -150,17 +133,25 @@ class ResNet(nn.Module):
       x, self.norm, 'stem_norm', self.dtype, train=train, mask=mask
     )
     x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
-    for stage, blocks in enumerate(self.stage_sizes):
-      x = Stage(
-        'bottleneck',
-        blocks,
-        width=64 * 2**stage,
-        stride=1 if stage == 0 else 2,
-        norm=self.norm,
-        dtype=self.dtype,
-        name=f'stage_{stage}',
-      )(x, train=train, mask=mask)
+    sizes = self.stage_sizes
+    x = _stages(self, x, 'bottleneck', sizes, 64, train=train, mask=mask)
     return _head(x, self.num_classes, self.dtype)
+
+
+def _stages(net, x, kind, sizes, width, *, train, mask, dropout_rate=0.0):
+  """Stages of a network: widths double from one to the next, sides halve."""
+  for stage, num_blocks in enumerate(sizes):
+    x = Stage(
+      kind,
+      num_blocks,
+      width=width * 2**stage,
+      stride=1 if stage == 0 else 2,
+      dropout_rate=dropout_rate,
+      norm=net.norm,
+      dtype=net.dtype,
+      name=f'stage_{stage}',
+    )(x, train=train, mask=mask)
+  return x
 
 
 class Stage(nn.Module):

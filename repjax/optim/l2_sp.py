@@ -26,6 +26,10 @@ class L2SpState(NamedTuple):
 
   start: types.PyTree
 
+  def started_at(self, params: types.PyTree) -> 'L2SpState':
+    """The state where training starts from others: `start.with_params`."""
+    return L2SpState(params)
+
 
 def l2_sp(
   strength: float, *, head_strength: float = 0.0, head: str = 'head'

@@ -13,10 +13,8 @@ row is a removal and an addition: its epsilon is larger.
 """
 
 import contextlib
-import dataclasses
 import functools
 import math
-from typing import Any
 from typing import Literal
 from typing import NamedTuple
 import warnings
@@ -54,51 +52,6 @@ class RdpCurve(NamedTuple):
 
   orders: np.ndarray
   epsilons: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Statement:
-  """What a run may claim, with all that the claim rests on.
-
-  Attributes:
-    epsilon: Of (epsilon, delta)-differential privacy.
-    delta: Of (epsilon, delta)-differential privacy.
-    neighbours: The relation between data sets that the claim is about.
-    unit: Whose privacy it is.
-    sampling: How batches were drawn.
-    sampling_rate: Probability of a row to be in a batch.
-    noise_multiplier: Of the whole step, as given to `optim.dp_sgd`.
-    steps: Number of updates.
-    overflow: Probability that a batch held more rows than its capacity.
-    accountant: 'pld' or 'rdp'.
-    software: What computed epsilon; the report has the version of repjax.
-    not_covered: What the claim leaves out.
-  """
-
-  epsilon: float
-  delta: float
-  neighbours: str
-  unit: str
-  sampling: str
-  sampling_rate: float
-  noise_multiplier: float
-  steps: int
-  overflow: float
-  accountant: str
-  software: str
-  not_covered: tuple[str, ...]
-
-  def to_dict(self) -> dict[str, Any]:
-    """As it goes into a run's report."""
-    return dataclasses.asdict(self)
-
-
-NOT_COVERED = (
-  'the choice of hyperparameters on the same rows (repjax.privacy.tuning)',
-  'metrics of the training rows that were looked at',
-  'rows of one person that occur more than once',
-  'random numbers that an attacker can predict, and floating-point rounding',
-)
 
 
 def epsilon(
@@ -165,15 +118,10 @@ def noise_multiplier_for(
 ) -> float:
   """The least noise whose epsilon is at most `target_epsilon`.
 
+  The arguments that are not here are those of `epsilon`.
+
   Args:
     target_epsilon: > 0.
-    sampling_rate: Probability of each row to be in a batch, in (0, 1].
-    steps: Number of updates.
-    delta: In (0, 1), and well below 1 / rows of the set.
-    accountant: 'pld' (tight) or 'rdp'.
-    sampling: How batches are drawn; 'full' is sampling_rate 1.
-    overflow: Probability that a step draws more rows than a batch can hold.
-    num_rows: Rows of the training set, to check delta against.
     tolerance: Relative error of the noise multiplier, upwards.
 
   Raises:
@@ -280,10 +228,6 @@ def profile(
 
   Args:
     epsilons: >= 0, [P].
-    noise_multiplier: Standard deviation of the noise over the clip norm, >= 0.
-    sampling_rate: Probability of each row to be in a batch, in (0, 1].
-    steps: Number of updates.
-    sampling: How batches are drawn; 'full' is sampling_rate 1.
 
   Returns:
     Upper bounds for both directions, [P].
@@ -299,62 +243,6 @@ def profile(
     epsilons,
     _PROFILE_DELTA,
     losses.Bound(*map(float, known)),
-  )
-
-
-def statement(
-  *,
-  noise_multiplier: float,
-  sampling_rate: float,
-  steps: int,
-  delta: float,
-  accountant: Accountant = 'pld',
-  sampling: Sampling = 'poisson',
-  overflow: float = 0.0,
-  num_rows: int | None = None,
-  unit: str = 'one row of the training set',
-) -> Statement:
-  """Everything that a run may claim; arguments as of `epsilon`.
-
-  Args:
-    noise_multiplier: Standard deviation of the noise over the clip norm, >= 0.
-    sampling_rate: Probability of each row to be in a batch, in (0, 1].
-    steps: Number of updates.
-    delta: In (0, 1), and well below 1 / rows of the set.
-    accountant: 'pld' (tight) or 'rdp'.
-    sampling: How batches are drawn; 'full' is sampling_rate 1.
-    overflow: Probability that a step draws more rows than a batch can hold.
-    num_rows: Rows of the training set, to check delta against.
-    unit: Whose privacy it is.
-  """
-  import importlib.metadata
-
-  found = epsilon(
-    noise_multiplier=noise_multiplier,
-    sampling_rate=sampling_rate,
-    steps=steps,
-    delta=delta,
-    accountant=accountant,
-    sampling=sampling,
-    overflow=overflow,
-    num_rows=num_rows,
-  )
-  software = f'dp-accounting {importlib.metadata.version("dp-accounting")}'
-  if accountant == 'pld':
-    software += ' and repjax.privacy.losses'
-  return Statement(
-    epsilon=found,
-    delta=delta,
-    neighbours='data sets that differ by adding or removing one unit',
-    unit=unit,
-    sampling='Poisson' if sampling == 'poisson' else 'all rows in every step',
-    sampling_rate=sampling_rate,
-    noise_multiplier=noise_multiplier,
-    steps=steps,
-    overflow=overflow,
-    accountant=accountant,
-    software=software,
-    not_covered=NOT_COVERED,
   )
 
 

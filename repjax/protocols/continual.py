@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from repjax import optim
+from repjax import trees
 from repjax import types
 from repjax.data.images import transforms
 from repjax.data.sets import tasks as tasks_lib
@@ -207,7 +208,7 @@ def run(
       states = _extend_bases(
         model,
         states,
-        _samples(task.train, seeds, num_samples),
+        side_by_side.per_seed(task.train, seeds, num_rows=num_samples),
         sample_rows,
         thresholds=thresholds,
         growth=growth,
@@ -216,7 +217,8 @@ def run(
       for layer, rank in states.opt_state[-1].ranks.items():
         ranks.setdefault(layer, []).append(np.asarray(rank))
     elif learner == 'ewc':
-      states = anchor(states, _samples(task.train, seeds, num_samples))
+      samples = side_by_side.per_seed(task.train, seeds, num_rows=num_samples)
+      states = anchor(states, samples)
     matrix.append(_accuracies(predict, states, tests))
     logging.info(
       '%s: task %d/%d learnt, test accuracy on each %s',
@@ -233,17 +235,12 @@ def run(
   )
 
 
-def _samples(train, seeds, num_samples) -> dict[str, np.ndarray]:
-  """Random rows of a task, of each seed's own, [S, n, ...]."""
-  return side_by_side.per_seed(train, seeds, num_rows=num_samples)
-
-
 def _extend_bases(model, states, samples, sample_rows, **settings):
   """GPM's memory of each seed, on the host."""
   host = jax.device_get((states.params, states.model_state, states.opt_state))
   new = []
-  for place in range(len(samples['label'])):
-    params, model_state, opt_state = jax.tree.map(lambda x, i=place: x[i], host)
+  for place, own in enumerate(trees.unstack(host)):
+    params, model_state, opt_state = own
     batch = {
       'image': samples['image'][place],
       'mask': np.ones(len(samples['label'][place]), np.float32),
@@ -252,7 +249,7 @@ def _extend_bases(model, states, samples, sample_rows, **settings):
       model, {'params': params, **model_state}, batch, rows=sample_rows
     )
     new.append(optim.update_bases(opt_state, captured, **settings))
-  return states.replace(opt_state=jax.tree.map(lambda *x: jnp.stack(x), *new))
+  return states.replace(opt_state=trees.stack(new))
 
 
 def _anchor_fn(method):

@@ -1,9 +1,9 @@
-"""Compares starts of fine-tuning, each at the rate that is best for it.
+"""Starts of fine-tuning, side by side: random heads, exact probes.
 
 The protocol of Kumar et al., 'Fine-Tuning can Distort Pretrained Features and
 Underperform Out-of-Distribution', ICLR 2022 (https://arxiv.org/abs/2202.10054):
-rates are swept for every way of fine-tuning alike, and chosen on held-out rows
-of the training distribution, never on others (`rate_search.tune`).
+from each start, rates are swept and chosen on held-out rows of the training
+distribution, never on others (`rate_search.tune`).
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repjax import start
+from repjax import trees
 from repjax import types
 from repjax.methods import lp_ft
 from repjax.protocols import linear_probe
-from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 Columns = Mapping[str, np.ndarray]
@@ -46,12 +45,12 @@ def starts(
   batch: dict[str, Any] = {name: x[:1] for name, x in columns.items()}
   batch['mask'] = np.ones(1, np.float32)
   states = []
-  for seed, backbone in zip(seeds, _unstacked(backbones), strict=True):
+  for seed, backbone in zip(seeds, trees.unstack(backbones), strict=True):
     state = method.init(jax.random.key(seed), batch)
     states.append(
       start.with_params(state, backbone, keep=lambda path: path[0] == 'head')
     )
-  return _stacked(states)
+  return trees.stack(states)
 
 
 def probe(
@@ -74,7 +73,7 @@ def probe(
   seen, val_seen = (see(states, x)['features'] for x in (train, val))
   found = []
   for state, features, val_features in zip(
-    _unstacked(states), seen, val_seen, strict=True
+    trees.unstack(states), seen, val_seen, strict=True
   ):
     head = linear_probe.fit(
       features,
@@ -85,57 +84,9 @@ def probe(
     ).head
     params = lp_ft.with_head(state.params, *head)
     found.append(start.with_params(state, params))
-  return _stacked(found)
-
-
-def tune(
-  method: types.Method,
-  starts: Mapping[str, types.TrainState],
-  train: Columns,
-  val: Columns,
-  *,
-  seeds: Sequence[int],
-  rates: Sequence[float],
-  batch_size: int,
-  steps: int,
-) -> dict[str, rate_search.Tuned]:
-  """Fine-tunes from every start at every rate, and keeps the best rate.
-
-  Args:
-    method: From `lp_ft.make`, with a `side_by_side.swept` optimizer.
-    starts: Name -> states with a leading seed axis.
-    train: Rows that are trained on.
-    val: Held-out rows of the same distribution. A start's rate is chosen by the
-      accuracy on them and `rate_search.one_standard_error`.
-    seeds: S seeds of the order of rows.
-    rates: In rising order.
-    batch_size: Rows of a step.
-    steps: Number of updates.
-  """
-  return rate_search.tune(
-    ', '.join(starts),
-    method,
-    starts,
-    train,
-    val,
-    seeds=seeds,
-    rates=rates,
-    batch_size=batch_size,
-    steps=steps,
-    rule=rate_search.one_standard_error,
-    points=3,
-  )
+  return trees.stack(found)
 
 
 def predict_fn(model: nn.Module):
   """(states with a seed axis, columns) -> 'features' and 'logits'."""
   return side_by_side.predict_fn(types.Predictor(lp_ft.features(model)))
-
-
-def _stacked(trees):
-  return jax.tree.map(lambda *x: jnp.stack(x), *trees)
-
-
-def _unstacked(tree):
-  count = len(jax.tree.leaves(tree)[0])
-  return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(count)]

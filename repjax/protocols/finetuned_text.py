@@ -20,7 +20,6 @@ import optax
 from repjax import start
 from repjax import types
 from repjax.layers import adapters
-from repjax.methods import finetuning
 from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
@@ -56,26 +55,6 @@ def hold_out(
   )
 
 
-class Tuned(NamedTuple):
-  """S models at the chosen rate.
-
-  Attributes:
-    rate: The chosen one.
-    validation: Validation score of each rate, [R, S].
-    score: Test score, [S].
-    outputs: Of `predict` on the test rows, name -> [S, N, ...].
-    curve: (steps [T], test scores [T, S]).
-    percent: Trained parameters in percent of the model's.
-  """
-
-  rate: float
-  validation: np.ndarray
-  score: np.ndarray
-  outputs: dict[str, np.ndarray]
-  curve: tuple[np.ndarray, np.ndarray]
-  percent: float
-
-
 def tune(
   name: str,
   model: nn.Module,
@@ -90,7 +69,7 @@ def tune(
   steps: int,
   score: Score,
   points: int = 4,
-) -> Tuned:
+) -> rate_search.Tuned:
   """Fine-tunes one model a seed and learning rate.
 
   Args:
@@ -129,7 +108,7 @@ def tune(
     jax.vmap(jax.random.key)(jnp.asarray(seeds)),
     {name: x[:1] for name, x in rows.train.items()},
   )
-  tuned = rate_search.tune(
+  return rate_search.tune(
     name,
     made,
     {name: states},
@@ -146,13 +125,3 @@ def tune(
     # Weights a run make products slow on CPUs, and long to compile.
     vectorize=False,
   )[name]
-  return Tuned(
-    rate=tuned.rate,
-    validation=tuned.scores,
-    score=tuned.score,
-    outputs=tuned.outputs,
-    curve=tuned.curve,
-    percent=finetuning.trained_percent(
-      model, jax.tree.map(lambda x: x[0], tuned.states)
-    ),
-  )

@@ -96,9 +96,8 @@ def of_model(
   """
   predict = lp_ft.features(model, layer=head, inputs=inputs)
   evaluator = loop.Evaluator(types.Predictor(predict))
-  (rows, columns), (val_rows, val_columns) = (
-    evaluator(state, batches) for batches in (train, val)
-  )
+  rows, columns = evaluator(state, train)
+  val_rows, val_columns = evaluator(state, val)
   leaf = state.params
   for name in head.split('/'):
     leaf = leaf[name]
@@ -148,10 +147,10 @@ def fit(
     The first head of the path that is best on the held-out rows.
 
   Raises:
-    InputError: If shapes or labels do not fit, features are not finite or all
-      equal, or all rows are of one class.
+    InputError: Rows do not fit, are not finite, all equal or of one class.
   """
-  if solver not in ('sklearn', 'jax'):
+  solve = {'sklearn': _sklearn_path, 'jax': _jax_path}.get(solver)
+  if solve is None:
     raise InputError(f"solver is 'sklearn' or 'jax'; got {solver=}")
   grid = strengths() if grid is None else np.asarray(grid, np.float64)
   if grid.ndim != 1 or not len(grid) or (grid <= 0).any():
@@ -174,7 +173,6 @@ def fit(
   std = features.std()
   if std == 0:
     raise InputError('All features are equal: there is nothing to probe.')
-  solve = _sklearn_path if solver == 'sklearn' else _jax_path
   kernels, biases, converged = solve(
     (features - mean) / std,
     places,
@@ -184,23 +182,16 @@ def fit(
     tol=tol,
   )
   heads = [
-    _head(kernel, bias, mean, std, present, num_classes)
-    for kernel, bias in zip(kernels, biases, strict=True)
+    _head(*x, mean, std, present, num_classes)
+    for x in zip(kernels, biases, strict=True)
   ]
-  accuracy = np.asarray(
-    [
-      (_guess(head, val_features, present) == val_labels).mean()
-      for head in heads
-    ]
-  )
+  hits = [_guess(x, val_features, present) == val_labels for x in heads]
+  accuracy = np.asarray([x.mean() for x in hits])
   chosen = int(accuracy.argmax())
   if not converged[chosen]:
     logging.warning(
-      'The chosen probe (C = %.3g) stopped after %d steps, before its '
-      'gradient was below %.3g.',
-      grid[chosen],
-      max_iter,
-      tol,
+      f'The chosen probe (C = {grid[chosen]:.3g}) stopped after {max_iter} '
+      f'steps, before its gradient was below {tol:.3g}.'
     )
   return Probe(heads[chosen], chosen, grid, accuracy, np.asarray(converged))
 
@@ -208,9 +199,8 @@ def fit(
 def _check(prefix, features, labels, num_classes):
   features = np.asarray(features, np.float64)
   labels = np.asarray(labels)
-  if (
-    features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels)
-  ):
+  fits = features.ndim == 2 and labels.shape == features.shape[:1]
+  if not fits or not len(labels):
     raise InputError(
       f'{prefix}features must be [N, D] and {prefix}labels [N] with N > 0; got '
       f'{features.shape} and {labels.shape}.'
@@ -270,18 +260,16 @@ def _sklearn_path(features, labels, grid, *, intercept, max_iter, tol):
 
 
 def _jax_path(features, labels, grid, *, intercept, max_iter, tol):
-  num_classes = int(labels.max()) + 1
-  kernels, biases, steps = jax.device_get(
-    _compiled_path(
-      jnp.asarray(features, jnp.float32),
-      jnp.asarray(labels),
-      jnp.asarray(grid, jnp.float32),
-      num_classes=num_classes,
-      intercept=intercept,
-      max_iter=max_iter,
-      tol=tol,
-    )
+  path = _compiled_path(
+    jnp.asarray(features, jnp.float32),
+    jnp.asarray(labels),
+    jnp.asarray(grid, jnp.float32),
+    num_classes=int(labels.max()) + 1,
+    intercept=intercept,
+    max_iter=max_iter,
+    tol=tol,
   )
+  kernels, biases, steps = jax.device_get(path)
   return kernels, biases, steps < max_iter
 
 

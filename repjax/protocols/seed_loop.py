@@ -126,8 +126,7 @@ def _program(update, num_full, vectorize):
     return state, total
 
   def one_by_one(*args):
-    done = [one(*args, seed) for seed in range(len(args[-1]))]
-    return jax.tree.map(lambda *x: jnp.stack(x), *done)
+    return trees.stack([one(*args, seed) for seed in range(len(args[-1]))])
 
   return one_by_one
 

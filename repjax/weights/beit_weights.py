@@ -23,8 +23,6 @@ from repjax.types import PyTree
 from repjax.weights import stored_config
 from repjax.weights import torch_layout
 
-Grid = tuple[int, int]
-
 # What the files call our leaves: regular expressions, applied in turn.
 _NAMES = (
   (r'^encoder/block_(\d+)/', r'beit.encoder.layer.\1/'),
@@ -127,8 +125,8 @@ def load(
   *,
   head: Literal['keep', 'replace'] = 'keep',
   resize: relative_positions.ResizeMethod = 'geometric',
-  old_grid: Grid | None = None,
-  new_grid: Grid | None = None,
+  old_grid: grid_positions.Grid | None = None,
+  new_grid: grid_positions.Grid | None = None,
 ) -> PyTree:
   """Fills the parameters of a `MaskedImageModel` or `Classifier` from a file.
 
@@ -163,8 +161,8 @@ def transfer(
   params: PyTree,
   *,
   resize: relative_positions.ResizeMethod = 'geometric',
-  old_grid: Grid | None = None,
-  new_grid: Grid | None = None,
+  old_grid: grid_positions.Grid | None = None,
+  new_grid: grid_positions.Grid | None = None,
 ) -> PyTree:
   """What pre-training has learnt, for another head: `load` without a file.
 
@@ -248,7 +246,14 @@ def _fit(path, source, params, head, resize, old_grid, new_grid):
     if name.endswith('/table') and array.ndim == 2:
       return _fit_table(array, shape[0], resize, old_grid, new_grid)
     if name.endswith('/positions/embedding') and array.ndim == 3:
-      return _fit_positions(array, shape[1], old_grid, new_grid)
+      return grid_positions.fit_grid(
+        array,
+        shape[1],
+        num_prefix_tokens=1,
+        method='bicubic',
+        old_grid=old_grid,
+        new_grid=new_grid,
+      )
     return array
 
   return torch_layout.fill(
@@ -261,7 +266,7 @@ def _drop_indices(path, source, grid):
   for name in [name for name in source if name.endswith(_INDEX)]:
     found = source.pop(name)
     expected = relative_positions.index(
-      grid or _square(found.shape[0] - 1, 'old_grid')
+      grid or grid_positions.square(found.shape[0] - 1, 'old_grid')
     )
     if not np.array_equal(found, expected):
       raise InputError(
@@ -278,25 +283,6 @@ def _fit_table(table, num_rows, method, old_grid, new_grid):
   return relative_positions.resize(
     jnp.asarray(table), old_grid, new_grid, method=method
   )
-
-
-def _fit_positions(embedding, num_tokens, old_grid, new_grid):
-  if embedding.shape[1] == num_tokens and old_grid == new_grid:
-    return embedding
-  return grid_positions.resize_grid(
-    jnp.asarray(embedding),
-    old_grid or _square(embedding.shape[1] - 1, 'old_grid'),
-    new_grid or _square(num_tokens - 1, 'new_grid'),
-    num_prefix_tokens=1,
-    method='bicubic',
-  )
-
-
-def _square(number, field):
-  side = math.isqrt(max(number, 0))
-  if not side or side**2 != number:
-    raise InputError(f'{number} patches are no square: load with {field}=')
-  return side, side
 
 
 def _square_of_table(num_rows, field):

@@ -24,6 +24,7 @@ import numpy as np
 
 from repjax.types import InputError
 from repjax.types import PyTree
+from repjax.types import check_choice
 from repjax.weights import text_config
 from repjax.weights import torch_layout
 
@@ -253,8 +254,7 @@ def save(
 
 
 def _layout(name):
-  if name not in LAYOUTS:
-    raise InputError(f'family must be one of {tuple(LAYOUTS)}, got {name!r}')
+  check_choice('family', name, tuple(LAYOUTS))
   return LAYOUTS[name]
 
 

@@ -31,8 +31,6 @@ from repjax.types import PyTree
 from repjax.weights import stored_config
 from repjax.weights import torch_layout
 
-Grid = tuple[int, int]
-
 # What the files call our leaves: regular expressions, applied in turn. A name
 # is the path in the tree, joined by '/'.
 _NPZ_NAMES = (
@@ -79,8 +77,8 @@ def load_vit(
   *,
   head: Literal['keep', 'replace'] = 'keep',
   resize: grid_positions.ResizeMethod = 'zoom',
-  old_grid: Grid | None = None,
-  new_grid: Grid | None = None,
+  old_grid: grid_positions.Grid | None = None,
+  new_grid: grid_positions.Grid | None = None,
 ) -> PyTree:
   """Fills the parameters of a `vit.ViT` from a file.
 
@@ -140,7 +138,7 @@ def load_vit(
     if is_torch:
       array = torch_layout.from_torch(array, name, shape)
     if name == 'positions/embedding' and array.ndim == 3:
-      array = _fit_positions(
+      array = grid_positions.fit_grid(
         array,
         shape[1],
         num_prefix_tokens=int('cls' in target),
@@ -301,28 +299,5 @@ def _read_hf(path):
   return leaves
 
 
-def _fit_positions(
-  array, num_tokens, *, num_prefix_tokens, method, old_grid, new_grid
-):
-  if array.shape[1] == num_tokens and old_grid == new_grid:
-    return array
-  old_grid = old_grid or _square(array.shape[1] - num_prefix_tokens, 'old_grid')
-  new_grid = new_grid or _square(num_tokens - num_prefix_tokens, 'new_grid')
-  logging.info('Position grid: %s -> %s by %s', old_grid, new_grid, method)
-  return grid_positions.resize_grid(
-    jnp.asarray(array),
-    old_grid,
-    new_grid,
-    num_prefix_tokens=num_prefix_tokens,
-    method=method,
-  )
-
-
 def _is_square(number):
   return number > 0 and math.isqrt(number) ** 2 == number
-
-
-def _square(number, field):
-  if not _is_square(number):
-    raise InputError(f'{number} positions are no square: load with {field}=')
-  return math.isqrt(number), math.isqrt(number)

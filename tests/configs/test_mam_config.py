@@ -21,7 +21,9 @@ from repjax import types
 from repjax.data.batches import users
 from repjax.data.reading import source
 from repjax.data.text import labelled_text
+from repjax.layers import adapters
 from repjax.methods import finetuning
+from repjax.methods import step as steps
 from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.types import InputError
@@ -140,7 +142,7 @@ def test_arms_have_equal_budgets(preset):
       config, task, model, text_finetuning.links(config, 10, 1.0)
     )
     state = jax.eval_shape(method.init, jax.random.key(0), row)
-    percents[arm] = finetuning.trained_percent(model, state)
+    percents[arm] = adapters.trained_percent(model, steps.variables(state))
   assert percents.pop('full') == percents.pop('scratch') == 100
   # He et al. give MAM 6.7 % of BART's parameters.
   assert all(5.5 < x < 7 for x in percents.values()), percents

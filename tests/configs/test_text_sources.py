@@ -16,7 +16,7 @@ from configs import mam_adapter
 from configs.parts import text_tasks
 from configs.studies import mam_adapter as study
 from repjax.data.reading import source
-from repjax.data.text import labelled_text
+from repjax.data.sets import topic_tasks
 from repjax.data.text import published_tokens
 from repjax.data.text import tokens
 from repjax.types import InputError
@@ -226,7 +226,7 @@ def test_rows_are_those_of_the_weights_or_refused(
     return  # Learned on the spot; `tests/data` has it.
   texts = TEXTS
   if 'topics' in task:
-    pieces = labelled_text.topic_pieces(**config.topics)
+    pieces = topic_tasks.topic_pieces(**config.topics)
     texts = pieces.train
   elif 'completions' in task:
     texts = [f'{x} | {y}' for x, y in zip(TEXTS, TARGETS, strict=True)]

@@ -13,6 +13,7 @@ from repjax import trees
 from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.methods import model_inputs
+from repjax.methods import step as steps
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.models import transformer
@@ -128,9 +129,8 @@ def test_a_run_starts_at_the_pretrained_network():
   # Queries and values: 2 r (D + D); the pooler and the head.
   own = 2 * 2 * (8 + 8) + 8 * 8 + 8 + 8 * 3 + 3
   total = trees.size({**encoder})
-  assert finetuning.trained_percent(model, state) == pytest.approx(
-    100 * own / total
-  )
+  percent = adapters.trained_percent(model, steps.variables(state))
+  assert percent == pytest.approx(100 * own / total)
   # Moments are those of what trains, and nothing else.
   assert trees.size(state.params) == trees.size(state.opt_state[0].mu) == own
 
@@ -147,7 +147,7 @@ def test_all_parameters_start_at_the_pretrained_ones_and_so_does_their_mean():
   expected = {**other.params, 'head': fresh.params['head']}
   chex.assert_trees_all_equal(state.params, expected)
   chex.assert_trees_all_equal(state.extra.params, expected)
-  assert finetuning.trained_percent(classifier(), state) == 100
+  assert adapters.trained_percent(classifier(), steps.variables(state)) == 100
 
 
 def greedy(logits, start, steps):

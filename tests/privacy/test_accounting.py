@@ -11,6 +11,7 @@ from scipy import stats
 
 from repjax import types
 from repjax.privacy import accounting
+from repjax.privacy import statements
 
 dp_accounting = pytest.importorskip('dp_accounting')
 
@@ -128,7 +129,7 @@ def test_an_epsilon_out_of_reach_is_an_error():
 
 
 def test_shuffled_batches_are_refused_with_the_reason():
-  for ask in (accounting.epsilon, accounting.statement):
+  for ask in (accounting.epsilon, statements.statement):
     with pytest.raises(types.InputError, match='not Poisson samples'):
       ask(**MNIST, sampling='shuffled')
 
@@ -140,7 +141,7 @@ def test_a_large_delta_is_warned_about():
 
 
 def test_a_statement_says_what_it_rests_on():
-  said = accounting.statement(**MNIST, accountant='rdp', num_rows=60000)
+  said = statements.statement(**MNIST, accountant='rdp', num_rows=60000)
   read = json.loads(json.dumps(said.to_dict()))
   np.testing.assert_allclose(read['epsilon'], 2.5966, atol=2e-4)
   assert read['sampling'] == 'Poisson'

@@ -10,11 +10,13 @@ from repjax import types
 from repjax.methods import lp_ft
 from repjax.models import mlp
 from repjax.protocols import fine_tuning
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 MODEL = mlp.Mlp(3, features=(5,))
 SEEDS = (4, 7)
 TRAINING = dict(seeds=SEEDS, batch_size=8, steps=6)
+TUNING = dict(TRAINING, rule=rate_search.one_standard_error, points=3)
 
 
 def columns(num_rows, seed):
@@ -58,8 +60,8 @@ def test_rates_side_by_side_are_runs_of_their_own(starts):
   method, _, states = starts
   train, val = columns(20, 3), columns(30, 4)
   states = {'FT': states['FT']}
-  found = fine_tuning.tune(
-    method, states, train, val, rates=(1e-3, 0.1), **TRAINING
+  found = rate_search.tune(
+    'test', method, states, train, val, rates=(1e-3, 0.1), **TUNING
   )
   for name, start in states.items():
     alone = {}
@@ -97,15 +99,16 @@ def test_rates_side_by_side_are_runs_of_their_own(starts):
 
 def test_of_equal_rates_the_smaller_one_is_chosen(starts):
   method, _, states = starts
-  found = fine_tuning.tune(
+  found = rate_search.tune(
+    'test',
     method,
     {'LP-FT': states['LP-FT']},
     columns(20, 3),
     columns(30, 4),
     rates=(1e-9, 2e-9),
-    **TRAINING,
+    **TUNING,
   )['LP-FT']
   np.testing.assert_array_equal(found.scores[0], found.scores[1])
   assert found.rate == 1e-9
   with pytest.raises(types.InputError, match='rates must rise'):
-    fine_tuning.tune(method, {}, {}, {}, rates=(0.1, 0.01), **TRAINING)
+    rate_search.tune('test', method, {}, {}, {}, rates=(0.1, 0.01), **TUNING)

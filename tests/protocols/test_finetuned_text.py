@@ -1,5 +1,6 @@
 """Protocols of fine-tuning: a new language, and fair rates for all."""
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from repjax.data.sets import grammar
 from repjax.data.sets import languages
 from repjax.data.sets import relatives
+from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.methods import model_inputs
+from repjax.methods import step as steps
 from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.protocols import finetuned_text
@@ -129,10 +132,12 @@ def test_the_rate_that_validates_best_is_the_one_that_counts():
     ),
   )
   assert tuned.rate == 0.03
-  assert tuned.validation.shape == (2, 2)
-  np.testing.assert_array_equal(tuned.validation[1], [1.0, 1.0])
-  assert tuned.validation[0].mean() < 1
+  assert tuned.scores.shape == (2, 2)
+  np.testing.assert_array_equal(tuned.scores[1], [1.0, 1.0])
+  assert tuned.scores[0].mean() < 1
   np.testing.assert_array_equal(tuned.score, [1.0, 1.0])
   assert tuned.curve[1].shape == (2, 2)
   assert tuned.outputs['logits'].shape == (2, 10, 2)
-  assert 0 < tuned.percent < 100
+  first = jax.tree.map(lambda x: x[0], tuned.states)
+  variables = steps.variables(first)
+  assert 0 < adapters.trained_percent(model, variables) < 100

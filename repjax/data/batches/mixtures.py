@@ -1,7 +1,9 @@
 """Host side: batches that mix the rows of several tasks."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,6 @@ from repjax import types
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
 from repjax.data.reading import source as sources
-from repjax.data.sets import tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,9 +38,7 @@ def mixture(
   batch_size: int,
   seed: int,
   temperature: float = 1.0,
-  transform: transforms.Transform | None = None,
-  process_index: int | None = None,
-  process_count: int | None = None,
+  **reading: Any,
 ) -> MixtureBatches:
   """Batches that mix tasks, task i with probability n_i^(1/temperature).
 
@@ -53,9 +52,7 @@ def mixture(
     batch_size: Rows of a global batch.
     seed: >= 0. Decides rows and all draws, together with the step.
     temperature: > 0; the higher, the more equal are the tasks.
-    transform: What is done to the whole batch, on what the parts read.
-    process_index: This process, by default `jax.process_index()`.
-    process_count: All processes, by default `jax.process_count()`.
+    **reading: transform, decode and the others of `in_order.train_batches`.
 
   Returns:
     Batches like those of `in_order.train_batches`, with 'task' [B].
@@ -67,19 +64,23 @@ def mixture(
     raise types.InputError(
       f'config.data.temperature must be > 0, got {temperature}.'
     )
-  joined = union([tasks.with_task(x, task) for task, x in enumerate(parts)])
   plain = in_order.train_batches(
-    joined,
-    batch_size=batch_size,
-    seed=seed,
-    transform=transform,
-    process_index=process_index,
-    process_count=process_count,
+    of_tasks(parts), batch_size=batch_size, seed=seed, **reading
   )
   sizes = np.array([len(x) for x in parts])
   # Relative to the largest, so that no power overflows.
   rates = (sizes / sizes.max()) ** (1 / temperature)
   return plain.extended(MixtureBatches, rates=rates / rates.sum(), sizes=sizes)
+
+
+def of_tasks(parts: Iterable[sources.Source]) -> sources.Source:
+  """The rows of tasks 0, 1, ... in one source, with 'task', their number."""
+  return union(
+    [
+      x.with_columns(task=np.full(len(x), task, np.int32))
+      for task, x in enumerate(parts)
+    ]
+  )
 
 
 def union(parts: Sequence[sources.Source]) -> sources.Source:
@@ -105,32 +106,6 @@ def union(parts: Sequence[sources.Source]) -> sources.Source:
     reader=_Union(tuple(parts)),
     encoded={},
   )
-
-
-def check_ids(num_tasks: int) -> transforms.Transform:
-  """Raises InputError unless all ids of a batch's 'task' lie in [0, num_tasks).
-
-  For sets that bring their own column 'task'. On the devices a row with another
-  id belongs to no task, silently.
-  """
-
-  def apply(columns, draws):
-    del draws  # Nothing is random.
-    task = np.asarray(columns.get('task', ()))
-    if not np.issubdtype(task.dtype, np.integer):
-      raise types.InputError(
-        "Batches of several tasks need a column 'task' of integers; there are "
-        f'{sorted(columns)}.'
-      )
-    wrong = task[(task < 0) | (task >= num_tasks)]
-    if wrong.size:
-      raise types.InputError(
-        f"'task' must lie in [0, {num_tasks}), got {wrong[0]}: set num_tasks "
-        'to the number of tasks.'
-      )
-    return columns
-
-  return transforms.Transform(0, apply)
 
 
 @dataclasses.dataclass(frozen=True)

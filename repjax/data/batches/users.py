@@ -20,7 +20,7 @@ from repjax.data.batches import in_order
 from repjax.data.batches import poisson
 from repjax.data.reading import source as sources
 
-# What `privacy.accounting.statement` says of whose privacy it is.
+# What `privacy.statements.statement` says of whose privacy it is.
 UNIT = 'all rows of one user'
 
 _PICKS = 3  # Which random numbers; 0 to 2 are those of `batches`, `poisson`.

@@ -2,32 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 from repjax import types
 from repjax.data.images import randaugment
 from repjax.data.images import transforms
 from repjax.data.reading import decode
 from repjax.data.reading import source as source_lib
-
-
-class Recipe(NamedTuple):
-  """Transforms for training and for evaluation.
-
-  Attributes:
-    train: Whole-batch transform of training batches, or None.
-    evaluate: That of evaluation batches, which draws nothing, or None.
-    decode_train: What each image goes through first, or None for sets whose
-      images have one size already.
-    decode_evaluate: What each image goes through first in evaluation, or None.
-    shape: (H, W, C) of what the network sees; None where it is no image.
-  """
-
-  train: transforms.Transform | None
-  evaluate: transforms.Transform | None
-  decode_train: decode.Decode | None
-  decode_evaluate: decode.Decode | None
-  shape: tuple[int, int, int] | None
 
 
 def images(
@@ -43,7 +23,7 @@ def images(
   rand_augment_magnitude: float = 10,
   cutout: int = 0,
   erasing: float = 0.0,
-) -> Recipe:
+) -> transforms.Recipe:
   """Crop, flip, RandAugment, scale, erase; in this order, each only if asked.
 
   Args:
@@ -107,7 +87,7 @@ def images(
     steps.append(transforms.cutout(cutout))
   if erasing:
     steps.append(transforms.random_erasing(probability=erasing, fill=0.0))
-  return Recipe(
+  return transforms.Recipe(
     train=transforms.compose(*steps),
     evaluate=scale,
     decode_train=decode.inception_crop(size, area=(area[0], area[1]))

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from repjax.data.reading import decode
+
 Columns = dict[str, np.ndarray]
 
 
@@ -26,6 +28,29 @@ class Transform(NamedTuple):
 
   num_draws: int
   apply: Callable[[Columns, np.ndarray], Columns]
+
+
+class Recipe(NamedTuple):
+  """Transforms for training and for evaluation.
+
+  Attributes:
+    train: Whole-batch transform of training batches, or None.
+    evaluate: That of evaluation batches, which draws nothing, or None.
+    decode_train: What each image goes through first, or None for sets whose
+      images have one size already.
+    decode_evaluate: What each image goes through first in evaluation, or None.
+    shape: (H, W, C) of what the network sees; None where it is no image.
+  """
+
+  train: Transform | None
+  evaluate: Transform | None
+  decode_train: decode.Decode | None
+  decode_evaluate: decode.Decode | None
+  shape: tuple[int, int, int] | None
+
+
+# What draws nothing and keeps all columns.
+AS_IT_IS = Recipe(None, None, None, None, None)
 
 
 def compose(*transforms: Transform) -> Transform:

@@ -122,7 +122,7 @@ class Grammar:
       if rest:
         phrase, _, rest = self._translate_phrase(rest)
         target += phrase
-      if rest or not _is(verb, 'v'):
+      if rest or not is_kind(verb, 'v'):
         raise ValueError
       return ' '.join([*target, f'v{verb}{number}'])
     except (ValueError, IndexError) as error:
@@ -175,31 +175,13 @@ class Grammar:
           'lower num_rows, or raise the number of words'
         )
     start, end = [tokenizing.START], [tokenizing.END]
-    pairs = [
-      (
-        np.array([*self.encode(sentence), *end]),
-        np.array([*start, *self.encode(self.translate(sentence)), *end]),
-      )
-      for sentence in sentences
-    ]
-    longest = self.max_words + 1
-    source, source_mask = running_text.pad(
-      [x for x, _ in pairs], length=longest
+    columns = running_text.pairs(
+      [[*self.encode(x), *end] for x in sentences],
+      [[*start, *self.encode(self.translate(x)), *end] for x in sentences],
+      length=self.max_words + 1,
+      target_length=self.max_words + 2,
     )
-    tokens, weights = running_text.pad(
-      [x for _, x in pairs], length=longest + 1
-    )
-    weights[:, 0] = 0
-    return sources.from_arrays(
-      'grammar',
-      {
-        'source': source,
-        'source_mask': source_mask,
-        'tokens': tokens,
-        'weights': weights,
-      },
-      split=split,
-    )
+    return sources.from_arrays('grammar', columns, split=split)
 
   @property
   def max_words(self) -> int:
@@ -233,10 +215,10 @@ class Grammar:
       raise ValueError
     number = '+' if determiner.endswith('+') else ''
     adjectives = []
-    while _is(rest[0], 'j'):
+    while is_kind(rest[0], 'j'):
       adjectives.append(rest.pop(0))
     noun = rest.pop(0)
-    if not _is(noun, 'n'):
+    if not is_kind(noun, 'n'):
       raise ValueError
     ending = _GENDERS[int(noun[1:]) % 3] + number
     article = 'det' if determiner.startswith('the') else 'indet'
@@ -247,13 +229,13 @@ class Grammar:
     ]
     if rest and rest[0] == 'that':
       verb = rest[1]
-      if not _is(verb, 'v'):
+      if not is_kind(verb, 'v'):
         raise ValueError
       inner, _, rest = self._translate_phrase(rest[2:])
       target += ['rel', *inner, f'v{verb}{number}']
     return target, number, rest
 
 
-def _is(word, kind):
+def is_kind(word, kind):
   """Whether a source word is a noun (n), verb (v) or adjective (j)."""
   return word[0] == kind and word[1:].isdigit()

@@ -62,7 +62,7 @@ class Language:
       target = None
       if rest:
         target, rest = _read_phrase(rest)
-      if rest or not _is(verb, 'v'):
+      if rest or not grammars.is_kind(verb, 'v'):
         raise ValueError
       return ' '.join(
         self._clause(
@@ -170,15 +170,11 @@ class Family:
   def relatedness(self) -> np.ndarray:
     """Mean of the shares of equal words and of equal rules, [L, L]."""
     languages = list(self.languages.values())
-    return np.array(
-      [
-        [
-          np.mean([_equal(a.words, b.words), _equal(a.rules, b.rules)])
-          for b in languages
-        ]
-        for a in languages
-      ]
-    )
+
+    def shared(a, b):
+      return np.mean([_equal(a.words, b.words), _equal(a.rules, b.rules)])
+
+    return np.array([[shared(a, b) for b in languages] for a in languages])
 
   @functools.cached_property
   def words(self) -> tuple[str, ...]:
@@ -262,25 +258,13 @@ class Family:
     start, end = [tokenizing.START], [tokenizing.END]
     translate = self.languages[language].translate
     drawn = [self.grammar.decode(ids) for ids in rows]
-    source, source_mask = running_text.pad(
+    columns = running_text.pairs(
       [[*self.encode(f'<{language}> {x}'), *end] for x in drawn],
-      length=self.length,
-    )
-    tokens, weights = running_text.pad(
       [[*start, *self.encode(translate(x)), *end] for x in drawn],
       length=self.length,
+      target_length=self.length,
     )
-    weights[:, 0] = 0
-    return sources.from_arrays(
-      language,
-      {
-        'source': source,
-        'source_mask': source_mask,
-        'tokens': tokens,
-        'weights': weights,
-      },
-      split=split,
-    )
+    return sources.from_arrays(language, columns, split=split)
 
   @functools.cached_property
   def _ids(self):
@@ -313,23 +297,18 @@ def _read_phrase(words):
   if determiner not in ('the', 'the+', 'a', 'a+'):
     raise ValueError
   adjectives = []
-  while _is(rest[0], 'j'):
+  while grammars.is_kind(rest[0], 'j'):
     adjectives.append(rest.pop(0))
   noun, clause = rest.pop(0), None
-  if not _is(noun, 'n'):
+  if not grammars.is_kind(noun, 'n'):
     raise ValueError
   if rest and rest[0] == 'that':
     verb = rest[1]
-    if not _is(verb, 'v'):
+    if not grammars.is_kind(verb, 'v'):
       raise ValueError
     target, rest = _read_phrase(rest[2:])
     clause = (verb, target)
   return _Phrase(determiner, adjectives, noun, clause), rest
-
-
-def _is(word, kind):
-  """Whether a source word is a noun (n), verb (v) or adjective (j)."""
-  return word[0] == kind and word[1:].isdigit()
 
 
 def _equal(a, b):

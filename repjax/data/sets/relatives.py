@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from repjax import types
-from repjax.data.batches import mixtures
 from repjax.data.reading import source as sources
 from repjax.data.sets import grammar
 from repjax.data.sets import languages
@@ -70,12 +69,10 @@ def read(
       raise types.InputError(
         f'There is no language {name!r}; there are {", ".join(known)}.'
       )
-  public = mixtures.union(
-    [
-      family.load(name, num_public_rows // len(known), seed=seed)
-      for seed, name in enumerate(known)
-    ]
-  )
+  public = [
+    family.load(name, num_public_rows // len(known), seed=seed).columns()
+    for seed, name in enumerate(known)
+  ]
   new = languages.Language('new', known[words].words, known[rules].rules)
 
   def load(split, number):
@@ -94,7 +91,7 @@ def read(
 
   return Task(
     family,
-    public.columns(),
+    {name: np.concatenate([x[name] for x in public]) for name in public[0]},
     load('train', num_rows),
     load('test', num_test_rows),
   )

@@ -1,7 +1,6 @@
 """Host side: texts with a class, with a completion, or with another text."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from absl import logging
 import numpy as np
@@ -42,7 +41,9 @@ def rows(
   Returns:
     A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
   """
-  ids, mask = _between(texts, tokenizer, _ends(frame), length, name)
+  ids, mask = running_text.pad(
+    _between(texts, tokenizer, _ends(frame), length, name), length=length
+  )
   return sources.from_arrays(
     name,
     {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
@@ -179,21 +180,13 @@ def pairs(
   else:
     before, after = _ends(frame)
     around, around_target = (before, after), (after + before, after)
-  source, source_mask = _between(texts, tokenizer, around, length, name)
-  tokens, weights = _between(
-    targets, tokenizer, around_target, target_length, name
+  columns = running_text.pairs(
+    _between(texts, tokenizer, around, length, name),
+    _between(targets, tokenizer, around_target, target_length, name),
+    length=length,
+    target_length=target_length,
   )
-  weights[:, 0] = 0
-  return sources.from_arrays(
-    name,
-    {
-      'source': source,
-      'source_mask': source_mask,
-      'tokens': tokens,
-      'weights': weights,
-    },
-    split=split,
-  )
+  return sources.from_arrays(name, columns, split=split)
 
 
 def _ends(frame):
@@ -202,86 +195,9 @@ def _ends(frame):
 
 
 def _between(texts, tokenizer, around, length, name):
-  """(ids, mask) of texts, cut to have room between ids before and after."""
+  """Ids of texts, cut to have room between those before and after."""
   before, after = around
   room = length - len(before) - len(after)
   if room < 1:
     raise types.InputError(f'{name}: no text has room in {length} tokens')
-  return running_text.pad(
-    [np.array([*before, *tokenizer.encode(x)[:room], *after]) for x in texts],
-    length=length,
-  )
-
-
-class Pieces(NamedTuple):
-  """Pieces of chapters, and text of other chapters.
-
-  Attributes:
-    train: Pieces.
-    train_labels: The chapter of each piece of `train`.
-    test: Pieces.
-    test_labels: The chapter of each piece of `test`.
-    public: Whole texts of the remaining chapters.
-  """
-
-  train: list[str]
-  train_labels: np.ndarray
-  test: list[str]
-  test_labels: np.ndarray
-  public: list[str]
-
-
-def topic_pieces(
-  *, num_classes: int, size: int, skip: int = 0, seed: int = 0
-) -> Pieces:
-  """Which chapter of `python_topics` is a piece from?
-
-  Topics that share paragraphs make one chapter (`topics.blocks`). The largest
-  `num_classes` chapters are cut into pieces; a piece that occurs twice is left
-  out. A fifth of the pieces, drawn at random, are for testing.
-
-  Args:
-    num_classes: Number of chapters that are cut.
-    size: Characters of a piece, with every run of spaces as one.
-    skip: Number of larger chapters that are not cut and count as remaining. The
-      largest has five times the text of the second, and makes half of the
-      pieces where it is cut.
-    seed: Decides which pieces are for testing.
-  """
-  from repjax.data.sets import topics  # Imports TFDS.
-
-  texts = {}
-  for split in ('train', 'validation', 'test'):
-    read = sources.load('python_topics', split)
-    columns = read.read(np.arange(len(read)))
-    for topic, body in zip(columns['topic'], columns['text'], strict=True):
-      texts[tokenizing.as_text(topic)] = tokenizing.as_text(body)
-  chapters = topics.blocks(texts)
-  if not 2 <= num_classes < len(chapters) - skip or skip < 0:
-    raise types.InputError(
-      f'python_topics has {len(chapters)} chapters; got {num_classes=}, {skip=}'
-    )
-  cut_chapters = chapters[skip : skip + num_classes]
-  found: dict[str, list[int]] = {}
-  for label, chapter in enumerate(cut_chapters):
-    for topic in chapter:
-      body = ' '.join(texts[topic].split())
-      for start in range(0, len(body) - size + 1, size):
-        found.setdefault(body[start : start + size], []).append(label)
-  pieces = [(piece, x[0]) for piece, x in found.items() if len(x) == 1]
-  order = np.random.default_rng(seed).permutation(len(pieces))
-  pieces = [pieces[i] for i in order]
-  cut = len(pieces) * 4 // 5
-  words, labels = [x for x, _ in pieces], np.array([x for _, x in pieces])
-  return Pieces(
-    words[:cut],
-    labels[:cut],
-    words[cut:],
-    labels[cut:],
-    [
-      texts[topic]
-      for chapter in chapters
-      if chapter not in cut_chapters
-      for topic in chapter
-    ],
-  )
+  return [[*before, *tokenizer.encode(x)[:room], *after] for x in texts]

@@ -167,6 +167,38 @@ def pad(
   return ids, mask
 
 
+def pairs(
+  texts: Sequence[np.ndarray | Sequence[int]],
+  targets: Sequence[np.ndarray | Sequence[int]],
+  *,
+  length: int,
+  target_length: int,
+  truncate: bool = False,
+) -> dict[str, np.ndarray]:
+  """Columns of texts and what an encoder-decoder is to make of them.
+
+  Args:
+    texts: N arrays of ids, with those that end them.
+    targets: N arrays of ids, with those that begin and end them.
+    length: Tokens of a text.
+    target_length: Tokens of a target.
+    truncate: Whether longer ones are cut; otherwise they are an error.
+
+  Returns:
+    'source' int32 [N, length] and 'source_mask', 'tokens' int32 [N,
+    target_length] and 'weights', 1 where a token is to be predicted.
+  """
+  source, source_mask = pad(texts, length=length, truncate=truncate)
+  tokens, weights = pad(targets, length=target_length, truncate=truncate)
+  weights[:, 0] = 0
+  return {
+    'source': source,
+    'source_mask': source_mask,
+    'tokens': tokens,
+    'weights': weights,
+  }
+
+
 def num_bytes(texts: Iterable[str | bytes]) -> int:
   """Bytes of UTF-8, what bits per byte are counted by."""
   return sum(len(tokenizing.as_bytes(text)) for text in texts)

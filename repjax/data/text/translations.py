@@ -138,23 +138,13 @@ class _Pairs:
     before, after = self.sentences.read(indices, (self.pivot, self.language))
     encode = self.tokenizer.encode
     start, end = [tokenizing.START], [tokenizing.END]
-    source, source_mask = running_text.pad(
-      [np.array([self.tag, *encode(x), *end]) for x in before],
+    return running_text.pairs(
+      [[self.tag, *encode(x), *end] for x in before],
+      [[*start, *encode(x), *end] for x in after],
       length=self.length,
+      target_length=self.length,
       truncate=True,
     )
-    tokens, weights = running_text.pad(
-      [np.array([*start, *encode(x), *end]) for x in after],
-      length=self.length,
-      truncate=True,
-    )
-    weights[:, 0] = 0
-    return {
-      'source': source,
-      'source_mask': source_mask,
-      'tokens': tokens,
-      'weights': weights,
-    }
 
 
 def _has_lists(rows):

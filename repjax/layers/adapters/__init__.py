@@ -33,6 +33,7 @@ from repjax.layers.adapters.merging import Budget as Budget
 from repjax.layers.adapters.merging import budget as budget
 from repjax.layers.adapters.merging import collapse as collapse
 from repjax.layers.adapters.merging import merge as merge
+from repjax.layers.adapters.merging import trained_percent as trained_percent
 from repjax.layers.adapters.prefix_attention import (
   PrefixAttention as PrefixAttention,
 )

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from flax import core
 from flax import traverse_util
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax import trees
 from repjax import types
+from repjax.layers import frozen
 from repjax.layers.adapters import adapting
-from repjax.layers.adapters import plans
 from repjax.types import InputError
 
 
@@ -90,7 +92,7 @@ def collapse(
       + parts['hidden', 'bias'][None]
     )
     for path in [p for p in leaves if p[-3:-1] in _MADE and p[-1] == 'kernel']:
-      if plans.fits(rule, path[:-3]):
+      if adapting.fits(rule, path[:-3]):
         kernel, bias = leaves.pop(path), leaves.pop((*path[:-1], 'bias'))
         leaves[path[:-1]] = _rows(hidden, kernel, bias)
   rules = tuple(
@@ -154,9 +156,16 @@ def budget(model: adapting.Adapted, variables: types.PyTree) -> Budget:
     owner = model.plan.owner(path)
     name = 'base' if owner is None else owner[1].name
     parts[name] = parts.get(name, 0) + leaf.size
-  base = _size(variables[types.FROZEN]) + parts.get('base', 0)
-  return Budget(base, parts, _size(params) - sum(parts.values()))
+  base = trees.size(variables[types.FROZEN]) + parts.get('base', 0)
+  return Budget(base, parts, trees.size(params) - sum(parts.values()))
 
 
-def _size(tree):
-  return sum(x.size for x in jax.tree.leaves(tree))
+def trained_percent(model: nn.Module, variables: types.PyTree) -> float:
+  """Trained parameters in percent of the model's, as the papers count them.
+
+  Of any model; reparametrizations of prefixes do not count.
+  """
+  if isinstance(model, adapting.Adapted):
+    return budget(model, variables).percent
+  whole = trees.size(frozen.joined(variables))
+  return 100 * trees.size(variables['params']) / whole

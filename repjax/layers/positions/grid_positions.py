@@ -1,7 +1,9 @@
 """Device code: what tells a transformer where a patch lies."""
 
+import math
 from typing import Literal
 
+from absl import logging
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -157,6 +159,43 @@ def resize_grid(
   )
   grid = grid.reshape(1, -1, dim).astype(embedding.dtype)
   return jnp.concatenate([prefix, grid], axis=1)
+
+
+def fit_grid(
+  embedding: np.ndarray,
+  num_tokens: int,
+  *,
+  num_prefix_tokens: int,
+  method: ResizeMethod,
+  old_grid: Grid | None = None,
+  new_grid: Grid | None = None,
+) -> jax.Array | np.ndarray:
+  """`resize_grid` to a number of tokens; grids that are None are square.
+
+  Raises:
+    InputError: Such a grid is not square.
+  """
+  length = embedding.shape[1]
+  if length == num_tokens and old_grid == new_grid:
+    return embedding
+  old_grid = old_grid or square(length - num_prefix_tokens, 'old_grid')
+  new_grid = new_grid or square(num_tokens - num_prefix_tokens, 'new_grid')
+  logging.info('Position grid: %s -> %s by %s', old_grid, new_grid, method)
+  return resize_grid(
+    jnp.asarray(embedding),
+    old_grid,
+    new_grid,
+    num_prefix_tokens=num_prefix_tokens,
+    method=method,
+  )
+
+
+def square(number: int, field: str) -> Grid:
+  """The grid of a number of positions; `field` is what could say another."""
+  side = math.isqrt(max(number, 0))
+  if not side or side**2 != number:
+    raise InputError(f'{number} positions are no square: load with {field}=')
+  return side, side
 
 
 def _resize_matrix(old: int, new: int, method: ResizeMethod) -> np.ndarray:

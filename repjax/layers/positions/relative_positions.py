@@ -15,7 +15,7 @@ import numpy as np
 from repjax.layers.positions import grid_positions
 from repjax.types import InputError
 
-Grid = tuple[int, int]
+Grid = grid_positions.Grid
 ResizeMethod = Literal['geometric', 'bilinear']
 
 # Rows of the table after those of the offsets: class token to patch, patch to

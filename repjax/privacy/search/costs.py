@@ -12,6 +12,7 @@ import numpy as np
 
 from repjax.privacy import accounting
 from repjax.privacy import overflow
+from repjax.privacy import statements
 from repjax.privacy import tuning
 from repjax.privacy.search import laws
 from repjax.privacy.search import tradeoff
@@ -40,7 +41,7 @@ class Costs(NamedTuple):
 
 
 def of_search(
-  candidates: Collection[accounting.Statement],
+  candidates: Collection[statements.Statement],
   law: laws.Law,
   *,
   delta: float,
@@ -81,7 +82,7 @@ def of_search(
 
 
 def worst(
-  candidates: Collection[accounting.Statement], score_noise: float | None
+  candidates: Collection[statements.Statement], score_noise: float | None
 ) -> tuple[accounting.RdpCurve, tradeoff.Power]:
   """One bound for every candidate, with the score's part."""
   known: list[dict[str, Any]] = [

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from repjax import types
-from repjax.data.batches import in_order
 from repjax.data.batches import mixtures
 from repjax.data.reading import source
 from repjax.data.sets import tasks
@@ -202,18 +201,6 @@ def test_a_resumed_mixture_goes_on_with_the_same_batches():
   )
 
 
-def test_ids_out_of_range_stop_where_batches_are_made():
-  part = tasks.with_task(images(), 3)
-  make = lambda num_tasks: in_order.train_batches(  # noqa: E731
-    part,
-    batch_size=4,
-    seed=0,
-    transform=mixtures.check_ids(num_tasks),
-    process_index=0,
-    process_count=1,
-  )
-  assert (make(4).batch(0)['task'] == 3).all()
-  with pytest.raises(types.InputError, match=r'\[0, 3\), got 3'):
-    make(3).batch(0)
+def test_a_temperature_is_positive():
   with pytest.raises(types.InputError, match='temperature'):
     mixed(temperature=0.0)

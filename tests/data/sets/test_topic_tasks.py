@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from repjax import types
 from repjax.data.sets import topic_tasks
-from repjax.data.text import labelled_text
 from repjax.data.text import tokens
 
 SIZES = dict(num_classes=4, size=48)
@@ -16,7 +16,7 @@ def task():
 
 
 def test_rows_are_the_pieces_in_tokens_of_the_public_text_alone(task):
-  pieces = labelled_text.topic_pieces(**SIZES)
+  pieces = topic_tasks.topic_pieces(**SIZES)
   learned = tokens.Subwords.train(pieces.public, vocab_size=400)
   assert task.vocab_size == learned.vocab_size + 1
   assert task.num_classes == 4
@@ -47,3 +47,34 @@ def test_the_largest_chapter_or_any_other(task):
   # About half of the rows: the others cannot outvote them, nor they the others.
   assert 0.35 < merged.train['label'].mean() < 0.65
   assert set(np.unique(task.train['label'])) == {0, 1, 2, 3}
+
+
+def test_pieces_are_of_one_chapter_and_public_text_is_of_others():
+  pieces = topic_tasks.topic_pieces(num_classes=4, size=48)
+  both = pieces.train + pieces.test
+  assert len(set(both)) == len(both) > 3000
+  assert {len(x) for x in both} == {48}
+  assert abs(len(pieces.test) / len(both) - 0.2) < 0.01
+  assert set(pieces.test_labels) == set(range(4)) == set(pieces.train_labels)
+  public = ' '.join(' '.join(x.split()) for x in pieces.public)
+  seen = sum(x in public for x in both)
+  assert seen < 0.01 * len(both)
+  again = topic_tasks.topic_pieces(num_classes=4, size=48)
+  assert again.test == pieces.test
+  for fields in (dict(num_classes=1), dict(num_classes=54, skip=1)):
+    with pytest.raises(types.InputError, match='chapters'):
+      topic_tasks.topic_pieces(size=48, **fields)
+
+
+def test_the_largest_chapters_can_be_public():
+  pieces = topic_tasks.topic_pieces(num_classes=4, size=48)
+  skipped = topic_tasks.topic_pieces(num_classes=3, size=48, skip=1)
+  chapter = dict(zip(pieces.train, pieces.train_labels, strict=True))
+  both = dict(zip(skipped.train, skipped.train_labels, strict=True))
+  shared = chapter.keys() & both.keys()
+  assert len(shared) > 0.5 * len(both)
+  assert all(chapter[x] == both[x] + 1 for x in shared)
+  public = ' '.join(' '.join(x.split()) for x in skipped.public)
+  largest = [x for x, label in chapter.items() if label == 0]
+  assert sum(x in public for x in largest) > 0.98 * len(largest)
+  assert sum(x in public for x in both) < 0.01 * len(both)

@@ -98,34 +98,3 @@ def test_rows_without_room_for_what_is_learned_are_refused():
         num_classes=1,
         frame=frame,
       )
-
-
-def test_pieces_are_of_one_chapter_and_public_text_is_of_others():
-  pieces = labelled_text.topic_pieces(num_classes=4, size=48)
-  both = pieces.train + pieces.test
-  assert len(set(both)) == len(both) > 3000
-  assert {len(x) for x in both} == {48}
-  assert abs(len(pieces.test) / len(both) - 0.2) < 0.01
-  assert set(pieces.test_labels) == set(range(4)) == set(pieces.train_labels)
-  public = ' '.join(' '.join(x.split()) for x in pieces.public)
-  seen = sum(x in public for x in both)
-  assert seen < 0.01 * len(both)
-  again = labelled_text.topic_pieces(num_classes=4, size=48)
-  assert again.test == pieces.test
-  for fields in (dict(num_classes=1), dict(num_classes=54, skip=1)):
-    with pytest.raises(types.InputError, match='chapters'):
-      labelled_text.topic_pieces(size=48, **fields)
-
-
-def test_the_largest_chapters_can_be_public():
-  pieces = labelled_text.topic_pieces(num_classes=4, size=48)
-  skipped = labelled_text.topic_pieces(num_classes=3, size=48, skip=1)
-  chapter = dict(zip(pieces.train, pieces.train_labels, strict=True))
-  both = dict(zip(skipped.train, skipped.train_labels, strict=True))
-  shared = chapter.keys() & both.keys()
-  assert len(shared) > 0.5 * len(both)
-  assert all(chapter[x] == both[x] + 1 for x in shared)
-  public = ' '.join(' '.join(x.split()) for x in skipped.public)
-  largest = [x for x, label in chapter.items() if label == 0]
-  assert sum(x in public for x in largest) > 0.98 * len(largest)
-  assert sum(x in public for x in both) < 0.01 * len(both)

@@ -32,6 +32,7 @@ import types
 import ml_collections
 from repjax import types as contracts
 from repjax.privacy import accounting
+from repjax.privacy import statements
 
 def get_config(preset='small'):
   return ml_collections.ConfigDict(dict(
@@ -41,7 +42,7 @@ def get_config(preset='small'):
 
 def build(config):
   def privacy(steps):
-    return accounting.statement(
+    return statements.statement(
       noise_multiplier=config.noise, sampling_rate=0.1, steps=steps,
       delta=1e-5, accountant='rdp', unit=config.unit)
   return types.SimpleNamespace(

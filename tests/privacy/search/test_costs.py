@@ -9,6 +9,7 @@ import pytest
 
 from repjax import types
 from repjax.privacy import accounting
+from repjax.privacy import statements
 from repjax.privacy import tuning
 from repjax.privacy.search import costs
 from repjax.privacy.search import laws
@@ -20,7 +21,7 @@ LAW = laws.with_mean(1.0, 5.0)
 @pytest.fixture(scope='module')
 def quiet():
   """What a run with much noise claims."""
-  return accounting.statement(
+  return statements.statement(
     noise_multiplier=4.0,
     sampling_rate=0.1,
     steps=20,

@@ -232,25 +232,6 @@ def trigonometric(x: jax.Array, projection: jax.Array) -> Features:
   return Features(features, _half_square(_wide(x)))
 
 
-def positive_paper_code(
-  x: jax.Array,
-  projection: jax.Array,
-  *,
-  of: Literal['queries', 'keys'],
-  epsilon: float,
-) -> Features:
-  """`positive` as in the authors' code, for comparisons with it.
-
-  Its keys share one maximum over all positions, and `epsilon` comes after: an
-  output then depends on later keys, in causal attention, too.
-  """
-  x, projected = _project(x, projection)
-  axes = -1 if of == 'queries' else (-2, -1)
-  top = projected.max(axes, keepdims=True)
-  values = jnp.exp(projected - _half_square(x)[..., None] - top) + epsilon
-  return Features(values * projected.shape[-1] ** -0.5, None)
-
-
 # Maps of other kernels.
 
 
