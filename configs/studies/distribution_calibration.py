@@ -15,7 +15,6 @@ the power, as the authors' code does; `consistent` takes both under the power.
 Settings are the published ones for all: nothing is tuned on episodes.
 """
 
-import jax
 from ml_collections import config_dict
 import numpy as np
 
@@ -33,7 +32,43 @@ from repjax.protocols import side_by_side
 SEEDS = (0, 1, 2, 3, 4)
 _SHOTS = (1, 5)
 
+# The thresholds stood here before the first run on these sets. That the gain at
+# one row and its loss at five were to be expected was known from a trial with
+# another network on MNIST: .390 against .426 (published) and .445 (consistent)
+# at one row, .628 (power) against .583 and .635 at five.
 CLAIMS = dict(
+  one_row=dict(
+    says='1 row: accuracy in episodes, published calibration minus logistic '
+    'regression',
+    paper='68.57 %, miniImageNet (table 2); users measured 59.07 % without it '
+    'and 68.21 % with it on the same features (issue 3)',
+    at_least=0.01,
+    needs=('base_accuracy', 'features_gain'),
+  ),
+  one_row_over_simple=dict(
+    says='1 row: published calibration minus the better of power and l2 alone',
+    paper='users measured +1.8 points (issue 3)',
+    at_least=0.0,
+    needs=('base_accuracy', 'features_gain'),
+  ),
+  five_rows_over_simple=dict(
+    says='5 rows: published calibration minus the better of power and l2 alone',
+    paper='users measured -0.65 points (issue 3)',
+    at_most=0.0,
+    needs=('base_accuracy', 'features_gain'),
+  ),
+  consistent_one=dict(
+    says='1 row: consistent statistics minus published ones',
+    paper='not reported',
+    at_least=0.0,
+    needs=('base_accuracy', 'features_gain'),
+  ),
+  consistent_five=dict(
+    says='5 rows: consistent statistics minus published ones',
+    paper='not reported',
+    at_least=0.0,
+    needs=('base_accuracy', 'features_gain'),
+  ),
   base_accuracy=dict(
     kind='first',
     says='test accuracy of the network on its base classes',
@@ -42,7 +77,7 @@ CLAIMS = dict(
   ),
   features_gain=dict(
     kind='first',
-    says='5 rows: accuracy of logistic regression over chance, 20 %',
+    says='5 rows: accuracy of logistic regression over chance',
     paper='far above (table 2)',
     at_least=0.1,
   ),
@@ -71,15 +106,18 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   )
   everything = {k: np.concatenate([rows[k], test_rows[k]]) for k in rows}
   features = _features(method, trained.states, everything)
+  known = len(rows['label'])
+  simple = _simple(config.calibration.power)
   found = [
-    _judge(config, x, everything['label'], len(rows['label']), *classes, seed)
+    _judge(config, simple, x, everything['label'], known, *classes, seed)
     for x, classes, seed in zip(features, split, seeds, strict=True)
   ]
   accuracy = {key: np.asarray([x[key] for x in found]) for key in found[0]}
   return types.Report(
     scalars={
       'base_accuracy': trained.score,
-      'features_gain': accuracy[5, 'logistic regression'] - 0.2,
+      'features_gain': accuracy[5, 'logistic regression']
+      - 1 / config.episodes.ways,
       **_differences(accuracy),
       **{f'{shots} rows, {name}': x for (shots, name), x in accuracy.items()},
     },
@@ -104,17 +142,12 @@ def _of_base(rows, bases):
   size = min(map(len, chosen))
   chosen = np.stack([x[:size] for x in chosen])
   columns = {name: x[chosen] for name, x in rows.items()}
-  places = np.argsort(np.argsort(bases, 1), 1)  # Rank of each base class.
-  order = np.sort(bases, 1)
   columns['label'] = np.stack(
     [
-      np.argsort(base)[np.searchsorted(ranks, labels)]
-      for base, ranks, labels in zip(
-        bases, order, columns['label'], strict=True
-      )
+      np.argsort(base)[np.searchsorted(np.sort(base), labels)]
+      for base, labels in zip(bases, columns['label'], strict=True)
     ]
   )
-  del places
   return columns
 
 
@@ -149,18 +182,23 @@ def _features(method, states, rows):
   return np.concatenate(parts, 1)
 
 
-def _judge(config, features, labels, num_train, base, novel, seed):
-  """Accuracy over episodes, (shots, classifier) -> number."""
-  known = np.flatnonzero(np.isin(labels[:num_train], base))
-  numbers = config.calibration.to_dict()
-  power, shrinkage = numbers['power'], numbers.pop('shrinkage')
+def _simple(power):
+  """Classifiers that know nothing of base classes."""
   regression = few_shot.logistic_regression()
-  classifiers = {
+  return {
     'logistic regression': regression,
     'power': few_shot.on(few_shot.tukey(power), regression),
     'l2': few_shot.on(few_shot.normalize, regression),
     'nearest centroid': few_shot.nearest_centroid(),
   }
+
+
+def _judge(config, simple, features, labels, num_train, base, novel, seed):
+  """Accuracy over episodes, (shots, classifier) -> number."""
+  known = np.flatnonzero(np.isin(labels[:num_train], base))
+  numbers = config.calibration.to_dict()
+  power, shrinkage = numbers['power'], numbers.pop('shrinkage')
+  classifiers = dict(simple)
   for name, of in (('published', 'raw'), ('consistent', 'transformed')):
     stats = calibration.statistics(
       features[known], labels[known], of=of, power=power, shrinkage=shrinkage
@@ -187,5 +225,13 @@ def _judge(config, features, labels, num_train, base, novel, seed):
 
 def _differences(accuracy):
   """What the claims compare."""
-  del accuracy
-  return {}
+  found = {}
+  for shots, word in ((1, 'one'), (5, 'five')):
+    score = {name: x for (n, name), x in accuracy.items() if n == shots}
+    published = score['calibrated, published']
+    simple = np.maximum(score['power'], score['l2'])
+    if shots == 1:
+      found['one_row'] = published - score['logistic regression']
+    found[f'{word}_row{"s" * (shots > 1)}_over_simple'] = published - simple
+    found[f'consistent_{word}'] = score['calibrated, consistent'] - published
+  return found

@@ -43,36 +43,33 @@ def accuracy(
   features = check_features(features, sampler)
   types.check_range('[1, inf)', count=count, at_once=at_once)
   at_once = min(at_once, count)
-  # As pytrees, so that another base or another seed compiles nothing anew.
-  callables = {
-    name: x if isinstance(x, tree_util.Partial) else tree_util.Partial(x)
-    for name, x in classifiers.items()
-  }
-  parts = []
+  parts = {name: [] for name in classifiers}
   for first in range(0, count, at_once):
     # The last part is as large as the others, so that nothing compiles twice.
     drawn = sampler.draw(first, at_once)
-    judged = _judge(features, drawn, first, sampler.seed + 1, callables)
-    parts.append(jax.device_get(judged))
-  return {
-    name: np.concatenate([x[name] for x in parts])[:count]
-    for name in classifiers
-  }
+    # One program a classifier: XLA on CPUs has hung where the solvers of
+    # several ran beside each other in one.
+    for name, classifier in classifiers.items():
+      if not isinstance(classifier, tree_util.Partial):
+        classifier = tree_util.Partial(classifier)
+      right = _judge(features, drawn, first, sampler.seed + 1, classifier)
+      parts[name].append(jax.device_get(right))
+  return {name: np.concatenate(x)[:count] for name, x in parts.items()}
 
 
 @jax.jit
-def _judge(features, drawn, first, seed, classifiers):
-  """Accuracy of each classifier in each episode, name -> [E]."""
+def _judge(features, drawn, first, seed, classifier):
+  """Accuracy in each episode, [E].
+
+  The classifier is a pytree: another base compiles nothing anew.
+  """
   count, ways, queries = drawn.query.shape
   truth = jnp.repeat(jnp.arange(ways), queries)
 
   def one(support, query, index):
     rows = features[query].reshape(len(truth), -1)
     rng = jax.random.fold_in(jax.random.key(seed), index)
-    return {
-      name: (classify(features[support], rows, rng).argmax(-1) == truth).mean()
-      for name, classify in classifiers.items()
-    }
+    return (classifier(features[support], rows, rng).argmax(-1) == truth).mean()
 
   return jax.vmap(one)(drawn.support, drawn.query, first + jnp.arange(count))
 
