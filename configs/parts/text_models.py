@@ -16,6 +16,7 @@ from repjax.data.text import published_tokens
 from repjax.data.text import tokens
 from repjax.layers import adapters
 from repjax.models import text_heads
+from repjax.weights import packaged
 from repjax.weights import text_config
 from repjax.weights import text_weights
 
@@ -41,7 +42,8 @@ def by_kind(config, choices: Mapping[str, _T]) -> _T:
 def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """What makes ids of texts.
 
-  Published weights have theirs in their folder; `config.data.tokenizer` stands
+  Published weights have theirs in their folder, which may be one of an installed
+  package (`packaged.folder`); `config.data.tokenizer` stands
   in for one that is not there. Without weights that names a file that
   `tokens.Subwords` wrote; '' calls `learn` if it is given, and else reads
   bytes.
@@ -52,7 +54,7 @@ def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """
   path = config.data.tokenizer
   if config.weights:
-    return _of_weights(config, config.weights, path)
+    return _of_weights(config, packaged.folder(config.weights), path)
   if path:
     return tokens.Subwords.load(path)
   return tokens.Bytes() if learn is None else learn()
@@ -126,7 +128,7 @@ def model(
   """
   if not config.weights:
     return kind(**{'vocab_size': vocab_size, **config.model, **fields})
-  stored = text_config.read(config.weights).fields
+  stored = text_config.read(packaged.folder(config.weights)).fields
   made = kind(**{**stored, **fields})
   config.model.update({name: vars(made)[name] for name in config.model})
   return made
@@ -134,10 +136,11 @@ def model(
 
 def load(config, model: nn.Module) -> Callable[[types.PyTree], types.PyTree]:
   """Parameters of `model` -> with published ones for all but a new head."""
+  weights = packaged.folder(config.weights)
   return functools.partial(
     text_weights.load,
-    config.weights,
-    family=text_config.read(config.weights).family,
+    weights,
+    family=text_config.read(weights).family,
     head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
   )
 
