@@ -42,11 +42,10 @@ def by_kind(config, choices: Mapping[str, _T]) -> _T:
 def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """What makes ids of texts.
 
-  Published weights have theirs in their folder, which may be one of an installed
-  package (`packaged.folder`); `config.data.tokenizer` stands
-  in for one that is not there. Without weights that names a file that
-  `tokens.Subwords` wrote; '' calls `learn` if it is given, and else reads
-  bytes.
+  Published weights have theirs in their folder (which may be that of a package,
+  see `packaged`); `config.data.tokenizer` stands in for one that is not there.
+  Without weights that names a file that `tokens.Subwords` wrote; '' calls
+  `learn` if it is given, and else reads bytes.
 
   Raises:
     InputError: The tokenizer is not that of the weights, or they are not what

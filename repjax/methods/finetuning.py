@@ -72,12 +72,12 @@ def adapt(
   Args:
     model: Of `transformer`, `text_heads` or `vit`.
     kind: 'full': all parameters. 'layers': all but the tables of embeddings.
-      'head': no more than the head of a classifier. 'bias': the biases (BitFit, Zaken et al.,
-      2022, https://arxiv.org/abs/2106.10199). 'lora': queries and values of all
-      attentions. 'adapter': a bottleneck after every MLP (Pfeiffer et al.,
-      2021, https://arxiv.org/abs/2005.00247). 'prefix': keys and values of all
-      attentions. 'parallel': a scaled bottleneck beside every MLP. 'mam': a
-      short prefix and the scaled bottleneck (He et al., 2022,
+      'head': the head of a classifier alone. 'bias': the biases (BitFit, Zaken
+      et al., 2022, https://arxiv.org/abs/2106.10199). 'lora': queries and
+      values of all attentions. 'adapter': a bottleneck after every MLP
+      (Pfeiffer et al., 2021, https://arxiv.org/abs/2005.00247). 'prefix': keys
+      and values of all attentions. 'parallel': a scaled bottleneck beside every
+      MLP. 'mam': a short prefix and the scaled bottleneck (He et al., 2022,
       https://arxiv.org/abs/2110.04366).
     rank: r of low-rank changes and bottlenecks; read by those that have any.
     length: l of prefixes.
