@@ -232,6 +232,22 @@ STUDY = dict(
     ),
     **_MINILM,
   ),
+  gpu=dict(
+    on='clinc',
+    batch_size=64,
+    eval_batch_size=512,
+    epochs=3.0,
+    min_steps=0,
+    intents=dict(num_classes=150, rows_per_class=0),
+    model=dict(hidden_dim=384, mlp_dim=1536, num_heads=6, num_layers=6),
+    arms=_MINILM['arms'],
+    pretraining=dict(steps=30_000, batch_size=256, learning_rate=5e-4),
+    study=dict(
+      rates=(3e-4, 1e-3, 3e-3, 1e-2),
+      full_rates=(3e-5, 1e-4, 3e-4),
+      points=1,
+    ),
+  ),
   minilm_clinc=dict(
     on='clinc',
     min_steps=100,

@@ -77,6 +77,8 @@ _STUDY = dict(
   paper=dict(study=dict(num_rows=0, epsilon=0.05, vectorize=True)),
   small=dict(study=dict(num_rows=300)),
   cifar10=dict(on='small', study=dict(num_rows=3000, vectorize=False)),
+  # Networks one after the other: each fills an accelerator.
+  gpu=dict(study=dict(vectorize=False)),
   smoke=dict(study=dict(num_rows=60)),
 )
 

@@ -96,6 +96,7 @@ _STUDY = dict(
   smoke=dict(study=dict(draws=400, tune_steps=2)),
   tiny_shakespeare=dict(study=dict(tune_steps=20)),
   learned_positions=dict(study=dict(tune_steps=60)),
+  gpu=dict(study=dict(tune_steps=400)),
 )
 
 _DIM, _SIZES = 16, (16, 32, 64, 128, 256)  # d, and numbers of features m.
