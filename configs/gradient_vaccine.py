@@ -12,7 +12,6 @@ paper: English to 24 languages of `ted_multi_translate`, one transformer,
   set that TFDS has. By data.name also sets with a column for each language,
   such as opus, with data.languages=('de',).
 small: 6 synthetic languages of one family tree, of 100 to 3,000 rows.
-gpu: 12 of them, of 100 to 10,000 rows, a larger model; for one accelerator.
 """
 
 from ml_collections import config_dict
@@ -23,12 +22,6 @@ from configs.parts import translation
 from repjax import optim
 from repjax import types
 from repjax.experiments import of_tokens
-
-# Two families, each of three pairs.
-_FAMILY = '(({}:0.1,{}:0.1):0.2,(({}:0.1,{}:0.1):0.1,({}:0.1,{}:0.1):0.1):0.1)'
-_TREE_OF_12 = (
-  f'({_FAMILY.format(*"abcdef")}:0.3,{_FAMILY.format(*"ghijkl")}:0.3)'
-)
 
 PRESETS = dict(
   paper=dict(
@@ -103,18 +96,6 @@ PRESETS = dict(
     tx=dict(learning_rate=5e-3, warmup=0.1),
     step=dict(label_smoothing=0.0, compute_dtype='float32'),
     run=dict(eval_every=250, save_every=250, best='test/mean_task_accuracy'),
-  ),
-  gpu=dict(
-    on='small',
-    batch_size=1200,
-    steps=5000,
-    family=dict(
-      tree=_TREE_OF_12,
-      num_rows=(10_000, 3000, 1000, 300, 100, 100) * 2,
-      words=dict(num_nouns=24, num_verbs=12, num_adjectives=12),
-    ),
-    model=dict(hidden_dim=256, mlp_dim=1024, num_heads=8, num_layers=3),
-    tx=dict(learning_rate=1e-3),
   ),
   smoke=dict(
     batch_size=16,

@@ -17,9 +17,6 @@ small_generation: a synthetic language, the words of one and the rules of
   both, from 80 rows; data.name=e2e_nlg and data.target=... learn from a TFDS
   set with two columns of text.
 
-weights='package:NAME/FOLDER' are those of an installed package; the study's
-presets minilm and minilm_clinc start from MiniLM so.
-
 Composes with adapter.kind (see `finetuning.adapt`), sam.rho and attention.kind
 ('favor': a Performer); configs/dp_finetuning.py has adapter.kind, too.
 """
@@ -71,8 +68,7 @@ PRESETS = dict(
       # `tokens.Subwords.save` wrote.
       tokenizer='',
       vocab_size=32_000,
-      # Sets whose training texts 'sentences' are pretrained on (and subwords
-      # learned from), 'name:column' each; () is the set itself.
+      # What 'sentences' are pretrained on, 'name:column'; () is the set itself.
       public=(),
     ),
     # Of data.name 'python_topics', 'clinc_oos' and 'relatives': see

@@ -10,7 +10,6 @@ https://arxiv.org/abs/1710.09412, and for 2021 https://arxiv.org/abs/2010.04819
 paper: PreAct ResNet-18 on CIFAR-10, alpha 1 (ICLR 2018, table 2).
 small: an MLP on `digits`, alpha 0.2, a weight of its own for every pair.
 cifar10: a small convolutional network on CIFAR-10, alpha 1.
-gpu: `paper` in 60 epochs, for one accelerator.
 """
 
 from ml_collections import config_dict
@@ -65,7 +64,6 @@ PRESETS = dict(
     tx=dict(learning_rate=0.03),
     mixup=dict(alpha=1.0, per='batch'),
   ),
-  gpu=dict(on='paper', epochs=60.0),
   smoke=dict(min_steps=8),
 )
 

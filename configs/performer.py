@@ -13,7 +13,6 @@ small: byte language model on `python_topics`.
 tiny_shakespeare: byte language model on that set, in fewer steps.
 learned_positions: that of `small`, with positions as the paper has them and
   random features that are redrawn.
-gpu: pixels of MNIST, 784 tokens, by six layers of 512; for one accelerator.
 """
 
 from ml_collections import config_dict
@@ -57,15 +56,6 @@ PRESETS = dict(
     data=dict(length=128, eval_stride=128),
     model=dict(position='learned'),
     attention=dict(redraw_every=100),
-  ),
-  gpu=dict(
-    on='learned_positions',
-    batch_size=64,
-    min_steps=4000,
-    data=dict(kind='pixels', name='mnist', eval_splits=('test[:200]',)),
-    model=dict(hidden_dim=512, mlp_dim=2048, num_heads=8, num_layers=6),
-    tx=dict(learning_rate=1e-3),
-    step=dict(compute_dtype='bfloat16'),
   ),
 )
 
