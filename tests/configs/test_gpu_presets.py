@@ -27,6 +27,11 @@ def test_all_of_them_are_known():
   assert found == set(_LESS)
 
 
+def test_a_reader_is_told_what_was_not_run(tmp_path):
+  table = results.table(['performer', 'rfa'], tmp_path / 'results')
+  assert table.count('--preset=gpu`, for an accelerator, was not run') == 1
+
+
 @pytest.mark.parametrize('paper', _LESS)
 def test_a_step_has_the_shapes_of_its_data(
   paper, request, tmp_path, monkeypatch
