@@ -59,7 +59,7 @@ def alarm(
 
   Args:
     adapted: Logits of the adapted network in the order of the stream, [N, C].
-    reference: Of the same rows without updates: of the network as it was
+    reference: Logits of these rows without updates: of the network as it was
       trained, or with statistics of the batch, [N, C].
     window: Rows that are looked at together, >= 1.
     least: In [0, 1].

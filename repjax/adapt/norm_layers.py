@@ -119,7 +119,7 @@ def with_statistics(predict: Predict, prior: float) -> Predict:
 
   Args:
     predict: Of a method whose networks have `layers.norms.BatchNorm`.
-    prior: Rows that the running statistics count as, >= 0; see there.
+    prior: Rows that the running statistics count as, >= 0.
 
   Raises:
     InputError: `prior` is out of range. When it is called: the statistics would

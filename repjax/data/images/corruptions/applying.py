@@ -127,13 +127,14 @@ def corrupted(
 
   Args:
     source: uint8 images of 1 or 3 channels; they may differ in size.
-    name: See `corrupt`.
-    severity: See `corrupt`.
-    scale: See `corrupt`.
-    seed: See `corrupt`.
+    name: One of `COMMON` or `HELD_OUT`.
+    severity: 1 to 5.
+    scale: Constants, 'cifar' or 'imagenet'.
+    seed: Of all random numbers, >= 0.
 
   Raises:
-    InputError: As of `corrupt`, or if the set has no such images.
+    InputError: A name, severity or scale that there is not, or a set without
+      such images.
   """
   _constants(name, severity, scale)
   source.check_images()

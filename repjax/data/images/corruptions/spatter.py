@@ -72,7 +72,11 @@ def _relief(layer):
 
 
 def _canny(layer):
-  """Edges of a grey image (Canny, 1986), as OpenCV finds them."""
+  """Edges of a grey image, as OpenCV finds them.
+
+  Canny, 'A Computational Approach to Edge Detection', PAMI 1986
+  (https://doi.org/10.1109/TPAMI.1986.4767851).
+  """
   values = layer.astype(np.float64)
   down, right = (ndimage.sobel(values, axis, mode='nearest') for axis in (0, 1))
   strength = abs(down) + abs(right)
