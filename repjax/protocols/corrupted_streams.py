@@ -91,7 +91,9 @@ class Streams:
     logits = self._program(forms)(self._states, streams, rate)
     labels = np.stack([rows['label'][chosen] for chosen in orders])
     return {
-      form: (x.argmax(-1) != labels).mean(-1) for form, x in logits.items()
+      form: (logits[form].argmax(-1) != labels).mean(-1)
+      for form in adaptation.NAMES  # A tree's keys are sorted.
+      if form in logits
     }
 
   def mean_errors(self, names: Iterable[str], **settings: Any) -> Errors:
