@@ -2,8 +2,9 @@
 
     python -m launch.reproduce --papers=tent
 
-measures the claims (`configs/studies/tent.py`). A run of `launch.train` is of
-the network that is adapted; then, over all 15 common corruptions,
+measures the claims (`configs/studies/tent.py`): on `digits`, 15 points less
+error by statistics of the batch, one more by Tent. A run of `launch.train` is
+of the network that is adapted; then, over all 15 common corruptions,
 
     python -m launch.adapt --workdir=WORKDIR --corruption=common
 
@@ -19,14 +20,13 @@ gpu: WRN-16-4 on CIFAR-10, 30 epochs.
 import functools
 
 from ml_collections import config_dict
-import numpy as np
 import optax
 
 from configs import presets
 from repjax import optim
 from repjax import types
-from repjax.data.images import transforms
 from repjax.data.reading import source
+from repjax.data.sets import tasks
 from repjax.experiments import of_images
 from repjax.methods import supervised
 from repjax.models import resnet
@@ -98,11 +98,7 @@ def load(config, split: str) -> source.Source:
   if not config.data.side:
     return rows
   rows.check_images()
-  resize = transforms.resize(config.data.side, config.data.side)
-  columns = rows.read(np.arange(len(rows)))
-  return rows.with_columns(
-    image=resize.apply({'image': columns['image']}, np.empty(0))['image']
-  )
+  return tasks.resized(rows, config.data.side, rows.num_channels or 1)
 
 
 def method(
