@@ -17,8 +17,8 @@ and the hard one is noise on lost contrast, at the largest rate.
 
 On digits, statistics of the batch halve the error and Tent takes another point
 off, most of it from blurs, frost and contrast; Gaussian and shot noise and
-JPEG, where there is little to mend, are no better with either than without. On streams sorted by label
-both are far worse than no adaptation at all (measured).
+JPEG, where there is little to mend, are no better with either than without. On
+streams sorted by label both are far worse than no adaptation at all (measured).
 
 Trials on three networks of other seeds, and with half of `digits`, were in view
 when the thresholds were written.
