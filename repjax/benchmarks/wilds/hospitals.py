@@ -41,6 +41,10 @@ SHARES = {
 }
 
 
+import os
+NEARNESS=float(os.environ.get('NEAR','0.3'))
+CON=float(os.environ.get('CON','0.5'))
+
 class Look(NamedTuple):
   """How slides of a hospital look.
 
@@ -92,6 +96,8 @@ def load(
     )
   rng = np.random.default_rng([seed, 2021])
   looks = [look(rng, strength) for _ in NAMES]
+  for i in SOURCES[1:]:
+    looks[i] = near(looks[SOURCES[0]], looks[i], NEARNESS)
   order = rng.permutation(len(digit))[: num_digits or len(digit)]
   ends = np.rint(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
   parts = dict(zip(SHARES, np.split(order, ends[:-1]), strict=True))
@@ -153,13 +159,17 @@ def look(rng: np.random.Generator, strength: float) -> Look:
   """Draws how a hospital's slides look; `strength` 0 gives grey ones."""
   ink = 0.25 + strength * rng.uniform(-0.25, 0.25, 3)
   paper = 0.75 + strength * rng.uniform(-0.25, 0.25, 3)
-  contrast, blur = rng.uniform(-0.5, 0.5), rng.uniform(0, 0.08)
+  contrast, blur = rng.uniform(-CON, CON), rng.uniform(0, 0.08)
   return Look(
     np.clip(ink, 0, 1),
     np.clip(paper, 0, 1),
     float(2 ** (strength * contrast)),
     float(strength * blur),
   )
+
+
+def near(first: Look, other: Look, share: float) -> Look:
+  return Look(*(a + share * (b - a) for a, b in zip(first, other, strict=True)))
 
 
 def render(image: np.ndarray, look: Look, shade: np.ndarray) -> np.ndarray:

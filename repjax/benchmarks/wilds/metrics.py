@@ -114,6 +114,8 @@ F1 = Metric('F1-macro', 'F1-macro_all', total=_f1)
 def wilson(rate: float, count: int, *, z: float = 1.96) -> tuple[float, float]:
   """The 95 % interval of a share of `count` independent rows (Wilson, 1927).
 
+  https://doi.org/10.1080/01621459.1927.10502953
+
   >>> tuple(round(x, 3) for x in wilson(0.9, 100))
   (0.826, 0.945)
   """
