@@ -27,10 +27,11 @@ from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.types import InputError
 
-# Columns that `make` adds to a batch: what a row's supervised loss counts, 0
-# without a label and 1 on average over real rows; and the weight of the
-# method's further term in this step.
-SHARE, WEIGHT = 'labelled_share', 'term_weight'
+# Columns that `make` adds to a batch: what a row counts in a mean over labelled
+# rows (0 without a label, 1 on average over real rows) and over unlabelled
+# ones; and the weight of the method's further term in this step.
+SHARE, UNLABELLED = 'labelled_share', 'unlabelled_share'
+WEIGHT = 'term_weight'
 
 
 class Forward(NamedTuple):
@@ -108,7 +109,9 @@ def forward(
     logits.astype(jnp.float32),
     features.reshape((len(features), -1)).astype(jnp.float32),
     model_state,
-    lambda rows: frozen_head(rows.reshape(features.shape).astype(features)),
+    lambda rows: frozen_head(
+      rows.reshape(features.shape).astype(features.dtype)
+    ),
   )
 
 
@@ -151,6 +154,19 @@ def is_labelled(batch: types.Batch) -> jax.Array:
   if 'labelled' not in batch:
     return mask
   return jnp.where(mask > 0, batch['labelled'].astype(jnp.float32), 0.0)
+
+
+def columns(
+  batch: types.Batch, weight: jax.typing.ArrayLike
+) -> dict[str, jax.Array]:
+  """`SHARE`, `UNLABELLED` and `WEIGHT` of a step's rows."""
+  mask = batch['mask'].astype(jnp.float32)
+  labelled = is_labelled(batch)
+  return {
+    SHARE: share_of(labelled, mask),
+    UNLABELLED: share_of(mask - labelled, mask),
+    WEIGHT: jnp.full(mask.shape, weight, jnp.float32),
+  }
 
 
 def share_of(chosen: jax.Array, mask: jax.Array) -> jax.Array:
@@ -200,7 +216,7 @@ def make(
   """The method of a classifier's loss.
 
   Args:
-    loss_fn: Sees the columns `SHARE` and `WEIGHT`, too.
+    loss_fn: Sees the columns `SHARE`, `UNLABELLED` and `WEIGHT`, too.
     model: Any linen classifier.
     tx: Optax chain.
     inputs: What the model is called with, in place of images.
@@ -225,12 +241,8 @@ def make(
     return step.init(variables)
 
   def update(state, batch, rng):
-    mask = batch['mask'].astype(jnp.float32)
-    columns = {
-      SHARE: share_of(is_labelled(batch), mask),
-      WEIGHT: jnp.full(mask.shape, schedule(state.step), jnp.float32),
-    }
-    return step.update(state, {**batch, **columns}, rng)
+    added = columns(batch, schedule(state.step))
+    return step.update(state, {**batch, **added}, rng)
 
   def predict(state, batch):
     variables = of_model(steps.variables(state))

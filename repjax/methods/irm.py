@@ -20,7 +20,7 @@ import optax
 from repjax import types
 from repjax.methods import grouped
 
-Form = Literal['unbiased', 'plain']
+Form = Literal['unbiased', 'plain', 'vector']
 
 
 def make(
@@ -49,7 +49,7 @@ def make(
   Returns:
     A `types.Method`; see `grouped.make`.
   """
-  types.check_choice('form', form, ('unbiased', 'plain'))
+  types.check_choice('form', form, ('unbiased', 'plain', 'vector'))
 
   def of_rows(rows):
     return penalty(
@@ -73,19 +73,20 @@ def make(
 
 
 def scale_gradients(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """Derivative of each row's cross-entropy by a scale of its logits, at 1.
+  """Derivatives of rows' cross-entropies by scales of their logits, at 1.
 
-  sum_k u_k (p_k - 1[y = k]), in closed form.
+  u_k (p_k - 1[y = k]) by a scale of class k, in closed form; the derivative by
+  one scale of all classes is their sum.
 
   Args:
     logits: u, [N, C].
     label: y, [N].
 
   Returns:
-    [N].
+    [N, C].
   """
   error = jax.nn.softmax(logits) - jax.nn.one_hot(label, logits.shape[-1])
-  return (logits * error).sum(-1)
+  return logits * error
 
 
 def penalty(
@@ -109,8 +110,14 @@ def penalty(
       large on average by their variance; 'unbiased' multiplies the means of its
       1st, 3rd, ... and 2nd, 4th, ... row (the paper's appendix D; DomainBed,
       WILDS), which may be negative. A group of one row has penalty 0 then.
+      'vector' is 'plain' with a scale for each class, and the squared norm of
+      its gradient (Ahmed et al., ICLR 2021; see `group_invariance`).
   """
   slopes = scale_gradients(logits, label)
+  if form == 'vector':
+    mean, counts = grouped.means(slopes, group, mask, num_groups)
+    return grouped.mean_of_present(jnp.square(mean).sum(-1), counts)
+  slopes = slopes.sum(-1)
   if form == 'plain':
     mean, counts = grouped.means(slopes, group, mask, num_groups)
     return grouped.mean_of_present(jnp.square(mean), counts)

@@ -73,6 +73,26 @@ def test_irm_is_the_squared_slope_of_a_scale(rows, form):
   np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5, atol=1e-6)
 
 
+def test_irm_with_a_scale_for_each_class(rows):
+  expected = []
+  for at in _by_group(rows).values():
+    slopes = []
+    for index in range(CLASSES):
+      step = 1e-5 * np.eye(CLASSES)[index]
+      above, below = (
+        _scaled_loss(rows['logits'][at], rows['label'][at], 1 + x)
+        for x in (step, -step)
+      )
+      slopes.append((above - below) / 2e-5)
+    expected.append(np.square(slopes).sum())
+  found = irm.penalty(
+    *(rows[x] for x in ('logits', 'label', 'group', 'mask')),
+    num_groups=GROUPS,
+    form='vector',
+  )
+  np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5, atol=1e-6)
+
+
 def test_the_unbiased_form_may_be_negative_and_is_right_on_average():
   # One group; slopes are what they are, halves are drawn again and again.
   rng = np.random.default_rng(0)
@@ -88,7 +108,7 @@ def test_the_unbiased_form_may_be_negative_and_is_right_on_average():
   )(jnp.asarray(pairs))
   assert values.min() < 0
   # Over all halves: the mean over pairs of different rows, by enumeration.
-  slopes = np.asarray(irm.scale_gradients(logits, label))
+  slopes = np.asarray(irm.scale_gradients(logits, label)).sum(-1)
   products = [a * b for a, b in itertools.permutations(slopes, 2)]
   np.testing.assert_allclose(values.mean(), np.mean(products), atol=1e-6)
 
