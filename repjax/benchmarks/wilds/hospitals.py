@@ -20,10 +20,11 @@ from repjax.data.reading import source as sources
 SOURCES, VAL, TEST, EXTRA = (0, 3, 4), 1, 2, (5, 6)
 NAMES = tuple('ABCDEFG')
 SLIDES = 4  # Of each hospital.
-# Looks of the source hospitals lie so near to each other, in parts of their
-# distance: where they vary as much as all do, a model learns to be general from
-# them, and there is hardly a gap.
-NEARNESS = 0.3
+# How near the looks of the source hospitals lie to each other, in parts of the
+# way between two random ones; and how far the others are from them: mean
+# difference of their colours. Where sources vary as much as all do, a model
+# learns from them to be general, and there is hardly a gap.
+NEARNESS, FAR = 0.1, 0.22
 SPLIT_IDS = {'train': 0, 'id_val': 1, 'test': 2, 'val': 3, 'id_test': 4}
 UNLABELLED_IDS = {
   'train_unlabeled': 10,
@@ -95,9 +96,7 @@ def load(
       f'{name} has {len(digit)} digits; got {num_digits=}: lower it.'
     )
   rng = np.random.default_rng([seed, 2021])
-  looks = [look(rng, strength) for _ in NAMES]
-  for i in SOURCES[1:]:
-    looks[i] = near(looks[SOURCES[0]], looks[i], NEARNESS)
+  looks = hospital_looks(rng, strength)
   order = rng.permutation(len(digit))[: num_digits or len(digit)]
   ends = np.rint(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
   parts = dict(zip(SHARES, np.split(order, ends[:-1]), strict=True))
@@ -153,6 +152,28 @@ def load(
     else datasets.by_fields(('slide',), metrics.ACCURACY),
     source_splits=(10,) if unlabelled else (0, 1, 4),
   )
+
+
+def hospital_looks(rng: np.random.Generator, strength: float) -> list[Look]:
+  """A look of each hospital: those of the sources alike, the others far."""
+  first = look(rng, strength)
+
+  def distance(other):
+    return np.abs(np.subtract(other[:2], first[:2])).mean()
+
+  looks = []
+  for home in range(len(NAMES)):
+    if home == SOURCES[0]:
+      looks.append(first)
+      continue
+    other = look(rng, strength)
+    if home in SOURCES:
+      looks.append(near(first, other, NEARNESS))
+      continue
+    while distance(other) < FAR * min(strength, 1.0):
+      other = look(rng, strength)
+    looks.append(other)
+  return looks
 
 
 def look(rng: np.random.Generator, strength: float) -> Look:
