@@ -88,20 +88,21 @@ PRESETS = dict(
     unlabelled_batch_size=64,
     eval_batch_size=360,
     epochs=0.0,
-    min_steps=600,
+    min_steps=1000,
     data=dict(kind='hospitals', name='digits'),
     augment=dict(kind='none', mean=(0.5,), std=(0.5,)),
     network='mlp',
-    tx=dict(
-      name='adam', learning_rate=1e-3, weight_decay=0.0, dann_divisor=1.0
-    ),
+    # Rate, weight and thresholds by accuracy on 'val' of other draws.
+    tx=dict(learning_rate=0.1, weight_decay=0.0, dann_divisor=1.0),
     irm=dict(at=100),
+    afn=dict(weight=1e-4),
+    pseudo_label=dict(threshold=0.95),
+    fixmatch=dict(threshold=0.95),
     adversary=dict(features=(64, 64), normalize=False),
     run=dict(log_every=100, eval_every=300, save_every=300),
   ),
   mnist=dict(
     on='small',
-    min_steps=1000,
     data=dict(name='mnist', num_digits=10000),
     run=dict(eval_every=500, save_every=500),
   ),

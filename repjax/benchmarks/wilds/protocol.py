@@ -70,10 +70,12 @@ class Runs(NamedTuple):
 
   Attributes:
     accuracy: Split -> 'acc_avg' of each run, [D, R].
+    num_rows: Split -> its rows.
     logits: Of the rows without labels that the study names, [D, R, n, C].
   """
 
   accuracy: dict[str, np.ndarray]
+  num_rows: dict[str, int]
   logits: np.ndarray
 
 
@@ -140,7 +142,8 @@ def run(
   for draw in draws:
     config.data.looks = draw
     others.append(experiment.load(config, unlabelled=True).subset(unlabelled))
-  return Runs(accuracy, logits(others))
+  num_rows = {x: len(sets[0].labelled.subset(x)) for x in accuracy}
+  return Runs(accuracy, num_rows, logits(others))
 
 
 def gain(runs: Runs, base: Runs, split: str) -> np.ndarray:
@@ -148,9 +151,10 @@ def gain(runs: Runs, base: Runs, split: str) -> np.ndarray:
   return (runs.accuracy[split] - base.accuracy[split]).mean(1)
 
 
-def spread(runs: Runs, split: str, *, floor: float = 0.0) -> np.ndarray:
-  """Standard deviation over replicates (R - 1), at least `floor`, [D]."""
-  return np.maximum(runs.accuracy[split].std(1, ddof=1), floor)
+def spread(runs: Runs, split: str) -> np.ndarray:
+  """Standard deviation over replicates (R - 1), one row at the least, [D]."""
+  finest = 1 / runs.num_rows[split]
+  return np.maximum(runs.accuracy[split].std(1, ddof=1), finest)
 
 
 def chosen(
