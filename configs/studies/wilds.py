@@ -9,12 +9,12 @@ MLP, four replicates of each draw; every figure is one of a draw.
 The augmentation describes what changes between hospitals
 (`repjax/data/images/stains.py`). The paper's, RandAugment, closed no part of
 the gap in a trial; a guess is that most of its operations move or cut the
-strokes of 8 x 8 pixels. How far hospitals lie apart, rates (of three; IRM has its own, since it
-diverges at that of the others), the weight of AFN (of three: with the published
-one features grow without end) and thresholds (.7 or .95) were chosen on the
-validation hospital of other draws than those of the record. Those trials had
-shown a gap of about .15, of which augmentation closed nine tenths; the
-thresholds of claims are older than they.
+strokes of 8 x 8 pixels. How far hospitals lie apart, rates (of three; IRM has
+its own, since it diverges at that of the others), the weight of AFN (of three:
+with the published one features grow without end) and thresholds (.7 or .95)
+were chosen on the validation hospital of other draws than those of the record.
+Those trials had shown a gap of about .15, of which augmentation closed nine
+tenths; the thresholds of claims are older than they.
 """
 
 import numpy as np

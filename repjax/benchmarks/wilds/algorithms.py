@@ -120,7 +120,7 @@ def make(
 
 
 def falling(rate: float, steps: int) -> optax.Schedule:
-  """Rate * (1 + 10 t / steps)^(-3/4), the schedule of U-WILDS ('FixMatchLR')."""
+  """The rate of U-WILDS for those: rate * (1 + 10 t / steps)^(-3/4)."""
   return lambda step: rate * (1 + 10 * step / steps) ** -0.75
 
 
