@@ -5,17 +5,12 @@
 measures the claims (`configs/studies/wilds.py`); --config.algorithm names the
 method. https://arxiv.org/abs/2012.07421 and https://arxiv.org/abs/2112.05090
 
-paper: DenseNet-121 on Camelyon17 as in WILDS, from the folder of the published
-  set: --data_dir=FOLDER that holds `camelyon17_v1.0`.
-paper_unlabelled: as in U-WILDS: RandAugment, and rows of the test hospital
-  without labels for methods that learn from them. 'noisy_student' needs a
-  teacher: --config.teacher=WORKDIR of an 'erm'.
-small: an MLP on 'hospitals' made of `digits`, jitter of stains in RandAugment's
-  place.
+paper: DenseNet-121 on Camelyon17 (WILDS); --data_dir holds `camelyon17_v1.0`.
+paper_unlabelled: as in U-WILDS, RandAugment and rows of the test hospital
+  without labels; 'noisy_student' needs --config.teacher=WORKDIR of an 'erm'.
+small: an MLP on 'hospitals' of `digits`; jitter of stains for RandAugment.
 mnist: the same of MNIST.
 """
-
-import functools
 
 from ml_collections import config_dict
 import optax
@@ -45,18 +40,12 @@ PRESETS = dict(
       name='camelyon17',
       group_by=('hospital',),
       eval_splits=('val', 'id_val', 'test'),
-      fraction=1.0,
-      looks=0,
-      num_digits=0,
+      # fraction: of the rows. Hospitals: draw of their looks, digits (0: all).
+      **dict(fraction=1.0, looks=0, num_digits=0),
     ),
     augment=dict(
-      size=0,
-      flip=False,
-      kind='none',
-      layers=2,
-      magnitude=10.0,
-      cutout=48,
-      jitter=0.5,
+      **dict(size=0, flip=False, kind='none', jitter=0.5),
+      **dict(layers=2, magnitude=10.0, cutout=48),
       mean=(0.485, 0.456, 0.406),
       std=(0.229, 0.224, 0.225),
     ),
@@ -65,7 +54,7 @@ PRESETS = dict(
     mlp=dict(features=(128, 128)),
     # dann_divisor: of the rate of all layers below the head, in DANN.
     tx=dict(
-      name='sgd', learning_rate=1e-3, weight_decay=1e-2, dann_divisor=10.0
+      learning_rate=1e-3, momentum=0.9, weight_decay=1e-2, dann_divisor=10.0
     ),
     group_dro=dict(step_size=0.01),
     irm=dict(weight=1.0, at=500),
@@ -101,11 +90,7 @@ PRESETS = dict(
     adversary=dict(features=(64, 64), normalize=False),
     run=dict(log_every=100, eval_every=300, save_every=300),
   ),
-  mnist=dict(
-    on='small',
-    data=dict(name='mnist', num_digits=10000),
-    run=dict(eval_every=500, save_every=500),
-  ),
+  mnist=dict(on='small', data=dict(name='mnist', num_digits=10000)),
   smoke=dict(min_steps=8, data=dict(num_digits=300)),
 )
 
@@ -116,13 +101,13 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 
 def build(
-  config: config_dict.ConfigDict, optimizer: types.Optimizer | None = None
+  config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One training run."""
   data = experiment.read(config)
   pseudo = None
   if config.algorithm == 'noisy_student':
-    teacher = method(config, data, optimizer, algorithm='erm')
+    teacher = method(config, data, algorithm='erm')
     pseudo = experiment.taught(config, data, teacher)
   made = method(config, data, optimizer)
   return experiment.build(config, data, made, pseudo=pseudo)
@@ -131,24 +116,17 @@ def build(
 def method(
   config: config_dict.ConfigDict,
   data: experiment.Data,
-  optimizer: types.Optimizer | None = None,
-  *,
+  optimizer: types.Optimizer = optax.sgd,
   algorithm: str = '',
 ) -> types.Method:
   """The network, its optimizer and the algorithm, that of the config if ''."""
   kinds = dict(densenet=densenet.DenseNet, mlp=mlp.Mlp)
   network = presets.choose('network', config.network, kinds)
-  model = network(data.labelled.num_classes, **config[config.network])
   return algorithms.make(
     algorithm or config.algorithm,
-    model,
+    network(data.labelled.num_classes, **config[config.network]),
     config,
-    optimizer or presets.choose('tx.name', config.tx.name, _OPTIMIZERS),
+    optimizer,
     num_groups=data.grouper.num_groups,
     steps=data.steps,
   )
-
-
-_OPTIMIZERS = dict(
-  adam=optax.adam, sgd=functools.partial(optax.sgd, momentum=0.9)
-)

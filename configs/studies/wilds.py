@@ -3,8 +3,8 @@
 WILDS reports that models are worse on domains that they were not trained on,
 that methods against it seldom help, and that seeds differ more there; U-WILDS,
 that rows without labels seldom help more than augmentation does. Here:
-'hospitals', eight draws of a set with the form of Camelyon17 made of digits, an
-MLP, four replicates of each draw; every figure is one of a draw.
+'hospitals', sixteen draws of a set with the form of Camelyon17 made of digits,
+an MLP, three replicates of each draw; every figure is one of a draw.
 
 The augmentation describes what changes between hospitals
 (`repjax/data/images/stains.py`). The paper's, RandAugment, closed no part of
@@ -14,7 +14,10 @@ its own, since it diverges at that of the others), the weight of AFN (of three:
 with the published one features grow without end) and thresholds (.7 or .95)
 were chosen on the validation hospital of other draws than those of the record.
 Those trials had shown a gap of about .15, of which augmentation closed nine
-tenths; the thresholds of claims are older than they.
+tenths; the thresholds of claims are older than they. A first record, on eight
+draws (10 to 17), held all claims but that of the gap, which it left undecided:
+.100 +- .061, since draws differ more than had been thought. So this one has
+twice as many draws, none of them seen before, and the same thresholds.
 """
 
 import numpy as np
@@ -26,7 +29,7 @@ from repjax import types
 from repjax.benchmarks.wilds import protocol
 
 # Of the hospitals' looks and of which digit goes where.
-SEEDS = (10, 11, 12, 13, 14, 15, 16, 17)
+SEEDS = tuple(range(100, 116))
 
 # The thresholds stood here before the run of record.
 CLAIMS = dict(
@@ -83,7 +86,7 @@ _STUDY = dict(
   # replicates: runs a draw. copies: views of a row, drawn once for all.
   paper=dict(
     study=dict(
-      replicates=4,
+      replicates=3,
       copies=8,
       irm_rate=0.03,
       strong='stains',

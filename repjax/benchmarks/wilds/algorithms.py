@@ -71,10 +71,10 @@ def make(
   Args:
     name: One of `NEEDS`.
     model: A linen classifier whose last layer is 'head'.
-    config: With the groups `tx` (learning_rate, weight_decay, dann_divisor),
-      `step`, and one of each algorithm's name with its settings; for 'dann'
-      `adversary`, too.
-    optimizer: Rate -> the end of the optax chain.
+    config: With the groups `tx` (learning_rate, momentum, weight_decay,
+      dann_divisor), `step`, and one of each algorithm's name with its
+      settings; for 'dann' `adversary`, too.
+    optimizer: (rate, momentum=...) -> the end of the optax chain.
     num_groups: Domains.
     steps: Number of updates.
   """
@@ -84,9 +84,9 @@ def make(
   decay = optax.add_decayed_weights(config.tx.weight_decay)
 
   def chain(rate):
-    return optax.chain(decay, optimizer(rate))
+    return optax.chain(decay, optimizer(rate, momentum=config.tx.momentum))
 
-  groups = dict(num_groups=num_groups)
+  groups: dict[str, Any] = dict(num_groups=num_groups)
   tx = chain(falling(rate, steps) if name in _TEACH else rate)
   more = {**(config[name] if name != 'erm' else {}), **config.step}
   if name == 'erm':

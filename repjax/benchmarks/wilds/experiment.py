@@ -226,6 +226,7 @@ def taught(
       f'{config.algorithm} needs a teacher: train one with '
       '--config.algorithm=erm, then --config.teacher=WORKDIR.'
     )
+  assert data.unlabelled is not None  # `read` sees to it.
   variables = start.from_run(config.teacher, field='config.teacher')
   found = in_order.eval_batches(
     data.unlabelled.source(),

@@ -113,26 +113,26 @@ def load(
     'test_unlabeled': (TEST,),
     'extra_unlabeled': EXTRA,
   }
-  row, split, hospital = [], [], []
+  rows, splits, homes_of = [], [], []
   for part, number in ids.items():
     count = len(parts[part])
     if count < len(homes[part]):
       raise types.InputError(
         f'{num_digits=} leaves {count} digits for {part!r}: raise it.'
       )
-    row.append(parts[part])
-    split.append(np.full(count, number))
-    hospital.append(np.resize(homes[part], count))
-  row, split, hospital = map(np.concatenate, (row, split, hospital))
+    rows.append(parts[part])
+    splits.append(np.full(count, number))
+    homes_of.append(np.resize(homes[part], count))
+  row, split, hospital = (np.concatenate(x) for x in (rows, splits, homes_of))
   # Slides of the same hospital differ a little; labelled and unlabelled rows
   # come from different slides.
   rng = np.random.default_rng([seed, 2022, unlabelled])
-  number = rng.integers(SLIDES, size=len(row))
+  slide = rng.integers(SLIDES, size=len(row))
   shades = rng.normal(0, 0.02 * strength, (len(NAMES), SLIDES, 3))
   painted = np.empty((*image[row].shape[:3], 3), np.uint8)
   for home in np.unique(hospital):
     at = hospital == home
-    painted[at] = render(image[row[at]], looks[home], shades[home][number[at]])
+    painted[at] = render(image[row[at]], looks[home], shades[home][slide[at]])
   label = (digit[row] >= 5).astype(np.int64)
   return datasets.make(
     'hospitals_unlabeled' if unlabelled else 'hospitals',
@@ -142,7 +142,7 @@ def load(
     num_classes=2,
     metadata=dict(
       hospital=hospital,
-      slide=hospital * 2 * SLIDES + SLIDES * unlabelled + number,
+      slide=hospital * 2 * SLIDES + SLIDES * unlabelled + slide,
       y=label,
     ),
     names=dict(hospital=NAMES, y=('0 to 4', '5 to 9')),
@@ -159,9 +159,10 @@ def hospital_looks(rng: np.random.Generator, strength: float) -> list[Look]:
   first = look(rng, strength)
 
   def distance(other):
-    return np.abs(np.subtract(other[:2], first[:2])).mean()
+    ink, paper = abs(other.ink - first.ink), abs(other.paper - first.paper)
+    return float(np.concatenate([ink, paper]).mean())
 
-  looks = []
+  looks: list[Look] = []
   for home in range(len(NAMES)):
     if home == SOURCES[0]:
       looks.append(first)
@@ -191,7 +192,16 @@ def look(rng: np.random.Generator, strength: float) -> Look:
 
 def near(first: Look, other: Look, share: float) -> Look:
   """The look on the way from the first to the other, at a share of it."""
-  return Look(*(a + share * (b - a) for a, b in zip(first, other, strict=True)))
+
+  def between(a, b):
+    return a + share * (b - a)
+
+  return Look(
+    between(first.ink, other.ink),
+    between(first.paper, other.paper),
+    between(first.contrast, other.contrast),
+    between(first.blur, other.blur),
+  )
 
 
 def render(image: np.ndarray, look: Look, shade: np.ndarray) -> np.ndarray:

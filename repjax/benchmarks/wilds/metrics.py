@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray | float]
 
 
 class Metric(NamedTuple):
@@ -38,6 +38,7 @@ class Metric(NamedTuple):
       return 0.0
     if self.values is not None:
       return float(np.mean(self.values(predicted, true), dtype=np.float64))
+    assert self.total is not None  # A metric has one of the two.
     return float(self.total(predicted, true))
 
   def of_groups(

@@ -117,6 +117,7 @@ def run(
     for replicate in range(replicates):
       pseudo = None
       if arm.algorithm == 'noisy_student':
+        assert teacher is not None
         pseudo = noisy_student.labels(teacher.logits[i, replicate])
       config.seed = 1000 * draw + replicate
       seeds.append(config.seed)

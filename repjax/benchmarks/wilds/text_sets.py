@@ -4,6 +4,8 @@ Columns, splits and metadata are those of PyPI's `wilds` 2.0.0. Inputs are
 'text', UTF-8 bytes; `data.text.labelled_text.rows` makes tokens of them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from repjax import types
@@ -129,7 +131,8 @@ def amazon(
   # Names are numbered as they come by split, by the same sort that PyPI's
   # `wilds` uses, which keeps no order inside of a split.
   order = np.argsort(split)
-  metadata, names = {}, {}
+  metadata: dict[str, np.ndarray] = {}
+  names: dict[str, Sequence] = {}
   for own, column in (
     ('user', 'reviewerID'),
     ('product', 'asin'),
