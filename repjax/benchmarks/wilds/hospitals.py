@@ -97,7 +97,9 @@ def load(
     )
   rng = np.random.default_rng([seed, 2021])
   looks = hospital_looks(rng, strength)
-  order = rng.permutation(len(digit))[: num_digits or len(digit)]
+  # Of its own, so that no look decides which digit goes where.
+  order = np.random.default_rng([seed, 2023]).permutation(len(digit))
+  order = order[: num_digits or len(digit)]
   ends = np.rint(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
   parts = dict(zip(SHARES, np.split(order, ends[:-1]), strict=True))
   parts['id_test'] = parts['test']
