@@ -51,9 +51,10 @@ PRESETS = dict(
     method='pgi',
     # Epochs of plain training, after which groups are inferred.
     reference_epochs=1.0,
-    # Of the penalties, after `ramp` further epochs; steps of the weights of
-    # 'group_dro' and 'cdro'.
+    # Of PGI's penalty, after `ramp_epochs` further ones, and of the others' (not
+    # the authors', who do not say); steps of 'group_dro' and 'cdro'.
     weight=50.0,
+    other_weight=10.0,
     ramp_epochs=5.0,
     dro_step=0.01,
     # The rate is divided by ten at these parts of the run.
@@ -161,7 +162,7 @@ def method(
     optimizer(rate, momentum=tx.momentum),
   )
   weight = group_invariance.ramp(
-    config.weight,
+    config.weight if config.method == 'pgi' else config.other_weight,
     start=steps_of(config, num_rows, config.reference_epochs),
     steps=steps_of(config, num_rows, config.ramp_epochs),
   )
