@@ -51,8 +51,8 @@ PRESETS = dict(
     method='pgi',
     # Epochs of plain training, after which groups are inferred.
     reference_epochs=1.0,
-    # Of PGI's penalty, after `ramp_epochs` further ones, and of the others' (not
-    # the authors', who do not say); steps of 'group_dro' and 'cdro'.
+    # Of PGI's penalty, after `ramp_epochs` further ones, and of the others'
+    # (the authors do not say theirs); steps of 'group_dro' and 'cdro'.
     weight=50.0,
     other_weight=10.0,
     ramp_epochs=5.0,
