@@ -25,6 +25,7 @@ from sklearn import metrics
 
 from configs import group_invariance
 from configs import presets
+from configs.parts import group_methods
 from repjax import plots
 from repjax import types
 from repjax.experiments import of_images
@@ -134,8 +135,9 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
 
   train, tests = rows('train'), {split: rows(split) for split in _TESTS}
   num_rows = train['label'].shape[1]
-  steps = group_invariance.steps_of(config, num_rows, config.epochs)
-  first = group_invariance.steps_of(config, num_rows, config.reference_epochs)
+  epoch = num_rows / config.batch_size
+  steps = group_methods.steps_of(config.epochs, epoch)
+  first = group_methods.steps_of(config.groups.after, epoch)
   order = seed_loop.epochs(
     num_rows, seeds, steps=steps, batch_size=config.batch_size
   )

@@ -67,8 +67,8 @@ def load(
 
   Args:
     train: Grey digits of ten classes, of one size.
-    test: Of the same.
-    split: See above.
+    test: Digits of that kind.
+    split: One of those above.
     seed: Decides all colours, and which rows validate.
     bias_rate: Probability of the class's own colour, in [0, 1]; 0.8 in the
       paper.
