@@ -115,9 +115,9 @@ def load(
   elif split == 'anomaly':
     chosen, group = own, np.zeros(len(rows))
   else:
-    group = rng.random(len(rows)) >= bias_rate
+    group = (rng.random(len(rows)) >= bias_rate).astype(float)
     further = rng.choice(colours[0], len(rows))
-    chosen = np.where(group[:, None], further, own)
+    chosen = np.where(group[:, None] > 0, further, own)
   picked = dataclasses.replace(
     grey.select(rows).with_columns(
       label=label,
@@ -133,7 +133,7 @@ def load(
   return dataclasses.replace(
     picked,
     reader=_Colour(picked),
-    image_shape=(*grey.image_shape[:2], 3),  # type: ignore[index]
+    image_shape=(*grey.image_shape[:2], 3),
     encoded={},
   )
 
