@@ -68,10 +68,13 @@ PRESETS = dict(
       # `tokens.Subwords.save` wrote.
       tokenizer='',
       vocab_size=32_000,
+      # What 'sentences' are pretrained on, 'name:column'; () is the set itself.
+      public=(),
     ),
-    # Of data.name 'python_topics' and 'relatives': see
-    # `topic_tasks.topic_pieces` and `relatives.read`.
+    # Of data.name 'python_topics', 'clinc_oos' and 'relatives': see
+    # `topic_tasks.topic_pieces`, `intents.load` and `relatives.read`.
     topics=dict(num_classes=8, size=48, skip=1),
+    intents=dict(num_classes=20, rows_per_class=10),
     relatives=dict(
       tree='((a:0.1,b:0.1):0.3,(c:0.1,d:0.1):0.3)',
       words='a',

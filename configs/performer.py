@@ -61,7 +61,7 @@ PRESETS = dict(
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
-  """Numbers of a preset: paper, small, smoke or tiny_shakespeare."""
+  """Numbers of a preset."""
   return presets.get_config(preset, *language.STREAM, PRESETS)
 
 

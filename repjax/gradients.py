@@ -62,7 +62,7 @@ class GradFn:
         f'{num_rows} rows on a device cannot be divided into {microbatches=}'
       )
     self._loss_fn = loss_fn
-    self._batch = _blank_padding(batch)
+    self._batch = blank_padding(batch)
     self._rng = rng
     self._model_state = model_state
     self._microbatches = microbatches
@@ -327,14 +327,14 @@ def _weighted(values, weights):
   return {name: (weigh(x), total) for name, x in values.items()}
 
 
-def _blank_padding(batch):
-  mask = batch['mask']
-  return {
-    name: jnp.where(
-      mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0, x, jnp.zeros_like(x)
-    )
-    for name, x in batch.items()
-  }
+def blank_padding(batch: types.Batch) -> types.Batch:
+  """The batch with 0 in all columns of rows with mask 0."""
+  real = batch['mask'] > 0
+
+  def blank(x):
+    return jnp.where(real.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0)
+
+  return {name: blank(x) for name, x in batch.items()}
 
 
 def _split(batch, parts):

@@ -150,6 +150,17 @@ def from_run(
   return variables
 
 
+def as_predicted(state: types.TrainState) -> types.TrainState:
+  """The state whose parameters are what its method predicts with.
+
+  Those are averaged ones, where a run keeps an average; it is dropped then.
+  """
+  if not isinstance(state.extra, steps.EmaState):
+    return state
+  model_state, params = steps.pop_params(steps.variables(state))
+  return state.replace(params=params, model_state=model_state, extra=())
+
+
 def _variables(state):
   return {'params': state.params, **state.model_state}
 

@@ -22,6 +22,8 @@ import jaxlib
 import pytest
 import summary
 
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
 # Several virtual devices on few cores deadlock when steps are queued.
 jax.config.update('jax_cpu_enable_async_dispatch', False)
 
@@ -71,3 +73,14 @@ def pytest_xdist_make_scheduler(config, log):
   import spreading
 
   return spreading.PerFileOrRecipe(config, log)
+
+
+@pytest.fixture(scope='session')
+def real_data():
+  """Folder of prepared standard sets."""
+  folder = (
+    _ROOT / os.environ.get('REPJAX_TEST_DATA', '../shared/tfds')
+  ).resolve()
+  if not (folder / 'mnist').exists():
+    pytest.skip(f'no prepared mnist in {folder}; set REPJAX_TEST_DATA')
+  return str(folder)

@@ -35,6 +35,7 @@ _PARTS = {
   'dp_finetuning': 'privacy/clipping',
   'dp_tuning': 'privacy/tuning',
   'mam_adapter': 'layers/adapters/adapting',
+  'wilds': 'benchmarks/wilds/protocol',
 }
 
 

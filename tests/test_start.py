@@ -224,3 +224,19 @@ def test_parameters_of_another_network_are_named():
     'head/kernel (5, 4), not (5, 3)',
   ):
     assert part in str(error.value)
+
+
+def test_what_is_predicted_with_becomes_the_parameters():
+  state, method = trained(), method_of(Net(), 0.5)
+  found = start.as_predicted(state)
+  chex.assert_trees_all_equal(found.params, state.extra.params)
+  assert found.extra == ()
+  expected = method.predict(state, BATCH)['logits']
+  np.testing.assert_array_equal(
+    method.predict(found, BATCH)['logits'], expected
+  )
+  # Parameters are what is predicted with now, and so can be adapted.
+  doubled = found.replace(params=jax.tree.map(lambda x: 2 * x, found.params))
+  assert (method.predict(doubled, BATCH)['logits'] != expected).any()
+  plain = fresh(Net(), ema_decay=0.0)
+  assert start.as_predicted(plain) is plain

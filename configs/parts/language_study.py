@@ -13,11 +13,18 @@ from repjax.protocols import side_by_side
 
 
 def rows(config, data: language.Data, seeds: Sequence[int]):
-  """Rows as `side_by_side.train` takes them: training [S, N, ...], test."""
-  return (
-    side_by_side.per_seed(data.train.columns(), seeds),
-    data.sources(config.data.eval_splits[0]).columns(),
+  """Rows as `side_by_side.train` takes them: training [S, N, ...], test.
+
+  Pixels are bytes: without a number of bytes each target is one.
+  """
+  train, test = (
+    side_by_side.rows(x, data.recipe.evaluate)
+    for x in (data.train, data.sources(config.data.eval_splits[0]))
   )
+  if 'num_bytes' not in test:
+    num_rows, length = test['tokens'].shape
+    test['num_bytes'] = np.full(num_rows, length - 1, np.float32)
+  return side_by_side.per_seed(train, seeds), test
 
 
 def trainer(

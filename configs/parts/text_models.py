@@ -15,6 +15,7 @@ from repjax.data.text import published_tokens
 from repjax.data.text import tokens
 from repjax.layers import adapters
 from repjax.models import text_heads
+from repjax.weights import packaged
 from repjax.weights import text_config
 from repjax.weights import text_weights
 
@@ -29,10 +30,10 @@ Load = Callable[[str], source.Source]
 def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """What makes ids of texts.
 
-  Published weights have theirs in their folder; `config.data.tokenizer` stands
-  in for one that is not there. Without weights that names a file that
-  `tokens.Subwords` wrote; '' calls `learn` if it is given, and else reads
-  bytes.
+  Published weights have theirs in their folder (which may be that of a package,
+  see `packaged`); `config.data.tokenizer` stands in for one that is not there.
+  Without weights that names a file that `tokens.Subwords` wrote; '' calls
+  `learn` if it is given, and else reads bytes.
 
   Raises:
     InputError: The tokenizer is not that of the weights, or they are not what
@@ -40,7 +41,7 @@ def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """
   path = config.data.tokenizer
   if config.weights:
-    return _of_weights(config, config.weights, path)
+    return _of_weights(config, packaged.folder(config.weights), path)
   if path:
     return tokens.Subwords.load(path)
   return tokens.Bytes() if learn is None else learn()
@@ -115,7 +116,7 @@ def model(
   """
   if not config.weights:
     return kind(**{'vocab_size': vocab_size, **config.model, **fields})
-  stored = text_config.read(config.weights).fields
+  stored = text_config.read(packaged.folder(config.weights)).fields
   made = kind(**{**stored, **fields})
   config.model.update({name: vars(made)[name] for name in config.model})
   return made
@@ -123,10 +124,11 @@ def model(
 
 def load(config, model: nn.Module) -> Callable[[types.PyTree], types.PyTree]:
   """Parameters of `model` -> with published ones for all but a new head."""
+  weights = packaged.folder(config.weights)
   return functools.partial(
     text_weights.load,
-    config.weights,
-    family=text_config.read(config.weights).family,
+    weights,
+    family=text_config.read(weights).family,
     head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
   )
 

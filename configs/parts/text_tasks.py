@@ -12,6 +12,7 @@ from configs import presets
 from configs.parts import text_models
 from repjax import types
 from repjax.data.reading import source
+from repjax.data.sets import intents
 from repjax.data.sets import relatives
 from repjax.data.sets import topic_tasks
 from repjax.data.text import labelled_text
@@ -96,14 +97,16 @@ def _sentences(config):
       task.public if _pretrains(config) else None,
     )
 
+  public = data.public or (f'{data.name}:{data.column}',)
+
   @functools.cache
   def texts():
-    return running_text.load(
-      data.name, data.train_split, data_dir=data.dir, column=data.column
-    )
+    return [text for x in public for text in _texts(config, x)]
 
   tokenizer = _tokenizer(config, texts)
-  load = text_models.sentences(config, tokenizer)
+  load = functools.partial(_intents, config, tokenizer)
+  if data.name != intents.NAME:
+    load = text_models.sentences(config, tokenizer)
   train = load(data.train_split)
   if not _pretrains(config):
     return Task(train, load, tokenizer, train.num_classes)
@@ -118,6 +121,40 @@ def _sentences(config):
     _Hiding(tokenizer.vocab_size + 1),
     train.num_classes,
     windows.columns(),
+  )
+
+
+def _texts(config, public: str) -> list[bytes]:
+  """Training texts of a set, 'name:column'."""
+  name, _, column = public.rpartition(':')
+  if not name:
+    raise types.InputError(
+      f"config.data.public names sets and columns, 'name:column'; got "
+      f'{public!r}.'
+    )
+  return running_text.load(
+    name, config.data.train_split, data_dir=config.data.dir, column=column
+  )
+
+
+def _intents(config, tokenizer, split: str) -> source.Source:
+  """Some intents of `clinc_oos`; of training rows a few of each."""
+  data, group = config.data, config.intents
+  read = intents.load(
+    split,
+    num_classes=group.num_classes,
+    rows_per_class=group.rows_per_class if split == data.train_split else 0,
+    data_dir=data.dir,
+  )
+  return labelled_text.rows(
+    read.column(data.column),
+    read.column('label'),
+    tokenizer=tokenizer,
+    length=data.length,
+    num_classes=group.num_classes,
+    name=data.name,
+    split=split,
+    frame=text_models.frame(tokenizer),
   )
 
 

@@ -22,6 +22,9 @@ rotary positions let it look sharply at single bytes (a guess: measured is that
 the variance in the sharpest head is beyond float32). A run reports the share of
 attention whose weights have a variance below 1.
 
+`gpu` has pixels of MNIST, 784 tokens, by six layers of 512 with learned
+positions.
+
 What the switch is worth got its threshold before the run with learned
 positions, when about 4 was known of rotary ones.
 """
@@ -97,6 +100,16 @@ _STUDY = dict(
   smoke=dict(study=dict(draws=400, tune_steps=2)),
   tiny_shakespeare=dict(study=dict(tune_steps=20)),
   learned_positions=dict(study=dict(tune_steps=60)),
+  gpu=dict(
+    on='learned_positions',
+    batch_size=64,
+    min_steps=4000,
+    data=dict(kind='pixels', name='mnist', eval_splits=('test[:200]',)),
+    model=dict(hidden_dim=512, mlp_dim=2048, num_heads=8, num_layers=6),
+    tx=dict(learning_rate=1e-3),
+    step=dict(compute_dtype='bfloat16'),
+    study=dict(tune_steps=400),
+  ),
 )
 
 _DIM, _SIZES = 16, (16, 32, 64, 128, 256)  # d, and numbers of features m.

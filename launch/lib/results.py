@@ -194,6 +194,12 @@ def _section(paper, study, own, out):
   lines = [f'\n## {paper.replace("_", "-")}\n', study.__doc__.strip(), '']
   if not any(folder.name == paper for folder, _ in own):
     lines += [f'`{command(paper, "small")}` was not run.', '']
+  gpu = folder_of(out, paper, 'gpu')
+  if has_preset(study, 'gpu') and not any(folder == gpu for folder, _ in own):
+    lines += [
+      f'`{command(paper, "gpu")}`, for an accelerator, was not run.',
+      '',
+    ]
   for folder, report in own:
     if len(own) > 1:
       lines += [f'### {report["preset"]}', '']
@@ -274,6 +280,15 @@ def _ours(values):
   mean, half = averages.interval(values)
   spread = '' if np.isnan(half) else f' ± {half:.2g}'
   return f'{mean:.3g}{spread} ({len(values)})'
+
+
+def has_preset(study, preset: str) -> bool:
+  """Whether a study has a preset."""
+  try:
+    study.get_config(preset)
+  except ValueError:
+    return False
+  return True
 
 
 def command(paper: str, preset: str, num_seeds: int = 0, study=None) -> str:

@@ -44,7 +44,12 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, *, train: bool, mask: jax.Array | None = None
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    mask: jax.Array | None = None,
+    prior: float | None = None,
   ) -> jax.Array:
     """Normalises each channel, [B, ..., C] -> [B, ..., C].
 
@@ -54,6 +59,10 @@ class BatchNorm(nn.Module):
         running ones ('batch_stats' must be mutable), or to use the running
         ones.
       mask: [B], 1 for a real row; None if all are.
+      prior: In evaluation, None for the running statistics. A number N >= 0 is
+        for those of this batch, n real rows of all devices, beside which the
+        running ones count as N further rows (Schneider et al., NeurIPS 2020,
+        section 3, https://arxiv.org/abs/2006.16971). Nothing moves.
     """
     if not 0 <= self.momentum <= 1 or self.epsilon <= 0:
       raise InputError(
@@ -70,14 +79,18 @@ class BatchNorm(nn.Module):
       'batch_stats', 'var', jnp.ones, (channels,), jnp.float32
     )
     values = x.astype(jnp.float32)
+    mean, var = running_mean.value, running_var.value
     if train:
-      mean, var, count = _moments(values, mask, around=running_mean.value)
+      mean, var, num_rows = _moments(values, mask, around=mean)
       if not self.is_initializing():
-        keep = jnp.where(count > 0, self.momentum, 1.0)
+        keep = jnp.where(num_rows > 0, self.momentum, 1.0)
         running_mean.value = keep * running_mean.value + (1 - keep) * mean
         running_var.value = keep * running_var.value + (1 - keep) * var
-    else:
-      mean, var = running_mean.value, running_var.value
+    elif prior is not None:
+      own_mean, own_var, num_rows = _moments(values, mask, around=mean)
+      own = num_rows / jnp.where(num_rows > 0, num_rows + prior, 1.0)
+      mean = own * own_mean + (1 - own) * mean
+      var = own * own_var + (1 - own) * var
     gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(jnp.float32)
     mean, gain, bias = (
       _beside(values, x) for x in (mean, gain, bias.astype(jnp.float32))
@@ -92,7 +105,7 @@ def _beside(x, channels):
 
 
 def _moments(x, mask, *, around):
-  """Mean [C], biased variance [C] and count [] over all devices' real rows.
+  """Mean [C], biased variance [C] and number [] of all devices' real rows.
 
   Both moments come from one reduction of sums around a constant near the mean
   (the running one), which costs no accuracy once that has settled; sums around
@@ -104,15 +117,15 @@ def _moments(x, mask, *, around):
   real = mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0
   shifted = jnp.where(real, x - _beside(x, around), 0.0)
   positions = x.size // (x.shape[0] * x.shape[-1])
-  count, first, second = parallel.psum(
+  num_rows, first, second = parallel.psum(
     (
-      (mask > 0).sum().astype(jnp.float32) * positions,
+      (mask > 0).sum().astype(jnp.float32),
       shifted.sum(axes),
       jnp.square(shifted).sum(axes),
     )
   )
-  divisor = jnp.maximum(count, 1.0)
+  divisor = jnp.maximum(num_rows * positions, 1.0)
   offset = first / divisor
   # Rounding may leave a tiny negative variance where all values are equal.
   var = jnp.maximum(second / divisor - jnp.square(offset), 0.0)
-  return around + offset, var, count
+  return around + offset, var, num_rows

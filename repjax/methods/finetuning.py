@@ -13,6 +13,7 @@ Of an adapted model `TrainState.params` are the adapters and the head alone, so
 that no optimizer, no clipping and no ascent of SAM knows of the rest.
 """
 
+from collections.abc import Mapping
 from typing import Any
 from typing import Literal
 from typing import get_args
@@ -31,7 +32,17 @@ from repjax.models import decoding
 from repjax.types import InputError
 from repjax.types import check_choice
 
-Kind = Literal['full', 'bias', 'lora', 'adapter', 'prefix', 'parallel', 'mam']
+Kind = Literal[
+  'full',
+  'layers',
+  'head',
+  'bias',
+  'lora',
+  'adapter',
+  'prefix',
+  'parallel',
+  'mam',
+]
 
 # Layers of the models of `transformer`, `text_heads` and `vit`.
 _ATTENTIONS = '.*attention'
@@ -39,6 +50,12 @@ _PROJECTIONS = '.*attention/(query|value)'
 _MLPS = '.*/mlp'
 # Top names of what a new task brings.
 _HEADS = ('head', 'pooling')
+# Kinds that add nothing -> what of the model they train.
+_PARTS: Mapping[str, frozen.Predicate] = {
+  'layers': lambda path: 'embedding' not in path[-1],
+  'head': lambda path: path[0] in _HEADS,
+  'bias': lambda path: path[-1] == 'bias' or path[0] in _HEADS,
+}
 
 
 def adapt(
@@ -54,15 +71,15 @@ def adapt(
 
   Args:
     model: Of `transformer`, `text_heads` or `vit`.
-    kind: 'full': all parameters. 'bias': the biases (BitFit, Zaken et al.,
-      2022, https://arxiv.org/abs/2106.10199). 'lora': queries and values of all
-      attentions. 'adapter': a bottleneck after every MLP (Pfeiffer et al.,
-      2021, https://arxiv.org/abs/2005.00247). 'prefix': keys and values of all
-      attentions. 'parallel': a scaled bottleneck beside every MLP. 'mam': a
-      short prefix and the scaled bottleneck (He et al., 2022,
+    kind: 'full': all parameters. 'layers': all but the tables of embeddings.
+      'head': the head of a classifier alone. 'bias': the biases (BitFit, Zaken
+      et al., 2022, https://arxiv.org/abs/2106.10199). 'lora': queries and
+      values of all attentions. 'adapter': a bottleneck after every MLP
+      (Pfeiffer et al., 2021, https://arxiv.org/abs/2005.00247). 'prefix': keys
+      and values of all attentions. 'parallel': a scaled bottleneck beside every
+      MLP. 'mam': a short prefix and the scaled bottleneck (He et al., 2022,
       https://arxiv.org/abs/2110.04366).
-    rank: r of low-rank changes and bottlenecks; 'full', 'bias' and 'prefix' do
-      not read it.
+    rank: r of low-rank changes and bottlenecks; read by those that have any.
     length: l of prefixes.
     scale: s of 'lora' (alpha / r), 'parallel' and 'mam'.
     hidden_dim: Of the network that makes prefixes while training; 0 trains them
@@ -74,10 +91,8 @@ def adapt(
   check_choice('kind', kind, get_args(Kind))
   if kind == 'full':
     return model
-  if kind == 'bias':
-    return frozen.train_only(
-      model, lambda path: path[-1] == 'bias' or path[0] in _HEADS
-    )
+  if kind in _PARTS:
+    return frozen.train_only(model, _PARTS[kind])
   reparametrization = None
   if hidden_dim:
     reparametrization = adapters.Reparametrization(

@@ -3,7 +3,7 @@
 All ways and seeds start from the same pretrained parameters, as papers do from
 published ones. A seed's ways see the same rows in the same order; each trains
 at each of a few learning rates, of which the one with the best mean validation
-score counts.
+score counts. Where training is long, some of the seeds choose the rate for all.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ import optax
 from repjax import start
 from repjax import types
 from repjax.layers import adapters
+from repjax.methods import step as steps_of
 from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
@@ -55,6 +56,26 @@ def hold_out(
   )
 
 
+class Tuned(NamedTuple):
+  """S models at the chosen rate.
+
+  Attributes:
+    rate: The chosen one.
+    validation: Validation score of each rate, of the seeds that chose, [R, C].
+    score: Test score, [S].
+    outputs: Of `predict` on the test rows, name -> [S, N, ...].
+    curve: (steps [T], test scores [T, S]).
+    percent: Trained parameters in percent of the model's.
+  """
+
+  rate: float
+  validation: np.ndarray
+  score: np.ndarray
+  outputs: dict[str, np.ndarray]
+  curve: tuple[np.ndarray, np.ndarray]
+  percent: float
+
+
 def tune(
   name: str,
   model: nn.Module,
@@ -69,7 +90,8 @@ def tune(
   steps: int,
   score: Score,
   points: int = 4,
-) -> rate_search.Tuned:
+  num_choosing: int | None = None,
+) -> Tuned:
   """Fine-tunes one model a seed and learning rate.
 
   Args:
@@ -86,6 +108,8 @@ def tune(
     steps: Number of updates.
     score: What chooses the rate, and is reported.
     points: How often it is measured.
+    num_choosing: C, how many of the seeds, the first ones, train at all rates;
+      the others train at the rate that these chose. None means all.
   """
   made = method(side_by_side.swept(tx()))
 
@@ -108,20 +132,43 @@ def tune(
     jax.vmap(jax.random.key)(jnp.asarray(seeds)),
     {name: x[:1] for name, x in rows.train.items()},
   )
-  return rate_search.tune(
-    name,
-    made,
-    {name: states},
-    rows.train,
-    rows.validation,
-    seeds=seeds,
-    rates=rates,
-    batch_size=batch_size,
-    steps=steps,
-    rule=rate_search.best_mean,
-    test=rows.test,
-    score=scores,
-    points=points,
-    # Weights a run make products slow on CPUs, and long to compile.
-    vectorize=False,
-  )[name]
+
+  def search(some, rates):
+    return rate_search.tune(
+      name,
+      made,
+      {name: jax.tree.map(lambda x: x[some], states)},
+      rows.train,
+      rows.validation,
+      seeds=seeds[some],
+      rates=rates,
+      batch_size=batch_size,
+      steps=steps,
+      rule=rate_search.best_mean,
+      test=rows.test,
+      score=scores,
+      points=points,
+      # Weights a run make products slow on CPUs, and long to compile.
+      vectorize=False,
+    )[name]
+
+  tuned = search(slice(num_choosing), rates)
+  found = [tuned]
+  if num_choosing is not None and num_choosing < len(seeds):
+    found.append(search(slice(num_choosing, None), (tuned.rate,)))
+  return Tuned(
+    rate=tuned.rate,
+    validation=tuned.scores,
+    score=np.concatenate([x.score for x in found]),
+    outputs={
+      name: np.concatenate([x.outputs[name] for x in found])
+      for name in tuned.outputs
+    },
+    curve=(
+      tuned.curve[0],
+      np.concatenate([x.curve[1] for x in found], axis=1),
+    ),
+    percent=adapters.trained_percent(
+      model, steps_of.variables(jax.tree.map(lambda x: x[0], tuned.states))
+    ),
+  )

@@ -23,6 +23,7 @@ from repjax.methods import supervised
 from repjax.models import text_heads
 from repjax.protocols import pretraining
 from repjax.protocols import private_runs
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 
@@ -30,12 +31,21 @@ class Scores(NamedTuple):
   """How S models do.
 
   Attributes:
+    held_out: Final accuracy on the training rows that were held out, [S].
     score: Final test accuracy, [S].
     curve: (share of all steps [T], test accuracy [T, S]) along the way.
   """
 
+  held_out: np.ndarray
   score: np.ndarray
   curve: tuple[np.ndarray, np.ndarray]
+
+
+def best_rate(scores: Mapping[float, Scores]) -> float:
+  """The rate with the highest mean over seeds on the held-out rows."""
+  rates = list(scores)
+  held_out = np.stack([scores[rate].held_out for rate in rates])
+  return rates[rate_search.best_mean(held_out)]
 
 
 def pretrain(
@@ -84,6 +94,7 @@ def finetune(
   rates: Sequence[float],
   adapter: Mapping[str, Any],
   seeds: Sequence[int],
+  num_held_out: int,
 ) -> dict[float, Scores]:
   """Tells chapters, privately, at several rates side by side.
 
@@ -94,11 +105,13 @@ def finetune(
     task: What is learned.
     encoder: Fields of `transformer.Encoder`.
     pretrained: What `pretrain` has returned, equal for all runs.
-    plan: For the rows of `task.train`.
+    plan: For the rows of `task.train` but those held out.
     tx: What makes updates of private gradients, at rate 1.
     rates: What updates are multiplied with.
     adapter: What trains: arguments of `finetuning.adapt`.
     seeds: S seeds.
+    num_held_out: The last training rows, which are not trained on but choose
+      the rate (`best_rate`).
 
   Returns:
     Rate -> how its S models do.
@@ -120,7 +133,10 @@ def finetune(
   )
   of_runs = [(rate, seed) for rate in rates for seed in seeds]
   run_rates, run_seeds = zip(*of_runs, strict=True)
-  columns = side_by_side.per_seed(task.train, run_seeds)
+  held_out = {name: x[-num_held_out:] for name, x in task.train.items()}
+  columns = side_by_side.per_seed(
+    {name: x[:-num_held_out] for name, x in task.train.items()}, run_seeds
+  )
 
   @jax.jit
   @jax.vmap
@@ -142,7 +158,9 @@ def finetune(
   )
   steps, curve = trained.curve  # [T], [T, R * S]
   curves = np.moveaxis(curve.reshape((len(steps), len(rates), -1)), 1, 0)
+  outputs = side_by_side.predict_fn(method)(trained.states, held_out)
+  chosen = side_by_side.accuracy(outputs, held_out).reshape((len(rates), -1))
   return {
-    rate: Scores(curve[-1], (steps / steps[-1], curve))
-    for rate, curve in zip(rates, curves, strict=True)
+    rate: Scores(held, curve[-1], (steps / steps[-1], curve))
+    for rate, held, curve in zip(rates, chosen, curves, strict=True)
   }

@@ -5,6 +5,8 @@ import pytest
 
 from configs import performer
 from configs import rfa
+from configs.parts import language
+from configs.parts import language_study
 from configs.studies import performer as performer_study
 from configs.studies import rfa as rfa_study
 from repjax.types import InputError
@@ -28,6 +30,22 @@ def test_papers_are_measured_on_one_language_model():
     assert (group, ours[group]) == (group, theirs[group])
   for name, value in ours['data'].items():
     assert (name, value) == (name, theirs['data'][name])
+
+
+def test_studies_count_a_pixel_as_a_byte():
+  config = performer_study.get_config('smoke')
+  config.update(
+    dict(data=dict(kind='pixels', name='digits', eval_splits=('test',)))
+  )
+  data = language.read(config)
+  train, test = language_study.rows(config, data, (0, 1))
+  images = data.sources('test').column('image').reshape((-1, 64))
+  assert train['tokens'].shape == (2, len(data.train), 65)
+  np.testing.assert_array_equal(test['tokens'][:, 1:], images)
+  assert (test['tokens'][:, 0] == 256).all()
+  nll = np.ones((2, len(images), 64), np.float32)
+  bits = language_study.bits_per_byte({'nll': nll.sum(-1)}, test)
+  np.testing.assert_allclose(bits, 1 / np.log(2), rtol=1e-6)
 
 
 def test_presets_do_not_write_into_each_other():

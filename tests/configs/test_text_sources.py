@@ -16,8 +16,10 @@ from configs import mam_adapter
 from configs.parts import text_tasks
 from configs.studies import mam_adapter as study
 from repjax.data.reading import source
+from repjax.data.sets import intents
 from repjax.data.sets import topic_tasks
 from repjax.data.text import published_tokens
+from repjax.data.text import running_text
 from repjax.data.text import tokens
 from repjax.types import InputError
 
@@ -311,3 +313,37 @@ def test_rows_of_topics_without_pretraining_are_those_with_it():
   np.testing.assert_array_equal(
     before.train.column('tokens'), after.train.column('tokens')
   )
+
+
+def test_intents_are_few_and_pretraining_reads_other_sets(monkeypatch):
+  config = study.get_config('clinc')
+  config.data.update(vocab_size=300, length=6, public=('clinc_oos:text', 'b:y'))
+  config.intents.update(num_classes=2, rows_per_class=1)
+
+  def load(name, split, *, data_dir):
+    if name == 'b':
+      return source.from_arrays('b', {'y': np.array([b'river'] * 40, object)})
+    of = np.arange(300, dtype=np.int32) % 150
+    texts = np.array([f'{split} {x}'.encode() for x in of], object)
+    return source.from_arrays(name, {'text': texts, 'intent': of}, split=split)
+
+  for module in (source, intents.sources, running_text.sources):
+    monkeypatch.setattr(module, 'load', load)
+  task = text_tasks.read(config)
+  assert task.num_classes == 2
+  assert sorted(task.train.column('label')) == [0, 1]  # One row each,
+  test = task.sources('test').columns()
+  np.testing.assert_array_equal(np.bincount(test['label']), [2, 2])  # or all.
+  # Subwords and windows are of the public sets' training texts, in their order.
+  learned = tokens.Subwords.train(
+    [*(f'train {i % 150}' for i in range(300)), *['river'] * 40],
+    vocab_size=300,
+  )
+  assert task.tokenizer.vocab_size == learned.vocab_size + 1
+  # A window begins with the last token of the one before.
+  public = learned.decode(task.public['tokens'][:, :-1].ravel())
+  assert public.startswith('train 0train 1train 2train 3')
+  assert public.endswith('riverriver') and 'test' not in public
+  config.data.public = ('text',)
+  with pytest.raises(InputError, match=r'config\.data\.public'):
+    text_tasks.read(config)

@@ -1,12 +1,8 @@
-"""A cache folder of the tests' own, and the real sets where they are."""
+"""A cache folder of the tests' own."""
 
 import os
-import pathlib
 
 import pytest
-
-_REAL = os.environ.get('REPJAX_TEST_DATA', '../shared/tfds')
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -19,12 +15,3 @@ def cache_folder(tmp_path_factory):
     del os.environ['REPJAX_CACHE']
   else:
     os.environ['REPJAX_CACHE'] = old
-
-
-@pytest.fixture(scope='session')
-def real_data():
-  """Folder of prepared standard sets."""
-  folder = (_ROOT / _REAL).resolve()
-  if not (folder / 'mnist').exists():
-    pytest.skip(f'no prepared mnist in {folder}; set REPJAX_TEST_DATA')
-  return str(folder)

@@ -186,3 +186,27 @@ def test_initialisation_leaves_the_running_statistics_at_zero_and_one():
 def test_settings_out_of_range_are_refused(settings):
   with pytest.raises(types.InputError, match=next(iter(settings))):
     run(variables(), images(), **settings)
+
+
+@pytest.mark.parametrize('prior', [0.0, 3.0, 1e12])
+def test_evaluation_with_statistics_of_the_batch(prior):
+  weights, x = variables(), images()
+  mask = jnp.arange(8) < 5
+  layer = norms.BatchNorm()
+
+  @jax.jit
+  def evaluate(mask, prior):
+    return layer.apply(weights, x, train=False, mask=mask, prior=prior)
+
+  y = evaluate(mask, prior)
+  old = jax.tree.map(np.float64, weights['batch_stats'])
+  real = np.float64(x[:5]).reshape((-1, 5))
+  own = 5 / (5 + prior)
+  mean = own * real.mean(0) + (1 - own) * old['mean']
+  var = own * real.var(0) + (1 - own) * old['var']
+  expected = (np.float64(x) - mean) / np.sqrt(var + 1e-5)
+  scale, bias = (np.asarray(weights['params'][k]) for k in ('scale', 'bias'))
+  expected = expected * scale + bias
+  close(y[:5], expected[:5], 1e-4)
+  # Without a real row they are the running ones.
+  close(evaluate(jnp.zeros(8), prior), run(weights, x, train=False)[0], 1e-5)

@@ -93,6 +93,23 @@ def test_each_kind_trains_its_part_and_the_head(kind):
   assert all(any(part in name for part in parts) for name in rest)
 
 
+def test_a_part_of_the_model_may_train_by_itself():
+  shapes = {}
+  for kind in ('full', 'layers', 'head'):
+    model = finetuning.adapt(classifier(), kind=kind, **SIZES)
+    init = functools.partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), np.ones((1, 2), int))
+    shapes[kind] = set(flat(variables['params']))
+  tables = {'token_embedding/embedding', 'encoder/position_embedding/embedding'}
+  assert shapes['full'] - shapes['layers'] == tables
+  assert shapes['head'] == {
+    'head/kernel',
+    'head/bias',
+    'pooling/kernel',
+    'pooling/bias',
+  }
+
+
 def test_an_unknown_kind_is_refused():
   with pytest.raises(InputError, match='kind must be one of'):
     finetuning.adapt(classifier(), kind='bitfit', **SIZES)

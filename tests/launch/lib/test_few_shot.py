@@ -42,7 +42,7 @@ def test_features_of_any_recipe_are_judged_on_the_same_episodes():
 def test_an_unknown_layer_is_refused():
   experiment = sam.build(sam.get_config('smoke'))
   state = loop.init(experiment.method, experiment.train.batch(0), 0)
-  with pytest.raises(types.InputError, match="'haed' 0 times.*'head'"):
+  with pytest.raises(types.InputError, match=r"'haed' 0 times.*'head'"):
     few_shot.measure(
       experiment,
       state,

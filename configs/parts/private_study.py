@@ -1,0 +1,92 @@
+"""How the study of private fine-tuning compares its arms on text."""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import numpy as np
+import optax
+
+from configs.parts import private
+from repjax import plots
+from repjax.data.sets import topic_tasks
+from repjax.protocols import private_text
+
+
+def topics(config: Any, seeds: Sequence[int]):
+  """(scalars, figures) of batches and rates, and of two encoders."""
+  group = config.study
+  task = topic_tasks.largest_or_not(topic_tasks.read(**group.text))
+  encoders = dict(small=group.small, large=group.large)
+  pretrained = {
+    size: private_text.pretrain(
+      task, encoder, seed=config.seed, **group.pretraining
+    )
+    for size, encoder in encoders.items()
+  }
+
+  def tune(size, batch_size, epsilon):
+    plan = private.plan_of(
+      config,
+      len(task.train['label']) - group.num_held_out,
+      batch_size=batch_size,
+      sampling_rate=0.0,
+      **{**group.privacy, 'epsilon': epsilon},
+    )
+    return private_text.finetune(
+      _name(size, batch_size, epsilon),
+      task,
+      encoders[size],
+      pretrained[size],
+      plan=plan,
+      tx=private.updates(config, plan, optax.adamw, rate=1.0),
+      rates=group.rates,
+      adapter=group.adapter,
+      seeds=seeds,
+      num_held_out=group.num_held_out,
+    )
+
+  few, many = group.small_batch, group.large_batch
+  noisy, plain = group.privacy.epsilon, math.inf
+  arms = {
+    arm: tune(*arm)
+    for arm in (
+      ('small', few, noisy),
+      ('small', many, noisy),
+      ('large', many, noisy),
+      ('small', many, plain),
+      ('large', many, plain),
+    )
+  }
+  rates = {arm: private_text.best_rate(x) for arm, x in arms.items()}
+
+  def at_best(*arm):
+    return arms[arm][rates[arm]].score
+
+  scalars = {
+    'large_batch_gain': at_best('small', many, noisy)
+    - at_best('small', few, noisy),
+    'recipe_gain': arms['small', many, noisy][group.high_rate].score
+    - arms['small', few, noisy][group.low_rate].score,
+    **{
+      f'large_model_{gain}': at_best('large', many, epsilon)
+      - at_best('small', many, epsilon)
+      for gain, epsilon in (('plain_gain', plain), ('gain', noisy))
+    },
+  }
+  curves = {}
+  for arm, tuned in arms.items():
+    scalars[f'text, {_name(*arm)}: rate'] = np.full(len(seeds), rates[arm])
+    for rate, found in tuned.items():
+      name = f'{_name(*arm)}, rate {rate:g}'
+      scalars[f'text, {name}, accuracy'] = found.score
+      # Over epochs, since runs have different numbers of steps.
+      share, accuracy = found.curve
+      if rate == rates[arm]:
+        curves[name] = (share * group.privacy.epochs, accuracy)
+  drawn = plots.seed_curves(curves, ylabel='test accuracy', xlabel='epochs')
+  return scalars, {'text_accuracy': drawn}
+
+
+def _name(size, batch_size, epsilon):
+  return f'{size} encoder, batch {batch_size}, epsilon {epsilon:g}'

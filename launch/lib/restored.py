@@ -1,0 +1,192 @@
+"""A work directory that was trained: its experiment and one of its states."""
+
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+from launch.lib import app
+from launch.lib import recipes
+from repjax import files
+from repjax import types
+
+
+class Flags(NamedTuple):
+  """The flags that say what is restored.
+
+  Attributes:
+    config: --config, of a recipe that is none of repjax's own.
+    workdir: --workdir.
+    step: --step, the checkpoint.
+    data_dir: --data_dir.
+  """
+
+  config: Any
+  workdir: flags.FlagHolder
+  step: flags.FlagHolder
+  data_dir: flags.FlagHolder
+
+
+class Restored(NamedTuple):
+  """What was trained.
+
+  Attributes:
+    workdir: Where.
+    experiment: Built again, as it was trained.
+    state: As the checkpoint has it.
+  """
+
+  workdir: pathlib.Path
+  experiment: types.Experiment
+  state: types.TrainState
+
+
+def define_flags() -> Flags:
+  """Defines the flags of `restore`, and those of devices."""
+  config = config_flags.DEFINE_config_file(
+    'config',
+    None,
+    "Config file to execute where the run's is none of repjax's own, with its "
+    'preset; --config.x.y=value changes fields of the run.',
+  )
+  workdir = flags.DEFINE_string(
+    'workdir', None, 'A directory of launch.train.', required=True
+  )
+  step = flags.DEFINE_string(
+    'step', 'latest', 'Checkpoint: a step, latest, or best.'
+  )
+  data_dir = app.define_data_dir()
+  app.define_devices()
+  return Flags(config, workdir, step, data_dir)
+
+
+def restore(given: Flags) -> Restored:
+  """Builds the experiment of a work directory and reads a checkpoint.
+
+  Joins the job's processes first.
+  """
+  workdir = files.path_of(given.workdir.value)
+  if not (workdir / 'checkpoints').is_dir():
+    raise types.InputError(
+      f'--workdir={workdir} holds no checkpoints: give a directory that '
+      'launch.train has written.'
+    )
+  said = _said(workdir, given)
+  app.initialize()
+
+  from launch.lib import building
+  from repjax import checkpoint
+  from repjax import loop
+
+  module = recipes.load_config_module(said.pop('file'))
+  preset = said.pop('preset')
+  config = module.get_config(*([preset] if preset else []))
+  if said:
+    recipes.update(config, said)
+  store = checkpoint.Checkpoints(
+    str(workdir / 'checkpoints'),
+    keep=config.run.keep,
+    best=config.run.best,
+    best_mode=config.run.best_mode,
+    read_only=True,
+  )
+  stored = store.read(step=_step(store, given.step.value))
+  if stored is None:
+    raise types.InputError(f'--workdir={workdir} holds no checkpoint yet.')
+  _as_trained(config, stored, workdir)
+  if given.config.value is not None:
+    config.update_from_flattened_dict(
+      config_flags.get_override_values(flags.FLAGS['config'])
+    )
+  if given.data_dir.value:
+    config.data.dir = given.data_dir.value
+  experiment = building.build(module, config, preset)
+  state = checkpoint.as_state(
+    stored,
+    loop.init(experiment.method, experiment.train.batch(0), config.seed),
+  )
+  return Restored(workdir, experiment, state)
+
+
+def draw(workdir: pathlib.Path, figures: Any) -> None:
+  """Saves figures, name -> figure, beside those of the run, where one may."""
+  from repjax import report
+
+  if not figures:
+    return
+  try:
+    run = report.Run(workdir)
+    for name, figure in figures.items():
+      run.figure(name, figure)
+  except (types.InputError, OSError) as error:
+    logging.warning('No plots are written: %s', error)
+
+
+def file_name(split: str) -> str:
+  """A split as a part of a file's name."""
+  return split.replace('[', '_').replace(']', '').replace(':', '_')
+
+
+def _said(workdir: pathlib.Path, given: Flags) -> dict[str, Any]:
+  """What config.json says, with the 'file' that is executed and its 'preset'.
+
+  With --config only these two, where config.json is damaged.
+  """
+  try:
+    said = files.read_json(workdir / 'config.json', 'config')['config']
+    if not isinstance(said, dict) or not all(
+      isinstance(said.get(x), str) for x in ('file', 'preset')
+    ):
+      raise types.InputError(
+        f'{workdir / "config.json"} is damaged: it names no recipe'
+      )
+  except types.InputError as error:
+    if given.config.value is None:
+      raise types.InputError(
+        f'{error}. Give --config, with which the run was made.'
+      ) from error
+    logging.warning('%s', error)
+    said = {}
+  if given.config.value is None:
+    return {**said, 'file': recipes.own_recipe(said['file'])}
+  file, preset = app.config_name()
+  return {**said, 'file': file, 'preset': preset}
+
+
+def _as_trained(config, stored, workdir) -> None:
+  """Sets all fields to those that the checkpoint was saved with."""
+  from repjax import checkpoint
+  from repjax import run
+
+  kept = run.without_studies(stored.config)
+  lines = checkpoint.differing_fields(run.identity(config), kept)
+  if lines:
+    logging.warning(
+      '%s is not what the checkpoint was saved with, by which it is '
+      'evaluated: %s',
+      workdir / 'config.json',
+      '; '.join(lines),
+    )
+  data = {**kept['data'], 'dir': config.data.dir}
+  recipes.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
+
+
+def _step(store, step) -> int | None:
+  if step == 'latest':
+    return None
+  if step == 'best':
+    best = store.best_step()
+    if best is None:
+      raise types.InputError(
+        '--step=best: this run kept no best checkpoint (config.run.best).'
+      )
+    return best
+  try:
+    return int(step)
+  except ValueError:
+    raise types.InputError(
+      f'--step={step!r} is neither a number nor latest nor best.'
+    ) from None

@@ -1,0 +1,1 @@
+"""Device code: learning after deployment, without labels."""

@@ -1,0 +1,1 @@
+"""Host side: WILDS and U-WILDS, real shifts between domains, in NumPy."""

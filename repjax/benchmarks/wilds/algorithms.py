@@ -1,0 +1,135 @@
+"""Device code: the algorithms of WILDS and U-WILDS by name.
+
+Which loader each is trained on, whether it learns from rows without labels, and
+its settings are those of the authors' code (`examples/configs/algorithm.py` of
+p-lambda/wilds).
+"""
+
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+import flax.linen as nn
+import optax
+
+from repjax import optim
+from repjax import trees
+from repjax import types
+from repjax.methods import afn
+from repjax.methods import coral
+from repjax.methods import dann
+from repjax.methods import erm
+from repjax.methods import fixmatch
+from repjax.methods import group_dro
+from repjax.methods import grouped
+from repjax.methods import irm
+from repjax.methods import noisy_student
+from repjax.methods import pseudo_label
+
+
+class Needs(NamedTuple):
+  """What an algorithm is trained on, as in WILDS.
+
+  Attributes:
+    loader: Rows of 'shuffled' epochs, of 'uniform' groups, or of some 'groups'
+      in each batch.
+    unlabelled: Whether it 'may' or 'must' learn from rows without labels, or
+      does 'not'.
+  """
+
+  loader: Literal['shuffled', 'uniform', 'groups']
+  unlabelled: Literal['not', 'may', 'must']
+
+
+NEEDS = {
+  'erm': Needs('shuffled', 'not'),
+  'group_dro': Needs('uniform', 'not'),
+  'irm': Needs('groups', 'not'),
+  'coral': Needs('groups', 'may'),
+  'dann': Needs('groups', 'may'),
+  'afn': Needs('shuffled', 'must'),
+  'pseudo_label': Needs('shuffled', 'must'),
+  'fixmatch': Needs('shuffled', 'must'),
+  'noisy_student': Needs('shuffled', 'must'),
+}
+
+# Those that teach themselves, whose rate falls from the beginning.
+_TEACH = ('pseudo_label', 'fixmatch', 'noisy_student')
+
+
+def make(
+  name: str,
+  model: nn.Module,
+  config: Any,
+  optimizer: types.Optimizer,
+  *,
+  num_groups: int,
+  steps: int,
+) -> types.Method:
+  """An algorithm with the settings of a config.
+
+  Args:
+    name: One of `NEEDS`.
+    model: A linen classifier whose last layer is 'head'.
+    config: With the groups `tx` (learning_rate, momentum, weight_decay,
+      dann_divisor), `step`, and one of each algorithm's name with its
+      settings; for 'dann' `adversary`, too.
+    optimizer: (rate, momentum=...) -> the end of the optax chain.
+    num_groups: Domains.
+    steps: Number of updates.
+  """
+  types.check_choice('config.algorithm', name, tuple(NEEDS))
+  rate = config.tx.learning_rate
+  # As PyTorch's: decay is a part of the gradient.
+  decay = optax.add_decayed_weights(config.tx.weight_decay)
+
+  def chain(rate):
+    return optax.chain(decay, optimizer(rate, momentum=config.tx.momentum))
+
+  groups: dict[str, Any] = dict(num_groups=num_groups)
+  tx = chain(falling(rate, steps) if name in _TEACH else rate)
+  more = {**(config[name] if name != 'erm' else {}), **config.step}
+  if name == 'erm':
+    return erm.make(model, tx, **more)
+  if name == 'group_dro':
+    return group_dro.make(model, tx, **groups, **more)
+  if name == 'irm':
+    # Moments are those of another loss before the weight jumps.
+    weight = grouped.annealed(more.pop('weight'), config.irm.at)
+    tx = optim.restarted(tx, more.pop('at'))
+    return irm.make(model, tx, weight=weight, **groups, **more)
+  if name == 'coral':
+    return coral.make(model, tx, **groups, **more)
+  if name == 'dann':
+    slow = chain(rate / config.tx.dann_divisor)
+    return dann.make(
+      model,
+      optax.multi_transform({'features': slow, 'heads': tx}, _heads),
+      adversary=dann.Adversary(**groups, **config.adversary),
+      **groups,
+      **more,
+    )
+  if name == 'afn':
+    return afn.make(model, tx, **more)
+  if name == 'pseudo_label':
+    weight = optax.linear_schedule(0.0, 1.0, max(1, 2 * steps // 5))
+    return pseudo_label.make(model, tx, weight=weight, **more)
+  if name == 'fixmatch':
+    return fixmatch.make(model, tx, **more)
+  return noisy_student.make(model, tx, **more)
+
+
+def falling(rate: float, steps: int) -> optax.Schedule:
+  """The rate of U-WILDS for those: rate * (1 + 10 t / steps)^(-3/4)."""
+  return lambda step: rate * (1 + 10 * step / steps) ** -0.75
+
+
+def _heads(params):
+  """'heads' of the classifier's head and the adversary, 'features' below."""
+
+  def label(path, leaf):
+    del leaf  # Where it is counts.
+    above = path[0] == 'adversary' or path[1] == 'head'
+    return 'heads' if above else 'features'
+
+  return trees.map_with_path(label, params)

@@ -1,0 +1,35 @@
+"""The alarm: few classes and sure, where the reference says otherwise."""
+
+import numpy as np
+
+from repjax.adapt import collapse
+
+
+def _logits(labels, *, sure, num_classes=4):
+  return sure * np.eye(num_classes)[labels]
+
+
+def test_what_is_looked_at():
+  found = collapse.look(_logits(np.array([0, 0, 1, 1]), sure=3.0))
+  np.testing.assert_allclose(found.histogram, [0.5, 0.5, 0, 0])
+  np.testing.assert_allclose(found.classes, 2.0)
+  p = np.exp([3.0, 0, 0, 0])
+  p /= p.sum()
+  np.testing.assert_allclose(found.entropy, -(p * np.log(p)).sum() / np.log(4))
+
+
+def test_it_rings_where_one_class_is_left():
+  labels = np.tile(np.arange(4), 10)
+  reference = _logits(labels, sure=2.0)
+  adapted = _logits(np.where(np.arange(40) < 20, labels, 0), sure=5.0)
+  assert collapse.alarm(adapted, reference, window=10) == 20
+  # Not if it is no surer, or as rich in classes.
+  unsure = _logits(np.zeros(40, int), sure=1.0)
+  assert collapse.alarm(unsure, reference, window=10) is None
+  assert collapse.alarm(5 * reference, reference, window=10) is None
+
+
+def test_a_stream_sorted_by_class_is_no_collapse():
+  labels = np.repeat(np.arange(4), 10)
+  adapted, reference = (_logits(labels, sure=x) for x in (6.0, 2.0))
+  assert collapse.alarm(adapted, reference, window=10) is None

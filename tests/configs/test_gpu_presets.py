@@ -1,0 +1,52 @@
+"""Presets for an accelerator build, though nothing is trained by them here."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from launch.lib import recipes
+from launch.lib import results
+
+# What reads fewer rows; shapes are those of the preset.
+_LESS = {
+  'mam_adapter': dict(data=dict(train_split='train[:4000]')),
+  'mixup': dict(data=dict(train_split='train[:200]')),
+  'performer': dict(data=dict(train_split='train[:100]')),
+  'gradient_vaccine': dict(family=dict(num_rows=(700,))),
+}
+
+
+def test_all_of_them_are_known():
+  found = {
+    paper
+    for paper in recipes.papers()
+    if results.has_preset(recipes.load_study(paper), 'gpu')
+  }
+  assert found == set(_LESS)
+
+
+def test_a_reader_is_told_what_was_not_run(tmp_path):
+  table = results.table(['performer', 'rfa'], tmp_path / 'results')
+  assert table.count('--preset=gpu`, for an accelerator, was not run') == 1
+
+
+@pytest.mark.parametrize('paper', _LESS)
+def test_a_step_has_the_shapes_of_its_data(
+  paper, request, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('REPJAX_CACHE', str(tmp_path))
+  config = recipes.load_study(paper).get_config('gpu')
+  config.update(_LESS[paper])
+  if config.data.name != 'languages':
+    config.data.dir = request.getfixturevalue('real_data')
+  made = importlib.import_module(f'configs.{paper}').build(config)
+  batch = made.train.batch(0)
+  rows = {name: x[:1] for name, x in batch.items()}
+  state = jax.eval_shape(made.method.init, jax.random.key(0), rows)
+  after, sums = jax.eval_shape(
+    made.method.update, state, batch, jax.random.key(1)
+  )
+  assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+  assert 'loss' in sums

@@ -1,0 +1,123 @@
+"""`launch.adapt`: a table of what forms of adaptation are worth, or a line."""
+
+import json
+
+import launching
+import pytest
+
+TENT = 'configs/tent.py:smoke'
+# What the smoke preset is evaluated on.
+SPLIT = '--split=train[30%:]+test'
+NAME = 'adapt_train_30%_+test'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Work directory of a network with batch norms."""
+  return _train(TENT, tmp_path_factory.mktemp('tent'))
+
+
+@pytest.fixture(scope='module')
+def without_norms(tmp_path_factory):
+  """Work directory of an MLP."""
+  return _train('configs/sam.py:smoke', tmp_path_factory.mktemp('mlp'))
+
+
+def _train(config, workdir):
+  code, output = launching.call(
+    'train', f'--config={config}', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  return workdir
+
+
+def _adapt(workdir, *flags):
+  return launching.call('adapt', f'--workdir={workdir}', *flags)
+
+
+def test_a_table_of_all_forms(trained):
+  checkpoints = sorted((trained / 'checkpoints').rglob('*'))
+  code, output = _adapt(
+    trained, '--corruption=contrast,none', '--batch_size=100', SPLIT
+  )
+  assert code == 0, output
+  table = json.loads((trained / f'{NAME}.json').read_text())
+  assert table['severity'] == 5 and table['batch_size'] == 100
+  assert list(table['streams']) == ['contrast', 'none']
+  for forms in table['streams'].values():
+    assert set(forms) == {'source', 'BN', 'blended', 'Tent'}
+    for measured in forms.values():
+      assert 0 <= measured['error'] <= 1
+      assert 1 <= measured['classes'] <= 10
+  # What was trained evaluates as in its report.
+  (expected,) = [
+    x
+    for name, x in launching.report(trained)['result'].items()
+    if name.endswith('/accuracy')
+  ]
+  clean = table['streams']['none']['source']['error']
+  assert clean == pytest.approx(1 - expected, abs=1e-6)
+  lines = [x for x in output.splitlines() if x.startswith(('error', 'mean'))]
+  assert lines[0].split() == ['error', '[%]', 'source', 'BN', 'blended', 'Tent']
+  mean = [
+    sum(100 * x[form]['error'] for x in table['streams'].values()) / 2
+    for form in lines[0].split()[2:]
+  ]
+  assert [float(x) for x in lines[1].split()[1:]] == pytest.approx(
+    mean, abs=0.06
+  )
+  for name in (NAME, f'{NAME}_along'):
+    assert (trained / 'plots' / f'{name}.png').stat().st_size > 1000
+  assert sorted((trained / 'checkpoints').rglob('*')) == checkpoints
+
+
+def test_an_episode_of_one_step_is_the_statistics_of_the_batch(trained):
+  code, output = _adapt(
+    trained, '--reset_every=1', '--learning_rate=1', '--order=sorted'
+  )
+  assert code == 0, output
+  table = json.loads((trained / 'adapt_test.json').read_text())
+  measured = table['streams']['none']
+  assert measured['Tent']['error'] == measured['BN']['error']
+  assert table['order'] == 'sorted'
+
+
+def test_layer_norms_adapt_without_statistics(tmp_path):
+  workdir = _train(launching.SMOKE, tmp_path)
+  code, output = _adapt(workdir, '--batch_size=1', '--only=encoder_norm')
+  assert code == 0, output
+  table = json.loads((workdir / 'adapt_test.json').read_text())
+  assert set(table['streams']['none']) == {'source', 'Tent'}
+
+
+@pytest.mark.parametrize(
+  ('flags', 'says'),
+  [
+    (['--corruption=contrst'], ['--corruption=contrst', "mean 'contrast'"]),
+    (['--corruption='], ['--corruption', 'at least one']),
+    (['--severity=6'], ['severity', '6']),
+    (['--batch_size=1'], ['one row', 'larger batches']),
+    (['--learning_rate=0'], ['--learning_rate', '(0, inf)']),
+    (['--confidence=2'], ['--confidence', '(0, 1]']),
+    (['--only=nothing'], ['No scale or bias', 'norm']),
+    (['--only=('], ['--only=(', 'regular expression']),
+    (['--split=tset'], ['tset', 'test']),
+    (['--workdir=/nowhere'], ['/nowhere', 'no checkpoints']),
+  ],
+)
+def test_what_cannot_adapt(trained, flags, says):
+  code, output = _adapt(trained, *flags)
+  assert code == 1, output
+  assert 'Traceback' not in output
+  (line,) = [
+    x for x in output.splitlines() if x.startswith(('ERROR: ', 'FATAL'))
+  ]
+  for text in says:
+    assert text in line
+
+
+def test_a_network_without_norms(without_norms):
+  code, output = _adapt(without_norms, '--corruption=fog')
+  assert code == 1, output
+  assert 'calls no norm with a scale or bias' in output
+  assert 'Traceback' not in output

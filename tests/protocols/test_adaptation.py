@@ -1,0 +1,138 @@
+"""Streams hold every row once, in their order; all forms see the same ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import loop
+from repjax import types
+from repjax.adapt import norm_layers
+from repjax.data.images import corruptions
+from repjax.data.images import transforms
+from repjax.data.reading import source as sources
+from repjax.methods import supervised
+from repjax.models import resnet
+from repjax.protocols import adaptation
+from repjax.protocols import corrupted_streams
+
+NUM_CLASSES = 3
+
+
+@pytest.fixture(scope='module')
+def rows():
+  rng = np.random.default_rng(0)
+  return sources.from_arrays(
+    'noise',
+    {
+      'image': rng.integers(0, 256, (23, 8, 8, 1), np.uint8),
+      'label': rng.integers(0, NUM_CLASSES, 23),
+      'place': np.arange(23),
+    },
+    num_classes=NUM_CLASSES,
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(rows):
+  """A method and two of its states."""
+  method = supervised.make(
+    resnet.PreActResNet(NUM_CLASSES, stage_sizes=(1,), width=4), optax.sgd(0.1)
+  )
+  columns = rows.columns()
+  batch = {
+    'image': np.float32(columns['image'] / 255),
+    'label': columns['label'],
+    'mask': np.ones(23, np.float32),
+  }
+  update = jax.jit(method.update)
+  states = []
+  for seed in (0, 1):
+    state = loop.init(method, batch, seed, jax.local_devices()[:1])
+    states.append(update(state, batch, jax.random.key(seed))[0])
+  return method, jax.tree.map(lambda *x: jnp.stack(x), *states)
+
+
+@pytest.mark.parametrize('order', ['shuffled', 'sorted', 'as it is'])
+def test_a_stream_is_the_corrupted_set_in_its_order(rows, order):
+  stream = adaptation.shifted(rows, 'fog', severity=4, order=order, seed=3)
+  seen = stream.columns()
+  assert sorted(seen['place']) == list(range(23))
+  expected = corruptions.corrupt(
+    rows.columns()['image'], 'fog', severity=4, seed=3
+  )
+  np.testing.assert_array_equal(seen['image'], expected[seen['place']])
+  as_it_is = list(seen['place']) == list(range(23))
+  assert as_it_is == (order == 'as it is')
+  assert (order == 'sorted') == bool((np.diff(seen['label']) >= 0).all())
+  clean = adaptation.shifted(rows, 'none', severity=4, order='as it is')
+  assert clean is rows
+  with pytest.raises(types.InputError, match='order'):
+    adaptation.shifted(rows, 'none', severity=4, order='up')
+
+
+def test_the_last_batch_is_filled_up():
+  found = adaptation.batched({'x': np.arange(7)}, 3)
+  np.testing.assert_array_equal(
+    found['mask'], [[1, 1, 1], [1, 1, 1], [1, 0, 0]]
+  )
+  np.testing.assert_array_equal(found['x'][found['mask'] > 0], np.arange(7))
+
+
+def test_each_network_meets_its_own_stream(rows, trained):
+  method, states = trained
+  streams = corrupted_streams.Streams(
+    method,
+    states,
+    rows,
+    transforms.scale_to_unit(0.0, 1.0),
+    seeds=(5, 6),
+    severity=5,
+    scale='cifar',
+    batch_size=8,
+    blend=4.0,
+  )
+  found = streams.errors('contrast', rate=0.0)
+  assert list(found) == list(adaptation.NAMES)
+  # At rate 0 Tent is the statistics of the batch.
+  np.testing.assert_array_equal(found['Tent'], found['BN'])
+  images = corruptions.corrupt(rows.columns()['image'], 'contrast', severity=5)
+  labels = rows.columns()['label']
+  predict = jax.jit(norm_layers.with_statistics(method.predict, 0.0))
+  for i, seed in enumerate((5, 6)):
+    state = jax.tree.map(lambda x: x[i], states)  # noqa: B023
+    order = np.random.default_rng([seed, 1]).permutation(23)
+    wrong = 0
+    for start in (0, 8, 16):
+      chosen = order[start : start + 8]
+      batch = {
+        'image': np.float32(images[chosen] / 255),
+        'label': labels[chosen],
+        'mask': np.ones(len(chosen), np.float32),
+      }
+      logits = np.asarray(predict(state, batch)['logits'])
+      wrong += (logits.argmax(-1) != labels[chosen]).sum()
+    np.testing.assert_allclose(found['BN'][i], wrong / 23)
+  moved = streams.errors('contrast', rate=0.3, forms=('Tent',))
+  assert list(moved) == ['Tent']
+  mean = streams.mean_errors(['contrast', 'none'], rate=0.0, forms=('source',))
+  clean = streams.errors('none', rate=0.0, forms=('source',))['source']
+  np.testing.assert_allclose(mean['source'], (found['source'] + clean) / 2)
+
+
+def test_what_is_measured():
+  labels = np.array([0, 1, 2, 0])
+  sure = 5.0 * np.eye(NUM_CLASSES)[labels]
+  one = 20.0 * np.eye(NUM_CLASSES)[[0, 0, 0, 0]]
+  found = adaptation.measure(
+    {'source': sure, 'BN': sure, 'Tent': one}, labels, window=4
+  )
+  assert found['source']['error'] == 0 and found['Tent']['error'] == 0.5
+  assert found['Tent']['classes'] == pytest.approx(1)
+  assert found['Tent']['collapsed_at'] == 0
+  assert found['BN']['collapsed_at'] is None
+  with pytest.raises(types.NonFiniteError, match='Tent'):
+    adaptation.measure(
+      {'source': sure, 'Tent': np.nan * sure}, labels, window=4
+    )
