@@ -1,0 +1,1 @@
+"""Learning after deployment: import the method that you need."""
