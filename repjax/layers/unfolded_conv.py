@@ -45,7 +45,8 @@ class UnfoldedConv(nn.Module):
       image, kernel, bias, dtype=self.dtype
     )
     windows = unfold(image, size=self.size, stride=self.stride)
-    return windows @ kernel.reshape((-1, self.features)) + bias
+    outputs = windows @ kernel.reshape((-1, self.features))
+    return outputs + bias.reshape((1, 1, 1, -1))
 
 
 def unfold(image: jax.Array, *, size: int, stride: int) -> jax.Array:

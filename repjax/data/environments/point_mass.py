@@ -171,15 +171,15 @@ def make(
     # A spot is a product of two bells: two exponentials a row and a column.
     places = jnp.stack([jnp.full(2, CENTRE), state.agent])  # [2, (x, y)]
     bells = jnp.exp(
-      -jnp.square(centres - places[..., None]) / (2 * blob**2)
+      -jnp.square(centres[None, None] - places[..., None]) / (2 * blob**2)
     )  # [2, (x, y), W]
     mark, agent = bells[:, 1, :, None] * bells[:, 0, None, :]  # [H, W] each
     phase = centres - look.speed * state.time
     stripes = 0.5 + 0.5 * jnp.sin(2 * jnp.pi * _WAVES * phase)  # [W]
-    image = look.background + stripes[:, None] * look.waves  # [W, 3]
-    image = jnp.broadcast_to(image, (size, size, 3))
+    row = look.background[None] + stripes[:, None] * look.waves[None]  # [W, 3]
+    image = jnp.broadcast_to(row, (size, size, 3))
     for spot, colour in ((mark, look.mark), (agent, look.agent)):
-      image = image + spot[..., None] * (colour - image)
+      image = image + spot[..., None] * (colour[None, None] - image)
     return jnp.clip(look.gain * image, 0.0, 1.0)
 
   return environment.Environment(reset, step, observe, 2, num_steps)
