@@ -20,13 +20,8 @@ import optax
 from configs import presets
 from configs.parts import control
 from repjax import types
-from repjax.adapt import pad
-from repjax.data.images import crops
 from repjax.experiments import wiring
 from repjax.methods import behaviour_cloning
-from repjax.methods import inverse_dynamics
-from repjax.methods import rotation
-from repjax.models import agent as agents
 
 PRESETS = dict(
   paper=dict(
@@ -100,65 +95,12 @@ def build(
   )
 
 
-def network(config) -> agents.Agent:
-  """An encoder, an actor and the task's head."""
-  net = config.agent
-
-  def projection():
-    own = None
-    if net.own_channels:
-      own = agents.Encoder(net.own_channels, (1,) * len(net.own_channels))
-    return agents.Projection(net.own_width, own)
-
-  is_rotation = _task(config) is rotation.make
-  return agents.Agent(
-    encoder=agents.Encoder(
-      net.channels, net.strides, width=net.width, unfolded=net.unfolded
-    ),
-    actor=agents.Actor(projection(), agents.Trunk(4, net.features)),
-    task=agents.Task(
-      projection(),
-      agents.Trunk(4 if is_rotation else 2, net.features),
-      num_inputs=1 if is_rotation else 2,
-    ),
-  )
-
-
-def task_loss(config) -> types.LossFn:
-  """What is learned beside the policy, and alone after deployment."""
-  return _task(config)(network(config))
-
-
-def _task(config):
-  kinds = dict(inverse_dynamics=inverse_dynamics.make, rotation=rotation.make)
-  return presets.choose('task.name', config.task.name, kinds)
-
-
 def method(config, optimizer: types.Optimizer = optax.adam) -> types.Method:
   """Cloning, and the task beside it."""
   return behaviour_cloning.make(
-    network(config),
+    control.network(config),
     optimizer(config.tx.learning_rate),
-    task=task_loss(config),
+    task=control.task_loss(config),
     task_weight=config.task.weight,
     **config.step,
-  )
-
-
-def adapter(config) -> pad.Adapter:
-  """How the policy adapts; its rate is said where it is deployed."""
-  settings = config.pad
-  kinds = dict(adam=optax.adam, sgd=optax.sgd)
-  optimizer = presets.choose('pad.optimizer', settings.optimizer, kinds)
-
-  def crop(batch, rng):
-    return crops.of_transitions(
-      batch, rng, size=settings.crop, padding=settings.padding
-    )
-
-  return pad.make(
-    task_loss(config),
-    optimizer(1.0),
-    copies=settings.copies,
-    transform=crop if settings.crop else None,
   )

@@ -251,8 +251,8 @@ def _deploy(config, env, params, looks, optimizer, **settings):
   config.pad.optimizer = optimizer
   return deployment.everywhere(
     env,
-    recipe.network(config),
-    recipe.adapter(config),
+    control.network(config),
+    control.adapter(config),
     params,
     point_mass.stack_looks(looks),
     times=config.study.episodes,

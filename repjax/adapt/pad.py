@@ -209,8 +209,8 @@ def deploy(
     rng: Of the episodes: with the same key, agents of all rates begin at the
       same places.
     rate: Step size of the adaptation, of all or one each, [E]; 0 for none.
-    limit: Loss up to which adaptation waits (see `training_limit`), likewise
-      of all or one each.
+    limit: Loss up to which adaptation waits (see `training_limit`), of all or
+      one each, [E].
     episodes: K, one after the other.
     reset: Whether an agent is as trained again at the beginning of each
       episode, as in the authors' code, or goes on adapting.

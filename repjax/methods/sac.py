@@ -276,9 +276,7 @@ def make(
   return types.Method(init, update, predict)
 
 
-def squash(
-  gaussian: agents.Gaussian, rng: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def squash(gaussian: agents.Gaussian, rng: jax.Array):
   """A draw of tanh of a Gaussian, and its log-density (appendix C).
 
   The authors of PAD write log(relu(1 - tanh^2) + 1e-6) for the logarithm of
@@ -295,9 +293,7 @@ def squash(
   return squash_noise(gaussian, noise)
 
 
-def squash_noise(
-  gaussian: agents.Gaussian, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def squash_noise(gaussian: agents.Gaussian, noise: jax.Array):
   """`squash` of noise [B, A] that was drawn before."""
   action = jnp.tanh(gaussian.mean + noise * jnp.exp(gaussian.log_std))
   log_prob = -0.5 * jnp.square(noise) - gaussian.log_std
