@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import privacy_costs
@@ -31,6 +32,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'decoding': attention_speed.decoding,
   'privacy': privacy_costs.privacy,
   'adapters': adapter_costs.adapters,
+  'deployment': adaptation_speed.deployment,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

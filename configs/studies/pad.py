@@ -18,9 +18,10 @@ shares convolutions alone), no crops, and plain gradient descent; Adam, the
 authors' optimizer, is measured beside it with rates chosen alike. The world,
 the shared projection and plain descent were chosen in trials with two other
 seeds and nine looks drawn by hand, so that gains of this size were in view when
-the thresholds were written: with heads of their own projections, and in a world
-with a goal that jumps, no rate helped. Those of the harm detector, of shuffled
-actions and of agents that are never reset had not been seen.
+the thresholds were written. With heads of their own projections, in two worlds
+where the goal or the point jumps, no rate helped in most looks. What the harm
+detector does, and agents that are told other actions or are never reset, had
+not been seen.
 """
 
 import functools
