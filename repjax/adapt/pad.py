@@ -261,7 +261,8 @@ def deploy(
     return agents, told
 
   agents, told = jax.lax.scan(episode, fresh, jax.random.split(rng, episodes))
-  return Deployment(*told, agents.params)
+  reward, loss, recent, adapting = told
+  return Deployment(reward, loss, recent, adapting, agents.params)
 
 
 def training_limit(recent: jax.Array, quantile: float = 0.95) -> jax.Array:

@@ -222,7 +222,7 @@ def make(
       turn % every.actor == 0, lambda x: act(x, batch, rng_actor), state
     )
     state = jax.lax.cond(turn % every.target == 0, follow, lambda x: x, state)
-    of_task: types.Sums = {}
+    of_task = {}
     if task is not None:
       state, of_task = _sometimes(
         turn % every.task == 0,

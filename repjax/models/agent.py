@@ -233,7 +233,7 @@ class Agent(nn.Module):
   ) -> tuple[Any, ...]:
     """All heads of one observation, so that `init` makes all parameters."""
     x = self.encoder(observation)
-    heads = [self.actor(x)]
+    heads: list[Any] = [self.actor(x)]
     if self.critic is not None:
       heads.append(self.critic(x, action))
     if self.task is not None:
@@ -248,10 +248,14 @@ class Agent(nn.Module):
     self, observation: jax.Array, action: jax.Array, *, stop: bool = False
   ) -> jax.Array:
     """Both values, [B, 2]; `stop` keeps their gradient from the encoder."""
+    if self.critic is None:
+      raise InputError('the agent has no critic: make it with one')
     return self.critic(self._encode(observation, stop=stop), action)
 
   def guess(self, *observations: jax.Array) -> jax.Array:
     """What the task's head says of one observation or several, [B, out]."""
+    if self.task is None:
+      raise InputError('the agent has no task: make it with one')
     return self.task(*map(self.encoder, observations))
 
   def _encode(self, observation, *, stop):

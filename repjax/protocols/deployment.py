@@ -88,9 +88,9 @@ def choose_rates(
     Places of the best rates in `tried`, [S, L]: the same for looks of one kind,
     whose own returns count for nothing in it.
   """
-  kinds = np.asarray(kinds)
+  names = np.asarray(kinds)
   chosen = np.zeros(fails.shape, int)
-  for kind in np.unique(kinds):
-    others = fails & (kinds != kind)
-    chosen[:, kinds == kind] = (tried * others).sum(2).argmax(0)[:, None]
+  for kind in np.unique(names):
+    others = fails & (names != kind)
+    chosen[:, names == kind] = (tried * others).sum(2).argmax(0)[:, None]
   return chosen
