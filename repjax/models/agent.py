@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers import unfolded_conv
+from repjax.types import InputError
 
 # Kernels whose centre is orthogonal and whose rest is zero, as in the authors'
 # code, which leaves the projections of the task at PyTorch's default.

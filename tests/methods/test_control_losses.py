@@ -116,3 +116,10 @@ def test_the_actors_gradient_stops_at_the_encoder():
   stopped, free = (jax.grad(total)(params, x)['encoder'] for x in (True, False))
   assert not any(np.any(x) for x in jax.tree.leaves(stopped))
   assert all(np.any(x) for x in jax.tree.leaves(free))
+
+
+def test_a_head_that_is_not_there_is_named():
+  model = _model(trunk=agents.Trunk(2, (5,)))
+  variables = {'params': _params(model)}
+  with pytest.raises(types.InputError, match='no critic'):
+    model.apply(variables, _BATCH['image'], _BATCH['action'], method='values')
