@@ -144,7 +144,7 @@ _STUDY = dict(
       permutations=99,
       image_repetitions=8,
       image_permutations=19,
-      image_steps=100,
+      image_steps=200,
     )
   ),
   smoke=dict(

@@ -32,7 +32,7 @@ def squared() -> Loss:
 
   def entropy(rows, weights):
     share = weights / weights.sum()
-    mean = jnp.tensordot(share, rows, 1)
+    mean = share[None] @ rows
     return share @ jnp.square(rows - mean).sum(-1)
 
   return Loss('squared loss', _flat, entropy)
@@ -157,7 +157,7 @@ def scott(rows: jax.Array, num_rows: int) -> tuple[jax.Array, float]:
   Returns:
     Rows [N, D] and the bandwidth.
   """
-  centred = rows - rows.mean(0)
+  centred = rows - rows.mean(0, keepdims=True)
   covariance = centred.T @ centred / len(rows)
   root = jnp.linalg.cholesky(covariance)
   white = jax.scipy.linalg.solve_triangular(root, centred.T, lower=True).T

@@ -46,9 +46,9 @@ def gaussian_mixture(
   check_range('(0, inf)', floor=floor)
 
   def prepare(rows):
-    flat = rows.reshape((rows.shape[0], -1))
-    scale = flat.std(0)
-    white = (flat - flat.mean(0)) / scale
+    flat = jnp.asarray(rows).reshape((rows.shape[0], -1))
+    scale = flat.std(0, keepdims=True)
+    white = (flat - flat.mean(0, keepdims=True)) / scale
     eye = jnp.eye(flat.shape[1], dtype=flat.dtype)
     start = Mixture(
       jnp.full(num_components, 1 / num_components, flat.dtype),
@@ -126,7 +126,7 @@ def _fit(monomials, weights, start, ridge, steps):
     covariances = (
       squares.reshape(-1, dim, dim) - means[:, :, None] * means[:, None]
     )
-    return Mixture(mass / mass.sum(), means, covariances + ridge), None
+    return Mixture(mass / mass.sum(), means, covariances + ridge[None]), None
 
   return jax.lax.scan(step, start, None, length=steps)[0]
 
@@ -171,15 +171,15 @@ def plus_plus(rng: jax.Array, rows: jax.Array, num: int) -> jax.Array:
     num: How many.
   """
   rng_first, rng_next = jax.random.split(rng)
-  first = rows[jax.random.randint(rng_first, (), 0, len(rows))]
+  first = rows[jax.random.randint(rng_first, (1,), 0, len(rows))]  # [1, D]
 
   def pick(nearest, key):
-    row = rows[jax.random.categorical(key, jnp.log(nearest))]
+    row = rows[jax.random.categorical(key, jnp.log(nearest))[None]]
     return jnp.minimum(nearest, jnp.square(rows - row).sum(-1)), row
 
   nearest = jnp.square(rows - first).sum(-1)
   keys = jax.random.split(rng_next, num - 1)
-  return jnp.concatenate([first[None], jax.lax.scan(pick, nearest, keys)[1]])
+  return jnp.concatenate([first, jax.lax.scan(pick, nearest, keys)[1][:, 0]])
 
 
 def trained(

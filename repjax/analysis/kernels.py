@@ -9,7 +9,7 @@ def squared_distances(rows: jax.Array) -> jax.Array:
   flat = rows.reshape((rows.shape[0], -1))
   if not jnp.issubdtype(flat.dtype, jnp.floating):
     flat = flat.astype(jnp.float32)
-  flat = flat - flat.mean(0)  # Fewer digits cancel.
+  flat = flat - flat.mean(0, keepdims=True)  # Fewer digits cancel.
   products = jnp.matmul(flat, flat.T, precision='highest')
   norms = jnp.diagonal(products)
   distances = norms[:, None] + norms[None] - 2 * products

@@ -113,22 +113,32 @@ def permutation_test(
   return Test(
     name=statistic.name,
     value=float(value),
-    p_value=float(p_value(value, permuted)),
+    p_value=float(p_value(num_larger(value, permuted), num_permutations)),
     permuted=np.asarray(permuted),
     num_rows=num_rows,
   )
 
 
-def p_value(value: jax.Array, permuted: jax.Array) -> jax.Array:
-  """Share of splits with a statistic at least as large, the observed one too.
+def num_larger(value: jax.Array, permuted: jax.Array) -> jax.Array:
+  """Number of random splits with a statistic that is at least as large.
 
   Args:
-    value: The observed statistic, a scalar; where it is NaN, so is the result.
+    value: The observed statistic, a scalar; if it is NaN, all are as large.
     permuted: Those of random splits, [B]; NaN counts as large.
   """
-  larger = (~(permuted < value)).sum()
-  p = (1 + larger) / (1 + permuted.shape[0])
-  return jnp.where(jnp.isnan(value), jnp.nan, p)
+  return (~(permuted < value)).sum()
+
+
+def p_value(num_larger: int | np.ndarray, num_permutations: int) -> np.ndarray:
+  """(1 + how many are as large) / (permutations + 1), in float64.
+
+  So that a p-value of 1 / 20 is .05, and not the next number of float32.
+
+  Args:
+    num_larger: Of any shape.
+    num_permutations: B.
+  """
+  return (1 + np.asarray(num_larger)) / (1 + num_permutations)
 
 
 def values(

@@ -23,7 +23,7 @@ def test_the_bound_is_below_the_likelihood(variables):
   # Of black and white images, log p(x) by summing over a fine grid of codes.
   image = np.rint(IMAGES)
   grid = np.linspace(-6, 6, 601)
-  params = variables['params']
+  params = jax.tree.map(np.asarray, variables['params'])
 
   def decoded(code):
     hidden = params['decoder_0']

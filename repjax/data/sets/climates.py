@@ -61,7 +61,7 @@ class Means(NamedTuple):
 def means(rng: jax.Array, num_places: int) -> Means:
   """Draws places: temperature, rain and wind on average."""
   rng_place, rng_change, rng_size = jax.random.split(rng, 3)
-  low, high = np.array([[6.0, 300.0, 3.0], [24.0, 1300.0, 7.0]])
+  low, high = np.array([[[6.0, 300.0, 3.0]], [[24.0, 1300.0, 7.0]]])
   place = jax.random.uniform(rng_place, (num_places, 3))
   before = low + (high - low) * place
   change = jax.random.randint(rng_change, (num_places,), 0, len(CHANGES))
@@ -99,14 +99,14 @@ def places(rng: jax.Array, num_places: int, num_years: int) -> Places:
 
 def crop_costs(weather: jax.Array) -> jax.Array:
   """Minus what each crop earns in each year, [N, 3] -> [N, 5]."""
-  best, tolerance, need, price = jnp.array(list(CROPS.values())).T
+  best, tolerance, need, price = jnp.array(list(CROPS.values())).T[:, None]
   warmth = jnp.exp(-jnp.square((weather[:, :1] - best) / tolerance) / 2)
   return -price * warmth * jnp.minimum(weather[:, 1:2] / need, 1)
 
 
 def heating_costs(weather: jax.Array) -> jax.Array:
   """What each capacity costs in each year, [N, 3] -> [N, 19]."""
-  capacity = jnp.array(CAPACITIES)
+  capacity = jnp.array([CAPACITIES])
   cold = jnp.maximum(18 - weather[:, :1], 0)
   return capacity + 4 * jnp.maximum(cold - capacity, 0)
 
