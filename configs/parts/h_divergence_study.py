@@ -101,10 +101,12 @@ def images(config, seeds, model: vae.Vae):
     for what, draw in draws.items()
   }
   apart = powers['real and fake']
-  fits = [
-    _nats_gained(loss, draws['real alone'](jax.random.key(x), data.num_rows)[0])
-    for x in seeds
-  ]
+  alone = draws['real alone']
+  fits = jax.jit(
+    lambda keys: jax.lax.map(
+      lambda key: _nats_gained(loss, alone(key, data.num_rows)[0]), keys
+    )
+  )(jnp.stack([jax.random.key(x) for x in seeds]))
   scalars = {
     'image_gain': apart['-ELBO'] - apart['MMD (median)'],
     'vae_fits': np.asarray(fits),
@@ -126,7 +128,7 @@ def _nats_gained(loss, image):
   apart = -sum(
     jax.scipy.special.xlogy(p, p).sum() for p in (pixels, 1 - pixels)
   )
-  return float(apart - jax.jit(loss.entropy)(loss.prepare(image), ones))
+  return apart - loss.entropy(loss.prepare(image), ones)
 
 
 # Decision -> what each action costs, their names, and the least regret that
@@ -140,7 +142,14 @@ _MANY_YEARS = 4000  # Enough for what is true.
 
 def climate(config, seeds):
   """Scalars and figures: at which places should a decision be another one?"""
-  found = [_places(config.study, jax.random.key(x)) for x in seeds]
+  keys = jnp.stack([jax.random.key(x) for x in seeds])
+  measured = jax.jit(
+    lambda x: jax.lax.map(lambda key: _places(config.study, key), x)
+  )(keys)
+  found = [
+    _scores(jax.tree.map(lambda x, i=i: np.asarray(x[i]), measured), config)
+    for i in range(len(seeds))
+  ]
   scores = {
     decision: {
       name: np.asarray([x[decision][name] for x in found])
@@ -177,7 +186,7 @@ def climate(config, seeds):
 
 
 def _places(study, rng):
-  """AUROC of each divergence for each decision, at one draw of places."""
+  """Divergences and regrets at one draw of places, [S] each."""
   keys = jax.random.split(rng, 6)
   means = climates.means(keys[0], study.places)
   before, after = (
@@ -185,43 +194,54 @@ def _places(study, rng):
     for key, x in zip(keys[1:3], (means.before, means.after), strict=True)
   )
   statistics = {
-    'MMD': mmd.statistic('median'),
-    **{
-      name: h_divergence.statistic(
-        decision_losses.actions(name, costs, actions), phi='js'
-      )
-      for name, (costs, actions, _) in _DECISIONS.items()
-    },
+    name: h_divergence.statistic(
+      decision_losses.actions(name, costs, actions), phi='js'
+    )
+    for name, (costs, actions, _) in _DECISIONS.items()
   }
-  rows = {name: (before, after) for name in _DECISIONS}
+  rows = {name: (before, after) for name in statistics}
   # MMD knows no decision, but at least the spread of all three.
-  rows['MMD'] = tuple(climates.standardised(x) for x in rows['crop'])
-  found, larger = {}, {}
-  for name, statistic in statistics.items():
+  statistics['MMD'] = mmd.statistic('median')
+  rows['MMD'] = tuple(climates.standardised(x) for x in (before, after))
+  tests = jax.random.split(keys[3], study.places)
 
-    def test(x, y, key, statistic=statistic):
+  def test(statistic):
+    def one(args):
       value, permuted = two_sample.values(
-        statistic, x, y, key, num_permutations=study.permutations
+        statistic, *args, num_permutations=study.permutations
       )
       return value, two_sample.num_larger(value, permuted)
 
-    tests = jax.random.split(keys[3], study.places)
-    found[name], larger[name] = jax.device_get(
-      jax.jit(jax.vmap(test))(*rows[name], tests)
-    )
-  result = {}
-  for decision, (costs, _, threshold) in _DECISIONS.items():
-    truth = _regret(costs, means, keys[4:]) > threshold
-    result[decision] = {
-      name: float(metrics.roc_auc_score(truth, x)) for name, x in found.items()
-    }
-  windier = np.asarray(means.change) == climates.CHANGES.index('windier')
-  result['windier'] = {
-    name: float(
-      (two_sample.p_value(x[windier], study.permutations) <= LEVEL).mean()
-    )
-    for name, x in larger.items()
+    return one
+
+  return {
+    'change': means.change,
+    'tests': {
+      name: jax.lax.map(test(statistic), (*rows[name], tests))
+      for name, statistic in statistics.items()
+    },
+    'regrets': {
+      name: _regret(costs, means, keys[4:])
+      for name, (costs, _, _) in _DECISIONS.items()
+    },
   }
+
+
+def _scores(places, config):
+  """AUROC of each divergence for each decision, and rejections."""
+  result = {
+    decision: {
+      name: float(
+        metrics.roc_auc_score(places['regrets'][decision] > threshold, value)
+      )
+      for name, (value, _) in places['tests'].items()
+    }
+    for decision, (_, _, threshold) in _DECISIONS.items()
+  }
+  windier = places['change'] == climates.CHANGES.index('windier')
+  for name, (_, larger) in places['tests'].items():
+    p = two_sample.p_value(larger[windier], config.study.permutations)
+    result.setdefault('windier', {})[name] = float((p <= LEVEL).mean())
   return result
 
 
@@ -233,10 +253,8 @@ def _regret(costs, means, keys):
     return costs(climates.years(key, mean[None], _MANY_YEARS)[0]).mean(0)
 
   old, new = (
-    jax.jit(lambda x: jax.lax.map(average, x))(
-      (jax.random.split(key, len(mean)), mean)
-    )
+    jax.lax.map(average, (jax.random.split(key, len(mean)), mean))
     for key, mean in zip(keys, (means.before, means.after), strict=True)
   )
   kept = jnp.take_along_axis(new, old.argmin(-1)[:, None], -1)[:, 0]
-  return np.asarray(kept - new.min(-1))
+  return kept - new.min(-1)

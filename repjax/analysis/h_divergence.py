@@ -125,7 +125,8 @@ def between(
       paper draws n from the pool. The authors' code then fits densities to
       these and measures them on the whole pool, so that half of the rows are
       in sample and half are not: that is no H-entropy, and is not done here.)
-    sizes: As in `two_sample.permutation_test`.
+    sizes: 'equal' refuses samples of unequal sizes, 'subsample' takes as many
+      rows of the larger one as the smaller one has.
     rng: Of the rows in 'halves' and of what `sizes` draws. Without it the rows
       in front are taken, which is right where rows have no order.
 
@@ -153,8 +154,8 @@ def statistic(
   Args:
     loss: What decisions cost.
     phi: 'js' or 'min'.
-    mixture: As in `between`. All splits of one pool share H(m) if 'pooled',
-      which is then computed once.
+    mixture: Rows that stand for m, 'pooled' or 'halves' (`between`). All
+      splits of one pool share H(m) if 'pooled', computed once.
 
   Raises:
     InputError: If an argument is none of its choices.

@@ -129,7 +129,9 @@ def num_larger(value: jax.Array, permuted: jax.Array) -> jax.Array:
   return (~(permuted < value)).sum()
 
 
-def p_value(num_larger: int | np.ndarray, num_permutations: int) -> np.ndarray:
+def p_value(
+  num_larger: jax.typing.ArrayLike, num_permutations: int
+) -> np.ndarray:
   """(1 + how many are as large) / (permutations + 1), in float64.
 
   So that a p-value of 1 / 20 is .05, and not the next number of float32.
@@ -256,7 +258,8 @@ def equal_sizes(
   for sample in (x, y):
     if len({a.shape[:1] for a in jax.tree.leaves(sample)}) != 1:
       raise InputError('All arrays of one sample need the same rows.')
-  if jax.tree.structure(x) != jax.tree.structure(y) or any(
+  same_tree = bool(jax.tree.structure(x) == jax.tree.structure(y))
+  if not same_tree or any(
     a.shape[1:] != b.shape[1:]
     for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
   ):

@@ -214,3 +214,31 @@ def test_a_bandwidth_is_chosen_on_rows_that_are_not_tested():
   )
   np.testing.assert_array_equal(p['overlap'], 1.0)  # All are 0: ties.
   assert seen == [(5,)]
+
+
+def test_the_p_value_of_mmd_is_that_of_scipy_over_all_splits():
+  x, y = (np.asarray(z) for z in two_samples.blobs(jax.random.key(3), 5))
+
+  def mmd2(a, b):
+    def mean(a, b):
+      distances = np.square(a[:, None] - b[None]).sum(-1)
+      return np.exp(-distances / (2 * 0.7**2)).mean()
+
+    return mean(a, a) + mean(b, b) - 2 * mean(a, b)
+
+  # scipy permutes numbers, and these are numbers of rows.
+  rows = np.concatenate([x, y])
+  theirs = stats.permutation_test(
+    (np.arange(5), np.arange(5, 10)),
+    lambda a, b: mmd2(rows[a.astype(int)], rows[b.astype(int)]),
+    n_resamples=np.inf,
+    vectorized=False,
+    alternative='greater',
+  )
+  ours = two_sample.permutation_test(
+    x, y, mmd.statistic(0.7), rng=jax.random.key(0), num_permutations=9999
+  )
+  np.testing.assert_allclose(ours.value, theirs.statistic, rtol=1e-4)
+  assert 0.01 < theirs.pvalue < 0.99
+  spread = (theirs.pvalue * (1 - theirs.pvalue) / 10_000) ** 0.5
+  assert abs(ours.p_value - theirs.pvalue) < 4 * spread

@@ -41,7 +41,7 @@ class Places(NamedTuple):
 
   Attributes:
     before: Temperature, rain and wind of n years, [S, n, 3].
-    after: The same of n years after the change, [S, n, 3].
+    after: Those of n years after the change, [S, n, 3].
     change: Index into `CHANGES`, [S].
   """
 

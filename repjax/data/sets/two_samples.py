@@ -116,7 +116,7 @@ def subsets(x: np.ndarray, y: np.ndarray) -> Draw:
     x: Rows of P, [N, ...].
     y: Rows of Q, [N', ...].
   """
-  x, y = jnp.asarray(x), jnp.asarray(y)
+  sets = (jnp.asarray(x), jnp.asarray(y))
 
   def draw(rng, num_rows):
     if num_rows > min(len(x), len(y)):
@@ -126,7 +126,7 @@ def subsets(x: np.ndarray, y: np.ndarray) -> Draw:
     rngs = jax.random.split(rng)
     p, q = (
       rows[jax.random.permutation(key, len(rows))[:num_rows]]
-      for key, rows in zip(rngs, (x, y), strict=True)
+      for key, rows in zip(rngs, sets, strict=True)
     )
     return p, q
 
@@ -139,14 +139,14 @@ def disjoint(rows: np.ndarray) -> Draw:
   Args:
     rows: [N, ...].
   """
-  rows = jnp.asarray(rows)
+  pool = jnp.asarray(rows)
 
   def draw(rng, num_rows):
-    if 2 * num_rows > len(rows):
+    if 2 * num_rows > len(pool):
       raise InputError(
-        f'There are {len(rows)} rows, not two disjoint samples of {num_rows}.'
+        f'There are {len(pool)} rows, not two disjoint samples of {num_rows}.'
       )
-    drawn = rows[jax.random.permutation(rng, len(rows))[: 2 * num_rows]]
+    drawn = pool[jax.random.permutation(rng, len(pool))[: 2 * num_rows]]
     return drawn[:num_rows], drawn[num_rows:]
 
   return draw
