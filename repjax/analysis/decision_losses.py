@@ -1,7 +1,7 @@
 """Device code: losses whose best action is known, for `h_divergence`.
 
 Zhao et al., 'Comparing Distributions by Measuring Differences that Affect
-Decision Making', ICLR 2022, sec. 3. Those that need training stand in
+Decision Making', ICLR 2022. Those that need training stand in
 `fitted_losses`. https://openreview.net/forum?id=KB5onONJIAU
 """
 

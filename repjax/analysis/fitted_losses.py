@@ -163,7 +163,7 @@ def plus_plus(rng: jax.Array, rows: jax.Array, num: int) -> jax.Array:
   """Rows far from each other (k-means++), [num, D].
 
   Each is drawn in proportion to its squared distance from those before it
-  (Arthur and Vassilvitskii, SODA 2007, https://doi.org/10.5555/1283383.1283494).
+  (Arthur and Vassilvitskii, 2007).
 
   Args:
     rng: Of the draws.
@@ -236,7 +236,7 @@ def vae(
   steps: int,
   learning_rate: float = 5e-3,
 ) -> Loss:
-  """-ELBO of autoencoders, the paper's loss for images (sec. 4.1, MNIST).
+  """-ELBO of autoencoders, the paper's loss for images (MNIST).
 
   Args:
     model: Autoencoder.

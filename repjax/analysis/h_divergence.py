@@ -79,7 +79,7 @@ class Divergence(NamedTuple):
 def divergence(
   rows: types.PyTree, p: jax.Array, q: jax.Array, loss: Loss, *, phi: Phi
 ) -> Divergence:
-  """H-divergence of two distributions over the same rows (definition 2).
+  """H-divergence of two distributions over the same rows.
 
   Args:
     rows: All values that either can take, a pytree of arrays [N, ...].
@@ -110,7 +110,7 @@ def between(
   sizes: Literal['equal', 'subsample'] = 'equal',
   rng: jax.Array | None = None,
 ) -> Divergence:
-  """Plug-in estimate of the H-divergence between two samples (sec. 3.2).
+  """Plug-in estimate of the H-divergence between two samples.
 
   Args:
     x: Rows of the first sample, a pytree of arrays [n, ...].
@@ -122,25 +122,27 @@ def between(
       and is above 0 where p = q, since fewer rows are fitted more closely.
       'halves' takes n rows, one half of each sample: the biases of the three
       terms are alike and cancel where p = q, and the noise is larger. (The
-      paper draws n from the pool. The authors' code then fits densities to
+      paper's n rows are of either sample by a coin; the authors' code fits densities to
       these and measures them on the whole pool, so that half of the rows are
       in sample and half are not: that is no H-entropy, and is not done here.)
     sizes: 'equal' refuses samples of unequal sizes, 'subsample' takes as many
       rows of the larger one as the smaller one has.
-    rng: Of the rows in 'halves' and of what `sizes` draws. Without it the rows
-      in front are taken, which is right where rows have no order.
+    rng: Of which rows are in 'halves', and of what `sizes` draws; equal at
+      every call if None.
 
   Raises:
     InputError: The samples do not go together.
   """
-  rng = jax.random.key(0) if rng is None else rng
-  x, y = two_sample.equal_sizes(x, y, sizes=sizes, rng=rng)
-  rows, num_rows = two_sample.pool(x, y), two_sample.size(x)
-  split = two_sample.split(jnp.arange(2 * num_rows))
-  weights = _weights(split, mixture)
-  prepared = loss.prepare(rows)
-  h_p, h_q, h_m = (loss.entropy(prepared, w) for w in weights)
   check_choice('phi', phi, ('js', 'min'))
+  rng = jax.random.key(0) if rng is None else rng
+  rng_rows, rng_x, rng_y = jax.random.split(rng, 3)
+  x, y = two_sample.equal_sizes(x, y, sizes=sizes, rng=rng_rows)
+  # Rows may be sorted: the first half of a sample is to be any half.
+  x, y = two_sample.shuffled(x, rng_x), two_sample.shuffled(y, rng_y)
+  split = two_sample.split(jnp.arange(2 * two_sample.size(x)))
+  weights = _weights(split, mixture)
+  prepared = loss.prepare(two_sample.pool(x, y))
+  h_p, h_q, h_m = (loss.entropy(prepared, w) for w in weights)
   return Divergence(
     _name(loss, phi), combine(h_m, h_p, h_q, phi), h_p, h_q, h_m
   )
@@ -149,7 +151,7 @@ def between(
 def statistic(
   loss: Loss, *, phi: Phi, mixture: Mixture = 'pooled'
 ) -> two_sample.Statistic:
-  """The H-divergence as the statistic of a two-sample test (sec. 4.1).
+  """The H-divergence as the statistic of a two-sample test.
 
   Args:
     loss: What decisions cost.

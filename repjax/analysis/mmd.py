@@ -76,7 +76,7 @@ def best_bandwidth(
   """The bandwidth with the largest ratio of MMD^2 and its standard deviation.
 
   To first order the one with the most powerful test (Sutherland et al., 2017,
-  https://arxiv.org/abs/1611.04488; the deviation as in Liu et al., 2020, eq. 5,
+  https://arxiv.org/abs/1611.04488; the deviation as in Liu et al., 2020,
   https://arxiv.org/abs/2002.09116).
 
   Args:

@@ -10,6 +10,7 @@ treated like all others.
 from collections.abc import Callable
 from collections.abc import Mapping
 import functools
+from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
@@ -99,8 +100,10 @@ def permutation_test(
     InputError: The samples do not go together, or are too small.
   """
   check_range('[1, inf)', num_permutations=num_permutations, chunk=chunk)
-  rng_rows, rng_orders = jax.random.split(rng)
+  rng_rows, rng_x, rng_y, rng_orders = jax.random.split(rng, 4)
   x, y = equal_sizes(x, y, sizes=sizes, rng=rng_rows)
+  # Rows may be sorted, and a statistic may take the first half of a sample.
+  x, y = shuffled(x, rng_x), shuffled(y, rng_y)
   num_rows = size(x)
   value, permuted = _values(
     statistic.prepare(pool(x, y)),
@@ -230,6 +233,12 @@ def pool(x: types.PyTree, y: types.PyTree) -> types.PyTree:
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x, y)
 
 
+def shuffled(x: types.PyTree, rng: jax.Array) -> types.PyTree:
+  """The same rows in a random order."""
+  order = jax.random.permutation(rng, size(x))
+  return jax.tree.map(lambda a: a[order], x)
+
+
 def size(x: types.PyTree) -> int:
   """Number of rows."""
   return jax.tree.leaves(x)[0].shape[0]
@@ -258,8 +267,8 @@ def equal_sizes(
   for sample in (x, y):
     if len({a.shape[:1] for a in jax.tree.leaves(sample)}) != 1:
       raise InputError('All arrays of one sample need the same rows.')
-  same_tree = bool(jax.tree.structure(x) == jax.tree.structure(y))
-  if not same_tree or any(
+  trees: list[Any] = [jax.tree.structure(sample) for sample in (x, y)]
+  if trees[0] != trees[1] or any(
     a.shape[1:] != b.shape[1:]
     for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)
   ):

@@ -1,7 +1,7 @@
 """Device code: weather at made-up places before and after a change of climate.
 
 For the question of Zhao et al., 'Comparing Distributions by Measuring
-Differences that Affect Decision Making', ICLR 2022, sec. 4.2, which changes
+Differences that Affect Decision Making', ICLR 2022, which changes
 matter to whom (https://openreview.net/forum?id=KB5onONJIAU). They have records
 of weather stations and of yields; this generator, whose numbers are our own,
 has places of which it is known what changed.
