@@ -122,9 +122,9 @@ def between(
       and is above 0 where p = q, since fewer rows are fitted more closely.
       'halves' takes n rows, one half of each sample: the biases of the three
       terms are alike and cancel where p = q, and the noise is larger. (The
-      paper's n rows are of either sample by a coin; the authors' code fits densities to
-      these and measures them on the whole pool, so that half of the rows are
-      in sample and half are not: that is no H-entropy, and is not done here.)
+      paper's n rows are of either sample by a coin. The authors' code fits
+      densities to n rows and measures them on the whole pool, half in sample
+      and half not: that is no H-entropy, and is not done here.)
     sizes: 'equal' refuses samples of unequal sizes, 'subsample' takes as many
       rows of the larger one as the smaller one has.
     rng: Of which rows are in 'halves', and of what `sizes` draws; equal at
