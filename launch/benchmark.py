@@ -19,6 +19,7 @@ from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import training
+from launch.benchmarks import two_sample_tests
 from launch.lib import app
 from repjax import files
 from repjax import types
@@ -35,6 +36,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'adapters': adapter_costs.adapters,
   'adaptation': adaptation_costs.adaptation,
   'deployment': adaptation_speed.deployment,
+  'two_sample': two_sample_tests.two_sample,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)
