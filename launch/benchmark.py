@@ -14,10 +14,12 @@ from typing import Any
 from absl import flags
 
 from launch.benchmarks import adaptation_costs
+from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import training
+from launch.benchmarks import two_sample_tests
 from launch.lib import app
 from repjax import files
 from repjax import types
@@ -33,6 +35,8 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'privacy': privacy_costs.privacy,
   'adapters': adapter_costs.adapters,
   'adaptation': adaptation_costs.adaptation,
+  'deployment': adaptation_speed.deployment,
+  'two_sample': two_sample_tests.two_sample,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

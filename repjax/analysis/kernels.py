@@ -1,0 +1,31 @@
+"""Device code: Gaussian kernels over rows, and bandwidths for them."""
+
+import jax
+import jax.numpy as jnp
+
+
+def squared_distances(rows: jax.Array) -> jax.Array:
+  """|x_i - x_j|^2 of rows [N, ...], [N, N]; exactly 0 on the diagonal."""
+  flat = rows.reshape((rows.shape[0], -1))
+  if not jnp.issubdtype(flat.dtype, jnp.floating):
+    flat = flat.astype(jnp.float32)
+  flat = flat - flat.mean(0, keepdims=True)  # Fewer digits cancel.
+  products = jnp.matmul(flat, flat.T, precision='highest')
+  norms = jnp.diagonal(products)
+  distances = norms[:, None] + norms[None] - 2 * products
+  return jnp.maximum(distances, 0) * (1 - jnp.eye(len(flat), dtype=flat.dtype))
+
+
+def gaussian(distances: jax.Array, bandwidth: float | jax.Array) -> jax.Array:
+  """exp(-d^2 / (2 bandwidth^2)) of squared distances."""
+  return jnp.exp(-distances / (2 * bandwidth**2))
+
+
+def median_distance(distances: jax.Array) -> jax.Array:
+  """Median of the distances of all pairs; the usual bandwidth of MMD.
+
+  Args:
+    distances: Squared distances, [N, N].
+  """
+  pairs = jnp.triu_indices(len(distances), 1)
+  return jnp.sqrt(jnp.median(distances[pairs]))

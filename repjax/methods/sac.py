@@ -1,0 +1,348 @@
+"""Device code: soft actor-critic, with a self-supervised task beside it.
+
+Haarnoja, Zhou, Hartikainen, Tucker, Ha, Tan, Kumar, Zhu, Gupta, Abbeel and
+Levine, 'Soft Actor-Critic Algorithms and Applications', 2018
+(https://arxiv.org/abs/1812.05905), in the form that PAD trains its agents with
+(https://arxiv.org/abs/2007.04309): the encoder learns from the critic and the
+task, and never from the actor.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from repjax import gradients
+from repjax import parallel
+from repjax import types
+from repjax.methods import step as steps
+from repjax.models import agent as agents
+
+
+class SacState(NamedTuple):
+  """What soft actor-critic keeps beside the agent's parameters.
+
+  Attributes:
+    target: Slow averages of the groups 'encoder' and 'critic'.
+    log_temperature: Logarithm of what entropy is worth, a scalar.
+  """
+
+  target: types.PyTree
+  log_temperature: jax.Array
+
+
+class Optimizers(NamedTuple):
+  """One for each loss; `opt_state` is this tuple of their states.
+
+  Attributes:
+    critic: Of the groups 'encoder' and 'critic'.
+    actor: Of the group 'actor'.
+    temperature: Of the logarithm of the temperature.
+    task: Of the groups 'encoder' and 'task'; in the authors' code the encoder
+      has an optimizer of its own here, too, beside the critic's.
+  """
+
+  critic: Any
+  actor: Any
+  temperature: Any
+  task: Any
+
+
+class Every(NamedTuple):
+  """Updates of the critic from one update to the next, of the rest.
+
+  Attributes:
+    actor: Of actor and temperature.
+    target: Of the slow averages.
+    task: Of the self-supervised task.
+  """
+
+  actor: int = 2
+  target: int = 2
+  task: int = 2
+
+
+def make(
+  model: agents.Agent,
+  tx: Optimizers,
+  *,
+  action_dim: int,
+  discount: float = 0.99,
+  temperature: float = 0.1,
+  critic_decay: float = 0.99,
+  encoder_decay: float = 0.95,
+  every: Every = Every(),
+  task: types.LossFn | None = None,
+  column: str = 'image',
+) -> types.Method:
+  """Learns from transitions, of whichever policy they are.
+
+  Args:
+    model: With a critic; with a task where there is a loss for it.
+    tx: One optax chain for each loss.
+    action_dim: Numbers of an action, A. The target of the entropy is -A.
+    discount: What the next step's value counts, in [0, 1].
+    temperature: What entropy is worth at the beginning, > 0.
+    critic_decay: Part of the critic's slow average that stays, in [0, 1].
+    encoder_decay: That of the encoder's slow average.
+    every: How often the rest is updated.
+    task: The self-supervised loss, or None for none.
+    column: Of observations.
+
+  Returns:
+    A `types.Method` over batches of `column`, `next_` + `column`, 'action' [B,
+    A] in [-1, 1], 'reward' [B] and 'discount' [B], 0 where the world ended for
+    good (not where time was up), else 1. `predict` gives 'action', the
+    policy's mode. The sums' 'loss' is the critic's.
+
+  Raises:
+    InputError: If a setting is out of range.
+  """
+  types.check_range('[1, inf)', action_dim=action_dim, **_each(every))
+  types.check_range('(0, inf)', temperature=temperature)
+  types.check_range(
+    '[0, 1]',
+    discount=discount,
+    critic_decay=critic_decay,
+    encoder_decay=encoder_decay,
+  )
+  decay = dict(encoder=encoder_decay, critic=critic_decay)
+
+  def critic_loss(state):
+    weight = jnp.exp(state.extra.log_temperature)
+
+    def loss_fn(params, model_state, batch, rng):
+      gaussian = model.apply(
+        {'params': state.params}, batch[f'next_{column}'], method='policy'
+      )
+      action, log_prob = squash(gaussian, rng)
+      values = model.apply(
+        {'params': state.extra.target},
+        batch[f'next_{column}'],
+        action,
+        method='values',
+      )
+      target = targets(
+        batch['reward'],
+        discount * batch['discount'],
+        values,
+        log_prob,
+        temperature=weight,
+      )
+      values = model.apply(
+        {'params': params}, batch[column], batch['action'], method='values'
+      )
+      error = values - jax.lax.stop_gradient(target)[:, None]
+      loss = jnp.square(error).sum(-1)
+      return types.Losses(
+        loss, model_state, {'loss': loss, 'value': values.mean(-1)}
+      )
+
+    return loss_fn
+
+  def actor_loss(state):
+    weight = jnp.exp(state.extra.log_temperature)
+
+    def loss_fn(params, model_state, batch, rng):
+      # The encoder has moved with the critic, and does not with the actor.
+      variables = {'params': {**state.params, **params}}
+      gaussian = model.apply(
+        variables, batch[column], stop=True, method='policy'
+      )
+      action, log_prob = squash(gaussian, rng)
+      values = model.apply(
+        variables, batch[column], action, stop=True, method='values'
+      )
+      loss = weight * log_prob - values.min(-1)
+      return types.Losses(
+        loss, model_state, {'actor_loss': loss, 'entropy': -log_prob}
+      )
+
+    return loss_fn
+
+  def descend(state, tx, name, groups, loss_fn, batch, rng):
+    """One update of some groups: (state, sums)."""
+    grad_fn = gradients.GradFn(
+      loss_fn, batch, parallel.device_rng(rng), state.model_state
+    )
+    chosen = {x: state.params[x] for x in groups}
+    opt_state = state.opt_state._asdict()[name]
+    chosen, opt_state, aux = steps.descend(tx, grad_fn, chosen, opt_state)
+    state = state.replace(
+      params={**state.params, **chosen},
+      opt_state=state.opt_state._replace(**{name: opt_state}),
+    )
+    return state, aux.sums
+
+  def act(state, batch, rng):
+    """Actor and temperature."""
+    state, sums = descend(
+      state, tx.actor, 'actor', ('actor',), actor_loss(state), batch, rng
+    )
+    total, weight = sums['entropy']
+    # d/d log_temperature of temperature * (entropy - target entropy).
+    off = total / jnp.maximum(weight, 1.0) + action_dim
+    off = jnp.where(weight > 0, off, 0.0)
+    extra = state.extra
+    updates, opt_state = tx.temperature.update(
+      jnp.exp(extra.log_temperature) * off,
+      state.opt_state.temperature,
+      extra.log_temperature,
+    )
+    log_temperature = optax.apply_updates(extra.log_temperature, updates)
+    state = state.replace(
+      opt_state=state.opt_state._replace(temperature=opt_state),
+      extra=extra._replace(log_temperature=log_temperature),
+    )
+    return state, sums
+
+  def follow(state):
+    target = {
+      name: optax.incremental_update(state.params[name], slow, 1 - decay[name])
+      for name, slow in state.extra.target.items()
+    }
+    return state.replace(extra=state.extra._replace(target=target))
+
+  def update(state, batch, rng):
+    rng_critic, rng_actor, rng_task = jax.random.split(rng, 3)
+    turn = state.step
+    state, sums = descend(
+      state,
+      tx.critic,
+      'critic',
+      _present(state.params, ('encoder', 'critic')),
+      critic_loss(state),
+      batch,
+      rng_critic,
+    )
+    state, of_actor = _sometimes(
+      turn % every.actor == 0, lambda x: act(x, batch, rng_actor), state
+    )
+    state = jax.lax.cond(turn % every.target == 0, follow, lambda x: x, state)
+    of_task = {}
+    if task is not None:
+      state, of_task = _sometimes(
+        turn % every.task == 0,
+        lambda x: descend(
+          x,
+          tx.task,
+          'task',
+          _present(x.params, ('encoder', 'task')),
+          task,
+          batch,
+          rng_task,
+        ),
+        state,
+      )
+    one = jnp.ones(())
+    sums = {
+      **of_task,
+      **of_actor,
+      **sums,
+      'temperature': (jnp.exp(state.extra.log_temperature), one),
+    }
+    return state.replace(step=turn + 1), sums
+
+  def init(rng, batch):
+    params = model.init(rng, batch[column], batch['action'])['params']
+    log_temperature = jnp.log(jnp.asarray(temperature, jnp.float32))
+    slow = _present(params, ('encoder', 'critic'))
+    opt_state = Optimizers(
+      critic=tx.critic.init({x: params[x] for x in slow}),
+      actor=tx.actor.init({'actor': params['actor']}),
+      temperature=tx.temperature.init(log_temperature),
+      task=tx.task.init(
+        {x: params[x] for x in _present(params, ('encoder', 'task'))}
+      ),
+    )
+    target = jax.tree.map(jnp.copy, {x: params[x] for x in slow})
+    return types.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=opt_state,
+      model_state={},
+      extra=SacState(target, log_temperature),
+    )
+
+  def predict(state, batch):
+    gaussian = model.apply(
+      {'params': state.params}, batch[column], method='policy'
+    )
+    return {'action': jnp.tanh(gaussian.mean)}
+
+  return types.Method(init, update, predict)
+
+
+def squash(gaussian: agents.Gaussian, rng: jax.Array):
+  """A draw of tanh of a Gaussian, and its log-density (appendix C).
+
+  The authors of PAD write log(relu(1 - tanh^2) + 1e-6) for the logarithm of
+  tanh's slope, and so do we: far out it is never below -13.8.
+
+  Args:
+    gaussian: Mean and logarithm of the deviation, [B, A].
+    rng: Key of the draw.
+
+  Returns:
+    (actions [B, A], log-densities [B]).
+  """
+  noise = jax.random.normal(rng, gaussian.mean.shape)
+  return squash_noise(gaussian, noise)
+
+
+def squash_noise(gaussian: agents.Gaussian, noise: jax.Array):
+  """`squash` of noise [B, A] that was drawn before."""
+  action = jnp.tanh(gaussian.mean + noise * jnp.exp(gaussian.log_std))
+  log_prob = -0.5 * jnp.square(noise) - gaussian.log_std
+  log_prob = log_prob - 0.5 * jnp.log(2 * jnp.pi)
+  slope = jnp.log(jax.nn.relu(1 - jnp.square(action)) + 1e-6)
+  return action, (log_prob - slope).sum(-1)
+
+
+def targets(
+  reward: jax.Array,
+  discount: jax.Array,
+  values: jax.Array,
+  log_prob: jax.Array,
+  *,
+  temperature: jax.Array | float,
+) -> jax.Array:
+  """What values should be: reward + discount (min of both - temperature log p).
+
+  Args:
+    reward: [B].
+    discount: [B]; 0 where nothing comes after.
+    values: Both slow critics' of the next observation and action, [B, 2].
+    log_prob: Of that action, [B].
+    temperature: What entropy is worth.
+
+  Returns:
+    [B].
+  """
+  return reward + discount * (values.min(-1) - temperature * log_prob)
+
+
+def _sometimes(condition, fn, state):
+  """fn(state) = (state, sums) under a condition; else zero sums."""
+  shapes = jax.eval_shape(fn, state)[1]
+  return jax.lax.cond(
+    condition,
+    fn,
+    lambda state: (
+      state,
+      jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+    ),
+    state,
+  )
+
+
+def _present(params: Mapping[str, Any], names: tuple[str, ...]):
+  """Those groups that an agent has: features need no encoder."""
+  return tuple(x for x in names if x in params)
+
+
+def _each(every):
+  return {f'every.{name}': x for name, x in every._asdict().items()}

@@ -1,0 +1,244 @@
+"""Permutation tests against brute force, and how often they reject."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from repjax.analysis import decision_losses
+from repjax.analysis import h_divergence
+from repjax.analysis import kernels
+from repjax.analysis import mmd
+from repjax.analysis import rejections
+from repjax.analysis import two_sample
+from repjax.data.sets import two_samples
+from repjax.types import InputError
+
+MEANS = two_sample.Statistic(
+  'distance of means',
+  lambda rows: rows,
+  lambda rows, split: jnp.abs(rows @ split.x - rows @ split.y),
+)
+H_MIN = h_divergence.statistic(decision_losses.kde(0.5), phi='min')
+
+
+def test_permutations_find_the_share_of_all_splits():
+  x, y = np.array([0.0, 1, 2, 4]), np.array([3.0, 5, 6, 9])
+  pool = np.concatenate([x, y])
+  sums = [
+    abs(2 * pool[list(s)].sum() - pool.sum())
+    for s in itertools.combinations(range(8), 4)
+  ]
+  exact = np.mean(np.asarray(sums) >= abs(x.sum() - y.sum()))
+  found = two_sample.permutation_test(
+    x, y, MEANS, rng=jax.random.key(0), num_permutations=4999
+  )
+  assert set(found.permuted) <= set(np.float32(sums))
+  assert found.value == 16 and found.num_rows == 4
+  assert abs(found.p_value - exact) < 4 * (exact * (1 - exact) / 5000) ** 0.5
+  assert found.p_value == (1 + (found.permuted >= 16).sum()) / 5000
+
+
+def test_chunks_change_nothing():
+  x, y = two_samples.blobs(jax.random.key(0), 9)
+  rng = jax.random.key(1)
+  for statistic in (MEANS, H_MIN):
+    rows = (x[:, 0], y[:, 0]) if statistic is MEANS else (x, y)
+    whole, parts = (
+      two_sample.permutation_test(
+        *rows, statistic, rng=rng, num_permutations=9, chunk=chunk
+      )
+      for chunk in (128, 5)
+    )
+    # A last chunk draws more than are counted, and nothing else.
+    assert len(whole.permuted) == len(parts.permuted) == 9
+    np.testing.assert_allclose(whole.value, parts.value, rtol=1e-5)
+
+
+def test_equal_splits_have_equal_values():
+  # Ties would be broken by the last digit, and p-values be too small.
+  x, y = two_samples.blobs(jax.random.key(0), 3)
+  test = two_sample.permutation_test(
+    x, y, H_MIN, rng=jax.random.key(1), num_permutations=399
+  )
+  # 20 ways to choose 3 of 6, and the two samples change places.
+  assert len(np.unique(test.permuted)) == 10
+  assert test.value in test.permuted
+
+
+def test_unequal_sizes_are_drawn_from_if_asked():
+  x, y = np.arange(5.0), np.arange(100.0, 108)
+  test = two_sample.permutation_test(
+    x, y, MEANS, rng=jax.random.key(0), sizes='subsample'
+  )
+  assert test.num_rows == 5
+  assert 500 - 10 + 10 <= test.value <= 5 * 107 - 10
+  _, drawn = two_sample.equal_sizes(
+    x, y, sizes='subsample', rng=jax.random.key(0)
+  )
+  assert len(set(drawn.tolist())) == 5 and set(drawn.tolist()) <= set(y)
+
+
+@pytest.mark.parametrize(
+  ('x', 'y', 'word'),
+  [
+    (np.zeros(3), np.zeros(4), "sizes='subsample'"),
+    (np.zeros((3, 2)), np.zeros((3, 1)), 'same shape'),
+    (np.zeros(1), np.zeros(1), 'at least 2 rows'),
+    ({'a': np.zeros(3)}, np.zeros(3), 'same shape'),
+    ({'a': np.zeros(3), 'b': np.zeros(4)},) * 2 + ('same rows',),
+  ],
+)
+def test_samples_that_do_not_go_together_are_refused(x, y, word):
+  with pytest.raises(InputError, match=word) as error:
+    two_sample.permutation_test(x, y, MEANS, rng=jax.random.key(0))
+  assert '\n' not in str(error.value)
+
+
+def test_a_nan_never_rejects():
+  assert two_sample.num_larger(jnp.nan, jnp.zeros(9)) == 9
+  # What is not known of a split may be large.
+  found = two_sample.num_larger(1.0, jnp.array([0.0, jnp.nan, 2.0]))
+  assert found == 2
+  assert two_sample.p_value(2, 3) == 0.75
+  assert two_sample.p_value(0, 19) <= 0.05
+
+
+def test_both_estimates_of_mmd_order_splits_alike():
+  x, y = two_samples.blobs(jax.random.key(0), 8)
+  kernel = kernels.gaussian(
+    kernels.squared_distances(jnp.concatenate([x, y])), 0.5
+  )
+  k = np.asarray(kernel, np.float64)
+  within = k[:8, :8].sum() + k[8:, 8:].sum() - 16
+  expected = within / 56 - 2 * k[:8, 8:].mean()
+  biased, unbiased = (
+    two_sample.permutation_test(
+      x, y, mmd.statistic(0.5, estimate=name), rng=jax.random.key(1)
+    )
+    for name in ('biased', 'unbiased')
+  )
+  np.testing.assert_allclose(unbiased.value, expected, rtol=1e-4)
+  assert biased.p_value == unbiased.p_value
+  np.testing.assert_allclose(
+    np.corrcoef(biased.permuted, unbiased.permuted)[0, 1], 1, rtol=1e-5
+  )
+
+
+def test_the_median_is_that_of_all_pairs():
+  rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+  distances = kernels.squared_distances(jnp.asarray(rows))
+  pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)]
+  found = kernels.median_distance(distances)
+  np.testing.assert_allclose(found, np.median(pairs), rtol=1e-5)
+
+
+def test_a_chosen_bandwidth_fits_the_difference():
+  rng = np.random.default_rng(0)
+  # Stripes of width .3 are seen by a kernel of that width alone.
+  x, y = (
+    jnp.asarray(rng.integers(0, 9, 120) * 0.6 + at + rng.normal(0, 0.03, 120))
+    for at in (0.0, 0.3)
+  )
+  found = mmd.best_bandwidth(
+    x, y, bandwidths=jnp.array([0.001, 0.1, 1.0, 10.0])
+  )
+  assert float(found) == pytest.approx(0.1)
+
+
+@pytest.fixture(scope='module')
+def null():
+  statistics = {
+    'H-Min': H_MIN,
+    'H-JS of halves': h_divergence.statistic(
+      decision_losses.kde(0.5), phi='js', mixture='halves'
+    ),
+    'MMD': mmd.statistic('median'),
+  }
+  return rejections.p_values(
+    two_samples.same(two_samples.blobs),
+    {name: lambda x, y, s=s: s for name, s in statistics.items()},
+    rngs=jax.random.split(jax.random.key(0), 1500),
+    num_rows=8,
+    num_permutations=19,
+  )
+
+
+@pytest.mark.parametrize('name', ['H-Min', 'H-JS of halves', 'MMD'])
+def test_p_values_are_uniform_where_nothing_differs(null, name):
+  summary = rejections.summary(null[name], num_permutations=19)
+  assert summary.uniform > 1e-3
+  assert summary.low <= 0.05 <= summary.high
+  assert summary.calibrated(0.05)
+  # A test that rejects twice as often would be noticed.
+  doubled = rejections.summary(null[name] / 2, num_permutations=19)
+  assert doubled.uniform < 1e-6 and not doubled.calibrated(0.05)
+
+
+def test_a_summary_counts():
+  p = np.array([0.01, 0.05, 0.06, 0.5])
+  found = rejections.summary(p)
+  low, high = stats.binomtest(2, 4).proportion_ci(0.99)
+  assert (found.rate, found.low, found.high) == (0.5, low, high)
+
+
+def test_rows_that_are_needed():
+  rows = np.array([10, 20, 40])
+  assert rejections.least_detectable([0.2, 0.6, 1.0], rows) == pytest.approx(30)
+  assert np.isnan(rejections.least_detectable([0.2, 0.6, 0.7], rows))
+
+
+def test_a_bandwidth_is_chosen_on_rows_that_are_not_tested():
+  seen = []
+
+  def draw(rng, num_rows):
+    x = jax.random.normal(rng, (num_rows,))
+    return x, x
+
+  def choose(x, y):
+    def value(rows, split):
+      return (rows[: len(x)] == x).sum() + 0.0 * split.x.sum()
+
+    seen.append(x.shape)
+    return two_sample.Statistic('overlap', lambda rows: rows, value)
+
+  p = rejections.p_values(
+    draw,
+    {'overlap': choose},
+    rngs=jax.random.split(jax.random.key(0), 3),
+    num_rows=5,
+    num_permutations=4,
+  )
+  np.testing.assert_array_equal(p['overlap'], 1.0)  # All are 0: ties.
+  assert seen == [(5,)]
+
+
+def test_the_p_value_of_mmd_is_that_of_scipy_over_all_splits():
+  x, y = (np.asarray(z) for z in two_samples.blobs(jax.random.key(3), 5))
+
+  def mmd2(a, b):
+    def mean(a, b):
+      distances = np.square(a[:, None] - b[None]).sum(-1)
+      return np.exp(-distances / (2 * 0.7**2)).mean()
+
+    return mean(a, a) + mean(b, b) - 2 * mean(a, b)
+
+  # scipy permutes numbers, and these are numbers of rows.
+  rows = np.concatenate([x, y])
+  theirs = stats.permutation_test(
+    (np.arange(5), np.arange(5, 10)),
+    lambda a, b: mmd2(rows[a.astype(int)], rows[b.astype(int)]),
+    n_resamples=np.inf,
+    vectorized=False,
+    alternative='greater',
+  )
+  ours = two_sample.permutation_test(
+    x, y, mmd.statistic(0.7), rng=jax.random.key(0), num_permutations=9999
+  )
+  np.testing.assert_allclose(ours.value, theirs.statistic, rtol=1e-4)
+  assert 0.01 < theirs.pvalue < 0.99
+  spread = (theirs.pvalue * (1 - theirs.pvalue) / 10_000) ** 0.5
+  assert abs(ours.p_value - theirs.pvalue) < 4 * spread

@@ -1,0 +1,185 @@
+"""Losses of soft actor-critic are those of a few lines of NumPy."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import types
+from repjax.methods import inverse_dynamics
+from repjax.methods import sac
+from repjax.models import agent as agents
+
+
+def _head():
+  return agents.Projection(0)
+
+
+_MODEL = agents.Agent(
+  agents.Encoder((4,), (2,), width=6, unfolded=True),
+  agents.Actor(_head(), agents.Trunk(4, (5,))),
+  agents.Critic(_head(), agents.Trunk(1, (5,)), agents.Trunk(1, (5,))),
+  agents.Task(_head(), agents.Trunk(2, (5,))),
+)
+
+
+def _method(rate=0.1, **settings):
+  tx = sac.Optimizers(*[optax.sgd(rate)] * 4)
+  return sac.make(_MODEL, tx, action_dim=2, **settings)
+
+
+def _batch(num=6):
+  rng = np.random.default_rng(0)
+  images = rng.random((2, num, 8, 8, 3), np.float32)
+  return dict(
+    image=images[0],
+    next_image=images[1],
+    action=rng.uniform(-1, 1, (num, 2)).astype(np.float32),
+    reward=rng.random(num, np.float32),
+    discount=(rng.random(num) < 0.7).astype(np.float32),
+    mask=np.ones(num, np.float32),
+  )
+
+
+@pytest.fixture(scope='module')
+def state():
+  return jax.jit(_method().init)(jax.random.key(0), _batch())
+
+
+def test_the_density_of_a_squashed_gaussian_is_its_derivative():
+  gaussian = agents.Gaussian(jnp.array([[0.3, -0.8]]), jnp.array([[-1.0, 0.2]]))
+  noise = np.array([[0.4, -0.5]])
+  action, log_prob = sac.squash_noise(gaussian, jnp.asarray(noise))
+  mean, log_std = (np.asarray(x, np.float64) for x in gaussian)
+  raw = mean + np.exp(log_std) * noise
+  np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-5)
+  density = np.exp(-0.5 * noise**2) / np.sqrt(2 * np.pi) / np.exp(log_std)
+  # Of tanh, by finite differences.
+  slope = (np.tanh(raw + 1e-6) - np.tanh(raw - 1e-6)) / 2e-6
+  expected = np.log(density / slope).sum(-1)
+  np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
+
+
+def test_far_out_the_correction_is_that_of_the_authors():
+  gaussian = agents.Gaussian(jnp.array([[50.0]]), jnp.array([[0.0]]))
+  action, log_prob = sac.squash_noise(gaussian, jnp.zeros((1, 1)))
+  assert float(action[0, 0]) == 1.0
+  expected = -0.5 * np.log(2 * np.pi) - np.log(1e-6)
+  np.testing.assert_allclose(log_prob, [expected], rtol=1e-5)
+
+
+def test_targets_take_the_smaller_value_and_stop_where_the_world_ends():
+  actual = sac.targets(
+    jnp.array([1.0, 2.0]),
+    jnp.array([0.9, 0.0]),
+    jnp.array([[3.0, 4.0], [5.0, 6.0]]),
+    jnp.array([-0.5, 7.0]),
+    temperature=0.2,
+  )
+  expected = [1.0 + 0.9 * (3.0 + 0.2 * 0.5), 2.0]
+  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_the_temperature_follows_the_entropy(state):
+  rate = 0.1
+  after, sums = jax.jit(_method(rate).update)(
+    state, _batch(), jax.random.key(1)
+  )
+  entropy = float(sums['entropy'][0] / sums['entropy'][1])
+  # d/d log a of a (entropy - (-A)); the target entropy is -A = -2.
+  expected = np.log(0.1) - rate * 0.1 * (entropy + 2)
+  np.testing.assert_allclose(after.extra.log_temperature, expected, rtol=1e-5)
+
+
+def test_the_critics_loss_and_slow_averages_are_the_formulas(state):
+  batch, rng = _batch(), jax.random.key(1)
+  after, sums = jax.jit(_method().update)(state, batch, rng)
+  variables = {'params': state.params}
+  rng_critic = jax.random.fold_in(jax.random.split(rng, 3)[0], 0)
+  gaussian = _MODEL.apply(variables, batch['next_image'], method='policy')
+  action, log_prob = sac.squash(gaussian, rng_critic)
+  slow = _MODEL.apply(
+    {'params': state.extra.target}, batch['next_image'], action, method='values'
+  )
+  values = _MODEL.apply(
+    variables, batch['image'], batch['action'], method='values'
+  )
+  slow, values, log_prob = map(np.asarray, (slow, values, log_prob))
+  target = batch['reward'] + 0.99 * batch['discount'] * (
+    slow.min(1) - 0.1 * log_prob
+  )
+  loss = ((values - target[:, None]) ** 2).sum(1)
+  np.testing.assert_allclose(sums['loss'][0], loss.sum(), rtol=1e-4)
+  for name, decay in (('encoder', 0.95), ('critic', 0.99)):
+    mixed = jax.tree.map(
+      lambda old, new, decay=decay: decay * old + (1 - decay) * new,
+      state.extra.target[name],
+      # The slow average follows before the task moves the encoder.
+      after.params[name],
+    )
+    chex.assert_trees_all_close(
+      after.extra.target[name], mixed, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_actor_moves_no_encoder_and_what_waits_stands_still(state):
+  still = state.replace(step=jnp.ones((), jnp.int32))  # Not the actor's turn.
+  update = jax.jit(_method().update)
+  waits, sums = update(still, _batch(), jax.random.key(1))
+  chex.assert_trees_all_equal(waits.params['actor'], state.params['actor'])
+  chex.assert_trees_all_equal(waits.extra, state.extra)
+  assert float(sums['actor_loss'][1]) == 0
+  acts, sums = update(state, _batch(), jax.random.key(1))
+  assert float(sums['actor_loss'][1]) == 6
+  # With and without the actor's turn, encoder and critic are the same.
+  for name in ('encoder', 'critic'):
+    chex.assert_trees_all_close(acts.params[name], waits.params[name])
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(acts.params['actor'], state.params['actor'])
+
+
+def test_the_task_moves_the_encoder_too(state):
+  task = inverse_dynamics.make(_MODEL)
+  with_task = _method(task=task, every=sac.Every(2, 2, 1))
+  after, sums = jax.jit(with_task.update)(state, _batch(), jax.random.key(1))
+  alone, _ = jax.jit(_method().update)(state, _batch(), jax.random.key(1))
+  assert float(sums['task_loss'][1]) == 6
+  for name, same in (('encoder', False), ('task', False), ('critic', True)):
+    moved = [
+      np.allclose(x, y, rtol=1e-6, atol=0)
+      for x, y in zip(
+        jax.tree.leaves(after.params[name]),
+        jax.tree.leaves(alone.params[name]),
+        strict=True,
+      )
+    ]
+    assert all(moved) == same, name
+
+
+def test_rows_of_padding_count_for_nothing(state):
+  clean, dirty = _batch(), _batch()
+  mask = np.array([1, 1, 1, 0, 0, 0], np.float32)
+  for name, x in dirty.items():
+    dirty[name] = np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, np.nan)
+  clean['mask'] = dirty['mask'] = mask
+  update = jax.jit(_method().update)
+  chex.assert_trees_all_equal(
+    update(state, clean, jax.random.key(2)),
+    update(state, dirty, jax.random.key(2)),
+  )
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    dict(discount=1.1),
+    dict(temperature=0.0),
+    dict(critic_decay=-0.1),
+    dict(every=sac.Every(0, 2, 2)),
+  ],
+)
+def test_what_is_out_of_range_is_refused(settings):
+  with pytest.raises(types.InputError, match=next(iter(settings))):
+    _method(**settings)
