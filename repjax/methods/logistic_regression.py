@@ -134,7 +134,7 @@ def fit(
     return made[:-1] + common / penalty, of_bias(made[-1])
 
   def step(carry):
-    params, grads, _, steps = carry
+    params, grads, (_, before), steps = carry
     at = scores(params)
     probs = probabilities(at)
     move, _ = jax.scipy.sparse.linalg.cg(
@@ -157,18 +157,21 @@ def fit(
     share = shares[fine.argmax()]
     params = jax.tree.map(lambda p, m: p - share * m, params, move)
     decrement = sum(map(jnp.vdot, grads, move))
-    return params, gradient(params), decrement, steps + 1
+    return params, gradient(params), (before, decrement), steps + 1
 
-  # A step whose decrement, the squared distance to go, was that small ends in
-  # what float32 can tell from the optimum.
+  # The decrement is the squared distance to go. A step from so near ends in what
+  # float32 can tell from the optimum, and so does one that comes no nearer.
   def go_on(carry):
-    _, grads, decrement, steps = carry
+    _, grads, (before, decrement), steps = carry
     size = optax.tree.norm(grads, ord=jnp.inf)
-    return (steps < max_iter) & (size > tol) & (decrement > 1e-9)
+    stuck = (decrement < 1e-6) & (decrement > 0.25 * before)
+    return (steps < max_iter) & (size > tol) & (decrement > 1e-9) & ~stuck
 
   start = zeros(features.shape[1], num_outputs) if start is None else start
   params = start.kernel, start.bias
   params, _, _, steps = jax.lax.while_loop(
-    go_on, step, (params, gradient(params), jnp.inf, jnp.zeros((), jnp.int32))
+    go_on,
+    step,
+    (params, gradient(params), (jnp.inf, jnp.inf), jnp.zeros((), jnp.int32)),
   )
   return Fit(*params, steps)

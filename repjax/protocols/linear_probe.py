@@ -13,6 +13,7 @@ Two solvers of the same problem: scikit-learn's on the host, in float64, and
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+import functools
 from typing import Literal
 from typing import NamedTuple
 import warnings
@@ -22,10 +23,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from repjax import loop
 from repjax import types
-from repjax.methods import logistic_regression
 from repjax.methods import lp_ft
 from repjax.methods import model_inputs
 from repjax.types import InputError
@@ -283,7 +284,7 @@ def regularization_path(
   max_iter: int = 200,
   tol: float = 1e-4,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Fits heads by Newton's method: device code, for jit and vmap.
+  """Fits heads by `optax.lbfgs`: device code, for jit and vmap.
 
   Args:
     features: Standardized, [N, D].
@@ -298,24 +299,49 @@ def regularization_path(
     (kernels [K, D, C], biases [K, C], steps [K]); the last axis of the first
     two is 1 for two classes.
   """
-
-  def solve(start, strength):
-    fitted = logistic_regression.fit(
-      features,
-      labels,
-      num_classes=num_classes,
-      strength=strength,
-      start=start,
-      intercept=intercept,
-      max_iter=max_iter,
-      tol=tol,
-    )
-    return fitted, fitted
-
+  num_rows, width = features.shape
   num_outputs = num_classes if num_classes > 2 else 1
-  start = logistic_regression.zeros(features.shape[1], num_outputs)
+  solver = optax.lbfgs()
+
+  def loss_fn(params, strength):
+    logits = features @ params['kernel'] + intercept * params['bias'][None]
+    if num_outputs == 1:
+      losses = optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
+    else:
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # As scikit-learn scales it, so that `tol` means the same.
+    penalty = jnp.square(params['kernel']).sum() / (2 * strength * num_rows)
+    return losses.mean() + penalty
+
+  def solve(params, strength):
+    objective = functools.partial(loss_fn, strength=strength)
+    value_and_grad = optax.value_and_grad_from_state(objective)
+
+    def go_on(carry):
+      _, state, steps = carry
+      grad = optax.tree.get(state, 'grad')
+      size = optax.tree.norm(grad, ord=jnp.inf)
+      return (steps == 0) | ((steps < max_iter) & (size > tol))
+
+    def step(carry):
+      params, state, steps = carry
+      value, grad = value_and_grad(params, state=state)
+      updates, state = solver.update(
+        grad, state, params, value=value, grad=grad, value_fn=objective
+      )
+      return optax.apply_updates(params, updates), state, steps + 1
+
+    params, _, steps = jax.lax.while_loop(
+      go_on, step, (params, solver.init(params), jnp.zeros((), jnp.int32))
+    )
+    return params, (params['kernel'], params['bias'], steps)
+
+  start = {
+    'kernel': jnp.zeros((width, num_outputs)),
+    'bias': jnp.zeros(num_outputs),
+  }
   _, path = jax.lax.scan(solve, start, grid)
-  return tuple(path)
+  return path
 
 
 _compiled_path = jax.jit(
