@@ -159,7 +159,7 @@ def fit(
     decrement = sum(map(jnp.vdot, grads, move))
     return params, gradient(params), (before, decrement), steps + 1
 
-  # The decrement is the squared distance to go. A step from so near ends in what
+  # The decrement is the squared distance to go. A step from near ends in what
   # float32 can tell from the optimum, and so does one that comes no nearer.
   def go_on(carry):
     _, grads, (before, decrement), steps = carry
