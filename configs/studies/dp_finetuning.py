@@ -16,8 +16,8 @@ On MNIST large batches are a point ahead of small ones, each at its best rate
 points ahead at the paper's two rates, and no further apart than chance at the
 best rate of each. The larger encoder is 4 points behind, with noise and without
 it: pretraining taught it less, so that this says nothing of privacy. All arms
-are at the best of the same rates, which training rows choose. (Before, test rows
-chose, and the larger one was tried at one rate.)
+are at the best of the same rates, which training rows choose. (Before, test
+rows chose, and the larger one was tried at one rate.)
 
 The threshold on MNIST, 0, was written when a trial of the same comparison had
 given 0.97 points; it tells the direction alone. With the 1 point asked for on
