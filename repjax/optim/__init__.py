@@ -18,6 +18,7 @@ from repjax.optim.l2_sp import l2_sp as l2_sp
 from repjax.optim.layer_decay import layer_decay as layer_decay
 from repjax.optim.layer_decay import weight_decay_mask as weight_decay_mask
 from repjax.optim.over_batches import over_batches as over_batches
+from repjax.optim.restarted import restarted as restarted
 from repjax.optim.sam import sam as sam
 from repjax.optim.schedules import warmup_cosine as warmup_cosine
 from repjax.optim.task_cosines import task_cosines as task_cosines
