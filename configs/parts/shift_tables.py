@@ -1,0 +1,56 @@
+"""The sets of the benchmark of fine-grained shifts, and how shifts are named."""
+
+from typing import Any
+
+from configs import presets
+from repjax.benchmarks import fine_grained_shift as shifts
+from repjax.benchmarks import shift_rows
+from repjax.data.sets import attributed
+
+
+def read(config: Any) -> attributed.Splits:
+  """The set that a config names."""
+  data = config.data
+  if data.name == 'shapes':
+    # The set is one for all seeds, as those of TFDS are.
+    return attributed.drawn(
+      num_held_out=data.num_held_out, seed=0, **data.drawn
+    )
+  return attributed.load(
+    data.name,
+    label=data.label,
+    nuisance=data.nuisance,
+    num_held_out=data.num_held_out,
+    data_dir=data.dir,
+  )
+
+
+def conditions(config: Any) -> list[shifts.Condition]:
+  """What the group `shift` of a config says."""
+  shift = config.shift
+  common = dict(num_common=shift.num_common or None)
+  rare = dict(num_rare=shift.num_rare, rare_weight=shift.rare_weight)
+  kinds = dict(
+    correlated=lambda: shifts.SpuriousCorrelation(**rare, **common),
+    low_data=lambda: shifts.LowData(share=shift.share, **rare, **common),
+    unseen=lambda: shifts.UnseenData(share=shift.share, **common),
+    uniform=lambda: shifts.Uniform(**common),
+  )
+  made = [presets.choose('shift.kind', shift.kind, kinds)()]
+  if shift.total:
+    made.append(shifts.FixedSize(shift.total, shift.rare_share))
+  if shift.label_noise:
+    made.append(shifts.LabelNoise(shift.label_noise, fixed=shift.fixed_noise))
+  return made
+
+
+def realise(
+  config: Any, splits: attributed.Splits, *, seed: int
+) -> tuple[shift_rows.Plan, shift_rows.Realised]:
+  """The table that a config asks for, and rows that have it."""
+  label, group = (splits.train.column(x) for x in ('label', 'group'))
+  available = shift_rows.counts(
+    label, group, splits.train.num_classes or 0, splits.num_values
+  )
+  plan = shift_rows.make_plan(conditions(config), available, seed=seed)
+  return plan, shift_rows.realise(plan, label, group, seed=seed)
