@@ -236,6 +236,7 @@ def make(
     loss += strength * terms.penalty
     if rescale:
       loss /= jnp.maximum(strength, 1.0)
+    model_state = out.model_state
     if memory:
       model_state = {**model_state, _MEMORY: terms.memory}
     penalty = jnp.broadcast_to(terms.penalty, loss.shape)

@@ -150,6 +150,30 @@ def test_padding_and_labels_of_unlabelled_rows_count_for_nothing(name):
   chex.assert_trees_all_equal(run(name, [dirty]), run(name, [clean]))
 
 
+def test_batch_statistics_are_kept(name):
+  if name == 'domain_mixup':  # Its rows are others.
+    return
+  batch = batch_of(0)
+  seen = ['features', 'strong', 'strong_2']
+  if name == 'augmix without its loss':
+    seen = ['strong']
+  elif name != 'augmix':
+    seen = ['features']
+  x = np.concatenate([real(batch)[column] for column in seen])
+  start = loop.init(METHODS[name], batch, 0)
+  params = start.params.get('model', start.params)
+  hidden = x @ params['hidden']['kernel'] + params['hidden']['bias'][None]
+  mean = 0.1 * hidden.mean(0)
+  if name == 'fixmatch':  # A second pass, over the strong views.
+    strong = real(batch)['strong'][real(batch)['labelled'] == 0]
+    hidden = strong @ params['hidden']['kernel']
+    hidden += params['hidden']['bias'][None]
+    mean = 0.9 * mean + 0.1 * hidden.mean(0)
+  state, _ = run(name, [batch])
+  found = state.model_state['batch_stats']['norm']['mean']
+  np.testing.assert_allclose(found, mean, rtol=1e-4, atol=1e-5)
+
+
 def test_labels_count(name):
   batch = batch_of(0)
   other = {**batch, 'label': (batch['label'] + 1) % CLASSES}
