@@ -4,8 +4,8 @@
 
 measures the claims (`configs/studies/fine_grained_shift.py`), and
 
-    python -m launch.grid --config=configs/fine_grained_shift.py:small \\
-      --workdir=runs/shift --methods=erm,hue,irm,coral --seeds=3 \\
+    python -m launch.grid --config=configs/fine_grained_shift.py:small \
+      --workdir=runs/shift --methods=erm,hue,irm,coral --seeds=3 \
       --space='shift.kind=correlated,low_data,unseen'
 
 trains one cell of a grid at a time, with a table of the accuracy by label and

@@ -1,4 +1,4 @@
-"""The sets of the benchmark of fine-grained shifts, and how shifts are named."""
+"""The sets of the benchmark of fine-grained shifts, and its shifts by name."""
 
 from typing import Any
 

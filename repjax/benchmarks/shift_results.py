@@ -5,7 +5,6 @@ means, changes over a baseline and ranks are made of it.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import csv
 import io
 import re
@@ -179,8 +178,9 @@ def change_figure(accuracy: Accuracies, baseline: str) -> plots.Figure:
   return figure
 
 
-def rank_figure(accuracy: Accuracies, names: Sequence[str]) -> plots.Figure:
-  """Mean ranks over seeds, methods x shifts; `names` of the methods."""
+def rank_figure(accuracy: Accuracies) -> plots.Figure:
+  """Mean ranks over seeds, methods x shifts, the best method first."""
+  names = list(accuracy)
   shifts = list(next(iter(accuracy.values())))
   mean_ranks = ranks(accuracy).mean(-1)
   order = np.argsort(mean_ranks.mean(1), kind='stable')
