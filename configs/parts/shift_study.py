@@ -1,4 +1,4 @@
-"""Arms of the study of fine-grained shifts: a method on all shifts and seeds."""
+"""Arms of the study of fine-grained shifts: a method on all its cells."""
 
 import functools
 from typing import Any

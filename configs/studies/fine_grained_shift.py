@@ -101,6 +101,7 @@ _STUDY = dict(
   ),
   small=dict(
     study=dict(
+      rates=(3e-3, 1e-2, 3e-2),
       weights=(0.1, 1.0, 10.0),
       num_rare=(0, 50, 300),
       num_rare_low=30,
