@@ -18,18 +18,13 @@ small: shapes of our own in three colours, a small convolutional network.
 """
 
 from ml_collections import config_dict
-import numpy as np
 import optax
 
 from configs import presets
 from configs.parts import shift_methods
 from configs.parts import shift_tables
-from repjax import plots
 from repjax import types
-from repjax.benchmarks import shift_results
-from repjax.benchmarks import shift_rows
 from repjax.data.batches import mixtures
-from repjax.data.images import transforms
 from repjax.experiments import of_images
 from repjax.experiments import wiring
 
@@ -74,6 +69,8 @@ PRESETS = dict(
     rand_augment=dict(layers=2, magnitude=10.0),
     network='preact_resnet',
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
+    resnet=dict(stage_sizes=(3, 4, 6, 3)),
+    mlp=dict(features=(256, 256, 256)),
     tx=dict(learning_rate=1e-3, decay=False),
     run=dict(best='valid/accuracy', eval_every=1000),
   ),
@@ -109,61 +106,25 @@ def build(
 ) -> types.Experiment:
   """One training run: a method, a shift and a seed."""
   splits = shift_tables.read(config)
-  num_labels = splits.train.num_classes or 0
-  plan, realised = shift_tables.realise(config, splits, seed=config.seed)
-  train = shift_rows.training_set(splits.train, realised)
-  data = of_images.data(config, train)
-  steps = [shift_methods.transform(config), data.recipe.train]
-  if plan.redrawn:
-    steps.append(shift_rows.redrawn_labels(plan.noise, num_labels))
-  recipe = data.recipe._replace(train=transforms.compose(*steps))
+  data, realised = shift_tables.training(config, splits)
   if config.method == 'jtt':
-    train = shift_methods.with_error_weights(config, train, recipe)
-  batches = wiring.shuffled(config, train, recipe).extended(
-    mixtures.MixtureBatches, rates=realised.weights, sizes=realised.sizes
-  )
-  held_out = dict(valid=splits.valid, test=splits.test)
-  made = shift_methods.make(
+    data = shift_methods.with_error_weights(config, data)
+  method = shift_methods.make(
     config,
-    num_labels=num_labels,
+    num_labels=data.train.num_classes,
     num_values=splits.num_values,
     steps=data.steps,
     optimizer=optimizer,
   )
-
-  def table(outputs, columns):
-    return shift_results.cell_accuracy(
-      outputs['logits'],
-      columns['label'],
-      columns['group'],
-      num_labels=num_labels,
-      num_values=splits.num_values,
-    )
-
-  def measure(outputs, columns):
-    cells = table(outputs, columns)
-    return {
-      **of_images.measure(outputs, columns),
-      'worst_cell': float(np.nanmin(cells)),
-      **shift_results.as_numbers(cells),
-    }
-
+  batches = wiring.shuffled(config, data.train, data.recipe).extended(
+    mixtures.MixtureBatches, rates=realised.weights, sizes=realised.sizes
+  )
+  held_out = dict(valid=splits.valid, test=splits.test)
   experiment = of_images.classifier(
     config,
-    data._replace(train=train, recipe=recipe),
-    made,
+    data,
+    method,
     batches=batches,
     sources=lambda split: presets.choose('data.eval_splits', split, held_out),
   )
-  figures = experiment.figures
-  return experiment._replace(
-    measure=measure,
-    figures=lambda split, outputs, columns: {
-      **figures(split, outputs, columns),
-      'cells': plots.matrices(
-        {'accuracy': table(outputs, columns)},
-        xlabel=config.data.nuisance,
-        ylabel=config.data.label,
-      ),
-    },
-  )
+  return shift_tables.with_cells(config, experiment, splits)

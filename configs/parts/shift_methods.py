@@ -3,9 +3,9 @@
 Of the 19 of Wiles et al. (ICLR 2022, sec. 4) here are ERM on any network, the
 augmentations crop (with flips), RandAugment and one that describes the nuisance
 of coloured sets (hue), IRM, DeepCORAL, DANN, SagNet, domain Mixup, and JTT;
-GroupDRO comes in addition. The value of the nuisance is the domain. Other
-networks of the paper are a field of the config; a pretrained one is
-`repjax.start`. AutoAugment, CycleGAN and the beta-VAE are not here.
+GroupDRO comes in addition. The value of the nuisance is the domain. Networks:
+an MLP, the PreAct ResNet-18 in place of ResNet-18, ResNet-50 and -101. Not
+here: ViT, AutoAugment, AugMix, CycleGAN, the beta-VAE, pretraining, BN-Adapt.
 """
 
 import functools
@@ -20,9 +20,8 @@ from repjax import start
 from repjax import types
 from repjax.data.images import hues
 from repjax.data.images import randaugment
-from repjax.data.images import recipes
 from repjax.data.images import transforms
-from repjax.data.reading import source as sources
+from repjax.experiments import of_images
 from repjax.methods import coral
 from repjax.methods import dann
 from repjax.methods import domain_mixup
@@ -35,7 +34,6 @@ from repjax.methods import sagnet
 from repjax.models import convnet
 from repjax.models import mlp
 from repjax.models import resnet
-from repjax.models import vit
 from repjax.types import InputError
 
 # Those that are ERM on augmented images.
@@ -60,7 +58,6 @@ def network(config: Any, num_labels: int):
     mlp=mlp.Mlp,
     preact_resnet=resnet.PreActResNet,
     resnet=resnet.ResNet,
-    vit=vit.ViT,
   )
   kind = presets.choose('network', config.network, kinds)
   if config.network not in config:
@@ -141,9 +138,7 @@ def make(
   )
 
 
-def with_error_weights(
-  config: Any, train: sources.Source, recipe: recipes.Recipe
-) -> sources.Source:
+def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
   """Training rows of the second training of JTT, with a column 'weight'.
 
   Predicts all of them once by the run `config.jtt.first`, ERM on the same rows
@@ -157,6 +152,7 @@ def with_error_weights(
       'config.method=jtt trains twice: train config.method=erm first, and name '
       'its work directory by --config.jtt.first.'
     )
+  train, recipe, _ = data
   variables = start.from_run(config.jtt.first, field='config.jtt.first')
   model = network(config, train.num_classes or 0)
   evaluate = jax.jit(
