@@ -170,4 +170,5 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
     logits.append(np.asarray(made)[:real])
     labels.append(columns['label'][:real])
   errors = jtt.error_set(np.concatenate(logits), np.concatenate(labels))
-  return train.with_columns(weight=jtt.row_weights(errors, config.jtt.upweight))
+  weight = jtt.row_weights(errors, config.jtt.upweight)
+  return data._replace(train=train.with_columns(weight=weight))

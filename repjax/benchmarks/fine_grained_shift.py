@@ -129,8 +129,8 @@ class UnseenData:
   """Some values are never seen (UDS): `LowData` without rare rows.
 
   Attributes:
-    share: See `LowData`.
-    num_common: See `LowData`.
+    share: Decides which values are common, as that of `LowData` does.
+    num_common: Rows of the common values; None for all that there are.
   """
 
   share: float = 0.7

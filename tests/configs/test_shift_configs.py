@@ -148,12 +148,19 @@ def test_just_training_twice_weighs_the_errors_of_another_run(tmp_path):
   np.testing.assert_array_equal(wrong, batch['weight'] > (low + high) / 2)
 
 
+def test_a_network_without_settings_is_refused():
+  config = recipe.get_config('paper')
+  config.network = 'convnet'
+  with pytest.raises(types.InputError, match='no settings in this preset'):
+    shift_methods.network(config, 3)
+
+
 @pytest.mark.parametrize(
   ('changes', 'match'),
   [
     ({'method': 'magic'}, r'config\.method'),
     ({'shift.kind': 'odd'}, r'config\.shift\.kind is one of correlated'),
-    ({'network': 'vit'}, r'config\.network=vit has no settings'),
+    ({'network': 'vit'}, r'config\.network is one of convnet'),
     ({'shift.num_rare': 10_000}, 'cannot be realised'),
     ({'data.eval_splits': ('train',)}, r'config\.data\.eval_splits'),
     ({'method': 'irm', 'step.microbatches': 2}, 'microbatches must be 1'),

@@ -140,7 +140,7 @@ def load(
     nuisance: Attribute that is not told, such as 'colour'.
     num_held_out: Rows of the validation, and of the test.
     seed: Of the colours of dSprites.
-    data_dir: See `sources.load`.
+    data_dir: Folder of prepared sets; '' means TFDS's default.
 
   Raises:
     InputError: If the set is unknown, not prepared, too small, or has no such

@@ -2,8 +2,8 @@
 
 One shape an image on black ground. Its kind and its colour are attributes with
 few values; its place, scale and rotation vary freely. In the manner of dSprites
-(Matthey et al., 2017, https://github.com/google-deepmind/dsprites-dataset), but
-drawn here, so that a benchmark of attributes needs no download.
+(https://github.com/google-deepmind/dsprites-dataset), but drawn here, so that a
+benchmark of attributes needs no download.
 """
 
 import colorsys
@@ -42,7 +42,7 @@ def draw(
   Returns:
     The source with 'image' uint8 [size, size, 3], 'label_shape' and
     'label_colour', and the free attributes 'value_x', 'value_y' (of the centre,
-    in parts of the side), 'value_scale' (likewise) and 'value_rotation'
+    in parts of the side), 'value_scale' (of the side, too) and 'value_rotation'
     (radians).
 
   Raises:
