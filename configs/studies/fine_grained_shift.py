@@ -16,7 +16,8 @@ the paper: whoever has no such set gains less. The learning rate is one for all,
 the best of three for ERM on the same validation set.
 
 Trials on three seeds had shown the accuracy of ERM and of the hue augmentation
-on four of the shifts when the thresholds were written.
+on four of the shifts when the thresholds were written. The range of rates and
+the number of steps were settled after that, by a trial on two other seeds.
 """
 
 from ml_collections import config_dict
@@ -87,7 +88,8 @@ CLAIMS = dict(
 _STUDY = dict(
   paper=dict(
     study=dict(
-      methods=shift_methods.NAMES,
+      # Those of the paper.
+      methods=tuple(x for x in shift_methods.NAMES if x != 'group_dro'),
       rates=(1e-4, 1e-3, 1e-2),
       weights=(0.01, 0.1, 1.0, 10.0),
       # Rare rows of the correlated shifts; of the noisy one the last.
@@ -110,7 +112,7 @@ _STUDY = dict(
   ),
   smoke=dict(
     study=dict(
-      methods=('erm', 'hue', 'crop', 'irm', 'sagnet', 'jtt'),
+      methods=('erm', 'hue', 'crop', 'irm', 'domain_mixup', 'jtt'),
       rates=(3e-3,),
       weights=(0.1, 1.0),
       num_rare=(0, 9, 30),
@@ -151,10 +153,12 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   arms = shift_study.Arms(
     made, scale, held_out, num_labels, num_values, num_valid=len(splits.valid)
   )
-  config = shift_study.with_best_rate(config, arms)
+  config, erm = shift_study.with_best_rate(config, arms)
   accuracy, valid, tables = {}, {}, {}
   for method in config.study.methods:
-    found = shift_study.arm(config, method, arms)
+    found = erm
+    if method != 'erm':
+      found = shift_study.arm(config, method, arms)
     tables[method] = found.tables
     accuracy[method] = dict(zip(names, found.test, strict=True))
     valid[method] = found.valid

@@ -89,7 +89,7 @@ class SpuriousCorrelation:
         f'{whole.shape[0]} labels cannot each come with one of '
         f'{whole.shape[1]} values: take another nuisance.'
       )
-    pairs = np.eye(*whole.shape, dtype=bool)
+    pairs = np.eye(*whole.shape) > 0
     return _parted(
       draft, pairs, self.num_common, whole, self.num_rare, self.rare_weight
     )

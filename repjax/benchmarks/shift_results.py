@@ -161,7 +161,7 @@ def change_figure(accuracy: Accuracies, baseline: str) -> plots.Figure:
   places = np.arange(len(by_method))[::-1]
   all_axes = figure.subplots(1, len(shifts), sharey=True, squeeze=False)[0]
   for axes, shift in zip(all_axes, shifts, strict=True):
-    found = [averages.interval(x[shift]) for x in by_method.values()]
+    found = [averages.interval(x[shift].tolist()) for x in by_method.values()]
     means = np.array([mean for mean, _ in found])
     halves = np.nan_to_num([half for _, half in found])
     axes.axvline(0, color='gray', linewidth=0.8)
