@@ -149,7 +149,7 @@ def write(
   if grid.methods[0] not in accuracy or len(accuracy) < 2:
     logging.info('nothing to compare yet: not finished: %s', ', '.join(waiting))
     return
-  lines = f'# {grid.metric}, mean over {grid.num_seeds} seeds (mean rank)\n\n'
+  lines = f'# {grid.metric}, mean of {grid.num_seeds} seed(s) (mean rank)\n\n'
   lines += shift_results.rank_table(accuracy)
   if waiting:
     lines += f'\nNot finished: {", ".join(waiting)}.\n'
