@@ -77,7 +77,7 @@ PRESETS = dict(
   small=dict(
     batch_size=48,
     eval_batch_size=900,
-    min_steps=300,
+    min_steps=400,
     data=dict(name='shapes', num_held_out=900),
     shift=dict(num_rare=50, num_common=1500),
     augment=dict(mean=(0.1,), std=(0.25,)),

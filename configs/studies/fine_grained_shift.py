@@ -108,6 +108,7 @@ _STUDY = dict(
       num_rare=(0, 50, 300),
       num_rare_low=30,
       total=500,
+      copies=4,
     )
   ),
   smoke=dict(
