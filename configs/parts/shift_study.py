@@ -10,7 +10,6 @@ import numpy as np
 from configs.parts import shift_methods
 from repjax.benchmarks import shift_results
 from repjax.benchmarks import shift_training
-from repjax.data.images import recipes
 from repjax.data.images import transforms
 from repjax.protocols import side_by_side
 
@@ -28,7 +27,7 @@ class Arms(NamedTuple):
   """
 
   cells: shift_training.Cells
-  recipe: recipes.Recipe
+  recipe: transforms.Recipe
   held_out: shift_training.Columns
   num_labels: int
   num_values: int
