@@ -62,18 +62,23 @@ def fixed(statistic: two_sample.Statistic) -> rejections.Choose:
   return lambda x, y: statistic
 
 
-def images(config, seeds, model: vae.Vae):
-  """Scalars and figures of real images against fakes."""
-  study, data = config.study, config.data
+def read_images(config) -> tuple[np.ndarray, np.ndarray]:
+  """Real images and as many fakes, in [0, 1]."""
   real, seen = (
-    source.load(data.name, split, data_dir=data.dir)
-    for split in (data.real_split, data.train_split)
+    source.load(config.data.name, split, data_dir=config.data.dir)
+    for split in (config.data.real_split, config.data.train_split)
   )
   fake = gaussian_fakes.make(seen, len(real), seed=config.seed)
   shown, fakes = (
     x.read(np.arange(len(x)))['image'].astype(np.float32) / 255
     for x in (real, fake)
   )
+  return shown, fakes
+
+
+def images(config, seeds, model: vae.Vae, shown, fakes):
+  """Scalars and figures of real images against fakes."""
+  study, data = config.study, config.data
   loss = fitted_losses.vae(
     model,
     rng=jax.random.key(config.seed),

@@ -179,9 +179,11 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Tests drawn anew, and places whose changes matter or do not."""
+  # Read first: what is missing is to be said before anything is computed.
+  pictures = parts.read_images(config)
   found = (
     _blobs(config, seeds),
-    parts.images(config, seeds, recipe.network(config)),
+    parts.images(config, seeds, recipe.network(config), *pictures),
     parts.climate(config, seeds),
   )
   return types.Report(

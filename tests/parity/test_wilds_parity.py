@@ -1,5 +1,9 @@
 """WILDS against PyPI's `wilds` 2.0.0, on random folders in the published form.
 
+The extra `parity` is without it, since it asks for torchvision, which does not
+load beside a torch for CPUs alone: `pip install --no-deps wilds ogb outdated
+littleutils pandas pytz` is enough.
+
 Two packages that it imports without asking for them are stood in for where they
 are missing: torch_scatter by sums over groups, torchvision (detection alone) by
 nothing.

@@ -19,7 +19,7 @@ from repjax.benchmarks.wilds import loaders
 from repjax.benchmarks.wilds import published
 from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
-from repjax.data.images import recipes
+from repjax.data.images import transforms
 from repjax.experiments import of_images
 from repjax.experiments import wiring
 from repjax.layers import frozen
@@ -170,7 +170,7 @@ def build(
     method: What is trained; `predict` gives 'logits'.
     pseudo: See `batches`.
   """
-  recipe = recipes.Recipe(
+  recipe = transforms.Recipe(
     train=data.views.strong,
     evaluate=data.views.evaluate,
     decode_train=data.views.decode,

@@ -23,13 +23,27 @@ class MixtureBatches(in_order.TrainBatches):
   def batch(self, step: int) -> in_order.Batch:
     """The batch of one step, which counts from 0."""
     draws = self._draws(step, more=2)
-    ends = np.cumsum(self.rates)
-    task = np.searchsorted(ends, draws[:, 0] * ends[-1], side='right')
-    task = np.minimum(task, len(self.sizes) - 1)
-    first = np.cumsum(self.sizes) - self.sizes
-    rows = first[task] + transforms.randint(draws[:, 1], self.sizes[task])
+    rows = drawn_rows(draws[:, :2], rates=self.rates, sizes=self.sizes)
     mask = np.ones(self.batch_size, np.float32)
     return self._read(rows, mask, draws[:, 2:])
+
+
+def drawn_rows(
+  draws: np.ndarray, *, rates: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+  """Rows of sources that stand one behind the other, [n].
+
+  Args:
+    draws: Uniform numbers in [0, 1), [n, 2]: they choose a source, then a row
+      of it.
+    rates: Probability of each source, relative to the others, [T].
+    sizes: Rows of each source, [T].
+  """
+  ends = np.cumsum(rates)
+  task = np.searchsorted(ends, draws[:, 0] * ends[-1], side='right')
+  task = np.minimum(task, len(sizes) - 1)
+  first = np.cumsum(sizes) - sizes
+  return first[task] + transforms.randint(draws[:, 1], sizes[task])
 
 
 def mixture(

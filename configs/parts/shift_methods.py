@@ -1,0 +1,174 @@
+"""The methods of the benchmark of fine-grained shifts, by name.
+
+Of the 19 of Wiles et al. (ICLR 2022, sec. 4) here are ERM on any network, the
+augmentations crop (with flips), RandAugment and one that describes the nuisance
+of coloured sets (hue), IRM, DeepCORAL, DANN, SagNet, domain Mixup, and JTT;
+GroupDRO comes in addition. The value of the nuisance is the domain. Networks:
+an MLP, the PreAct ResNet-18 in place of ResNet-18, ResNet-50 and -101. Not
+here: ViT, AutoAugment, AugMix, CycleGAN, the beta-VAE, pretraining, BN-Adapt.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from configs import presets
+from repjax import start
+from repjax import types
+from repjax.data.images import hues
+from repjax.data.images import randaugment
+from repjax.data.images import transforms
+from repjax.experiments import of_images
+from repjax.methods import coral
+from repjax.methods import dann
+from repjax.methods import domain_mixup
+from repjax.methods import erm
+from repjax.methods import group_dro
+from repjax.methods import irm
+from repjax.methods import jtt
+from repjax.methods import model_inputs
+from repjax.methods import sagnet
+from repjax.models import convnet
+from repjax.models import mlp
+from repjax.models import resnet
+from repjax.types import InputError
+
+# Those that are ERM on augmented images.
+AUGMENTATIONS = ('hue', 'crop', 'rand_augment')
+# Those that know the value of the nuisance, and weigh a penalty.
+PENALTIES = ('irm', 'coral', 'dann')
+NAMES = (
+  'erm',
+  *AUGMENTATIONS,
+  *PENALTIES,
+  'sagnet',
+  'domain_mixup',
+  'group_dro',
+  'jtt',
+)
+
+
+def network(config: Any, num_labels: int):
+  """The network that a config names."""
+  kinds = dict(
+    convnet=convnet.ConvNet,
+    mlp=mlp.Mlp,
+    preact_resnet=resnet.PreActResNet,
+    resnet=resnet.ResNet,
+  )
+  kind = presets.choose('network', config.network, kinds)
+  if config.network not in config:
+    raise InputError(
+      f'config.network={config.network} has no settings in this preset: it has '
+      f'{", ".join(x for x in kinds if x in config)}.'
+    )
+  return kind(num_classes=num_labels, **config[config.network])
+
+
+def transform(config: Any) -> transforms.Transform:
+  """What a method does to training images, uint8, before they are scaled."""
+  made = dict(
+    hue=hues.random_hue,
+    crop=lambda: transforms.compose(
+      transforms.random_crop(config.crop.padding), transforms.random_flip()
+    ),
+    rand_augment=lambda: randaugment.rand_augment(
+      config.rand_augment.layers, config.rand_augment.magnitude
+    ),
+  )
+  if config.method not in made:
+    return transforms.compose()
+  return made[config.method]()
+
+
+def make(
+  config: Any,
+  *,
+  num_labels: int,
+  num_values: int,
+  steps: int,
+  optimizer: types.Optimizer = optax.adam,
+) -> types.Method:
+  """The method that a config names.
+
+  Args:
+    config: With `method`, a group of settings for each that has some, `network`
+      and `tx`.
+    num_labels: C.
+    num_values: A, the domains.
+    steps: Number of updates, over which the rate decays, if it does.
+    optimizer: Of all of them.
+  """
+  tx = config.tx
+  rate = tx.learning_rate
+  if tx.decay:
+    rate = optax.cosine_decay_schedule(rate, steps)
+  groups = dict(num_groups=num_values)
+  adversary = dann.Adversary(num_values, features=tuple(config.dann.features))
+  makes = dict(
+    irm=functools.partial(irm.make, **groups, **config.irm),
+    coral=functools.partial(coral.make, **groups, **config.coral),
+    # The authors' adversary reads logits; this one the features, as in the
+    # paper of DANN.
+    dann=functools.partial(
+      dann.make, **groups, weight=config.dann.weight, adversary=adversary
+    ),
+    sagnet=functools.partial(
+      sagnet.make, num_classes=num_labels, **config.sagnet
+    ),
+    domain_mixup=functools.partial(
+      domain_mixup.make,
+      **groups,
+      num_classes=num_labels,
+      **config.domain_mixup,
+    ),
+    group_dro=functools.partial(group_dro.make, **groups, **config.group_dro),
+  )
+  types.check_choice('config.method', config.method, NAMES)
+  settings = dict(config.step)
+  if config.method in makes and settings.pop('microbatches') != 1:
+    raise InputError(
+      f'config.step.microbatches must be 1: {config.method} compares rows.'
+    )
+  return makes.get(config.method, erm.make)(
+    network(config, num_labels), optimizer(rate), **settings
+  )
+
+
+def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
+  """Training rows of the second training of JTT, with a column 'weight'.
+
+  Predicts all of them once by the run `config.jtt.first`, ERM on the same rows
+  (half as long, in the authors' code of the benchmark).
+
+  Raises:
+    InputError: If there is no such run, or it has no error.
+  """
+  if not config.jtt.first:
+    raise InputError(
+      'config.method=jtt trains twice: train config.method=erm first, and name '
+      'its work directory by --config.jtt.first.'
+    )
+  train, recipe, _ = data
+  variables = start.from_run(config.jtt.first, field='config.jtt.first')
+  model = network(config, train.num_classes or 0)
+  evaluate = jax.jit(
+    functools.partial(model_inputs.evaluate, model, model_inputs.image)
+  )
+  size = config.eval_batch_size
+  logits, labels = [], []
+  for first in range(0, len(train), size):
+    # The last batch is filled up, so that there is one shape.
+    rows = np.minimum(first + np.arange(size), len(train) - 1)
+    columns = recipe.evaluate.apply(train.read(rows), np.empty((size, 0)))
+    mask = np.ones(size, np.float32)
+    made = evaluate(variables, {'image': columns['image'], 'mask': mask})
+    real = min(size, len(train) - first)
+    logits.append(np.asarray(made)[:real])
+    labels.append(columns['label'][:real])
+  errors = jtt.error_set(np.concatenate(logits), np.concatenate(labels))
+  weight = jtt.row_weights(errors, config.jtt.upweight)
+  return data._replace(train=train.with_columns(weight=weight))

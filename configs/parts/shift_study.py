@@ -1,0 +1,166 @@
+"""Arms of the study of fine-grained shifts: a method on all its cells."""
+
+import functools
+from typing import Any
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+
+from configs.parts import shift_methods
+from repjax.benchmarks import shift_results
+from repjax.benchmarks import shift_training
+from repjax.data.images import transforms
+from repjax.protocols import side_by_side
+
+
+class Arms(NamedTuple):
+  """What all arms share.
+
+  Attributes:
+    cells: Training rows of K shifts and S seeds.
+    recipe: How images are scaled.
+    held_out: Rows of the validation, and behind them those of the test.
+    num_labels: C.
+    num_values: A.
+    num_valid: Rows of the validation.
+  """
+
+  cells: shift_training.Cells
+  recipe: transforms.Recipe
+  held_out: shift_training.Columns
+  num_labels: int
+  num_values: int
+  num_valid: int
+
+
+class Arm(NamedTuple):
+  """What came of one method, at the weight that is best for each shift.
+
+  Attributes:
+    valid: Validation accuracy, mean over seeds, [K].
+    test: Test accuracy, [K, S].
+    tables: The same by label and value, [K, S, C, A].
+  """
+
+  valid: np.ndarray
+  test: np.ndarray
+  tables: np.ndarray
+
+
+def with_best_rate(config: Any, arms: Arms) -> tuple[Any, Arm]:
+  """The config with the learning rate that is best for ERM, and ERM at it.
+
+  By mean validation accuracy over all shifts and seeds.
+  """
+  found = []
+  for rate in config.study.rates:
+    config = config.copy_and_resolve_references()
+    config.tx.learning_rate = rate
+    found.append(arm(config, 'erm', arms))
+    logging.info('erm at rate %g: %.4f', rate, found[-1].valid.mean())
+  best = int(np.argmax([x.valid.mean() for x in found]))
+  config.tx.learning_rate = config.study.rates[best]
+  return config, found[best]
+
+
+def arm(config: Any, method: str, arms: Arms) -> Arm:
+  """Trains a method at all weights and keeps the best one of each shift."""
+  found = trained_logits(config, method, arms)
+  num_seeds = len(set(arms.cells.seeds))
+  num_shifts = len(arms.cells.seeds) // num_seeds
+  # [weights, K, S, N, C]
+  logits = found.reshape(len(found), num_shifts, num_seeds, *found.shape[2:])
+  label, group = arms.held_out['label'], arms.held_out['group']
+  right = logits.argmax(-1) == label
+  scores = right[..., : arms.num_valid].mean(-1)  # [weights, K, S]
+  best = scores.mean(-1).argmax(0)  # [K]
+  if len(found) > 1:
+    chosen = [config.study.weights[i] for i in best]
+    logging.info('%s: weights by validation %s', method, chosen)
+  places = best, np.arange(num_shifts)
+  test = slice(arms.num_valid, None)
+  made = Arm(
+    valid=scores[places].mean(-1),
+    test=right[places][..., test].mean(-1),
+    tables=shift_results.cell_accuracy(
+      logits[places][..., test, :],
+      label[test],
+      group[test],
+      num_labels=arms.num_labels,
+      num_values=arms.num_values,
+    ),
+  )
+  logging.info('%s: test %s', method, made.test.mean(-1).round(3).tolist())
+  return made
+
+
+def trained_logits(config: Any, name: str, arms: Arms) -> np.ndarray:
+  """Logits of the held-out rows at each weight, [weights, K * S, N, C]."""
+  random = name in shift_methods.AUGMENTATIONS
+  config = config.copy_and_resolve_references()
+  config.method = name
+  cells = shift_training.augmented(
+    arms.cells,
+    transforms.compose(shift_methods.transform(config), arms.recipe.evaluate),
+    copies=config.study.copies if random else 1,
+    seed=0,
+  )
+  make = functools.partial(
+    shift_methods.make,
+    num_labels=arms.num_labels,
+    num_values=arms.num_values,
+    steps=config.min_steps,
+  )
+  if name == 'jtt':
+    return _twice(config, make, cells, arms.held_out)[None]
+  if name not in shift_methods.PENALTIES:
+    return shift_training.train(
+      name, make(config), cells, arms.held_out
+    ).outputs['logits'][None]
+  logits = []
+  for weight in config.study.weights:
+    config[name].weight = weight
+    trained = shift_training.train(
+      f'{name} {weight:g}', make(config), cells, arms.held_out
+    )
+    logits.append(trained.outputs['logits'])
+  return np.stack(logits)
+
+
+def _twice(config, make, cells, held_out):
+  """JTT: the first training is half as long, as in the authors' code."""
+  method = make(config)
+  half = cells._replace(order=cells.order[:, : cells.order.shape[1] // 2])
+  first = shift_training.train('jtt, first', method, half, held_out)
+  outputs = side_by_side.predict_fn(method)(first.states, cells.columns)
+  again = shift_training.upweighted(
+    cells, outputs['logits'], config.jtt.upweight
+  )
+  second = shift_training.train('jtt, second', method, again, held_out)
+  return second.outputs['logits']
+
+
+def named_shifts(config: Any) -> dict[str, Any]:
+  """Name -> config whose group `shift` is that shift; the first is none."""
+  study = config.study
+  kinds = {'uniform': dict(kind='uniform')}
+  for number in study.num_rare:
+    kinds[f'correlated, {number}'] = dict(kind='correlated', num_rare=number)
+  kinds |= {
+    'low data': dict(kind='low_data', num_rare=study.num_rare_low),
+    'unseen': dict(kind='unseen'),
+    'noisy': dict(
+      kind='correlated',
+      num_rare=study.num_rare[-1],
+      label_noise=study.label_noise,
+    ),
+    'few rows': dict(
+      kind='correlated', total=study.total, rare_share=study.rare_share
+    ),
+  }
+  made = {}
+  for name, fields in kinds.items():
+    made[name] = config.copy_and_resolve_references()
+    made[name].shift.update(fields)
+  return made

@@ -1,0 +1,174 @@
+"""The recipe of fine-grained shifts: what is trained, on which rows."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import fine_grained_shift as recipe
+from configs.parts import shift_methods
+from configs.parts import shift_tables
+from repjax import parallel
+from repjax import run
+from repjax import types
+from repjax.data.reading import source as sources
+
+_PAPER = dict(
+  dsprites=dict(label='shape', nuisance='colour', shape=(64, 64, 1), classes=3),
+  shapes3d=dict(
+    label='shape', nuisance='object_hue', shape=(64, 64, 3), classes=4
+  ),
+  smallnorb=dict(
+    label='category', nuisance='azimuth', shape=(96, 96, 1), classes=5
+  ),
+)
+
+
+class _Fake:
+  """Rows of a set of TFDS that are made when they are read."""
+
+  def __init__(self, name, shape):
+    from repjax.data.sets import attributed
+
+    self.columns = dict(attributed.SETS[name].columns.values())
+    self.columns.pop('ink', None)
+    self.shape = shape
+
+  def __call__(self, indices):
+    rng = np.random.default_rng(7)
+    draws = {x: rng.integers(y, size=45_000) for x, y in self.columns.items()}
+    return {
+      **{x: y[indices] for x, y in draws.items()},
+      'image': np.ones((len(indices), *self.shape), np.uint8),
+    }
+
+
+# Each method once, on one of the sets.
+@pytest.mark.devices(4)
+@pytest.mark.parametrize(
+  ('name', 'method'),
+  [('dsprites', 'erm'), ('shapes3d', 'sagnet'), ('smallnorb', 'dann')],
+)
+def test_the_paper_preset_takes_a_step_on_four_devices(
+  name, method, monkeypatch
+):
+  said = _PAPER[name]
+  fake = sources.Source(
+    name=name,
+    version='',
+    split='train',
+    num_rows=45_000,
+    num_classes=None,
+    class_names=None,
+    image_shape=said['shape'],
+    reader=_Fake(name, said['shape']),
+    encoded={},
+  )
+  monkeypatch.setattr(sources, 'load', lambda *args, **kwargs: fake)
+  config = recipe.get_config('paper')
+  config.method = method
+  config.data.update(name=name, label=said['label'], nuisance=said['nuisance'])
+  experiment = recipe.build(config)
+  assert experiment.steps == 100_000
+  batch = experiment.train.batch(0)
+  side, channels = (
+    said['shape'][0],
+    3 if name == 'dsprites' else said['shape'][2],
+  )
+  assert batch['image'].shape == (128, side, side, channels)
+  state = jax.eval_shape(experiment.method.init, jax.random.key(0), batch)
+  step = parallel.train_step(experiment.method.update)
+  after, sums = jax.eval_shape(
+    step, state, parallel.shard(batch), jax.random.key(1)
+  )
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), state
+  )
+  assert {'loss', 'accuracy'} <= set(sums)
+  found = run.measures(experiment)
+  assert 'valid/accuracy' in found
+  assert f'test/{said["classes"] - 1}-2/cell_accuracy' in found
+
+
+@pytest.mark.parametrize(
+  'method', [x for x in shift_methods.NAMES if x != 'jtt']
+)
+def test_every_method_of_the_benchmark_is_built(method):
+  config = recipe.get_config('smoke')
+  config.method = method
+  experiment = recipe.build(config)
+  batch = experiment.train.batch(0)
+  state = jax.eval_shape(experiment.method.init, jax.random.key(0), batch)
+  jax.eval_shape(experiment.method.update, state, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize('fixed', [True, False])
+def test_batches_have_the_rows_of_the_shift_and_its_weights(fixed):
+  config = recipe.get_config('smoke')
+  config.batch_size = 2000
+  config.shift.update(label_noise=0.5, fixed_noise=fixed, rare_weight=0.25)
+  splits = shift_tables.read(config)
+  _, realised = shift_tables.realise(config, splits, seed=config.seed)
+  train = splits.train.columns()
+  first, second = (recipe.build(config).train.batch(x) for x in (0, 1))
+  for batch in (first, second):
+    rows = realised.rows[batch['index']]
+    np.testing.assert_array_equal(batch['group'], train['group'][rows])
+    rare = (batch['index'] >= realised.sizes[0]).mean()
+    np.testing.assert_allclose(rare, 0.25, atol=0.04)
+  # A row has one label, or one of its own in every step.
+  labels = [set() for _ in realised.rows]
+  for batch in (first, second):
+    for row, label in zip(batch['index'], batch['label'], strict=True):
+      labels[row].add(int(label))
+  assert (max(map(len, labels)) == 1) == fixed
+
+
+def test_just_training_twice_weighs_the_errors_of_another_run(tmp_path):
+  config = recipe.get_config('smoke')
+  run.fit(recipe.build(config), config, tmp_path)
+  config.method = 'jtt'
+  with pytest.raises(types.InputError, match=r'--config\.jtt\.first'):
+    recipe.build(config)
+  config.jtt.first = str(tmp_path / 'nothing')
+  with pytest.raises(types.InputError, match=r'config\.jtt\.first='):
+    recipe.build(config)
+  config.jtt.first = str(tmp_path)
+  batch = recipe.build(config).train.batch(0)
+  low, high = batch['weight'].min(), batch['weight'].max()
+  np.testing.assert_allclose(high / low, config.jtt.upweight, rtol=1e-5)
+  # Errors are those of the first run, in evaluation.
+  config.method = 'erm'
+  first = recipe.build(config)
+  from repjax import start
+
+  state = first.method.init(jax.random.key(0), batch)
+  state = start.with_params(state, start.from_run(tmp_path)['params'])
+  logits = first.method.predict(state, batch)['logits']
+  wrong = np.asarray(logits.argmax(-1) != batch['label'])
+  np.testing.assert_array_equal(wrong, batch['weight'] > (low + high) / 2)
+
+
+def test_a_network_without_settings_is_refused():
+  config = recipe.get_config('paper')
+  config.network = 'convnet'
+  with pytest.raises(types.InputError, match='no settings in this preset'):
+    shift_methods.network(config, 3)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'match'),
+  [
+    ({'method': 'magic'}, r'config\.method'),
+    ({'shift.kind': 'odd'}, r'config\.shift\.kind is one of correlated'),
+    ({'network': 'vit'}, r'config\.network is one of convnet'),
+    ({'shift.num_rare': 10_000}, 'cannot be realised'),
+    ({'data.eval_splits': ('train',)}, r'config\.data\.eval_splits'),
+    ({'method': 'irm', 'step.microbatches': 2}, 'microbatches must be 1'),
+  ],
+)
+def test_what_is_wrong_is_said_in_one_line(changes, match):
+  config = recipe.get_config('smoke')
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(types.InputError, match=match) as error:
+    recipe.build(config)
+  assert '\n' not in str(error.value)
