@@ -33,16 +33,16 @@ _LAYER = flags.DEFINE_string(
 
 def main() -> None:
   """Restores a checkpoint and prints its metrics as one JSON object."""
-  from launch.lib import few_shot
+  from launch.lib import judged_features
 
-  asked = few_shot.asked(_EPISODES.value) if _EPISODES.value else None
+  asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
   workdir, experiment, state = restored.restore(_FLAGS)
 
   from repjax import loop
 
   split = _SPLIT.value
   if asked is not None:
-    values = few_shot.measure(
+    judged = judged_features.measure(
       experiment,
       state,
       split,
@@ -53,8 +53,8 @@ def main() -> None:
       count=_NUM_EPISODES.value,
       seed=_EPISODE_SEED.value,
     )
-    line = {'step': int(state.step), 'split': split, **values}
-    print(files.json_line(line), end='', flush=True)
+    judged = {'step': int(state.step), 'split': split, **judged}
+    print(files.json_line(judged), end='', flush=True)
     return
   evaluator = loop.Evaluator(experiment.method)
   seen = evaluator(state, experiment.evals(split), split=split)

@@ -87,7 +87,7 @@ def statistics(
     raise types.InputError('Base features are not all finite.')
   check_power(features, power)
   if of == 'transformed':
-    features = np.asarray(few_shot.tukey(power)(features))
+    features = np.asarray(few_shot.tukey(power)(jnp.asarray(features)))
   present, counts = np.unique(labels, return_counts=True)
   if counts.min() < 2:
     raise types.InputError(
@@ -108,7 +108,9 @@ def statistics(
     )
     isotropic.append(np.sqrt(shrinkage * np.square(centred).sum() / width))
   return Base(
-    *(jnp.asarray(x, jnp.float32) for x in (means, factors, isotropic)),
+    means=jnp.asarray(means, jnp.float32),
+    factors=jnp.asarray(factors, jnp.float32),
+    isotropic=jnp.asarray(isotropic, jnp.float32),
     power=power if of == 'transformed' else 1.0,
   )
 
@@ -186,7 +188,7 @@ def classifier(
   """Logistic regression on rows under the power, and on draws around them.
 
   Args:
-    base: Of `statistics`.
+    base: Statistics of base classes, as `statistics` gives them.
     num_drawn: Draws a class, shared among its rows (750, as published).
     power: Tukey's, of rows and queries (.5).
     neighbours: k, base classes that lend to a row (2).

@@ -40,10 +40,10 @@ def accuracy(
   Raises:
     InputError: If there are fewer features than rows, or not all are finite.
   """
-  features = check_features(features, sampler)
+  rows = check_features(features, sampler)
   types.check_range('[1, inf)', count=count, at_once=at_once)
   at_once = min(at_once, count)
-  parts = {name: [] for name in classifiers}
+  parts: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}
   for first in range(0, count, at_once):
     # The last part is as large as the others, so that nothing compiles twice.
     drawn = sampler.draw(first, at_once)
@@ -52,7 +52,7 @@ def accuracy(
     for name, classifier in classifiers.items():
       if not isinstance(classifier, tree_util.Partial):
         classifier = tree_util.Partial(classifier)
-      right = _judge(features, drawn, first, sampler.seed + 1, classifier)
+      right = _judge(rows, drawn, first, sampler.seed + 1, classifier)
       parts[name].append(jax.device_get(right))
   return {name: np.concatenate(x)[:count] for name, x in parts.items()}
 

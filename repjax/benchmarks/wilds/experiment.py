@@ -168,7 +168,7 @@ def build(
     config: With what `of_images.classifier` and `batches` read.
     data: `read(config)`.
     method: What is trained; `predict` gives 'logits'.
-    pseudo: See `batches`.
+    pseudo: Labels of a teacher, as columns of the rows without labels.
   """
   recipe = transforms.Recipe(
     train=data.views.strong,

@@ -276,7 +276,7 @@ def of_classes(
   part = source.select(rows)
   if not relabel:
     return part
-  place = np.zeros(source.num_classes, np.int32)
+  place = np.zeros(source.num_classes or 0, np.int32)
   place[chosen] = np.arange(len(chosen))
   part = part.with_columns(label=place[labels[rows]])
   return dataclasses.replace(part, num_classes=len(chosen), class_names=None)

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from configs import sam
-from launch.lib import few_shot
+from launch.lib import judged_features
 from repjax import loop
 from repjax import types
 
 
 def test_ways_and_shots():
-  assert few_shot.asked('5x1') == (5, 1)
+  assert judged_features.asked('5x1') == (5, 1)
   for text in ('5', '5x', 'x1', '5x1x2', '-5x1', '5 x 1'):
     with pytest.raises(types.InputError, match='must be ways x shots'):
-      few_shot.asked(text)
+      judged_features.asked(text)
 
 
 def test_features_of_any_recipe_are_judged_on_the_same_episodes():
@@ -22,7 +22,9 @@ def test_features_of_any_recipe_are_judged_on_the_same_episodes():
   experiment = sam.build(config)
   state = loop.init(experiment.method, experiment.train.batch(0), 0)
   settings = dict(ways=5, shots=1, queries=5, count=20, seed=0)
-  found = few_shot.measure(experiment, state, 'test', layer='head', **settings)
+  found = judged_features.measure(
+    experiment, state, 'test', layer='head', **settings
+  )
   assert found['classes'] == 10
   # With one row a class, the nearest centroid is the nearest neighbour.
   accuracy = found['accuracy']
@@ -33,7 +35,7 @@ def test_features_of_any_recipe_are_judged_on_the_same_episodes():
   # What the first layer sees are the pixels, which need no network.
   other = state.replace(params=jax.tree.map(np.zeros_like, state.params))
   pixels = [
-    few_shot.measure(experiment, x, 'test', layer='hidden_0', **settings)
+    judged_features.measure(experiment, x, 'test', layer='hidden_0', **settings)
     for x in (state, other)
   ]
   assert pixels[0] == pixels[1] != found
@@ -43,7 +45,7 @@ def test_an_unknown_layer_is_refused():
   experiment = sam.build(sam.get_config('smoke'))
   state = loop.init(experiment.method, experiment.train.batch(0), 0)
   with pytest.raises(types.InputError, match=r"'haed' 0 times.*'head'"):
-    few_shot.measure(
+    judged_features.measure(
       experiment,
       state,
       'test',

@@ -81,9 +81,9 @@ def measure(
     'shots': shots,
     'queries': queries,
     'classes': len(sampler.counts),
-    'accuracy': {k: averages.interval(x) for k, x in found.items()},
+    'accuracy': {k: averages.interval(x.tolist()) for k, x in found.items()},
     'over nearest centroid': {
-      k: averages.interval(x - first)
+      k: averages.interval((x - first).tolist())
       for k, x in found.items()
       if x is not first
     },
