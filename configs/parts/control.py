@@ -38,7 +38,11 @@ def rows(config, split: str) -> source.Source:
   Columns are 'image', 'next_image', 'action' (done) and 'target' (the
   teacher's).
   """
-  types.check_choice('config.data.eval_splits', split, ('train', 'validation'))
+  types.check_choice(
+    'A split (config.data.train_split, config.data.eval_splits)',
+    split,
+    ('train', 'validation'),
+  )
   env, data = world(config), config.data
 
   def one(state, key):
