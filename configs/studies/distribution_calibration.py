@@ -16,8 +16,8 @@ Settings are the published ones for all: nothing is tuned on episodes.
 
 With five base classes of `digits` the published calibration gains nothing over
 logistic regression at one row that five seeds could show, and is behind the
-power alone by 5 points at one row and 6 at five. Consistent statistics win back 4
-points at five rows. That so few base classes say little of others is a guess.
+power alone by 5 points at one row and 6 at five. Consistent statistics win back
+4 points at five rows. That so few base classes say little of others is a guess.
 """
 
 from ml_collections import config_dict
