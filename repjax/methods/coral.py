@@ -38,7 +38,7 @@ def make(
     tx: Optax chain.
     num_groups: G.
     weight: >= 0, or a schedule over steps.
-    form: Of the penalty; see there.
+    form: As that of `penalty`.
     balance: Whether 'rows' count alike in the cross-entropy, as in WILDS, or
       'groups', as in DomainBed.
     **settings: inputs, head and the rest of `grouped.make`.

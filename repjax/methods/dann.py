@@ -4,8 +4,8 @@ Ganin et al., 'Domain-Adversarial Training of Neural Networks', JMLR 2016
 (https://arxiv.org/abs/1505.07818), eq. 9 to 15. An adversary tells from the
 features which group a row is of; the features are trained against it. By the
 'reversal' of its gradient, in one step of one optimizer, as the paper and WILDS
-do; or 'alternating' steps of two optimizers, as DomainBed does. The two are not
-the same.
+do; or 'alternating' steps of two optimizers, as DomainBed does. Results
+differ.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def make(
     weight: lambda, >= 0, or a schedule over steps. Of 'reversal' it multiplies
       the adversary's whole loss, as in WILDS, of 'alternating' only what the
       features see, as in DomainBed.
-    form: See above.
+    form: 'reversal' or 'alternating', as above.
     adversary: Called as `Adversary` is; by default one of these.
     tx_adversary: Of 'alternating', the adversary's optax chain.
     adversary_steps: Of 'alternating': how many updates train the adversary

@@ -82,7 +82,7 @@ def infer(
 
   Args:
     features: Of the reference model in evaluation mode, [N, D].
-    logits: Of the same, [N, C].
+    logits: Of that model, [N, C].
     label: [N].
     num_classes: C.
     seed: Of networks and batches.

@@ -41,7 +41,7 @@ class Rows(NamedTuple):
     group: [N].
     labelled: 1 for real rows with a label, [N].
     mask: 1 for real rows, [N].
-    aligned: The same logits, whose gradient reaches the features but not the
+    aligned: Logits again, whose gradient reaches the features but not the
       head, [N, C].
   """
 

@@ -41,7 +41,7 @@ def make(
       weight jumps: `optim.restarted(tx, at=...)`.
     num_groups: Number of environments.
     weight: >= 0, or a schedule such as `grouped.annealed(100.0, at=500)`.
-    form: Of the penalty; see there.
+    form: As that of `penalty`.
     rescale: Whether the objective is divided by the weight where that is above
       1, as in the authors' code.
     **settings: inputs, head and the rest of `grouped.make`.

@@ -13,11 +13,11 @@ class RestartedState(NamedTuple):
   """State of `restarted`.
 
   Attributes:
-    count: Updates so far, int32 scalar.
+    step: Updates so far, int32 scalar.
     inner: State of the optimizer.
   """
 
-  count: jax.Array
+  step: jax.Array
   inner: types.PyTree
 
 
@@ -43,11 +43,11 @@ def restarted(
   def update_fn(updates, state, params, **extra):
     fresh = tx.init(params)
     inner = jax.tree.map(
-      lambda new, old: jnp.where(state.count == at, new, old),
+      lambda new, old: jnp.where(state.step == at, new, old),
       fresh,
       state.inner,
     )
     updates, inner = tx.update(updates, inner, params, **extra)
-    return updates, RestartedState(state.count + 1, inner)
+    return updates, RestartedState(state.step + 1, inner)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

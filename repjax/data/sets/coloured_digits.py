@@ -67,8 +67,8 @@ def load(
 
   Args:
     train: Grey digits of ten classes, of one size.
-    test: Of the same.
-    split: See above.
+    test: Digits of that kind.
+    split: One of those above.
     seed: Decides all colours, and which rows validate.
     bias_rate: Probability of the class's own colour, in [0, 1]; 0.8 in the
       paper.
@@ -115,9 +115,9 @@ def load(
   elif split == 'anomaly':
     chosen, group = own, np.zeros(len(rows))
   else:
-    group = rng.random(len(rows)) >= bias_rate
+    group = (rng.random(len(rows)) >= bias_rate).astype(float)
     further = rng.choice(colours[0], len(rows))
-    chosen = np.where(group[:, None], further, own)
+    chosen = np.where(group[:, None] > 0, further, own)
   picked = dataclasses.replace(
     grey.select(rows).with_columns(
       label=label,
@@ -133,7 +133,7 @@ def load(
   return dataclasses.replace(
     picked,
     reader=_Colour(picked),
-    image_shape=(*grey.image_shape[:2], 3),  # type: ignore[index]
+    image_shape=(*grey.image_shape[:2], 3),
     encoded={},
   )
 

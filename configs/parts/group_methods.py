@@ -1,0 +1,74 @@
+"""Methods for two groups of rows, by their names in a config."""
+
+import flax.linen as nn
+import optax
+
+from configs import presets
+from repjax import types
+from repjax.methods import class_conditional
+from repjax.methods import erm
+from repjax.methods import group_dro
+from repjax.methods import group_invariance
+from repjax.methods import irm
+from repjax.methods import vrex
+
+
+def steps_of(epochs: float, epoch: float) -> int:
+  """Updates of so many epochs, of `epoch` updates each; at least one."""
+  return max(1, round(epochs * epoch))
+
+
+def method(
+  name: str,
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  *,
+  num_classes: int,
+  epoch: float,
+  after: float,
+  ramp: float,
+  weight: float,
+  other_weight: float,
+  dro_step: float,
+  **settings,
+) -> types.Method:
+  """A method of the comparison of Ahmed et al. (ICLR 2021).
+
+  Args:
+    name: 'pgi'; 'erm' without groups; 'reweight', the same on rows that bring
+      a column 'weight'; 'balanced' groups; 'irm', 'vrex', 'group_dro'; and
+      class by class 'cirm', 'cvrex', 'cdro', 'cmmd'.
+    model: Classifier.
+    tx: Optax chain.
+    num_classes: C.
+    epoch: Updates of an epoch.
+    after: Epochs before penalties begin.
+    ramp: Epochs in which their weight rises.
+    weight: Of PGI's penalty.
+    other_weight: Of the penalties of all others. The sums of IRM and V-REx are
+      divided by it where it is above 1, as in the authors' code.
+    dro_step: Of the weights of GroupDRO.
+    **settings: microbatches and so on; see `methods.step.make`.
+  """
+  groups, classes = dict(num_groups=2), dict(num_classes=num_classes)
+  rising = group_invariance.ramp(
+    weight if name == 'pgi' else other_weight,
+    start=steps_of(after, epoch),
+    steps=steps_of(ramp, epoch),
+  )
+  scaled = dict(weight=rising, rescale=True)
+  kinds = dict(
+    pgi=(group_invariance.make, dict(**classes, weight=rising)),
+    erm=(erm.make, {}),
+    reweight=(erm.make, {}),
+    balanced=(erm.make, dict(**groups, balance='groups')),
+    irm=(irm.make, dict(**groups, **scaled, form='vector')),
+    vrex=(vrex.make, dict(**groups, **scaled)),
+    group_dro=(group_dro.make, dict(**groups, step_size=dro_step)),
+    cirm=(class_conditional.make, dict(**classes, **scaled, form='irm')),
+    cvrex=(class_conditional.make, dict(**classes, **scaled, form='vrex')),
+    cmmd=(class_conditional.make, dict(**classes, weight=rising, form='mmd')),
+    cdro=(class_conditional.dro, dict(**classes, step_size=dro_step)),
+  )
+  make, own = presets.choose('method', name, kinds)
+  return make(model, tx, **own, **settings)
