@@ -95,7 +95,7 @@ def main() -> None:
     mode='max',
     train_flags=tuple(train_flags),
   )
-  jobs = _JOBS.value or len(os.sched_getaffinity(0))
+  jobs = _JOBS.value or os.cpu_count() or 1
   execute = executors.local(jobs)
   # Those of a second training need the runs of the first.
   one_candidate.check_metric(sweep, grids.first_wave(grid))

@@ -142,7 +142,7 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
   """Training rows of the second training of JTT, with a column 'weight'.
 
   Predicts all of them once by the run `config.jtt.first`, ERM on the same rows
-  (half as long, in the authors' code of the benchmark).
+  (in the authors' code of the benchmark half as long).
 
   Raises:
     InputError: If there is no such run, or it has no error.

@@ -15,6 +15,12 @@ shift by the mean accuracy over seeds on a validation set that is uniform, as in
 the paper: whoever has no such set gains less. The learning rate is one for all,
 the best of three for ERM on the same validation set.
 
+Found: the hue augmentation is the best on every shift, and alone helps where
+the colour tells the label of every row. Of the others, CORAL has the best mean
+rank, crop is best where the correlation is strong and below ERM where values
+are rare or unseen; with noisy labels nothing is clearly above ERM. RandAugment
+of its full strength, and JTT where labels are noisy, lie below ERM.
+
 Trials on three seeds had shown the accuracy of ERM and of the hue augmentation
 on four of the shifts when the thresholds were written. The range of rates and
 the number of steps were settled after that, by a trial on two other seeds.

@@ -1,0 +1,96 @@
+"""What the study of fine-grained shifts chooses, and by which rows."""
+
+import numpy as np
+
+from configs.parts import shift_study
+from configs.parts import shift_tables
+from configs.studies import fine_grained_shift as study
+from repjax.benchmarks import fine_grained_shift as shifts
+from repjax.benchmarks import shift_training
+
+
+def _arms(num_rows=40, num_valid=20):
+  rng = np.random.default_rng(0)
+  held_out = {
+    'label': rng.integers(3, size=num_rows),
+    'group': np.arange(num_rows) % 3,
+  }
+  # Two shifts and two seeds.
+  cells = shift_training.Cells({}, (7, 8, 7, 8), (), np.zeros((4, 1, 1), int))
+  return shift_study.Arms(cells, None, held_out, 3, 3, num_valid)
+
+
+def _logits(label, right):
+  """Logits that are right where they are told to be, [..., N, 3]."""
+  return np.eye(3)[np.where(right, label, (label + 1) % 3)]
+
+
+def test_a_weight_is_chosen_for_each_shift_and_never_by_the_test(monkeypatch):
+  arms = _arms()
+  label = arms.held_out['label']
+  right = np.zeros((2, 4, 40), bool)  # [weights, shifts * seeds, N]
+  right[0, :2, :18] = True  # The first weight is better on the first shift,
+  right[1, :2, :10] = True
+  right[0, 2:, :5] = True  # the second one on the second,
+  right[1, 2:, :19] = True
+  right[1, :2, 20:] = True  # and the test says the contrary.
+  right[0, 2:, 20:] = True
+  right[0, 1, 20:24] = True  # Seed 8 of the first shift has 4 of 20 right.
+  monkeypatch.setattr(
+    shift_study, 'trained_logits', lambda *args: _logits(label, right)
+  )
+  config = study.get_config('smoke')
+  found = shift_study.arm(config, 'irm', arms)
+  np.testing.assert_allclose(found.valid, [0.9, 0.95])
+  np.testing.assert_allclose(found.test, [[0, 0.2], [0, 0]])
+  assert found.tables.shape == (2, 2, 3, 3)
+  rows = (label[20:] == 1) & (arms.held_out['group'][20:] == 2)
+  np.testing.assert_allclose(
+    found.tables[0, 1, 1, 2], right[0, 1, 20:][rows].mean()
+  )
+
+
+def test_the_rate_is_that_of_the_best_erm(monkeypatch):
+  arms = _arms()
+  label = arms.held_out['label']
+
+  def trained(config, method, arms):
+    assert method == 'erm'
+    number = {1e-3: 5, 3e-3: 15, 1e-2: 9}[config.tx.learning_rate]
+    right = np.broadcast_to(np.arange(40) < number, (1, 4, 40))
+    return _logits(label, right)
+
+  monkeypatch.setattr(shift_study, 'trained_logits', trained)
+  config = study.get_config('smoke')
+  config.study.rates = (1e-3, 3e-3, 1e-2)
+  config, erm = shift_study.with_best_rate(config, arms)
+  assert config.tx.learning_rate == 3e-3
+  np.testing.assert_allclose(erm.valid, 0.75)
+
+
+def test_shifts_are_what_their_names_say():
+  config = study.get_config('small')
+  said = {
+    name: shift_tables.conditions(x)
+    for name, x in shift_study.named_shifts(config).items()
+  }
+  common = dict(num_common=1500)
+  assert said == {
+    'uniform': [shifts.Uniform(1500)],
+    'correlated, 0': [shifts.SpuriousCorrelation(num_rare=0, **common)],
+    'correlated, 50': [shifts.SpuriousCorrelation(num_rare=50, **common)],
+    'correlated, 300': [shifts.SpuriousCorrelation(num_rare=300, **common)],
+    'low data': [shifts.LowData(num_rare=30, **common)],
+    'unseen': [shifts.UnseenData(**common)],
+    'noisy': [
+      shifts.SpuriousCorrelation(num_rare=300, **common),
+      shifts.LabelNoise(0.3),
+    ],
+    'few rows': [
+      shifts.SpuriousCorrelation(num_rare=50, **common),
+      shifts.FixedSize(500, 0.1),
+    ],
+  }
+  # No flag and no shift has changed the config itself.
+  assert config.shift.kind == 'correlated'
+  assert config.shift.label_noise == 0
