@@ -104,7 +104,12 @@ CLAIMS = dict(
   third=dict(says='third', paper='3', at_most=0.5, needs=('known',)),
   exact=dict(kind='theory', says='exact', paper='0', at_most=1e-6),
 )
-get_config = run = None
+run = None
+
+
+def get_config(preset):
+  if preset != 'small':
+    raise ValueError(preset)
 '''
 
 

@@ -133,9 +133,9 @@ def test_the_rate_that_validates_best_is_the_one_that_counts():
   )
   tuned = tune()
   assert tuned.rate == 0.03
-  assert tuned.scores.shape == (2, 2)
-  np.testing.assert_array_equal(tuned.scores[1], [1.0, 1.0])
-  assert tuned.scores[0].mean() < 1
+  assert tuned.validation.shape == (2, 2)
+  np.testing.assert_array_equal(tuned.validation[1], [1.0, 1.0])
+  assert tuned.validation[0].mean() < 1
   np.testing.assert_array_equal(tuned.score, [1.0, 1.0])
   assert tuned.curve[1].shape == (2, 2)
   assert tuned.outputs['logits'].shape == (2, 10, 2)
