@@ -6,6 +6,7 @@ once, so that methods are compared on the same ones.
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -121,7 +122,7 @@ def sampler(
   )
 
 
-@jax.jit(static_argnames=('ways', 'shots', 'queries'))
+@functools.partial(jax.jit, static_argnames=('ways', 'shots', 'queries'))
 def _draw(key, indices, rows, counts, labels, *, ways, shots, queries):
   def one(index):
     of_classes, of_rows = jax.random.split(jax.random.fold_in(key, index))
