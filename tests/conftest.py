@@ -1,5 +1,6 @@
 """Devices and compiled programs of all tests, set before JAX starts."""
 
+import gc
 import hashlib
 import os
 import pathlib
@@ -84,3 +85,17 @@ def real_data():
   if not (folder / 'mnist').exists():
     pytest.skip(f'no prepared mnist in {folder}; set REPJAX_TEST_DATA')
   return str(folder)
+
+
+# Linux lets a process have 65,530 mappings, of which a compiled program takes
+# several; a worker that runs out of them dies.
+_MAPS, _MOST = pathlib.Path('/proc/self/maps'), 20_000
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _few_programs():
+  """Forgets compiled programs, which the persistent cache still has."""
+  yield
+  if _MAPS.exists() and _MAPS.read_bytes().count(b'\n') > _MOST:
+    jax.clear_caches()
+    gc.collect()
