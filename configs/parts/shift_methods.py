@@ -31,9 +31,9 @@ from repjax.methods import irm
 from repjax.methods import jtt
 from repjax.methods import model_inputs
 from repjax.methods import sagnet
-from repjax.models import convnet
 from repjax.models import mlp
 from repjax.models import resnet
+from repjax.models import unfolded_conv_net
 from repjax.types import InputError
 
 # Those that are ERM on augmented images.
@@ -54,7 +54,7 @@ NAMES = (
 def network(config: Any, num_labels: int):
   """The network that a config names."""
   kinds = dict(
-    convnet=convnet.ConvNet,
+    convnet=unfolded_conv_net.UnfoldedConvNet,
     mlp=mlp.Mlp,
     preact_resnet=resnet.PreActResNet,
     resnet=resnet.ResNet,

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.types import InputError
 from repjax.types import check_range
 
 
@@ -59,8 +60,16 @@ def unfold(image: jax.Array, *, size: int, stride: int) -> jax.Array:
 
   Returns:
     [B, (H - size) // stride + 1, (W - size) // stride + 1, size * size * C].
+
+  Raises:
+    InputError: If no window fits.
   """
   height, width = image.shape[1:3]
+  if min(height, width) < size:
+    raise InputError(
+      f'A kernel of side {size} does not fit into {height} x {width} places: '
+      'lower kernels or strides, or take larger images.'
+    )
   rows = (height - size) // stride + 1
   columns = (width - size) // stride + 1
   parts = [

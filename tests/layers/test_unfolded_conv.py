@@ -8,8 +8,8 @@ import pytest
 from repjax.layers import unfolded_conv
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('size', [1, 3])
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('size', [1, 3, 4])
 def test_it_is_the_convolution_of_its_parameters(size, stride):
   image = np.random.default_rng(0).random((2, 9, 8, 3), np.float32)
   ours = unfolded_conv.UnfoldedConv(5, size=size, stride=stride)

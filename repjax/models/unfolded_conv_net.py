@@ -1,8 +1,7 @@
 """Device code: a small convolutional network of matrix products.
 
-For many models side by side: convolutions whose weights have one more axis are
-slow on CPUs, and products of matrices are not. Each convolution takes windows
-out of its input and hands them to a dense layer.
+For many models side by side, whose convolutions would be slow on CPUs
+(`layers.unfolded_conv`).
 """
 
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.types import InputError
+from repjax.layers import unfolded_conv
 from repjax.types import check_range
 
 
-class ConvNet(nn.Module):
+class UnfoldedConvNet(nn.Module):
   """Convolutions with relu, the mean over places, and a dense layer.
 
   Layers are `conv_0`, ..., `hidden` and `head`. Nothing is padded and rows do
@@ -46,55 +45,25 @@ class ConvNet(nn.Module):
     del train, mask  # Rows do not see each other, and nothing is random.
     check_range('[1, inf)', hidden_dim=self.hidden_dim)
 
-    def dense(width, name):
-      return nn.Dense(
-        width,
-        kernel_init=nn.initializers.he_normal(),
-        dtype=self.dtype,
-        name=name,
-      )
-
+    init = nn.initializers.he_normal()
     x = image
     for index, (width, size, stride) in enumerate(
       zip(self.channels, self.kernels, self.strides, strict=True)
     ):
       check_range('[1, inf)', channels=width, kernels=size, strides=stride)
-      x = nn.relu(dense(width, f'conv_{index}')(windows(x, size, stride)))
+      conv = unfolded_conv.UnfoldedConv(
+        width,
+        size=size,
+        stride=stride,
+        kernel_init=init,
+        dtype=self.dtype,
+        name=f'conv_{index}',
+      )
+      x = nn.relu(conv(x))
     x = x.reshape((len(x), -1))
-    x = nn.relu(dense(self.hidden_dim, 'hidden')(x))
+    hidden = nn.Dense(
+      self.hidden_dim, kernel_init=init, dtype=self.dtype, name='hidden'
+    )
+    x = nn.relu(hidden(x))
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(x)
     return logits.astype(jnp.float32)
-
-
-def windows(x: jax.Array, size: int, stride: int) -> jax.Array:
-  """The windows that a convolution without padding sees.
-
-  A dense layer over them is that convolution, with the kernel [size, size, C,
-  D] reshaped to [size * size * C, D].
-
-  Args:
-    x: [B, H, W, C].
-    size: Side of a window.
-    stride: Places between two of them.
-
-  Returns:
-    [B, (H - size) // stride + 1, (W - size) // stride + 1, size * size * C].
-
-  Raises:
-    InputError: If no window fits.
-  """
-  _, height, width, _ = x.shape
-  if min(height, width) < size:
-    raise InputError(
-      f'A kernel of side {size} does not fit into {height} x {width} places: '
-      'lower kernels or strides, or take larger images.'
-    )
-  rows, columns = ((n - size) // stride + 1 for n in (height, width))
-  parts = [
-    x[:, i : i + (rows - 1) * stride + 1 : stride][
-      :, :, j : j + (columns - 1) * stride + 1 : stride
-    ]
-    for i in range(size)
-    for j in range(size)
-  ]
-  return jnp.concatenate(parts, -1)
