@@ -13,7 +13,6 @@ Two solvers of the same problem: scikit-learn's on the host, in float64, and
 
 from collections.abc import Iterable
 from collections.abc import Sequence
-import functools
 from typing import Literal
 from typing import NamedTuple
 import warnings
@@ -23,10 +22,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from repjax import loop
 from repjax import types
+from repjax.methods import logistic_regression
 from repjax.methods import lp_ft
 from repjax.methods import model_inputs
 from repjax.types import InputError
@@ -139,7 +138,7 @@ def fit(
     val_labels: [M].
     num_classes: C; classes without rows get zeros, as in the authors' code.
     grid: Strengths in rising order; `strengths()` if None.
-    max_iter: Steps of L-BFGS for each strength.
+    max_iter: Steps of the solver for each strength.
     tol: Largest entry of the gradient of the mean loss at which to stop.
     intercept: Whether there is a bias. Without it features are only scaled.
     solver: 'sklearn' (float64), or 'jax' (float32, one compiled call).
@@ -284,7 +283,7 @@ def regularization_path(
   max_iter: int = 200,
   tol: float = 1e-4,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Fits heads by `optax.lbfgs`: device code, for jit and vmap.
+  """Fits heads by Newton's method: device code, for jit and vmap.
 
   Args:
     features: Standardized, [N, D].
@@ -299,49 +298,24 @@ def regularization_path(
     (kernels [K, D, C], biases [K, C], steps [K]); the last axis of the first
     two is 1 for two classes.
   """
-  num_rows, width = features.shape
-  num_outputs = num_classes if num_classes > 2 else 1
-  solver = optax.lbfgs()
 
-  def loss_fn(params, strength):
-    logits = features @ params['kernel'] + intercept * params['bias'][None]
-    if num_outputs == 1:
-      losses = optax.sigmoid_binary_cross_entropy(logits[:, 0], labels)
-    else:
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    # As scikit-learn scales it, so that `tol` means the same.
-    penalty = jnp.square(params['kernel']).sum() / (2 * strength * num_rows)
-    return losses.mean() + penalty
-
-  def solve(params, strength):
-    objective = functools.partial(loss_fn, strength=strength)
-    value_and_grad = optax.value_and_grad_from_state(objective)
-
-    def go_on(carry):
-      _, state, steps = carry
-      grad = optax.tree.get(state, 'grad')
-      size = optax.tree.norm(grad, ord=jnp.inf)
-      return (steps == 0) | ((steps < max_iter) & (size > tol))
-
-    def step(carry):
-      params, state, steps = carry
-      value, grad = value_and_grad(params, state=state)
-      updates, state = solver.update(
-        grad, state, params, value=value, grad=grad, value_fn=objective
-      )
-      return optax.apply_updates(params, updates), state, steps + 1
-
-    params, _, steps = jax.lax.while_loop(
-      go_on, step, (params, solver.init(params), jnp.zeros((), jnp.int32))
+  def solve(start, strength):
+    fitted = logistic_regression.fit(
+      features,
+      labels,
+      num_classes=num_classes,
+      strength=strength,
+      start=start,
+      intercept=intercept,
+      max_iter=max_iter,
+      tol=tol,
     )
-    return params, (params['kernel'], params['bias'], steps)
+    return fitted, fitted
 
-  start = {
-    'kernel': jnp.zeros((width, num_outputs)),
-    'bias': jnp.zeros(num_outputs),
-  }
+  num_outputs = num_classes if num_classes > 2 else 1
+  start = logistic_regression.zeros(features.shape[1], num_outputs)
   _, path = jax.lax.scan(solve, start, grid)
-  return path
+  return tuple(path)
 
 
 _compiled_path = jax.jit(
