@@ -98,6 +98,7 @@ def main() -> None:
   jobs = _JOBS.value or os.cpu_count() or 1
   execute = executors.local(jobs)
   # Those of a second training need the runs of the first.
+  one_candidate.check_built(sweep, grids.rows_and_columns(grid))
   one_candidate.check_metric(sweep, grids.first_wave(grid))
   grids.run(grid, sweep, execute, executors.stop_on_signals())
 

@@ -72,6 +72,13 @@ def first_wave(grid: Grid) -> list[spaces.Fields]:
   ]
 
 
+def rows_and_columns(grid: Grid) -> list[spaces.Fields]:
+  """Fields of one cell for each method and for each shift."""
+  cells = first_wave(grid)
+  columns = len(list(_columns(grid)))
+  return cells[::columns] + cells[: columns : grid.num_seeds]
+
+
 def second_wave(grid: Grid, workdir: pathlib.Path) -> list[spaces.Fields]:
   """Fields of the cells that start from one of the first wave."""
   # The baseline is the first method, so that its cells are the first trials.

@@ -26,6 +26,26 @@ def config_of(
   return config
 
 
+def check_built(
+  sweep: trials.Sweep, candidates: Sequence[spaces.Fields]
+) -> None:
+  """Refuses candidates that no run could be made of, before any trains.
+
+  Raises:
+    InputError: What `build` says of the first of them, and its fields.
+  """
+  import jax
+
+  jax.config.update('jax_platforms', 'cpu')
+  module = recipes.load_config_module(sweep.file)
+  for fields in candidates:
+    try:
+      module.build(config_of(sweep, module, fields))
+    except types.InputError as error:
+      named = ', '.join(f'{name}={value}' for name, value in fields.items())
+      raise types.InputError(f'{named}: {error}') from error
+
+
 def check_metric(
   sweep: trials.Sweep, candidates: Sequence[spaces.Fields]
 ) -> None:

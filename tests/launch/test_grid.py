@@ -10,6 +10,7 @@ import pytest
 
 from launch.lib import executors
 from launch.lib import grids
+from launch.lib import one_candidate
 from launch.lib import space as spaces
 from launch.lib import trials
 from repjax import types
@@ -152,3 +153,43 @@ def test_second_trainings_name_the_first_of_their_cell(tmp_path):
 def test_a_grid_that_is_none_is_refused(changes, match):
   with pytest.raises(types.InputError, match=match):
     grids.check(grid_of(**changes), {})
+
+
+@pytest.mark.parametrize(
+  ('changes', 'match'),
+  [
+    (dict(methods=('erm', 'hoo'), twice=()), 'method=hoo.*config.method must'),
+    (
+      dict(methods=('erm', 'irm'), shifts=spaces.parse('shift.kind=hard,odd')),
+      'shift.kind=hard.*config.shift.kind',
+    ),
+  ],
+)
+def test_a_cell_that_cannot_be_built_is_refused_before_any_runs(
+  changes, match, tmp_path
+):
+  grid = grid_of(**{'shifts': {}, 'twice': (), **changes})
+  sweep = trials.Sweep(
+    workdir=tmp_path,
+    file='configs/fine_grained_shift.py',
+    preset='smoke',
+    overrides={},
+    space=grids.space(grid),
+    metric=grid.metric,
+    mode='max',
+    train_flags=(),
+  )
+  with pytest.raises(types.InputError, match=match):
+    one_candidate.check_built(sweep, grids.rows_and_columns(grid))
+  good = grid_of(methods=('erm', 'irm'), twice=(), shifts={})
+  one_candidate.check_built(sweep, grids.rows_and_columns(good))
+
+
+def test_each_method_and_each_shift_is_built_once():
+  cells = grids.rows_and_columns(grid_of())
+  assert [(x['method'], x['shift.kind']) for x in cells] == [
+    ('erm', 'easy'),
+    ('good', 'easy'),
+    ('erm', 'easy'),
+    ('erm', 'hard'),
+  ]
