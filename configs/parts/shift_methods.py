@@ -40,15 +40,9 @@ from repjax.types import InputError
 AUGMENTATIONS = ('hue', 'crop', 'rand_augment')
 # Those that know the value of the nuisance, and weigh a penalty.
 PENALTIES = ('irm', 'coral', 'dann')
-NAMES = (
-  'erm',
-  *AUGMENTATIONS,
-  *PENALTIES,
-  'sagnet',
-  'domain_mixup',
-  'group_dro',
-  'jtt',
-)
+# Those that train as ERM does, on other views or weights of the rows.
+_AS_ERM = ('erm', *AUGMENTATIONS, 'jtt')
+NAMES = (*_AS_ERM, *PENALTIES, 'sagnet', 'domain_mixup', 'group_dro')
 
 
 def network(config: Any, num_labels: int):
@@ -129,13 +123,14 @@ def make(
   )
   types.check_choice('config.method', config.method, NAMES)
   settings = dict(config.step)
-  if config.method in makes and settings.pop('microbatches') != 1:
-    raise InputError(
-      f'config.step.microbatches must be 1: {config.method} compares rows.'
-    )
-  return makes.get(config.method, erm.make)(
-    network(config, num_labels), optimizer(rate), **settings
-  )
+  make = erm.make
+  if config.method not in _AS_ERM:
+    make = makes[config.method]
+    if settings.pop('microbatches') != 1:
+      raise InputError(
+        f'config.step.microbatches must be 1: {config.method} compares rows.'
+      )
+  return make(network(config, num_labels), optimizer(rate), **settings)
 
 
 def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:

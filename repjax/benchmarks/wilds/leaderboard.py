@@ -98,7 +98,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
       continue
     try:
       found.append(ast.literal_eval(line.rstrip()))
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
       raise types.InputError(
         f'Line {number} of {path} is {line[:40]!r}: write one prediction a '
         'line, without a header.'

@@ -87,6 +87,7 @@ def test_a_missing_or_wrong_file_is_named(data, folder):
   for content, message in (
     (text + '0\n', f'has {rows + 1} predictions, but hospitals val has {rows}'),
     ('prediction\n' + text, "Line 1 of .* is 'prediction': write one"),
+    ('{[]: 1}\n' + text, 'Line 1 of .* write one prediction a line'),
     ("'a'\n" * rows, 'predictions that are no numbers'),
     ('[1, 2]\n' + text, 'predictions that are no numbers'),
   ):
