@@ -42,7 +42,15 @@ AUGMENTATIONS = ('hue', 'crop', 'rand_augment')
 PENALTIES = ('irm', 'coral', 'dann')
 # Those that train as ERM does, on other views or weights of the rows.
 _AS_ERM = ('erm', *AUGMENTATIONS, 'jtt')
-NAMES = (*_AS_ERM, *PENALTIES, 'sagnet', 'domain_mixup', 'group_dro')
+NAMES = (
+  'erm',
+  *AUGMENTATIONS,
+  *PENALTIES,
+  'sagnet',
+  'domain_mixup',
+  'group_dro',
+  'jtt',
+)
 
 
 def network(config: Any, num_labels: int):
