@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import pathlib
 
 import chex
 import flax.linen as nn
@@ -26,6 +27,7 @@ ROWS, CLASSES, DIM, QUEUE, TOTAL, WIDTH = 8, 4, 3, 16, 20, 16
 WARMUP, PHI, MOMENTUM, GAMMA = 2, 0.8, 0.7, 0.6
 TAU, WEIGHT, RATE = 0.3, 0.5, 0.2
 STEPS = 5
+_TERMS = ('classification', 'contrastive')
 
 
 def _views(batch, rng):
@@ -35,7 +37,7 @@ def _views(batch, rng):
 
 
 @functools.cache
-def _method(**changes):
+def _method(*, tx=optax.sgd(RATE), **changes):
   settings = dict(
     num_rows=TOTAL,
     num_classes=CLASSES,
@@ -52,7 +54,7 @@ def _method(**changes):
   )
   return pico.make(
     mlp.Mlp(CLASSES, features=(WIDTH,)),
-    optax.sgd(RATE),
+    tx,
     **{**settings, **changes},
   )
 
@@ -266,6 +268,72 @@ def test_predictions_of_training_rows_have_their_targets():
   assert set(method.predict(state, alone)) == {'pseudo_target'}
   test_rows = {k: batch[k] for k in ('features', 'label', 'mask')}
   assert set(method.predict(state, test_rows)) == {'logits'}
+
+
+# What the authors' code said of fixed numbers (github.com/hbzju/PiCO, model.py
+# and utils/utils_loss.py at ad687bb, PyTorch 2.13 on a CPU): five steps of SGD
+# with momentum and decay, two of them warm-up.
+
+
+def test_the_authors_code_takes_the_same_steps():
+  theirs = dict(np.load(pathlib.Path(__file__).parent / 'pico_authors.npz'))
+
+  def views(batch, rng):
+    del rng  # Drawn before.
+    return batch, {**batch, 'features': batch['second']}
+
+  method = _method(
+    views=views,
+    target_momentum=float(theirs['phi']),
+    temperature=0.07,
+    tx=optax.chain(
+      optax.add_decayed_weights(1e-3), optax.sgd(0.1, momentum=0.9)
+    ),
+  )
+
+  def layers(when):
+    def layer(name):
+      weights = theirs[f'{when}_{name}_w'], theirs[f'{when}_{name}_b']
+      return dict(zip(('kernel', 'bias'), weights, strict=True))
+
+    return {
+      'model': {'hidden_0': layer('h'), 'head': layer('fc')},
+      'projection': {'hidden_0': layer('p0'), 'head': layer('p1')},
+    }
+
+  columns = ('features', 'second', 'candidates')
+  batches = [
+    {
+      **{name: theirs[name][index] for name in columns},
+      'index': index,
+      'mask': np.ones(ROWS, np.float32),
+    }
+    for index in theirs['order']
+  ]
+  state = method.init(jax.random.key(0), batches[0])
+  # Their queue begins with random rows, whose labels are no class's.
+  queue = key_queue.Queue(
+    jnp.asarray(theirs['queue']), jnp.full(QUEUE, 99), jnp.int32(0)
+  )
+  state = state.replace(
+    params=layers('start'),
+    extra=state.extra._replace(key_params=layers('start'), queue=queue),
+  )
+  update, found = jax.jit(method.update), []
+  for batch in batches:
+    state, sums = update(state, batch, jax.random.key(0))
+    found.append([sums[x][0] / sums[x][1] for x in _TERMS])
+  close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-5)
+  close(np.asarray(found), np.stack([theirs[x] for x in _TERMS], 1))
+  close(state.params, layers('end'))
+  memory = state.extra
+  close(memory.key_params, layers('key'))
+  close(memory.prototypes, theirs['prototypes'])
+  seen = np.unique(theirs['order'])  # Of the others ours do not know the sets.
+  close(memory.targets[seen], theirs['targets'][seen])
+  close(memory.queue.keys, theirs['end_queue'])
+  np.testing.assert_array_equal(memory.queue.labels, theirs['end_labels'])
+  assert memory.queue.place == theirs['place']
 
 
 # Parts.
