@@ -120,7 +120,7 @@ def make(
   Returns:
     A `types.Method` over batches of the model's input, 'candidates' [B, C] and
     'index' [B]. 'label', where it is there, is for what is reported alone.
-    `predict` gives 'logits' [B, C], of rows with 'candidates' (those of
+    `predict` gives 'logits' [B, C], of rows with both of them (those of
     training) their 'pseudo_target' [B, C], too, and that alone of a batch
     without any input. Sums: 'loss' and its parts 'classification' and
     'contrastive', 'confidence' (the largest pseudo-target of a row), and with
@@ -286,7 +286,7 @@ def make(
       variables = {'params': state.params['model'], **state.model_state}
       logits = model_inputs.evaluate(model, inputs, variables, batch)
       outputs['logits'] = logits.astype(jnp.float32)
-    if 'candidates' in batch:
+    if {'candidates', 'index'} <= set(batch):
       outputs[_TARGET] = partial_labels.within(
         state.extra.targets[batch['index']], batch['candidates'] > 0
       )
