@@ -14,6 +14,7 @@ _LESS = {
   'mam_adapter': dict(data=dict(train_split='train[:4000]')),
   'mixup': dict(data=dict(train_split='train[:200]')),
   'performer': dict(data=dict(train_split='train[:100]')),
+  'pico': dict(data=dict(train_split='train[:600]')),
   'gradient_vaccine': dict(family=dict(num_rows=(700,))),
 }
 
