@@ -6,9 +6,12 @@ compared with. NT-Xent, MoCo's loss and SupCon say which these are.
 Rows are compared with those of all devices: each device has the losses of its
 own rows, the others' embeddings come by a gather that gradients go back
 through, and the sum of the devices' gradients is that of one device with all
-rows. Rows of padding are nobody's positives or negatives; their embeddings must
-be finite. All is float32, whatever the embeddings are, in products as exact as
-the device has: divided by a temperature of .07, errors are 14 times as large.
+rows. So a loss must see all rows that its device has: no microbatches, and no
+link of an optax chain that takes rows apart. Rows of padding are nobody's
+positives or negatives; their embeddings must be finite.
+
+All is float32, whatever the embeddings are, in products as exact as the device
+has: divided by a temperature of .07, errors are 14 times as large.
 
 van den Oord, Li and Vinyals, 'Representation Learning with Contrastive
 Predictive Coding', 2018. https://arxiv.org/abs/1807.03748

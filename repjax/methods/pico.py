@@ -128,7 +128,8 @@ def make(
 
   Raises:
     InputError: If a setting is out of range, or, when a step is traced, a
-      column is missing or the queue does not hold whole batches.
+      column is missing, the queue does not hold whole batches, or a link of
+      the chain looks at parts of the rows.
   """
   types.check_range('[1, inf)', num_rows=num_rows, num_classes=num_classes)
   types.check_range('[1, inf)', dim=dim, queue_size=queue_size)
@@ -166,7 +167,11 @@ def make(
     embedding = contrastive.unit(embed(params['projection'], out.features))
     return out.logits, embedding, out.model_state
 
-  def loss_fn(params, model_state, batch, rng, *, queue, warm):
+  def loss_fn(params, model_state, batch, rng, *, queue, warm, rows):
+    if len(batch['mask']) != rows:
+      raise InputError(
+        'PiCO compares all rows: no link may look at some (dp_sgd, SAM groups).'
+      )
     logits, query, model_state = forward(params, model_state, batch, rng)
     contrast = contrastive_loss(
       query,
@@ -254,7 +259,9 @@ def make(
     )
     targets = jnp.where(warm, moved, targets)
     grad_fn = gradients.GradFn(
-      functools.partial(loss_fn, queue=memory.queue, warm=warm),
+      functools.partial(
+        loss_fn, queue=memory.queue, warm=warm, rows=len(batch['mask'])
+      ),
       steps.cast_inputs(
         {**first, _TARGET: targets, _GUESS: guess, _KEY: key}, compute_dtype
       ),

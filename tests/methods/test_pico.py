@@ -14,6 +14,7 @@ import pytest
 
 from repjax import checkpoint
 from repjax import loop
+from repjax import optim
 from repjax import types
 from repjax.methods import contrastive
 from repjax.methods import disambiguation
@@ -544,3 +545,11 @@ def test_a_missing_column_is_named(column):
   state = _trajectory()[0][0]
   with pytest.raises(types.InputError, match=column):
     jax.eval_shape(_method().update, state, batch, jax.random.key(0))
+
+
+def test_a_link_that_takes_rows_apart_is_refused():
+  tx = optax.chain(optim.sam(0.1, sync=False, groups=2), optax.sgd(RATE))
+  method, batch = _method(tx=tx), _batch(0)
+  state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  with pytest.raises(types.InputError, match='compares all rows'):
+    jax.eval_shape(method.update, state, batch, jax.random.key(0))
