@@ -126,7 +126,7 @@ _STUDY = dict(
     views=dict(strong_layers=0),
     study=dict(others=('proden', 'lws'), sweep=False),
   ),
-  smoke=dict(study=dict(long=0.05)),
+  smoke=dict(study=dict(others=('proden', 'lws'), long=0.05)),
 )
 
 
