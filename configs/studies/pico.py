@@ -109,21 +109,22 @@ _STUDY = dict(
   # others: at q = .5. sweep: whether q = .3, .7, .8 are measured, and sets that
   # depend on the row. long: epochs of the longer warm-up.
   paper=dict(
+    # RandAugment is made by the host, and rows are on the device: both views
+    # are jittered.
+    views=dict(strong_layers=0),
     study=dict(
       others=('proden', 'lws', 'cc', 'mse', 'exp'),
       sweep=True,
       long=20.0,
       rates=dict.fromkeys(_RATES, 0.01),
       vectorize=False,
-    )
+    ),
   ),
   small=dict(study=dict(rates=_RATES, vectorize=True)),
-  # Networks one after the other: each fills an accelerator. RandAugment is made
-  # by the host, and rows are on the device: both views are jittered.
+  # Networks one after the other: each fills an accelerator.
   gpu=dict(
     on='paper',
     epochs=60.0,
-    views=dict(strong_layers=0),
     study=dict(others=('proden', 'lws'), sweep=False),
   ),
   smoke=dict(study=dict(others=('proden', 'lws'), long=0.05)),
