@@ -57,7 +57,7 @@ def pico(rounds: int) -> dict[str, Any]:
   variables = jax.jit(functools.partial(model.init, train=False))(
     jax.random.key(0), batch['image'][:1]
   )
-  forward = (
+  forward: Any = (
     jax.jit(functools.partial(model_inputs.forward, model, model_inputs.image))
     .lower(variables, batch, jax.random.key(0))
     .compile()

@@ -62,10 +62,9 @@ def within(groups: Sequence[int], rate: float) -> np.ndarray:
     groups: The group of each class, [C].
     rate: In [0, 1).
   """
-  groups = np.asarray(groups)
-  return np.where(
-    groups[:, None] == groups[None], uniform(len(groups), rate), 0
-  )
+  group = np.asarray(groups)
+  same = group[:, None] == group[None]
+  return np.where(same, uniform(len(group), rate), 0)
 
 
 def of_instances(
@@ -164,7 +163,7 @@ def check(candidates: np.ndarray, label: np.ndarray | None = None) -> None:
       'Candidates are 0 or 1 for each row and class, [N, C]; got '
       f'{candidates.dtype} {candidates.shape}.'
     )
-  full = candidates.any(1)
+  full = (candidates > 0).sum(1) > 0
   if not full.all():
     raise types.InputError(
       f'Row {full.argmin()} has no candidate label ({np.sum(~full)} of '
