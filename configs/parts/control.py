@@ -9,7 +9,9 @@ from configs import presets
 from repjax import types
 from repjax.adapt import pad
 from repjax.data.environments import environment
+from repjax.data.environments import pendulum
 from repjax.data.environments import point_mass
+from repjax.data.environments import worlds as worlds_lib
 from repjax.data.images import crops
 from repjax.data.reading import source
 from repjax.methods import inverse_dynamics
@@ -30,6 +32,19 @@ def world(config) -> environment.Environment:
       'repjax.adapt.pad.'
     )
   return point_mass.make(**config.world)
+
+
+def worlds(config, *, column: str) -> worlds_lib.Worlds:
+  """Worlds side by side, to learn in.
+
+  Args:
+    config: With data.name, world and what `world` needs.
+    column: What an observation is, 'image' or 'features'.
+  """
+  settings = dict(config.world)
+  num = settings.pop('num')
+  env, look = pendulum.make(num_steps=config.world.num_steps), pendulum.LOOK
+  return worlds_lib.Simulated(env, look, num=num, column=column)
 
 
 def rows(config, split: str) -> source.Source:
