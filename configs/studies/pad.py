@@ -34,6 +34,7 @@ import numpy as np
 from configs import pad as recipe
 from configs import presets
 from configs.parts import control
+from configs.parts import policies
 from repjax import plots
 from repjax import types
 from repjax.adapt import pad
@@ -234,7 +235,7 @@ def _clone(config, seeds):
   train, test = (control.rows(config, x) for x in ('train', 'validation'))
   cloned = side_by_side.train(
     'cloning',
-    recipe.method(config),
+    policies.cloning(config),
     {},
     test.columns(),
     seeds=seeds,
