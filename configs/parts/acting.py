@@ -82,11 +82,18 @@ def experiment(
   return types.Experiment(
     method=method,
     train=batches,
-    evals=lambda split: (),
+    evals=_no_rows,
     eval_splits=(),
     steps=config.min_steps,
     warm_start=lambda state: state,
     measure=lambda outputs, columns: {},
     figures=lambda split, outputs, columns: {},
     companion=batches.companion(),
+  )
+
+
+def _no_rows(split):
+  raise types.InputError(
+    f'An agent that acts has no rows of a split {split!r}: it is judged by '
+    'launch.evaluate without --episodes.'
   )

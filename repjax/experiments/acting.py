@@ -217,4 +217,6 @@ def _seed(seed, stream):
 
 def _on_one_device(params):
   """Replicated parameters as the one device has them that acts."""
-  return jax.tree.map(lambda x: x.addressable_data(0), params)
+  return jax.tree.map(
+    lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x, params
+  )
