@@ -42,11 +42,12 @@ def squash(gaussian: agents.Gaussian, noise: jax.Array):
   tanh^2) + 1e-6) for the logarithm of tanh's slope, and so do we: far out it is
   never below -13.8.
   """
-  action = jnp.tanh(gaussian.mean + noise * jnp.exp(gaussian.log_std))
+  raw = gaussian.mean + noise * jnp.exp(gaussian.log_std)
   log_prob = -0.5 * jnp.square(noise) - gaussian.log_std
   log_prob = log_prob - 0.5 * jnp.log(2 * jnp.pi)
-  slope = jnp.log(jax.nn.relu(1 - jnp.square(action)) + 1e-6)
-  return action, (log_prob - slope).sum(-1)
+  # 1 - tanh^2, without the difference that float32 loses far out.
+  slope = 4 * jax.nn.sigmoid(2 * raw) * jax.nn.sigmoid(-2 * raw)
+  return jnp.tanh(raw), (log_prob - jnp.log(slope + 1e-6)).sum(-1)
 
 
 def exploring(model: agents.Agent, *, view: View = lambda x: x) -> Policy:
