@@ -6,22 +6,32 @@ learning the self-supervised task after deployment, and lose nothing in the
 world of training. Here: a cloned policy that circles a mark, in 16 looks of
 four kinds (background, objects, light, moving stripes), four episodes each.
 
-The rate for each kind of look is chosen, seed by seed, on the other three
-kinds, and for the world of training on all four. A look counts as failing where
-the policy without adaptation earns less than 80 % of what it earns in training.
-The gain is that of the mean return over all failing looks: a mean of ratios
-would be ruled by looks in which nothing was earned before.
+The rate for each kind of look is chosen on the other three kinds, and for the
+world of training on all four: one rate for all seeds, by what they earn
+together, since authors and users have one. A look counts as failing where the
+policy without adaptation earns less than 80 % of what it earns in training. The
+gain of a seed is what it earns more in its failing looks, by what seeds earn
+there on average, so that the mean gain is that of the mean return.
 
-What differs from the paper: cloning in place of soft actor-critic, one
-projection shared by all heads (in the authors' code each head has its own, and
-shares convolutions alone), no crops, and plain gradient descent; Adam, the
-authors' optimizer, is measured beside it with rates chosen alike. The world,
-the shared projection and plain descent were chosen in trials with two other
-seeds and nine looks drawn by hand, so that gains of this size were in view when
-the thresholds were written. With heads of their own projections, in two worlds
-where the goal or the point jumps, no rate helped in most looks. What the harm
-detector does, and agents that are told other actions or are never reset, had
-not been seen.
+A first record, of seeds 0 to 4, took each seed's own ratio and a rate of each
+seed's own: .21 +- .90, where one seed had 1.49 (from 6 to 39 in dim light) and
+the others -.26 to .05. Its width is that between policies: whether adaptation
+catches in light and stripes, which is where anything is earned, and rates that
+single seeds had chosen on looks where they earned about 1 of 87 and which then
+spoiled the stripes (25 to 10, 14 to 6). More episodes would not have helped. So
+rates are chosen together, returns are averaged as in the paper, and there are
+ten seeds, none of which had been seen; the thresholds are those of then.
+
+What differs from the paper: cloning in place of soft actor-critic (the preset
+`sac` learns from rewards), one projection shared by all heads (in the authors'
+code each head has its own, and shares convolutions alone), no crops, and plain
+gradient descent; Adam, the authors' optimizer, is measured beside it with rates
+chosen alike. The world, the shared projection and plain descent were chosen in
+trials with two other seeds and nine looks drawn by hand, so that gains of this
+size were in view when the thresholds were written. With heads of their own
+projections, in two worlds where the goal or the point jumps, no rate helped in
+most looks. The preset `paper` is the authors' own procedure, in the DeepMind
+Control suite.
 """
 
 import jax
@@ -39,9 +49,9 @@ from repjax.adapt import pad
 from repjax.data.environments import point_mass
 from repjax.protocols import deployment
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 
-# The thresholds stood here before the first run of this study.
+# The thresholds stood here before the first run of this study; none has moved.
 CLAIMS = dict(
   cloned=dict(
     kind='first',
