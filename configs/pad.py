@@ -85,7 +85,7 @@ PRESETS = dict(
   sac=dict(
     on='small',
     trained_by='sac',
-    min_steps=10_000,
+    min_steps=4000,
     world=dict(num=4),
     act=dict(first=250, steps=1, updates=4, capacity=20_000, episodes=20),
     run=dict(
