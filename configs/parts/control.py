@@ -50,16 +50,17 @@ def worlds(
     video: Pictures of that look.
   """
   settings = config.world
-  env, look_of_all = None, None
-  if config.data.name == 'pendulum':
-    env = pendulum.make(num_steps=settings.num_steps)
-    look_of_all = pendulum.LOOK
-  elif config.data.name == 'point_mass':
-    env, look_of_all = world(config), point_mass.make_look()
-  if env is not None:
+
+  def simulated(env, look_of_all):
     return worlds_lib.Simulated(
       env, look_of_all, num=settings.num, column=column
     )
+
+  if config.data.name == 'pendulum':
+    env = pendulum.make(num_steps=settings.num_steps)
+    return simulated(env, pendulum.LOOK)
+  if config.data.name == 'point_mass':
+    return simulated(world(config), point_mass.make_look())
   seen = dict(stack=1)
   if column == 'image':
     seen = dict(size=settings.size, stack=settings.stack)

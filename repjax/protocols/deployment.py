@@ -155,9 +155,8 @@ def in_simulator(
       rng = jax.random.fold_in(jax.random.key(seed), t)
       action = act(state.params, seen)
       then, reward[episode, t] = world.next(np.asarray(action), t + 1, seen)
-      state, loss[episode, t] = update(
-        state, pad.Transition(seen, action, then), rng
-      )
+      transition = pad.Transition(jnp.asarray(seen), action, jnp.asarray(then))
+      state, loss[episode, t] = update(state, transition, rng)
       seen = then
   return Simulated(reward, loss)
 

@@ -30,13 +30,13 @@ class _State(NamedTuple):
   """State of E worlds.
 
   Attributes:
-    count: Steps made in all, an int32 scalar.
+    made: Steps made in all, an int32 scalar.
     seed: What everything is drawn from.
     physics: What MuJoCo integrates, [E, ...].
     frames: The last ones of each, the newest the last, [E, stack, ...].
   """
 
-  count: np.ndarray
+  made: np.ndarray
   seed: np.ndarray
   physics: np.ndarray
   frames: np.ndarray
@@ -117,7 +117,7 @@ class ControlSuite:
     """Acts in a loop; the policy is compiled."""
     self._go_to(state)
     act = self._compiled(policy)
-    count, seed = int(state.count), int(state.seed)
+    count, seed = int(state.made), int(state.seed)
     frames = np.array(state.frames)
     told = []
     for _ in range(num_steps):
@@ -179,7 +179,7 @@ class ControlSuite:
 
   def _go_to(self, state):
     """Puts the simulators where a state is, unless they are there."""
-    count, seed = int(state.count), int(state.seed)
+    count, seed = int(state.made), int(state.seed)
     if self._live == (count, seed) or count % self.num_steps == 0:
       return  # They are, or new episodes begin.
     for lane, world in enumerate(self._worlds):

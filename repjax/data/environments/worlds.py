@@ -92,12 +92,12 @@ class _State(NamedTuple):
 
   Attributes:
     worlds: States of the environment, [E, ...].
-    count: Steps made in all, an int32 scalar.
+    made: Steps made in all, an int32 scalar.
     seed: What everything is drawn from.
   """
 
   worlds: Any
-  count: np.ndarray
+  made: np.ndarray
   seed: np.ndarray
 
 
@@ -170,7 +170,7 @@ class Simulated:
       return (worlds, count + 1), (seen, action, reward, then)
 
     carry, steps = jax.lax.scan(
-      step, (state.worlds, state.count), length=num_steps
+      step, (state.worlds, state.made), length=num_steps
     )
     return _State(*carry, state.seed), steps
 
