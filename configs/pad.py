@@ -8,8 +8,9 @@ that costs in the world of training. https://arxiv.org/abs/2007.04309
 
 paper: the authors' networks, soft actor-critic and deployment (11 convolutions,
   32 crops of one transition, Adam), in the DeepMind Control suite (extra
-  `dmcontrol`; config.data.name is a domain and a task; actions are repeated 4
-  times, in cartpole 8 and in finger 2).
+  `dmcontrol`; config.data.name is a domain and a task); its study deploys runs
+  that were trained before (--data_dir, `configs/parts/suite_study.py`).
+paper_cartpole: the same in cartpole, where actions are repeated 8 times.
 small: a point that circles a mark, in pictures of 16 x 16 pixels. The policy is
   cloned from a teacher, beside the same self-supervised task. All heads share
   one projection, and adaptation is plain gradient descent on one transition.
@@ -82,6 +83,11 @@ PRESETS = dict(
       best='validation/error',
       best_mode='min',
     ),
+  ),
+  paper_cartpole=dict(
+    on='paper',
+    data=dict(name='cartpole-swingup'),
+    world=dict(num_steps=125, action_repeat=8),
   ),
   sac=dict(
     on='small',

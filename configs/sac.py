@@ -31,6 +31,7 @@ PRESETS = dict(
     data=dict(name='cheetah-run'),
     # Worlds side by side, and steps that an action is repeated for.
     world=dict(num=1, num_steps=1000, action_repeat=1),
+    # Table 1; the range is PAD's, and how many steps go by chance is not there.
     agent=dict(features=(256, 256), log_std=(-10.0, 2.0)),
     tx=dict(learning_rate=3e-4, temperature_rate=3e-4, temperature_b1=0.9),
     sac=dict(discount=0.99, temperature=1.0, critic_decay=0.995, every=1),

@@ -3,8 +3,8 @@
 The agent acts in worlds beside the updates of the run (`types.Companion`), what
 it does goes into a memory, and the batches of the run are drawn from that. What
 a batch holds is a function of the seed and of all updates before, so that a run
-that was stopped goes on bit for bit: the memory and the worlds are kept in the
-work directory, each step in one file.
+that was stopped goes on bit for bit: the work directory keeps the memory, each
+step once, and where the worlds are.
 """
 
 from collections.abc import Iterator

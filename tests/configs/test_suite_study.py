@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from configs import pad as pad_recipe
 from configs import sac as sac_recipe
 from configs.studies import pad
 from repjax import run
@@ -45,6 +46,28 @@ def test_agents_learn_and_adapt_in_all_looks(suite):
   none, adapting = report.arrays.values()
   assert none.shape == (2, 4)
   assert (none != adapting).any()
+
+
+def test_runs_that_were_trained_before_are_deployed(suite, tmp_path):
+  config = _tiny()
+  config.study.update(suite_looks=('colours_hard',), suite_episodes=1)
+  config.run.best = ''
+  trained = config.copy_and_resolve_references()
+  del trained.study
+  for seed in (0, 1):
+    trained.seed = seed
+    run.fit(pad_recipe.build(trained), trained, tmp_path / str(seed))
+  config.data.dir = str(tmp_path)
+  report = pad.run(config, (0, 1))
+  assert report.arrays['no adaptation'].shape == (2, 2)
+  with pytest.raises(types.InputError, match='holds no checkpoint'):
+    pad.run(config, (2,))
+  config.agent.features = (9,)
+  with pytest.raises(types.InputError, match='other shapes'):
+    pad.run(config, (0,))
+  config.data.name = 'cartpole-balance'
+  with pytest.raises(types.InputError, match='was trained on cartpole-swingup'):
+    pad.run(config, (0,))
 
 
 def test_a_video_folder_without_pictures_is_refused(suite, tmp_path):
