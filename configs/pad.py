@@ -25,7 +25,7 @@ from configs import presets
 from configs.parts import policies
 from repjax import types
 
-PRESETS = dict(
+PRESETS: presets.Layer = dict(
   paper=dict(
     batch_size=128,
     eval_batch_size=500,
