@@ -56,11 +56,8 @@ class Memory:
   def add(self, steps: worlds.Steps) -> None:
     """Writes some steps of all worlds, over the oldest where it is full."""
     if not self._frames.size:
-      shape = (self._slots, self._num_worlds)
-      # The system gives memory as it is written.
       self._frames, self._action, self._reward = (
-        np.empty((*shape, *x.shape[2:]), x.dtype)
-        for x in (steps.seen, steps.action, steps.reward)
+        self._room(x) for x in (steps.seen, steps.action, steps.reward)
       )
     # More than there is room for would be written in no order.
     for start in range(0, len(steps.reward), self._num_steps):
@@ -140,6 +137,17 @@ class Memory:
         f'{folder} holds the memory of {self.written:,} steps, not of the '
         f'{steps:,} of the checkpoint: give another --workdir.'
       )
+
+  def _room(self, like):
+    """For all steps; the system gives memory as it is written."""
+    shape = (self._slots, self._num_worlds, *like.shape[2:])
+    try:
+      return np.empty(shape, like.dtype)
+    except MemoryError as error:
+      size = np.prod(shape, dtype=float) * like.dtype.itemsize / 1e9
+      raise types.InputError(
+        f'A memory of {size:.0f} GB does not fit: lower config.act.capacity.'
+      ) from error
 
   def _slot(self, steps):
     """Where the frame before a step is; behind each episode's is its last."""

@@ -136,3 +136,9 @@ def test_damaged_files_and_empty_memories_are_refused(tmp_path):
     _memory(100).load(tmp_path, 3)
   with pytest.raises(types.InputError, match='capacity'):
     _memory(0)
+
+
+def test_a_memory_that_does_not_fit_is_refused():
+  memory = replay.Memory(capacity=10**15, num_worlds=2, num_steps=_EPISODE)
+  with pytest.raises(types.InputError, match=r'lower config\.act\.capacity'):
+    memory.add(_Told().steps(1))
