@@ -12,7 +12,8 @@ What differs from the paper: two layers of 64 in place of 256, batches of 128,
 rates of 1e-3, four worlds side by side, and a start of 1,000 steps by chance.
 These were the first numbers that were tried. One trial with seed 0, which is
 not among the seeds here, had earned -157 when the thresholds were written; a
-temperature that stays had not been tried.
+temperature that stays had not been tried. With it the policy remains nearly
+uniform: its entropy is .67, of log 2 = .69 at most.
 """
 
 from ml_collections import config_dict
