@@ -4,7 +4,8 @@
 
 With --episodes=5x1 its features are judged by few-shot episodes: classifiers
 learn 5 classes from one row each, on what the layer --layer gets, and all see
-the same episodes.
+the same episodes. An agent that learned by acting (`configs/sac.py`) is judged
+by what it earns in test episodes.
 """
 
 from absl import flags
@@ -56,10 +57,15 @@ def main() -> None:
     judged = {'step': int(state.step), 'split': split, **judged}
     print(files.json_line(judged), end='', flush=True)
     return
+  step = int(state.step)
+  if not experiment.eval_splits:  # An agent that acts, in test episodes.
+    measures = experiment.companion.measures
+    values = {name: float(measure(state)) for name, measure in measures.items()}
+    print(files.json_line({'step': step, **values}), end='', flush=True)
+    return
   evaluator = loop.Evaluator(experiment.method)
   seen = evaluator(state, experiment.evals(split), split=split)
   values = experiment.measure(*seen)
-  step = int(state.step)
   logging.info('step %d, %d rows', step, len(seen[1]['mask']))
   line = files.json_line({'step': step, 'split': split, **values})
   print(line, end='', flush=True)

@@ -15,6 +15,7 @@ import os
 import pathlib
 import socket
 from typing import Any
+import zipfile
 
 from absl import logging
 import numpy as np
@@ -66,6 +67,28 @@ def replace(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes a JSON file whole or not at all; see `plain`."""
   replace(path, json.dumps(plain(value), indent=2, allow_nan=False) + '\n')
+
+
+def write_arrays(path: str | os.PathLike, **arrays: np.ndarray) -> None:
+  """Writes an npz file whole or not at all; makes its folder."""
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with replacing(path) as partial, open(partial, 'wb') as file:
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """All arrays of an npz file.
+
+  Raises:
+    InputError: If it is missing or damaged.
+  """
+  try:
+    with open(path, 'rb') as file, np.load(file) as stored:
+      return {name: stored[name] for name in stored.files}
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    raise types.InputError(
+      f'{path} is missing or damaged ({error}): give another --workdir.'
+    ) from error
 
 
 def json_line(value: Any) -> str:

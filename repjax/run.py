@@ -130,6 +130,7 @@ def _fit(
     best_mode=config.run.best_mode,
   )
   state, sums = _begin(experiment, config, directory, store, resume_config)
+  experiment.companion.begin(directory.workdir, int(state.step))
   # Now that nothing has refused: evaluation goes by it.
   directory.start({**origin, **config.to_dict()})
   batch_size = round(experiment.train.expected_rows)
@@ -155,6 +156,9 @@ def _fit(
   )
   evaluate = _Evaluation(experiment)
 
+  def act(step, state, _):
+    experiment.companion.follow(step, state)
+
   def evaluate_and_save(step, state, sums):
     del sums
     last = step == experiment.steps
@@ -168,12 +172,14 @@ def _fit(
         values = evaluate(state)
         logging.info('step %s  %s', f'{step:,}', averages.summary(values))
         directory.write(step, values)
+      experiment.companion.save(step)
       store.save(state, identity(config), values, sums=progress.sums)
 
   def stop(step, state, sums):
     del sums
     if parallel.agree_to_stop(step, asked=asked_to_stop()):
       progress.check(state)
+      experiment.companion.save(step)
       store.save(state, identity(config), sums=progress.sums)
       store.wait()
       raise types.PreemptedError(
@@ -188,9 +194,9 @@ def _fit(
       steps=experiment.steps,
       seed=config.seed,
       state=state,
-      hooks=(progress, evaluate_and_save, stop),
+      hooks=(progress, act, evaluate_and_save, stop),
     )
-    if not evaluate.last:  # Nothing was left to train.
+    if not evaluate.values:  # Nothing was left to train.
       evaluate(state)
   except types.NonFiniteError as error:
     store.wait()
@@ -238,7 +244,7 @@ def measures(experiment: types.Experiment) -> list[str]:
     columns = {name: x[real] for name, x in batch.items() if x.ndim == 1}
     with np.errstate(all='ignore'):
       names += [f'{split}/{x}' for x in experiment.measure(outputs, columns)]
-  return names
+  return [*names, *experiment.companion.measures]
 
 
 class _Evaluation:
@@ -248,19 +254,18 @@ class _Evaluation:
     self._experiment = experiment
     self._evaluator = loop.Evaluator(experiment.method)
     self.last = {}  # Split -> (outputs, columns).
+    self.values = {}
 
   def __call__(self, state) -> dict[str, float]:
-    for split in self._experiment.eval_splits:
-      batches = self._experiment.evals(split)
-      self.last[split] = self._evaluator(state, batches, split=split)
-    return self.values()
-
-  def values(self) -> dict[str, float]:
-    return {
-      f'{split}/{name}': x
-      for split, seen in self.last.items()
-      for name, x in self._experiment.measure(*seen).items()
-    }
+    made = self._experiment
+    for split in made.eval_splits:
+      seen = self._evaluator(state, made.evals(split), split=split)
+      self.last[split] = seen
+      for name, x in made.measure(*seen).items():
+        self.values[f'{split}/{name}'] = x
+    for name, measure in made.companion.measures.items():
+      self.values[name] = float(measure(state))
+    return dict(self.values)
 
 
 def _check_best(experiment, config):
@@ -275,11 +280,9 @@ def _check_best(experiment, config):
 
 
 def _begin(experiment, config, directory, store, resume_config):
-  """What to go on from, before any compute: a run never trains what it cannot
-  resume.
+  """The state to go on from, and the sums of the interval that it is amid.
 
-  Returns:
-    The state, and the sums of the interval that it is in the middle of.
+  Before any compute: a run never trains what it cannot resume.
   """
   guard = experiment.guard
   fresh = guard.keyed(
@@ -317,7 +320,7 @@ def _finish(experiment, directory, evaluate, facts):
   for split, seen in evaluate.last.items():
     for name, figure in experiment.figures(split, *seen).items():
       directory.figure(f'{split}_{name}', figure)
-  made = {'result': evaluate.values(), **facts, **report.environment()}
+  made = {'result': evaluate.values, **facts, **report.environment()}
   directory.finish(made)
   logging.info(
     'finished %s steps in %.0f s (%.0f s of training): %s',

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -154,9 +155,8 @@ class GradFn(Protocol):
     `style` is 'flat', 'per_layer' or 'automatic': see
     `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
     many consecutive rows count as one example (`repjax.data.batches.users`).
-    The sums also have 'gradient_norm', 'unclipped' (1 where the norm is at most
-    `clip_norm`), 'nonfinite' (1 where the gradient is not finite and counts as
-    0) and 'median_norm' (of a step's examples).
+    The sums also have 'gradient_norm', 'median_norm' (of a step), 'unclipped'
+    (norm at most `clip_norm`) and 'nonfinite' (a gradient that counts as 0).
     """
 
   def per_task(
@@ -186,11 +186,7 @@ class Method(NamedTuple):
 
 
 class Predictor(NamedTuple):
-  """A `Method` that is only evaluated.
-
-  Attributes:
-    predict: As that of a `Method`.
-  """
+  """A `Method` that is only evaluated: its `predict`."""
 
   predict: Callable[[TrainState, Batch], Mapping[str, jax.Array]]
 
@@ -254,6 +250,22 @@ class Guard(NamedTuple):
   statement: Callable[[int], Mapping[str, Any]] = lambda steps: {}
 
 
+class Companion(NamedTuple):
+  """What goes on beside the updates of a run, on the host; by default nothing.
+
+  Attributes:
+    begin: (work directory or None, step) -> None, before the next update.
+    follow: (step, state) -> None, after each one; the next batch waits.
+    save: Step -> None: what `begin` needs beside the checkpoint of that step.
+    measures: Name -> (state -> number), at each evaluation.
+  """
+
+  begin: Callable[['pathlib.Path | None', int], None] = lambda *args: None
+  follow: Callable[[int, TrainState], None] = lambda *args: None
+  save: Callable[[int], None] = lambda *args: None
+  measures: Mapping[str, Callable[[TrainState], float]] = MappingProxyType({})
+
+
 class Experiment(NamedTuple):
   """What a recipe's `build` wires together for `run`.
 
@@ -269,6 +281,7 @@ class Experiment(NamedTuple):
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
     figures: (split, outputs, columns) -> name -> matplotlib figure.
     guard: What the run must pass; a private plan fills it in.
+    companion: Acts beside the updates.
   """
 
   method: Method
@@ -280,6 +293,7 @@ class Experiment(NamedTuple):
   measure: Callable[..., dict[str, float]]
   figures: Callable[..., dict[str, Any]]
   guard: Guard = Guard()
+  companion: Companion = Companion()
 
 
 class Report(NamedTuple):
@@ -311,8 +325,6 @@ def check_choice(field: str, value: Any, choices: Sequence[Any]) -> None:
 
 def check_range(interval: str, **values: Any) -> None:
   """Raises InputError unless all values lie in an interval.
-
-  >>> check_range('[0, 1)', dropout_rate=0.1)
 
   Args:
     interval: As it is written in papers: '[' and ']' belong to it, '(' and ')'

@@ -8,8 +8,11 @@ import optax
 from configs import presets
 from repjax import types
 from repjax.adapt import pad
+from repjax.data.environments import control_suite
 from repjax.data.environments import environment
+from repjax.data.environments import pendulum
 from repjax.data.environments import point_mass
+from repjax.data.environments import worlds as worlds_lib
 from repjax.data.images import crops
 from repjax.data.reading import source
 from repjax.methods import inverse_dynamics
@@ -18,18 +21,59 @@ from repjax.models import agent as agents
 
 
 def world(config) -> environment.Environment:
-  """Where the policy acts.
+  """The point mass, where policies are cloned and deployed in compiled scans.
 
   Raises:
-    InputError: If there is no such world here.
+    InputError: If the config's world is another.
   """
   if config.data.name != 'point_mass':
     raise types.InputError(
-      f'config.data.name={config.data.name!r}: the only world with pictures '
-      'here is point_mass; run --preset=small, or deploy your own by '
-      'repjax.adapt.pad.'
+      f'config.data.name={config.data.name!r} has no teacher: set '
+      "config.trained_by='sac', or run --preset=small."
     )
-  return point_mass.make(**config.world)
+  return point_mass.make(
+    size=config.world.size, num_steps=config.world.num_steps
+  )
+
+
+def worlds(
+  config, *, column: str, look: str = 'training', video=()
+) -> worlds_lib.Worlds:
+  """Worlds side by side, to learn in.
+
+  Args:
+    config: With data.name, 'pendulum', 'point_mass' or a task of the DeepMind
+      Control suite; and world (num, num_steps, of the suite action_repeat, and
+      of pictures size and stack).
+    column: What an observation is, 'image' or 'features'.
+    look: Of the suite; see `control_suite`.
+    video: Pictures of that look.
+  """
+  settings = config.world
+
+  def simulated(env, look_of_all):
+    return worlds_lib.Simulated(
+      env, look_of_all, num=settings.num, column=column
+    )
+
+  if config.data.name == 'pendulum':
+    env = pendulum.make(num_steps=settings.num_steps)
+    return simulated(env, pendulum.LOOK)
+  if config.data.name == 'point_mass':
+    return simulated(world(config), point_mass.make_look())
+  seen = dict(stack=1)
+  if column == 'image':
+    seen = dict(size=settings.size, stack=settings.stack)
+  return control_suite.ControlSuite(
+    config.data.name,
+    num=settings.num,
+    num_steps=settings.num_steps,
+    action_repeat=settings.action_repeat,
+    column=column,
+    look=look,
+    video=video,
+    **seen,
+  )
 
 
 def rows(config, split: str) -> source.Source:
@@ -79,8 +123,8 @@ def rows(config, split: str) -> source.Source:
   return source.from_arrays('point_mass', flat, split=split)
 
 
-def network(config) -> agents.Agent:
-  """An encoder, an actor and the task's head."""
+def network(config, *, action_dim: int = 2) -> agents.Agent:
+  """An encoder, an actor, the task's head, and a critic where it is learned."""
   net = config.agent
 
   def projection():
@@ -89,23 +133,30 @@ def network(config) -> agents.Agent:
       own = agents.Encoder(net.own_channels, (1,) * len(net.own_channels))
     return agents.Projection(net.own_width, own)
 
+  def trunk(out):
+    return agents.Trunk(out, net.features)
+
   is_rotation = _task(config) is rotation.make
+  is_cloned = config.trained_by == 'behaviour_cloning'
   return agents.Agent(
     encoder=agents.Encoder(
       net.channels, net.strides, width=net.width, unfolded=net.unfolded
     ),
-    actor=agents.Actor(projection(), agents.Trunk(4, net.features)),
+    actor=agents.Actor(projection(), trunk(2 * action_dim)),
+    critic=None
+    if is_cloned
+    else agents.Critic(projection(), trunk(1), trunk(1)),
     task=agents.Task(
       projection(),
-      agents.Trunk(4 if is_rotation else 2, net.features),
+      trunk(4 if is_rotation else action_dim),
       num_inputs=1 if is_rotation else 2,
     ),
   )
 
 
-def task_loss(config) -> types.LossFn:
+def task_loss(config, *, action_dim: int = 2) -> types.LossFn:
   """What is learned beside the policy, and alone after deployment."""
-  return _task(config)(network(config))
+  return _task(config)(network(config, action_dim=action_dim))
 
 
 def _task(config):
@@ -113,20 +164,31 @@ def _task(config):
   return presets.choose('task.name', config.task.name, kinds)
 
 
-def adapter(config) -> pad.Adapter:
+def crop(config):
+  """(batch, key) -> batch of random windows; None where there are none."""
+  settings = config.pad
+  if not settings.crop:
+    return None
+  return lambda batch, rng: crops.of_transitions(
+    batch, rng, size=settings.crop, padding=settings.padding
+  )
+
+
+def view(config):
+  """What the policy sees of pictures: where windows are drawn, the middle."""
+  if not config.pad.crop or config.pad.padding:
+    return lambda image: image
+  return lambda image: crops.center_crop(image, size=config.pad.crop)
+
+
+def adapter(config, *, action_dim: int = 2) -> pad.Adapter:
   """How the policy adapts; its rate is said where it is deployed."""
   settings = config.pad
   kinds = dict(adam=optax.adam, sgd=optax.sgd)
   optimizer = presets.choose('pad.optimizer', settings.optimizer, kinds)
-
-  def crop(batch, rng):
-    return crops.of_transitions(
-      batch, rng, size=settings.crop, padding=settings.padding
-    )
-
   return pad.make(
-    task_loss(config),
+    task_loss(config, action_dim=action_dim),
     optimizer(1.0),
     copies=settings.copies,
-    transform=crop if settings.crop else None,
+    transform=crop(config),
   )

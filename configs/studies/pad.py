@@ -3,28 +3,39 @@
 The paper reports that policies earn more in most tasks of the DeepMind Control
 suite with random colours and video backgrounds when the encoder goes on
 learning the self-supervised task after deployment, and lose nothing in the
-world of training. Here: a cloned policy that circles a mark, in 16 looks of
-four kinds (background, objects, light, moving stripes), four episodes each.
+world of training. Here: a policy that circles a mark, cloned from a teacher
+(preset small) or learned from rewards by soft actor-critic (preset sac), in 16
+looks of four kinds (background, objects, light, moving stripes), four episodes
+each.
 
-The rate for each kind of look is chosen, seed by seed, on the other three
-kinds, and for the world of training on all four. A look counts as failing where
-the policy without adaptation earns less than 80 % of what it earns in training.
-The gain is that of the mean return over all failing looks: a mean of ratios
-would be ruled by looks in which nothing was earned before.
+The rate for each kind of look is chosen on the other three kinds, and for the
+world of training on all four: one rate for all seeds, by what they earn
+together, since authors and users have one. A look counts as failing where the
+policy without adaptation earns less than 80 % of what it earns in training. The
+gain of a seed is what it earns more in its failing looks, by what seeds earn
+there on average, so that the mean gain is that of the mean return.
 
-What differs from the paper: cloning in place of soft actor-critic, one
-projection shared by all heads (in the authors' code each head has its own, and
-shares convolutions alone), no crops, and plain gradient descent; Adam, the
-authors' optimizer, is measured beside it with rates chosen alike. The world,
-the shared projection and plain descent were chosen in trials with two other
-seeds and nine looks drawn by hand, so that gains of this size were in view when
-the thresholds were written. With heads of their own projections, in two worlds
-where the goal or the point jumps, no rate helped in most looks. What the harm
-detector does, and agents that are told other actions or are never reset, had
-not been seen.
+A first record, of seeds 0 to 4, took each seed's own ratio and a rate of each
+seed's own: .21 +- .90, where one seed had 1.49 (from 6 to 39 in dim light) and
+the others -.26 to .05. Its width is that between policies: whether adaptation
+catches in light and stripes, which is where anything is earned, and rates that
+single seeds had chosen on looks where they earned about 1 of 87 and which then
+spoiled the stripes (25 to 10, 14 to 6). More episodes would not have helped. So
+rates are chosen together, returns are averaged as in the paper, and there are
+ten seeds, none of which had been seen; the thresholds are those of then.
+
+What differs from the paper: cloning in `small`, one projection shared by all
+heads (in the authors' code each head has its own, and shares convolutions
+alone), no crops, and plain gradient descent; Adam, the authors' optimizer, is
+measured beside it with rates chosen alike. The world, the shared projection and
+plain descent were chosen in trials with two other seeds and nine looks drawn by
+hand, so that gains of this size were in view when the thresholds were written.
+With heads of their own projections, in two worlds where the goal or the point
+jumps, no rate helped in most looks. Of learned policies a trial had been seen,
+two other seeds in twelve other looks: at 1e-3 they earned a few points more in
+three kinds. The preset `paper` is the authors' own procedure, in the DeepMind
+Control suite, which has not been run at its length.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -33,23 +44,21 @@ import numpy as np
 
 from configs import pad as recipe
 from configs import presets
-from configs.parts import control
+from configs.parts import deployed
+from configs.parts import suite_study
 from repjax import plots
 from repjax import types
 from repjax.adapt import pad
-from repjax.data.environments import environment
 from repjax.data.environments import point_mass
-from repjax.methods import behaviour_cloning
 from repjax.protocols import deployment
-from repjax.protocols import side_by_side
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 
-# The thresholds stood here before the first run of this study.
+# The thresholds stood here before the first run of this study; none has moved.
 CLAIMS = dict(
   cloned=dict(
     kind='first',
-    says='return in the world of training, the cloned policy over its teacher',
+    says='return in the world of training, the policy over the teacher',
     paper='not reported',
     at_least=0.9,
   ),
@@ -112,6 +121,10 @@ STUDY = dict(
       episodes=4,
       fails_below=0.8,
       rates=dict(sgd=(3e-4, 1e-3, 3e-3, 1e-2), adam=(3e-5, 1e-4, 3e-4, 1e-3)),
+      # Of the DeepMind Control suite; '' are waves that are made.
+      suite_looks=('colours_easy', 'colours_hard', 'video'),
+      suite_episodes=100,
+      video='',
     )
   ),
   smoke=dict(
@@ -128,94 +141,90 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
 
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
-  """Clones one policy a seed, deploys all of them in all looks."""
-  env = control.world(config)
-  params = _clone(config, seeds)
+  """Trains one policy a seed, deploys all of them in all looks."""
+  if config.data.name != 'point_mass':
+    return suite_study.run(config, seeds)
+  params = deployed.trained(config, seeds)
   looks = {_TRAINING: point_mass.make_look()}
   for kind in point_mass.KINDS:
     looks |= point_mass.draw_looks(
       kind, num=config.study.looks, seed=config.study.looks_seed
     )
   kinds = np.array([name.split()[0] for name in looks])
-  deploy = functools.partial(_deploy, config, env, params, looks)
+  deploy = deployed.Deployer(config, params, looks)
   still = deploy('sgd', rate=0.0)
-  none = _returns(config, still)  # [S, L]
+  none = deploy.mean_return(still)  # [S, L]
   fails = none < config.study.fails_below * none[:, :1]  # Not in training.
-  limit = jax.vmap(pad.training_limit)(
-    jnp.asarray(
-      _deploy(
-        config,
-        env,
-        params,
-        {_TRAINING: looks[_TRAINING]},
-        'sgd',
-        rate=0.0,
-        key=1,
-      ).recent
-    )
+  before = deployed.over(none, fails)
+  in_training = deploy(
+    'sgd', looks={_TRAINING: looks[_TRAINING]}, rate=0.0, key=1
   )
+  limit = jax.vmap(pad.training_limit)(jnp.asarray(in_training.recent))
 
   def gain(returns):
-    return _over(returns, fails) / _over(none, fails) - 1
+    # What an agent earns more, by what they all earn: a ratio of its own would
+    # be ruled by agents that earned next to nothing.
+    return (deployed.over(returns, fails) - before) / before.mean()
 
   def cost(returns):
     return 1 - returns[:, 0] / none[:, 0]
 
   returns, rates = {'no adaptation': none}, {}
   for optimizer, grid in config.study.rates.items():
-    tried = [_returns(config, deploy(optimizer, rate=x)) for x in grid]
-    chosen = deployment.choose_rates(np.stack(tried), fails, kinds)  # [S, L]
+    tried = np.stack([deploy.returns(optimizer, rate=x) for x in grid])
+    chosen = deployment.choose_rates(tried, fails, kinds)  # [L]
     rates[optimizer] = np.asarray(grid)[chosen]
-    returns[optimizer] = np.take_along_axis(
-      np.stack(tried), chosen[None], axis=0
-    )[0]
+    returns[optimizer] = tried[chosen, :, np.arange(len(kinds))].T
   rate = rates['sgd']
-  shuffled = deploy('sgd', rate=rate, actions='shuffled')
-  returns['shuffled actions'] = _returns(config, shuffled)
+  returns['shuffled actions'] = deploy.returns(
+    'sgd', rate=rate, actions='shuffled'
+  )
   careful = deploy('sgd', rate=rate, limit=limit)
-  returns['harm detector'] = _returns(config, careful)
+  returns['harm detector'] = deploy.mean_return(careful)
   third = {
-    reset: _returns(
-      config, deploy('sgd', rate=rate, episodes=3, reset=reset), episode=2
+    reset: deployed.over(
+      deploy.returns('sgd', rate=rate, episodes=3, reset=reset, episode=2),
+      fails,
     )
     for reset in ('episode', 'never')
   }
-  teacher = _teacher(config, env)
+  of_kinds = {
+    kind: {name: x[:, kinds == kind].mean(1) for name, x in returns.items()}
+    for kind in (_TRAINING, *point_mass.KINDS)
+  }
   return types.Report(
     scalars={
-      'cloned': none[:, 0] / teacher,
+      'cloned': none[:, 0] / deployed.of_teacher(config),
       'failing': fails[:, 1:].mean(1),
       'gain': gain(returns['sgd']),
       'cost': cost(returns['sgd']),
       'shuffled_gain': gain(returns['shuffled actions']),
       'detector_gain': gain(returns['harm detector']),
       'detector_saves': cost(returns['sgd']) - cost(returns['harm detector']),
-      'never_reset': _over(third['never'], fails)
-      / _over(third['episode'], fails)
-      - 1,
+      'never_reset': (third['never'] - third['episode'])
+      / third['episode'].mean(),
       'adam_gain': gain(returns['adam']),
       'adam_cost': cost(returns['adam']),
       'detector cost': cost(returns['harm detector']),
       'detector, steps that adapt in training': np.asarray(careful.adapting)[
         ..., : config.study.episodes
       ].mean((1, 2, 3)),
-      **{f'{name} rate in training': x[:, 0] for name, x in rates.items()},
+      'gain, mean of ratios': deployed.over(returns['sgd'], fails) / before - 1,
       **{
-        f'{name}, return in {kind}': x[:, kinds == kind].mean(1)
-        for name, x in returns.items()
+        f'{name} rate in {kind}': [float(x[kinds == kind][0])] * len(none)
+        for name, x in rates.items()
         for kind in (_TRAINING, *point_mass.KINDS)
       },
+      **{
+        f'{name}, return in {kind}': x
+        for kind, each in of_kinds.items()
+        for name, x in each.items()
+      },
     },
-    arrays={name: np.asarray(x) for name, x in returns.items()},
+    arrays=returns,
     figures={
       'returns': plots.bars(
-        {
-          kind: {
-            name: x[:, kinds == kind].mean(1) for name, x in returns.items()
-          }
-          for kind in (_TRAINING, *point_mass.KINDS)
-        },
-        ylabel=f'return of an episode of {env.num_steps} steps',
+        of_kinds, ylabel=f'return of an episode of {deploy.env.num_steps} steps'
       ),
       'task_loss': plots.seed_curves(
         {
@@ -229,66 +238,9 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   )
 
 
-def _clone(config, seeds):
-  """Parameters of one agent a seed."""
-  train, test = (control.rows(config, x) for x in ('train', 'validation'))
-  cloned = side_by_side.train(
-    'cloning',
-    recipe.method(config),
-    {},
-    test.columns(),
-    seeds=seeds,
-    batch_size=config.batch_size,
-    steps=config.min_steps,
-    shared=train.columns(),
-    score=behaviour_cloning.error,
-  )
-  return cloned.states.params
-
-
-def _deploy(config, env, params, looks, optimizer, **settings):
-  """All agents in all looks; see `deployment.everywhere`."""
-  config = config.copy_and_resolve_references()
-  config.pad.optimizer = optimizer
-  return deployment.everywhere(
-    env,
-    control.network(config),
-    control.adapter(config),
-    params,
-    point_mass.stack_looks(looks),
-    times=config.study.episodes,
-    **settings,
-  )
-
-
-def _returns(config, deployed, *, episode=0):
-  """Mean return, [S, L]."""
-  total = deployed.reward[:, episode].sum(1)  # [S, L * episodes]
-  return total.reshape(len(total), -1, config.study.episodes).mean(-1)
-
-
-def _over(returns, fails):
-  """Mean over failing looks, [S]."""
-  return (returns * fails).sum(1) / np.maximum(fails.sum(1), 1)
-
-
-def _teacher(config, env):
-  """Mean return of the teacher in the world of training."""
-  looks = environment.repeat(point_mass.make_look(), config.study.episodes)
-  walked = jax.jit(
-    lambda rng: environment.walk_of_states(
-      env,
-      lambda states, seen, keys: jax.vmap(point_mass.expert)(states),
-      looks,
-      rng,
-    )
-  )(jax.random.key(0))
-  return float(walked.reward.sum(0).mean())
-
-
-def _losses(config, deployed, fails):
+def _losses(config, told, fails):
   """(steps, loss of the task in failing looks [T, S])."""
   each = np.repeat(fails, config.study.episodes, axis=1)[:, None]  # [S, 1, E]
-  loss = deployed.loss[:, 0]  # [S, T, E]
+  loss = told.loss[:, 0]  # [S, T, E]
   mean = (loss * each).sum(2) / np.maximum(each.sum(2), 1)
   return np.arange(loss.shape[1]), mean.T

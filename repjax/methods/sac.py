@@ -7,6 +7,7 @@ Levine, 'Soft Actor-Critic Algorithms and Applications', 2018
 task, and never from the actor.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
@@ -18,8 +19,12 @@ import optax
 from repjax import gradients
 from repjax import parallel
 from repjax import types
+from repjax.methods import squashed_policy
 from repjax.methods import step as steps
 from repjax.models import agent as agents
+
+# A stream of an update's key beside those of the losses.
+_TRANSFORM = 3
 
 
 class SacState(NamedTuple):
@@ -76,6 +81,8 @@ def make(
   encoder_decay: float = 0.95,
   every: Every = Every(),
   task: types.LossFn | None = None,
+  transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
+  view: Callable[[jax.Array], jax.Array] = lambda x: x,
   column: str = 'image',
 ) -> types.Method:
   """Learns from transitions, of whichever policy they are.
@@ -90,6 +97,10 @@ def make(
     encoder_decay: That of the encoder's slow average.
     every: How often the rest is updated.
     task: The self-supervised loss, or None for none.
+    transform: (batch, rng) -> batch on the devices, before the losses, such as
+      random crops; `rng` is equal on all devices.
+    view: Of observations [B, ...], what the policy acts on, such as their
+      middle.
     column: Of observations.
 
   Returns:
@@ -111,14 +122,14 @@ def make(
   )
   decay = dict(encoder=encoder_decay, critic=critic_decay)
 
-  def critic_loss(state):
+  def critic_loss(state, rng):
     weight = jnp.exp(state.extra.log_temperature)
 
-    def loss_fn(params, model_state, batch, rng):
+    def loss_fn(params, model_state, batch, _):
       gaussian = model.apply(
         {'params': state.params}, batch[f'next_{column}'], method='policy'
       )
-      action, log_prob = squash(gaussian, rng)
+      action, log_prob = squashed_policy.draw(gaussian, rng)
       values = model.apply(
         {'params': state.extra.target},
         batch[f'next_{column}'],
@@ -143,16 +154,16 @@ def make(
 
     return loss_fn
 
-  def actor_loss(state):
+  def actor_loss(state, rng):
     weight = jnp.exp(state.extra.log_temperature)
 
-    def loss_fn(params, model_state, batch, rng):
+    def loss_fn(params, model_state, batch, _):
       # The encoder has moved with the critic, and does not with the actor.
       variables = {'params': {**state.params, **params}}
       gaussian = model.apply(
         variables, batch[column], stop=True, method='policy'
       )
-      action, log_prob = squash(gaussian, rng)
+      action, log_prob = squashed_policy.draw(gaussian, rng)
       values = model.apply(
         variables, batch[column], action, stop=True, method='values'
       )
@@ -180,7 +191,7 @@ def make(
   def act(state, batch, rng):
     """Actor and temperature."""
     state, sums = descend(
-      state, tx.actor, 'actor', ('actor',), actor_loss(state), batch, rng
+      state, tx.actor, 'actor', ('actor',), actor_loss(state, rng), batch, rng
     )
     total, weight = sums['entropy']
     # d/d log_temperature of temperature * (entropy - target entropy).
@@ -208,13 +219,15 @@ def make(
 
   def update(state, batch, rng):
     rng_critic, rng_actor, rng_task = jax.random.split(rng, 3)
+    if transform is not None:
+      batch = transform(batch, jax.random.fold_in(rng, _TRANSFORM))
     turn = state.step
     state, sums = descend(
       state,
       tx.critic,
       'critic',
       _present(state.params, ('encoder', 'critic')),
-      critic_loss(state),
+      critic_loss(state, rng_critic),
       batch,
       rng_critic,
     )
@@ -247,7 +260,7 @@ def make(
     return state.replace(step=turn + 1), sums
 
   def init(rng, batch):
-    params = model.init(rng, batch[column], batch['action'])['params']
+    params = model.init(rng, view(batch[column]), batch['action'])['params']
     log_temperature = jnp.log(jnp.asarray(temperature, jnp.float32))
     slow = _present(params, ('encoder', 'critic'))
     opt_state = Optimizers(
@@ -267,39 +280,12 @@ def make(
       extra=SacState(target, log_temperature),
     )
 
+  exploit = squashed_policy.exploiting(model, view=view)
+
   def predict(state, batch):
-    gaussian = model.apply(
-      {'params': state.params}, batch[column], method='policy'
-    )
-    return {'action': jnp.tanh(gaussian.mean)}
+    return {'action': exploit(state.params, batch[column], rng=None)}
 
   return types.Method(init, update, predict)
-
-
-def squash(gaussian: agents.Gaussian, rng: jax.Array):
-  """A draw of tanh of a Gaussian, and its log-density (appendix C).
-
-  The authors of PAD write log(relu(1 - tanh^2) + 1e-6) for the logarithm of
-  tanh's slope, and so do we: far out it is never below -13.8.
-
-  Args:
-    gaussian: Mean and logarithm of the deviation, [B, A].
-    rng: Key of the draw.
-
-  Returns:
-    (actions [B, A], log-densities [B]).
-  """
-  noise = jax.random.normal(rng, gaussian.mean.shape)
-  return squash_noise(gaussian, noise)
-
-
-def squash_noise(gaussian: agents.Gaussian, noise: jax.Array):
-  """`squash` of noise [B, A] that was drawn before."""
-  action = jnp.tanh(gaussian.mean + noise * jnp.exp(gaussian.log_std))
-  log_prob = -0.5 * jnp.square(noise) - gaussian.log_std
-  log_prob = log_prob - 0.5 * jnp.log(2 * jnp.pi)
-  slope = jnp.log(jax.nn.relu(1 - jnp.square(action)) + 1e-6)
-  return action, (log_prob - slope).sum(-1)
 
 
 def targets(

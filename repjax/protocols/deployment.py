@@ -1,7 +1,10 @@
-"""Deploys trained agents in worlds of many looks, all side by side."""
+"""Deploys trained agents in worlds of many looks, side by side or by hand."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
+from typing import NamedTuple
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 from repjax import types
 from repjax.adapt import pad
 from repjax.data.environments import environment
+from repjax.methods import squashed_policy
 from repjax.models import agent as agents
 
 
@@ -50,34 +54,128 @@ def everywhere(
   rates = np.broadcast_to(np.asarray(rate, np.float32), (num, num_looks))
   limits = np.broadcast_to(np.asarray(limit, np.float32), num)
 
-  def act(params, observation, rng):
-    del rng  # The policy's mode.
-    gaussian = model.apply(
-      {'params': params}, observation[None], method='policy'
-    )
-    return jnp.tanh(gaussian.mean[0])
+  run = _program(env, model, adapter, tuple(sorted(settings.items())))
+  told = run(
+    params,
+    looks,
+    jax.random.key(key),
+    np.repeat(rates, times, axis=1),
+    limits,
+  )
+  return jax.device_get(told)
 
-  def one(params, rate, limit):
+
+@functools.lru_cache(maxsize=4)
+def _program(env, model, adapter, settings):
+  """Compiled once for all rates, limits and parameters."""
+  policy = squashed_policy.exploiting(model)
+
+  def act(params, observation, rng):
+    return policy(params, observation[None], rng)[0]
+
+  def one(params, looks, key, rate, limit):
     return pad.deploy(
       env,
       act,
       adapter,
       params,
       looks,
-      jax.random.key(key),
+      key,
       rate=rate,
       limit=limit,
-      **settings,
+      **dict(settings),
     )._replace(params=())
 
-  run = jax.jit(jax.vmap(one))
-  return jax.device_get(run(params, np.repeat(rates, times, axis=1), limits))
+  return jax.jit(jax.vmap(one, (0, None, None, 0, 0)))
+
+
+class ByHand(Protocol):
+  """A world that is stepped on the host, such as `ControlSuite`.
+
+  Attributes:
+    num_steps: Length of an episode.
+  """
+
+  num_steps: int
+
+  def first(self, seed: int, episode: int) -> np.ndarray:
+    """What is seen when an episode begins."""
+
+  def next(
+    self, action: np.ndarray, time: int, seen: np.ndarray
+  ) -> tuple[np.ndarray, float]:
+    """(What is seen after step number `time`, its reward)."""
+
+
+class Simulated(NamedTuple):
+  """What one agent met in K episodes of T steps, one after the other.
+
+  Attributes:
+    reward: [K, T].
+    loss: The task's loss before each update, [K, T].
+  """
+
+  reward: np.ndarray
+  loss: np.ndarray
+
+
+def in_simulator(
+  world: ByHand,
+  policy: squashed_policy.Policy,
+  adapter: pad.Adapter,
+  params: types.PyTree,
+  *,
+  rate: float,
+  episodes: int,
+  seed: int,
+  limit: float = -1.0,
+) -> Simulated:
+  """An agent that acts and adapts in a world that no compiler knows.
+
+  As trained again at the beginning of each episode, as in the authors' code.
+
+  Args:
+    world: Steps on the host; policy and adaptation are compiled.
+    policy: What it does, (parameters, observations [1, ...], key) -> actions.
+    adapter: How it adapts.
+    params: Of the agent.
+    rate: Of the adaptation; 0 for none.
+    episodes: K.
+    seed: Of the episodes, which are the same at all rates.
+    limit: Of the harm detector; see `pad.training_limit`.
+  """
+  types.check_range('[1, inf)', episodes=episodes)
+  act, update = _compiled(policy, adapter)
+  reward = np.zeros((episodes, world.num_steps))
+  loss = np.zeros_like(reward)
+  for episode in range(episodes):
+    state = adapter.init(params, rate, limit)
+    seen = world.first(seed, episode)
+    for t in range(world.num_steps):
+      rng = jax.random.fold_in(jax.random.key(seed), t)
+      action = act(state.params, seen)
+      then, reward[episode, t] = world.next(np.asarray(action), t + 1, seen)
+      transition = pad.Transition(jnp.asarray(seen), action, jnp.asarray(then))
+      state, loss[episode, t] = update(state, transition, rng)
+      seen = then
+  return Simulated(reward, loss)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(policy, adapter):
+  return (
+    jax.jit(lambda params, seen: policy(params, seen[None], None)[0]),
+    jax.jit(adapter.update),
+  )
 
 
 def choose_rates(
   tried: np.ndarray, fails: np.ndarray, kinds: Sequence[str]
 ) -> np.ndarray:
-  """Rates for each kind of look, chosen on the looks of all other kinds.
+  """A rate for each kind of look, chosen on the looks of all other kinds.
+
+  One for all agents, by what they earn together: a rate chosen agent by agent
+  is noise where hardly anything is earned.
 
   Args:
     tried: Returns at R rates, [R, S, L].
@@ -85,12 +183,12 @@ def choose_rates(
     kinds: Of the L looks.
 
   Returns:
-    Places of the best rates in `tried`, [S, L]: the same for looks of one kind,
+    Places of the best rates in `tried`, [L]: the same for looks of one kind,
     whose own returns count for nothing in it.
   """
   names = np.asarray(kinds)
-  chosen = np.zeros(fails.shape, int)
+  chosen = np.zeros(len(names), int)
   for kind in np.unique(names):
     others = fails & (names != kind)
-    chosen[:, names == kind] = (tried * others).sum(2).argmax(0)[:, None]
+    chosen[names == kind] = (tried * others).sum((1, 2)).argmax()
   return chosen

@@ -10,6 +10,7 @@ import pytest
 from repjax import types
 from repjax.methods import inverse_dynamics
 from repjax.methods import sac
+from repjax.methods import squashed_policy
 from repjax.models import agent as agents
 
 
@@ -51,7 +52,7 @@ def state():
 def test_the_density_of_a_squashed_gaussian_is_its_derivative():
   gaussian = agents.Gaussian(jnp.array([[0.3, -0.8]]), jnp.array([[-1.0, 0.2]]))
   noise = np.array([[0.4, -0.5]])
-  action, log_prob = sac.squash_noise(gaussian, jnp.asarray(noise))
+  action, log_prob = squashed_policy.squash(gaussian, jnp.asarray(noise))
   mean, log_std = (np.asarray(x, np.float64) for x in gaussian)
   raw = mean + np.exp(log_std) * noise
   np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-5)
@@ -64,7 +65,7 @@ def test_the_density_of_a_squashed_gaussian_is_its_derivative():
 
 def test_far_out_the_correction_is_that_of_the_authors():
   gaussian = agents.Gaussian(jnp.array([[50.0]]), jnp.array([[0.0]]))
-  action, log_prob = sac.squash_noise(gaussian, jnp.zeros((1, 1)))
+  action, log_prob = squashed_policy.squash(gaussian, jnp.zeros((1, 1)))
   assert float(action[0, 0]) == 1.0
   expected = -0.5 * np.log(2 * np.pi) - np.log(1e-6)
   np.testing.assert_allclose(log_prob, [expected], rtol=1e-5)
@@ -97,9 +98,9 @@ def test_the_critics_loss_and_slow_averages_are_the_formulas(state):
   batch, rng = _batch(), jax.random.key(1)
   after, sums = jax.jit(_method().update)(state, batch, rng)
   variables = {'params': state.params}
-  rng_critic = jax.random.fold_in(jax.random.split(rng, 3)[0], 0)
+  rng_critic = jax.random.split(rng, 3)[0]
   gaussian = _MODEL.apply(variables, batch['next_image'], method='policy')
-  action, log_prob = sac.squash(gaussian, rng_critic)
+  action, log_prob = squashed_policy.draw(gaussian, rng_critic)
   slow = _MODEL.apply(
     {'params': state.extra.target}, batch['next_image'], action, method='values'
   )

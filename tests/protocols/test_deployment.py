@@ -1,7 +1,18 @@
-"""Rates are chosen on looks of other kinds, by what was earned there."""
+"""Rates are chosen on looks of other kinds; by hand is as in one scan."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
+from repjax import types
+from repjax.adapt import pad
+from repjax.data.environments import environment
+from repjax.data.environments import point_mass
+from repjax.methods import inverse_dynamics
+from repjax.methods import squashed_policy
+from repjax.models import agent as agents
 from repjax.protocols import deployment
 
 
@@ -11,8 +22,79 @@ def test_a_looks_own_kind_counts_for_nothing():
   # Light likes the first rate, stripes the second.
   tried = np.array([[[9.0, 5.0, 5.0, 1.0]], [[0.0, 1.0, 1.0, 3.0]]])
   chosen = deployment.choose_rates(tried, fails, kinds)
-  np.testing.assert_array_equal(chosen, [[0, 1, 1, 0]])
+  np.testing.assert_array_equal(chosen, [0, 1, 1, 0])
   # A look that does not fail has no say.
   fails = np.array([[False, False, False, True]])
   chosen = deployment.choose_rates(tried, fails, kinds)
-  np.testing.assert_array_equal(chosen, [[1, 1, 1, 0]])
+  np.testing.assert_array_equal(chosen, [1, 1, 1, 0])
+
+
+def test_all_agents_have_the_rate_that_is_best_for_them_together():
+  tried = np.array([[[0.0, 5.0], [0.0, 1.0]], [[0.0, 3.0], [0.0, 4.0]]])
+  fails = np.array([[False, True]] * 2)
+  chosen = deployment.choose_rates(tried, fails, ['training', 'light'])
+  assert chosen[0] == 1
+
+
+class _ByHand:
+  """The point mass, a step at a time."""
+
+  def __init__(self, env, states):
+    self.num_steps = env.num_steps
+    self._env, self._states = env, states
+
+  def first(self, seed, episode):
+    self._state = self._states[episode]
+    return np.asarray(self._env.observe(self._state))
+
+  def next(self, action, time, seen):
+    del time, seen  # The state knows.
+    self._state, reward = self._env.step(self._state, action)
+    return np.asarray(self._env.observe(self._state)), float(reward)
+
+
+@pytest.mark.parametrize('rate', [0.0, 0.1])
+def test_by_hand_is_what_one_scan_does(rate):
+  env = point_mass.make(size=8, num_steps=5)
+  none = agents.Projection(0)
+  model = agents.Agent(
+    agents.Encoder((4,), (2,), width=6, unfolded=True),
+    agents.Actor(none, agents.Trunk(4, (5,))),
+    task=agents.Task(none, agents.Trunk(2, (5,))),
+  )
+  params = model.init(
+    jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 2))
+  )['params']
+  # Nothing is drawn: one transition, no crops.
+  adapter = pad.make(inverse_dynamics.make(model), optax.sgd(1.0), copies=1)
+  looks = environment.repeat(point_mass.make_look(gain=0.5), 1)
+  told = deployment.everywhere(
+    env,
+    model,
+    adapter,
+    jax.tree.map(lambda x: x[None], params),
+    looks,
+    rate=rate,
+    episodes=2,
+  )
+  states = []
+  for key in jax.random.split(jax.random.key(0), 2):
+    rng = jax.random.split(jax.random.split(key)[0], 1)[0]
+    states.append(env.reset(rng, point_mass.make_look(gain=0.5)))
+  by_hand = deployment.in_simulator(
+    _ByHand(env, states),
+    squashed_policy.exploiting(model),
+    adapter,
+    params,
+    rate=rate,
+    episodes=2,
+    seed=0,
+  )
+  np.testing.assert_allclose(
+    by_hand.reward, told.reward[0, :, :, 0], rtol=1e-3, atol=1e-6
+  )
+  np.testing.assert_allclose(by_hand.loss, told.loss[0, :, :, 0], rtol=1e-3)
+  with pytest.raises(types.InputError, match='episodes'):
+    deployment.in_simulator(
+      _ByHand(env, states), None, adapter, params, rate=0.0, episodes=0, seed=0
+    )

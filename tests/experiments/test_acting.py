@@ -1,0 +1,111 @@
+"""A run that acts goes on bit for bit, and acts as often as it should."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import sac
+from repjax import run
+from repjax import types
+from repjax.experiments import acting
+
+
+@pytest.fixture
+def config():
+  config = sac.get_config('smoke')
+  # Two worlds' six steps by chance, then two steps for four updates.
+  config.world.num = 2
+  config.act.update(first=6, steps=2, updates=4)
+  config.min_steps = 30
+  config.run.update(log_every=5, eval_every=10, save_every=5, best='return')
+  return config
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path):
+  whole = run.fit(sac.build(config), config, tmp_path / 'whole')
+  calls = iter(range(30))
+  with pytest.raises(types.PreemptedError, match='after step 23'):
+    run.fit(
+      sac.build(config),
+      config,
+      tmp_path / 'parts',
+      asked_to_stop=lambda: next(calls) == 22,
+    )
+  parts = run.fit(sac.build(config), config, tmp_path / 'parts')
+  assert parts['params_crc32'] == whole['params_crc32']
+  assert parts['result'] == whole['result']
+  assert parts['best_step'] == whole['best_step']
+  lines = [
+    (tmp_path / x / 'metrics.jsonl').read_text().count('"return"')
+    for x in ('whole', 'parts')
+  ]
+  assert lines == [3, 3]
+
+
+def test_without_its_memory_a_run_says_so(config, tmp_path):
+  calls = iter(range(30))
+  with pytest.raises(types.PreemptedError):
+    run.fit(
+      sac.build(config),
+      config,
+      tmp_path,
+      asked_to_stop=lambda: next(calls) == 22,
+    )
+  for path in (tmp_path / 'memory').glob('rows-*'):
+    path.unlink()
+  with pytest.raises(types.InputError, match='memory of 0 steps'):
+    run.fit(sac.build(config), config, tmp_path)
+
+
+def test_the_memory_grows_with_the_updates(config):
+  experiment = sac.build(config)
+  batches, companion = experiment.train, experiment.companion
+  state = jax.jit(experiment.method.init)(jax.random.key(0), batches.batch(0))
+  grown = []
+  for step in range(1, 21):
+    before = batches.batch(step)
+    companion.follow(step, state)
+    grown.append(batches.num_transitions)
+    again = batches.batch(step)
+    changed = not np.array_equal(before['action'], again['action'])
+    assert changed == (step > 12 and step % 4 == 0)
+  # By chance 12; two steps of two worlds after each four updates, from the
+  # sixteenth on: as many as updates.
+  assert grown == [12] * 15 + [16] * 4 + [20]
+
+
+def test_schedules():
+  schedule = acting.Schedule(first=250, steps=1, updates=4)
+  assert [schedule.steps_after(x) for x in (0, 999, 1003, 1004, 8000)] == [
+    250,
+    250,
+    250,
+    251,
+    2000,
+  ]
+
+
+def test_test_episodes_are_the_same_and_no_training_episodes(config):
+  experiment = sac.build(config)
+  batches = experiment.train
+  state = jax.jit(experiment.method.init)(jax.random.key(0), batches.batch(0))
+  measured = [experiment.companion.measures['return'](state) for _ in range(2)]
+  assert measured[0] == measured[1]
+  np.testing.assert_allclose(batches.returns(state).mean(), measured[0])
+  config.seed = 1
+  assert sac.build(config).train.fingerprint() != batches.fingerprint()
+
+
+@pytest.mark.parametrize(
+  ('fields', 'says'),
+  [
+    (dict(first=5), 'must divide'),
+    (dict(updates=0), 'updates'),
+    (dict(episodes=0), 'episodes'),
+    (dict(capacity=0), 'capacity'),
+  ],
+)
+def test_what_cannot_be_is_refused(config, fields, says):
+  config.act.update(fields)
+  with pytest.raises(types.InputError, match=says):
+    sac.build(config)
