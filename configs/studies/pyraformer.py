@@ -8,6 +8,10 @@ here is the same network with exact attention between all its nodes: equal size,
 the graph alone differs. Beside both stand the last value, the last season and
 a linear map solved for on the training windows, which the paper leaves out.
 
+When the thresholds were written, a pilot of 60 steps with two other seeds was
+in view: a test MSE of 0.22 for Pyraformer, 2.1 for the last value, 1.2 for the
+last day and 0.022 for the linear map; and single timings of attention.
+
 small: sines of 24 and 168 hours with the paper's noise, 168 hours ahead.
 etth1: ETTh1 by the same small network. paper: the authors' settings.
 """
