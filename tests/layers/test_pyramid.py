@@ -166,9 +166,8 @@ def test_it_is_dense_attention_under_the_mask_forward_and_backward(fields):
     )
 
   def gradient(fn):
-    return jax.grad(lambda *x: (fn(*x) * weights).sum(), (0, 1, 2))(
-      query, key, value
-    )
+    loss = jax.jit(jax.grad(lambda *x: (fn(*x) * weights).sum(), (0, 1, 2)))
+    return loss(query, key, value)
 
   for actual, expected in zip(gradient(attend), gradient(masked), strict=True):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -187,7 +186,7 @@ def test_nothing_comes_from_beyond_n_hops():
         x = attend(x, x, x)
       return x[0, node].sum()
 
-    return np.abs(jax.grad(value)(query))[0].sum((1, 2))
+    return np.abs(jax.jit(jax.grad(value))(query))[0].sum((1, 2))
 
   for layers in (1, 2, 3):
     gradient = after(layers)
