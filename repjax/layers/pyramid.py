@@ -123,7 +123,7 @@ def _per_head(x, num_heads):
   """Sums of each head's numbers, [B, n, H D] -> [B, n, H].
 
   As a product of matrices: XLA:CPU makes no vector code of sums over the last
-  axis, which were eight times as slow.
+  axis, which were six times as slow.
   """
   return jnp.matmul(x, _heads(x.shape[-1], num_heads), precision='highest')
 
