@@ -71,6 +71,7 @@ PRESETS = dict(
     model=dict(dropout_rate=0.1),
   ),
   smoke=dict(
+    batch_size=16,
     min_steps=8,
     model=dict(children=(4, 2), hidden_dim=8, mlp_dim=8, head_dim=2),
   ),
