@@ -146,8 +146,8 @@ def measure(
   if labels.all() or not labels.any():
     kind = 'anomalous' if labels.all() else 'normal'
     raise types.InputError(
-      f'All {len(labels)} labels say {kind}: a detector can only be judged on a '
-      'series with both.'
+      f'All {len(labels)} labels say {kind}: a detector can only be judged on '
+      'a series with both.'
     )
   alarms = scores > threshold
   precision, recall, f1 = precision_recall_f1(alarms, labels)
