@@ -98,9 +98,10 @@ def make(
       `steps.make`.
 
   Returns:
-    A `types.Method` over batches of 'series' [B, L, C]. `predict` gives 'score'
-    [B, L], and of what it is made: 'error', the squared error averaged over
-    channels (the paper sums, the code averages), and 'discrepancy'.
+    A `types.Method` over batches of 'series' [B, L, C], and 'observed' [B, L,
+    C] where values are missing: 0 for what counts for no error. `predict` gives
+    'score' [B, L], and of what it is made: 'error', the squared error averaged
+    over channels (the paper sums, the code averages), and 'discrepancy'.
 
   Raises:
     InputError: If a setting is out of range.
@@ -108,9 +109,12 @@ def make(
   types.check_range('[0, inf)', weight=weight)
   types.check_range('(0, inf)', temperature=temperature)
 
-  def error_of(output, batch):
-    error = output.series.astype(jnp.float32) - batch['series']
-    return jnp.square(error).mean(-1)  # [B, L]
+  def error_of(output, batch):  # [B, L]
+    squares = jnp.square(output.series.astype(jnp.float32) - batch['series'])
+    if 'observed' not in batch:
+      return squares.mean(-1)
+    observed = batch['observed']
+    return (squares * observed).sum(-1) / jnp.maximum(observed.sum(-1), 1)
 
   def loss_fn(params, model_state, batch, rng):
     output, model_state = model_inputs.forward(

@@ -180,29 +180,24 @@ def over_windows(values: np.ndarray, starts: Any, length: int) -> np.ndarray:
     length: Points of the series, T.
 
   Returns:
-    [T] float64.
+    [T] float64; NaN for points that are in no window.
 
   Raises:
-    InputError: If a window sticks out, or a point is in no window.
+    InputError: If a window sticks out.
   """
-  starts = np.asarray(starts)
+  starts = np.asarray(starts, np.int64)
   width = values.shape[1]
-  if starts.min() < 0 or starts.max() + width > length:
+  if starts.size and not 0 <= starts.min() <= starts.max() <= length - width:
     raise types.InputError(
       f'Windows of {width} points at {starts.min()} to {starts.max()} do not '
       f'lie in a series of {length}.'
     )
   places = (starts[:, None] + np.arange(width)).ravel()
   counts = np.bincount(places, minlength=length)
-  if not counts.all():
-    raise types.InputError(
-      f'{(counts == 0).sum()} of {length} points are in no window, the first '
-      f'at {int(counts.argmin())}: take a stride of at most the window.'
-    )
   sums = np.bincount(
     places, weights=np.asarray(values, np.float64).ravel(), minlength=length
   )
-  return sums / counts
+  return np.where(counts, sums / np.maximum(counts, 1), np.nan)
 
 
 def _f1(hits, raised, true):

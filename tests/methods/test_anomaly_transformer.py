@@ -195,6 +195,22 @@ def test_weight_zero_is_an_autoencoder(params):
   )
 
 
+def test_what_was_not_observed_counts_for_no_error(params):
+  batch = batch_of()
+  observed = np.random.default_rng(1).integers(0, 2, batch['series'].shape)
+  observed[0, 0] = 0  # A position of which nothing is known.
+  batch['observed'] = jnp.asarray(observed, jnp.float32)
+  method = anomaly_transformer.make(MODEL, optax.sgd(1.0))
+  state = method.init(jax.random.key(0), batch).replace(params=params)
+  squares = np.square(output_of(params, batch).series - batch['series'])
+  expected = [
+    [x[o > 0].mean() if o.any() else 0.0 for x, o in zip(*row, strict=True)]
+    for row in zip(squares, observed, strict=True)
+  ]
+  found = method.predict(state, batch)['error']
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_wider_priors_are_a_setting():
   wide = MODEL.clone(scaling=association.Scaling(base=31.0))
   batch = batch_of()

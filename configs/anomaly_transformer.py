@@ -1,0 +1,133 @@
+"""Anomaly Transformer (Xu et al., ICLR 2022): how far a point looks tells.
+
+    python -m launch.reproduce --papers=anomaly_transformer
+
+measures the claims (`configs/studies/anomaly_transformer.py`) on planted
+anomalies; --preset=smap and --preset=msl do on channels of spacecraft, with
+--data_dir, the folder of <channel>.npz. https://arxiv.org/abs/2110.02642
+
+    python -m launch.train --config=configs/anomaly_transformer.py:small \
+        --workdir=/tmp/mine --config.data.file=mine.csv
+
+learns the first shares of a series of your own, its threshold the next one.
+
+paper: the authors' settings for SMAP, on channels of it. Their temperature of
+  50 multiplies the sum over 3 layers, which is 1 / 150 here.
+small: planted anomalies, two narrow layers.
+"""
+
+from ml_collections import config_dict
+import optax
+
+from configs import presets
+from repjax import types
+from repjax.experiments import anomaly_data
+from repjax.experiments import of_anomalies
+from repjax.experiments import wiring
+from repjax.layers import association
+from repjax.methods import anomaly_transformer
+from repjax.models import anomaly_transformer as models
+
+PRESETS = dict(
+  paper=dict(
+    batch_size=256,
+    eval_batch_size=256,
+    epochs=3.0,
+    min_steps=0,
+    # file: a CSV of your own in the place of a set by name: 'planted', or
+    # 'smap_msl' of some channels.
+    data=dict(
+      file='',
+      columns=(),
+      time_column='',
+      label_column='',
+      gaps='refuse',
+      shares=(0.6, 0.1, 0.3),
+      name='smap_msl',
+      channels=('A-1', 'E-1', 'P-1'),
+      eval_splits=('test',),
+    ),
+    planted=dict(
+      num_train=8_000, num_validation=2_000, num_test=15_000, num_collective=4
+    ),
+    window=dict(length=100, stride=1, eval_stride=100),
+    model=dict(
+      hidden_dim=512, num_heads=8, num_layers=3, mlp_dim=512, dropout_rate=0.0
+    ),
+    scaling=association.PUBLISHED._asdict(),
+    # The rate is multiplied by `decay` after every epoch.
+    tx=dict(learning_rate=1e-4, decay=0.5),
+    anomaly=dict(weight=3.0, temperature=1 / 150),
+    # Share of the validation points that raises an alarm.
+    alarms=dict(rate=0.01),
+    run=dict(best=''),
+  ),
+  small=dict(
+    batch_size=16,
+    eval_batch_size=64,
+    epochs=0.0,
+    min_steps=400,
+    data=dict(name='planted'),
+    window=dict(stride=10, eval_stride=50),
+    model=dict(hidden_dim=32, num_heads=4, num_layers=2, mlp_dim=64),
+    tx=dict(learning_rate=2e-3, decay=1.0),
+    anomaly=dict(temperature=1.0),
+    run=dict(log_every=100, eval_every=200, save_every=200),
+  ),
+  smap=dict(on='small', data=dict(name='smap_msl')),
+  msl=dict(on='smap', data=dict(channels=('C-1', 'M-1'))),
+  smoke=dict(
+    min_steps=8,
+    planted=dict(
+      num_train=600, num_validation=300, num_test=2_400, num_collective=1
+    ),
+    window=dict(length=40, stride=20, eval_stride=20),
+    model=dict(hidden_dim=16, num_heads=2, num_layers=1, mlp_dim=16),
+  ),
+)
+
+
+def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
+  """Numbers of a preset: paper, small, smoke, or another of `PRESETS`."""
+  return presets.get_config(preset, presets.RUN, PRESETS)
+
+
+def build(
+  config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adam
+) -> types.Experiment:
+  """One training run."""
+  data = anomaly_data.read(config)
+  window = config.window
+  train = anomaly_data.training_windows(
+    data, length=window.length, stride=window.stride
+  )
+  steps = wiring.steps_of(config, len(train))
+  return of_anomalies.detector(
+    config,
+    data,
+    method(config, len(train), optimizer),
+    batches=wiring.shuffled(config, train),
+    steps=steps,
+  )
+
+
+def method(
+  config, num_windows: int, optimizer: types.Optimizer = optax.adam
+) -> types.Method:
+  """The network, its optimizer and its game."""
+  tx = config.tx
+  rate = optax.exponential_decay(
+    tx.learning_rate,
+    transition_steps=-(-num_windows // config.batch_size),
+    decay_rate=tx.decay,
+    staircase=True,
+  )
+  return anomaly_transformer.make(
+    network(config), optimizer(rate), **config.anomaly, **config.step
+  )
+
+
+def network(config) -> models.AnomalyTransformer:
+  """The network alone."""
+  scaling = association.Scaling(**config.scaling)
+  return models.AnomalyTransformer(scaling=scaling, **config.model)
