@@ -23,7 +23,6 @@ from configs import presets
 from repjax import types
 from repjax.experiments import anomaly_data
 from repjax.experiments import of_anomalies
-from repjax.experiments import wiring
 from repjax.layers import association
 from repjax.methods import anomaly_transformer
 from repjax.models import anomaly_transformer as models
@@ -34,8 +33,7 @@ PRESETS = dict(
     eval_batch_size=256,
     epochs=3.0,
     min_steps=0,
-    # file: a CSV of your own in the place of a set by name: 'planted', or
-    # 'smap_msl' of some channels.
+    # A CSV of your own (file), or name: 'planted' or 'smap_msl' (channels).
     data=dict(
       file='',
       columns=(),
@@ -47,13 +45,9 @@ PRESETS = dict(
       channels=('A-1', 'E-1', 'P-1'),
       eval_splits=('test',),
     ),
-    planted=dict(
-      num_train=8_000, num_validation=2_000, num_test=15_000, num_collective=4
-    ),
+    planted=dict(num_test=15_000, num_collective=4),
     window=dict(length=100, stride=1, eval_stride=100),
-    model=dict(
-      hidden_dim=512, num_heads=8, num_layers=3, mlp_dim=512, dropout_rate=0.0
-    ),
+    model=dict(hidden_dim=512, num_heads=8, num_layers=3, mlp_dim=512),
     scaling=association.PUBLISHED._asdict(),
     # The rate is multiplied by `decay` after every epoch.
     tx=dict(learning_rate=1e-4, decay=0.5),
@@ -78,9 +72,7 @@ PRESETS = dict(
   msl=dict(on='smap', data=dict(channels=('C-1', 'M-1'))),
   smoke=dict(
     min_steps=8,
-    planted=dict(
-      num_train=600, num_validation=300, num_test=2_400, num_collective=1
-    ),
+    planted=dict(num_test=2_400, num_collective=1),
     window=dict(length=40, stride=20, eval_stride=20),
     model=dict(hidden_dim=16, num_heads=2, num_layers=1, mlp_dim=16),
   ),
@@ -97,18 +89,9 @@ def build(
 ) -> types.Experiment:
   """One training run."""
   data = anomaly_data.read(config)
-  window = config.window
-  train = anomaly_data.training_windows(
-    data, length=window.length, stride=window.stride
-  )
-  steps = wiring.steps_of(config, len(train))
-  return of_anomalies.detector(
-    config,
-    data,
-    method(config, len(train), optimizer),
-    batches=wiring.shuffled(config, train),
-    steps=steps,
-  )
+  train = anomaly_data.training_windows(data, **config.window)
+  made = method(config, len(train), optimizer)
+  return of_anomalies.detector(config, data, train, made)
 
 
 def method(

@@ -119,19 +119,14 @@ get_config = recipe.get_config
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Trains both networks on the series of each seed, and judges detectors."""
   data = [anomaly_data.read(_changed(config, seed=seed)) for seed in seeds]
-  windows = anomaly_detection.Windows(**config.window)
-  num_windows = len(
-    anomaly_data.training_windows(
-      data[0], length=windows.length, stride=windows.stride
-    )
-  )
+  num_windows = len(anomaly_data.training_windows(data[0], **config.window))
   steps = wiring.steps_of(config, num_windows)
   ours, plain = (
     anomaly_detection.train(
       name,
       recipe.method(_changed(config, weight=weight), num_windows),
       data,
-      windows=windows,
+      windows=config.window,
       seeds=seeds,
       batch_size=config.batch_size,
       steps=steps,

@@ -101,15 +101,18 @@ def _spacecraft(data):
   return parts
 
 
-def training_windows(data: Data, *, length: int, stride: int) -> source.Source:
-  """Windows of the training rows."""
+def training_windows(
+  data: Data, *, length: int, stride: int, eval_stride: int
+) -> source.Source:
+  """Windows of the training rows; arguments are the group `window`."""
+  del eval_stride  # That of other parts.
   return windows.windows(
     data.parts['train'], length=length, stride=stride, name='train'
   )
 
 
 def eval_windows(
-  data: Data, split: str, *, length: int, stride: int
+  data: Data, split: str, *, length: int, stride: int, eval_stride: int
 ) -> source.Source:
   """Windows that cover each point of a split, the last ones to the very end.
 
@@ -120,14 +123,18 @@ def eval_windows(
     data: From `read`.
     split: 'train', 'validation' or 'test'.
     length: Points of a window.
-    stride: From one window to the next, at most `length`.
+    stride: That of training windows.
+    eval_stride: From one window to the next, at most `length`.
 
   Returns:
     A source as `windows.windows` gives it, in which 'entity' counts all series
     of all parts; `points` knows that.
   """
   types.check_choice('split', split, splits.NAMES)
-  types.check_range(f'[1, {length}]', **{'config.window.eval_stride': stride})
+  del stride
+  types.check_range(
+    f'[1, {length}]', **{'config.window.eval_stride': eval_stride}
+  )
   wanted = (split, 'validation') if split == 'test' else (split,)
   rows, begin = [], 0
   for name, one in data.everything():
@@ -138,7 +145,7 @@ def eval_windows(
         f'window: lower --config.window.length={length}.'
       )
     if name in wanted:
-      rows.append(begin + np.append(np.arange(0, last, stride), last))
+      rows.append(begin + np.append(np.arange(0, last, eval_stride), last))
     begin += max(last + 1, 0)
   everything = [x for _, x in data.everything()]
   dense = windows.windows(everything, length=length, name=split)

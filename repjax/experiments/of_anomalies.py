@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from repjax import types
+from repjax.data.reading import source
 from repjax.experiments import anomaly_data
 from repjax.experiments import anomaly_figures
 from repjax.experiments import wiring
@@ -115,10 +116,8 @@ def table(
 def detector(
   config: Any,
   data: anomaly_data.Data,
+  train: source.Source,
   method: types.Method,
-  *,
-  batches: types.Batches,
-  steps: int,
 ) -> types.Experiment:
   """An experiment that scores points.
 
@@ -126,12 +125,11 @@ def detector(
   baselines: the error alone, the norm of the scaled inputs, and random numbers.
 
   Args:
-    config: With `window` (length, eval_stride), `alarms` (rate) and what
-      `wiring.of_sources` reads.
+    config: With `window` (arguments of `anomaly_data.eval_windows`), `alarms`
+      (rate) and what `wiring` reads.
     data: `anomaly_data.read(config)`.
+    train: `anomaly_data.training_windows`.
     method: What is trained; `predict` gives 'score' and 'error' [B, L].
-    batches: What it is trained on.
-    steps: Number of updates.
   """
   rate = config.alarms.rate
   types.check_range('(0, 1)', **{'config.alarms.rate': rate})
@@ -186,14 +184,9 @@ def detector(
   return wiring.of_sources(
     config,
     method,
-    batches=batches,
-    sources=functools.partial(
-      anomaly_data.eval_windows,
-      data,
-      length=config.window.length,
-      stride=config.window.eval_stride,
-    ),
-    steps=steps,
+    batches=wiring.shuffled(config, train),
+    sources=functools.partial(anomaly_data.eval_windows, data, **config.window),
+    steps=wiring.steps_of(config, len(train)),
     measure=measure,
     figures=figures,
   )

@@ -51,7 +51,7 @@ def point_adjusted(
   Args:
     alarms: bool [T].
     labels: Not 0 where anomalous, [T].
-    series: As in `segments`.
+    series: Which series a point is of, [T], or None; runs end with theirs.
     k: A segment is filled if MORE than k % of its points are hit (Kim et al.):
       0 is point adjustment (Xu et al., 'Unsupervised Anomaly Detection via
       Variational Auto-Encoder', WWW 2018, https://arxiv.org/abs/1802.03903),
@@ -92,7 +92,7 @@ def event_f1(alarms: Any, labels: Any, *, series: Any = None) -> float:
   Args:
     alarms: bool [T].
     labels: Not 0 where anomalous, [T].
-    series: As in `segments`.
+    series: Which series a point is of, [T], or None; runs end with theirs.
   """
   _check_lengths(alarms=alarms, labels=labels)
   alarms, labels = np.asarray(alarms, bool), np.asarray(labels) != 0
@@ -129,7 +129,7 @@ def measure(
     scores: Higher is more anomalous, [T].
     labels: Not 0 where anomalous, [T]; both kinds must occur.
     threshold: A score above it is an alarm; see `threshold`.
-    series: As in `segments`.
+    series: Which series a point is of, [T], or None; runs end with theirs.
 
   Returns:
     'auroc' and 'auprc' of the scores; of the alarms 'precision', 'recall',

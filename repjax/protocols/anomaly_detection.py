@@ -24,20 +24,6 @@ from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
 
-class Windows(NamedTuple):
-  """How series become rows.
-
-  Attributes:
-    length: Points of a window.
-    stride: From one training window to the next.
-    eval_stride: From one window to the next in evaluation.
-  """
-
-  length: int
-  stride: int
-  eval_stride: int
-
-
 class Trained(NamedTuple):
   """S models of one method, one a seed.
 
@@ -61,7 +47,7 @@ def train(
   method: types.Method,
   data: Sequence[anomaly_data.Data],
   *,
-  windows: Windows,
+  windows: Mapping[str, int],
   seeds: Sequence[int],
   batch_size: int,
   steps: int,
@@ -73,19 +59,14 @@ def train(
     name: For progress lines.
     method: What is trained; `predict` gives arrays [B, L].
     data: Of each seed, of equal sizes.
-    windows: How they are cut.
+    windows: How they are cut, arguments of `anomaly_data.eval_windows`.
     seeds: S seeds of initialization and of the order of windows.
     batch_size: Windows of a step.
     steps: Number of updates.
     points: Progress lines.
   """
   columns = _stacked(
-    [
-      anomaly_data.training_windows(
-        x, length=windows.length, stride=windows.stride
-      )
-      for x in data
-    ]
+    [anomaly_data.training_windows(x, **windows) for x in data]
   )
   order = seed_loop.epochs(
     columns['series'].shape[1], seeds, steps=steps, batch_size=batch_size
@@ -97,12 +78,7 @@ def train(
   for step, current, means in stretches:  # noqa: B007
     line = averages.summary({k: float(x.mean()) for k, x in means.items()})
     logging.info('%s: step %s/%s  %s', name, f'{step:,}', f'{steps:,}', line)
-  seen = [
-    anomaly_data.eval_windows(
-      x, 'test', length=windows.length, stride=windows.eval_stride
-    )
-    for x in data
-  ]
+  seen = [anomaly_data.eval_windows(x, 'test', **windows) for x in data]
   test = _stacked(seen)
   outputs = _predict(method, current, test)
   return Trained(

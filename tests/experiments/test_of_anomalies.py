@@ -35,7 +35,9 @@ def of_lengths(train, validation, test, labels=True):
 
 def test_windows_of_a_test_split_cover_it_and_the_validation_rows():
   data = of_lengths((30, 40), (12, 11), (23, 31))
-  windows = anomaly_data.eval_windows(data, 'test', length=8, stride=5)
+  windows = anomaly_data.eval_windows(
+    data, 'test', length=8, stride=1, eval_stride=5
+  )
   columns = windows.read(np.arange(len(windows)))
   for entity, length in ((2, 12), (3, 11), (4, 23), (5, 31)):
     starts = columns['position'][columns['entity'] == entity]
@@ -50,7 +52,9 @@ def test_windows_of_a_test_split_cover_it_and_the_validation_rows():
 
 def test_points_are_means_over_windows_of_their_own_series():
   data = of_lengths((30,), (12,), (23, 31))
-  windows = anomaly_data.eval_windows(data, 'test', length=8, stride=5)
+  windows = anomaly_data.eval_windows(
+    data, 'test', length=8, stride=1, eval_stride=5
+  )
   columns = windows.read(np.arange(len(windows)))
   # A score that tells series and row: all windows of a point agree.
   own = 100 * columns['entity'][:, None] + columns['series'][..., 0]
@@ -69,7 +73,9 @@ def test_points_are_means_over_windows_of_their_own_series():
 
 def test_thresholds_are_those_of_known_points():
   data = of_lengths((30,), (100,), (100,))
-  windows = anomaly_data.eval_windows(data, 'test', length=10, stride=10)
+  windows = anomaly_data.eval_windows(
+    data, 'test', length=10, stride=1, eval_stride=10
+  )
   columns = windows.read(np.arange(len(windows)))
   own = columns['series'][..., 0] + 50 * (columns['entity'] == 2)[:, None]
   known, test = (
@@ -205,7 +211,9 @@ def test_missing_cells_are_marked(tmp_path):
   batch = recipe.build(config).train.batch(0)
   assert {'series', 'observed'} <= set(batch)
   data = anomaly_data.read(config)
-  windows = anomaly_data.training_windows(data, length=20, stride=1)
+  windows = anomaly_data.training_windows(
+    data, length=20, stride=1, eval_stride=1
+  )
   assert windows.read([0])['observed'][0, 7].tolist() == [0, 1]
 
 
@@ -260,7 +268,7 @@ def test_bad_channels_are_refused(tmp_path):
 def test_settings_out_of_range_name_their_field():
   for group, field, value in (
     ('window', 'eval_stride', 41),
-    ('window', 'length', 1000),
+    ('window', 'length', 3000),
     ('window', 'stride', 0),
     ('alarms', 'rate', 0.0),
     ('anomaly', 'temperature', 0.0),

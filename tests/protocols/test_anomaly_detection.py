@@ -12,6 +12,7 @@ from repjax.metrics import anomaly
 from repjax.protocols import anomaly_detection
 
 SEEDS = (3, 4)
+WINDOWS = dict(length=40, stride=20, eval_stride=20)
 
 
 @pytest.fixture(scope='module')
@@ -24,16 +25,15 @@ def trained():
   for seed in SEEDS:
     config.seed = seed
     data.append(anomaly_data.read(config))
-  windows = anomaly_detection.Windows(40, 20, 20)
   models = anomaly_detection.train(
-    'both', method, data, windows=windows, seeds=SEEDS, batch_size=4, steps=6
+    'both', method, data, windows=WINDOWS, seeds=SEEDS, batch_size=4, steps=6
   )
   return method, data, models
 
 
 def test_outputs_are_those_of_each_seeds_network_on_its_own_series(trained):
   method, data, models = trained
-  windows = anomaly_data.eval_windows(data[1], 'test', length=40, stride=20)
+  windows = anomaly_data.eval_windows(data[1], 'test', **WINDOWS)
   rows = windows.read(np.arange(len(windows)))
   state = jax.tree.map(lambda x: x[1], models.states)
   expected = method.predict(
@@ -56,9 +56,9 @@ def test_detectors_are_judged_by_their_own_validation_scores(trained):
   table = anomaly_detection.judge(scored, rate=0.05)
   assert set(table) == {'plain', 'input_norm', 'random'}
   for i, (known, test) in enumerate(scored):
-    assert len(known.labels) == 300
+    assert len(known.labels) == 2000
     assert not known.labels.any()
-    limit = np.sort(known.scores['plain'])[-16]  # 15 of 300 are above it.
+    limit = np.sort(known.scores['plain'])[-101]  # 100 are above it.
     expected = anomaly.measure(
       test.scores['plain'], data[i].kinds > 0, threshold=limit
     )
