@@ -6,14 +6,14 @@ measures the claims (`configs/studies/anomaly_transformer.py`) on planted
 anomalies; --preset=smap and --preset=msl do on channels of spacecraft, with
 --data_dir, the folder of <channel>.npz. https://arxiv.org/abs/2110.02642
 
-    python -m launch.train --config=configs/anomaly_transformer.py:small \
+    python -m launch.train --config=configs/anomaly_transformer.py:small
         --workdir=/tmp/mine --config.data.file=mine.csv
 
-learns the first shares of a series of your own, its threshold the next one.
+learns the first share of your own series, and its threshold by the next one.
 
-paper: the authors' settings for SMAP, on channels of it. Their temperature of
-  50 multiplies the sum over 3 layers, which is 1 / 150 here.
-small: planted anomalies, two narrow layers.
+paper: the authors' settings for SMAP, on channels of it. Their temperature, 50,
+  multiplies the sum over three layers, which is 1 / 150 here.
+small: planted anomalies, windows of 50 points, two narrow layers.
 """
 
 from ml_collections import config_dict
@@ -49,7 +49,7 @@ PRESETS = dict(
     window=dict(length=100, stride=1, eval_stride=100),
     model=dict(hidden_dim=512, num_heads=8, num_layers=3, mlp_dim=512),
     scaling=association.PUBLISHED._asdict(),
-    # The rate is multiplied by `decay` after every epoch.
+    # The rate is multiplied by `decay` after every epoch but the first.
     tx=dict(learning_rate=1e-4, decay=0.5),
     anomaly=dict(weight=3.0, temperature=1 / 150),
     # Share of the validation points that raises an alarm.
@@ -60,12 +60,12 @@ PRESETS = dict(
     batch_size=16,
     eval_batch_size=64,
     epochs=0.0,
-    min_steps=400,
+    min_steps=500,
     data=dict(name='planted'),
-    window=dict(stride=10, eval_stride=50),
+    window=dict(length=50, stride=5, eval_stride=25),
     model=dict(hidden_dim=32, num_heads=4, num_layers=2, mlp_dim=64),
-    tx=dict(learning_rate=2e-3, decay=1.0),
-    anomaly=dict(temperature=1.0),
+    tx=dict(learning_rate=3e-3, decay=1.0),
+    anomaly=dict(temperature=1 / 100),
     run=dict(log_every=100, eval_every=200, save_every=200),
   ),
   smap=dict(on='small', data=dict(name='smap_msl')),
@@ -99,11 +99,10 @@ def method(
 ) -> types.Method:
   """The network, its optimizer and its game."""
   tx = config.tx
+  epoch = -(-num_windows // config.batch_size)
+  # In the authors' code, too, the second epoch has the first one's rate.
   rate = optax.exponential_decay(
-    tx.learning_rate,
-    transition_steps=-(-num_windows // config.batch_size),
-    decay_rate=tx.decay,
-    staircase=True,
+    tx.learning_rate, epoch, tx.decay, transition_begin=epoch, staircase=True
   )
   return anomaly_transformer.make(
     network(config), optimizer(rate), **config.anomaly, **config.step
@@ -112,5 +111,6 @@ def method(
 
 def network(config) -> models.AnomalyTransformer:
   """The network alone."""
-  scaling = association.Scaling(**config.scaling)
-  return models.AnomalyTransformer(scaling=scaling, **config.model)
+  return models.AnomalyTransformer(
+    scaling=association.Scaling(**config.scaling), **config.model
+  )

@@ -17,7 +17,9 @@ def scores_under_series(
   thresholds: Mapping[str, float],
   rows: tuple[int, int] | None = None,
 ) -> plots.Figure:
-  """A series, and below it scores with their thresholds; anomalies are shaded.
+  """A series, and below it scores in units of their thresholds.
+
+  Anomalies are shaded.
 
   Args:
     series: Of which at most four columns are drawn.
@@ -39,12 +41,11 @@ def scores_under_series(
     top.plot(places, values[:, i], linewidth=0.6, label=name)
   top.set_ylabel('series', fontsize=8)
   for axes, (name, x) in zip(others, scores.items(), strict=True):
-    axes.plot(places, x[start:stop], linewidth=0.6, color='black')
-    axes.axhline(
-      thresholds[name], color='tab:red', linewidth=0.6, linestyle=':'
-    )
-    axes.set_ylabel(name.replace('_', ' '), fontsize=8)
-    axes.set_yscale('log')
+    shares = x[start:stop] / max(thresholds[name], 1e-30)
+    axes.plot(places, shares, linewidth=0.6, color='black')
+    axes.axhline(1, color='tab:red', linewidth=0.6, linestyle=':')
+    axes.set_ylim(0, 4)  # Few points are far higher.
+    axes.set_ylabel(name.replace('_', ' ').replace(' ', '\n'), fontsize=8)
   others[-1].set_xlabel('row')
   segments = [] if series.labels is None else anomaly.segments(series.labels)
   for axes in (top, *others):
