@@ -6,6 +6,7 @@ either makes one of these or consumes one.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -269,6 +270,8 @@ class Experiment(NamedTuple):
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
     figures: (split, outputs, columns) -> name -> matplotlib figure.
     guard: What the run must pass; a private plan fills it in.
+    tables: (split, outputs, columns) -> name -> (header, lines), what
+      `launch.evaluate --outputs` writes as CSV files.
   """
 
   method: Method
@@ -280,6 +283,9 @@ class Experiment(NamedTuple):
   measure: Callable[..., dict[str, float]]
   figures: Callable[..., dict[str, Any]]
   guard: Guard = Guard()
+  tables: Callable[..., dict[str, tuple[Sequence[str], Iterable[Any]]]] = (
+    lambda split, outputs, columns: {}
+  )
 
 
 class Report(NamedTuple):

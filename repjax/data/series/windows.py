@@ -16,7 +16,7 @@ def windows(
   length: int,
   horizon: int = 0,
   stride: int = 1,
-  rows: tuple[int, int] | None = None,
+  rows: Sequence[tuple[int, int]] | tuple[int, int] | None = None,
   name: str = '',
 ) -> sources.Source:
   """All windows of some rows; numbers are cut out when a window is read.
@@ -26,9 +26,9 @@ def windows(
     length: L, rows that a model reads.
     horizon: H, the rows behind them that it forecasts; 0 for none.
     stride: Rows from one window to the next.
-    rows: [start, stop) of each series. What is forecast lies in them; what is
-      read may begin up to L rows before, since it is known by then. Without
-      forecasts all of a window lies in them. All rows if None.
+    rows: (start, stop) of all series, or one pair each. What is forecast lies
+      in them; what is read may begin up to L rows before, since it is known by
+      then. Without forecasts all of a window lies in them. All rows if None.
     name: For messages, such as that of the split.
 
   Returns:
@@ -48,9 +48,13 @@ def windows(
       f'{horizon=}'
     )
   _check_alike(several)
+  if rows is None:
+    pairs = [(0, len(x)) for x in several]
+  else:
+    pairs = np.broadcast_to(rows, (len(several), 2)).tolist()
   starts, entities = [], []
   for entity, one in enumerate(several):
-    first, stop = (0, len(one)) if rows is None else rows
+    first, stop = pairs[entity]
     if horizon:
       first = max(0, first - length)
     fitting = np.arange(first, min(stop, len(one)) - length - horizon + 1)
@@ -59,7 +63,7 @@ def windows(
   title = name or several[0].name
   if not sum(map(len, starts)):
     longest = max(map(len, several))
-    part = f'rows {rows[0]} to {rows[1]} of ' if rows else ''
+    part = '' if rows is None else f'rows {pairs[0][0]} to {pairs[0][1]} of '
     raise types.InputError(
       f'{title}: no window of length={length} and horizon={horizon} fits into '
       f'{part}a series of {longest} rows: lower them, or give a longer series.'
