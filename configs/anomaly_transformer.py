@@ -36,7 +36,7 @@ PRESETS = dict(
     # A CSV of your own (file), or name: 'planted' or 'smap_msl' (channels).
     data=dict(
       file='',
-      columns=(),
+      columns='',
       time_column='',
       label_column='',
       gaps='refuse',
@@ -52,8 +52,7 @@ PRESETS = dict(
     # The rate is multiplied by `decay` after every epoch but the first.
     tx=dict(learning_rate=1e-4, decay=0.5),
     anomaly=dict(weight=3.0, temperature=1 / 150),
-    # Share of the validation points that raises an alarm.
-    alarms=dict(rate=0.01),
+    alarms=dict(rate=0.01),  # Share of validation points above the threshold.
     run=dict(best=''),
   ),
   small=dict(

@@ -24,11 +24,13 @@ class Data(NamedTuple):
   Attributes:
     parts: 'train', 'validation' and 'test' -> series, those of one entity at
       the same place of each.
+    begin: The row of its series at which a part begins.
     kinds: Index into `planted_anomalies.KINDS` of the points of the only test
       series, or None where anomalies were not planted.
   """
 
   parts: Mapping[str, list[seriess.Series]]
+  begin: Mapping[str, int]
   kinds: np.ndarray | None
 
   def everything(self) -> list[tuple[str, seriess.Series]]:
@@ -48,28 +50,31 @@ def read(config: Any) -> Data:
     InputError: If something is not there, or is no series.
   """
   data = config.data
-  kinds = None
   if data.file:
+    file = pathlib.Path(data.file).expanduser()
     series = reading.read_csv(
-      data.file,
-      columns=data.columns,
+      file if file.exists() else pathlib.Path(data.dir).expanduser() / file,
+      columns=tuple(x.strip() for x in data.columns.split(',') if x.strip()),
       time_column=data.time_column,
       label_column=data.label_column,
       gaps=data.gaps,
     )
-    borders = splits.by_share(len(series), data.shares)
-    series = splits.scaled(series, borders['train'])
-    parts = {name: [series.part(*rows)] for name, rows in borders.items()}
-    return Data(parts, None)
+    return _divided(series, splits.by_share(len(series), data.shares))
   types.check_choice('config.data.name', data.name, NAMES)
   if data.name == 'planted':
     made = planted_anomalies.make(**config.planted, seed=config.seed)
     borders = splits.by_rows(len(made.series), made.rows)
-    series = splits.scaled(made.series, borders['train'])
-    parts = {name: [series.part(*rows)] for name, rows in borders.items()}
     kinds = made.kinds[slice(*borders['test'])]
-    return Data(parts, kinds)
-  return Data(_spacecraft(data), None)
+    return _divided(made.series, borders)._replace(kinds=kinds)
+  return Data(_spacecraft(data), dict.fromkeys(splits.NAMES, 0), None)
+
+
+def _divided(series, borders):
+  """One series in units of its training rows, part by part."""
+  series = splits.scaled(series, borders['train'])
+  parts = {name: [series.part(*rows)] for name, rows in borders.items()}
+  begin = {name: start for name, (start, _) in borders.items()}
+  return Data(parts, begin, None)
 
 
 def _spacecraft(data):

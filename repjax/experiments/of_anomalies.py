@@ -181,7 +181,13 @@ def detector(
       )
     }
 
-  return wiring.of_sources(
+  def tables(split, outputs, columns):
+    del split  # It is told by the columns.
+    known, judged = seen(outputs, columns)
+    threshold = anomaly.threshold(known.scores['score'], rate)
+    return {'scores': _table(data, judged, threshold)}
+
+  made = wiring.of_sources(
     config,
     method,
     batches=wiring.shuffled(config, train),
@@ -190,6 +196,32 @@ def detector(
     measure=measure,
     figures=figures,
   )
+  return made._replace(tables=tables)
+
+
+def _table(data, points, threshold):
+  """(header, one line a point), values in the units of the source."""
+  everything = data.everything()
+  shown = [x for x in points.scores if x != 'random']
+  names = everything[0][1].columns
+
+  def lines():
+    for i, (entity, row) in enumerate(
+      zip(points.entity, points.position, strict=True)
+    ):
+      part, series = everything[entity]
+      measured = series.in_units(series.values[row])
+      yield [
+        series.name,
+        data.begin[part] + row,
+        '' if series.times is None else series.times[row],
+        *('' if np.isnan(x) else x for x in measured),
+        '' if points.labels is None else points.labels[i],
+        *(points.scores[name][i] for name in shown),
+        int(points.scores['score'][i] > threshold),
+      ]
+
+  return ['series', 'row', 'time', *names, 'label', *shown, 'alarm'], lines()
 
 
 def _names():

@@ -29,6 +29,7 @@ def of_lengths(train, validation, test, labels=True):
       'validation': [one(x, 'validation') for x in validation],
       'test': [one(x, 'test') for x in test],
     },
+    {'train': 0, 'validation': 0, 'test': 0},
     None,
   )
 
@@ -162,7 +163,7 @@ def test_a_table_of_ones_own_is_scored(tmp_path):
   found = made.measure(*outputs_of(made, 'test'))
   assert 0 <= found['auroc'] <= 1
   config.data.label_column = ''
-  config.data.columns = ('a', 'b')
+  config.data.columns = 'a, b'
   made = recipe.build(config)
   assert set(made.measure(*outputs_of(made, 'test'))) == {'error', 'alarms'}
 
@@ -175,6 +176,24 @@ def test_scales_are_those_of_training_rows(tmp_path):
   np.testing.assert_allclose(values.mean(0), 0, atol=1e-5)
   np.testing.assert_allclose(values.std(0), 1, atol=1e-5)
   assert abs(parts['test'][0].values.mean(0)).max() > 1e-3
+
+
+def test_the_table_of_scores_has_a_line_a_point(tmp_path):
+  rows = with_cell(csv_rows(), 250, 2, '')
+  made = recipe.build(csv_config(write_csv(tmp_path / 'own.csv', rows)))
+  outputs, columns = outputs_of(made, 'test')
+  header, lines = made.tables('test', outputs, columns)['scores']
+  lines = [dict(zip(header, x, strict=True)) for x in lines]
+  assert [x['row'] for x in lines] == list(range(210, 300))
+  for line in lines:
+    time, a, b, label = rows[line['row']].split(',')
+    assert str(line['time'])[:13] == time
+    assert line['label'] == int(label)
+    np.testing.assert_allclose(line['a'], float(a), atol=1e-5)
+    assert (line['b'] == '') == (b == '')
+    assert np.isfinite([line['score'], line['error'], line['input_norm']]).all()
+  found = made.measure(outputs, columns)
+  assert np.mean([x['alarm'] for x in lines]) == found['alarms']
 
 
 def with_cell(rows, line, column, text):
