@@ -184,8 +184,11 @@ def detector(
   def tables(split, outputs, columns):
     del split  # It is told by the columns.
     known, judged = seen(outputs, columns)
-    threshold = anomaly.threshold(known.scores['score'], rate)
-    return {'scores': _table(data, judged, threshold)}
+    thresholds = {
+      name: anomaly.threshold(known.scores[name], rate)
+      for name in ('score', 'error')
+    }
+    return {'scores': _table(data, judged, thresholds)}
 
   made = wiring.of_sources(
     config,
@@ -199,7 +202,7 @@ def detector(
   return made._replace(tables=tables)
 
 
-def _table(data, points, threshold):
+def _table(data, points, thresholds):
   """(header, one line a point), values in the units of the source."""
   everything = data.everything()
   shown = [x for x in points.scores if x != 'random']
@@ -218,10 +221,11 @@ def _table(data, points, threshold):
         *('' if np.isnan(x) else x for x in measured),
         '' if points.labels is None else points.labels[i],
         *(points.scores[name][i] for name in shown),
-        int(points.scores['score'][i] > threshold),
+        *(int(points.scores[k][i] > x) for k, x in thresholds.items()),
       ]
 
-  return ['series', 'row', 'time', *names, 'label', *shown, 'alarm'], lines()
+  alarms = [f'{name}_alarm' for name in thresholds]
+  return ['series', 'row', 'time', *names, 'label', *shown, *alarms], lines()
 
 
 def _names():

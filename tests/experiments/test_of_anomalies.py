@@ -193,7 +193,7 @@ def test_the_table_of_scores_has_a_line_a_point(tmp_path):
     assert (line['b'] == '') == (b == '')
     assert np.isfinite([line['score'], line['error'], line['input_norm']]).all()
   found = made.measure(outputs, columns)
-  assert np.mean([x['alarm'] for x in lines]) == found['alarms']
+  assert np.mean([x['score_alarm'] for x in lines]) == found['alarms']
 
 
 def with_cell(rows, line, column, text):
