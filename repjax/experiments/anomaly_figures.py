@@ -47,11 +47,11 @@ def scores_under_series(
     axes.set_ylim(0, 4)  # Few points are far higher.
     axes.set_ylabel(name.replace('_', ' ').replace(' ', '\n'), fontsize=8)
   others[-1].set_xlabel('row')
-  segments = [] if series.labels is None else anomaly.segments(series.labels)
+  labels = np.zeros(len(series)) if series.labels is None else series.labels
   for axes in (top, *others):
     axes.tick_params(labelsize=7)
     axes.margins(x=0)
-    for first, end in segments:
+    for first, end in anomaly.segments(labels):
       if first < stop and end > start:
         # One row alone would be thinner than a line.
         axes.axvspan(
