@@ -50,9 +50,9 @@ PRESETS = dict(
     tx=dict(learning_rate=1e-4, drop=0.1, drops=5),
   ),
   small=dict(
-    batch_size=16,
+    batch_size=8,
     epochs=0.0,
-    min_steps=400,
+    min_steps=300,
     model=dict(
       hidden_dim=32,
       mlp_dim=64,
@@ -65,7 +65,12 @@ PRESETS = dict(
     tx=dict(learning_rate=3e-3, drop=0.3),
     run=dict(log_every=100, eval_every=100, save_every=100),
   ),
-  etth1=dict(on='small', min_steps=1000, model=dict(dropout_rate=0.2)),
+  etth1=dict(
+    on='small',
+    batch_size=16,
+    min_steps=250,
+    model=dict(dropout_rate=0.1),
+  ),
   gpu=dict(on='paper'),
   smoke=dict(
     min_steps=8,

@@ -13,9 +13,7 @@ from repjax.methods import forecasting
 from repjax.models import linear_forecaster
 from repjax.models import pyraformer
 
-_ETTH1 = dict(
-  file='ETTh1.csv', split='ett_hours', length=168, horizon=168, eval_stride=1
-)
+_ETTH1 = dict(file='ETTh1.csv', split='ett_hours', length=168, horizon=168)
 
 SERIES = dict(
   paper=dict(
@@ -30,6 +28,7 @@ SERIES = dict(
       period=24,
       eval_splits=('validation', 'test'),
       sines=dict(num_series=60, length=14_400, periods=(24, 168, 720), seed=0),
+      eval_stride=1,
       **_ETTH1,
     ),
     run=dict(best='validation/mse', best_mode='min'),
@@ -42,7 +41,7 @@ SERIES = dict(
       sines=dict(num_series=8, length=2400, periods=(24, 168)),
     ),
   ),
-  etth1=dict(data=_ETTH1),
+  etth1=dict(data=dict(**_ETTH1, eval_stride=12)),
   smoke=dict(
     data=dict(length=24, horizon=8, sines=dict(num_series=2, length=400))
   ),

@@ -71,7 +71,7 @@ def _forward(pyramid, query, key, value, keep):
   scores = jnp.stack(
     [_per_head(q * k[:, x], num_heads) for x in index.T], 2
   )  # [B, n, K, H]
-  scores = jnp.where(valid[..., None], scores * dim**-0.5, -jnp.inf)
+  scores = jnp.where(valid[None, ..., None], scores * dim**-0.5, -jnp.inf)
   weights = jax.nn.softmax(scores, axis=2)
   output = _weighted(weights * keep, v, index)
   output = output.reshape(*query.shape[:3], -1).astype(value.dtype)
@@ -92,7 +92,7 @@ def _backward(pyramid, saved, grad):
   def reversed_(x):
     """What the neighbours' lists say of a node, [B, n, K, H]."""
     rows = x.reshape(x.shape[0], -1, num_heads)[:, back]
-    return jnp.where(valid[..., None], rows, 0)
+    return jnp.where(valid[None, ..., None], rows, 0)
 
   grads = (
     _weighted(of_scores, k, index),

@@ -56,7 +56,7 @@ class SeriesEmbedding(nn.Module):
       jnp.concatenate(around, -1)
     )
     places = sequence_positions.sinusoids(jnp.arange(length), self.dim)
-    tokens += places.astype(tokens.dtype)
+    tokens += places.astype(tokens.dtype)[None]
     if covariates.shape[-1]:
       tokens += nn.Dense(self.dim, name='covariates')(covariates)
     if self.num_series:

@@ -56,7 +56,7 @@ def linear(kernel: np.ndarray) -> Forecaster:
     ahead = jnp.einsum(
       'blc,lh->bhc', series - last, kernel[:-1], precision='highest'
     )
-    return last + ahead + kernel[-1][:, None]
+    return last + ahead + kernel[-1][None, :, None]
 
   return forecast
 

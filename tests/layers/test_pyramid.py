@@ -86,8 +86,8 @@ def test_the_inspector_measures_what_a_search_of_all_pairs_does(fields):
 
 
 def test_edges_grow_linearly():
-  # (A + C + 1) L sum C^-s is 8 * 1.328 = 10.6; but the last level has no
-  # parents, the first no children, and ends have one neighbour less.
+  # Of 1.328 L nodes each sees A = 3 of its level, and .328 L edges lead up and
+  # .328 L * 4 = 1.312 L down and up again: 3.98 + 2 * 1.312 = 6.6.
   for length in (64, 256, 1024, 4096, 16_384):
     index = pyramid_graph.neighbours(_graph(length=length)).valid
     assert abs(index.sum() / length / 6.6 - 1) < 0.03
@@ -212,11 +212,11 @@ def test_dropout_keeps_the_mean_and_its_gradient():
       broadcast_dropout=False,
     )
 
-  rngs = jax.random.split(jax.random.key(0), 4000)
+  rngs = jax.random.split(jax.random.key(0), 2000)
   mean = jax.jit(
     lambda v: jax.lax.map(lambda r: dropped(v, r), rngs, batch_size=100).mean(0)
   )(value)
-  np.testing.assert_allclose(mean, attend(query, key, value), atol=0.1)
+  np.testing.assert_allclose(mean, attend(query, key, value), atol=0.15)
   # It is linear in values, and so must its own backward pass be.
   out, pull = jax.vjp(lambda v: dropped(v, rngs[0]), value)
   np.testing.assert_allclose(
