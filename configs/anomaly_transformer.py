@@ -2,9 +2,9 @@
 
     python -m launch.reproduce --papers=anomaly_transformer
 
-measures the claims (`configs/studies/anomaly_transformer.py`) on planted
-anomalies; --preset=smap and --preset=msl do on channels of spacecraft, with
---data_dir, the folder of <channel>.npz. https://arxiv.org/abs/2110.02642
+measures the claims (`configs/studies/anomaly_transformer.py`): the highest F1
+after point adjustment, and the lowest AUROC. --preset=smap and msl do on
+spacecraft, --data_dir with <channel>.npz. https://arxiv.org/abs/2110.02642
 
     python -m launch.train --config=configs/anomaly_transformer.py:small
         --workdir=/tmp/mine --config.data.file=mine.csv
