@@ -8,8 +8,12 @@ here is the same network with exact attention between all its nodes: equal size,
 the graph alone differs. Beside both stand the last value, the last season and
 a linear map solved for on the training windows, which the paper leaves out.
 
+When the thresholds were written, a pilot of 60 steps with two other seeds was
+in view: a test MSE of 0.22 for Pyraformer, 2.1 for the last value, 1.2 for the
+last day and 0.022 for the linear map; and single timings of attention.
+
 small: sines of 24 and 168 hours with the paper's noise, 168 hours ahead.
-etth1: ETTh1 by the same small network. paper, gpu: the authors' settings.
+etth1: ETTh1 by the same small network. paper: the authors' settings.
 """
 
 from collections.abc import Callable
@@ -62,13 +66,13 @@ CLAIMS = dict(
     at_most=1.0,
   ),
   memory_ratio=dict(
-    says='memory of attention with its gradient at 4,096 steps, exact over '
+    says='memory of attention with its gradient at 2,048 steps, exact over '
     'pyramidal',
     paper='linear against quadratic (section 3.1)',
     at_least=4.0,
   ),
   time_ratio=dict(
-    says='seconds of attention with its gradient at 4,096 steps, exact over '
+    says='seconds of attention with its gradient at 2,048 steps, exact over '
     'pyramidal',
     paper='linear against quadratic (section 3.1)',
     at_least=4.0,
@@ -83,7 +87,7 @@ CLAIMS = dict(
 )
 
 _STUDY = dict(
-  paper=dict(study=dict(rates=(1e-4,), points=5, length=4096, rounds=3)),
+  paper=dict(study=dict(rates=(1e-4,), points=5, length=2048, rounds=2)),
   small=dict(study=dict(rates=(1e-3, 3e-3, 1e-2))),
   smoke=dict(study=dict(rates=(1e-3,), points=2, length=256, rounds=1)),
 )

@@ -123,6 +123,15 @@ def test_arrays_of_npz_files(tmp_path):
     reading.read_npz(path, 'tset')
 
 
+def test_series_of_a_prepared_set(real_data):
+  found = reading.read_tfds('nab', 'train', data_dir=real_data, label='label')
+  assert len(found) == 58
+  assert sum(map(len, found)) == 365_558
+  assert all(x.labels.shape == (len(x),) for x in found)
+  with pytest.raises(types.InputError, match="nab has no column 'load'"):
+    reading.read_tfds('nab', 'train', data_dir=real_data, value='load')
+
+
 def test_labels_of_another_length_are_refused():
   with pytest.raises(types.InputError, match='series has 3 rows'):
     seriess.from_arrays('x', np.arange(3.0), labels=[0, 1])
