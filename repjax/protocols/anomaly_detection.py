@@ -19,6 +19,7 @@ from repjax import types
 from repjax.data.reading import source
 from repjax.experiments import anomaly_data
 from repjax.experiments import of_anomalies
+from repjax.metrics import anomaly
 from repjax.metrics import averages
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
@@ -141,6 +142,36 @@ def judge(
     }
     for name, values in tables[0].items()
   }
+
+
+def adjusted_at_random(
+  scored: Sequence[tuple[of_anomalies.Points, of_anomalies.Points]],
+  *,
+  rate: float,
+  draws: int = 100,
+) -> np.ndarray:
+  """F1 after point adjustment of uniform random scores, [S].
+
+  One draw may miss a long segment by luck; this is the mean of many, each with
+  a threshold of its own, as those of `judge`.
+
+  Args:
+    scored: Of each seed, by `score`.
+    rate: Share of validation points that is above a threshold.
+    draws: Of random scores of each series.
+  """
+
+  def drawn(rng, known, test):
+    limit = anomaly.threshold(rng.random(len(known.position)), rate)
+    alarms = rng.random(len(test.labels)) > limit
+    filled = anomaly.point_adjusted(alarms, test.labels, series=test.entity)
+    return anomaly.precision_recall_f1(filled, test.labels)[2]
+
+  means = []
+  for known, test in scored:
+    rng = np.random.default_rng(0)
+    means.append(np.mean([drawn(rng, known, test) for _ in range(draws)]))
+  return np.array(means)
 
 
 def _stacked(sources: Sequence[source.Source]) -> dict[str, np.ndarray]:

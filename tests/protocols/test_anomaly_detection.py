@@ -7,6 +7,7 @@ import pytest
 
 from configs import anomaly_transformer as recipe
 from repjax.experiments import anomaly_data
+from repjax.experiments import of_anomalies
 from repjax.methods import anomaly_transformer
 from repjax.metrics import anomaly
 from repjax.protocols import anomaly_detection
@@ -64,3 +65,16 @@ def test_detectors_are_judged_by_their_own_validation_scores(trained):
     )
     assert {k: x[i] for k, x in table['plain'].items()} == expected
   assert (table['random']['auroc'][0] != table['random']['auroc'][1]).all()
+
+
+def test_random_scores_find_long_segments_as_chance_says():
+  labels = np.arange(20_000) % 2_000 < 200
+  points = of_anomalies.Points({}, np.zeros(20_000), np.arange(20_000), labels)
+  (found,) = anomaly_detection.adjusted_at_random(
+    [(points, points)], rate=0.01, draws=40
+  )
+  # A segment is hit with probability 1 - .99^200; the rest raises 1 % alarms.
+  recall = 1 - 0.99**200
+  precision = 0.1 * recall / (0.1 * recall + 0.9 * 0.01)
+  expected = 2 * precision * recall / (precision + recall)
+  assert found == pytest.approx(expected, abs=0.02)
