@@ -10,7 +10,9 @@ training windows, which the paper leaves out.
 
 When the thresholds were written, a pilot of 60 steps with two other seeds was
 in view: a test MSE of 0.22 for Pyraformer, 2.1 for the last value, 1.2 for the
-last day and 0.022 for the linear map; and single timings of attention.
+last day and 0.022 for the linear map; and single timings of attention. The
+rates were moved up by a second one, before the run of record: at full length
+the best of 0.003 and 0.01 was the larger for both networks.
 
 small: sines of 24 and 168 hours with the paper's noise, 168 hours ahead.
 etth1: ETTh1 by the same small network. paper: the authors' settings.
@@ -88,7 +90,7 @@ CLAIMS = dict(
 
 _STUDY = dict(
   paper=dict(study=dict(rates=(1e-4,), points=5, length=2048, rounds=2)),
-  small=dict(study=dict(rates=(1e-3, 3e-3, 1e-2))),
+  small=dict(study=dict(rates=(3e-3, 1e-2, 3e-2))),
   smoke=dict(study=dict(rates=(1e-3,), points=2, length=256, rounds=1)),
 )
 

@@ -120,7 +120,8 @@ def graph(pyramid: pyramid_graph.Pyramid, *, most: int = 64) -> plots.Figure:
   for i, k in np.argwhere(valid & (index > np.arange(len(index))[:, None])):
     (x, y), (other_x, other_y) = at[i], at[index[i, k]]
     axes.plot([x, other_x], [y, other_y], color='C0', linewidth=0.6, alpha=0.6)
-  axes.scatter(*zip(*at, strict=True), s=9, color='black', zorder=3)
+  x, y = zip(*at, strict=True)
+  axes.scatter(x, y, s=9, color='black', zorder=3)
   axes.set_yticks(range(len(places)), [f'{len(x)} nodes' for x in places])
   axes.set(xlabel=f'step of {pyramid.length}')
   return fig

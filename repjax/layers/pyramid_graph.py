@@ -90,13 +90,13 @@ class Neighbours(NamedTuple):
   The graph has no direction: who is seen by a node sees it.
 
   Attributes:
-    index: int32 [n, K]; 0 where `valid` is False.
+    nodes: int32 [n, K]; 0 where `valid` is False.
     valid: bool [n, K].
     back: int32 [n, K]: node i stands at place back[i, k] % K in the list of
-      index[i, k]; as a number in the lists of all, [n * K].
+      nodes[i, k]; as a number in the lists of all, [n * K].
   """
 
-  index: np.ndarray
+  nodes: np.ndarray
   valid: np.ndarray
   back: np.ndarray
 

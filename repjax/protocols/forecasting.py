@@ -204,9 +204,10 @@ def naive(
       naive_forecasts.fit_linear(train_windows, validation)
     ),
   }
+  batch = jax.tree.map(jnp.asarray, dict(test))
   found = {}
   for name, forecaster in made.items():
-    outputs = {'forecast': np.asarray(forecaster(test))[None]}
+    outputs = {'forecast': np.asarray(forecaster(batch))[None]}
     found[name] = {
       'mse': float(metrics.mse(outputs, test)[0]),
       'mae': float(metrics.mae(outputs, test)[0]),
