@@ -19,6 +19,7 @@ from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import contrastive_costs
 from launch.benchmarks import privacy_costs
+from launch.benchmarks import pyramid_speed
 from launch.benchmarks import training
 from launch.benchmarks import two_sample_tests
 from launch.lib import app
@@ -33,6 +34,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'torch': training.against_torch,
   'attention': attention_speed.attention,
   'decoding': attention_speed.decoding,
+  'pyramid': pyramid_speed.pyramid,
   'privacy': privacy_costs.privacy,
   'adapters': adapter_costs.adapters,
   'adaptation': adaptation_costs.adaptation,

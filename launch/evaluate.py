@@ -6,7 +6,13 @@ With --episodes=5x1 its features are judged by few-shot episodes: classifiers
 learn 5 classes from one row each, on what the layer --layer gets, and all see
 the same episodes. An agent that learned by acting (`configs/sac.py`) is judged
 by what it earns in test episodes.
+
+With --outputs=DIR what is predicted is written as CSV: of series the forecasts,
+those of a file of one's own by --config=configs/pyraformer.py
+--config.data.file=my.csv, and by --split=future those of what comes behind it.
 """
+
+import csv
 
 from absl import flags
 from absl import logging
@@ -14,6 +20,7 @@ from absl import logging
 from launch.lib import app
 from launch.lib import restored
 from repjax import files
+from repjax import types
 
 _FLAGS = restored.define_flags()
 _SPLIT = flags.DEFINE_string(
@@ -29,6 +36,9 @@ _NUM_EPISODES = flags.DEFINE_integer('num_episodes', 600, 'Number of episodes.')
 _EPISODE_SEED = flags.DEFINE_integer('episode_seed', 0, 'Draws the episodes.')
 _LAYER = flags.DEFINE_string(
   'layer', 'head', 'Layer whose input the features are, names joined by /.'
+)
+_OUTPUTS = flags.DEFINE_string(
+  'outputs', '', 'Folder in which predictions are written as CSV files.'
 )
 
 
@@ -72,6 +82,21 @@ def main() -> None:
   name = restored.file_name(split)
   figures = experiment.figures(split, *seen)
   restored.draw(workdir, {f'{name}_{k}': x for k, x in figures.items()})
+  if _OUTPUTS.value:
+    _write(experiment.tables(split, *seen), files.path_of(_OUTPUTS.value), name)
+
+
+def _write(tables, folder, split):
+  if not tables:
+    raise types.InputError(
+      '--outputs: runs of this recipe have no predictions to write as CSV.'
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, (header, lines) in tables.items():
+    path = folder / f'{split}_{name}.csv'
+    with path.open('w', newline='') as file:
+      csv.writer(file, lineterminator='\n').writerows([header, *lines])
+    logging.info('%s: %s', name, path)
 
 
 if __name__ == '__main__':

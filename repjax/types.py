@@ -273,15 +273,14 @@ class Experiment(NamedTuple):
     method: What is trained.
     train: What it is trained on.
     evals: Split -> host batches of one pass over it (`EvalBatches`).
-    eval_splits: Splits that are evaluated during training; the first one's
-      metrics choose the best checkpoint.
+    eval_splits: Evaluated during training; the first one's metrics choose best.
     steps: Number of updates.
-    warm_start: Fresh state -> the state to train from (see `repjax.start`);
-      the identity where nothing is loaded.
+    warm_start: Fresh state -> the state to train from (see `repjax.start`).
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.
     figures: (split, outputs, columns) -> name -> matplotlib figure.
     guard: What the run must pass; a private plan fills it in.
     companion: Acts beside the updates.
+    tables: (split, outputs, columns) -> name -> (header, lines), for CSV files.
   """
 
   method: Method
@@ -294,6 +293,7 @@ class Experiment(NamedTuple):
   figures: Callable[..., dict[str, Any]]
   guard: Guard = Guard()
   companion: Companion = Companion()
+  tables: Callable[..., dict[str, Any]] = lambda split, outputs, columns: {}
 
 
 class Report(NamedTuple):

@@ -30,6 +30,7 @@ def test_there_are_papers():
 # Papers that people call by another name than their part, or whose name more
 # than one part has.
 _PARTS = {
+  'anomaly_transformer': 'methods/anomaly_transformer',
   'beit': 'methods/beit',
   'gpm': 'optim/gradient_projection',
   'dp_finetuning': 'privacy/clipping',

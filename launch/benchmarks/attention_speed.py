@@ -85,7 +85,7 @@ def _against_length(forms, rounds, *, backward):
     for name, form in forms.items():
       if name == 'exact' and length > _LONGEST_EXACT:
         continue
-      compiled[name], temporary = _compile(form, length, backward)
+      compiled[name], temporary = compile_attention(form, length, backward)
       if name == 'performer':
         memory[length] = temporary
     for name, call in compiled.items():
@@ -110,8 +110,8 @@ def _against_length(forms, rounds, *, backward):
   ratios = {n: seconds['exact'][n] / linear[n] for n in seconds['exact']}
   slower = [n for n, ratio in ratios.items() if ratio < 1]
   numbers = {
-    'exponent': _slope({n: t for n, t in linear.items() if n >= 1024}),
-    'exponent of temporary memory': _slope(
+    'exponent': slope({n: t for n, t in linear.items() if n >= 1024}),
+    'exponent of temporary memory': slope(
       {n: m for n, m in memory.items() if n >= 1024}
     ),
     'temporary bytes a position': memory[lengths[-1]] / lengths[-1],
@@ -129,13 +129,15 @@ def _against_length(forms, rounds, *, backward):
   return numbers
 
 
-def _compile(form, length, backward):
+def compile_attention(
+  form, length: int, backward: bool, *, heads: int = _HEADS, dim: int = _DIM
+) -> tuple[Callable[[], float], int]:
   """(seconds of a call, temporary bytes) of attention on random inputs."""
   import jax
 
   rng = np.random.default_rng(0)
   inputs = [
-    (0.5 * rng.normal(size=(1, length, _HEADS, _DIM))).astype(np.float32)
+    (0.5 * rng.normal(size=(1, length, heads, dim))).astype(np.float32)
     for _ in range(3)
   ]
   inputs = jax.device_put(inputs)
@@ -145,7 +147,8 @@ def _compile(form, length, backward):
   return _compiled(run, *inputs)
 
 
-def _slope(values) -> float:
+def slope(values) -> float:
+  """Of the logarithm of values, length -> number, against that of length."""
   x, y = np.log(list(values)), np.log(list(values.values()))
   return float(np.polyfit(x, y, 1)[0])
 

@@ -9,6 +9,8 @@ The way of a row:
   whole-batch `transforms` and add 'mask' and 'index'.
 - Texts become rows of `tokens` by `text`: windows over a stream, or padded
   rows; they are sources like any other.
+- Time series become windows by `series`: files and sets to one kind of series,
+  split by time, scaled by their training rows; sources, too.
 
 What a training step sees depends on the seed and the step alone.
 """

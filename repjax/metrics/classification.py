@@ -107,3 +107,15 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
   from sklearn import metrics as sklearn_metrics
 
   return float(sklearn_metrics.roc_auc_score(positive, scores))
+
+
+def auprc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the precision-recall curve, as average precision.
+
+  Args:
+    scores: Higher means more likely positive, [N].
+    positive: Whether the row is positive, [N]; there must be one.
+  """
+  from sklearn import metrics as sklearn_metrics
+
+  return float(sklearn_metrics.average_precision_score(positive, scores))

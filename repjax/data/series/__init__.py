@@ -1,0 +1,1 @@
+"""Host side: time series become rows of windows."""

@@ -1,0 +1,257 @@
+"""Host side: files and TFDS sets as series.
+
+CSV files are read by Python's own reader: a header line, one row a time, one
+column of time stamps or none, and numbers; an empty cell is a missing value.
+"""
+
+from collections.abc import Sequence
+import csv
+import datetime
+import pathlib
+from typing import Literal
+
+import numpy as np
+
+from repjax import types
+from repjax.data.reading import source as sources
+from repjax.data.series import series as seriess
+
+# What cells without a value hold, besides nothing.
+_MISSING = ('', 'nan', 'na', 'n/a', 'null', 'none')
+# Names of a column of time stamps where none is given.
+_TIME_NAMES = ('date', 'time', 'timestamp', 'datetime', 'ds')
+
+
+def read_csv(
+  path: str | pathlib.Path,
+  *,
+  columns: Sequence[str] = (),
+  time_column: str = '',
+  label_column: str = '',
+  gaps: Literal['refuse', 'fill'] = 'refuse',
+) -> seriess.Series:
+  """The series of a CSV file.
+
+  Args:
+    path: With a header line.
+    columns: Which are read; () for all that are no times and no labels.
+    time_column: Of time stamps, such as 2016-07-01 00:00:00; '' for one named
+      date, time, timestamp, datetime or ds, if there is one.
+    label_column: Of 1 within anomalies and 0 outside; '' for none.
+    gaps: What to do where time stamps skip steps: refuse, or 'fill' in rows of
+      missing values.
+
+  Raises:
+    InputError: In one line, if the file cannot be read, a column is not there
+      or holds text, or time stamps are not sorted, repeat or skip steps.
+  """
+  path = pathlib.Path(path)
+  header, rows = _rows(path)
+  if not time_column:
+    named = [x for x in header if x.strip().lower() in _TIME_NAMES]
+    time_column = named[0] if named else ''
+  special = [x for x in (time_column, label_column) if x]
+  if not columns:
+    columns = [x for x in header if x not in special]
+  seriess.check_columns(str(path), [*columns, *special], header)
+  if not columns:
+    raise types.InputError(f'{path} has no column of numbers.')
+  cells = {
+    name: [row[header.index(name)] for row in rows]
+    for name in [*columns, *special]
+  }
+  made = seriess.from_arrays(
+    path.name,
+    np.stack([_numbers(path, x, cells[x]) for x in columns], -1),
+    columns=columns,
+    times=_times(path, time_column, cells[time_column])
+    if time_column
+    else None,
+    labels=_numbers(path, label_column, cells[label_column])
+    if label_column
+    else None,
+  )
+  return regular(made, gaps=gaps)
+
+
+def read_npz(
+  path: str | pathlib.Path, key: str, *, label_key: str = ''
+) -> seriess.Series:
+  """The series of an array [T, C] or [T] of an .npz file.
+
+  Args:
+    path: Of the file.
+    key: Name of the array.
+    label_key: Name of the array of labels [T]; '' for none.
+
+  Raises:
+    InputError: If the file cannot be read or holds no such array.
+  """
+  path = pathlib.Path(path)
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      for name in (key, label_key):
+        if name and name not in arrays:
+          raise types.InputError(
+            f'{path} has no array {name!r}; it has {", ".join(arrays)}.'
+          )
+      values = arrays[key]
+      labels = arrays[label_key] if label_key else None
+  except types.InputError:
+    raise
+  except (OSError, ValueError, EOFError) as error:
+    raise types.InputError(
+      f'{path} cannot be read as an .npz file: {error}'
+    ) from error
+  return seriess.from_arrays(f'{path.name}:{key}', values, labels=labels)
+
+
+def read_tfds(
+  name: str,
+  split: str,
+  *,
+  data_dir: str = '',
+  value: str = 'value',
+  label: str = '',
+  time: str = '',
+) -> list[seriess.Series]:
+  """One series a row of a prepared TFDS set, such as `nab`.
+
+  Args:
+    name: As TFDS writes it.
+    split: As TFDS writes it.
+    data_dir: Folder of prepared sets; see `source.load`.
+    value: Column of the values, [T] or [T, C].
+    label: Column of the labels [T]; '' for none.
+    time: Column of seconds since 1970 [T]; '' for none.
+  """
+  source = sources.load(name, split, data_dir=data_dir)
+  found = []
+  for row in range(len(source)):
+    read = source.read([row])
+    lacking = [x for x in (value, label, time) if x and x not in read]
+    if lacking:
+      raise types.InputError(
+        f'{name} has no column {lacking[0]!r}; it has {", ".join(read)}.'
+      )
+    title = read['name'][0] if 'name' in read else f'{name}[{row}]'
+    found.append(
+      seriess.from_arrays(
+        title.decode() if isinstance(title, bytes) else str(title),
+        read[value][0],
+        labels=read[label][0] if label else None,
+        times=read[time][0].astype('datetime64[s]') if time else None,
+      )
+    )
+  return found
+
+
+def regular(
+  series: seriess.Series, *, gaps: Literal['refuse', 'fill'] = 'refuse'
+) -> seriess.Series:
+  """The series with one row every step of time.
+
+  The step is the most frequent difference of two time stamps. Series without
+  times are taken as they are.
+
+  Raises:
+    InputError: If steps are skipped and `gaps` is 'refuse', or time stamps are
+      not whole steps apart.
+  """
+  types.check_choice('config.data.gaps', gaps, ('refuse', 'fill'))
+  if series.times is None or len(series) < 2:
+    return series
+  times = series.times
+  differences = np.diff(times)
+  steps, counts = np.unique(differences, return_counts=True)
+  step = steps[counts.argmax()]
+  if (differences == step).all():
+    return series
+  row = int(np.flatnonzero(differences != step)[0]) + 1
+  said = (
+    f'{series.name}: time stamps are {step} apart, but from {times[row - 1]} '
+    f'to {times[row]} (row {row}) it is {differences[row - 1]}'
+  )
+  places = (times - times[0]) // step
+  if ((times - times[0]) % step != np.timedelta64(0, 's')).any():
+    raise types.InputError(f'{said}: bring the rows to even steps first.')
+  if gaps == 'refuse':
+    missing = int(places[-1]) + 1 - len(series)
+    raise types.InputError(
+      f'{said}, and {missing} row(s) are missing in all: give '
+      '--config.data.gaps=fill to take them as missing values.'
+    )
+  length = int(places[-1]) + 1
+  values = np.full((length, len(series.columns)), np.nan, np.float32)
+  values[places] = series.values
+  labels = None
+  if series.labels is not None:
+    labels = np.zeros(length, np.int32)
+    labels[places] = series.labels
+  return seriess.from_arrays(
+    series.name,
+    values,
+    columns=series.columns,
+    times=times[0] + step * np.arange(length),
+    labels=labels,
+  )
+
+
+def _rows(path):
+  """(header, rows of cells) of a CSV file."""
+  try:
+    with path.open(newline='', encoding='utf-8-sig') as file:
+      lines = [row for row in csv.reader(file) if row]
+  except FileNotFoundError:
+    raise types.InputError(
+      f'There is no file {path}: check --config.data.file.'
+    ) from None
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise types.InputError(
+      f'{path} cannot be read as a CSV file: {error}'
+    ) from error
+  if len(lines) < 2:
+    raise types.InputError(f'{path} needs a header line and rows below it.')
+  header = [x.strip() for x in lines[0]]
+  if len(set(header)) != len(header):
+    raise types.InputError(f'{path}: two columns have one name: {header}.')
+  for number, row in enumerate(lines[1:], 2):
+    if len(row) != len(header):
+      raise types.InputError(
+        f'{path}: line {number} has {len(row)} cells, the header {len(header)}.'
+      )
+  return header, lines[1:]
+
+
+def _numbers(path, name, cells):
+  """float32 [T]; NaN for cells without a value."""
+  numbers = np.full(len(cells), np.nan, np.float32)
+  for row, cell in enumerate(cells):
+    if cell.strip().lower() in _MISSING:
+      continue
+    try:
+      numbers[row] = float(cell)
+    except ValueError:
+      raise types.InputError(
+        f'{path}: column {name!r} holds text ({cell!r} in line {row + 2}): '
+        'name the columns of numbers by --config.data.columns, or mend the '
+        'cell.'
+      ) from None
+  return numbers
+
+
+def _times(path, name, cells):
+  """datetime64[s] [T], in UTC where the stamps name a zone."""
+  times = []
+  for number, cell in enumerate(cells, 2):
+    try:
+      time = datetime.datetime.fromisoformat(cell.strip())
+    except ValueError:
+      raise types.InputError(
+        f'{path}: {cell!r} in line {number} of column {name!r} is no time such '
+        'as 2016-07-01 00:00:00.'
+      ) from None
+    if time.tzinfo is not None:
+      time = time.astimezone(datetime.UTC).replace(tzinfo=None)
+    times.append(time)
+  return np.array(times, 'datetime64[s]')

@@ -1,0 +1,215 @@
+"""Host side: one time series: values, times, covariates and labels."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from repjax import types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+  """T rows of C numbers in the order of time; made by `from_arrays`.
+
+  Attributes:
+    name: For messages and files.
+    columns: Names of the C numbers.
+    values: float32 [T, C]; NaN where nothing was measured.
+    times: datetime64[s] [T], rising, or None.
+    covariates: Name -> float32 [T]; what is known ahead, such as the hour.
+    labels: int32 [T], 1 within an anomaly, or None.
+    centre: float32 [C]; `values` * `scale` + `centre` are in units of the
+      source.
+    scale: float32 [C].
+  """
+
+  name: str
+  columns: tuple[str, ...]
+  values: np.ndarray
+  times: np.ndarray | None
+  covariates: Mapping[str, np.ndarray]
+  labels: np.ndarray | None
+  centre: np.ndarray
+  scale: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.values)
+
+  @property
+  def observed(self) -> np.ndarray:
+    """Which values were measured, bool [T, C]."""
+    return ~np.isnan(self.values)
+
+  def filled(self) -> np.ndarray:
+    """Values [T, C] with the last one measured in place of what is missing.
+
+    Nothing is taken from the future: before the first it is 0, which is the
+    mean where the series was scaled.
+    """
+    observed = self.observed
+    rows = np.where(observed, np.arange(len(self))[:, None], -1)
+    last = np.maximum.accumulate(rows, axis=0)
+    taken = np.take_along_axis(self.values, np.maximum(last, 0), axis=0)
+    return np.where(last < 0, np.float32(0), taken)
+
+  def in_units(self, values: np.ndarray) -> np.ndarray:
+    """Scaled numbers [..., C] in the units of the source."""
+    return values * self.scale + self.centre
+
+  def scaled(self, centre: np.ndarray, scale: np.ndarray) -> 'Series':
+    """The series whose values are (x - centre) / scale, [C] each."""
+    centre, scale = (np.asarray(x, np.float32) for x in (centre, scale))
+    return dataclasses.replace(
+      self,
+      values=(self.values - centre) / scale,
+      centre=self.centre + self.scale * centre,
+      scale=self.scale * scale,
+    )
+
+  def part(self, start: int, stop: int) -> 'Series':
+    """Rows [start, stop), which are no copies."""
+    cut = slice(start, stop)
+    return dataclasses.replace(
+      self,
+      values=self.values[cut],
+      times=None if self.times is None else self.times[cut],
+      covariates={name: x[cut] for name, x in self.covariates.items()},
+      labels=None if self.labels is None else self.labels[cut],
+    )
+
+  def select(self, columns: Sequence[str]) -> 'Series':
+    """The columns of these names, in this order.
+
+    Raises:
+      InputError: If there is no such column.
+    """
+    check_columns(self.name, columns, self.columns)
+    places = [self.columns.index(x) for x in columns]
+    return dataclasses.replace(
+      self,
+      columns=tuple(columns),
+      values=self.values[:, places],
+      centre=self.centre[places],
+      scale=self.scale[places],
+    )
+
+  def with_covariates(self, covariates: Mapping[str, np.ndarray]) -> 'Series':
+    """The series with more that is known ahead, name -> [T]."""
+    made = {
+      name: np.asarray(x, np.float32)
+      for name, x in {**self.covariates, **covariates}.items()
+    }
+    for name, x in made.items():
+      if x.shape != (len(self),) or not np.isfinite(x).all():
+        raise types.InputError(
+          f'{self.name}: the covariate {name} needs {len(self)} finite '
+          f'numbers, got shape {x.shape}.'
+        )
+    return dataclasses.replace(self, covariates=made)
+
+
+def from_arrays(
+  name: str,
+  values: Any,
+  *,
+  columns: Sequence[str] | None = None,
+  times: Any = None,
+  labels: Any = None,
+) -> Series:
+  """The series of arrays in memory.
+
+  >>> from_arrays('steps', np.arange(6.0)).columns
+  ('0',)
+
+  Args:
+    name: For messages.
+    values: Numbers [T, C] or [T]; NaN where nothing was measured.
+    columns: Names of the C numbers; '0', '1', ... if None.
+    times: Rising times [T], datetime64.
+    labels: [T], 1 within an anomaly and 0 outside.
+
+  Raises:
+    InputError: If there are no rows, a value is infinite, times do not rise, or
+      something has another length than the series.
+  """
+  values = np.asarray(values, np.float32)
+  values = values[:, None] if values.ndim == 1 else values
+  if values.ndim != 2 or not values.size:
+    raise types.InputError(
+      f'{name}: a series is numbers [T, C] with T, C >= 1; got shape '
+      f'{values.shape}.'
+    )
+  length, num_columns = values.shape
+  if columns is None:
+    columns = [str(i) for i in range(num_columns)]
+  columns = tuple(columns)
+  if len(columns) != num_columns or len(set(columns)) != num_columns:
+    raise types.InputError(
+      f'{name}: {num_columns} columns need as many names of their own, got '
+      f'{list(columns)}.'
+    )
+  infinite = np.argwhere(np.isinf(values))
+  if infinite.size:
+    row, column = infinite[0]
+    raise types.InputError(
+      f'{name}: column {columns[column]!r} is infinite in row {row}; leave the '
+      'cell empty (NaN in arrays) where nothing was measured.'
+    )
+  if times is not None:
+    times = np.asarray(times, 'datetime64[s]')
+    _check_length(name, 'times', times, length)
+    check_rising(name, times)
+  if labels is not None:
+    labels = np.asarray(labels)
+    _check_length(name, 'labels', labels, length)
+    if not np.isin(labels, (0, 1)).all():
+      raise types.InputError(f'{name}: labels must be 0 or 1.')
+    labels = labels.astype(np.int32)
+  return Series(
+    name=name,
+    columns=columns,
+    values=values,
+    times=times,
+    covariates={},
+    labels=labels,
+    centre=np.zeros(num_columns, np.float32),
+    scale=np.ones(num_columns, np.float32),
+  )
+
+
+def check_columns(
+  name: str, wanted: Sequence[str], known: Sequence[str]
+) -> None:
+  """Raises InputError for the first wanted column that there is not."""
+  for column in wanted:
+    if column not in known:
+      raise types.InputError(
+        f'{name} has no column {column!r}; it has {", ".join(known)}: change '
+        '--config.data.columns.'
+      )
+
+
+def check_rising(name: str, times: np.ndarray) -> None:
+  """Raises InputError where a time is not later than the one before it."""
+  if np.isnat(times).any():
+    raise types.InputError(f'{name}: a time stamp is missing.')
+  wrong = np.flatnonzero(np.diff(times) <= np.timedelta64(0, 's'))
+  if wrong.size:
+    row = int(wrong[0]) + 1
+    same = times[row] == times[row - 1]
+    raise types.InputError(
+      f'{name}: time stamps must rise, but row {row} ({times[row]}) '
+      f'{"repeats" if same else "is before"} row {row - 1} ({times[row - 1]}): '
+      + ('drop one of them.' if same else 'sort the rows by time.')
+    )
+
+
+def _check_length(name, what, values, length):
+  if values.shape != (length,):
+    raise types.InputError(
+      f'{name}: {what} have shape {values.shape}, but the series has {length} '
+      'rows: give one for each.'
+    )

@@ -1,0 +1,246 @@
+"""Host side: experiments that forecast time series."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from repjax import types
+from repjax.data.reading import source as sources
+from repjax.data.series import reading
+from repjax.data.series import series as seriess
+from repjax.data.series import splits
+from repjax.data.series import time_features
+from repjax.data.series import windows
+from repjax.data.sets import sines
+from repjax.experiments import series_figures
+from repjax.experiments import wiring
+from repjax.layers import pyramid_graph
+from repjax.methods import forecasting
+from repjax.methods import model_inputs
+from repjax.methods import naive_forecasts
+from repjax.metrics import forecasting as metrics
+
+# The rows behind the last one, which nobody has measured yet.
+FUTURE = 'future'
+
+
+class Data(NamedTuple):
+  """What a config of forecasts says about its data, read.
+
+  Attributes:
+    series: In units of their own training rows, with calendars.
+    sources: Split -> its windows.
+    train: Windows of training.
+    steps: Number of updates.
+    inputs: What models are called with.
+  """
+
+  series: list[seriess.Series]
+  sources: Callable[[str], sources.Source]
+  train: sources.Source
+  steps: int
+  inputs: model_inputs.Inputs
+
+
+def read(config: Any) -> Data:
+  """Reads the series that a config names, scales and splits them.
+
+  Args:
+    config: With batch_size, epochs, min_steps and the group `data`: file (CSV,
+      or FILE.npz:KEY) or else name ('sines', or a TFDS set of series), dir,
+      columns (names with commas between them; '' for all), time_column, gaps,
+      split ('shares' or 'ett_hours') and shares, length, horizon, stride and
+      eval_stride (rows from one window to the next), sines (what generates
+      them).
+
+  Raises:
+    InputError: Of whatever is wrong with it, before any compute.
+  """
+  data = config.data
+  raw = [time_features.with_calendar(x) for x in load(config)]
+  borders = [_borders(config, len(x)) for x in raw]
+  series = [
+    splits.scaled(x, y['train']) for x, y in zip(raw, borders, strict=True)
+  ]
+
+  def windows_of(split):
+    if split == FUTURE:
+      longer = [_with_future(x, data.horizon) for x in series]
+      rows = [(len(x), len(x) + data.horizon) for x in series]
+      return windows.windows(
+        longer, length=data.length, horizon=data.horizon, rows=rows, name=split
+      )
+    if split not in splits.NAMES:
+      raise types.InputError(
+        f'{split!r} is no split of a series: there are '
+        f'{", ".join(splits.NAMES)}, and {FUTURE} for what is not measured yet.'
+      )
+    return windows.windows(
+      series,
+      length=data.length,
+      horizon=data.horizon,
+      stride=data.stride if split == 'train' else data.eval_stride,
+      rows=[x[split] for x in borders],
+      name=split,
+    )
+
+  train = windows_of('train')
+  with_gaps = any(not x.observed.all() for x in series)
+  return Data(
+    series=series,
+    sources=windows_of,
+    train=train,
+    steps=wiring.steps_of(config, len(train)),
+    inputs=forecasting.past_with_gaps if with_gaps else forecasting.past,
+  )
+
+
+def load(config: Any) -> list[seriess.Series]:
+  """The series that a config names, as they were measured."""
+  data = config.data
+  columns = tuple(x.strip() for x in data.columns.split(',') if x.strip())
+  if data.file:
+    name, _, key = data.file.partition('.npz:')
+    if key:
+      found = [reading.read_npz(_place(data.dir, f'{name}.npz'), key)]
+    else:
+      return [
+        reading.read_csv(
+          _place(data.dir, data.file),
+          columns=columns,
+          time_column=data.time_column,
+          gaps=data.gaps,
+        )
+      ]
+  elif data.name == 'sines':
+    found = sines.sines(**data.sines)
+  else:
+    found = reading.read_tfds(
+      data.name, data.train_split, data_dir=data.dir, value=data.value
+    )
+  return [x.select(columns) for x in found] if columns else found
+
+
+def forecaster(
+  config: Any,
+  data: Data,
+  method: types.Method,
+  *,
+  pyramid: pyramid_graph.Pyramid | None = None,
+) -> types.Experiment:
+  """An experiment that forecasts series, beside the naive forecasts.
+
+  Those of the last value, of the last season (config.data.period) and of a
+  linear map are made and measured in every run.
+
+  Args:
+    config: With what `read` and `wiring` read.
+    data: `read(config)`.
+    method: What is trained, of `methods.forecasting`.
+    pyramid: The graph of its model, for a figure.
+  """
+  horizon, length = config.data.horizon, config.data.length
+  kernel = naive_forecasts.fit_linear(data.train, data.sources('validation'))
+  method = naive_forecasts.beside(
+    method,
+    {
+      'last': naive_forecasts.last_value(horizon),
+      'seasonal': naive_forecasts.seasonal(horizon, config.data.period, length),
+      'linear': naive_forecasts.linear(kernel),
+    },
+  )
+  made = wiring.of_sources(
+    config,
+    method,
+    batches=wiring.shuffled(config, data.train),
+    sources=data.sources,
+    steps=data.steps,
+    measure=lambda outputs, columns: metrics.measure(outputs),
+    figures=lambda rows, outputs, columns: {
+      **series_figures.forecasts(
+        rows, outputs, columns, data.series[0].columns
+      ),
+      **({} if pyramid is None else {'graph': series_figures.graph(pyramid)}),
+    },
+  )
+  return made._replace(
+    tables=lambda split, outputs, columns: {
+      'forecasts': (
+        _header(data.series[0], outputs),
+        _table(data, split, outputs, columns),
+      )
+    }
+  )
+
+
+def _place(folder: str, file: str) -> pathlib.Path:
+  """A file as it is named, or else in the folder of the data."""
+  path = pathlib.Path(file).expanduser()
+  inside = pathlib.Path(folder).expanduser() / file
+  return inside if folder and not path.exists() else path
+
+
+def _borders(config, length):
+  types.check_choice(
+    'config.data.split', config.data.split, ('shares', 'ett_hours')
+  )
+  if config.data.split == 'shares':
+    return splits.by_share(length, config.data.shares)
+  return splits.by_rows(length, splits.ETT_HOURS)
+
+
+def _with_future(series, horizon):
+  """The series with rows that were not measured behind its last."""
+  times = None
+  if series.times is not None:
+    step = series.times[-1] - series.times[-2]
+    more = series.times[-1] + step * np.arange(1, horizon + 1)
+    times = np.concatenate([series.times, more])
+  missing = np.full((horizon, len(series.columns)), np.nan, np.float32)
+  longer = seriess.from_arrays(
+    series.name,
+    np.concatenate([series.values, missing]),
+    columns=series.columns,
+    times=times,
+  )
+  return time_features.with_calendar(
+    dataclasses.replace(longer, centre=series.centre, scale=series.scale)
+  )
+
+
+def _header(series, outputs):
+  kinds = ['', '_forecast', *(['_deviation'] if 'deviation' in outputs else [])]
+  names = [f'{x}{kind}' for x in series.columns for kind in kinds]
+  return ['series', 'row', 'time', 'ahead', *names]
+
+
+def _table(data: Data, split, outputs, columns) -> Iterator[list[Any]]:
+  """One line a row of a series: windows that lie one behind the other."""
+  rows = data.sources(split).read(columns['index'])
+  horizon, length = outputs['forecast'].shape[1], rows['series'].shape[1]
+  behind: dict[int, int] = {}  # Series -> the row behind its last forecast.
+  for i, entity in enumerate(rows['entity']):
+    first = int(rows['position'][i]) + length
+    if first < behind.get(int(entity), 0):
+      continue
+    behind[int(entity)] = first + horizon
+    series = data.series[entity]
+    times = None
+    if series.times is not None:
+      step = series.times[1] - series.times[0]
+      times = series.times[0] + step * np.arange(first, first + horizon)
+    truth = series.in_units(outputs['target'][i])
+    forecast = series.in_units(outputs['forecast'][i])
+    for h in range(horizon):
+      line = [series.name, first + h, '' if times is None else times[h], h + 1]
+      for c in range(len(series.columns)):
+        known = outputs['target_observed'][i, h, c] > 0
+        line += [truth[h, c] if known else '', forecast[h, c]]
+        if 'deviation' in outputs:
+          line.append(outputs['deviation'][i, h, c] * series.scale[c])
+      yield line
