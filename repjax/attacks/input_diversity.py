@@ -100,8 +100,7 @@ def _placed(side, size, canvas, offset, interpolation):
     place = (at + 0.5) * side / size - 0.5
     first = jnp.floor(place).astype(jnp.int32)
     part = place - first
-  old = jnp.arange(side)
-  last = jnp.clip(first + 1, 0, side - 1)[:, None]
-  first = jnp.clip(first, 0, side - 1)[:, None]
-  weights = (1 - part)[:, None] * (first == old) + part[:, None] * (last == old)
+  first, last = (jnp.clip(x, 0, side - 1) for x in (first, first + 1))
+  weights = (1 - part)[:, None] * jax.nn.one_hot(first, side)
+  weights += part[:, None] * jax.nn.one_hot(last, side)
   return weights * inside[:, None]

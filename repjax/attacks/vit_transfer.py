@@ -11,6 +11,7 @@ these losses:
     adversarial = fgsm.mi_fgsm(loss_fn, image, epsilon=8 / 255)
 """
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -57,7 +58,8 @@ def logits_fn(
     )
 
   def logits(pixels):
-    image = (pixels - mean) / std
+    beside = functools.partial(ascent.beside, pixels)
+    image = (pixels - beside(mean)) / beside(std)
     if heads == 'refined':
       return model.apply(variables, image, train=False)
     if heads == 'last' and not has_refinement:
