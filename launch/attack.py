@@ -105,17 +105,15 @@ def main() -> None:
     seeds=(_SEED.value,),
     batch_size=_BATCH_SIZE.value,
   )
-  table = _table(measured)
-  print(_as_text(table), end='', flush=True)
+  print(_as_text(table := _table(measured)), end='', flush=True)
   _write(source, table, len(label))
-  first = {'none': pixels, **measured.images}
   restored.draw(
     source.workdir,
     {
       f'attack_{restored.file_name(_SPLIT.value)}_{name}': _picture(
         plots, asked['itself'], images, label
       )
-      for name, images in first.items()
+      for name, images in {'none': pixels, **measured.images}.items()
     },
   )
 
