@@ -1,6 +1,7 @@
 """Attacks by the names and numbers that a flag gives."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -30,7 +31,7 @@ def attack(
     decay: Of the momentum of those that have one.
     random_start: Of 'pgd'.
   """
-  some = dict(epsilon=epsilon, num_steps=num_steps)
+  some: dict[str, Any] = dict(epsilon=epsilon, num_steps=num_steps)
   momentum = dict(**some, step_size=step_size or None, decay=decay)
 
   def larger(loss_fn, pixels, rng):

@@ -85,14 +85,14 @@ def loss_fn(
   """The sum over heads of their cross-entropies, [B].
 
   Args:
-    model: As in `logits_fn`.
+    model: A `vit.ViT`, or a `refined_vit.RefinedViT`.
     variables: Of the model.
     label: [B].
-    heads: As in `logits_fn`.
+    heads: Whose losses: 'last', 'ensemble' or 'refined'.
     targeted: Whether `label` is to become more likely, not less.
     weights: [L], factors of the heads; None for 1 each, as published.
-    mean: As in `logits_fn`.
-    std: As in `logits_fn`.
+    mean: What the network subtracts from pixels.
+    std: What it then divides them by.
   """
   return losses.cross_entropy(
     logits_fn(model, variables, heads=heads, mean=mean, std=std),

@@ -98,8 +98,8 @@ class RefinedViT(nn.Module):
 
   Attributes:
     vit: With a class token.
-    norm: Of `TokenRefinement`.
-    shared: Of `TokenRefinement`.
+    norm: 'batch' or 'layer', in all refinements.
+    shared: Whether each has one convolution and one norm where two are drawn.
   """
 
   vit: vit.ViT

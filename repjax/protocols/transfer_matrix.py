@@ -6,6 +6,7 @@ attack on a source's seed is tried on the same seed of each target.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 from typing import NamedTuple
 
 import jax
@@ -82,7 +83,8 @@ def measure(
   """
   if not len(image):
     raise types.InputError('there is no image to attack')
-  for name, each in {**attacks, **targets}.items():
+  given: dict[str, Any] = {**attacks, **targets}
+  for name, each in given.items():
     found = len(jax.tree.leaves(each.states)[0])
     if found != len(seeds):
       raise types.InputError(
