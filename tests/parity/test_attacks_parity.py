@@ -30,12 +30,18 @@ def logits(image):
   return hidden @ SECOND
 
 
+# PyTorch's images have channels first.
+FIRST_THERE = np.ascontiguousarray(
+  FIRST.reshape(SIDE, SIDE, CHANNELS, WIDTH).transpose(2, 0, 1, 3)
+).reshape(-1, WIDTH)
+
+
 class Network(torch.nn.Module):
-  """The same; PyTorch's images have channels first."""
+  """The same."""
 
   def forward(self, image):
-    flat = image.permute(0, 2, 3, 1).reshape(len(image), -1)
-    return torch.tanh(flat @ torch.tensor(FIRST)) @ torch.tensor(SECOND)
+    flat = image.reshape(len(image), -1)
+    return torch.tanh(flat @ torch.tensor(FIRST_THERE)) @ torch.tensor(SECOND)
 
 
 LOSS = losses.cross_entropy(logits, jnp.asarray(LABEL))
