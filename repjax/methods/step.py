@@ -10,6 +10,7 @@ import optax
 
 from repjax import gradients
 from repjax import parallel
+from repjax import trees
 from repjax import types
 from repjax.types import InputError
 
@@ -166,6 +167,45 @@ def cast_inputs(batch: types.Batch, dtype: str) -> types.Batch:
     else x
     for name, x in batch.items()
   }
+
+
+class Seen(NamedTuple):
+  """What a loss is called with, as `seen` finds it.
+
+  Attributes:
+    params: In the type of the computation.
+    batch: Inputs in that type, rows of padding blank.
+    rng: This device's own key.
+  """
+
+  params: types.PyTree
+  batch: types.Batch
+  rng: jax.Array
+
+
+def seen(
+  params: types.PyTree,
+  batch: types.Batch,
+  rng: jax.Array,
+  *,
+  compute_dtype: str = 'float32',
+) -> Seen:
+  """What the loss of a step will see, before that step.
+
+  For methods whose state goes on by what the model says of the rows. A forward
+  pass on it is in the step's gradient once more; XLA makes the two one.
+
+  Args:
+    params: Of the state.
+    batch: This device's rows, as they are handed to the gradient.
+    rng: Equal on all devices, as `Step.learn` gets it.
+    compute_dtype: 'float32' or 'bfloat16', that of the step.
+  """
+  return Seen(
+    trees.cast(params, jnp.dtype(compute_dtype)),
+    gradients.blank_padding(cast_inputs(batch, compute_dtype)),
+    parallel.device_rng(rng),
+  )
 
 
 def variables(state: types.TrainState) -> types.PyTree:
