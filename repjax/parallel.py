@@ -13,9 +13,9 @@ donated, and a step briefly holds two copies of it.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import importlib.util
 import os
-import functools
 from typing import Any
 from typing import Literal
 
