@@ -1,6 +1,7 @@
 """EsViT: losses by loops, regions in chunks, centres and teachers by hand."""
 
 import functools
+import pathlib
 
 import chex
 import jax
@@ -329,3 +330,61 @@ def test_what_cannot_be_is_refused():
     make(region_weight=1.0)
   with pytest.raises(types.InputError, match='num_prototypes'):
     make(num_prototypes=1).init(jax.random.key(0), BATCH)
+
+
+# What the authors' code (microsoft/esvit: DDINOLoss, DINOHead) gave of fixed
+# numbers: two large views of 9 regions, two small ones of 4.
+AUTHORS = pathlib.Path(__file__).with_name('esvit_authors.npz')
+
+
+def test_losses_and_centres_are_the_authors():
+  with np.load(AUTHORS) as file:
+    given = {name: jnp.asarray(x) for name, x in file.items()}
+  head = prototype_head.PrototypeHead(8, hidden_dim=5, dim=4)
+  names = ('hidden_0', 'hidden_1', 'bottleneck')
+
+  def call(who, method, *args):
+    params = {
+      name: {x: given[f'{who}/{i}/{x}'] for x in ('kernel', 'bias')}
+      for i, name in enumerate(names)
+    }
+    params['prototypes'] = given[f'{who}/prototypes']
+    return head.apply({'params': params}, *args, method=method)
+
+  views = [*given['student_large'], *given['student_small']]
+  own = [call('student_view', '__call__', x.mean(1)) for x in views]
+  np.testing.assert_allclose(jnp.concatenate(own), given['logits'], atol=1e-5)
+  theirs = [
+    call('teacher_view', '__call__', x.mean(1)) for x in given['teacher_large']
+  ]
+  settings = dict(
+    student_temperature=0.1, teacher_temperature=given['temperature']
+  )
+  view = self_distillation.view_loss(
+    own, theirs, given['centre_view'], **settings
+  )
+  regions = [
+    self_distillation.region_loss(
+      call('student_region', 'embed', views[v]),
+      call('student_region', 'kernel'),
+      call('teacher_region', 'embed', given['teacher_large'][q]),
+      call('teacher_region', 'kernel'),
+      self_distillation.matches(views[v], given['teacher_large'][q]),
+      given['centre_region'],
+      chunk=5,
+      **settings,
+    )
+    for q, v in self_distillation.pairs(4)
+  ]
+  loss = (view.mean() + sum(x.mean() for x in regions) / len(regions)) / 2
+  np.testing.assert_allclose(loss, given['loss'], rtol=1e-5)
+  region = jnp.stack(
+    [call('teacher_region', '__call__', x) for x in given['teacher_large']]
+  )
+  for name, said in dict(
+    view=jnp.stack(theirs).mean(0), region=region.mean((0, 2))
+  ).items():
+    moved = self_distillation.moved_centre(
+      given[f'centre_{name}'], said, jnp.ones(3), momentum=0.9
+    )
+    np.testing.assert_allclose(moved, given[f'new_centre_{name}'], atol=1e-5)
