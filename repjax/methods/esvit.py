@@ -31,6 +31,7 @@ from repjax.methods import model_inputs
 from repjax.methods import multi_crop
 from repjax.methods import self_distillation
 from repjax.methods import step as steps
+from repjax.methods import teacher_monitors
 from repjax.types import InputError
 
 _LARGE, _SMALL = 'large', 'small'
@@ -191,7 +192,7 @@ def make(
       centres[0],
       **given,
     )
-    metrics = {'view': view, **{x: batch[x] for x in _MONITORS}}
+    metrics = {'view': view, **{x: batch[x] for x in teacher_monitors.NAMES}}
     if has_regions:
       columns = kernel(params, 'region', frozen=frozen)
       embedded = [embed(params, 'region', x) for x in by_regions]
@@ -264,7 +265,9 @@ def make(
       _LARGE: large,
       _SMALL: small,
       _VIEW: said,
-      **_monitors(said, view, memory.view_centre, temperature, real),
+      **teacher_monitors.of_step(
+        said, view, memory.view_centre, temperature, real
+      ),
     }
     region_centre = memory.region_centre
     if has_regions:
@@ -336,37 +339,6 @@ def divided(
   elif getattr(model, 'pool', None) == 'token':
     return encoded[:, 0], encoded[:, 1:]
   return encoded.mean(1), encoded
-
-
-_MONITORS = ('entropy', 'mean_entropy', 'clusters', 'spread')
-
-
-def _monitors(logits, features, centre, temperature, real):
-  """What the teacher says of first views, by what tells of a collapse, [B]."""
-  said = self_distillation.targets(logits[:, 0], centre, temperature)
-  first = features.reshape((len(logits), 2, -1))[:, 0].astype(jnp.float32)
-  everyone, vectors, there = parallel.all_gather((said, first, real))
-  weight = there / jnp.maximum(there.sum(), 1)
-  scale = jnp.log(said.shape[-1])
-
-  def entropy(p):
-    return -jax.scipy.special.xlogy(p, p).sum(-1) / scale
-
-  largest = jax.nn.one_hot(everyone.argmax(-1), said.shape[-1])
-  used = ((largest * weight[:, None]).sum(0) > 0).sum()
-  mean = weight @ vectors
-  variance = weight @ jnp.square(vectors - mean[None])
-  norm = jnp.sqrt(weight @ jnp.square(vectors).sum(-1))
-  shared = dict(
-    mean_entropy=entropy(weight @ everyone),
-    clusters=used / jnp.maximum(there.sum(), 1),
-    spread=jnp.sqrt(variance.sum()) / jnp.maximum(norm, 1e-12),
-  )
-  rows = (len(logits),)
-  return {
-    'entropy': entropy(said),
-    **{name: jnp.broadcast_to(x, rows) for name, x in shared.items()},
-  }
 
 
 def _at(value, step):
