@@ -47,7 +47,7 @@ def main() -> None:
   from launch.lib import judged_features
 
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
-  workdir, experiment, state = restored.restore(_FLAGS)
+  workdir, experiment, state, _ = restored.restore(_FLAGS)
 
   from repjax import loop
 

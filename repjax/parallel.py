@@ -13,6 +13,7 @@ donated, and a step briefly holds two copies of it.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import functools
 import importlib.util
 import os
 from typing import Any
@@ -176,15 +177,13 @@ def replicate(
   the student) must not be donated as it is.
   """
   devices = jax.local_devices() if devices is None else devices
-  mesh = jax.sharding.Mesh(
-    np.asarray(devices),
-    (AXIS,),
-    axis_types=(jax.sharding.AxisType.Auto,),
-  )
+  kinds = (jax.sharding.AxisType.Auto,)
+  mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,), axis_types=kinds)
   sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  return jax.tree.map(
-    lambda x: jax.device_put(x, sharding, may_alias=False), tree
-  )
+  # One of several devices would share what it has, whatever `may_alias` says.
+  own = lambda x: jnp.array(x) if isinstance(x, jax.Array) else x  # noqa: E731
+  put = functools.partial(jax.device_put, device=sharding, may_alias=False)
+  return jax.tree.map(lambda x: put(own(x)), tree)
 
 
 def check_batch_size(
@@ -240,7 +239,7 @@ def initialize(
   """Joins the processes of a job; does nothing for a job of one process.
 
   Call it before anything else touches JAX. Without arguments, SLURM, Open
-  MPI, GKE and TPU pods are detected from their environment.
+  MPI, GKE and TPU pods are detected by their environment.
 
   Args:
     coordinator_address: host:port of process 0.

@@ -37,11 +37,13 @@ class Restored(NamedTuple):
     workdir: Where.
     experiment: Built again, as it was trained.
     state: As the checkpoint has it.
+    config: Its numbers.
   """
 
   workdir: pathlib.Path
   experiment: types.Experiment
   state: types.TrainState
+  config: Any
 
 
 def define_flags() -> Flags:
@@ -76,7 +78,30 @@ def restore(given: Flags) -> Restored:
     )
   said = _said(workdir, given)
   app.initialize()
+  return _read(workdir, said, given, given.step.value)
 
+
+def beside(workdir: str, given: Flags, field: str) -> Restored:
+  """The newest checkpoint of a further work directory, after `restore`.
+
+  Args:
+    workdir: Which one; of one of repjax's own recipes.
+    given: The flags: --data_dir counts for it, too.
+    field: The flag that names it.
+  """
+  path = files.path_of(workdir)
+  if not (path / 'checkpoints').is_dir():
+    raise types.InputError(
+      f'{field}={workdir} holds no checkpoints: give directories that '
+      'launch.train has written.'
+    )
+  said = _written(path)
+  said = {**said, 'file': recipes.own_recipe(said['file'])}
+  return _read(path, said, given._replace(config=None), 'latest')
+
+
+def _read(workdir, said, given, step) -> Restored:
+  """What stands in a work directory, with the flags over its config."""
   from launch.lib import building
   from repjax import checkpoint
   from repjax import loop
@@ -93,11 +118,11 @@ def restore(given: Flags) -> Restored:
     best_mode=config.run.best_mode,
     read_only=True,
   )
-  stored = store.read(step=_step(store, given.step.value))
+  stored = store.read(step=_step(store, step))
   if stored is None:
-    raise types.InputError(f'--workdir={workdir} holds no checkpoint yet.')
+    raise types.InputError(f'{workdir} holds no checkpoint yet.')
   _as_trained(config, stored, workdir)
-  if given.config.value is not None:
+  if given.config is not None and given.config.value is not None:
     config.update_from_flattened_dict(
       config_flags.get_override_values(flags.FLAGS['config'])
     )
@@ -108,7 +133,7 @@ def restore(given: Flags) -> Restored:
     stored,
     loop.init(experiment.method, experiment.train.batch(0), config.seed),
   )
-  return Restored(workdir, experiment, state)
+  return Restored(workdir, experiment, state, config)
 
 
 def draw(workdir: pathlib.Path, figures: Any) -> None:
@@ -136,13 +161,7 @@ def _said(workdir: pathlib.Path, given: Flags) -> dict[str, Any]:
   With --config only these two, where config.json is damaged.
   """
   try:
-    said = files.read_json(workdir / 'config.json', 'config')['config']
-    if not isinstance(said, dict) or not all(
-      isinstance(said.get(x), str) for x in ('file', 'preset')
-    ):
-      raise types.InputError(
-        f'{workdir / "config.json"} is damaged: it names no recipe'
-      )
+    said = _written(workdir)
   except types.InputError as error:
     if given.config.value is None:
       raise types.InputError(
@@ -154,6 +173,18 @@ def _said(workdir: pathlib.Path, given: Flags) -> dict[str, Any]:
     return {**said, 'file': recipes.own_recipe(said['file'])}
   file, preset = app.config_name()
   return {**said, 'file': file, 'preset': preset}
+
+
+def _written(workdir: pathlib.Path) -> dict[str, Any]:
+  """What config.json says, with the 'file' and 'preset' of its recipe."""
+  said = files.read_json(workdir / 'config.json', 'config')['config']
+  if not isinstance(said, dict) or not all(
+    isinstance(said.get(x), str) for x in ('file', 'preset')
+  ):
+    raise types.InputError(
+      f'{workdir / "config.json"} is damaged: it names no recipe'
+    )
+  return said
 
 
 def _as_trained(config, stored, workdir) -> None:

@@ -41,7 +41,7 @@ class ViT(nn.Module):
 
   `model.apply(variables, image, train=False)` gives logits; `method='features'`
   gives what the head sees, `method='encode'` one vector a token. Parts are
-  callable too: `embed`, and `classify` on the sown 'output' of any block.
+  callable too: `embed`, `each_block`, and `classify` on what leaves a block.
 
   Attributes:
     num_classes: Number of logits.
@@ -180,15 +180,28 @@ class ViT(nn.Module):
     """Logits [B, num_classes] of tokens [B, T, D] as they leave any block."""
     return self.head(self._pool(tokens))
 
-  def _blocks(self, image, *, train):
-    tokens = self.embed(image, train=train)
+  def head_of(self, pooled: jax.Array) -> jax.Array:
+    """Logits [B, num_classes] of a normalised token [B, D]."""
+    return self.head(self._represent(pooled))
+
+  def each_block(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
+    """Tokens as they leave each block, num_layers of [B, T, D]."""
+    tokens, left = self.embed(image, train=train), []
     for layer in self.block:
       tokens, _ = layer(tokens, train=train)
-    return tokens
+      left.append(tokens)
+    return left
+
+  def _blocks(self, image, *, train):
+    return self.each_block(image, train=train)[-1]
 
   def _pool(self, tokens):
     tokens = self.encoder_norm(tokens)
-    pooled = tokens[:, 0] if self.pool == 'token' else tokens.mean(axis=1)
+    return self._represent(
+      tokens[:, 0] if self.pool == 'token' else tokens.mean(axis=1)
+    )
+
+  def _represent(self, pooled):
     if self.representation_dim is not None:
       pooled = jnp.tanh(self.pre_logits(pooled))
     return pooled

@@ -105,5 +105,5 @@ def test_the_random_start_is_a_function_of_the_key():
 
 
 def test_no_steps_are_refused():
-  with pytest.raises(types.InputError, match='num_steps=0'):
+  with pytest.raises(types.InputError, match='num_steps'):
     fgsm.pgd(logistic, IMAGE, None, epsilon=0.1, step_size=0.1, num_steps=0)

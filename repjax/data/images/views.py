@@ -26,6 +26,7 @@ def random_views(
   brightness: float = 0.4,
   contrast: float = 0.4,
   saturation: float = 0.4,
+  size: int | None = None,
 ) -> Views:
   """Crop and resize, mirror, and change brightness, contrast and saturation.
 
@@ -44,6 +45,7 @@ def random_views(
     brightness: Strength, in [0, 1); 0 for none.
     contrast: Strength, in [0, 1); 0 for none.
     saturation: Strength, in [0, 1); 0 for none. Changes no grey image.
+    size: Side of the view, in pixels; None for that of the image.
 
   Raises:
     InputError: If a value is out of range.
@@ -58,8 +60,8 @@ def random_views(
 
   def one(image, rng):
     rngs = jax.random.split(rng, 5)
-    if tuple(area) != (1.0, 1.0):
-      image = _cropped(image, rngs[0], area, aspect)
+    if tuple(area) != (1.0, 1.0) or size is not None:
+      image = _cropped(image, rngs[0], area, aspect, size)
     if flip:
       image = jnp.where(jax.random.bernoulli(rngs[1]), image[:, ::-1], image)
     if contrast:
@@ -69,8 +71,8 @@ def random_views(
       grey = image.mean(-1, keepdims=True)
       image = grey + _factor(rngs[3], saturation) * (image - grey)
     if brightness:
-      size = jnp.sqrt(jnp.square(image).mean())
-      image = image + (_factor(rngs[4], brightness) - 1) * size
+      root = jnp.sqrt(jnp.square(image).mean())
+      image = image + (_factor(rngs[4], brightness) - 1) * root
     return image
 
   return jax.vmap(one)
@@ -80,8 +82,8 @@ def _factor(rng, strength):
   return jax.random.uniform(rng, (), jnp.float32, 1 - strength, 1 + strength)
 
 
-def _cropped(image, rng, area, aspect):
-  """A window of the image, resized to all of it."""
+def _cropped(image, rng, area, aspect, size):
+  """A window of the image, resized to all of it, or to a square."""
   rng_area, rng_aspect, rng_place = jax.random.split(rng, 3)
   part = jax.random.uniform(rng_area, (), jnp.float32, *area)
   ratio = jnp.exp(
@@ -90,13 +92,15 @@ def _cropped(image, rng, area, aspect):
   # Height and width as parts of the image's sides.
   sides = jnp.minimum(jnp.sqrt(jnp.stack([part / ratio, part * ratio])), 1.0)
   first = jax.random.uniform(rng_place, (2,)) * (1 - sides)
-  lengths = jnp.asarray(image.shape[:2], jnp.float32)
+  shape = image.shape if size is None else (size, size, image.shape[-1])
+  lengths = jnp.asarray(shape[:2], jnp.float32)
+  scale = lengths / jnp.asarray(image.shape[:2], jnp.float32)
   # Pixels are resampled bilinearly between their centres.
   return jax.image.scale_and_translate(
     image.astype(jnp.float32),
-    image.shape,
+    shape,
     (0, 1),
-    1 / sides,
+    scale / sides,
     -first / sides * lengths,
     method='linear',
     antialias=False,

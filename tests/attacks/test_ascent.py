@@ -1,0 +1,272 @@
+"""Steps in a ball, against loops in NumPy where the gradient is known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax import types
+from repjax.attacks import ascent
+from repjax.attacks import fgsm
+from repjax.attacks import input_diversity
+from repjax.attacks import losses
+from repjax.attacks import smoothing
+
+RNG = np.random.default_rng(1)
+ROWS, SIDE, CHANNELS, CLASSES = 3, 8, 2, 4
+IMAGE = RNG.uniform(0.2, 0.8, (ROWS, SIDE, SIDE, CHANNELS)).astype(np.float32)
+WEIGHT = RNG.normal(size=(SIDE * SIDE * CHANNELS, CLASSES)).astype(np.float32)
+LABEL = np.array([0, 3, 1])
+
+
+def logits(image):
+  flat = image.reshape(len(image), -1)
+  return jnp.tanh(flat) @ WEIGHT
+
+
+LOSS = losses.cross_entropy(logits, jnp.asarray(LABEL))
+
+
+def gradient(image):
+  """Of the loss, by hand."""
+  flat = image.reshape(len(image), -1).astype(np.float64)
+  scores = np.tanh(flat) @ WEIGHT
+  chances = np.exp(scores - scores.max(1, keepdims=True))
+  chances /= chances.sum(1, keepdims=True)
+  chances[np.arange(len(image)), LABEL] -= 1
+  back = chances @ WEIGHT.T * (1 - np.tanh(flat) ** 2)
+  return back.reshape(image.shape)
+
+
+def loop(
+  *, epsilon, step_size, num_steps, decay=0.0, kernel=None, norm='linf', scale=1
+):
+  """The attack as its papers write it, one image and step at a time."""
+  image = IMAGE.astype(np.float64)
+  x, momentum = image.copy(), np.zeros_like(image)
+  for _ in range(num_steps):
+    g = scale * gradient(x)
+    if kernel is not None:
+      g = np.stack([convolved(row, kernel) for row in g])
+    if decay:
+      g = g / abs(g).mean((1, 2, 3), keepdims=True)
+      g = momentum = decay * momentum + g
+    for row in range(len(x)):
+      if norm == 'linf':
+        x[row] += step_size * np.sign(g[row])
+        x[row] = np.clip(x[row], image[row] - epsilon, image[row] + epsilon)
+      else:
+        x[row] += step_size * g[row] / np.linalg.norm(g[row])
+        delta = x[row] - image[row]
+        x[row] = image[row] + delta * min(1, epsilon / np.linalg.norm(delta))
+    x = np.clip(x, 0, 1)
+  return x
+
+
+def convolved(image, kernel):
+  """[H, W, C] with zeros around it, pixel by pixel."""
+  half, out = len(kernel) // 2, np.zeros_like(image)
+  for y in range(SIDE):
+    for x in range(SIDE):
+      for dy in range(-half, half + 1):
+        for dx in range(-half, half + 1):
+          if 0 <= y + dy < SIDE and 0 <= x + dx < SIDE:
+            weight = kernel[half + dy] * kernel[half + dx]
+            out[y, x] += weight * image[y + dy, x + dx]
+  return out
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('decay', [0.0, 0.7, 1.0])
+def test_steps_are_those_of_the_papers(norm, decay):
+  settings = dict(epsilon=0.3, step_size=0.07, num_steps=6, decay=decay)
+  found = ascent.ascend(LOSS, jnp.asarray(IMAGE), None, norm=norm, **settings)
+  expected = loop(norm=norm, **settings)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_smoothed_gradients_are_those_of_shifted_images():
+  found = fgsm.ti_fgsm(
+    LOSS, jnp.asarray(IMAGE), epsilon=0.2, num_steps=4, size=5, decay=1.0
+  )
+  kernel = smoothing.gaussian(5, 3.0)
+  expected = loop(
+    epsilon=0.2, step_size=0.05, num_steps=4, kernel=kernel, decay=1.0
+  )
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_a_kernel_is_a_gaussian():
+  kernel = smoothing.gaussian(15, 3.0)
+  np.testing.assert_allclose(kernel.sum(), 1, rtol=1e-6)
+  np.testing.assert_allclose(kernel[0] / kernel[7], np.exp(-4.5), rtol=1e-5)
+  np.testing.assert_array_equal(kernel, kernel[::-1])
+  image = jnp.asarray(IMAGE)
+  only = smoothing.smooth(image, smoothing.gaussian(1, 3.0))
+  np.testing.assert_allclose(only, IMAGE, rtol=1e-6)
+
+
+def test_momentum_does_not_depend_on_the_scale_of_a_loss():
+  attack = functools.partial(fgsm.mi_fgsm, epsilon=0.2)
+  plain = attack(LOSS, jnp.asarray(IMAGE))
+  scaled = attack(lambda x: 1000 * LOSS(x), jnp.asarray(IMAGE))
+  np.testing.assert_allclose(plain, scaled, atol=1e-6)
+  other = loop(epsilon=0.2, step_size=0.02, num_steps=10, decay=1.0, scale=1e-3)
+  np.testing.assert_allclose(plain, other, atol=2e-5)
+
+
+def test_a_row_without_a_gradient_stays_as_it_is():
+  flat = lambda x: 0 * x.sum((1, 2, 3))  # noqa: E731
+  for norm in ('linf', 'l2'):
+    found = fgsm.mi_fgsm(flat, jnp.asarray(IMAGE), epsilon=0.1, norm=norm)
+    np.testing.assert_array_equal(found, IMAGE)
+
+
+def test_a_targeted_attack_makes_its_class_likelier():
+  aim = jnp.asarray((LABEL + 1) % CLASSES)
+  loss = losses.cross_entropy(logits, aim, targeted=True)
+  found = fgsm.pgd(
+    loss, jnp.asarray(IMAGE), None, epsilon=0.3, step_size=0.05, num_steps=10
+  )
+  np.testing.assert_array_equal(logits(found).argmax(-1), aim)
+
+
+def test_the_losses_of_heads_are_added():
+  heads = lambda x: jnp.stack([logits(x), 2 * logits(x)], 1)  # noqa: E731
+  label, image = jnp.asarray(LABEL), jnp.asarray(IMAGE)
+  both = losses.cross_entropy(heads, label)(image)
+  second = losses.cross_entropy(lambda x: 2 * logits(x), label)(image)
+  np.testing.assert_allclose(both, LOSS(image) + second, rtol=1e-5)
+  weights = jnp.array([0.5, 0.0])
+  half = losses.cross_entropy(heads, label, weights=weights)(image)
+  np.testing.assert_allclose(half, LOSS(image) / 2, rtol=1e-5)
+  with pytest.raises(types.InputError, match='2 heads'):
+    losses.cross_entropy(heads, label, weights=jnp.ones(3))(image)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_random_starts_fill_the_ball(norm):
+  image = jnp.full((400, 2, 2, 1), 0.5)
+  found = ascent.ascend(
+    lambda x: 0 * x.sum((1, 2, 3)),
+    image,
+    jax.random.key(0),
+    epsilon=0.4,
+    step_size=0.1,
+    num_steps=1,
+    norm=norm,
+    random_start=True,
+  )
+  delta = np.asarray(found - image).reshape(400, 4)
+  radius = {
+    'linf': abs(delta).max(1),
+    'l2': np.linalg.norm(delta, axis=1),
+  }[norm]
+  assert radius.max() <= 0.4 + 1e-6
+  # Of a uniform point of a ball in 4 dimensions, (radius / epsilon)^4 is
+  # uniform.
+  np.testing.assert_allclose(((radius / 0.4) ** 4).mean(), 0.5, atol=0.05)
+  np.testing.assert_allclose(delta.mean(0), 0, atol=0.03)
+
+
+def test_a_random_step_takes_its_part_of_epsilon():
+  image = jnp.asarray(IMAGE)
+  found = fgsm.r_fgsm(
+    LOSS, image, jax.random.key(0), epsilon=0.1, random_step=0.04
+  )
+  delta = abs(np.asarray(found - image))
+  assert delta.max() <= 0.1 + 1e-6
+  # Both steps agree in a pixel, or not.
+  assert np.isclose(delta, 0.1, atol=1e-6).any()
+  assert np.isclose(delta, 0.02, atol=1e-6).any()
+  with pytest.raises(types.InputError, match='random_step'):
+    fgsm.r_fgsm(LOSS, image, jax.random.key(0), epsilon=0.1, random_step=0.2)
+
+
+# Input diversity.
+
+
+@pytest.mark.parametrize('interpolation', ['linear', 'nearest'])
+def test_nothing_is_resized_at_the_full_size(interpolation):
+  same = input_diversity.InputDiversity(
+    largest=1.0, canvas=1.0, interpolation=interpolation
+  )
+  image = jnp.asarray(IMAGE)
+  np.testing.assert_allclose(same(jax.random.key(0), image), image, atol=1e-6)
+  found = fgsm.di_fgsm(
+    LOSS, image, jax.random.key(1), epsilon=0.2, diversity=same
+  )
+  np.testing.assert_allclose(
+    found, fgsm.mi_fgsm(LOSS, image, epsilon=0.2), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('interpolation', ['linear', 'nearest'])
+def test_a_resized_image_lies_somewhere_on_its_canvas(interpolation):
+  half = input_diversity.InputDiversity(
+    smallest=0.5, largest=0.5, canvas=1.0, interpolation=interpolation
+  )
+  constant = jnp.ones((1, SIDE, SIDE, 1))
+  places = set()
+  for seed in range(40):
+    seen = np.asarray(half(jax.random.key(seed), constant))[0, ..., 0]
+    np.testing.assert_allclose(seen.sum(), (SIDE // 2) ** 2, rtol=1e-5)
+    rows, columns = np.nonzero(seen)
+    assert rows.max() - rows.min() == columns.max() - columns.min() == 3
+    places.add((rows.min(), columns.min()))
+  assert len(places) > 10
+
+
+def test_resizing_is_that_of_other_libraries():
+  # Twice the side: linear weights of 1/4 and 3/4 with edges held.
+  line = jnp.arange(4.0).reshape(1, 1, 4, 1)
+  weights = input_diversity._placed(4, 8, 8, 0, 'linear')
+  found = np.asarray(smoothing.both_sides(line, jnp.ones((1, 1)), weights))
+  expected = jax.image.resize(line, (1, 1, 8, 1), 'linear')
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  weights = input_diversity._placed(4, 7, 7, 0, 'nearest')
+  found = np.asarray(weights).argmax(1)
+  np.testing.assert_array_equal(found, np.arange(7) * 4 // 7)
+
+
+def test_a_batch_may_stay_as_it_is():
+  never = input_diversity.InputDiversity(probability=0.0)
+  image = jnp.asarray(IMAGE)
+  np.testing.assert_array_equal(never(jax.random.key(0), image), image)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'tells'),
+  [
+    (dict(largest=1.5, canvas=1.2), 'canvas=1.2'),
+    (dict(smallest=0.0), 'smallest=0.0'),
+    (dict(probability=1.5), 'probability'),
+    (dict(interpolation='cubic'), 'interpolation'),
+  ],
+)
+def test_a_wrong_diversity_is_refused(settings, tells):
+  with pytest.raises(types.InputError, match=tells):
+    input_diversity.InputDiversity(**settings)
+
+
+def test_what_cannot_be_attacked_so_is_refused():
+  image = jnp.asarray(IMAGE)
+  for settings, tells in (
+    (dict(epsilon=-0.1), 'epsilon'),
+    (dict(epsilon=float('nan')), 'epsilon'),
+    (dict(step_size=-1.0), 'step_size'),
+    (dict(num_steps=0), 'num_steps'),
+    (dict(decay=-1.0), 'decay'),
+    (dict(norm='l1'), 'norm'),
+    (dict(norm='l2', epsilon=jnp.ones(2)), 'epsilon'),
+    (dict(random_start=True), 'rng'),
+  ):
+    settings = dict(epsilon=0.1, step_size=0.1, num_steps=1) | settings
+    with pytest.raises(types.InputError, match=tells):
+      ascent.ascend(LOSS, image, None, **settings)
+  with pytest.raises(types.InputError, match='odd'):
+    smoothing.gaussian(4, 3.0)
+  with pytest.raises(types.InputError, match='square'):
+    input_diversity.InputDiversity().check((1, 4, 5, 3))

@@ -1,0 +1,94 @@
+"""`launch.attack`: who is fooled, in a table and in pictures, or one line."""
+
+import json
+
+import launching
+import pytest
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Work directories of a ViT with refinements, and of an MLP."""
+  return {
+    name: _train(config, tmp_path_factory.mktemp(name))
+    for name, config in (
+      ('vit', 'configs/vit_transfer.py:smoke'),
+      ('mlp', 'configs/sam.py:smoke'),
+    )
+  }
+
+
+def _train(config, workdir):
+  code, output = launching.call(
+    'train', f'--config={config}', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  return workdir
+
+
+def _attack(workdir, *flags):
+  return launching.call('attack', f'--workdir={workdir}', *flags)
+
+
+def test_a_table_of_attacks_and_networks(trained):
+  vit, mlp = trained['vit'], trained['mlp']
+  checkpoints = sorted((mlp / 'checkpoints').rglob('*'))
+  code, output = _attack(
+    mlp,
+    f'--targets={vit}',
+    '--attack=fgsm,pgd,di_fgsm,ti_fgsm,mi_fgsm,r_fgsm',
+    '--epsilon=0.3',
+    '--num_steps=3',
+    '--num_rows=60',
+    '--batch_size=40',
+  )
+  assert code == 0, output
+  assert 'accuracy (fooled) [%]' in output
+  table = json.loads((mlp / 'attack_test.json').read_text())
+  assert table['num_rows'] == 60 and table['epsilon'] == 0.3
+  assert set(table['networks']) == {'itself', str(vit)}
+  itself = table['networks']['itself']
+  for name in ('fgsm', 'pgd', 'mi_fgsm'):
+    assert itself[name]['accuracy'] < itself['none']['accuracy'] - 0.2
+    assert itself[name]['fooled'] > 0.3
+  assert sorted((mlp / 'checkpoints').rglob('*')) == checkpoints
+  assert (mlp / 'plots' / 'attack_test_pgd.png').exists()
+
+
+def test_nothing_changes_without_room(trained):
+  mlp = trained['mlp']
+  code, output = _attack(mlp, '--epsilon=0', '--num_rows=30', '--attack=pgd')
+  assert code == 0, output
+  table = json.loads((mlp / 'attack_test.json').read_text())
+  itself = table['networks']['itself']
+  assert itself['pgd'] == itself['none']
+
+
+@pytest.mark.parametrize('heads', ['ensemble', 'refined'])
+def test_all_blocks_of_a_vit(trained, heads):
+  code, output = _attack(
+    trained['vit'], f'--heads={heads}', '--attack=mi_fgsm', '--num_rows=20'
+  )
+  assert code == 0, output
+  table = json.loads((trained['vit'] / 'attack_test.json').read_text())
+  assert table['heads'] == heads
+
+
+@pytest.mark.parametrize(
+  ('flags', 'tells'),
+  [
+    (('--attack=pdg',), 'pgd'),
+    (('--attack=',), '--attack'),
+    (('--epsilon=-0.1',), '--epsilon'),
+    (('--num_steps=0',), '--num_steps'),
+    (('--norm=l2', '--attack=fgsm'), '--norm=l2'),
+    (('--heads=refined',), 'vit_transfer.py'),
+    (('--target_class=10',), 'class 10'),
+    (('--targets=/nowhere',), '--targets=/nowhere'),
+  ],
+)
+def test_wrong_flags_are_one_line(trained, flags, tells):
+  code, output = _attack(trained['mlp'], '--num_rows=10', *flags)
+  assert code == 1
+  last = output.strip().splitlines()[-1]
+  assert tells in last and 'Traceback' not in output

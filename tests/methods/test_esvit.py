@@ -1,0 +1,390 @@
+"""EsViT: losses by loops, regions in chunks, centres and teachers by hand."""
+
+import functools
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import parallel
+from repjax import types
+from repjax.layers import prototype_head
+from repjax.methods import esvit
+from repjax.methods import multi_crop
+from repjax.methods import self_distillation
+from repjax.models import mlp
+from repjax.models import swin
+from repjax.models import vit
+
+RNG = np.random.default_rng(0)
+B, S, T, D, C, K = 3, 5, 7, 4, 6, 8
+
+
+def normal(*shape):
+  return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def softmax(x):
+  x = np.exp(np.asarray(x, np.float64) - np.max(x))
+  return x / x.sum()
+
+
+STUDENT, TEACHER = normal(B, S, D), normal(B, T, D)
+KERNELS = normal(D, K), normal(D, K)
+FEATURES = normal(B, S, C), normal(B, T, C)
+CENTRE = normal(K)
+TEMPERATURES = dict(student_temperature=0.3, teacher_temperature=0.2)
+
+
+def region(chunk=4, *, student=STUDENT, teacher=TEACHER, match=None):
+  if match is None:
+    match = self_distillation.matches(*FEATURES)
+  return self_distillation.region_loss(
+    student,
+    KERNELS[0],
+    teacher,
+    KERNELS[1],
+    match,
+    CENTRE,
+    chunk=chunk,
+    **TEMPERATURES,
+  )
+
+
+def test_the_region_loss_is_that_of_a_loop():
+  expected = np.zeros(B)
+  for row in range(B):
+    for i in range(S):
+      mine = np.asarray(FEATURES[0][row, i])
+      cosines = [
+        mine @ x / np.linalg.norm(mine) / np.linalg.norm(x)
+        for x in np.asarray(FEATURES[1][row])
+      ]
+      j = int(np.argmax(cosines))
+      theirs = np.asarray(TEACHER[row, j] @ KERNELS[1]) - np.asarray(CENTRE)
+      own = softmax(np.asarray(STUDENT[row, i] @ KERNELS[0]) / 0.3)
+      expected[row] -= softmax(theirs / 0.2) @ np.log(own) / S
+  np.testing.assert_allclose(region(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('chunk', [1, 4, 15, 1000])
+def test_chunks_change_neither_loss_nor_gradient(chunk):
+  def loss(student, chunk):
+    return region(chunk, student=student).sum()
+
+  value, gradient = jax.value_and_grad(loss)(STUDENT, chunk)
+  whole, expected = jax.value_and_grad(loss)(STUDENT, B * S)
+  np.testing.assert_allclose(value, whole, rtol=1e-6)
+  np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_no_gradient_reaches_the_teacher():
+  def loss(teacher):
+    return region(teacher=teacher).sum()
+
+  np.testing.assert_array_equal(jax.grad(loss)(TEACHER), 0)
+
+
+def test_identical_views_match_themselves():
+  found = self_distillation.matches(FEATURES[1], FEATURES[1])
+  np.testing.assert_array_equal(found, np.tile(np.arange(T), (B, 1)))
+
+
+def test_the_order_of_the_teachers_regions_does_not_matter():
+  order = RNG.permutation(T)
+  match = self_distillation.matches(FEATURES[0], FEATURES[1][:, order])
+  found = region(teacher=TEACHER[:, order], match=match)
+  np.testing.assert_allclose(found, region(), rtol=1e-6)
+
+
+def test_one_region_is_a_view():
+  one, other = STUDENT[:, :1], TEACHER[:, :1]
+  found = region(student=one, teacher=other, match=jnp.zeros((B, 1), int))
+  said = self_distillation.targets(other[:, 0] @ KERNELS[1], CENTRE, 0.2)
+  expected = self_distillation.cross_entropy(said, one[:, 0] @ KERNELS[0], 0.3)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_views_are_compared_with_all_others():
+  assert len(self_distillation.pairs(10)) == 18
+  assert self_distillation.pairs(3) == [(0, 1), (0, 2), (1, 0), (1, 2)]
+  student = [normal(B, K) for _ in range(3)]
+  teacher = [normal(B, K) for _ in range(2)]
+  expected = np.zeros(B)
+  for row in range(B):
+    for q in range(2):
+      for v in range(3):
+        if q != v:
+          said = softmax(np.asarray(teacher[q][row] - CENTRE) / 0.2)
+          own = softmax(np.asarray(student[v][row]) / 0.3)
+          expected[row] -= said @ np.log(own) / 4
+  found = self_distillation.view_loss(student, teacher, CENTRE, **TEMPERATURES)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_teacher_that_says_nothing_costs_log_k():
+  flat = [jnp.zeros((B, K))] * 2
+  found = self_distillation.view_loss(
+    [normal(B, K) * 0] * 2, flat, jnp.zeros(K), **TEMPERATURES
+  )
+  np.testing.assert_allclose(found, np.log(K), rtol=1e-6)
+
+
+def test_a_centre_is_the_mean_of_real_rows():
+  logits = normal(B, K)
+  mask = jnp.array([1.0, 0.0, 1.0])
+  logits = logits.at[1].set(jnp.nan)
+  found = self_distillation.moved_centre(CENTRE, logits, mask, momentum=0.9)
+  mean = np.asarray(logits)[[0, 2]].mean(0)
+  np.testing.assert_allclose(found, 0.9 * CENTRE + 0.1 * mean, rtol=1e-5)
+  same = self_distillation.moved_centre(
+    CENTRE, logits, jnp.zeros(B), momentum=0.9
+  )
+  np.testing.assert_array_equal(same, CENTRE)
+
+
+def test_a_head_compares_unit_vectors():
+  head = prototype_head.PrototypeHead(K, hidden_dim=5, dim=D)
+  features = normal(2, 3, C)
+  given = head.init(jax.random.key(0), features)
+  logits = head.apply(given, features)
+  embedded = head.apply(given, features, method='embed')
+  kernel = head.apply(given, method='kernel')
+  np.testing.assert_allclose(jnp.square(embedded).sum(-1), 1, rtol=1e-5)
+  np.testing.assert_allclose(jnp.square(kernel).sum(0), 1, rtol=1e-5)
+  np.testing.assert_allclose(logits, embedded @ kernel, atol=1e-6)
+  assert abs(np.asarray(logits)).max() <= 1 + 1e-6
+  learned = prototype_head.PrototypeHead(
+    K, hidden_dim=5, dim=D, learn_norm=True
+  )
+  params = {**given['params'], 'scale': jnp.full(K, 3.0)}
+  tripled = learned.apply({'params': params}, features)
+  np.testing.assert_allclose(tripled, 3 * logits, atol=1e-5)
+
+
+# The method.
+
+CROPS = multi_crop.MultiCrop(size=8, local_size=4, num_local=2)
+BATCH = {
+  'image': jnp.asarray(RNG.uniform(size=(4, 8, 8, 3)), jnp.float32),
+  'mask': jnp.ones(4),
+}
+
+
+def backbone(kind='swin'):
+  if kind == 'vit':
+    return vit.ViT(
+      2,
+      patch_size=2,
+      hidden_dim=8,
+      mlp_dim=8,
+      num_heads=2,
+      num_layers=1,
+      pool='average',
+      position='sincos',
+    )
+  return swin.Swin(
+    2, hidden_dim=8, depths=(1, 1), num_heads=(2, 2), patch_size=2, window=2
+  )
+
+
+def make(kind='swin', **settings):
+  settings = (
+    dict(num_prototypes=K, hidden_dim=8, dim=D, momentum=0.9, chunk=8)
+    | settings
+  )
+  return esvit.make(backbone(kind), optax.sgd(0.1), crops=CROPS, **settings)
+
+
+@functools.cache
+def stepped(kind='swin', **settings):
+  method = make(kind, **settings)
+  state = method.init(jax.random.key(0), BATCH)
+  return state, *jax.jit(method.update)(state, BATCH, jax.random.key(1))
+
+
+def mean(sums, name):
+  return float(sums[name][0] / sums[name][1])
+
+
+@pytest.mark.parametrize('kind', ['swin', 'vit'])
+def test_a_step_moves_student_teacher_and_centres(kind):
+  old, new, sums = stepped(kind)
+  chex.assert_trees_all_equal(old.params, old.extra.teacher)
+  expected = jax.tree.map(
+    lambda x, y: 0.9 * x + 0.1 * y, old.params, new.params
+  )
+  chex.assert_trees_all_close(new.extra.teacher, expected, atol=1e-6)
+  for centre in (new.extra.view_centre, new.extra.region_centre):
+    assert abs(np.asarray(centre)).max() > 0
+  loss = (mean(sums, 'view') + mean(sums, 'region')) / 2
+  assert mean(sums, 'loss') == pytest.approx(loss, rel=1e-5)
+  for name in ('entropy', 'mean_entropy', 'clusters', 'spread'):
+    assert 0 <= mean(sums, name) <= 1 + 1e-5
+  assert mean(sums, 'entropy') <= mean(sums, 'mean_entropy') + 1e-5
+
+
+def test_centres_move_to_what_the_teacher_says_and_not_the_student():
+  method = make(region_weight=0.5, centre_momentum=0.0)
+  state = method.init(jax.random.key(0), BATCH)
+  rng = jax.random.key(1)
+  new, _ = jax.jit(method.update)(state, BATCH, rng)
+  large, _ = CROPS(BATCH['image'], jax.random.split(rng)[0])
+  model, params = backbone(), state.extra.teacher
+  maps = model.apply(
+    {'params': params['backbone']},
+    large.reshape(8, 8, 8, 3),
+    train=False,
+    method='encode',
+  )
+  view, regions = esvit.divided(model, maps)
+  head = prototype_head.PrototypeHead(K, hidden_dim=8, dim=D)
+  expected = head.apply({'params': params['view']}, view).mean(0)
+  np.testing.assert_allclose(new.extra.view_centre, expected, atol=1e-5)
+  expected = head.apply({'params': params['region']}, regions).mean((0, 1))
+  np.testing.assert_allclose(new.extra.region_centre, expected, atol=1e-5)
+
+
+def test_without_regions_it_is_dino():
+  old, new, sums = stepped(region_weight=0.0)
+  assert set(old.params) == {'backbone', 'view'}
+  assert 'region' not in sums and new.extra.region_centre.shape == (0,)
+  assert mean(sums, 'loss') == pytest.approx(mean(sums, 'view'))
+
+
+def test_prototypes_wait():
+  old, new, _ = stepped(frozen_steps=1)
+  for name in ('view', 'region'):
+    np.testing.assert_array_equal(
+      old.params[name]['prototypes'], new.params[name]['prototypes']
+    )
+  method = make(frozen_steps=1)
+  later, _ = jax.jit(method.update)(new, BATCH, jax.random.key(2))
+  assert (
+    later.params['view']['prototypes'] != new.params['view']['prototypes']
+  ).any()
+
+
+@pytest.mark.devices(4)
+def test_four_devices_make_the_step_of_one():
+  method = make()
+  state = method.init(jax.random.key(0), BATCH)
+  steps = []
+  for devices in (jax.devices()[:1], jax.devices()[:4]):
+    update = parallel.train_step(method.update, devices)
+    new, sums = update(
+      parallel.replicate(state, devices),
+      parallel.shard(BATCH, devices),
+      jax.random.key(1),
+    )
+    steps.append(jax.device_get((new, sums)))
+  chex.assert_trees_all_close(*steps, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_padding_count_for_nothing():
+  method = make()
+  state = method.init(jax.random.key(0), BATCH)
+  update = jax.jit(method.update)
+  mask = jnp.array([1.0, 1.0, 1.0, 0.0])
+  image = BATCH['image']
+  found = [
+    update(
+      state,
+      {'image': image.at[3].set(x), 'mask': mask},
+      jax.random.key(1),
+    )
+    for x in (0.5, jnp.nan)
+  ]
+  chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_the_teachers():
+  _, new, _ = stepped()
+  method = make()
+  found = method.predict(new, BATCH)['features']
+  maps = backbone().apply(
+    {'params': new.extra.teacher['backbone']},
+    BATCH['image'],
+    train=False,
+    method='encode',
+  )
+  np.testing.assert_allclose(found, maps.mean((1, 2)), atol=1e-5)
+
+
+def test_what_cannot_be_is_refused():
+  with pytest.raises(types.InputError, match='larger than images'):
+    esvit.make(
+      backbone(),
+      optax.sgd(0.1),
+      crops=multi_crop.MultiCrop(size=16, local_size=12),
+    ).init(jax.random.key(0), BATCH)
+  with pytest.raises(types.InputError, match='larger than size'):
+    multi_crop.MultiCrop(size=4, local_size=8)
+  with pytest.raises(types.InputError, match='encode'):
+    esvit.make(mlp.Mlp(2), optax.sgd(0.1), crops=CROPS)
+  with pytest.raises(types.InputError, match='region_weight'):
+    make(region_weight=1.0)
+  with pytest.raises(types.InputError, match='num_prototypes'):
+    make(num_prototypes=1).init(jax.random.key(0), BATCH)
+
+
+# What the authors' code (microsoft/esvit: DDINOLoss, DINOHead) gave of fixed
+# numbers: two large views of 9 regions, two small ones of 4.
+AUTHORS = pathlib.Path(__file__).with_name('esvit_authors.npz')
+
+
+def test_losses_and_centres_are_the_authors():
+  with np.load(AUTHORS) as file:
+    given = {name: jnp.asarray(x) for name, x in file.items()}
+  head = prototype_head.PrototypeHead(8, hidden_dim=5, dim=4)
+  names = ('hidden_0', 'hidden_1', 'bottleneck')
+
+  def call(who, method, *args):
+    params = {
+      name: {x: given[f'{who}/{i}/{x}'] for x in ('kernel', 'bias')}
+      for i, name in enumerate(names)
+    }
+    params['prototypes'] = given[f'{who}/prototypes']
+    return head.apply({'params': params}, *args, method=method)
+
+  views = [*given['student_large'], *given['student_small']]
+  own = [call('student_view', '__call__', x.mean(1)) for x in views]
+  np.testing.assert_allclose(jnp.concatenate(own), given['logits'], atol=1e-5)
+  theirs = [
+    call('teacher_view', '__call__', x.mean(1)) for x in given['teacher_large']
+  ]
+  settings = dict(
+    student_temperature=0.1, teacher_temperature=given['temperature']
+  )
+  view = self_distillation.view_loss(
+    own, theirs, given['centre_view'], **settings
+  )
+  regions = [
+    self_distillation.region_loss(
+      call('student_region', 'embed', views[v]),
+      call('student_region', 'kernel'),
+      call('teacher_region', 'embed', given['teacher_large'][q]),
+      call('teacher_region', 'kernel'),
+      self_distillation.matches(views[v], given['teacher_large'][q]),
+      given['centre_region'],
+      chunk=5,
+      **settings,
+    )
+    for q, v in self_distillation.pairs(4)
+  ]
+  loss = (view.mean() + sum(x.mean() for x in regions) / len(regions)) / 2
+  np.testing.assert_allclose(loss, given['loss'], rtol=1e-5)
+  region = jnp.stack(
+    [call('teacher_region', '__call__', x) for x in given['teacher_large']]
+  )
+  for name, said in dict(
+    view=jnp.stack(theirs).mean(0), region=region.mean((0, 2))
+  ).items():
+    moved = self_distillation.moved_centre(
+      given[f'centre_{name}'], said, jnp.ones(3), momentum=0.9
+    )
+    np.testing.assert_allclose(moved, given[f'new_centre_{name}'], atol=1e-5)

@@ -1,0 +1,165 @@
+"""Swin: windows by loops, any size, cost linear in patches, sizes by name."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax import types
+from repjax.layers import windows
+from repjax.models import swin
+from repjax.weights import swin_weights
+
+
+def small(**fields):
+  fields = dict(window=3, depths=(2, 2)) | fields
+  return swin.Swin(
+    5, hidden_dim=8, num_heads=(2, 4)[: len(fields['depths'])], **fields
+  )
+
+
+def image(height, width, rows=2):
+  return jax.random.normal(jax.random.key(0), (rows, height, width, 3))
+
+
+@functools.cache
+def variables(model):
+  return model.init(jax.random.key(1), image(24, 24), train=False)
+
+
+@pytest.mark.parametrize('window', [1, 2, 3])
+def test_windows_are_cut_row_by_row_and_joined_again(window):
+  x = jnp.arange(2 * 6 * 12 * 3.0).reshape(2, 6, 12, 3)
+  cut = windows.divide(x, window)
+  number = 0
+  for top in range(0, 6, window):
+    for left in range(0, 12, window):
+      part = x[:, top : top + window, left : left + window]
+      np.testing.assert_array_equal(cut[:, number], part.reshape(2, -1, 3))
+      number += 1
+  np.testing.assert_array_equal(windows.join(cut, (6, 12)), x)
+
+
+@pytest.mark.parametrize(('window', 'shift'), [(2, 1), (3, 1), (4, 2)])
+def test_strangers_are_tokens_from_opposite_edges(window, shift):
+  shape = (2 * window, 3 * window)
+  place = np.stack(np.indices(shape), -1)
+  rolled = np.roll(place, (-shift, -shift), (0, 1))
+  cut = np.asarray(windows.divide(jnp.asarray(rolled)[None], window))[0]
+  apart = windows.strangers(shape, window, shift)
+  for mine, found in zip(cut, apart, strict=True):
+    # Neighbours in a window were no farther apart than its side.
+    far = abs(mine[:, None] - mine[None]).max(-1) >= window
+    np.testing.assert_array_equal(found, far)
+  assert windows.strangers(shape, window, 0) is None
+
+
+def test_offsets_have_the_same_rows_of_the_table_in_smaller_windows():
+  place = np.indices((3, 3)).reshape(2, -1)
+  for i in range(9):
+    for j in range(9):
+      down, across = place[:, i] - place[:, j]
+      expected = (down + 4) * 9 + across + 4
+      assert windows.index(3, 5)[i, j] == expected
+  with pytest.raises(types.InputError, match='windows of 4'):
+    windows.index(4, 3)
+
+
+def test_a_block_without_shift_is_attention_in_each_window_alone():
+  model = small(depths=(1,))
+  given = variables(model)
+  x = image(24, 24)  # Six rows of patches: two windows.
+  changed = x.at[:, 12:, 12:].add(1.0)
+  before, after = (
+    model.apply(given, y, train=False, method='encode') for y in (x, changed)
+  )
+  moved = abs(np.asarray(before - after)).max((0, 3)) > 0
+  expected = np.zeros((6, 6), bool)
+  expected[3:, 3:] = True
+  np.testing.assert_array_equal(moved, expected)
+
+
+def test_shifted_windows_reach_over_edges_of_windows_and_not_of_the_map():
+  model = small(depths=(2,))
+  given = variables(model)
+  x = image(24, 24)
+  changed = x.at[:, :4, :4].add(1.0)  # The first patch.
+  before, after = (
+    model.apply(given, y, train=False, method='encode') for y in (x, changed)
+  )
+  moved = abs(np.asarray(before - after)).max((0, 3)) > 0
+  assert moved[3, 3] or moved[2, 3]
+  # A roll alone would have brought the last patch beside the first.
+  assert not moved[5].any() and not moved[:, 5].any()
+
+
+@pytest.mark.parametrize(
+  ('size', 'rows'), [((24, 24), (3, 3)), ((25, 31), (4, 4)), ((8, 40), (1, 5))]
+)
+def test_any_size_will_do(size, rows):
+  model = small()
+  maps = model.apply(
+    variables(model), image(*size), train=False, method='encode'
+  )
+  chex.assert_shape(maps, (2, *rows, 16))
+  logits = model.apply(variables(model), image(*size), train=False)
+  chex.assert_shape(logits, (2, 5))
+  assert np.isfinite(logits).all()
+
+
+def test_the_cost_is_linear_in_the_number_of_patches():
+  model = small(depths=(2,), window=4)
+
+  def flops(side):
+    compiled = (
+      jax.jit(functools.partial(model.apply, train=False))
+      .lower(
+        jax.eval_shape(lambda: variables(model)),
+        jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+      )
+      .compile()
+    )
+    return compiled.cost_analysis()['flops']
+
+  exponent = np.log(flops(256) / flops(64)) / np.log(16)
+  assert abs(exponent - 1) < 0.05
+
+
+def test_stochastic_depth_drops_branches_of_whole_images():
+  model = small(drop_path_rate=0.9, depths=(2,))
+  x = image(24, 24, rows=1).repeat(40, 0)
+  seen = model.apply(
+    variables(model), x, train=True, rngs={'dropout': jax.random.key(3)}
+  )
+  # The last block's two branches are there or not.
+  assert 2 <= len(np.unique(np.asarray(seen).round(5), axis=0)) <= 4
+
+
+def test_weights_come_back_bit_for_bit(tmp_path):
+  model = small()
+  params = variables(model)['params']
+  swin_weights.save(tmp_path / 'model.safetensors', params)
+  chex.assert_trees_all_equal(swin_weights.load(tmp_path, params), params)
+  other = swin.Swin(3, hidden_dim=8, num_heads=(2, 4), window=3, depths=(2, 2))
+  fresh = other.init(jax.random.key(2), image(24, 24), train=False)['params']
+  with pytest.raises(types.InputError, match='head'):
+    swin_weights.load(tmp_path, fresh)
+  loaded = swin_weights.load(tmp_path, fresh, head='replace')
+  chex.assert_trees_all_equal(loaded['head'], fresh['head'])
+  chex.assert_trees_all_equal(loaded['block_1_1'], params['block_1_1'])
+
+
+def test_what_no_swin_is_is_refused(tmp_path):
+  with pytest.raises(types.InputError, match=r"'T'"):
+    swin.variant('t', 10)
+  with pytest.raises(types.InputError, match='one number a stage'):
+    small(depths=(2, 2, 2)).init(jax.random.key(0), image(24, 24), train=False)
+  (tmp_path / 'config.json').write_text(
+    '{"model_type": "swin", "use_absolute_embeddings": true}'
+  )
+  with pytest.raises(types.InputError, match='use_absolute_embeddings'):
+    swin_weights.hf_config(tmp_path)
+  assert swin.variant('T', 10).depths == (2, 2, 6, 2)
