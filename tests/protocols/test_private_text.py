@@ -8,6 +8,8 @@ import pytest
 
 from repjax.data.sets import topic_tasks
 from repjax.experiments import private
+from repjax.models import text_heads
+from repjax.protocols import finetuned_text
 from repjax.protocols import private_text
 
 ENCODER = dict(
@@ -67,15 +69,16 @@ def test_rates_and_seeds_train_side_by_side(task, pretrained):
   )
   found = private_text.finetune(
     'tiny',
-    task._replace(train=more),
-    ENCODER,
-    pretrained,
+    text_heads.Classifier(
+      task.vocab_size, num_classes=2, pool='mean', pooler=False, **ENCODER
+    ),
+    lambda own: {**own, **pretrained},
+    finetuned_text.hold_out(more, task.test, num_rows=12),
     plan=plan,
     tx=optax.adam(1.0),
     rates=(0.0, 0.1),
     adapter=ADAPTER,
     seeds=(0, 1, 2),
-    num_held_out=12,
   )
   assert list(found) == [0.0, 0.1]
   for scores in found.values():
