@@ -83,24 +83,18 @@ def measure(
 def _private(config, base, pretrained, rows, seeds, name, settings):
   """({rate: held-out accuracy [1]}, test accuracy [S])."""
   plan = private.plan_of(config, len(rows.train['label']))
-  tx = private.updates(config, plan, optax.adamw, rate=1.0)
-
-  def finetune(some, rates):
-    return private_text.finetune(
-      name,
-      base,
-      pretrained,
-      rows,
-      plan=plan,
-      tx=tx,
-      rates=rates,
-      adapter=settings.adapter,
-      seeds=some,
-      points=1,
-      # Weights a run make products slow on CPUs, and long to compile.
-      vectorize=False,
-    )
-
+  finetune = private_text.trainer(
+    name,
+    base,
+    pretrained,
+    rows,
+    plan=plan,
+    tx=private.updates(config, plan, optax.adamw, rate=1.0),
+    adapter=settings.adapter,
+    points=1,
+    # Weights a run make products slow on CPUs, and long to compile.
+    vectorize=False,
+  )
   found = finetune(seeds[:1], settings.rates)
   rate = private_text.best_rate(found)
   scores = [found[rate].score]

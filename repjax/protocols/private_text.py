@@ -82,7 +82,7 @@ def pretrain(
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 
-def finetune(
+def trainer(
   name: str,
   base: nn.Module,
   pretrained: Callable[[types.PyTree], types.PyTree],
@@ -90,15 +90,11 @@ def finetune(
   *,
   plan: private.Plan,
   tx: optax.GradientTransformation,
-  rates: Sequence[float],
   adapter: Mapping[str, Any],
-  seeds: Sequence[int],
   points: int = 8,
   vectorize: bool = True,
-) -> dict[float, Scores]:
-  """Tells classes of texts, privately, at several rates side by side.
-
-  Heads and batches are each seed's own, noise is each run's own.
+) -> Callable[[Sequence[int], Sequence[float]], dict[float, Scores]]:
+  """What learns to tell classes of texts, privately, at several rates.
 
   Args:
     name: For the progress lines.
@@ -108,14 +104,14 @@ def finetune(
     rows: What is learned; those for validation choose the rate (`best_rate`).
     plan: For `rows.train`.
     tx: What makes updates of private gradients, at rate 1.
-    rates: What updates are multiplied with.
     adapter: What trains: arguments of `finetuning.adapt`.
-    seeds: S seeds.
     points: How often the test score is measured.
     vectorize: Whether runs go side by side, or one after the other.
 
   Returns:
-    Rate -> how its S models do.
+    (S seeds, rates that updates are multiplied with) -> rate -> how its S
+    models do. Heads and batches are each seed's own, noise is each run's own.
+    Calls share compiled steps.
   """
   model = finetuning.adapt(base, **adapter)
   method = supervised.make(
@@ -123,34 +119,37 @@ def finetune(
     optax.chain(plan.link(), side_by_side.swept(tx)),
     inputs=model_inputs.text,
   )
-  of_runs = [(rate, seed) for rate in rates for seed in seeds]
-  run_rates, run_seeds = zip(*of_runs, strict=True)
-  columns = side_by_side.per_seed(rows.train, run_seeds)
+  predict = side_by_side.predict_fn(method)
 
   @jax.jit
   @jax.vmap
   def begin(state):
     return start.fill(state, pretrained, keep=adapters.added(model))
 
-  trained = private_runs.train(
-    name,
-    method,
-    columns,
-    rows.test,
-    plan=plan,
-    seeds=run_seeds,
-    rates=run_rates,
-    states=begin(side_by_side.begin(method, columns, run_seeds)),
-    points=points,
-    vectorize=vectorize,
-  )
-  steps, curve = trained.curve  # [T], [T, R * S]
-  curves = np.moveaxis(curve.reshape((len(steps), len(rates), -1)), 1, 0)
-  outputs = side_by_side.predict_fn(method)(trained.states, rows.validation)
-  chosen = side_by_side.accuracy(outputs, rows.validation)
-  return {
-    rate: Scores(held, curve[-1], (steps / steps[-1], curve))
-    for rate, held, curve in zip(
-      rates, chosen.reshape((len(rates), -1)), curves, strict=True
+  def finetune(seeds, rates):
+    of_runs = [(rate, seed) for rate in rates for seed in seeds]
+    run_rates, run_seeds = zip(*of_runs, strict=True)
+    columns = side_by_side.per_seed(rows.train, run_seeds)
+    trained = private_runs.train(
+      name,
+      method,
+      columns,
+      rows.test,
+      plan=plan,
+      seeds=run_seeds,
+      rates=run_rates,
+      states=begin(side_by_side.begin(method, columns, run_seeds)),
+      points=points,
+      vectorize=vectorize,
     )
-  }
+    steps, curve = trained.curve  # [T], [T, R * S]
+    curves = np.moveaxis(curve.reshape((len(steps), len(rates), -1)), 1, 0)
+    chosen = side_by_side.accuracy(
+      predict(trained.states, rows.validation), rows.validation
+    ).reshape((len(rates), -1))
+    return {
+      rate: Scores(held, curve[-1], (steps / steps[-1], curve))
+      for rate, held, curve in zip(rates, chosen, curves, strict=True)
+    }
+
+  return finetune

@@ -67,7 +67,7 @@ def test_rates_and_seeds_train_side_by_side(task, pretrained):
     seed=0,
     nonce=b'',
   )
-  found = private_text.finetune(
+  found = private_text.trainer(
     'tiny',
     text_heads.Classifier(
       task.vocab_size, num_classes=2, pool='mean', pooler=False, **ENCODER
@@ -76,10 +76,8 @@ def test_rates_and_seeds_train_side_by_side(task, pretrained):
     finetuned_text.hold_out(more, task.test, num_rows=12),
     plan=plan,
     tx=optax.adam(1.0),
-    rates=(0.0, 0.1),
     adapter=ADAPTER,
-    seeds=(0, 1, 2),
-  )
+  )((0, 1, 2), (0.0, 0.1))
   assert list(found) == [0.0, 0.1]
   for scores in found.values():
     share, accuracy = scores.curve
