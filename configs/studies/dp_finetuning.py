@@ -25,20 +25,13 @@ text, 0.99 +- 0.48 would be undecided.
 """
 
 from ml_collections import config_dict
-import numpy as np
-import optax
 
 from configs import dp_finetuning
 from configs import presets
-from configs.parts import private
+from configs.parts import private_images
 from configs.parts import private_sentiment
 from configs.parts import private_study
-from repjax import plots
 from repjax import types
-from repjax.experiments import of_images
-from repjax.protocols import private_runs
-from repjax.protocols import rate_search
-from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2)
 
@@ -76,35 +69,7 @@ CLAIMS = dict(
     paper='large batches with high rates win at equal privacy and epochs',
     at_least=0.0,
   ),
-  sentiment_beyond_head=dict(
-    kind='first',
-    says='SST-2 without noise: test accuracy, all parameters of MiniLM trained '
-    'minus the head alone',
-    paper='what is to be learned is not in the features already',
-    at_least=0.03,
-  ),
-  sentiment_over_head=dict(
-    says='SST-2 at epsilon 8: test accuracy, all parameters of MiniLM trained '
-    'minus the head alone',
-    paper='private training of all parameters is worth its noise (abstract)',
-    at_least=0.0,
-    needs=('sentiment_beyond_head',),
-  ),
-  sentiment_cost=dict(
-    says='SST-2, equal epochs: test accuracy, all parameters of MiniLM trained '
-    'in small batches without noise minus privately, epsilon 8',
-    paper='pretrained models lose little (abstract, no figure copied)',
-    at_most=0.05,
-    needs=('sentiment_beyond_head',),
-  ),
-  sentiment_full_over_LoRA=dict(
-    says='SST-2 at epsilon 8: test accuracy, all parameters of MiniLM trained '
-    'minus LoRA',
-    paper='training all parameters is as good as lighter ways (no figure '
-    'checked)',
-    at_least=-0.02,
-    needs=('sentiment_beyond_head',),
-  ),
+  **private_sentiment.claims(beyond_head=0.03, over_head=0.0, cost=0.05),
   image_accuracy=dict(
     says='images at (3, 1e-5): test accuracy',
     paper='not reported (the paper is about text)',
@@ -207,7 +172,6 @@ _STUDY = dict(
       sentiment=dict(
         num_held_out=600,
         private=dict(
-          full=dict(adapter=_FULL, rates=(3e-4, 1e-3, 3e-3)),
           LoRA=dict(adapter=_LORA, rates=(3e-3, 1e-2, 3e-2)),
           head=dict(adapter=_HEAD, rates=(1e-2, 3e-2, 1e-1)),
         ),
@@ -218,6 +182,17 @@ _STUDY = dict(
           head=dict(adapter=_HEAD, rates=(3e-3, 1e-2, 3e-2)),
         ),
       ),
+    ),
+  ),
+  # The paper's batches and epochs, in which all parameters can learn, too.
+  minilm_gpu=dict(
+    on='minilm',
+    batch_size=1000,
+    epochs=3.0,
+    study=dict(
+      sentiment=dict(
+        private=dict(full=dict(adapter=_FULL, rates=(1e-4, 3e-4, 1e-3, 3e-3))),
+      )
     ),
   ),
 )
@@ -231,8 +206,8 @@ def get_config(preset: str = 'small') -> config_dict.ConfigDict:
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Images at one epsilon; text by several recipes and two encoders."""
   parts = dict(
-    images=_images,
-    batches=_batches,
+    images=private_images.accuracy,
+    batches=private_images.batches,
     text=private_study.topics,
     sentiment=private_sentiment.measure,
   )
@@ -242,80 +217,3 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     scalars.update(found)
     figures.update(drawn)
   return types.Report(scalars=scalars, arrays={}, figures=figures)
-
-
-def _images(config, seeds):
-  """(scalars, figures) of learning with noise and without."""
-  train = of_images.load(config, config.data.train_split)
-  test = of_images.load(config, config.data.eval_splits[0])
-  features = private.features(config, train)
-  columns = side_by_side.per_seed(side_by_side.rows(train, features), seeds)
-  trained = {}
-  for name, epsilon in (
-    (f'epsilon {config.dp.epsilon:g}', config.dp.epsilon),
-    ('without noise', float('inf')),
-  ):
-    plan = private.plan_of(config, len(train), epsilon=epsilon)
-    trained[name] = private_runs.train(
-      f'{config.data.name}, {name}',
-      private.linear(
-        config, train.num_classes, private.chain(config, plan, optax.adamw)
-      ),
-      columns,
-      side_by_side.rows(test, features),
-      plan=plan,
-      seeds=seeds,
-    )
-  noisy, plain = (x.score for x in trained.values())
-  scalars = {'image_accuracy': noisy, 'image_cost': plain - noisy}
-  if config.data.name.startswith('mnist'):
-    scalars['mnist_accuracy'] = noisy
-  curves = {name: x.curve for name, x in trained.items()}
-  drawn = plots.seed_curves(curves, ylabel='test accuracy', xlabel='step')
-  return scalars, {'image_accuracy': drawn}
-
-
-def _batches(config, seeds):
-  """(scalars, figures) of small and of large batches of images, all rates."""
-  group = config.study.batches
-  train = of_images.load(config, config.data.train_split)
-  test = of_images.load(config, config.data.eval_splits[0])
-  features = private.features(config, train)
-  rows, test = (side_by_side.rows(x, features) for x in (train, test))
-  count = len(train) - group.num_held_out
-  held_out = {name: x[count:] for name, x in rows.items()}
-  rows = {name: x[:count] for name, x in rows.items()}
-  scalars, best = {}, {}
-  for size in group.sizes:
-    plan = private.plan_of(
-      config, count, batch_size=size, epochs=group.epochs, sampling_rate=0.0
-    )._replace(method='ghost')  # Runs side by side.
-    tx = side_by_side.swept(
-      private.updates(config, plan, optax.adamw, rate=1.0)
-    )
-    method = private.linear(
-      config, train.num_classes, optax.chain(plan.link(), tx)
-    )
-    chosen, tested = [], []
-    for seed in seeds:
-      runs = (seed,) * len(group.rates)
-      trained = private_runs.train(
-        f'batches of {size}, seed {seed}',
-        method,
-        side_by_side.per_seed(rows, runs),
-        held_out,
-        plan=plan,
-        seeds=runs,
-        rates=group.rates,
-        points=4,
-      )
-      chosen.append(trained.score)
-      outputs = side_by_side.predict_fn(method)(trained.states, test)
-      tested.append(side_by_side.accuracy(outputs, test))
-    place = rate_search.best_mean(np.transpose(chosen))
-    best[size] = np.asarray(tested)[:, place]
-    scalars[f'batches of {size}: rate'] = [group.rates[place]]
-    for rate, scores in zip(group.rates, np.transpose(tested), strict=True):
-      scalars[f'batches of {size}, rate {rate:g}: test accuracy'] = scores
-  few, many = (best[size] for size in group.sizes)
-  return {'image_large_batch_gain': many - few, **scalars}, {}

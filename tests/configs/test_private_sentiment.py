@@ -77,7 +77,7 @@ def rows(count):
 
 
 def test_noise_costs_what_is_learned_without_it(weights, monkeypatch):
-  config = study.get_config('minilm')
+  config = study.get_config('minilm_gpu')
   config.update(
     dict(
       batch_size=20,
@@ -111,7 +111,7 @@ def test_noise_costs_what_is_learned_without_it(weights, monkeypatch):
   assert chosen.shape == (1,)
   assert min(*chosen, *plain) > 0.9
   assert private.max() < 0.9
-  np.testing.assert_allclose(found['sentiment_cost'], plain - private)
+  np.testing.assert_allclose(found['sentiment_full_cost'], plain - private)
 
 
 def test_encoders_learn_first_from_the_public_sets_that_are_named(real_data):
