@@ -119,7 +119,7 @@ def trainer(
     optax.chain(plan.link(), side_by_side.swept(tx)),
     inputs=model_inputs.text,
   )
-  predict = side_by_side.predict_fn(method)
+  predict = side_by_side.predict_fn(method, vectorize=vectorize)
 
   @jax.jit
   @jax.vmap

@@ -76,24 +76,23 @@ def rows(count):
   )
 
 
-def test_noise_costs_what_is_learned_without_it(weights, monkeypatch):
-  config = study.get_config('minilm_gpu')
+def test_little_noise_costs_little(weights, monkeypatch):
+  config = study.get_config('minilm')
   config.update(
     dict(
       batch_size=20,
-      epochs=10.0,
+      epochs=20.0,
       data=dict(length=4),
       weights=weights,
-      # So little that nothing is learned.
-      dp=dict(epsilon=0.01, accountant='rdp'),
+      dp=dict(epsilon=500.0, accountant='rdp'),
     )
   )
   group = config.study.sentiment
-  group.num_held_out = 12
+  group.update(num_held_out=12, plain_batch_size=16)
+  del group.private['LoRA']
   for kind in (group.private, group.plain):
     for arm in kind.values():
       arm.rates = (1e-6, 3e-2)
-      arm.adapter.rank = min(arm.adapter.rank, 2)
   read = dict(train=rows(72), validation=rows(40))
   monkeypatch.setattr(
     private_sentiment.text_models,
@@ -103,14 +102,13 @@ def test_noise_costs_what_is_learned_without_it(weights, monkeypatch):
   found, _ = private_sentiment.measure(config, (0, 1))
   plain, private = (
     found[f'sentiment, {arm}, full: test accuracy']
-    for arm in ('no noise', 'epsilon 0.01')
+    for arm in ('no noise', 'epsilon 500')
   )
   assert plain.shape == private.shape == (2,)
   # The rate that learns is chosen where one does, by one seed for both.
   chosen = found['sentiment, no noise, full: held-out accuracy at rate 0.03']
   assert chosen.shape == (1,)
-  assert min(*chosen, *plain) > 0.9
-  assert private.max() < 0.9
+  assert min(*chosen, *plain, *private) > 0.9, found
   np.testing.assert_allclose(found['sentiment_full_cost'], plain - private)
 
 
