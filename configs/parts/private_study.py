@@ -8,15 +8,21 @@ import numpy as np
 import optax
 
 from configs.parts import private
+from configs.parts import text_tasks
 from repjax import plots
 from repjax.data.sets import topic_tasks
+from repjax.models import text_heads
+from repjax.protocols import finetuned_text
 from repjax.protocols import private_text
 
 
 def topics(config: Any, seeds: Sequence[int]):
   """(scalars, figures) of batches and rates, and of two encoders."""
   group = config.study
-  task = topic_tasks.largest_or_not(topic_tasks.read(**group.text))
+  task = _task(config)
+  rows = finetuned_text.hold_out(
+    task.train, task.test, num_rows=group.num_held_out
+  )
   encoders = dict(small=group.small, large=group.large)
   pretrained = {
     size: private_text.pretrain(
@@ -28,23 +34,29 @@ def topics(config: Any, seeds: Sequence[int]):
   def tune(size, batch_size, epsilon):
     plan = private.plan_of(
       config,
-      len(task.train['label']) - group.num_held_out,
+      len(rows.train['label']),
       batch_size=batch_size,
       sampling_rate=0.0,
       **{**group.privacy, 'epsilon': epsilon},
     )
-    return private_text.finetune(
+    return private_text.trainer(
       _name(size, batch_size, epsilon),
-      task,
-      encoders[size],
-      pretrained[size],
+      text_heads.Classifier(
+        task.vocab_size,
+        num_classes=task.num_classes,
+        pool='mean',
+        pooler=False,
+        **encoders[size],
+      ),
+      lambda own: {**own, **pretrained[size]},
+      rows,
       plan=plan,
       tx=private.updates(config, plan, optax.adamw, rate=1.0),
-      rates=group.rates,
       adapter=group.adapter,
-      seeds=seeds,
-      num_held_out=group.num_held_out,
-    )
+      # Of a large batch one run alone keeps all cores busy, and 15 runs side by
+      # side need 15 times the memory.
+      vectorize=batch_size < 512,
+    )(seeds, group.rates)
 
   few, many = group.small_batch, group.large_batch
   noisy, plain = group.privacy.epsilon, math.inf
@@ -86,6 +98,20 @@ def topics(config: Any, seeds: Sequence[int]):
         curves[name] = (share * group.privacy.epochs, accuracy)
   drawn = plots.seed_curves(curves, ylabel='test accuracy', xlabel='epochs')
   return scalars, {'text_accuracy': drawn}
+
+
+def _task(config):
+  """Texts of `config.data` if that has any, else of `python_topics`."""
+  if config.data.kind != 'sentences':
+    return topic_tasks.largest_or_not(topic_tasks.read(**config.study.text))
+  read = text_tasks.read(config)
+  return topic_tasks.Task(
+    read.tokenizer.vocab_size,
+    read.num_classes,
+    read.public,
+    read.train.columns(),
+    read.sources(config.data.eval_splits[0]).columns(),
+  )
 
 
 def _name(size, batch_size, epsilon):

@@ -211,7 +211,11 @@ STUDY = dict(
       length=32,
     ),
     study=dict(
-      _MINILM_STUDY, parts=('sentiment',), full_rates=(3e-5, 1e-4, 3e-4)
+      _MINILM_STUDY,
+      parts=('sentiment',),
+      rates=(3e-4, 1e-3, 3e-3, 1e-2),
+      full_rates=(3e-5, 1e-4, 3e-4),
+      num_validation=600,
     ),
     **_MINILM,
   ),

@@ -21,7 +21,7 @@ from configs.parts import language_study
 from repjax import plots
 from repjax import types
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 
 # The thresholds stood here before the first run.
 CLAIMS = dict(

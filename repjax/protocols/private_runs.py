@@ -25,6 +25,7 @@ def train(
   rates: Sequence[float] | None = None,
   states: types.TrainState | None = None,
   points: int = 20,
+  vectorize: bool = True,
 ) -> side_by_side.Trained:
   """Trains one private model a seed, or a pair of a seed and a rate.
 
@@ -40,6 +41,7 @@ def train(
     rates: S rates, one each; pairs of a seed and a rate are distinct.
     states: States to start from; new ones if None.
     points: How often the test score is measured.
+    vectorize: Whether runs go side by side, or one after the other.
 
   Returns:
     What `side_by_side.train` does, with an axis of S runs.
@@ -64,6 +66,7 @@ def train(
     batch_size=plan.capacity,
     steps=plan.steps,
     points=points,
+    vectorize=vectorize,
     states=plan.with_keys(states, runs),
     order=plan.order(seeds),
   )

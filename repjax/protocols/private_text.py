@@ -1,13 +1,12 @@
-"""Protocol: encoders learn on public text, then privately on other text.
+"""Protocol: encoders learn on public text, then privately on other text."""
 
-Of a `topic_tasks.Task`: its public part without privacy, then its private one.
-"""
-
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -20,7 +19,7 @@ from repjax.layers import adapters
 from repjax.methods import finetuning
 from repjax.methods import model_inputs
 from repjax.methods import supervised
-from repjax.models import text_heads
+from repjax.protocols import finetuned_text
 from repjax.protocols import pretraining
 from repjax.protocols import private_runs
 from repjax.protocols import rate_search
@@ -83,84 +82,74 @@ def pretrain(
   return {name: params[name] for name in ('token_embedding', 'encoder')}
 
 
-def finetune(
+def trainer(
   name: str,
-  task: topic_tasks.Task,
-  encoder: Mapping[str, Any],
-  pretrained: types.PyTree,
+  base: nn.Module,
+  pretrained: Callable[[types.PyTree], types.PyTree],
+  rows: finetuned_text.Rows,
   *,
   plan: private.Plan,
   tx: optax.GradientTransformation,
-  rates: Sequence[float],
   adapter: Mapping[str, Any],
-  seeds: Sequence[int],
-  num_held_out: int,
-) -> dict[float, Scores]:
-  """Tells chapters, privately, at several rates side by side.
-
-  Heads and batches are each seed's own, noise is each run's own.
+  points: int = 8,
+  vectorize: bool = True,
+) -> Callable[[Sequence[int], Sequence[float]], dict[float, Scores]]:
+  """What learns to tell classes of texts, privately, at several rates.
 
   Args:
     name: For the progress lines.
-    task: What is learned.
-    encoder: Fields of `transformer.Encoder`.
-    pretrained: What `pretrain` has returned, equal for all runs.
-    plan: For the rows of `task.train` but those held out.
+    base: A classifier of texts.
+    pretrained: Parameters of `base` as drawn for a seed -> with pretrained
+      ones, which are equal for all runs.
+    rows: What is learned; those for validation choose the rate (`best_rate`).
+    plan: For `rows.train`.
     tx: What makes updates of private gradients, at rate 1.
-    rates: What updates are multiplied with.
     adapter: What trains: arguments of `finetuning.adapt`.
-    seeds: S seeds.
-    num_held_out: The last training rows, which are not trained on but choose
-      the rate (`best_rate`).
+    points: How often the test score is measured.
+    vectorize: Whether runs go side by side, or one after the other.
 
   Returns:
-    Rate -> how its S models do.
+    (S seeds, rates that updates are multiplied with) -> rate -> how its S
+    models do. Heads and batches are each seed's own, noise is each run's own.
+    Calls share compiled steps.
   """
-  model = finetuning.adapt(
-    text_heads.Classifier(
-      task.vocab_size,
-      num_classes=task.num_classes,
-      pool='mean',
-      pooler=False,
-      **encoder,
-    ),
-    **adapter,
-  )
+  model = finetuning.adapt(base, **adapter)
   method = supervised.make(
     model,
     optax.chain(plan.link(), side_by_side.swept(tx)),
     inputs=model_inputs.text,
   )
-  of_runs = [(rate, seed) for rate in rates for seed in seeds]
-  run_rates, run_seeds = zip(*of_runs, strict=True)
-  held_out = {name: x[-num_held_out:] for name, x in task.train.items()}
-  columns = side_by_side.per_seed(
-    {name: x[:-num_held_out] for name, x in task.train.items()}, run_seeds
-  )
+  predict = side_by_side.predict_fn(method, vectorize=vectorize)
 
   @jax.jit
   @jax.vmap
   def begin(state):
-    return start.fill(
-      state, lambda own: {**own, **pretrained}, keep=adapters.added(model)
-    )
+    return start.fill(state, pretrained, keep=adapters.added(model))
 
-  trained = private_runs.train(
-    name,
-    method,
-    columns,
-    task.test,
-    plan=plan,
-    seeds=run_seeds,
-    rates=run_rates,
-    states=begin(side_by_side.begin(method, columns, run_seeds)),
-    points=8,
-  )
-  steps, curve = trained.curve  # [T], [T, R * S]
-  curves = np.moveaxis(curve.reshape((len(steps), len(rates), -1)), 1, 0)
-  outputs = side_by_side.predict_fn(method)(trained.states, held_out)
-  chosen = side_by_side.accuracy(outputs, held_out).reshape((len(rates), -1))
-  return {
-    rate: Scores(held, curve[-1], (steps / steps[-1], curve))
-    for rate, held, curve in zip(rates, chosen, curves, strict=True)
-  }
+  def finetune(seeds, rates):
+    of_runs = [(rate, seed) for rate in rates for seed in seeds]
+    run_rates, run_seeds = zip(*of_runs, strict=True)
+    columns = side_by_side.per_seed(rows.train, run_seeds)
+    trained = private_runs.train(
+      name,
+      method,
+      columns,
+      rows.test,
+      plan=plan,
+      seeds=run_seeds,
+      rates=run_rates,
+      states=begin(side_by_side.begin(method, columns, run_seeds)),
+      points=points,
+      vectorize=vectorize,
+    )
+    steps, curve = trained.curve  # [T], [T, R * S]
+    curves = np.moveaxis(curve.reshape((len(steps), len(rates), -1)), 1, 0)
+    chosen = side_by_side.accuracy(
+      predict(trained.states, rows.validation), rows.validation
+    ).reshape((len(rates), -1))
+    return {
+      rate: Scores(held, curve[-1], (steps / steps[-1], curve))
+      for rate, held, curve in zip(rates, chosen, curves, strict=True)
+    }
+
+  return finetune

@@ -233,7 +233,7 @@ def train(
     order = seed_loop.epochs(
       num_rows, seeds, steps=steps, batch_size=batch_size
     )
-  predict = predict_fn(method)
+  predict = predict_fn(method, vectorize=vectorize)
   at, scores = [], []
   if states is None:
     states = begin(method, columns, seeds, shared=shared)
@@ -264,18 +264,35 @@ def train(
   )
 
 
-def predict_fn(method: types.Method | types.Predictor):
+def predict_fn(
+  method: types.Method | types.Predictor, *, vectorize: bool = True
+):
   """(states with a seed axis, columns) -> name -> [S, N, ...] on the host.
 
   Columns without a seed axis are shared by all seeds.
+
+  Args:
+    method: What predicts.
+    vectorize: Whether seeds go side by side, or one after the other, which
+      needs memory for one of them.
   """
 
-  @jax.jit
-  def predict(states, batch):
-    return jax.vmap(method.predict, in_axes=(0, None))(states, batch)
+  def of_one(state, batch):
+    return method.predict(state, batch)
+
+  over_seeds = jax.vmap(of_one, in_axes=(0, None))
+  predict = jax.jit(over_seeds if vectorize else of_one)
 
   def call(states, columns):
     mask = jnp.ones(len(next(iter(columns.values()))))
-    return jax.device_get(predict(states, {**columns, 'mask': mask}))
+    batch = {**columns, 'mask': mask}
+    if vectorize:
+      return jax.device_get(predict(states, batch))
+    count = len(jax.tree.leaves(states)[0])
+    found = [
+      jax.device_get(predict(jax.tree.map(lambda x, i=i: x[i], states), batch))
+      for i in range(count)
+    ]
+    return {name: np.stack([x[name] for x in found]) for name in found[0]}
 
   return call

@@ -8,6 +8,8 @@ import pytest
 
 from repjax.data.sets import topic_tasks
 from repjax.experiments import private
+from repjax.models import text_heads
+from repjax.protocols import finetuned_text
 from repjax.protocols import private_text
 
 ENCODER = dict(
@@ -65,18 +67,17 @@ def test_rates_and_seeds_train_side_by_side(task, pretrained):
     seed=0,
     nonce=b'',
   )
-  found = private_text.finetune(
+  found = private_text.trainer(
     'tiny',
-    task._replace(train=more),
-    ENCODER,
-    pretrained,
+    text_heads.Classifier(
+      task.vocab_size, num_classes=2, pool='mean', pooler=False, **ENCODER
+    ),
+    lambda own: {**own, **pretrained},
+    finetuned_text.hold_out(more, task.test, num_rows=12),
     plan=plan,
     tx=optax.adam(1.0),
-    rates=(0.0, 0.1),
     adapter=ADAPTER,
-    seeds=(0, 1, 2),
-    num_held_out=12,
-  )
+  )((0, 1, 2), (0.0, 0.1))
   assert list(found) == [0.0, 0.1]
   for scores in found.values():
     share, accuracy = scores.curve

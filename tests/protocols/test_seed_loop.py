@@ -182,3 +182,16 @@ def test_what_is_not_finite_is_right_about_nothing():
   test = {'label': np.zeros(3, int)}
   right = side_by_side.accuracy({'logits': logits}, test)
   np.testing.assert_allclose(right, [2 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize('vectorize', [True, False])
+def test_each_seed_predicts_by_its_own_state(method, columns, vectorize):
+  own = side_by_side.per_seed(columns, _SEEDS)
+  states = side_by_side.begin(method, own, _SEEDS)
+  predict = side_by_side.predict_fn(method, vectorize=vectorize)
+  found = predict(states, columns)['logits']
+  assert found.shape == (len(_SEEDS), 20, 3)
+  for i, logits in enumerate(found):
+    alone = method.predict(_nth(states, i), {**columns, 'mask': np.ones(20)})
+    np.testing.assert_allclose(logits, alone['logits'], rtol=1e-5, atol=1e-6)
+  assert abs(found[0] - found[1]).max() > 0.01
