@@ -52,14 +52,12 @@ def psum(tree: types.PyTree) -> types.PyTree:
 
 def pmean(tree: types.PyTree) -> types.PyTree:
   """Averages the floating-point leaves over devices; leaves the others."""
-  if not _several():
-    return tree
-  return jax.tree.map(
-    lambda x: (
-      jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.floating) else x
-    ),
-    tree,
-  )
+
+  def mean(x):
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return jax.lax.pmean(x, AXIS) if floating else x
+
+  return jax.tree.map(mean, tree) if _several() else tree
 
 
 def all_gather(tree: types.PyTree) -> types.PyTree:
@@ -74,13 +72,17 @@ def device_rng(rng: jax.Array) -> jax.Array:
   return jax.random.fold_in(rng, _device_index())
 
 
+def places(num_rows: int) -> jax.Array:
+  """Places of this device's rows in the GLOBAL batch, [num_rows]."""
+  return _device_index() * num_rows + jnp.arange(num_rows)
+
+
 def row_rngs(rng: jax.Array, num_rows: int) -> jax.Array:
   """One key a row, [num_rows], by the row's place in the GLOBAL batch.
 
   What is drawn from them does not depend on the number of devices.
   """
-  rows = _device_index() * num_rows + jnp.arange(num_rows)
-  return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
+  return jax.vmap(lambda x: jax.random.fold_in(rng, x))(places(num_rows))
 
 
 def _several():
@@ -153,9 +155,8 @@ def shard(
 ) -> types.HostBatch:
   """Splits this process's rows over its devices: [B, ...] -> [n, B / n, ...].
 
-  On the host: the mapped step places what it is called with, which is as soon
-  as it is queued, and for small batches ten times cheaper than to place each
-  column before.
+  On the host: the mapped step places what it is called with as soon as it is
+  queued, for small batches ten times cheaper than to place each column before.
   """
   devices = jax.local_devices() if devices is None else devices
 
@@ -336,8 +337,7 @@ def gather(data: bytes) -> list[bytes]:
 
   all_of = multihost_utils.process_allgather
   lengths = np.asarray(all_of(np.int32(len(data)))).reshape(-1)
-  padded = np.zeros(lengths.max(), np.uint8)
-  padded[: len(data)] = np.frombuffer(data, np.uint8)
+  padded = np.frombuffer(data.ljust(lengths.max(), b'\0'), np.uint8)
   rows = np.asarray(all_of(padded))
   return [x[:n].tobytes() for x, n in zip(rows, lengths, strict=True)]
 
