@@ -1,4 +1,4 @@
-"""Host side: batches of two sets, a row of the one beside a row of the other."""
+"""Host side: batches of two sets, row beside row."""
 
 from collections.abc import Iterator
 from collections.abc import Mapping

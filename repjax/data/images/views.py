@@ -43,7 +43,7 @@ def random_views(
     flip: Whether to mirror half of the images.
     brightness: Strength, in [0, 1); 0 for none.
     contrast: Strength, in [0, 1); 0 for none.
-    saturation: Strength, in [0, 1); 0 for none, and of no effect on grey images.
+    saturation: Strength, in [0, 1); 0 for none. Changes no grey image.
 
   Raises:
     InputError: If a value is out of range.
