@@ -121,6 +121,6 @@ def pairs(
     zip((first, second), sizes, strict=True)
   ):
     rng = np.random.default_rng([seed, number, size])
-    order = np.resize(rng.permutation(size), total)
-    found |= {name: x[rng.permutation(order)] for name, x in columns.items()}
+    rows = rng.permutation(np.resize(rng.permutation(size), total))
+    found |= {name: x[rows] for name, x in columns.items()}
   return found
