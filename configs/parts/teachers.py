@@ -1,0 +1,198 @@
+"""Teachers of base classes, and what they say of rows of another domain."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+from absl import logging
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from configs.parts import two_domains
+from repjax import loop
+from repjax import parallel
+from repjax import start
+from repjax import trees
+from repjax import types
+from repjax.data.batches import beside
+from repjax.data.batches import in_order
+from repjax.data.reading import source as sources
+from repjax.experiments import of_images
+from repjax.experiments import wiring
+from repjax.methods import lp_ft
+from repjax.methods import startup
+from repjax.methods import supervised
+from repjax.metrics import averages
+from repjax.protocols import seed_loop
+from repjax.protocols import side_by_side
+
+
+def links(
+  config, rate: float, steps: int, optimizer: types.Optimizer = optax.sgd
+) -> optax.GradientTransformation:
+  """Momentum and weight decay, and a rate that falls as a cosine."""
+  return optax.chain(
+    optax.add_decayed_weights(config.tx.weight_decay),
+    optimizer(
+      optax.cosine_decay_schedule(rate, max(steps, 1)),
+      momentum=config.tx.momentum,
+    ),
+  )
+
+
+def teacher(
+  config, steps: int, optimizer: types.Optimizer = optax.sgd
+) -> types.Method:
+  """The classifier of base classes."""
+  tx = links(config, config.teaching.learning_rate, steps, optimizer)
+  return supervised.make(two_domains.network(config), tx)
+
+
+def run(config, optimizer: types.Optimizer = optax.sgd) -> types.Experiment:
+  """One run of a teacher."""
+  rows = two_domains.load(config, 'base')
+  steps = wiring.num_steps(
+    len(rows),
+    batch_size=config.batch_size,
+    epochs=config.teaching.epochs,
+    min_steps=config.teaching.steps,
+  )
+  return of_images.classifier(
+    config,
+    of_images.Data(rows, two_domains.recipe(config, rows), steps),
+    teacher(config, steps, optimizer),
+    sources=functools.partial(two_domains.load, config),
+  )
+
+
+def teach(config, base, seeds) -> types.TrainState:
+  """Teachers, one a seed, after `config.teaching.steps`.
+
+  Args:
+    config: With the groups `teaching`, `tx` and that of the network.
+    base: Base rows of each seed, name -> [S, N, ...].
+    seeds: S seeds.
+
+  Returns:
+    Their states, with a leading seed axis.
+  """
+  steps = config.teaching.steps
+  method = teacher(config, steps)
+  order = seed_loop.epochs(
+    base['label'].shape[1], seeds, steps=steps, batch_size=config.batch_size
+  )
+  started = side_by_side.begin(method, base, seeds)
+  [(_, states, _)] = seed_loop.fit(
+    method,
+    started,
+    base,
+    order,
+    seeds=seeds,
+    every=steps,
+    vectorize=False,
+  )
+  return states
+
+
+def variables(state: types.TrainState) -> types.PyTree:
+  """What `self_training.begin` takes of a teacher."""
+  return {'params': state.params, **state.model_state}
+
+
+def taught(config) -> Callable[[], types.PyTree]:
+  """A function that gives a teacher's variables: a run's, or trained there.
+
+  Raises:
+    InputError: If the config names no run and says not how to train one.
+  """
+  if config.teacher:
+    found = start.from_run(config.teacher, field='config.teacher')
+    return lambda: found
+  if not config.teaching.steps:
+    raise types.InputError(
+      'config.teacher is empty: train one with --config.stage=teacher and name '
+      'its --workdir here, or take --preset=small, which trains its own.'
+    )
+
+  @functools.cache
+  def trained():
+    base = {
+      name: x[None] for name, x in two_domains.columns(config, 'base').items()
+    }
+    (state,) = trees.unstack(teach(config, base, (config.seed,)))
+    return variables(state)
+
+  return trained
+
+
+def labelled(
+  config, teacher_of: Callable[[], types.PyTree], rows: sources.Source
+) -> sources.Source:
+  """Rows with what a teacher says of them, which is asked for once.
+
+  Args:
+    config: With the group `labels`, arguments of `startup.soft_labels`.
+    teacher_of: Gives its variables, when the first row is read.
+    rows: Of the target.
+  """
+
+  @functools.cache
+  def said():
+    known, model = teacher_of(), two_domains.network(config)
+    state = types.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=known['params'],
+      opt_state=(),
+      model_state={k: x for k, x in known.items() if k != 'params'},
+      extra=(),
+    )
+    size = parallel.round_up(min(config.eval_batch_size, len(rows)))
+    transform = two_domains.recipe(config, rows).evaluate
+    outputs, _ = loop.Evaluator(types.Predictor(lp_ft.features(model)))(
+      parallel.replicate(state),
+      in_order.eval_batches(
+        rows,
+        batch_size=size,
+        transform=transform,
+        process_index=0,
+        process_count=1,
+      ),
+    )
+    soft = startup.soft_labels(
+      outputs['logits'], num_classes=config.data.num_base, **config.labels
+    )
+    report = startup.label_report(soft)
+    logging.info("the teacher's labels: %s", averages.summary(report))
+    return soft
+
+  if config.data.num_workers:  # Processes get what is known already.
+    return rows.with_columns(**{startup.TAUGHT: said()})
+  return dataclasses.replace(rows, reader=_Later(rows, startup.TAUGHT, said))
+
+
+def beside_base(
+  config, base: in_order.TrainBatches, rows: sources.Source
+) -> beside.BesideBatches:
+  """Batches of base rows, each beside a row that the teacher has labelled."""
+  scaled = two_domains.recipe(config, rows).evaluate
+  # Another seed than that of the base rows: 2^32 is no seed of a config.
+  target = in_order.train_batches(
+    rows,
+    batch_size=config.batch_size,
+    seed=config.seed + 2**32,
+    transform=scaled,
+    num_workers=config.data.num_workers,
+  )
+  columns = {'image': startup.UNLABELLED, startup.TAUGHT: startup.TAUGHT}
+  return beside.beside(base, target, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Later:
+  rows: sources.Source
+  name: str
+  values: Callable[[], np.ndarray]
+
+  def __call__(self, indices):
+    return {**self.rows.read(indices), self.name: self.values()[indices]}
