@@ -4,7 +4,8 @@
 
 measures the claims (`configs/studies/startup.py`). `launch.train` trains a
 student; with --config.stage=teacher a teacher, which --config.teacher=WORKDIR
-names. `launch.evaluate --episodes=5x1 --split=target` judges its features.
+names (of an equal seed, which draws the classes). `launch.evaluate` judges
+features, with --episodes=5x1 --split=target.
 https://arxiv.org/abs/2010.07734
 
 paper: ResNet-10 at 224 pixels on 64 classes of ImageNet, in place of

@@ -5,13 +5,12 @@ import dataclasses
 import functools
 
 from absl import logging
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from configs.parts import two_domains
-from repjax import loop
-from repjax import parallel
 from repjax import start
 from repjax import trees
 from repjax import types
@@ -108,6 +107,7 @@ def taught(config) -> Callable[[], types.PyTree]:
   """
   if config.teacher:
     found = start.from_run(config.teacher, field='config.teacher')
+    _check(config, found['params'])
     return lambda: found
   if not config.teaching.steps:
     raise types.InputError(
@@ -124,6 +124,26 @@ def taught(config) -> Callable[[], types.PyTree]:
     return variables(state)
 
   return trained
+
+
+def _check(config, params):
+  """Raises InputError unless they are those of the config's network."""
+  what = f'config.teacher={config.teacher}'
+  size, channels = config.augment.size, len(config.augment.mean)
+  image = jnp.zeros((1, size, size, channels))
+  wanted = jax.eval_shape(
+    lambda: two_domains.network(config).init(
+      jax.random.key(0), image, train=False
+    )
+  )['params']
+  given = np.shape(params['head']['bias']) if 'head' in params else ()
+  if given != wanted['head']['bias'].shape:
+    raise types.InputError(
+      f'{what} has a head of shape {given}, and the base set '
+      f'config.data.num_base={config.data.num_base} classes: give a teacher of '
+      'these.'
+    )
+  trees.check_leaves(trees.flatten(params), trees.flatten(wanted), what=what)
 
 
 def labelled(
@@ -147,20 +167,22 @@ def labelled(
       model_state={k: x for k, x in known.items() if k != 'params'},
       extra=(),
     )
-    size = parallel.round_up(min(config.eval_batch_size, len(rows)))
-    transform = two_domains.recipe(config, rows).evaluate
-    outputs, _ = loop.Evaluator(types.Predictor(lp_ft.features(model)))(
-      parallel.replicate(state),
-      in_order.eval_batches(
-        rows,
-        batch_size=size,
-        transform=transform,
-        process_index=0,
-        process_count=1,
-      ),
+    batches = in_order.eval_batches(
+      rows,
+      batch_size=min(config.eval_batch_size, len(rows)),
+      transform=two_domains.recipe(config, rows).evaluate,
+      process_index=0,
+      process_count=1,
     )
+    # Each process by itself, whenever its first row is read.
+    predict = jax.jit(lp_ft.features(model))
+    logits = [
+      jax.device_get(predict(state, batch)['logits']) for batch in batches
+    ]
     soft = startup.soft_labels(
-      outputs['logits'], num_classes=config.data.num_base, **config.labels
+      np.concatenate(logits)[: len(rows)],
+      num_classes=config.data.num_base,
+      **config.labels,
     )
     report = startup.label_report(soft)
     logging.info("the teacher's labels: %s", averages.summary(report))

@@ -54,12 +54,6 @@ def begin(
       return True
     return take == 'backbone' and path[1 : 1 + len(names)] == names
 
-  student = start.with_params(
-    state,
-    {'model': teacher['params']},
-    keep=keep,
-    what='The parameters of the teacher',
-  )
   found = {
     name: jax.tree.map(jnp.array, teacher[_TEACHES[name]])
     for name in state.model_state
@@ -71,7 +65,12 @@ def begin(
       trees.flatten(state.model_state[name]),
       what='The batch statistics of the teacher',
     )
-  return student.replace(model_state={**student.model_state, **found})
+  return start.with_params(
+    state.replace(model_state={**state.model_state, **found}),
+    {'model': teacher['params']},
+    keep=keep,
+    what='The parameters of the teacher',
+  )
 
 
 # Collection of a student -> that of its teacher.
@@ -105,9 +104,9 @@ def choose_rate(
 ) -> Chosen:
   """The rate whose first updates leave the smallest loss on held-out rows.
 
-  As the authors of STARTUP choose it (https://arxiv.org/abs/2010.07734,
-  appendix): for each rate a student is trained for 50 updates from one start,
-  and thrown away.
+  As the code of STARTUP's authors does (https://arxiv.org/abs/2010.07734): for
+  each rate a student is trained for some 50 updates from one start, and thrown
+  away.
 
   Args:
     name: For the progress lines.
@@ -149,3 +148,60 @@ def choose_rate(
       'smaller ones.'
     )
   return Chosen(np.asarray(rates)[found.argmin(0)], found)
+
+
+def train(
+  name: str,
+  method: types.Method,
+  states: types.TrainState,
+  columns: Mapping[str, np.ndarray],
+  *,
+  held_out: Callable[[types.TrainState], jax.Array],
+  seeds: Sequence[int],
+  rates: Sequence[float],
+  updates: int,
+  steps: int,
+  batch_size: int,
+  vectorize: bool = True,
+) -> tuple[types.TrainState, Chosen]:
+  """Chooses a rate for each seed, and trains at it from the same start.
+
+  Args:
+    name: For the progress lines.
+    method: With a `side_by_side.swept` optimizer.
+    states: Where training starts, with a leading seed axis.
+    columns: Training rows of each seed, name -> [S, N, ...].
+    held_out: States with a seed axis -> a loss a seed, [S].
+    seeds: S seeds, of the order of rows.
+    rates: R rates.
+    updates: After which a rate is judged.
+    steps: Number of updates at the chosen rate.
+    batch_size: Rows of a step.
+    vectorize: Whether seeds go side by side, or one after the other.
+
+  Returns:
+    (states after the last step, how rates were chosen).
+  """
+  num_rows = next(iter(columns.values())).shape[1]
+  order = seed_loop.epochs(num_rows, seeds, steps=steps, batch_size=batch_size)
+  chosen = choose_rate(
+    name,
+    method,
+    states,
+    columns,
+    order[:, :updates],
+    held_out=held_out,
+    seeds=seeds,
+    rates=rates,
+    vectorize=vectorize,
+  )
+  [(_, states, _)] = seed_loop.fit(
+    method,
+    side_by_side.with_rate(states, chosen.rates),
+    columns,
+    order,
+    seeds=seeds,
+    every=steps,
+    vectorize=vectorize,
+  )
+  return states, chosen
