@@ -83,6 +83,9 @@ class Objective(NamedTuple):
 class Projector(nn.Module):
   """What is contrasted: two dense layers with a relu, as in SimCLR.
 
+  Biases begin as in the authors' code, uniform in +- 1 / sqrt(inputs): what is
+  made of features that are all 0 has a direction, too.
+
   Attributes:
     features: Width of the embedding; that of the hidden layer is the input's.
   """
@@ -92,8 +95,13 @@ class Projector(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[B, D] -> [B, features]."""
-    x = nn.relu(nn.Dense(x.shape[-1], name='hidden')(x))
-    return nn.Dense(self.features, name='out')(x)
+    reach = x.shape[-1] ** -0.5
+
+    def biases(rng, shape, dtype=jnp.float32):
+      return jax.random.uniform(rng, shape, dtype, -reach, reach)
+
+    x = nn.Dense(x.shape[-1], bias_init=biases, name='hidden')(x)
+    return nn.Dense(self.features, bias_init=biases, name='out')(nn.relu(x))
 
 
 def make(
