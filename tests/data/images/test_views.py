@@ -1,4 +1,5 @@
 """Views: crops and factors by hand, and nothing where nothing is asked."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
