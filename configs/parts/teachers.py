@@ -20,6 +20,7 @@ from repjax.data.reading import source as sources
 from repjax.experiments import of_images
 from repjax.experiments import wiring
 from repjax.methods import lp_ft
+from repjax.methods import soft_labels
 from repjax.methods import startup
 from repjax.methods import supervised
 from repjax.metrics import averages
@@ -44,6 +45,10 @@ def teacher(
   config, steps: int, optimizer: types.Optimizer = optax.sgd
 ) -> types.Method:
   """The classifier of base classes."""
+  types.check_range(
+    '(0, inf)',
+    **{'config.teaching.learning_rate': config.teaching.learning_rate},
+  )
   tx = links(config, config.teaching.learning_rate, steps, optimizer)
   return supervised.make(two_domains.network(config), tx)
 
@@ -109,7 +114,7 @@ def taught(config) -> Callable[[], types.PyTree]:
     found = start.from_run(config.teacher, field='config.teacher')
     _check(config, found['params'])
     return lambda: found
-  if not config.teaching.steps:
+  if config.teaching.steps < 1:
     raise types.InputError(
       'config.teacher is empty: train one with --config.stage=teacher and name '
       'its --workdir here, or take --preset=small, which trains its own.'
@@ -152,7 +157,7 @@ def labelled(
   """Rows with what a teacher says of them, which is asked for once.
 
   Args:
-    config: With the group `labels`, arguments of `startup.soft_labels`.
+    config: With the group `labels`, arguments of `soft_labels.of_teacher`.
     teacher_of: Gives its variables, when the first row is read.
     rows: Of the target.
   """
@@ -179,12 +184,12 @@ def labelled(
     logits = [
       jax.device_get(predict(state, batch)['logits']) for batch in batches
     ]
-    soft = startup.soft_labels(
+    soft = soft_labels.of_teacher(
       np.concatenate(logits)[: len(rows)],
       num_classes=config.data.num_base,
       **config.labels,
     )
-    report = startup.label_report(soft)
+    report = soft_labels.report(soft)
     logging.info("the teacher's labels: %s", averages.summary(report))
     return soft
 

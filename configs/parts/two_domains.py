@@ -101,6 +101,7 @@ def _base(config):
   data = config.data
   types.check_range('[2, inf)', **{'config.data.num_base': data.num_base})
   if data.base == 'glyphs':
+    types.check_range('[1, inf)', **{'config.data.base_rows': data.base_rows})
     return glyphs.draw(
       data.base_rows,
       num_classes=data.num_base,

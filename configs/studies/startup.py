@@ -40,6 +40,7 @@ from repjax.data.images import views
 from repjax.experiments import wiring
 from repjax.layers import layer_inputs
 from repjax.methods import few_shot
+from repjax.methods import soft_labels
 from repjax.methods import startup
 from repjax.protocols import on_episodes
 from repjax.protocols import self_training
@@ -111,7 +112,6 @@ _TERMS = {
 _OF_FEW = ('without self-supervision', 'STARTUP')
 
 _STUDY = dict(
-  # Base classes that are too few; updates after which a rate is judged.
   paper=dict(study=dict(few=5, updates=50, times=4)),
   smoke=dict(study=dict(few=2, updates=4, times=1)),
 )
@@ -193,7 +193,7 @@ def _students(settings, names, seeds):
     for x, y in zip(logits[0], val, strict=True)
   ]
   soft = functools.partial(
-    startup.soft_labels, num_classes=config.data.num_base, **config.labels
+    soft_labels.of_teacher, num_classes=config.data.num_base, **config.labels
   )
   unlabelled, held_out = (
     [
@@ -203,7 +203,7 @@ def _students(settings, names, seeds):
     for part, said in zip((unlabelled, held_out), logits[1:], strict=True)
   )
   told = [
-    startup.label_report(x[startup.TAUGHT])['information'] for x in unlabelled
+    soft_labels.report(x[startup.TAUGHT])['information'] for x in unlabelled
   ]
   learned = _together(
     [

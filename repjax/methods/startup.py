@@ -9,8 +9,7 @@ alike. The student learns three things at once:
     cross-entropy of base rows + KL(teacher's label || student) of target rows
     + NT-Xent of two views of target rows
 
-1. `soft_labels` of a trained teacher's logits, once; `label_report` says how
-   much they tell.
+1. `soft_labels.of_teacher`, once; `soft_labels.report` says what they tell.
 2. `protocols.self_training.begin` from the teacher's backbone, with a new head.
 3. `make`, trained on rows of both domains beside each other
    (`data.batches.beside`).
@@ -26,17 +25,16 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from repjax import parallel
 from repjax import types
 from repjax.data.images import views as image_views
 from repjax.layers import layer_inputs
+from repjax.layers import projector as projectors
 from repjax.methods import classifier
 from repjax.methods import contrastive
 from repjax.methods import model_inputs
-from repjax.methods import noisy_student
 from repjax.methods import step as steps
 from repjax.types import InputError
 
@@ -78,30 +76,6 @@ class Objective(NamedTuple):
         'A student needs something to learn: give a weight above 0 to '
         'supervised, distillation or self_supervision.'
       )
-
-
-class Projector(nn.Module):
-  """What is contrasted: two dense layers with a relu, as in SimCLR.
-
-  Biases begin as in the authors' code, uniform in +- 1 / sqrt(inputs): what is
-  made of features that are all 0 has a direction, too.
-
-  Attributes:
-    features: Width of the embedding; that of the hidden layer is the input's.
-  """
-
-  features: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, D] -> [B, features]."""
-    reach = x.shape[-1] ** -0.5
-
-    def biases(rng, shape, dtype=jnp.float32):
-      return jax.random.uniform(rng, shape, dtype, -reach, reach)
-
-    x = nn.Dense(x.shape[-1], bias_init=biases, name='hidden')(x)
-    return nn.Dense(self.features, bias_init=biases, name='out')(nn.relu(x))
 
 
 def make(
@@ -150,7 +124,7 @@ def make(
   objective.check()
   types.check_range('[1, inf)', projection_dim=projection_dim)
   types.check_choice('statistics', statistics, ('mixed', 'separate'))
-  projector = Projector(projection_dim)
+  projector = projectors.Projector(projection_dim)
   separate = statistics == 'separate'
   num_views = (
     2 if objective.self_supervision else int(objective.distillation > 0)
@@ -261,7 +235,7 @@ def held_out(
   Returns:
     (state, batch, rng) -> sum of the terms' means over real rows.
   """
-  projector = Projector(projection_dim)
+  projector = projectors.Projector(projection_dim)
 
   def loss(state, batch, rng):
     variables = steps.variables(state)
@@ -299,67 +273,6 @@ def held_out(
     return total / jnp.maximum(weight, 1)
 
   return loss
-
-
-def soft_labels(
-  logits: np.ndarray, *, num_classes: int, normalized: bool = True
-) -> np.ndarray:
-  """What a teacher says of rows, on the host: probabilities + 1e-6.
-
-  Args:
-    logits: In evaluation, of rows as they are, [N, C].
-    num_classes: Of the student, C.
-    normalized: Whether a row sums to 1; the authors' code leaves the sum at
-      1 + C 1e-6.
-
-  Returns:
-    float32 [N, C], > 0.
-
-  Raises:
-    InputError: If there are no rows, the classes are not the student's, or the
-      teacher has diverged.
-  """
-  if not len(logits):
-    raise InputError(
-      'There is no unlabelled row to be taught by: give a split that has some.'
-    )
-  if logits.shape[1:] != (num_classes,):
-    raise InputError(
-      f'The teacher tells {logits.shape[1]} classes apart, and the base set '
-      f'has {num_classes}: give a teacher of these classes (config.teacher).'
-    )
-  soft = noisy_student.labels(logits, soft=True)['pseudo_target']
-  soft = soft.astype(np.float64) + 1e-6
-  if normalized:
-    soft /= soft.sum(-1, keepdims=True)
-  return soft.astype(np.float32)
-
-
-def label_report(soft: np.ndarray) -> dict[str, float]:
-  """How much labels tell of the rows that have them, in nats.
-
-  Args:
-    soft: Labels, [N, C].
-
-  Returns:
-    'entropy', the mean over rows; 'entropy_of_mean', that of the mean label;
-    'information', their difference, what a label tells of its row (0 if all
-    rows have one label, at most log C); and 'classes', how many are the
-    likeliest of some row.
-  """
-  soft = np.asarray(soft, np.float64)
-  soft = soft / soft.sum(-1, keepdims=True)
-
-  def entropy(p):
-    return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
-
-  mean, of_mean = entropy(soft).mean(), entropy(soft.mean(0))
-  return {
-    'entropy': float(mean),
-    'entropy_of_mean': float(of_mean),
-    'information': float(of_mean - mean),
-    'classes': float(len(np.unique(soft.argmax(-1)))),
-  }
 
 
 def divergence(taught: jax.Array, logits: jax.Array) -> jax.Array:
@@ -413,7 +326,7 @@ def _terms(objective, batch, base, taught, seen, projector, params):
     if TAUGHT not in batch:
       raise InputError(
         f"A student needs the teacher's labels, a column {TAUGHT!r} "
-        f'(startup.soft_labels); the batch has {sorted(batch)}.'
+        f'(soft_labels.of_teacher); the batch has {sorted(batch)}.'
       )
     apart = [divergence(batch[TAUGHT], x.logits) for x in taught]
     term = functools.reduce(jnp.add, apart) / len(apart)

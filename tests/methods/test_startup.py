@@ -14,6 +14,7 @@ from repjax import parallel
 from repjax import types
 from repjax.data.images import views as image_views
 from repjax.layers import norms
+from repjax.methods import soft_labels
 from repjax.methods import startup
 from repjax.methods import step as steps
 
@@ -233,40 +234,17 @@ def test_held_out_rows_are_seen_as_they_are(statistics):
   np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
-def test_labels_are_the_teachers_probabilities():
-  logits = np.array([[0.0, np.log(3.0)], [50.0, -50.0]])
-  expected = np.array([[0.25, 0.75], [1.0, 0.0]]) + 1e-6
-  published = startup.soft_labels(logits, num_classes=2, normalized=False)
-  np.testing.assert_allclose(published, expected, rtol=1e-6)
-  np.testing.assert_allclose(
-    startup.soft_labels(logits, num_classes=2),
-    expected / (1 + 2e-6),
-    rtol=1e-6,
-  )
-
-
 def test_the_sum_of_published_labels_hardly_matters():
   logits = RNG.normal(size=(ROWS, CLASSES))
   said = jnp.asarray(RNG.normal(size=(ROWS, CLASSES)))
   ours, theirs = (
     startup.divergence(
-      startup.soft_labels(logits, num_classes=CLASSES, normalized=x), said
+      soft_labels.of_teacher(logits, num_classes=CLASSES, normalized=x), said
     )
     for x in (True, False)
   )
   scale = abs(np.asarray(said)).max() + np.log(CLASSES) + 2
   assert 0 < abs(np.asarray(ours - theirs)).max() < 2 * CLASSES * 1e-6 * scale
-
-
-def test_a_report_tells_labels_that_say_something_from_those_that_do_not():
-  certain = startup.label_report(np.eye(4)[[0, 1, 2, 3]])
-  assert certain['classes'] == 4
-  np.testing.assert_allclose(certain['information'], np.log(4))
-  np.testing.assert_allclose(certain['entropy'], 0, atol=1e-9)
-  alike = startup.label_report(np.tile([0.5, 0.25, 0.25, 0.0], (6, 1)))
-  np.testing.assert_allclose(alike['information'], 0, atol=1e-12)
-  np.testing.assert_allclose(alike['entropy'], 1.5 * np.log(2))
-  assert alike['classes'] == 1
 
 
 def test_what_makes_no_student_is_refused():
@@ -275,14 +253,6 @@ def test_what_makes_no_student_is_refused():
     with pytest.raises(types.InputError):
       objective = startup.Objective(*weights)
       startup.make(Net(), optax.sgd(0.1), views=views, objective=objective)
-  with pytest.raises(types.InputError, match='no unlabelled row'):
-    startup.soft_labels(np.zeros((0, 3)), num_classes=3)
-  with pytest.raises(
-    types.InputError, match='tells 3 classes apart, and the base set has 5'
-  ):
-    startup.soft_labels(np.zeros((2, 3)), num_classes=5)
-  with pytest.raises(types.InputError, match='diverged'):
-    startup.soft_labels(np.full((2, 3), np.nan), num_classes=3)
   _, state, update = _student((1, 1, 1))
   for change, match in [
     (dict(pseudo_target=np.ones((ROWS, 2), np.float32)), 'tells 2 classes'),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from repjax.methods import contrastive
+from repjax.methods import soft_labels
 from repjax.methods import startup
 
 torch = pytest.importorskip('torch', reason='needs the extra parity')
@@ -79,7 +80,9 @@ def test_the_divergence_is_theirs(normalized):
   label = torch.softmax(torch.tensor(said), 1) + 1e-6
   if normalized:
     label = label / label.sum(1, keepdim=True)
-  taught = startup.soft_labels(said, num_classes=CLASSES, normalized=normalized)
+  taught = soft_labels.of_teacher(
+    said, num_classes=CLASSES, normalized=normalized
+  )
   np.testing.assert_allclose(taught, label.numpy(), rtol=1e-5)
   criterion = torch.nn.KLDivLoss(reduction='batchmean')
 
