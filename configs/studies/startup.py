@@ -18,7 +18,7 @@ for as long as a student, and 'random features' are those of no training.
 A trial with two seeds, 250 updates and noise of .26 and .40 was seen before the
 thresholds: STARTUP was 9 to 14 points above transfer at one row and 10 to 12 at
 five, without self-supervision 4 and 5, and self-supervision alone was above
-STARTUP, by 6 and 8.
+STARTUP, by 6 and 8. Labels of 5 classes had hurt, by 4 points, on MNIST.
 """
 
 import functools
