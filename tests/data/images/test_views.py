@@ -91,7 +91,7 @@ def test_a_row_depends_on_its_own_key_alone():
   images = _images()
   seen = _views(images, **settings)
   one = _views(images[5:6], RNGS[5:6], **settings)
-  np.testing.assert_allclose(seen[5], one[0], atol=1e-6)
+  np.testing.assert_allclose(seen[5], one[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
