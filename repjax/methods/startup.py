@@ -225,7 +225,7 @@ def held_out(
   contrasted with all that are given.
 
   Args:
-    model: As of `make`, and all others, too.
+    model: The classifier that `make` was given, like all settings here.
     views: Draws the second view.
     objective: Which terms there are.
     projection_dim: Width of what is contrasted.

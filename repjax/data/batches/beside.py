@@ -16,7 +16,7 @@ class BesideBatches:
 
   Attributes:
     first: Whose rows keep the names of their columns.
-    second: Of as many rows a step.
+    second: Has as many rows a step.
     columns: Columns of the second that are there -> how they are called.
   """
 
@@ -70,7 +70,7 @@ def beside(
 
   Args:
     first: Keeps its columns, with 'mask' and 'index'.
-    second: Of the same number of rows a step.
+    second: Has as many rows a step.
     columns: Columns of the second -> how they are called here.
 
   Raises:
