@@ -109,7 +109,13 @@ def _base(config):
       alphabet=config.seed,
       size=config.augment.size,
     )
-  rows = sources.load(data.base, data.base_split, data_dir=data.dir)
+  try:
+    rows = sources.load(data.base, data.base_split, data_dir=data.dir)
+  except types.InputError as error:
+    raise types.InputError(
+      f"config.data.base={data.base} is 'glyphs' or a set, of which "
+      f'config.data.base_split={data.base_split} is read: {error}'
+    ) from error
   if rows.image_shape is not None:  # Others are cropped when they are read.
     rows = _of_one_size(config, data.base, data.base_split)
   there = np.unique(rows.column('label'))
@@ -145,7 +151,8 @@ def _of_target(config, split, seed):
 def columns(config, split: str) -> dict[str, np.ndarray]:
   """All rows of a split as the network sees them, in memory."""
   rows = load(config, split)
-  return side_by_side.rows(rows, recipe(config, rows).evaluate)
+  transform = recipe(config, rows).evaluate or transforms.compose()
+  return side_by_side.rows(rows, transform)
 
 
 def recipe(config, rows: sources.Source) -> transforms.Recipe:

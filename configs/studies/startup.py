@@ -127,7 +127,7 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Teachers of many and of few classes, and their students, seed by seed."""
   many, few = config.data.num_base, config.study.few
-  found, told, known = {}, {}, {}
+  found, told, known = dict[tuple, np.ndarray](), {}, {}
   for number, names in ((many, tuple(_TERMS)), (few, _OF_FEW)):
     settings = [_of_seed(config, number, seed) for seed in seeds]
     told[number], known[number], scores = _students(settings, names, seeds)

@@ -116,7 +116,7 @@ def pairs(
   types.check_range('[1, inf)', times=times)
   sizes = [len(next(iter(x.values()))) for x in (first, second)]
   total = times * max(sizes)
-  found = {}
+  found: dict[str, np.ndarray] = {}
   for number, (columns, size) in enumerate(
     zip((first, second), sizes, strict=True)
   ):
