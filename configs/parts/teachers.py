@@ -116,8 +116,9 @@ def taught(config) -> Callable[[], types.PyTree]:
     return lambda: found
   if config.teaching.steps < 1:
     raise types.InputError(
-      'config.teacher is empty: train one with --config.stage=teacher and name '
-      'its --workdir here, or take --preset=small, which trains its own.'
+      'config.teacher is empty, and config.teaching.steps='
+      f'{config.teaching.steps} trains none here: train one with '
+      '--config.stage=teacher and name its --workdir, or take --preset=small.'
     )
 
   @functools.cache
