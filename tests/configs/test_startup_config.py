@@ -113,7 +113,7 @@ def test_domains_without_rows_are_refused(data, match):
 def test_no_teacher_is_refused():
   config = _config()
   config.teaching.steps = 0
-  with pytest.raises(types.InputError, match='teaching.steps=0'):
+  with pytest.raises(types.InputError, match='steps=0 trains none'):
     startup.build(config)
   config.stage = 'pupil'
   with pytest.raises(types.InputError, match='stage'):
