@@ -105,21 +105,25 @@ class PreActResNet(nn.Module):
 class ResNet(nn.Module):
   """ResNet-50 and its kind, for ImageNet.
 
-  The version called v1.5: a stage's stride is on the 3 x 3 convolution, not on
-  the first 1 x 1. The last scale of every block starts at zero (Goyal et al.,
+  The version called v1.5: a stage's stride is on the first 3 x 3 convolution,
+  not on a 1 x 1. The last scale of every block starts at zero (Goyal et al.,
   'Accurate, Large Minibatch SGD', 2017, section 5.1,
   https://arxiv.org/abs/1706.02677).
 
   Attributes:
     num_classes: Width of the logits.
     stage_sizes: Number of blocks of each stage, (3, 4, 6, 3) for ResNet-50,
-      (3, 4, 23, 3) for -101 and (3, 8, 36, 3) for -152.
+      (3, 4, 23, 3) for -101 and (3, 8, 36, 3) for -152; of 'basic' blocks
+      (2, 2, 2, 2) for ResNet-18, and (1, 1, 1, 1) for the -10 of few-shot
+      learning.
+    block: 'bottleneck' or 'basic'; see `PostActBlock`.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
   num_classes: int
   stage_sizes: Sequence[int] = (3, 4, 6, 3)
+  block: Literal['basic', 'bottleneck'] = 'bottleneck'
   norm: Norm = 'batch'
   dtype: Any = None
 
@@ -133,8 +137,12 @@ class ResNet(nn.Module):
       x, self.norm, 'stem_norm', self.dtype, train=train, mask=mask
     )
     x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
+    if self.block not in ('basic', 'bottleneck'):
+      raise InputError(
+        f"block is 'basic' or 'bottleneck'; got block={self.block!r}"
+      )
     sizes = self.stage_sizes
-    x = _stages(self, x, 'bottleneck', sizes, 64, train=train, mask=mask)
+    x = _stages(self, x, self.block, sizes, 64, train=train, mask=mask)
     return _head(x, self.num_classes, self.dtype)
 
 
@@ -159,7 +167,8 @@ class Stage(nn.Module):
 
   Attributes:
     kind: 'preact': two 3 x 3 convolutions, each after a norm and a relu;
-      'bottleneck': 1 x 1, 3 x 3 and 1 x 1, each before a norm.
+      'basic': two, each before a norm; 'bottleneck': 1 x 1, 3 x 3 and 1 x 1,
+      each before a norm.
     num_blocks: Number of blocks.
     width: Number of channels; 'bottleneck' has four times as many outside.
     stride: Stride of the first block; the others have 1.
@@ -168,7 +177,7 @@ class Stage(nn.Module):
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
-  kind: Literal['preact', 'bottleneck']
+  kind: Literal['preact', 'basic', 'bottleneck']
   num_blocks: int
   width: int
   stride: int
@@ -189,11 +198,11 @@ class Stage(nn.Module):
         dtype=self.dtype,
         name=f'block_{index}',
       )
-      block: PreActBlock | Bottleneck
+      block: PreActBlock | PostActBlock
       if self.kind == 'preact':
         block = PreActBlock(dropout_rate=self.dropout_rate, **settings)
       else:
-        block = Bottleneck(**settings)
+        block = PostActBlock(self.kind, **settings)
       x = block(x, train=train, mask=mask)
     return x
 
@@ -242,16 +251,19 @@ class PreActBlock(nn.Module):
     return shortcut + conv(x, 3, 1, 'conv_1')
 
 
-class Bottleneck(nn.Module):
-  """relu(x + norm(conv(relu(norm(conv(relu(norm(conv(x)))))))).
+class PostActBlock(nn.Module):
+  """relu(x + norm(conv(relu(norm(conv(...)))))), of two or three convolutions.
 
   Attributes:
-    width: Number of channels inside; outside there are four times as many.
-    stride: Stride of the 3 x 3 convolution.
+    kind: 'basic': two 3 x 3 convolutions; 'bottleneck': 1 x 1, 3 x 3 and 1 x 1,
+      the last of four times the width.
+    width: Number of channels inside.
+    stride: Stride of the first 3 x 3 convolution.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
+  kind: Literal['basic', 'bottleneck']
   width: int
   stride: int
   norm: Norm
@@ -259,7 +271,7 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train, mask=None):
-    """[B, H, W, C] -> [B, H / stride, W / stride, 4 width]."""
+    """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 width]."""
 
     def conv_norm(x, width, size, stride, name, **settings):
       x = _conv(width, size, stride=stride, name=name, dtype=self.dtype)(x)
@@ -273,14 +285,20 @@ class Bottleneck(nn.Module):
         **settings,
       )
 
-    shortcut = x
-    x = nn.relu(conv_norm(x, self.width, 1, 1, 'conv_0'))
-    x = nn.relu(conv_norm(x, self.width, 3, self.stride, 'conv_1'))
+    width, shortcut = self.width, x
+    layers = [(width, 3, self.stride), (width, 3, 1)]
+    if self.kind == 'bottleneck':
+      layers = [(width, 1, 1), (width, 3, self.stride), (4 * width, 1, 1)]
+    for index, layer in enumerate(layers[:-1]):
+      x = nn.relu(conv_norm(x, *layer, f'conv_{index}'))
     x = conv_norm(
-      x, 4 * self.width, 1, 1, 'conv_2', scale_init=nn.initializers.zeros_init()
+      x,
+      *layers[-1],
+      f'conv_{len(layers) - 1}',
+      scale_init=nn.initializers.zeros_init(),
     )
     if shortcut.shape != x.shape:
-      shortcut = conv_norm(shortcut, 4 * self.width, 1, self.stride, 'shortcut')
+      shortcut = conv_norm(shortcut, x.shape[-1], 1, self.stride, 'shortcut')
     return nn.relu(shortcut + x)
 
 

@@ -57,6 +57,40 @@ def accuracy(
   return {name: np.concatenate(x)[:count] for name, x in parts.items()}
 
 
+def mean_accuracy(
+  features: np.ndarray,
+  labels: np.ndarray,
+  classifier: few_shot.Classifier,
+  *,
+  shots: int,
+  ways: int,
+  queries: int,
+  count: int,
+  seed: int,
+  at_once: int = 100,
+) -> float:
+  """Share of queries that one classifier gets right, over all episodes.
+
+  Args:
+    features: [R, D].
+    labels: [R].
+    classifier: What judges them.
+    shots: Rows to learn from, of each class.
+    ways: Classes of an episode.
+    queries: Rows to be judged by, of each class.
+    count: Number of episodes.
+    seed: Of the episodes: equal ones have the same.
+    at_once: How many of them one call handles.
+  """
+  sampler = episodes.sampler(
+    labels, ways=ways, shots=shots, queries=queries, seed=seed
+  )
+  found = accuracy(
+    features, sampler, {'it': classifier}, count=count, at_once=at_once
+  )
+  return float(found['it'].mean())
+
+
 @jax.jit
 def _judge(features, drawn, first, seed, classifier):
   """Accuracy in each episode, [E].

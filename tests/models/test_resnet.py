@@ -38,6 +38,7 @@ def wide_resnet_size(depth, widen, num_classes):
     (resnet.WideResNet(100), 32, 36_536_884),
     (resnet.WideResNet(10, depth=16, widen=4), 32, None),
     (resnet.PreActResNet(10), 32, 11_172_170),
+    (resnet.ResNet(1000, (2, 2, 2, 2), 'basic'), 224, 11_689_512),
     (resnet.ResNet(1000), 224, 25_557_032),
     (resnet.ResNet(1000, (3, 4, 23, 3)), 224, 44_549_160),
     (resnet.ResNet(1000, (3, 8, 36, 3)), 224, 60_192_808),
@@ -211,8 +212,9 @@ def test_kernels_start_with_the_variance_of_he():
     np.testing.assert_allclose(variance, 2 / (32 * size), rtol=0.15)
 
 
-def test_a_bottleneck_starts_as_its_shortcut():
-  block = resnet.Bottleneck(width=16, stride=1, norm='batch', dtype=None)
+@pytest.mark.parametrize('kind, width', [('bottleneck', 16), ('basic', 64)])
+def test_a_block_starts_as_its_shortcut(kind, width):
+  block = resnet.PostActBlock(kind, width, stride=1, norm='batch', dtype=None)
   x = jax.random.normal(jax.random.key(1), (2, 4, 4, 64))
   variables = block.init(jax.random.key(0), x, train=False)
   output = block.apply(variables, x, train=False)
@@ -225,6 +227,7 @@ def test_a_bottleneck_starts_as_its_shortcut():
     (resnet.WideResNet(10, depth=20), 'depth'),
     (resnet.WideResNet(10, widen=0), 'widen'),
     (resnet.WideResNet(10, depth=10, norm='layer'), 'norm'),
+    (resnet.ResNet(10, block='preact'), 'block'),
   ],
 )
 def test_settings_that_make_no_network_are_refused(model, word):

@@ -1,0 +1,120 @@
+"""STARTUP's domains: rows that never meet, teachers that do not fit."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import startup
+from configs.parts import teachers
+from configs.parts import two_domains
+from repjax import types
+from repjax.methods import startup as method
+
+
+def _config(**data):
+  config = startup.get_config('smoke')
+  config.data.update(data)
+  return config
+
+
+def _images(config, split):
+  return {x.tobytes() for x in two_domains.columns(config, split)['image']}
+
+
+def test_held_out_rows_are_held_out():
+  config = _config()
+  for kept, held_out, num_rows in (
+    ('base', 'val', config.data.base_rows),
+    ('unlabelled', 'held_out', 1442),
+  ):
+    first, second = _images(config, kept), _images(config, held_out)
+    assert not first & second
+    assert len(first) + len(second) == num_rows
+
+
+@pytest.mark.parametrize('base', ['glyphs', 'digits'])
+def test_base_classes_are_numbered_anew_and_drawn_by_the_seed(base):
+  config = _config(base=base, base_split='train', num_base=4)
+  rows = two_domains.load(config, 'base')
+  assert rows.num_classes == 4
+  assert set(rows.column('label')) == set(range(4))
+  config.seed = 1
+  other = two_domains.load(config, 'base')
+  images = [
+    x.columns()['image'][x.column('label') == 0].mean(0) for x in (rows, other)
+  ]
+  assert abs(images[0] - images[1]).max() > 20
+
+
+def test_noise_of_the_target_is_the_same_whenever_it_is_read():
+  config = _config()
+  first, again = (two_domains.columns(config, 'target') for _ in range(2))
+  np.testing.assert_array_equal(first['image'], again['image'])
+  clean = two_domains.columns(_config(corruption=''), 'target')
+  np.testing.assert_array_equal(first['label'], clean['label'])
+  assert abs(first['image'] - clean['image']).mean() > 0.1
+
+
+def test_what_the_teacher_says_is_read_once():
+  config = _config()
+  config.eval_batch_size = 7  # The last batch holds padding.
+  rows = two_domains.load(config, 'unlabelled').select(np.arange(10))
+  network = two_domains.network(config)
+  image = two_domains.columns(config, 'target')['image'][:1]
+  variables = network.init({'params': jax.random.key(0)}, image, train=False)
+  asked = []
+
+  def teach():
+    asked.append(1)
+    return variables
+
+  labelled = teachers.labelled(config, teach, rows)
+  assert not asked  # Nothing is trained before a row is read.
+  said = labelled.read([9, 0])[method.TAUGHT]
+  labelled.read([1])
+  assert len(asked) == 1
+  scaled = two_domains.recipe(config, rows).evaluate
+  pixels = scaled.apply(rows.read([9, 0]), np.empty((2, 0)))['image']
+  logits = np.asarray(network.apply(variables, pixels, train=False))
+  expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  np.testing.assert_allclose(said, expected, atol=1e-5)
+
+
+def test_a_teacher_of_other_classes_is_refused(monkeypatch):
+  config = _config()
+  config.teacher = 'runs/teacher'
+  head = {'kernel': np.zeros((8, 7)), 'bias': np.zeros(7)}
+  monkeypatch.setattr(
+    teachers.start, 'from_run', lambda *_, **__: {'params': {'head': head}}
+  )
+  with pytest.raises(types.InputError, match='num_base=5'):
+    startup.build(config)
+  head.update(kernel=np.zeros((8, 5)), bias=np.zeros(5))
+  with pytest.raises(types.InputError, match='missing'):
+    startup.build(config)
+
+
+@pytest.mark.parametrize(
+  ('data', 'match'),
+  [
+    (dict(unlabelled_split='train[:0]'), 'train'),
+    (dict(base='digits', base_split='train', num_base=11), '10 classes'),
+    (dict(num_base=1), 'num_base'),
+    (dict(base_rows=0), 'base_rows'),
+    (dict(held_out=1.0), 'held_out'),
+    (dict(corruption='rain'), 'rain'),
+  ],
+)
+def test_domains_without_rows_are_refused(data, match):
+  with pytest.raises(types.InputError, match=match):
+    startup.build(_config(**data))
+
+
+def test_no_teacher_is_refused():
+  config = _config()
+  config.teaching.steps = 0
+  with pytest.raises(types.InputError, match='steps=0 trains none'):
+    startup.build(config)
+  config.stage = 'pupil'
+  with pytest.raises(types.InputError, match='stage'):
+    startup.build(config)
