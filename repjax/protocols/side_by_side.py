@@ -186,7 +186,9 @@ def begin(
     return method.init(jax.random.fold_in(rng, loop.INIT), batch)
 
   rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
-  return jax.jit(jax.vmap(first, (0, axis)))(rngs, row)
+  # One operation after the other: methods that differ by their losses share
+  # all of these, and a program of each would take seconds to compile.
+  return jax.vmap(first, (0, axis))(rngs, row)
 
 
 def train(
