@@ -133,9 +133,7 @@ def _split(tree, count):
     size = len(x) // count
     return x[i * size : (i + 1) * size]
 
-  return [
-    jax.tree.map(functools.partial(part, i), tree) for i in range(count)
-  ]
+  return [jax.tree.map(functools.partial(part, i), tree) for i in range(count)]
 
 
 def _joined(parts):
