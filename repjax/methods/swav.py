@@ -266,8 +266,8 @@ def swapped(
     mask: 1 for real rows, [B].
     num_assigned: How many views, the first ones, are given clusters.
     temperature: Of predictions.
-    epsilon: Of `assignments`.
-    iterations: Of `assignments`.
+    epsilon: Weight of the entropy of assignments.
+    iterations: Of Sinkhorn and Knopp.
   """
   logs = jax.nn.log_softmax(scores / temperature)
   total = jnp.zeros(scores.shape[1])
