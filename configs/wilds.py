@@ -34,7 +34,8 @@ PRESETS = dict(
     unlabelled='',
     unlabelled_batch_size=32,
     groups_per_batch=2,
-    teacher='',
+    # Runs of 'erm' and of 'swav'; of the latter the network is started from.
+    **dict(teacher='', pretrained=''),
     data=dict(
       kind='published',
       name='camelyon17',
@@ -65,6 +66,10 @@ PRESETS = dict(
     pseudo_label=dict(threshold=0.7),
     fixmatch=dict(threshold=0.7, weight=1.0),
     noisy_student=dict(weight=1.0, dropout_rate=0.5),
+    swav=dict(
+      **dict(num_prototypes=20, temperature=0.1, epsilon=0.03, iterations=3),
+      **dict(frozen_steps=5005, hidden_dim=2048, dim=128),
+    ),
     run=dict(best='val/accuracy'),
   ),
   paper_unlabelled=dict(
@@ -87,6 +92,7 @@ PRESETS = dict(
     afn=dict(weight=1e-4),
     pseudo_label=dict(threshold=0.95),
     fixmatch=dict(threshold=0.95),
+    swav=dict(frozen_steps=50, hidden_dim=128, dim=32),
     adversary=dict(features=(64, 64), normalize=False),
     run=dict(log_every=100, eval_every=300, save_every=300),
   ),
