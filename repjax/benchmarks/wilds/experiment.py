@@ -11,12 +11,12 @@ from repjax import parallel
 from repjax import start
 from repjax import types
 from repjax.benchmarks.wilds import algorithms
+from repjax.benchmarks.wilds import clusters
 from repjax.benchmarks.wilds import datasets
 from repjax.benchmarks.wilds import grouper as groupers
 from repjax.benchmarks.wilds import hospitals
 from repjax.benchmarks.wilds import leaderboard
 from repjax.benchmarks.wilds import loaders
-from repjax.benchmarks.wilds import pretrained
 from repjax.benchmarks.wilds import published
 from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
@@ -179,7 +179,7 @@ def build(
 
   Args:
     config: With what `of_images.classifier` and `batches` read, and pretrained:
-      a run of 'swav' whose network all others but it start from, or ''.
+      a run ('swav') whose network others start from, or ''.
     data: `read(config)`.
     method: What is trained; `predict` gives 'logits', or that of `swav`.
     pseudo: Labels of a teacher, as columns of the rows without labels.
@@ -199,7 +199,7 @@ def build(
       batches=batches(config, data),
       sources=sources,
       steps=data.steps,
-      measure=pretrained.measure,
+      measure=clusters.measure,
       figures=lambda rows, outputs, columns: {},
       recipe=recipe,
     )
@@ -209,7 +209,7 @@ def build(
     method,
     batches=batches(config, data, pseudo=pseudo),
     sources=sources,
-    warm_start=pretrained.from_run(config.pretrained),
+    warm_start=start.begin_from(config.pretrained),
   )
   return made._replace(measure=measure(data.labelled))
 

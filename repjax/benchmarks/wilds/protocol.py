@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import start
 from repjax import types
 from repjax.benchmarks.wilds import algorithms
 from repjax.benchmarks.wilds import datasets
 from repjax.benchmarks.wilds import experiment
 from repjax.benchmarks.wilds import loaders
-from repjax.benchmarks.wilds import pretrained
 from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
 from repjax.methods import noisy_student
@@ -183,7 +183,7 @@ def _trained(name, rows, config, method_of, network=None):
   method = method_of(config, rows.sets[0])
   states = side_by_side.begin(method, {}, rows.seeds, shared=rows.columns)
   if network is not None:
-    states = pretrained.begun(states, steps.variables(network))
+    states = start.with_network(states, steps.variables(network))
   total = rows.sets[0].steps
   for step, current, means in seed_loop.fit(
     method,
