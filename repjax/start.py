@@ -179,13 +179,14 @@ def with_network(
   params = frozen.joined(variables)
   params = params.get(_NETWORK, params)
   nested = _NETWORK in state.params
+
+  def keep(path):
+    if nested:
+      return path[0] != _NETWORK or path[1] == head
+    return path[0] == head
+
   state = with_params(
-    state,
-    {_NETWORK: params} if nested else params,
-    keep=lambda path: (
-      head == path[nested] if path[0] == _NETWORK or not nested else True
-    ),
-    what=what,
+    state, {_NETWORK: params} if nested else params, keep=keep, what=what
   )
   found = {k: x for k, x in variables.items() if k == _STATISTICS}
   return state.replace(model_state={**state.model_state, **found})

@@ -13,7 +13,9 @@ rows of its own; the test is uniform, and networks predict it in evaluation
 mode, which is asserted. The weights of IRM, CORAL and DANN are chosen for each
 shift by the mean accuracy over seeds on a validation set that is uniform, as in
 the paper: whoever has no such set gains less. The learning rate is one for all,
-the best of three for ERM on the same validation set.
+the best of three for ERM on the same validation set. Pretraining is on digits
+in colours, and BN-Adapt is to be compared with the same networks as they are
+(batch_norm); its statistics are those of all rows of a colour.
 
 Found: the hue augmentation is the best on every shift, and alone helps where
 the colour tells the label of every row. Of the others, CORAL has the best mean
