@@ -28,6 +28,7 @@ from repjax import types
 from repjax.data.batches import mixtures
 from repjax.experiments import of_images
 from repjax.experiments import wiring
+from repjax.models import vit
 
 PRESETS = dict(
   paper=dict(
@@ -69,17 +70,12 @@ PRESETS = dict(
     jtt=dict(first='', upweight=20.0),
     crop=dict(padding=4),
     rand_augment=dict(layers=2, magnitude=10.0),
-    augmix=dict(severity=3.0),
-    # Rows that the statistics of training count as beside those of a batch.
-    bn_adapt=dict(prior=100.0),
+    **dict(augmix=dict(severity=3.0), bn_adapt=dict(prior=100.0)),
     network='preact_resnet',
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
     resnet=dict(stage_sizes=(3, 4, 6, 3)),
     mlp=dict(features=(256, 256, 256)),
-    vit=dict(
-      **dict(patch_size=8, hidden_dim=192, mlp_dim=768),
-      **dict(num_heads=3, num_layers=12),
-    ),
+    vit=dict(patch_size=8, **vit.SIZES['Ti']),
     tx=dict(learning_rate=1e-3, decay=False),
     run=dict(best='valid/accuracy', eval_every=1000),
   ),
@@ -96,10 +92,7 @@ PRESETS = dict(
       **dict(channels=(16, 32, 64), kernels=(4, 3, 3), strides=(2, 2, 1)),
       normalize=False,
     ),
-    vit=dict(
-      **dict(patch_size=5, hidden_dim=64, mlp_dim=128),
-      **dict(num_heads=4, num_layers=3),
-    ),
+    vit=dict(patch_size=5, hidden_dim=48, mlp_dim=96, num_layers=3),
     tx=dict(learning_rate=1e-2, decay=True),
     run=dict(log_every=100, eval_every=200, save_every=200),
   ),

@@ -1,6 +1,7 @@
 """Host side: what a config of WILDS or U-WILDS says, wired for one run."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ from repjax import parallel
 from repjax import start
 from repjax import types
 from repjax.benchmarks.wilds import algorithms
-from repjax.benchmarks.wilds import clusters
 from repjax.benchmarks.wilds import datasets
 from repjax.benchmarks.wilds import grouper as groupers
 from repjax.benchmarks.wilds import hospitals
@@ -199,7 +199,7 @@ def build(
       batches=batches(config, data),
       sources=sources,
       steps=data.steps,
-      measure=clusters.measure,
+      measure=measure_clusters,
       figures=lambda rows, outputs, columns: {},
       recipe=recipe,
     )
@@ -233,6 +233,28 @@ def measure(
     }
 
   return of
+
+
+def measure_clusters(
+  outputs: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """What clusters say of labels that they have never seen.
+
+  Args:
+    outputs: 'scores' [N, K].
+    columns: 'label' [N].
+
+  Returns:
+    'accuracy' of guessing the most frequent label of a row's cluster, of the
+    same rows, and 'clusters', how many have rows.
+  """
+  cluster, label = outputs['scores'].argmax(-1), columns['label']
+  table = np.zeros((outputs['scores'].shape[1], label.max() + 1), int)
+  np.add.at(table, (cluster, label), 1)
+  return {
+    'accuracy': float(table.max(1).sum() / len(label)),
+    'clusters': float((table.sum(1) > 0).sum()),
+  }
 
 
 def taught(
