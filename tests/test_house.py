@@ -135,8 +135,10 @@ def test_a_closure_is_what_python_loads():
 # Text models of three kinds, published weights, adapters, and their data; and
 # benchmarks, which name each of the ten or seventeen methods that they compare.
 _MANY = {
-  'mam_adapter': 80, 'dp_finetuning': 75,
-  'fine_grained_shift': 70, 'wilds': 62,
+  'mam_adapter': 80,
+  'dp_finetuning': 75,
+  'fine_grained_shift': 70,
+  'wilds': 62,
 }
 
 
