@@ -101,6 +101,22 @@ def test_every_method_of_the_benchmark_is_built(method):
   jax.eval_shape(experiment.method.update, state, batch, jax.random.key(1))
 
 
+@pytest.mark.parametrize(
+  ('network', 'method'),
+  [('vit', 'erm'), ('mlp', 'coral'), ('convnet', 'bn_adapt')],
+)
+def test_networks_train_and_predict(network, method):
+  config = recipe.get_config('smoke')
+  config.update(network=network, method=method)
+  config.convnet.normalize = True
+  experiment = recipe.build(config)
+  batch = experiment.train.batch(0)
+  state = jax.eval_shape(experiment.method.init, jax.random.key(0), batch)
+  jax.eval_shape(experiment.method.update, state, batch, jax.random.key(1))
+  found = jax.eval_shape(experiment.method.predict, state, batch)
+  assert found['logits'].shape == (16, 3)
+
+
 @pytest.mark.parametrize('fixed', [True, False])
 def test_batches_have_the_rows_of_the_shift_and_its_weights(fixed):
   config = recipe.get_config('smoke')
