@@ -23,10 +23,12 @@ import optax
 from configs import presets
 from configs.parts import shift_methods
 from configs.parts import shift_tables
+from repjax import start
 from repjax import types
 from repjax.data.batches import mixtures
 from repjax.experiments import of_images
 from repjax.experiments import wiring
+from repjax.models import vit
 
 PRESETS = dict(
   paper=dict(
@@ -57,7 +59,8 @@ PRESETS = dict(
       fixed_noise=True,
     ),
     augment=dict(mean=(0.5,), std=(0.5,)),
-    method='erm',
+    # A run whose network this one starts from, but for its head.
+    **dict(method='erm', pretrained=''),
     irm=dict(weight=1.0, form='unbiased'),
     coral=dict(weight=1.0, form='mean_and_covariance'),
     dann=dict(weight=0.1, features=(64, 64)),
@@ -67,10 +70,12 @@ PRESETS = dict(
     jtt=dict(first='', upweight=20.0),
     crop=dict(padding=4),
     rand_augment=dict(layers=2, magnitude=10.0),
+    **dict(augmix=dict(severity=3.0), bn_adapt=dict(prior=100.0)),
     network='preact_resnet',
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
     resnet=dict(stage_sizes=(3, 4, 6, 3)),
     mlp=dict(features=(256, 256, 256)),
+    vit=dict(patch_size=8, **vit.SIZES['Ti']),
     tx=dict(learning_rate=1e-3, decay=False),
     run=dict(best='valid/accuracy', eval_every=1000),
   ),
@@ -83,7 +88,11 @@ PRESETS = dict(
     augment=dict(mean=(0.1,), std=(0.25,)),
     crop=dict(padding=2),
     network='convnet',
-    convnet=dict(channels=(16, 32, 64), kernels=(4, 3, 3), strides=(2, 2, 1)),
+    convnet=dict(
+      **dict(channels=(16, 32, 64), kernels=(4, 3, 3), strides=(2, 2, 1)),
+      normalize=False,
+    ),
+    vit=dict(patch_size=5, hidden_dim=48, mlp_dim=96, num_layers=3),
     tx=dict(learning_rate=1e-2, decay=True),
     run=dict(log_every=100, eval_every=200, save_every=200),
   ),
@@ -126,5 +135,6 @@ def build(
     method,
     batches=batches,
     sources=lambda split: presets.choose('data.eval_splits', split, held_out),
+    warm_start=start.begin_from(config.pretrained),
   )
   return shift_tables.with_cells(config, experiment, splits)

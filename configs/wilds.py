@@ -8,6 +8,8 @@ method. https://arxiv.org/abs/2012.07421 and https://arxiv.org/abs/2112.05090
 paper: DenseNet-121 on Camelyon17 (WILDS); --data_dir holds `camelyon17_v1.0`.
 paper_unlabelled: as in U-WILDS, RandAugment and rows of the test hospital
   without labels; 'noisy_student' needs --config.teacher=WORKDIR of an 'erm'.
+  'swav' learns from these rows alone; --config.pretrained=WORKDIR of such a
+  run is what others start from. (WILDS has six crops, LARC and a queue.)
 small: an MLP on 'hospitals' of `digits`; jitter of stains for RandAugment.
 mnist: the same of MNIST.
 """
@@ -34,7 +36,8 @@ PRESETS = dict(
     unlabelled='',
     unlabelled_batch_size=32,
     groups_per_batch=2,
-    teacher='',
+    # Runs of 'erm' and of 'swav'; of the latter the network is started from.
+    **dict(teacher='', pretrained=''),
     data=dict(
       kind='published',
       name='camelyon17',
@@ -65,6 +68,10 @@ PRESETS = dict(
     pseudo_label=dict(threshold=0.7),
     fixmatch=dict(threshold=0.7, weight=1.0),
     noisy_student=dict(weight=1.0, dropout_rate=0.5),
+    swav=dict(
+      **dict(num_prototypes=20, temperature=0.1, epsilon=0.03, iterations=3),
+      **dict(frozen_steps=5005, hidden_dim=2048, dim=128),
+    ),
     run=dict(best='val/accuracy'),
   ),
   paper_unlabelled=dict(
@@ -87,6 +94,10 @@ PRESETS = dict(
     afn=dict(weight=1e-4),
     pseudo_label=dict(threshold=0.95),
     fixmatch=dict(threshold=0.95),
+    swav=dict(
+      **dict(num_prototypes=64, epsilon=0.05, frozen_steps=50),
+      **dict(hidden_dim=128, dim=32),
+    ),
     adversary=dict(features=(64, 64), normalize=False),
     run=dict(log_every=100, eval_every=300, save_every=300),
   ),

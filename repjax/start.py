@@ -16,6 +16,7 @@ them.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import os
 from typing import Literal
 
@@ -27,6 +28,10 @@ from repjax import files
 from repjax import types
 from repjax.layers import frozen
 from repjax.methods import step as steps
+
+# Where methods that train more than a network have it, and its collection of
+# running means and variances.
+_NETWORK, _STATISTICS = 'model', 'batch_stats'
 
 
 def parameters(
@@ -148,6 +153,65 @@ def from_run(
     average = saved['extra']
     variables |= {'params': average['params'], **average.get('statistics', {})}
   return variables
+
+
+def with_network(
+  state: types.TrainState,
+  variables: Mapping[str, types.PyTree],
+  *,
+  head: str = 'head',
+  what: str = 'The network to start from',
+) -> types.TrainState:
+  """The state whose network is another one's, but for its last layer.
+
+  Methods that train more than a network (`dann`, `swav`) have it in 'model';
+  what else they train stays as it is.
+
+  Args:
+    state: Of a method of `methods.step`, fresh; of one model or of many.
+    variables: As `from_run` gives them. Batch statistics come along.
+    head: Name of the last layer.
+    what: What the network is, for the error.
+
+  Raises:
+    InputError: A leaf is missing, left over or of another shape; names it.
+  """
+  params = frozen.joined(variables)
+  params = params.get(_NETWORK, params)
+  nested = _NETWORK in state.params
+
+  def keep(path):
+    if nested:
+      return path[0] != _NETWORK or path[1] == head
+    return path[0] == head
+
+  state = with_params(
+    state, {_NETWORK: params} if nested else params, keep=keep, what=what
+  )
+  found = {k: x for k, x in variables.items() if k == _STATISTICS}
+  return state.replace(model_state={**state.model_state, **found})
+
+
+def begin_from(
+  workdir: str, *, head: str = 'head', field: str = 'config.pretrained'
+) -> Callable[[types.TrainState], types.TrainState]:
+  """(fresh state) -> one with the network of another run, but for its head.
+
+  Args:
+    workdir: Of that run; '' for none: states stay as they are.
+    head: Name of the last layer.
+    field: Where the user has named the run, for the error.
+
+  Raises:
+    InputError: There is no such run; when a state is given, if it has another
+      network.
+  """
+  if not workdir:
+    return lambda state: state
+  variables = from_run(workdir, field=field)
+  return lambda state: with_network(
+    state, variables, head=head, what=f'{field}={workdir}'
+  )
 
 
 def as_predicted(state: types.TrainState) -> types.TrainState:

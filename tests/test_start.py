@@ -16,6 +16,9 @@ from repjax import types
 from repjax.layers import adapters
 from repjax.layers import frozen
 from repjax.layers import norms
+from repjax.methods import dann
+from repjax.methods import erm
+from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import vit
 from repjax.weights import vit_weights
@@ -224,6 +227,61 @@ def test_parameters_of_another_network_are_named():
     'head/kernel (5, 4), not (5, 3)',
   ):
     assert part in str(error.value)
+
+
+class _Normed(nn.Module):
+  """A layer, a norm and a head."""
+
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    x = nn.Dense(3, name='hidden')(x)
+    x = norms.BatchNorm(name='norm')(x, train=train, mask=mask)
+    return nn.Dense(self.num_classes, name='head')(x)
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_a_network_starts_from_another_but_for_its_head(nested):
+  batch = {
+    'features': np.ones((2, 4), np.float32),
+    'label': np.zeros(2, int),
+    'group': np.zeros(2, int),
+    'mask': np.ones(2, np.float32),
+  }
+  rows = dict(inputs=model_inputs.features)
+
+  def fresh(num_classes, seed, nested):
+    model = _Normed(num_classes)
+    method = (
+      dann.make(model, optax.sgd(0.1), num_groups=2, weight=1.0, **rows)
+      if nested
+      else erm.make(model, optax.sgd(0.1), **rows)
+    )
+    return method.init(jax.random.key(seed), batch)
+
+  state, other = fresh(2, 0, nested), fresh(5, 1, not nested)
+  statistics = jax.tree.map(lambda x: x + 7, other.model_state['batch_stats'])
+  found = start.with_network(
+    state,
+    {'params': other.params, 'batch_stats': statistics, 'more': 1},
+  )
+  params = found.params['model'] if nested else found.params
+  own = state.params['model'] if nested else state.params
+  theirs = other.params if nested else other.params['model']
+  chex.assert_trees_all_equal(params['head'], own['head'])
+  for layer in ('hidden', 'norm'):
+    chex.assert_trees_all_equal(params[layer], theirs[layer])
+  if nested:
+    chex.assert_trees_all_equal(
+      found.params['adversary'], state.params['adversary']
+    )
+  chex.assert_trees_all_equal(found.model_state['batch_stats'], statistics)
+  assert set(found.model_state) == set(state.model_state)
+  chex.assert_trees_all_equal_shapes(found, state)
+  wrong = jax.tree.map(lambda x: x[..., :1], other.params)
+  with pytest.raises(types.InputError, match='The pretrained one'):
+    start.with_network(state, {'params': wrong}, what='The pretrained one')
 
 
 def test_what_is_predicted_with_becomes_the_parameters():

@@ -1,11 +1,12 @@
 """The methods of the benchmark of fine-grained shifts, by name.
 
-Of the 19 of Wiles et al. (ICLR 2022, sec. 4) here are ERM on any network, the
-augmentations crop (with flips), RandAugment and one that describes the nuisance
-of coloured sets (hue), IRM, DeepCORAL, DANN, SagNet, domain Mixup, and JTT;
-GroupDRO comes in addition. The value of the nuisance is the domain. Networks:
-an MLP, the PreAct ResNet-18 in place of ResNet-18, ResNet-50 and -101. Not
-here: ViT, AutoAugment, AugMix, CycleGAN, the beta-VAE, pretraining, BN-Adapt.
+Of the 19 of Wiles et al. (ICLR 2022, sec. 4) here are 17: networks (ResNet-18
+as PreAct ResNet-18, ResNet-50, ResNet-101, ViT, MLP), augmentations (crops with
+flips, RandAugment, AutoAugment, AugMix without its loss), IRM, DeepCORAL, DANN,
+SagNet, domain Mixup, BN-Adapt, JTT, and pretraining, which is a field of any of
+them (`pretrained`). CycleGAN and the beta-VAE are not here. GroupDRO, and an
+augmentation that describes the nuisance of coloured sets (hue), come in
+addition. The value of the nuisance is the domain.
 """
 
 import functools
@@ -18,6 +19,9 @@ import optax
 from configs import presets
 from repjax import start
 from repjax import types
+from repjax.adapt import bn_adapt
+from repjax.data.images import augmix
+from repjax.data.images import auto_augment
 from repjax.data.images import hues
 from repjax.data.images import randaugment
 from repjax.data.images import transforms
@@ -34,14 +38,16 @@ from repjax.methods import sagnet
 from repjax.models import mlp
 from repjax.models import resnet
 from repjax.models import unfolded_conv_net
+from repjax.models import vit
 from repjax.types import InputError
 
 # Those that are ERM on augmented images.
-AUGMENTATIONS = ('hue', 'crop', 'rand_augment')
+AUGMENTATIONS = ('hue', 'crop', 'rand_augment', 'auto_augment', 'augmix')
 # Those that know the value of the nuisance, and weigh a penalty.
 PENALTIES = ('irm', 'coral', 'dann')
-# Those that train as ERM does, on other views or weights of the rows.
-_AS_ERM = ('erm', *AUGMENTATIONS, 'jtt')
+# Those that train as ERM does, on other views or weights of the rows, or
+# predict in another way.
+_AS_ERM = ('erm', *AUGMENTATIONS, 'jtt', 'bn_adapt')
 NAMES = (
   'erm',
   *AUGMENTATIONS,
@@ -50,6 +56,7 @@ NAMES = (
   'domain_mixup',
   'group_dro',
   'jtt',
+  'bn_adapt',
 )
 
 
@@ -60,6 +67,7 @@ def network(config: Any, num_labels: int):
     mlp=mlp.Mlp,
     preact_resnet=resnet.PreActResNet,
     resnet=resnet.ResNet,
+    vit=vit.ViT,
   )
   kind = presets.choose('network', config.network, kinds)
   if config.network not in config:
@@ -80,6 +88,8 @@ def transform(config: Any) -> transforms.Transform:
     rand_augment=lambda: randaugment.rand_augment(
       config.rand_augment.layers, config.rand_augment.magnitude
     ),
+    auto_augment=auto_augment.auto_augment,
+    augmix=lambda: augmix.augmix(config.augmix.severity, views=('image',)),
   )
   if config.method not in made:
     return transforms.compose()
@@ -138,7 +148,10 @@ def make(
       raise InputError(
         f'config.step.microbatches must be 1: {config.method} compares rows.'
       )
-  return make(network(config, num_labels), optimizer(rate), **settings)
+  made = make(network(config, num_labels), optimizer(rate), **settings)
+  if config.method == 'bn_adapt':
+    return bn_adapt.predictor(made, **groups, **config.bn_adapt)
+  return made
 
 
 def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:

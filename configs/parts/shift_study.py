@@ -8,10 +8,15 @@ from absl import logging
 import numpy as np
 
 from configs.parts import shift_methods
+from configs.parts import shift_pretraining
 from repjax.benchmarks import shift_results
 from repjax.benchmarks import shift_training
 from repjax.data.images import transforms
 from repjax.protocols import side_by_side
+
+# Arms that are ERM: from another start, and with batch norms, which is what
+# BN-Adapt is compared with.
+PRETRAINED, BATCH_NORM = 'pretrained', 'batch_norm'
 
 
 class Arms(NamedTuple):
@@ -66,7 +71,11 @@ def with_best_rate(config: Any, arms: Arms) -> tuple[Any, Arm]:
 
 def arm(config: Any, method: str, arms: Arms) -> Arm:
   """Trains a method at all weights and keeps the best one of each shift."""
-  found = trained_logits(config, method, arms)
+  return measured(config, method, trained_logits(config, method, arms), arms)
+
+
+def measured(config: Any, method: str, found: np.ndarray, arms: Arms) -> Arm:
+  """What came of logits [weights, K * S, N, C], at the best weights."""
   num_seeds = len(set(arms.cells.seeds))
   num_shifts = len(arms.cells.seeds) // num_seeds
   # [weights, K, S, N, C]
@@ -99,24 +108,24 @@ def trained_logits(config: Any, name: str, arms: Arms) -> np.ndarray:
   """Logits of the held-out rows at each weight, [weights, K * S, N, C]."""
   random = name in shift_methods.AUGMENTATIONS
   config = config.copy_and_resolve_references()
-  config.method = name
+  config.method = 'erm' if name == PRETRAINED else name
   cells = shift_training.augmented(
     arms.cells,
     transforms.compose(shift_methods.transform(config), arms.recipe.evaluate),
     copies=config.study.copies if random else 1,
     seed=0,
   )
-  make = functools.partial(
-    shift_methods.make,
-    num_labels=arms.num_labels,
-    num_values=arms.num_values,
-    steps=config.min_steps,
-  )
+  make = _maker(config, arms)
   if name == 'jtt':
     return _twice(config, make, cells, arms.held_out)[None]
+  network = None
+  if name == PRETRAINED:
+    network = shift_pretraining.networks(
+      config, arms.cells, arms.recipe.evaluate
+    )
   if name not in shift_methods.PENALTIES:
     return shift_training.train(
-      name, make(config), cells, arms.held_out
+      name, make(config), cells, arms.held_out, network=network
     ).outputs['logits'][None]
   logits = []
   for weight in config.study.weights:
@@ -126,6 +135,41 @@ def trained_logits(config: Any, name: str, arms: Arms) -> np.ndarray:
     )
     logits.append(trained.outputs['logits'])
   return np.stack(logits)
+
+
+def adapted(config: Any, arms: Arms) -> dict[str, Arm]:
+  """ERM with batch norms, and the same networks adapted to each value.
+
+  Statistics are those of all held-out rows of a value, whose labels are not
+  read.
+  """
+  config = config.copy_and_resolve_references()
+  config[config.network].normalize = True
+  cells = shift_training.augmented(
+    arms.cells, arms.recipe.evaluate, copies=1, seed=0
+  )
+  config.method = 'erm'
+  make = _maker(config, arms)
+  trained = shift_training.train(BATCH_NORM, make(config), cells, arms.held_out)
+  config.method = 'bn_adapt'
+  predict = side_by_side.predict_fn(make(config))
+  found = {
+    BATCH_NORM: trained.outputs,
+    'bn_adapt': predict(trained.states, arms.held_out),
+  }
+  return {
+    name: measured(config, name, outputs['logits'][None], arms)
+    for name, outputs in found.items()
+  }
+
+
+def _maker(config, arms):
+  return functools.partial(
+    shift_methods.make,
+    num_labels=arms.num_labels,
+    num_values=arms.num_values,
+    steps=config.min_steps,
+  )
 
 
 def _twice(config, make, cells, held_out):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import start
 from repjax import types
 from repjax.benchmarks import fine_grained_shift as shifts
 from repjax.benchmarks import shift_rows
@@ -129,22 +130,39 @@ def augmented(
 
 
 def train(
-  name: str, method: types.Method, made: Cells, held_out: Columns
+  name: str,
+  method: types.Method,
+  made: Cells,
+  held_out: Columns,
+  *,
+  network: types.PyTree | None = None,
 ) -> side_by_side.Trained:
   """Trains all cells; `outputs` are those of the held-out rows.
+
+  Args:
+    name: For the progress lines.
+    method: What is trained.
+    made: The cells.
+    held_out: Rows that are predicted, name -> [N, ...].
+    network: Variables of a network for each cell to start from, but for its
+      head.
 
   Raises:
     InputError: If the method does not predict in evaluation mode.
   """
+  states = side_by_side.begin(method, {}, made.seeds, shared=made.columns)
+  if network is not None:
+    states = start.with_network(states, network)
   trained = side_by_side.train(
     name,
     method,
     {},
     held_out,
+    states=states,
     seeds=made.seeds,
     batch_size=made.order.shape[2],
     steps=made.order.shape[1],
-    points=2,
+    points=1,
     shared=made.columns,
     order=made.order,
   )

@@ -11,15 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.layers import norms
 from repjax.layers import unfolded_conv
 from repjax.types import check_range
 
 
 class UnfoldedConvNet(nn.Module):
-  """Convolutions with relu, the mean over places, and a dense layer.
+  """Convolutions with relu, flattened, and a dense layer.
 
-  Layers are `conv_0`, ..., `hidden` and `head`. Nothing is padded and rows do
-  not see each other.
+  Layers are `conv_0`, ..., `hidden` and `head`, and `norm_0`, ... where there
+  are batch norms, without which rows do not see each other. Nothing is padded.
 
   Attributes:
     num_classes: Width of the logits.
@@ -27,6 +28,7 @@ class UnfoldedConvNet(nn.Module):
     kernels: Side of each convolution's kernel.
     strides: Stride of each convolution.
     hidden_dim: Width of the dense layer.
+    normalize: Whether batch normalisation comes after each convolution.
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
@@ -35,6 +37,7 @@ class UnfoldedConvNet(nn.Module):
   kernels: Sequence[int] = (5, 3, 3)
   strides: Sequence[int] = (2, 1, 1)
   hidden_dim: int = 64
+  normalize: bool = False
   dtype: Any = None
 
   @nn.compact
@@ -42,7 +45,6 @@ class UnfoldedConvNet(nn.Module):
     self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes], float32."""
-    del train, mask  # Rows do not see each other, and nothing is random.
     check_range('[1, inf)', hidden_dim=self.hidden_dim)
 
     init = nn.initializers.he_normal()
@@ -59,7 +61,11 @@ class UnfoldedConvNet(nn.Module):
         dtype=self.dtype,
         name=f'conv_{index}',
       )
-      x = nn.relu(conv(x))
+      x = conv(x)
+      if self.normalize:
+        norm = norms.BatchNorm(dtype=self.dtype, name=f'norm_{index}')
+        x = norm(x, train=train, mask=mask)
+      x = nn.relu(x)
     x = x.reshape((len(x), -1))
     hidden = nn.Dense(
       self.hidden_dim, kernel_init=init, dtype=self.dtype, name='hidden'

@@ -2,13 +2,17 @@
 
 For studies whose steps are too small for a device: whole stretches of training
 are one call. Seed by seed it is what `loop.fit` does with the same order of
-rows.
+rows. A CPU runs what is inside of a loop on one core, so seeds that go side by
+side are divided among the cores.
 """
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from concurrent import futures
+import contextlib
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -76,21 +80,67 @@ def fit(
     lambda seed: jax.random.fold_in(jax.random.key(seed), loop.TRAIN)
   )(jnp.asarray(seeds))
   run = _program(method.update, num_full, vectorize)
-  for start in range(0, steps, every):
-    stop = min(start + every, steps)
-    states, sums = run(states, rngs, columns, shared, order[:, start:stop])
-    means = {
-      # A stretch of padding alone has sums 0.
-      name: np.asarray(total) / np.maximum(np.asarray(weight), 1e-9)
-      for name, (total, weight) in sums.items()
-    }
-    for name, values in means.items():
-      for seed, value in zip(seeds, values, strict=True):
-        if not np.isfinite(value):
-          raise types.NonFiniteError(
-            f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
-          )
-    yield stop, states, means
+  count = num_parts(len(seeds)) if vectorize else 1
+  split = functools.partial(_split, count=count)
+  parts, own = split(states), split((rngs, columns, order))
+  with contextlib.ExitStack() as stack:
+    cores = [
+      stack.enter_context(futures.ThreadPoolExecutor(1)) for _ in range(count)
+    ]
+    for start in range(0, steps, every):
+      stop = min(start + every, steps)
+      made = []
+      for core, part, (rngs, columns, order) in zip(
+        cores, parts, own, strict=True
+      ):
+        stretch = part, rngs, columns, shared, order[:, start:stop]
+        # Returns as soon as it is compiled and on its way. What one thread
+        # calls is computed one after the other.
+        made.append(core.submit(run, *stretch).result())
+      parts = [part for part, _ in made]
+      states, sums = _joined(made)
+      means = {
+        # A stretch of padding alone has sums 0.
+        name: np.asarray(total) / np.maximum(np.asarray(weight), 1e-9)
+        for name, (total, weight) in sums.items()
+      }
+      for name, values in means.items():
+        for seed, value in zip(seeds, values, strict=True):
+          if not np.isfinite(value):
+            raise types.NonFiniteError(
+              f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
+            )
+      yield stop, states, means
+
+
+def num_parts(num_seeds: int) -> int:
+  """In how many equal parts seeds are trained: at most one a core of a CPU.
+
+  Parts are equal, so that they share a compiled program.
+  """
+  if jax.default_backend() != 'cpu':
+    return 1
+  cores = range(os.cpu_count() or 1, 0, -1)
+  return next(x for x in cores if num_seeds % x == 0)
+
+
+def _split(tree, count):
+  """Parts of a tree whose leaves have a leading seed axis."""
+  if count == 1:
+    return [tree]
+
+  def part(i, x):
+    size = len(x) // count
+    return x[i * size : (i + 1) * size]
+
+  return [jax.tree.map(functools.partial(part, i), tree) for i in range(count)]
+
+
+def _joined(parts):
+  """The whole of such parts."""
+  if len(parts) == 1:
+    return parts[0]
+  return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from repjax import loop
-from repjax import trees
 from repjax import types
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
@@ -177,25 +176,21 @@ def begin(
     seeds: S seeds.
     shared: Training rows of all seeds, [M, ...].
   """
+  if shared:
+    row, axis = {name: x[:1] for name, x in shared.items()}, None
+  else:
+    row, axis = {name: x[:, :1] for name, x in columns.items()}, 0
 
-  @jax.jit
   def first(rng, row):
     batch = {**row, 'mask': jnp.ones(1)}
     return method.init(jax.random.fold_in(rng, loop.INIT), batch)
 
-  # One after the other: decompositions side by side in one program, as of
-  # orthogonal kernels, stand still on two cores (jaxlib 0.10.2).
-  return trees.stack(
-    [
-      first(
-        jax.random.key(seed),
-        {name: x[:1] for name, x in shared.items()}
-        if shared
-        else {name: x[number, :1] for name, x in columns.items()},
-      )
-      for number, seed in enumerate(seeds)
-    ]
-  )
+  rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+  # One operation after the other: methods that differ by their losses share
+  # all of these, and a program of each would take seconds to compile. (And
+  # several decompositions in one, as of orthogonal kernels, stand still on two
+  # cores, jaxlib 0.10.2.)
+  return jax.vmap(first, (0, axis))(rngs, row)
 
 
 def train(

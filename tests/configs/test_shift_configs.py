@@ -101,6 +101,22 @@ def test_every_method_of_the_benchmark_is_built(method):
   jax.eval_shape(experiment.method.update, state, batch, jax.random.key(1))
 
 
+@pytest.mark.parametrize(
+  ('network', 'method'),
+  [('vit', 'erm'), ('mlp', 'coral'), ('convnet', 'bn_adapt')],
+)
+def test_networks_train_and_predict(network, method):
+  config = recipe.get_config('smoke')
+  config.update(network=network, method=method)
+  config.convnet.normalize = True
+  experiment = recipe.build(config)
+  batch = experiment.train.batch(0)
+  state = jax.eval_shape(experiment.method.init, jax.random.key(0), batch)
+  jax.eval_shape(experiment.method.update, state, batch, jax.random.key(1))
+  found = jax.eval_shape(experiment.method.predict, state, batch)
+  assert found['logits'].shape == (16, 3)
+
+
 @pytest.mark.parametrize('fixed', [True, False])
 def test_batches_have_the_rows_of_the_shift_and_its_weights(fixed):
   config = recipe.get_config('smoke')
@@ -160,7 +176,7 @@ def test_a_network_without_settings_is_refused():
   [
     ({'method': 'magic'}, r'config\.method'),
     ({'shift.kind': 'odd'}, r'config\.shift\.kind is one of correlated'),
-    ({'network': 'vit'}, r'config\.network is one of convnet'),
+    ({'network': 'swin'}, r'config\.network is one of convnet'),
     ({'shift.num_rare': 10_000}, 'cannot be realised'),
     ({'data.eval_splits': ('train',)}, r'config\.data\.eval_splits'),
     ({'method': 'irm', 'step.microbatches': 2}, 'microbatches must be 1'),

@@ -1,12 +1,16 @@
 """What the study of fine-grained shifts chooses, and by which rows."""
 
 import numpy as np
+import pytest
 
+from configs.parts import shift_pretraining
 from configs.parts import shift_study
 from configs.parts import shift_tables
 from configs.studies import fine_grained_shift as study
+from repjax import types
 from repjax.benchmarks import fine_grained_shift as shifts
 from repjax.benchmarks import shift_training
+from repjax.data.reading import source as sources
 
 
 def _arms(num_rows=40, num_valid=20):
@@ -66,6 +70,27 @@ def test_the_rate_is_that_of_the_best_erm(monkeypatch):
   config, erm = shift_study.with_best_rate(config, arms)
   assert config.tx.learning_rate == 3e-3
   np.testing.assert_allclose(erm.valid, 0.75)
+
+
+def test_digits_are_as_large_as_the_images_and_of_no_telling_colour():
+  found = shift_pretraining.coloured_digits(20)
+  image = found.columns()['image']
+  plain = sources.load('digits', 'train').columns()['image']
+  assert image.shape == (len(plain), 20, 20, 3)
+  bright = image.max(-1)
+  assert (bright[:, [0, 1, 18, 19]] == 0).all()
+  assert (bright[:, :, [0, 1, 18, 19]] == 0).all()
+  np.testing.assert_array_equal(bright[:, 2:18:2, 2:18:2], plain[..., 0])
+  np.testing.assert_array_equal(bright[:, 3:18:2, 3:18:2], plain[..., 0])
+  # Each class has all seven colours, about equally often.
+  inked = image.max((1, 2)) > 0
+  colour = inked @ np.array([4, 2, 1])
+  label = found.column('label')
+  for digit in range(10):
+    counts = np.bincount(colour[label == digit], minlength=8)[1:]
+    assert counts.min() > 0.05 * counts.sum()
+  with pytest.raises(types.InputError, match='does not shrink'):
+    shift_pretraining.coloured_digits(7)
 
 
 def test_shifts_are_what_their_names_say():

@@ -129,6 +129,26 @@ def test_shared_rows_are_as_good_as_a_copy_a_seed(
       chex.assert_trees_all_equal(_nth(other, 1), _nth(expected, 1))
 
 
+def test_cores_share_the_seeds(method, columns, monkeypatch):
+  seeds = tuple(range(6))
+  order = np.random.default_rng(2).integers(0, 20, (6, _STEPS, 8))
+  states = side_by_side.begin(method, {}, seeds, shared=columns)
+  found = {}
+  for cores, parts in ((1, 1), (2, 2), (5, 3)):
+    monkeypatch.setattr('os.cpu_count', lambda cores=cores: cores)
+    assert seed_loop.num_parts(6) == (
+      parts if jax.default_backend() == 'cpu' else 1
+    )
+    found[cores] = [
+      (step, jax.device_get(state), means)
+      for step, state, means in seed_loop.fit(
+        method, states, {}, order, seeds=seeds, every=4, shared=columns
+      )
+    ]
+  chex.assert_trees_all_close(found[2], found[1], rtol=1e-5, atol=1e-6)
+  chex.assert_trees_all_close(found[5], found[1], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize('vectorize', [True, False])
 def test_stretches_of_one_method_share_a_program(columns, order, vectorize):
   traces = []

@@ -25,6 +25,7 @@ from repjax.methods import grouped
 from repjax.methods import irm
 from repjax.methods import noisy_student
 from repjax.methods import pseudo_label
+from repjax.methods import swav
 
 
 class Needs(NamedTuple):
@@ -33,12 +34,12 @@ class Needs(NamedTuple):
   Attributes:
     loader: Rows of 'shuffled' epochs, of 'uniform' groups, or of some 'groups'
       in each batch.
-    unlabelled: Whether it 'may' or 'must' learn from rows without labels, or
-      does 'not'.
+    unlabelled: Whether it 'may' or 'must' learn from rows without labels, too,
+      from them 'alone', or does 'not'.
   """
 
   loader: Literal['shuffled', 'uniform', 'groups']
-  unlabelled: Literal['not', 'may', 'must']
+  unlabelled: Literal['not', 'may', 'must', 'alone']
 
 
 NEEDS = {
@@ -51,6 +52,7 @@ NEEDS = {
   'pseudo_label': Needs('shuffled', 'must'),
   'fixmatch': Needs('shuffled', 'must'),
   'noisy_student': Needs('shuffled', 'must'),
+  'swav': Needs('shuffled', 'alone'),
 }
 
 # Those that teach themselves, whose rate falls from the beginning.
@@ -116,6 +118,11 @@ def make(
     return pseudo_label.make(model, tx, weight=weight, **more)
   if name == 'fixmatch':
     return fixmatch.make(model, tx, **more)
+  if name == 'swav':
+    projection = swav.Projection(more.pop('hidden_dim'), more.pop('dim'))
+    # To a thousandth, as in WILDS, where LARC scales the rates of layers.
+    tx = chain(optax.cosine_decay_schedule(rate, steps, alpha=1e-3))
+    return swav.make(model, tx, projection=projection, **more)
   return noisy_student.make(model, tx, **more)
 
 

@@ -1,6 +1,7 @@
 """Host side: what a config of WILDS or U-WILDS says, wired for one run."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def read(config: Any) -> Data:
     'config.algorithm', config.algorithm, tuple(algorithms.NEEDS)
   )
   needs = algorithms.NEEDS[config.algorithm]
-  if needs.unlabelled == 'must' and not config.unlabelled:
+  if needs.unlabelled in ('must', 'alone') and not config.unlabelled:
     raise types.InputError(
       f'{config.algorithm} learns from rows without labels: name a split of '
       'them, such as --config.unlabelled=test_unlabeled.'
@@ -94,7 +95,10 @@ def read(config: Any) -> Data:
     grouper=groupers.Grouper(tables, tuple(fields)),
     groups_per_batch=1 if unlabelled else config.groups_per_batch,
     views=viewing.make(source, **config.augment),
-    steps=wiring.steps_of(config, len(train)),
+    steps=wiring.steps_of(
+      config,
+      len(unlabelled if unlabelled and needs.unlabelled == 'alone' else train),
+    ),
   )
 
 
@@ -130,13 +134,22 @@ def batches(
     data: `read(config)`.
     pseudo: Further columns of the rows without labels: a teacher's labels.
   """
-  views, both = data.views, data.unlabelled is not None
-  total = config.batch_size + (config.unlabelled_batch_size if both else 0)
+  views = data.views
+  needs = algorithms.NEEDS[config.algorithm]
+  total = 0 if needs.unlabelled == 'alone' else config.batch_size
+  if data.unlabelled is not None:
+    total += config.unlabelled_batch_size
   parallel.check_batch_size(total, microbatches=config.step.microbatches)
   transform = views.strong
   if config.algorithm == 'fixmatch':
     transform = views.pair(first='strong')
-  kind = algorithms.NEEDS[config.algorithm].loader
+  kind = needs.loader
+  if needs.unlabelled == 'alone':
+    assert data.unlabelled is not None  # `read` sees to it.
+    rows = data.unlabelled.source(data.grouper)
+    transform = views.pair(first='strong')
+    size = config.unlabelled_batch_size
+    return _batches(config, data, rows, kind, size, transform)
   labelled = data.train.source(data.grouper)
   if pseudo:  # What a teacher says of labelled rows nobody asks.
     labelled = labelled.with_columns(
@@ -165,9 +178,10 @@ def build(
   """An experiment that reports what WILDS does, split by split.
 
   Args:
-    config: With what `of_images.classifier` and `batches` read.
+    config: With what `of_images.classifier` and `batches` read, and pretrained:
+      a run ('swav') whose network others start from, or ''.
     data: `read(config)`.
-    method: What is trained; `predict` gives 'logits'.
+    method: What is trained; `predict` gives 'logits', or that of `swav`.
     pseudo: Labels of a teacher, as columns of the rows without labels.
   """
   recipe = transforms.Recipe(
@@ -177,12 +191,25 @@ def build(
     decode_evaluate=data.views.decode,
     shape=None,
   )
+  sources = lambda split: data.labelled.subset(split).source()  # noqa: E731
+  if config.algorithm == 'swav':
+    return wiring.of_sources(
+      config,
+      method,
+      batches=batches(config, data),
+      sources=sources,
+      steps=data.steps,
+      measure=measure_clusters,
+      figures=lambda rows, outputs, columns: {},
+      recipe=recipe,
+    )
   made = of_images.classifier(
     config,
     of_images.Data(data.train.source(), recipe, data.steps),
     method,
     batches=batches(config, data, pseudo=pseudo),
-    sources=lambda split: data.labelled.subset(split).source(),
+    sources=sources,
+    warm_start=start.begin_from(config.pretrained),
   )
   return made._replace(measure=measure(data.labelled))
 
@@ -206,6 +233,28 @@ def measure(
     }
 
   return of
+
+
+def measure_clusters(
+  outputs: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """What clusters say of labels that they have never seen.
+
+  Args:
+    outputs: 'scores' [N, K].
+    columns: 'label' [N].
+
+  Returns:
+    'accuracy' of guessing the most frequent label of a row's cluster, of the
+    same rows, and 'clusters', how many have rows.
+  """
+  cluster, label = outputs['scores'].argmax(-1), columns['label']
+  table = np.zeros((outputs['scores'].shape[1], label.max() + 1), int)
+  np.add.at(table, (cluster, label), 1)
+  return {
+    'accuracy': float(table.max(1).sum() / len(label)),
+    'clusters': float((table.sum(1) > 0).sum()),
+  }
 
 
 def taught(

@@ -10,6 +10,7 @@ replicates of each, whose spread is one of the things that WILDS reports.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -18,13 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import start
 from repjax import types
+from repjax.benchmarks.wilds import algorithms
 from repjax.benchmarks.wilds import datasets
 from repjax.benchmarks.wilds import experiment
 from repjax.benchmarks.wilds import loaders
 from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
 from repjax.methods import noisy_student
+from repjax.methods import step as steps
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
@@ -56,11 +60,15 @@ class Arm(NamedTuple):
 ERM, AUGMENTED = Arm('erm'), Arm('erm', augmented=True)
 # As in WILDS: labelled rows as they are.
 LABELLED = tuple(Arm(x) for x in ('group_dro', 'irm', 'coral', 'dann'))
-# As in U-WILDS. Without rows that have no label, the last four are AUGMENTED.
+# As in U-WILDS. Without rows that have no label, the last five are AUGMENTED;
+# 'swav' is the same from another start.
 SAME = tuple(Arm(x, augmented=True) for x in ('coral', 'dann'))
 UNLABELLED = tuple(
   Arm(x, augmented=True, unlabelled=True)
-  for x in ('coral', 'dann', 'afn', 'pseudo_label', 'fixmatch', 'noisy_student')
+  for x in (
+    *('coral', 'dann', 'afn', 'pseudo_label', 'fixmatch', 'noisy_student'),
+    'swav',
+  )
 )
 ARMS = (ERM, AUGMENTED, *LABELLED, *SAME, *UNLABELLED)
 
@@ -105,46 +113,96 @@ def run(
     teacher: Of 'noisy_student': runs whose logits label these rows.
   """
   config = config.copy_and_resolve_references()
-  config.algorithm = arm.algorithm
   config.unlabelled = unlabelled if arm.unlabelled else ''
   config.augment.kind = strong if arm.augmented else 'none'
   count = copies if arm.augmented else 1
+  gather = functools.partial(
+    _gathered, draws=draws, replicates=replicates, copies=count
+  )
+  network = None
+  algorithm = arm.algorithm
+  if algorithm == 'swav':
+    config.algorithm = algorithm
+    network = _trained('swav, pretraining', gather(config), config, method_of)
+    algorithm, config.unlabelled = 'erm', ''
+  config.algorithm = algorithm
+  rows = gather(config, teacher=teacher)
+  states = _trained(arm.name, rows, config, method_of, network)
+  method = method_of(config, rows.sets[0])
+  accuracy, logits = _evaluate(method, states, rows.sets, replicates)
+  others = []
+  for draw in draws:
+    config.data.looks = draw
+    others.append(experiment.load(config, unlabelled=True).subset(unlabelled))
+  num_rows = {x: len(rows.sets[0].labelled.subset(x)) for x in accuracy}
+  return Runs(accuracy, num_rows, logits(others))
+
+
+class _Rows(NamedTuple):
+  """What all runs of one training see.
+
+  Attributes:
+    sets: One a draw.
+    columns: Rows of all draws, in their views, name -> [M, ...].
+    order: Rows of each step, [D * R, T, B].
+    seeds: Of each run, [D * R].
+  """
+
+  sets: list[experiment.Data]
+  columns: dict[str, np.ndarray]
+  order: np.ndarray
+  seeds: list[int]
+
+
+def _gathered(config, *, draws, replicates, copies, teacher=None):
+  """Rows of a config's algorithm, those of a draw shared by its replicates."""
   sets, columns, orders, seeds = [], [], [], []
+  before = 0
   for i, draw in enumerate(draws):
     config.data.looks = draw
     data = experiment.read(config)
     sets.append(data)
     for replicate in range(replicates):
-      pseudo = None
-      if arm.algorithm == 'noisy_student':
-        assert teacher is not None
-        pseudo = noisy_student.labels(teacher.logits[i, replicate])
+      taught = config.algorithm == 'noisy_student'
+      if taught or not replicate:
+        pseudo = None
+        if taught:  # Each replicate has a teacher of its own.
+          assert teacher is not None
+          pseudo = noisy_student.labels(teacher.logits[i, replicate])
+        columns.append(_columns(data, config.algorithm, pseudo, copies))
+        first, before = before, before + len(columns[-1]['label'])
       config.seed = 1000 * draw + replicate
       seeds.append(config.seed)
-      columns.append(_columns(data, arm, pseudo, count))
-      orders.append(_order(config, data, count))
-  stacked = {k: np.stack([x[k] for x in columns]) for k in columns[0]}
-  method = method_of(config, sets[0])
-  states = side_by_side.begin(method, stacked, seeds)
-  order, steps = np.stack(orders), sets[0].steps
+      orders.append(first + _order(config, data, copies))
+  joined = {k: np.concatenate([x[k] for x in columns]) for k in columns[0]}
+  return _Rows(sets, joined, np.stack(orders), seeds)
+
+
+def _trained(name, rows, config, method_of, network=None):
+  """States of all runs, begun from a pretrained network if there is one."""
+  method = method_of(config, rows.sets[0])
+  states = side_by_side.begin(method, {}, rows.seeds, shared=rows.columns)
+  if network is not None:
+    states = start.with_network(states, steps.variables(network))
+  total = rows.sets[0].steps
   for step, current, means in seed_loop.fit(
-    method, states, stacked, order, seeds=seeds, every=max(1, steps // 4)
+    method,
+    states,
+    {},
+    rows.order,
+    seeds=rows.seeds,
+    every=max(1, total // 4),
+    shared=rows.columns,
   ):
     states = current
     logging.info(
       '%s: step %s/%s  loss %.4f',
-      arm.name,
+      name,
       f'{step:,}',
-      f'{steps:,}',
+      f'{total:,}',
       means['loss'].mean(),
     )
-  accuracy, logits = _evaluate(method, states, sets, replicates)
-  others = []
-  for draw in draws:
-    config.data.looks = draw
-    others.append(experiment.load(config, unlabelled=True).subset(unlabelled))
-  num_rows = {x: len(sets[0].labelled.subset(x)) for x in accuracy}
-  return Runs(accuracy, num_rows, logits(others))
+  return states
 
 
 def gain(runs: Runs, base: Runs, split: str) -> np.ndarray:
@@ -178,16 +236,17 @@ def chosen(
   return [names[i] for i in best], scores[best, np.arange(len(best))]
 
 
-def _columns(data, arm, pseudo, copies):
+def _columns(data, algorithm, pseudo, copies):
   """Rows of one run: those with labels in their views, then those without."""
   views, parts = data.views, []
   transform = views.strong
+  alone = algorithms.NEEDS[algorithm].unlabelled == 'alone'
   for subset in (data.train, data.unlabelled):
-    if subset is None:
+    if subset is None or (alone and subset is data.train):
       continue
-    if arm.algorithm == 'fixmatch':
-      first = 'strong' if subset is data.train else 'weak'
-      transform = views.pair(first=first)
+    if algorithm in ('fixmatch', 'swav'):
+      guessed = algorithm == 'fixmatch' and subset is not data.train
+      transform = views.pair(first='weak' if guessed else 'strong')
     source = subset.source(data.grouper)
     labelled = subset is data.train
     added = dict(labelled=np.full(len(source), labelled, np.float32))

@@ -34,7 +34,9 @@ def camelyon(tmp_path_factory):
 
 
 @pytest.mark.devices(4)
-@pytest.mark.parametrize('algorithm', ['erm', 'dann', 'coral', 'noisy_student'])
+@pytest.mark.parametrize(
+  'algorithm', ['erm', 'dann', 'coral', 'noisy_student', 'swav']
+)
 def test_the_papers_run_builds_on_four_devices(
   algorithm, camelyon, monkeypatch
 ):
@@ -49,7 +51,7 @@ def test_the_papers_run_builds_on_four_devices(
   monkeypatch.setattr(experiment, 'taught', teach)
   made = wilds.build(config)
   batch = made.train.batch(0)
-  both = algorithm != 'erm'
+  both = algorithm not in ('erm', 'swav')
   assert batch['image'].shape == (64 if both else 32, 96, 96, 3)
   state = jax.eval_shape(made.method.init, jax.random.key(0), batch)
   kernel = jax.tree.leaves(state.params)[0]
@@ -61,12 +63,15 @@ def test_the_papers_run_builds_on_four_devices(
   step = parallel.train_step(made.method.update, jax.local_devices()[:4])
   after, sums = jax.eval_shape(step, state, sharded, jax.random.key(0))
   assert jax.tree.structure(after) == jax.tree.structure(state)
-  assert {'loss', 'accuracy'} <= set(sums)
+  known = 'agreement' if algorithm == 'swav' else 'accuracy'
+  assert {'loss', known} <= set(sums)
   assert len(taught) == (algorithm == 'noisy_student')
   # DenseNet-121 with two classes, and DANN's adversary beside it.
   sizes = sum(x.size for x in jax.tree.leaves(state.params))
   adversary = 1024 * 1024 * 2 + 1024 * 6 + 1024 * 2 + 2
   expected = 7_978_856 - 1025 * 998 + (algorithm == 'dann') * adversary
+  if algorithm == 'swav':  # Projection and 20 prototypes.
+    expected += 1024 * 2048 + 3 * 2048 + 2048 * 128 + 128 + 128 * 20
   assert sizes == expected
 
 
@@ -85,6 +90,9 @@ def test_each_algorithm_gets_its_rows(algorithm, monkeypatch):
     assert data.grouper.fields == ('hospital',)
     assert 'labelled' not in batch
     assert (batch['label'] >= 0).all()
+  elif needs.unlabelled == 'alone':
+    assert (batch['label'] == -1).all()
+    assert len(batch['label']) == 64
   else:
     assert data.grouper.fields == ('from_source_domain',)
     has = batch['labelled'] > 0
@@ -96,8 +104,8 @@ def test_each_algorithm_gets_its_rows(algorithm, monkeypatch):
   groups = np.unique(batch['group'][batch['label'] >= 0])
   if needs.loader == 'groups' and needs.unlabelled == 'not':
     assert len(groups) == 2  # groups_per_batch.
-  assert ('strong' in batch) == (algorithm == 'fixmatch')
-  if algorithm == 'fixmatch':
+  assert ('strong' in batch) == (algorithm in ('fixmatch', 'swav'))
+  if 'strong' in batch:
     assert (batch['strong'] != batch['image']).any()
 
 
@@ -120,7 +128,7 @@ def test_every_algorithm_has_a_step():
     state = jax.eval_shape(made.init, jax.random.key(0), batch)
     jax.eval_shape(made.update, state, batch, jax.random.key(0))
   with pytest.raises(types.InputError, match='algorithm must be one of'):
-    algorithms.make('swav', model, config, optax.sgd, num_groups=2, steps=10)
+    algorithms.make('moco', model, config, optax.sgd, num_groups=2, steps=10)
 
 
 def test_the_rate_of_those_that_teach_themselves_falls():
@@ -185,7 +193,7 @@ def test_views_differ_as_their_kind_says():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (dict(algorithm='swav'), 'algorithm must be one of'),
+    (dict(algorithm='moco'), 'algorithm must be one of'),
     (dict(algorithm='afn'), '--config.unlabelled=test_unlabeled'),
     (dict(algorithm='dann', unlabelled='tests'), 'it has train_unlabeled'),
     (

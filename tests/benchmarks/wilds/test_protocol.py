@@ -46,7 +46,7 @@ def test_steps_see_the_rows_of_the_batches(config):
     own.unlabelled = 'test_unlabeled' if arm.unlabelled else ''
     own.augment.kind = 'stains' if arm.augmented else 'none'
     data = experiment.read(own)
-    columns = protocol._columns(data, arm, None, copies)
+    columns = protocol._columns(data, arm.algorithm, None, copies)
     order = protocol._order(own, data, copies)
     batches = experiment.batches(own, data)
     kinds = [batches]
@@ -110,7 +110,7 @@ def test_figures_of_runs():
 
 def test_the_table_has_each_method_with_and_without():
   names = [x.name for x in protocol.ARMS]
-  assert len(names) == len(set(names)) == 14
+  assert len(names) == len(set(names)) == 15
   for arm in protocol.UNLABELLED:
     without = arm._replace(unlabelled=False)
     learns = arm.algorithm in ('coral', 'dann')
