@@ -17,7 +17,47 @@ import numpy as np
 
 from repjax import types
 from repjax.data.batches import episodes
+from repjax.layers import layer_inputs
 from repjax.methods import few_shot
+from repjax.protocols import side_by_side
+
+
+def features(
+  method: types.Method,
+  states: types.TrainState,
+  rows: Mapping[str, np.ndarray],
+  *,
+  layer: str,
+  at_once: int = 2000,
+) -> np.ndarray:
+  """What one layer of S models sees of all rows, [S, N, D].
+
+  Args:
+    method: Whose `predict` applies the layer, once.
+    states: Of the models, with a leading seed axis.
+    rows: Name -> [N, ...].
+    layer: Module names, joined by '/'; 'head' for features before the head.
+    at_once: How many rows one call handles.
+
+  Raises:
+    InputError: If no layer is called so.
+  """
+
+  def predict(state, batch):
+    _, inputs = layer_inputs.with_input_of(
+      lambda: method.predict(state, batch), layer
+    )
+    return {'inputs': inputs}
+
+  predict_all = side_by_side.predict_fn(types.Predictor(predict))
+  total = len(next(iter(rows.values())))
+  parts = [
+    predict_all(
+      states, {k: x[first : first + at_once] for k, x in rows.items()}
+    )
+    for first in range(0, total, at_once)
+  ]
+  return np.concatenate([x['inputs'] for x in parts], 1)
 
 
 def accuracy(
