@@ -17,6 +17,7 @@ from launch.benchmarks import adaptation_costs
 from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
+from launch.benchmarks import few_labels
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import training
 from launch.benchmarks import two_sample_tests
@@ -37,6 +38,8 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'adaptation': adaptation_costs.adaptation,
   'deployment': adaptation_speed.deployment,
   'two_sample': two_sample_tests.two_sample,
+  'episodes': few_labels.episodes,
+  'calibration': few_labels.calibration,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -78,7 +78,8 @@ def accuracy(
     at_once: How many of them one call handles.
 
   Raises:
-    InputError: If there are fewer features than rows, or not all are finite.
+    InputError: If there are fewer features than rows, or not all are finite, or
+      a classifier gives what is not: of features that its map has no value for.
   """
   rows = check_features(features, sampler)
   types.check_range('[1, inf)', count=count, at_once=at_once)
@@ -92,14 +93,22 @@ def accuracy(
     for name, classifier in classifiers.items():
       if not isinstance(classifier, tree_util.Partial):
         classifier = tree_util.Partial(classifier)
-      right = _judge(rows, drawn, first, sampler.seed + 1, classifier)
-      parts[name].append(jax.device_get(right))
+      right, finite = jax.device_get(
+        _judge(rows, drawn, first, sampler.seed + 1, classifier)
+      )
+      if not finite:
+        raise types.InputError(
+          f'The classifier {name!r} gives logits that are not finite: features '
+          f'(lowest {rows.min():.3g}) that are negative have no power or '
+          'logarithm, and huge ones no square.'
+        )
+      parts[name].append(right)
   return {name: np.concatenate(x)[:count] for name, x in parts.items()}
 
 
 @jax.jit
 def _judge(features, drawn, first, seed, classifier):
-  """Accuracy in each episode, [E].
+  """Accuracy in each episode, [E], and whether all logits are finite.
 
   The classifier is a pytree: another base compiles nothing anew.
   """
@@ -109,9 +118,14 @@ def _judge(features, drawn, first, seed, classifier):
   def one(support, query, index):
     rows = features[query].reshape(len(truth), -1)
     rng = jax.random.fold_in(jax.random.key(seed), index)
-    return (classifier(features[support], rows, rng).argmax(-1) == truth).mean()
+    logits = classifier(features[support], rows, rng)
+    right = (logits.argmax(-1) == truth).mean()
+    return right, jnp.isfinite(logits).all()
 
-  return jax.vmap(one)(drawn.support, drawn.query, first + jnp.arange(count))
+  right, finite = jax.vmap(one)(
+    drawn.support, drawn.query, first + jnp.arange(count)
+  )
+  return right, finite.all()
 
 
 def check_features(
