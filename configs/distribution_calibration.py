@@ -34,7 +34,7 @@ _CONVOLUTIONS = dict(
   network='conv_net',
   tx=dict(learning_rate=0.1),
   step=dict(l2=5e-4),
-  episodes=dict(count=300),
+  episodes=dict(count=200),
   calibration=dict(num_drawn=750),
 )
 
@@ -69,7 +69,7 @@ PRESETS = dict(
     network='mlp',
     tx=dict(learning_rate=0.05),
     step=dict(l2=1e-4),
-    episodes=dict(count=600),
+    episodes=dict(count=300),
     calibration=dict(num_drawn=200),
     run=dict(log_every=200, eval_every=600, save_every=600),
   ),

