@@ -37,7 +37,11 @@ def main() -> None:
   from launch.lib import judged_features
 
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
-  workdir, experiment, state = restored.restore(_FLAGS)
+  workdir = None
+  if _FLAGS.workdir.value:
+    workdir, experiment, state = restored.restore(_FLAGS)
+  else:
+    experiment, state = restored.start(_FLAGS)
 
   from repjax import loop
 
@@ -64,6 +68,8 @@ def main() -> None:
   logging.info('step %d, %d rows', step, len(seen[1]['mask']))
   line = files.json_line({'step': step, 'split': split, **values})
   print(line, end='', flush=True)
+  if workdir is None:
+    return
   name = restored.file_name(split)
   figures = experiment.figures(split, *seen)
   restored.draw(workdir, {f'{name}_{k}': x for k, x in figures.items()})

@@ -32,7 +32,8 @@ def episodes(rounds: int) -> dict[str, Any]:
   classifiers = {'regression': few_shot.logistic_regression()}
   drawn = sampler.draw(0, _OTHERS)
   truth = [np.repeat(np.arange(_WAYS), x) for x in (_SHOTS, _QUERIES)]
-  accuracy, seconds = {}, {'ours': [], 'theirs': []}
+  accuracy: dict[str, float] = {}
+  seconds: dict[str, list[float]] = {'ours': [], 'theirs': []}
 
   def ours():
     start = time.perf_counter()
@@ -105,7 +106,7 @@ def calibration(rounds: int) -> dict[str, Any]:
       in_axes=(None, None, 0),
     )
   )
-  seconds = []
+  seconds: list[float] = []
 
   def ours():
     keys = jax.random.split(jax.random.key(0), _OTHERS)

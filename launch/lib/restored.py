@@ -37,21 +37,21 @@ class Restored(NamedTuple):
   """What was trained.
 
   Attributes:
-    workdir: Where; None for what a config starts from.
+    workdir: Where.
     experiment: Built again, as it was trained.
     state: As the checkpoint has it.
   """
 
-  workdir: pathlib.Path | None
+  workdir: pathlib.Path
   experiment: types.Experiment
   state: types.TrainState
 
 
 def define_flags(*, needs_workdir: bool = True) -> Flags:
-  """Defines the flags of `restore`, and those of devices.
+  """Defines the flags of `restore` and `start`, and those of devices.
 
   Args:
-    needs_workdir: False where what --config starts from will do.
+    needs_workdir: False where `start` will do.
   """
   config = config_flags.DEFINE_config_file(
     'config',
@@ -77,11 +77,8 @@ def define_flags(*, needs_workdir: bool = True) -> Flags:
 def restore(given: Flags) -> Restored:
   """Builds the experiment of a work directory and reads a checkpoint.
 
-  Joins the job's processes first. Without a work directory the state is that
-  from which a run of --config would start.
+  Joins the job's processes first.
   """
-  if not given.workdir.value:
-    return _start(given)
   workdir = files.path_of(given.workdir.value)
   if not (workdir / 'checkpoints').is_dir():
     raise types.InputError(
@@ -125,7 +122,11 @@ def restore(given: Flags) -> Restored:
   return Restored(workdir, experiment, state)
 
 
-def _start(given):
+def start(given: Flags) -> tuple[types.Experiment, types.TrainState]:
+  """What a run of --config would start from: published weights, say.
+
+  Joins the job's processes first.
+  """
   if given.config.value is None:
     raise types.InputError(
       'Give --workdir, a directory of launch.train, or --config with '
@@ -142,14 +143,14 @@ def _start(given):
     config.data.dir = given.data_dir.value
   experiment = building.build(module, config, preset)
   fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
-  return Restored(None, experiment, experiment.warm_start(fresh))
+  return experiment, experiment.warm_start(fresh)
 
 
-def draw(workdir: pathlib.Path | None, figures: Any) -> None:
-  """Saves figures, name -> figure, beside those of a run, where one may."""
+def draw(workdir: pathlib.Path, figures: Any) -> None:
+  """Saves figures, name -> figure, beside those of the run, where one may."""
   from repjax import report
 
-  if not figures or workdir is None:
+  if not figures:
     return
   try:
     run = report.Run(workdir)

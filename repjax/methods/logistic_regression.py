@@ -77,7 +77,7 @@ def fit(
   """
   num_outputs = num_classes if num_classes > 2 else 1
   start = zeros(features.shape[1], num_outputs) if start is None else start
-  basis = None
+  basis: jax.Array | None = None
   if len(features) < features.shape[1]:
     # The optimum lies in the span of the rows, whose coordinates are fewer.
     basis, coordinates = jnp.linalg.qr(features.T)
