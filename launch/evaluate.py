@@ -8,6 +8,8 @@ the same episodes. Without --workdir those of what --config starts from, such as
 published weights (--config.weights=FILE of configs/vit.py, for example).
 """
 
+import pathlib
+
 from absl import flags
 from absl import logging
 
@@ -37,7 +39,7 @@ def main() -> None:
   from launch.lib import judged_features
 
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
-  workdir = None
+  workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:
     workdir, experiment, state = restored.restore(_FLAGS)
   else:
