@@ -4,8 +4,10 @@
 
 With --episodes=5x1 its features are judged by few-shot episodes: classifiers
 learn 5 classes from one row each, on what the layer --layer gets, and all see
-the same episodes. An agent that learned by acting (`configs/sac.py`) is judged
-by what it earns in test episodes.
+the same episodes. Without --workdir those of what --config starts from, such as
+published weights (--config.weights=FILE of configs/vit.py, for example). An
+agent that learned by acting (`configs/sac.py`) is judged by what it earns in
+test episodes.
 
 With --outputs=DIR what is predicted is written as CSV: of series the forecasts,
 those of a file of one's own by --config=configs/pyraformer.py
@@ -13,6 +15,7 @@ those of a file of one's own by --config=configs/pyraformer.py
 """
 
 import csv
+import pathlib
 
 from absl import flags
 from absl import logging
@@ -22,7 +25,7 @@ from launch.lib import restored
 from repjax import files
 from repjax import types
 
-_FLAGS = restored.define_flags()
+_FLAGS = restored.define_flags(needs_workdir=False)
 _SPLIT = flags.DEFINE_string(
   'split', 'test', 'Split to evaluate, for example test or train[:10%].'
 )
@@ -47,7 +50,11 @@ def main() -> None:
   from launch.lib import judged_features
 
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
-  workdir, experiment, state, _ = restored.restore(_FLAGS)
+  workdir: pathlib.Path | None = None
+  if _FLAGS.workdir.value:
+    workdir, experiment, state, _ = restored.restore(_FLAGS)
+  else:
+    experiment, state = restored.start(_FLAGS)
 
   from repjax import loop
 
@@ -80,10 +87,11 @@ def main() -> None:
   line = files.json_line({'step': step, 'split': split, **values})
   print(line, end='', flush=True)
   name = restored.file_name(split)
-  figures = experiment.figures(split, *seen)
-  restored.draw(workdir, {f'{name}_{k}': x for k, x in figures.items()})
   if _OUTPUTS.value:
     _write(experiment.tables(split, *seen), files.path_of(_OUTPUTS.value), name)
+  if workdir is not None:
+    figures = experiment.figures(split, *seen)
+    restored.draw(workdir, {f'{name}_{k}': x for k, x in figures.items()})
 
 
 def _write(tables, folder, split):

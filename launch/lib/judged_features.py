@@ -63,13 +63,13 @@ def measure(
     queries=queries,
     seed=seed,
   )
-  regression = few_shot.logistic_regression()
+  # Without a power where features are negative.
+  power = 0.5 if outputs['features'].min() >= 0 else None
   classifiers = {
     'nearest centroid': few_shot.nearest_centroid(),
     'cosine': few_shot.cosine(),
     'nearest neighbour': few_shot.nearest_neighbours(),
-    'logistic regression': regression,
-    'logistic regression, l2': few_shot.on(few_shot.normalize, regression),
+    **few_shot.regressions(power=power),
   }
   found = on_episodes.accuracy(
     outputs['features'], sampler, classifiers, count=count

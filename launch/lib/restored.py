@@ -1,4 +1,7 @@
-"""A work directory that was trained: its experiment and one of its states."""
+"""A work directory that was trained: its experiment and one of its states.
+
+Or, where none is asked for, what a config starts from: published weights.
+"""
 
 import pathlib
 from typing import Any
@@ -46,8 +49,12 @@ class Restored(NamedTuple):
   config: Any
 
 
-def define_flags() -> Flags:
-  """Defines the flags of `restore`, and those of devices."""
+def define_flags(*, needs_workdir: bool = True) -> Flags:
+  """Defines the flags of `restore` and `start`, and those of devices.
+
+  Args:
+    needs_workdir: False where `start` will do.
+  """
   config = config_flags.DEFINE_config_file(
     'config',
     None,
@@ -55,7 +62,11 @@ def define_flags() -> Flags:
     'preset; --config.x.y=value changes fields of the run.',
   )
   workdir = flags.DEFINE_string(
-    'workdir', None, 'A directory of launch.train.', required=True
+    'workdir',
+    None,
+    'A directory of launch.train.'
+    + " '' takes what --config starts from." * (not needs_workdir),
+    required=needs_workdir,
   )
   step = flags.DEFINE_string(
     'step', 'latest', 'Checkpoint: a step, latest, or best.'
@@ -134,6 +145,30 @@ def _read(workdir, said, given, step) -> Restored:
     loop.init(experiment.method, experiment.train.batch(0), config.seed),
   )
   return Restored(workdir, experiment, state, config)
+
+
+def start(given: Flags) -> tuple[types.Experiment, types.TrainState]:
+  """What a run of --config would start from: published weights, say.
+
+  Joins the job's processes first.
+  """
+  if given.config.value is None:
+    raise types.InputError(
+      'Give --workdir, a directory of launch.train, or --config with '
+      '--config.weights=... for what a run would start from.'
+    )
+  app.initialize()
+
+  from launch.lib import building
+  from repjax import loop
+
+  file, preset = app.config_name()
+  module, config = recipes.load_config_module(file), given.config.value
+  if given.data_dir.value:
+    config.data.dir = given.data_dir.value
+  experiment = building.build(module, config, preset)
+  fresh = loop.init(experiment.method, experiment.train.batch(0), config.seed)
+  return experiment, experiment.warm_start(fresh)
 
 
 def draw(workdir: pathlib.Path, figures: Any) -> None:

@@ -227,6 +227,14 @@ class _Classify:
   strength: float
 
   def __call__(self, base, support, query, rng):
+    classify = self._classify
+    if jax.default_backend() == 'cpu':
+      # Side by side, all rows of all episodes are read anew in each step of the
+      # solver; those of one stay in a core's cache: several times faster.
+      classify = jax.custom_batching.sequential_vmap(classify)
+    return classify(base, support, query, rng)
+
+  def _classify(self, base, support, query, rng):
     transform = few_shot.tukey(self.power)
     support, query = transform(support), transform(query)
     ways, shots, width = support.shape

@@ -136,3 +136,24 @@ def on(transform: Map, classifier: Classifier) -> Classifier:
   return lambda support, query, rng: classifier(
     transform(support), transform(query), rng
   )
+
+
+def regressions(
+  *, power: float | None = 0.5, strength: float = 1.0
+) -> dict[str, Classifier]:
+  """Logistic regressions that a method for few rows has to beat, by name.
+
+  Features as they are, under Tukey's power, of unit length, and both: users of
+  Distribution Calibration found most of its gain in the last three,
+  https://github.com/ShuoYang-1998/Few_Shot_Distribution_Calibration/issues/3.
+
+  Args:
+    power: None leaves out what has one, for features that may be negative.
+    strength: Of all of them.
+  """
+  plain = logistic_regression(strength=strength)
+  found = {'logistic regression': plain, 'l2': on(normalize, plain)}
+  if power is not None:
+    found['power'] = on(tukey(power), plain)
+    found['power and l2'] = on(tukey(power), found['l2'])
+  return found

@@ -17,7 +17,47 @@ import numpy as np
 
 from repjax import types
 from repjax.data.batches import episodes
+from repjax.layers import layer_inputs
 from repjax.methods import few_shot
+from repjax.protocols import side_by_side
+
+
+def features(
+  method: types.Method,
+  states: types.TrainState,
+  rows: Mapping[str, np.ndarray],
+  *,
+  layer: str,
+  at_once: int = 2000,
+) -> np.ndarray:
+  """What one layer of S models sees of all rows, [S, N, D].
+
+  Args:
+    method: Whose `predict` applies the layer, once.
+    states: Of the models, with a leading seed axis.
+    rows: Name -> [N, ...].
+    layer: Module names, joined by '/'; 'head' for features before the head.
+    at_once: How many rows one call handles.
+
+  Raises:
+    InputError: If no layer is called so.
+  """
+
+  def predict(state, batch):
+    _, inputs = layer_inputs.with_input_of(
+      lambda: method.predict(state, batch), layer
+    )
+    return {'inputs': inputs}
+
+  predict_all = side_by_side.predict_fn(types.Predictor(predict))
+  total = len(next(iter(rows.values())))
+  parts = [
+    predict_all(
+      states, {k: x[first : first + at_once] for k, x in rows.items()}
+    )
+    for first in range(0, total, at_once)
+  ]
+  return np.concatenate([x['inputs'] for x in parts], 1)
 
 
 def accuracy(
@@ -38,7 +78,8 @@ def accuracy(
     at_once: How many of them one call handles.
 
   Raises:
-    InputError: If there are fewer features than rows, or not all are finite.
+    InputError: If there are fewer features than rows, or not all are finite, or
+      a classifier gives what is not: of features that its map has no value for.
   """
   rows = check_features(features, sampler)
   types.check_range('[1, inf)', count=count, at_once=at_once)
@@ -52,8 +93,16 @@ def accuracy(
     for name, classifier in classifiers.items():
       if not isinstance(classifier, tree_util.Partial):
         classifier = tree_util.Partial(classifier)
-      right = _judge(rows, drawn, first, sampler.seed + 1, classifier)
-      parts[name].append(jax.device_get(right))
+      right, finite = jax.device_get(
+        _judge(rows, drawn, first, sampler.seed + 1, classifier)
+      )
+      if not finite:
+        raise types.InputError(
+          f'The classifier {name!r} gives logits that are not finite: features '
+          f'(lowest {rows.min():.3g}) that are negative have no power or '
+          'logarithm, and huge ones no square.'
+        )
+      parts[name].append(right)
   return {name: np.concatenate(x)[:count] for name, x in parts.items()}
 
 
@@ -93,7 +142,7 @@ def mean_accuracy(
 
 @jax.jit
 def _judge(features, drawn, first, seed, classifier):
-  """Accuracy in each episode, [E].
+  """Accuracy in each episode, [E], and whether all logits are finite.
 
   The classifier is a pytree: another base compiles nothing anew.
   """
@@ -103,9 +152,14 @@ def _judge(features, drawn, first, seed, classifier):
   def one(support, query, index):
     rows = features[query].reshape(len(truth), -1)
     rng = jax.random.fold_in(jax.random.key(seed), index)
-    return (classifier(features[support], rows, rng).argmax(-1) == truth).mean()
+    logits = classifier(features[support], rows, rng)
+    right = (logits.argmax(-1) == truth).mean()
+    return right, jnp.isfinite(logits).all()
 
-  return jax.vmap(one)(drawn.support, drawn.query, first + jnp.arange(count))
+  right, finite = jax.vmap(one)(
+    drawn.support, drawn.query, first + jnp.arange(count)
+  )
+  return right, finite.all()
 
 
 def check_features(

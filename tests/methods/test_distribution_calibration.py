@@ -133,6 +133,24 @@ def test_what_is_no_base_is_refused(change, message):
     calibration.statistics(**{'features': FEATURES, 'labels': LABELS, **change})
 
 
+def test_a_base_class_without_any_spread_is_no_obstacle():
+  # Covariances of rank 0 and 1: nothing is decomposed or inverted.
+  features = np.concatenate([np.full((4, 10), 0.5), np.eye(10)[:2], FEATURES])
+  labels = np.concatenate([[4] * 4, [5] * 2, LABELS])
+  base = calibration.statistics(features, labels)
+  for row in (np.full(10, 0.5), np.eye(10)[0]):
+    draws = calibration.drawn(
+      jax.random.key(0),
+      base,
+      jnp.asarray(row, jnp.float32),
+      num_drawn=8,
+      neighbours=1,
+      alpha=0.0,
+    )
+    assert np.isfinite(np.asarray(draws)).all()
+    assert np.linalg.matrix_rank(draws - draws.mean(0)[None], tol=1e-4) <= 1
+
+
 def test_more_neighbours_than_base_classes_are_refused():
   base = calibration.statistics(FEATURES, LABELS)
   with pytest.raises(types.InputError, match='neighbours=5 of 4 base classes'):

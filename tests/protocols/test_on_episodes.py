@@ -2,12 +2,17 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from repjax import types
 from repjax.data.batches import episodes
+from repjax.methods import distribution_calibration
 from repjax.methods import few_shot
+from repjax.methods import supervised
+from repjax.models import mlp
 from repjax.protocols import on_episodes
+from repjax.protocols import side_by_side
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(6), 20)
@@ -61,3 +66,50 @@ def test_features_that_do_not_fit_are_refused(features, message):
   sampler = episodes.sampler(LABELS, ways=4, shots=2, queries=7)
   with pytest.raises(types.InputError, match=message):
     on_episodes.accuracy(features, sampler, CLASSIFIERS, count=3)
+
+
+def test_negative_features_under_a_power_are_refused_not_misjudged():
+  sampler = episodes.sampler(LABELS, ways=4, shots=2, queries=7)
+  classifiers = few_shot.regressions(power=None)
+  on_episodes.accuracy(FEATURES, sampler, classifiers, count=2)
+  with pytest.raises(
+    types.InputError, match=r"'power' .* are negative have no"
+  ):
+    on_episodes.accuracy(
+      FEATURES, sampler, few_shot.regressions(power=0.5), count=2
+    )
+
+
+def test_features_are_what_the_layer_sees():
+  # The head of an MLP sees the hidden layer's rows, computed by hand here.
+  method = supervised.make(
+    mlp.Mlp(num_classes=3, features=(4,)), optax.sgd(0.1)
+  )
+  rows = {
+    'image': RNG.normal(size=(7, 2, 2, 1)).astype(np.float32),
+    'label': np.arange(7) % 3,
+  }
+  states = side_by_side.begin(method, {}, (0, 1), shared=rows)
+  found = on_episodes.features(method, states, rows, layer='head', at_once=3)
+  assert found.shape == (2, 7, 4)
+  for seed in range(2):
+    hidden = jax.tree.map(lambda x, s=seed: x[s], states.params['hidden_0'])
+    wanted = (
+      rows['image'].reshape(7, 4) @ hidden['kernel'] + hidden['bias'][None]
+    )
+    np.testing.assert_allclose(found[seed], np.maximum(wanted, 0), atol=1e-5)
+
+
+def test_drawn_classifiers_say_alone_what_they_say_among_others():
+  base = distribution_calibration.statistics(abs(FEATURES), LABELS)
+  classify = distribution_calibration.classifier(base, num_drawn=10)
+  support = abs(FEATURES[:40]).reshape(2, 4, 5, 5)[:, :3, :2]
+  query = abs(FEATURES[40:60]).reshape(2, 10, 5)
+  keys = jax.random.split(jax.random.key(0), 2)
+  together = jax.vmap(classify)(support, query, keys)
+  for index in range(2):
+    np.testing.assert_allclose(
+      together[index],
+      classify(support[index], query[index], keys[index]),
+      atol=1e-4,
+    )
