@@ -147,13 +147,9 @@ def _rows(source):
 
   evals = source.experiment.evals(_SPLIT.value)
   scale = _scale('--workdir', source)
-  if not isinstance(evals, in_order.EvalBatches):
-    raise types.InputError(
-      f'--workdir={source.workdir} is a run whose {_SPLIT.value} is no set of '
-      'rows that could be attacked.'
-    )
   images, labels, found = [], [], 0
-  for batch in evals:
+  rows = evals if isinstance(evals, in_order.EvalBatches) else ()
+  for batch in rows:
     if 'image' not in batch or 'label' not in batch:
       break
     real = batch['mask'] > 0
@@ -168,10 +164,8 @@ def _rows(source):
       'with labels.'
     )
   pixels = np.concatenate(images)[: _NUM_ROWS.value] * scale[1] + scale[0]
-  return (
-    np.clip(pixels, 0, 1).astype(np.float32),
-    np.concatenate(labels)[: _NUM_ROWS.value],
-  )
+  pixels = np.clip(pixels, 0, 1).astype(np.float32)
+  return pixels, np.concatenate(labels)[: _NUM_ROWS.value]
 
 
 def _scale(flag, network) -> tuple[Any, Any]:
@@ -207,7 +201,7 @@ def _output(network, name: str | None = None):
       'mask': jnp.ones(len(pixels)),
     }
     said = network.experiment.method.predict(state, batch)
-    if name not in said:
+    if name not in said and name != 'logits':
       raise types.InputError(
         f'--heads={_HEADS.value} needs a run of configs/vit_transfer.py; '
         f'{network.workdir} predicts {", ".join(sorted(said))}.'
@@ -230,7 +224,12 @@ def _asked(name, network, pixels, label):
   logits = _output(network, 'logits')
   try:
     shape = jax.eval_shape(logits, state, pixels[:1]).shape
-  except (types.InputError, TypeError, ValueError, KeyError) as error:
+  except KeyError as error:
+    raise types.InputError(
+      f'{flag}={network.workdir} is a run that does not predict classes from '
+      'images alone: only such can be attacked.'
+    ) from error
+  except (types.InputError, TypeError, ValueError) as error:
     raise types.InputError(
       f'{flag}={network.workdir} does not take images of '
       f'{list(pixels.shape[1:])}: {str(error).splitlines()[0]}'
