@@ -32,7 +32,7 @@ def info_nce(
   *,
   positive: jax.Array,
   counted: jax.Array,
-  temperature: float,
+  temperature: jax.typing.ArrayLike,
 ) -> jax.Array:
   """-log softmax of a row's positives among all that it is compared with.
 

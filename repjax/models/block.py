@@ -54,7 +54,7 @@ class BlockConfig:
     num_heads: H, a divisor of the tokens' width.
     norm: 'pre' normalises what a branch reads (GPT-2, ViT), 'post' the sum
       after it (Vaswani et al., BERT, BART).
-    activation: 'gelu_tanh', 'gelu_exact' or 'relu', of the MLP.
+    activation: Of the MLP, by its name in `layers.activations`.
     dropout_rate: Dropout after every branch.
     attention_dropout_rate: Dropout on attention weights.
     activation_dropout_rate: Dropout on hidden units of the MLP.

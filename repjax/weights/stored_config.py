@@ -20,14 +20,26 @@ class Stored:
 
   Args:
     path: The folder of the model, or a file in it.
+    fields: What stands in the file; None reads it.
 
   Raises:
     InputError: There is no config.json.
   """
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(
+    self, path: str | os.PathLike, fields: Mapping[str, Any] | None = None
+  ):
     self._path = path
-    self._fields = torch_layout.read_json(path, 'config.json')
+    if fields is None:
+      fields = torch_layout.read_json(path, 'config.json')
+    self._fields = fields
+
+  def part(self, *names: str) -> 'Stored':
+    """The fields that stand in fields of these names; later ones count."""
+    found: dict[str, Any] = {}
+    for name in names:
+      found |= self(name, {})
+    return Stored(self._path, found)
 
   def __call__(self, name: str, default: Any) -> Any:
     """The value of a field; absent ones have the defaults of transformers.
@@ -56,12 +68,12 @@ class Stored:
     """Raises an InputError that names the file."""
     raise InputError(f'config.json of {self._path}: {why}')
 
-  def patch_size(self) -> int | tuple[int, int]:
+  def patch_size(self, default: int = 16) -> int | tuple[int, int]:
     """Sides of the patches of a model of images."""
     size = self('patch_size', None)
     if isinstance(size, list) and len(size) == 2:
       return size[0], size[1]
-    return self('patch_size', 16)
+    return self('patch_size', default)
 
   def num_classes(self) -> int:
     """Number of classes of a head."""

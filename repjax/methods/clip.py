@@ -1,0 +1,248 @@
+"""Device code: learning from images and what is written about them.
+
+Radford et al., 'Learning Transferable Visual Models From Natural Language
+Supervision', ICML 2021 (https://arxiv.org/abs/2103.00020), section 2.3: each
+image finds its own text among those of the batch, and each text its image.
+Zhai, Mustafa, Kolesnikov and Beyer, 'Sigmoid Loss for Language Image
+Pre-Training', ICCV 2023 (https://arxiv.org/abs/2303.15343), ask of each pair by
+itself whether it belongs together.
+
+Rows are compared with those of all devices, as in `methods.contrastive`: no
+microbatches, and no link of an optax chain that takes rows apart. Two rows of a
+batch that say the same count as strangers to each other.
+"""
+
+import functools
+import math
+from typing import Any
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from repjax import parallel
+from repjax import types
+from repjax.methods import contrastive
+from repjax.methods import grouped
+from repjax.methods import step as steps
+from repjax.models import clip
+
+_LOSSES = ('softmax', 'sigmoid')
+
+
+def make(
+  model: clip.Clip,
+  tx: optax.GradientTransformation,
+  *,
+  loss: Literal['softmax', 'sigmoid'] = 'softmax',
+  max_scale: float = 100.0,
+  prompts: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike] | None = None,
+  **settings: Any,
+) -> types.Method:
+  """CLIP, or SigLIP.
+
+  Args:
+    model: Its towers are any networks. SigLIP's needs `initial_bias`.
+    tx: Optax chain; links that take `grad_fn` get it.
+    loss: 'softmax' is CLIP's, 'sigmoid' SigLIP's.
+    max_scale: Largest factor of cosines, where the learned one stops, > 0.
+    prompts: (tokens [C, P, L], their masks) of P texts about each class.
+      `predict` then gives 'logits' of images, and embeds all prompts once a
+      batch: take `zero_shot_head` where they are many.
+    **settings: compute_dtype, ema_decay, transform, finish; see `steps.make`.
+
+  Returns:
+    A `types.Method` over batches of 'image' [B, H, W, C], 'tokens' [B, L] and,
+    where texts are padded, 'token_mask' [B, L]. `predict` gives unit
+    embeddings, 'image_embedding' and 'text_embedding' [B, F], of what the batch
+    has. Sums: 'loss', 'scale', and 'accuracy', how often an image is nearer to
+    its own text than to all others.
+
+  Raises:
+    InputError: If a setting is out of range, or, when the step is traced, if a
+      link of the chain looks at parts of the rows.
+  """
+  types.check_choice('loss', loss, _LOSSES)
+  types.check_range('(0, inf)', max_scale=max_scale)
+  if loss == 'sigmoid' and model.initial_bias is None:
+    raise types.InputError(
+      "loss='sigmoid' needs a learned bias: build Clip with initial_bias=-10"
+    )
+  grouped.check_whole(settings)
+  settings.pop('microbatches', None)
+
+  def loss_fn(params, model_state, batch, rng, *, rows):
+    if len(batch['mask']) != rows:
+      raise types.InputError(
+        'CLIP compares all rows: no link may look at some (dp_sgd, SAM groups).'
+      )
+    pairs, updates = model.apply(
+      {'params': params, **model_state},
+      batch['image'],
+      batch['tokens'],
+      train=True,
+      mask=batch['mask'],
+      token_mask=batch.get('token_mask'),
+      rngs={'dropout': rng},
+      mutable=list(model_state),
+    )
+    image, text = contrastive.unit(pairs.image), contrastive.unit(pairs.text)
+    if loss == 'sigmoid':
+      each = sigmoid_loss(
+        image, text, batch['mask'], scale=pairs.scale, bias=pairs.bias
+      )
+    else:
+      each = softmax_loss(image, text, batch['mask'], scale=pairs.scale)
+    return types.Losses(
+      each,
+      {**model_state, **updates},
+      {
+        'accuracy': found_own(image, text, batch['mask']),
+        'scale': jnp.full(rows, pairs.scale),
+      },
+    )
+
+  def update(state, batch, rng):
+    # The number of rows is known when a batch is there.
+    step = steps.make(
+      functools.partial(loss_fn, rows=len(batch['mask'])), tx, **settings
+    )
+    state, sums = step.update(state, batch, rng)
+    largest = math.log(max_scale)
+    params = {
+      **state.params,
+      'logit_scale': jnp.minimum(state.params['logit_scale'], largest),
+    }
+    return state.replace(params=params), sums
+
+  def init(rng, batch):
+    variables = model.init(
+      {'params': rng}, batch['image'], batch['tokens'], train=False
+    )
+    return steps.make(loss_fn, tx, **settings).init(variables)
+
+  def predict(state, batch):
+    variables, outputs = steps.variables(state), {}
+    embed = functools.partial(model.apply, variables, train=False)
+    if 'image' in batch:
+      found = embed(
+        batch['image'], mask=batch['mask'], method='image_embedding'
+      )
+      outputs['image_embedding'] = contrastive.unit(found)
+    if 'tokens' in batch:
+      found = embed(
+        batch['tokens'], mask=batch.get('token_mask'), method='text_embedding'
+      )
+      outputs['text_embedding'] = contrastive.unit(found)
+    if prompts is not None and 'image' in batch:
+      head = zero_shot_head(model, variables, *prompts)
+      scale = jnp.exp(variables['params']['logit_scale'])
+      outputs['logits'] = scale * outputs['image_embedding'] @ head.T
+    return outputs
+
+  return types.Method(init, update, predict)
+
+
+def softmax_loss(
+  image: jax.Array, text: jax.Array, mask: jax.Array, *, scale: jax.Array
+) -> jax.Array:
+  """CLIP's loss (figure 3), over all devices.
+
+  Args:
+    image: Unit embeddings of this device's rows, [B, F].
+    text: Those of their texts.
+    mask: 1 for a real row, [B].
+    scale: Cosines are multiplied by it, > 0.
+
+  Returns:
+    The mean of an image's and its text's cross-entropies, [B].
+  """
+  images, texts, real = parallel.all_gather((image, text, mask))
+  own = _own(mask, real)
+  find = functools.partial(
+    contrastive.info_nce, positive=own, counted=real > 0, temperature=1 / scale
+  )
+  return (find(image, texts) + find(text, images)) / 2
+
+
+def sigmoid_loss(
+  image: jax.Array,
+  text: jax.Array,
+  mask: jax.Array,
+  *,
+  scale: jax.Array,
+  bias: jax.Array,
+) -> jax.Array:
+  """SigLIP's loss (section 3.2), over all devices.
+
+  Args:
+    image: Unit embeddings of this device's rows, [B, F].
+    text: Those of their texts.
+    mask: 1 for a real row, [B].
+    scale: t; cosines are multiplied by it.
+    bias: b, which is added then.
+
+  Returns:
+    The sum over all texts of an image's losses, [B].
+  """
+  texts, real = parallel.all_gather((text, mask))
+  logits = scale * jnp.matmul(
+    image, texts.T, precision=jax.lax.Precision.HIGHEST
+  )
+  sign = jnp.where(_own(mask, real), 1.0, -1.0)
+  each = -jax.nn.log_sigmoid(sign * (logits + bias))
+  return jnp.where(real[None] > 0, each, 0).sum(-1)
+
+
+def found_own(image: jax.Array, text: jax.Array, mask: jax.Array) -> jax.Array:
+  """Whether an image is nearest to its own text, among all devices' texts, [B].
+
+  Arguments as in `softmax_loss`.
+  """
+  texts, real = parallel.all_gather((text, mask))
+  cosines = jnp.where(real[None] > 0, image @ texts.T, -jnp.inf)
+  return (cosines.argmax(-1) == parallel.places(len(mask))).astype(jnp.float32)
+
+
+def zero_shot_head(
+  model: clip.Clip,
+  variables: types.PyTree,
+  tokens: jax.typing.ArrayLike,
+  token_mask: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+  """A classifier made of texts: one unit row a class (section 3.1.4).
+
+  The mean of the unit embeddings of a class's texts, of length 1 again.
+
+  Args:
+    model: CLIP.
+    variables: Of the model.
+    tokens: P texts about each of C classes, [C, P, L].
+    token_mask: 0 for padding, [C, P, L].
+
+  Returns:
+    [C, F]: an image's class is that of the row with the largest product with
+    its unit embedding.
+  """
+  tokens = jnp.asarray(tokens)
+  if tokens.ndim != 3 or not tokens.size:
+    raise types.InputError(
+      f'prompts must be [classes, texts, length], got {tokens.shape}'
+    )
+  classes, texts, length = tokens.shape
+  mask = None if token_mask is None else jnp.reshape(token_mask, (-1, length))
+  found: Any = model.apply(
+    variables,
+    tokens.reshape(-1, length),
+    train=False,
+    mask=mask,
+    method='text_embedding',
+  )
+  each = contrastive.unit(found).reshape(classes, texts, -1)
+  return contrastive.unit(each.mean(1))
+
+
+def _own(mask, real):
+  """Which of all devices' rows is this device's row, bool [B, A]."""
+  return parallel.places(len(mask))[:, None] == jnp.arange(len(real))[None]

@@ -1,0 +1,258 @@
+"""CLIP's losses are loops over pairs; its towers and heads do what they say."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import parallel
+from repjax import types
+from repjax.methods import clip as method
+from repjax.methods import contrastive
+from repjax.models import clip
+from repjax.models import mlp
+
+ROWS, DIM, SCALE, BIAS = 8, 5, 3.0, -2.0
+MASK = np.array([1, 1, 0, 1, 1, 1, 0, 0], np.float32)
+END = 9
+TOWER = clip.TowerConfig(hidden_dim=8, mlp_dim=16, num_heads=2, num_layers=2)
+
+
+def unit(seed):
+  x = np.random.default_rng(seed).normal(size=(ROWS, DIM))
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def model(**fields):
+  return clip.Clip(
+    4,
+    clip.VisionTower(TOWER, patch_size=2),
+    clip.TextTower(TOWER, vocab_size=10, num_positions=6, end_token=END),
+    **fields,
+  )
+
+
+def batch():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 9, (ROWS, 6))
+  tokens[:, 4] = END
+  return {
+    'image': rng.normal(size=(ROWS, 4, 4, 1)).astype(np.float32),
+    'tokens': tokens.astype(np.int32),
+    'token_mask': np.repeat([[1, 1, 1, 1, 1, 0]], ROWS, 0).astype(np.float32),
+    'mask': MASK,
+  }
+
+
+def test_the_softmax_loss_is_a_loop_over_pairs():
+  image, text = unit(0), unit(1)
+  found = method.softmax_loss(image, text, MASK, scale=jnp.float32(SCALE))
+  real = np.flatnonzero(MASK)
+  for i in real:
+    losses = [
+      np.log(sum(np.exp(SCALE * one[i] @ other[j]) for j in real))
+      - SCALE * one[i] @ other[i]
+      for one, other in ((image, text), (text, image))
+    ]
+    np.testing.assert_allclose(found[i], np.mean(losses), rtol=1e-5)
+
+
+def test_the_sigmoid_loss_is_a_loop_over_pairs():
+  image, text = unit(0), unit(1)
+  found = method.sigmoid_loss(
+    jnp.asarray(image, jnp.float32),
+    jnp.asarray(text, jnp.float32),
+    MASK,
+    scale=jnp.float32(SCALE),
+    bias=jnp.float32(BIAS),
+  )
+  real = np.flatnonzero(MASK)
+  for i in real:
+    expected = 0.0
+    for j in real:
+      logit = SCALE * image[i] @ text[j] + BIAS
+      expected += np.log1p(np.exp(-logit if i == j else logit))
+    np.testing.assert_allclose(found[i], expected, rtol=1e-5)
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+def test_a_step_on_four_devices_is_that_of_one(loss):
+  # The last device holds padding alone.
+  fields = dict(initial_bias=BIAS) if loss == 'sigmoid' else {}
+  made = method.make(model(**fields), optax.sgd(0.02), loss=loss)
+  state = made.init(jax.random.key(0), batch())
+
+  def on(number):
+    devices = jax.local_devices()[:number]
+    found, sums = parallel.train_step(made.update, devices)(
+      parallel.replicate(state, devices),
+      parallel.shard(batch(), devices),
+      jax.random.key(1),
+    )
+    return jax.device_get((found.params, sums))
+
+  (one, sums), (four, sums_of_four) = on(1), on(4)
+  # Biases of keys change no attention.
+  moved = jax.tree_util.tree_map_with_path(
+    lambda path, x, y: 'key' in str(path) or abs(x - y).max() > 1e-6,
+    one,
+    state.params,
+  )
+  assert all(jax.tree.leaves(moved)), moved
+  for found, expected in ((four, one), (sums_of_four, sums)):
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+      found,
+      expected,
+    )
+
+
+def test_the_scale_stops_where_it_is_told_to():
+  rows = batch()
+  made = method.make(
+    model(initial_scale=9.0),
+    optax.GradientTransformation(
+      lambda params: (), lambda grads, state, params: (_raised(grads), state)
+    ),
+    max_scale=10.0,
+  )
+  state, _ = made.update(
+    made.init(jax.random.key(0), rows), rows, jax.random.key(1)
+  )
+  np.testing.assert_allclose(state.params['logit_scale'], np.log(10.0))
+
+
+def _raised(grads):
+  zeros = jax.tree.map(jnp.zeros_like, grads)
+  return {**zeros, 'logit_scale': jnp.float32(5.0)}
+
+
+def test_a_text_is_read_where_it_first_ends_and_no_further():
+  tower = clip.TextTower(TOWER, vocab_size=10, num_positions=6, end_token=END)
+  tokens = np.array([[1, 2, END, 3, 4, 5], [1, 2, END, END, END, END]])
+  variables = tower.init(jax.random.key(0), tokens, train=False)
+  first, second = tower.apply(variables, tokens, train=False)
+  np.testing.assert_allclose(first, second, rtol=1e-5)
+  short = tower.apply(variables, tokens[:1, :3], train=False)
+  np.testing.assert_allclose(first, short[0], rtol=1e-5)
+  # Without an end, at the last real token.
+  bare = np.array([[1, 2, 3, 0, 0, 0]])
+  masked = tower.apply(
+    variables, bare, train=False, mask=np.array([[1, 1, 1, 0, 0, 0]])
+  )
+  np.testing.assert_allclose(
+    masked, tower.apply(variables, bare[:, :3], train=False), rtol=1e-5
+  )
+
+
+def test_a_head_of_texts_is_their_mean_direction():
+  net = model()
+  rows = batch()
+  variables = net.init(
+    jax.random.key(0), rows['image'], rows['tokens'], train=False
+  )
+  prompts = rows['tokens'].reshape(4, 2, 6)
+  head = method.zero_shot_head(net, variables, prompts)
+  for label, texts in enumerate(prompts):
+    each = [
+      np.asarray(
+        net.apply(variables, x[None], train=False, method='text_embedding')
+      )[0]
+      for x in texts
+    ]
+    mean = np.mean([x / np.linalg.norm(x) for x in each], axis=0)
+    np.testing.assert_allclose(
+      head[label], mean / np.linalg.norm(mean), rtol=1e-4
+    )
+
+  made = method.make(net, optax.sgd(0.1), prompts=(prompts, np.ones((4, 2, 6))))
+  found = made.predict(made.init(jax.random.key(0), rows), rows)
+  np.testing.assert_allclose(
+    found['logits'], found['image_embedding'] @ head.T / 0.07, rtol=1e-4
+  )
+
+
+def test_any_classifier_is_a_tower_and_pairs_are_learned():
+  net = clip.Clip(
+    8,
+    mlp.Mlp(16, features=(32,)),
+    clip.TextTower(TOWER, vocab_size=10, num_positions=6),
+  )
+  rows = {**batch(), 'mask': np.ones(ROWS, np.float32)}
+  made = method.make(net, optax.adam(1e-2))
+  state = made.init(jax.random.key(0), rows)
+  update = jax.jit(made.update)
+  for _ in range(60):
+    state, sums = update(state, rows, jax.random.key(1))
+  assert sums['accuracy'][0] == ROWS
+  assert sums['loss'][0] / ROWS < 0.2
+
+
+def test_initial_kernels_are_as_wide_as_the_authors():
+  config = clip.TowerConfig(
+    hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=3
+  )
+  tower = clip.VisionTower(config, patch_size=2)
+  params = tower.init(
+    jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), train=False
+  )['params']['block_0']
+  for names, expected in (
+    (('attention', 'query'), 64**-0.5),
+    (('attention', 'out'), (2 * 3 * 64) ** -0.5),
+    (('mlp', 'hidden'), (2 * 64) ** -0.5),
+    (('mlp', 'out'), (2 * 3 * 64) ** -0.5),
+  ):
+    leaf = params[names[0]][names[1]]['kernel']
+    np.testing.assert_allclose(np.std(leaf), expected, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (
+      lambda: method.make(model(), optax.sgd(1.0), loss='sigmoid'),
+      'initial_bias=-10',
+    ),
+    (lambda: method.make(model(), optax.sgd(1.0), loss='hinge'), 'loss'),
+    (
+      lambda: method.make(model(), optax.sgd(1.0), microbatches=2),
+      'microbatches=1',
+    ),
+    (
+      lambda: method.make(model(), optax.sgd(1.0), max_scale=0.0),
+      'max_scale',
+    ),
+    (
+      lambda: method.zero_shot_head(model(), {}, np.zeros((2, 3))),
+      'prompts',
+    ),
+    (
+      lambda: clip.TextTower(TOWER, vocab_size=10, num_positions=2).init(
+        jax.random.key(0), np.zeros((1, 3), int), train=False
+      ),
+      'num_positions=2',
+    ),
+    (
+      lambda: clip.TowerConfig(
+        hidden_dim=8, mlp_dim=8, num_heads=0, num_layers=1
+      ),
+      'num_heads',
+    ),
+  ],
+)
+def test_what_cannot_be_is_refused(make, message):
+  with pytest.raises(types.InputError, match=message):
+    make()
+
+
+def test_embeddings_of_zero_are_no_nan():
+  gradient = jax.grad(
+    lambda x: method.softmax_loss(
+      contrastive.unit(x), contrastive.unit(x), MASK, scale=jnp.float32(1)
+    ).sum()
+  )(jnp.zeros((ROWS, DIM)))
+  assert np.isfinite(gradient).all()
