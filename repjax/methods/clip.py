@@ -37,6 +37,7 @@ def make(
   *,
   loss: Literal['softmax', 'sigmoid'] = 'softmax',
   max_scale: float = 100.0,
+  in_modal: float = 0.0,
   prompts: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike] | None = None,
   **settings: Any,
 ) -> types.Method:
@@ -47,6 +48,9 @@ def make(
     tx: Optax chain; links that take `grad_fn` get it.
     loss: 'softmax' is CLIP's, 'sigmoid' SigLIP's.
     max_scale: Largest factor of cosines, where the learned one stops, > 0.
+    in_modal: Weight of CleanCLIP's loss, by which images find their own other
+      view, and texts theirs; 0 has none. `transform` then adds the columns
+      'image_view' and 'tokens_view' ('token_mask_view').
     prompts: (tokens [C, P, L], their masks) of P texts about each class.
       `predict` then gives 'logits' of images, and embeds all prompts once a
       batch: take `zero_shot_head` where they are many.
@@ -65,6 +69,7 @@ def make(
   """
   types.check_choice('loss', loss, _LOSSES)
   types.check_range('(0, inf)', max_scale=max_scale)
+  types.check_range('[0, inf)', in_modal=in_modal)
   if loss == 'sigmoid' and model.initial_bias is None:
     raise types.InputError(
       "loss='sigmoid' needs a learned bias: build Clip with initial_bias=-10"
@@ -72,12 +77,8 @@ def make(
   grouped.check_whole(settings)
   settings.pop('microbatches', None)
 
-  def loss_fn(params, model_state, batch, rng, *, rows):
-    if len(batch['mask']) != rows:
-      raise types.InputError(
-        'CLIP compares all rows: no link may look at some (dp_sgd, SAM groups).'
-      )
-    pairs, updates = model.apply(
+  def embed(params, model_state, batch, rng):
+    return model.apply(
       {'params': params, **model_state},
       batch['image'],
       batch['tokens'],
@@ -87,6 +88,13 @@ def make(
       rngs={'dropout': rng},
       mutable=list(model_state),
     )
+
+  def loss_fn(params, model_state, batch, rng, *, rows):
+    if len(batch['mask']) != rows:
+      raise types.InputError(
+        'CLIP compares all rows: no link may look at some (dp_sgd, SAM groups).'
+      )
+    pairs, updates = embed(params, model_state, batch, rng)
     image, text = contrastive.unit(pairs.image), contrastive.unit(pairs.text)
     if loss == 'sigmoid':
       each = sigmoid_loss(
@@ -94,6 +102,19 @@ def make(
       )
     else:
       each = softmax_loss(image, text, batch['mask'], scale=pairs.scale)
+    if in_modal:
+      views, updates = embed(
+        params,
+        {**model_state, **updates},
+        _views(batch),
+        jax.random.fold_in(rng, 1),
+      )
+      each += in_modal * in_modal_loss(
+        (image, text),
+        (contrastive.unit(views.image), contrastive.unit(views.text)),
+        batch['mask'],
+        scale=pairs.scale,
+      )
     return types.Losses(
       each,
       {**model_state, **updates},
@@ -195,6 +216,43 @@ def sigmoid_loss(
   return jnp.where(real[None] > 0, each, 0).sum(-1)
 
 
+def in_modal_loss(
+  first: tuple[jax.Array, jax.Array],
+  second: tuple[jax.Array, jax.Array],
+  mask: jax.Array,
+  *,
+  scale: jax.Array,
+) -> jax.Array:
+  """What CleanCLIP adds: each side finds its own other view.
+
+  Bansal et al., 'CleanCLIP: Mitigating Data Poisoning Attacks in Multimodal
+  Contrastive Learning', ICCV 2023 (https://arxiv.org/abs/2303.03323), eq. 3. As
+  in the authors' code first views look for second ones alone, with CLIP's own
+  temperature.
+
+  Args:
+    first: Unit embeddings of images and of texts, [B, F] each.
+    second: Those of their other views.
+    mask: 1 for a real row, [B].
+    scale: Cosines are multiplied by it, > 0.
+
+  Returns:
+    The mean over both sides, [B].
+  """
+  seconds, real = parallel.all_gather((second, mask))
+  each = [
+    contrastive.info_nce(
+      one,
+      other,
+      positive=_own(mask, real),
+      counted=real > 0,
+      temperature=1 / scale,
+    )
+    for one, other in zip(first, seconds, strict=True)
+  ]
+  return (each[0] + each[1]) / 2
+
+
 def found_own(image: jax.Array, text: jax.Array, mask: jax.Array) -> jax.Array:
   """Whether an image is nearest to its own text, among all devices' texts, [B].
 
@@ -241,6 +299,21 @@ def zero_shot_head(
   )
   each = contrastive.unit(found).reshape(classes, texts, -1)
   return contrastive.unit(each.mean(1))
+
+
+def _views(batch):
+  """The batch with its second views in the place of the first ones."""
+  missing = {'image_view', 'tokens_view'} - set(batch)
+  if missing:
+    raise types.InputError(
+      f'in_modal compares two views, and the batch has no {sorted(missing)}: '
+      'give a transform that makes them, or in_modal=0'
+    )
+  names = ('image', 'tokens', 'token_mask')
+  return {
+    **batch,
+    **{x: batch[f'{x}_view'] for x in names if f'{x}_view' in batch},
+  }
 
 
 def _own(mask, real):
