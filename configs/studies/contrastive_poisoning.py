@@ -60,6 +60,12 @@ CLAIMS = dict(
     paper='chance',
     at_most=0.15,
   ),
+  attack=dict(
+    kind='first',
+    says='20 rows: success of the trigger before any defence',
+    paper='works',
+    at_least=0.5,
+  ),
   targeted=dict(
     says='5 copies of an image with wrong captions: share of targets taken for '
     'the wanted class, minus the same of a clean model',
@@ -101,28 +107,28 @@ CLAIMS = dict(
     "CleanCLIP's loss, over that before",
     paper='not of this paper',
     at_most=0.5,
-    needs=('backdoor',),
+    needs=('attack',),
   ),
   clean_clip_over_plain=dict(
     says="the same: success left by CleanCLIP's loss minus that left by "
     "CLIP's own",
     paper='not of this paper',
     at_most=0.0,
-    needs=('backdoor',),
+    needs=('attack',),
   ),
   filtered=dict(
     says='20 rows, 5 % of pairs left out by neighbours in pixels: success over '
     'that before',
     paper='not of this paper',
     at_most=0.5,
-    needs=('backdoor',),
+    needs=('attack',),
   ),
   inverted=dict(
     says='20 rows: anomaly of the patch that leads to the wanted class '
     '(above 2 is suspicious)',
     paper='not of this paper',
     at_least=2.0,
-    needs=('backdoor',),
+    needs=('attack',),
   ),
 )
 
@@ -188,6 +194,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     'backdoor': success[worst] - success[clean],
     'accuracy': accuracy[clean],
     'success_clean': success[clean],
+    'attack': success[worst],
     'targeted': gained[told],
     'clean_cost': accuracy[clean] - accuracy[worst],
     'z_gain': z[worst] - z[clean],
