@@ -78,6 +78,34 @@ def test_the_sigmoid_loss_is_a_loop_over_pairs():
     np.testing.assert_allclose(found[i], expected, rtol=1e-5)
 
 
+def test_the_in_modal_loss_is_a_loop_over_other_views():
+  first, second = (unit(0), unit(1)), (unit(2), unit(3))
+  found = method.in_modal_loss(first, second, MASK, scale=jnp.float32(SCALE))
+  real = np.flatnonzero(MASK)
+  for i in real:
+    losses = [
+      np.log(sum(np.exp(SCALE * one[i] @ other[j]) for j in real))
+      - SCALE * one[i] @ other[i]
+      for one, other in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(found[i], np.mean(losses), rtol=1e-5)
+
+
+def test_in_modal_needs_other_views_and_adds_their_loss():
+  rows = batch()
+  made = method.make(model(), optax.sgd(0.0), in_modal=2.0)
+  state = made.init(jax.random.key(0), rows)
+  with pytest.raises(types.InputError, match='image_view.*tokens_view'):
+    made.update(state, rows, jax.random.key(1))
+  views = {f'{k}_view': rows[k] for k in ('image', 'tokens', 'token_mask')}
+  _, sums = made.update(state, {**rows, **views}, jax.random.key(1))
+  plain = method.make(model(), optax.sgd(0.0))
+  _, without = plain.update(
+    plain.init(jax.random.key(0), rows), rows, jax.random.key(1)
+  )
+  assert sums['loss'][0] > without['loss'][0] + 0.1
+
+
 @pytest.mark.devices(4)
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 def test_a_step_on_four_devices_is_that_of_one(loss):
