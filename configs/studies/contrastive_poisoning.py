@@ -18,9 +18,9 @@ training on 360 clean pairs, by the same loss or by CleanCLIP's; leaving out the
 5 % of pairs whose caption agrees least with those of images with like pixels;
 and the search of the smallest patch that turns images into a class.
 
-In the first record defences trained for 28 steps, in which nothing is unlearned:
-CleanCLIP's loss left .95 of the success, 6 points less than CLIP's own (undecided).
-Now they have 281; one rate and one weight, those of training, are tried.
+In the first record defences trained for 28 steps, in which nothing is unlearned
+(CleanCLIP's loss left .95 of the success, undecided against CLIP's own). Now
+they have 281; one rate and one weight, those of training, are tried.
 
 Settings come from runs of one seed, 0, with 20 rows, whose success (.79) was
 known when the threshold on it was written; a pilot of another implementation
