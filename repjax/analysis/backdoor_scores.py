@@ -46,7 +46,7 @@ def z_score(clean: np.ndarray, triggered: np.ndarray) -> float:
 
   Args:
     clean: Unit embeddings, [N, F].
-    triggered: Of the same images with the trigger, [N, F].
+    triggered: Those of these images with the trigger, [N, F].
 
   Raises:
     InputError: There are fewer than two images.

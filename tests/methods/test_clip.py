@@ -95,7 +95,7 @@ def test_in_modal_needs_other_views_and_adds_their_loss():
   rows = batch()
   made = method.make(model(), optax.sgd(0.0), in_modal=2.0)
   state = made.init(jax.random.key(0), rows)
-  with pytest.raises(types.InputError, match='image_view.*tokens_view'):
+  with pytest.raises(types.InputError, match='image_view'):
     made.update(state, rows, jax.random.key(1))
   views = {f'{k}_view': rows[k] for k in ('image', 'tokens', 'token_mask')}
   _, sums = made.update(state, {**rows, **views}, jax.random.key(1))
