@@ -56,6 +56,10 @@ class Stored:
       self.refuse(f'{name} must be like {default!r}, got {value!r}')
     return value
 
+  def __contains__(self, name: str) -> bool:
+    """Whether the file has a field, and not null in it."""
+    return self._fields.get(name) is not None
+
   def check(self, name: str, choices: tuple[Any, ...]) -> Any:
     """The value of a field, one of `choices`, of which the first is default."""
     value = self(name, None)

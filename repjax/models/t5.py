@@ -1,0 +1,350 @@
+"""Device code: T5, an encoder-decoder whose positions are distances.
+
+Raffel et al., 'Exploring the Limits of Transfer Learning with a Unified
+Text-to-Text Transformer', JMLR 2020 (https://arxiv.org/abs/1910.10683), and the
+version 1.1 that FLAN-T5 is trained from, with gated MLPs (Shazeer, 'GLU
+Variants Improve Transformer', 2020, https://arxiv.org/abs/2002.05202) and
+logits of their own. `repjax.weights.t5_weights` loads published weights.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from repjax.layers.positions import bucket_bias
+from repjax.models import t5_block
+from repjax.types import InputError
+from repjax.types import check_range
+
+# Sizes of version 1.1.
+SIZES: Mapping[str, Mapping[str, int]] = {
+  'small': dict(hidden_dim=512, mlp_dim=1024, num_heads=6, num_layers=8),
+  'base': dict(hidden_dim=768, mlp_dim=2048, num_heads=12, num_layers=12),
+  'large': dict(hidden_dim=1024, mlp_dim=2816, num_heads=16, num_layers=24),
+}
+
+
+class Stack(nn.Module):
+  """Blocks that share the numbers of distances.
+
+  Attributes:
+    config: Of the blocks.
+    num_layers: L.
+    decodes: Whether tokens see those before them alone, and an encoder.
+    num_buckets: Of distances.
+    max_distance: From which on all are alike.
+  """
+
+  config: t5_block.LayerConfig
+  num_layers: int
+  decodes: bool
+  num_buckets: int = 32
+  max_distance: int = 128
+
+  def setup(self):
+    config = self.config
+    check_range('[1, 10000]', num_layers=self.num_layers)
+    self.distances = bucket_bias.BucketBias(
+      config.num_heads,
+      both_sides=not self.decodes,
+      num_buckets=self.num_buckets,
+      max_distance=self.max_distance,
+      table_init=nn.initializers.normal(config.hidden_dim**-0.5),
+      param_dtype=config.param_dtype,
+    )
+    self.block = [
+      t5_block.Block(config, crosses=self.decodes)
+      for _ in range(self.num_layers)
+    ]
+    self.norm = config.norm('norm')
+    self.dropout = nn.Dropout(config.dropout_rate)
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    sources: tuple[t5_block.Cache, ...] | None = None,
+    *,
+    train: bool,
+    mask: jax.Array | None = None,
+    source_mask: jax.Array | None = None,
+    caches: tuple[t5_block.Cache, ...] | None = None,
+    place: jax.Array | int = 0,
+  ) -> tuple[jax.Array, tuple[t5_block.Cache, ...]]:
+    """Features of embedded tokens.
+
+    Args:
+      tokens: [B, L, D].
+      sources: What each block sees of the encoder, from `look`.
+      train: Whether to apply dropout; it draws from the rngs 'dropout'.
+      mask: Where a query may look, besides what decoding hides; broadcast to
+        [B, H, L, S].
+      source_mask: Where it may look in the encoder's features.
+      caches: Of earlier tokens, with room for S; None for whole texts, S = L.
+      place: Of the first of `tokens`.
+
+    Returns:
+      (features [B, L, D], caches).
+    """
+    length = tokens.shape[1]
+    keys = length if caches is None else caches[0].key.shape[1]
+    query_place, key_place = place + jnp.arange(length), jnp.arange(keys)
+    bias = self.distances(query_place, key_place)
+    if self.decodes:
+      earlier = (key_place[None] <= query_place[:, None])[None, None]
+      mask = earlier if mask is None else earlier & mask
+    tokens = self.dropout(tokens, deterministic=not train)
+    left = []
+    for i, layer in enumerate(self.block):
+      tokens, cache = layer(
+        tokens,
+        None if sources is None else sources[i],
+        train=train,
+        bias=bias.astype(tokens.dtype),
+        mask=mask,
+        source_mask=source_mask,
+        cache=None if caches is None else caches[i],
+        place=place,
+      )
+      left.append(cache)
+    features = self.dropout(self.norm(tokens), deterministic=not train)
+    return features, tuple(left)
+
+  def look(self, features: jax.Array) -> tuple[t5_block.Cache, ...]:
+    """What each block sees of the encoder's features, [B, S, D]."""
+    return tuple(layer.look(features) for layer in self.block)
+
+
+class State(NamedTuple):
+  """What a decoder remembers between two steps.
+
+  Attributes:
+    caches: Keys and values of each block, with room for M tokens.
+    sources: What each block sees of the encoder.
+    source_mask: Which tokens of the source are real, bool [B, 1, 1, S].
+    real: Which places hold a real token, bool [B, M].
+    place: Where the next token goes, int32.
+  """
+
+  caches: tuple[t5_block.Cache, ...]
+  sources: tuple[t5_block.Cache, ...]
+  source_mask: jax.Array
+  real: jax.Array
+  place: jax.Array
+
+
+class T5(nn.Module):
+  """One sequence from another.
+
+  It is called like `transformer.EncoderDecoder`, and decodes like it. Several
+  texts in a row are told apart by `segments`; there are no places to restart.
+
+  Attributes:
+    vocab_size: Number of tokens.
+    config: Of all layers.
+    num_layers: Blocks of the encoder.
+    num_decoder_layers: Blocks of the decoder; None means `num_layers`.
+    tied: Whether logits are products with the embedding, as in version 1.0.
+    scaled: Whether what logits are made of is divided by sqrt(D) (1.0).
+    num_buckets: Of distances.
+    max_distance: From which on all are alike.
+  """
+
+  vocab_size: int
+  _: dataclasses.KW_ONLY
+  config: t5_block.LayerConfig
+  num_layers: int
+  num_decoder_layers: int | None = None
+  tied: bool = False
+  scaled: bool = False
+  num_buckets: int = 32
+  max_distance: int = 128
+
+  def setup(self):
+    check_range('[2, inf)', vocab_size=self.vocab_size)
+    config = self.config
+    self.token_embedding = nn.Embed(
+      self.vocab_size,
+      config.hidden_dim,
+      embedding_init=nn.initializers.normal(1.0),
+      param_dtype=config.param_dtype,
+    )
+
+    def stack(num_layers, *, decodes):
+      return Stack(
+        config,
+        num_layers,
+        decodes=decodes,
+        num_buckets=self.num_buckets,
+        max_distance=self.max_distance,
+      )
+
+    self.encoder = stack(self.num_layers, decodes=False)
+    self.decoder = stack(
+      self.num_decoder_layers or self.num_layers, decodes=True
+    )
+    if not self.tied:
+      self.head = nn.Dense(
+        self.vocab_size,
+        use_bias=False,
+        kernel_init=nn.initializers.normal(config.hidden_dim**-0.5),
+        dtype=jnp.float32,
+        param_dtype=config.param_dtype,
+      )
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    *,
+    source: jax.Array,
+    train: bool,
+    mask: jax.Array | None = None,
+    source_mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    source_segments: jax.Array | None = None,
+  ) -> jax.Array:
+    """Logits of the token after each token of the target.
+
+    Args:
+      tokens: Target, [B, L], begun by the start token.
+      source: [B, S].
+      train: Whether to apply dropout; it draws from the rngs 'dropout'.
+      mask: [B, L], 0 for padding; padding behind a text needs none.
+      source_mask: [B, S], 0 for padding; None if all tokens are real.
+      segments: [B, L], integers: which of several texts a token is of; tokens
+        of other ones see nothing of it, in the source neither.
+      source_segments: [B, S]; both or none.
+
+    Returns:
+      [B, L, vocab_size] float32.
+    """
+    if (segments is None) != (source_segments is None):
+      raise InputError(
+        'packed texts need segments and source_segments, not one of them'
+      )
+    features = self.encode(
+      source,
+      train=train,
+      source_mask=source_mask,
+      source_segments=source_segments,
+    )
+    own, crossing = _keys(mask), _keys(source_mask)
+    if segments is not None and source_segments is not None:
+      own = _both(own, _alike(segments, segments))
+      crossing = _both(crossing, _alike(segments, source_segments))
+    features, _ = self.decoder(
+      self._embed(tokens),
+      self.decoder.look(features),
+      train=train,
+      mask=own,
+      source_mask=crossing,
+    )
+    return self._logits(features)
+
+  def encode(
+    self,
+    source: jax.Array,
+    *,
+    train: bool,
+    source_mask: jax.Array | None = None,
+    source_segments: jax.Array | None = None,
+  ) -> jax.Array:
+    """Features of the source, [B, S, D]."""
+    mask = _keys(source_mask)
+    if source_segments is not None:
+      mask = _both(mask, _alike(source_segments, source_segments))
+    return self.encoder(self._embed(source), train=train, mask=mask)[0]
+
+  def prefill(
+    self,
+    tokens: jax.Array,
+    *,
+    source: jax.Array,
+    max_length: int,
+    mask: jax.Array | None = None,
+    source_mask: jax.Array | None = None,
+  ) -> tuple[jax.Array, State]:
+    """Reads the source and the beginning of the target.
+
+    Args:
+      tokens: [B, L], at least the start token.
+      source: [B, S].
+      max_length: Room for the target.
+      mask: [B, L], 0 for padding, in front of the text.
+      source_mask: [B, S], 0 for padding.
+
+    Returns:
+      (logits of the token that comes next [B, vocab_size], state).
+
+    Raises:
+      InputError: There is no room for it.
+    """
+    batch, length = tokens.shape
+    if length > max_length:
+      raise InputError(
+        f'a prompt of {length} tokens needs max_length >= {length}; got '
+        f'{max_length=}'
+      )
+    features = self.encode(source, train=False, source_mask=source_mask)
+    sources, config = self.decoder.look(features), self.config
+    shape = batch, max_length, config.num_heads, config.head_dim
+    empty = jnp.zeros(shape, features.dtype)
+    begun = jnp.ones(tokens.shape, bool) if mask is None else mask > 0
+    state = State(
+      (t5_block.Cache(empty, empty),) * len(sources),
+      sources,
+      _keys(jnp.ones(source.shape) if source_mask is None else source_mask),
+      jnp.pad(begun, ((0, 0), (0, max_length - length))),
+      jnp.int32(0),
+    )
+    return self._go_on(state, tokens)
+
+  def step(self, state: State, tokens: jax.Array) -> tuple[jax.Array, State]:
+    """Reads one more token a row of the target, [B]; see `prefill`."""
+    real = state.real.at[:, state.place].set(True)
+    return self._go_on(state._replace(real=real), tokens[:, None])
+
+  def _go_on(self, state, tokens):
+    features, caches = self.decoder(
+      self._embed(tokens),
+      state.sources,
+      train=False,
+      mask=state.real[:, None, None],
+      source_mask=state.source_mask,
+      caches=state.caches,
+      place=state.place,
+    )
+    state = state._replace(caches=caches, place=state.place + tokens.shape[1])
+    return self._logits(features[:, -1]), state
+
+  def _embed(self, tokens):
+    embedded = self.token_embedding(tokens)
+    dtype = self.config.dtype
+    return embedded if dtype is None else embedded.astype(dtype)
+
+  def _logits(self, features):
+    features = features.astype(jnp.float32)
+    if self.scaled:
+      features *= self.config.hidden_dim**-0.5
+    return (
+      self.token_embedding.attend(features)
+      if self.tied
+      else self.head(features)
+    )
+
+
+def _keys(mask):
+  """[B, S] -> what any query of any head may see, [B, 1, 1, S]."""
+  return None if mask is None else (mask > 0)[:, None, None]
+
+
+def _alike(query, key):
+  """Segments [B, L] and [B, S] -> [B, 1, L, S]."""
+  return (query[:, :, None] == key[:, None])[:, None]
+
+
+def _both(first, second):
+  return second if first is None else first & second

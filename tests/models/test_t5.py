@@ -1,0 +1,195 @@
+"""T5: buckets by a loop, packed texts apart, decoding equal to one pass."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import types
+from repjax.layers.positions import bucket_bias
+from repjax.methods import finetuning
+from repjax.methods import language_modeling
+from repjax.models import decoding
+from repjax.models import t5
+from repjax.models import t5_block
+
+CONFIG = t5_block.LayerConfig(
+  hidden_dim=12, head_dim=5, mlp_dim=16, num_heads=2
+)
+
+
+def model(**fields):
+  return t5.T5(
+    30,
+    **{
+      **dict(config=CONFIG, num_layers=2, num_buckets=8, max_distance=20),
+      **fields,
+    },
+  )
+
+
+def begin(net, rows=2, length=6, size=9):
+  rng = np.random.default_rng(0)
+  source = rng.integers(2, 30, (rows, size))
+  target = rng.integers(2, 30, (rows, length))
+  variables = net.init(jax.random.key(0), target, source=source, train=False)
+  return variables, source, target
+
+
+def bucket_of(distance, number, farthest, *, both):
+  """The published rule, a distance at a time."""
+  offset = 0
+  if both:
+    number //= 2
+    offset = number if distance > 0 else 0
+    distance = abs(distance)
+  else:
+    distance = max(-distance, 0)
+  exact = number // 2
+  if distance < exact:
+    return offset + distance
+  grown = np.log(distance / exact) / np.log(farthest / exact)
+  return offset + min(exact + int(grown * (number - exact)), number - 1)
+
+
+@pytest.mark.parametrize('both', [True, False])
+@pytest.mark.parametrize(('number', 'farthest'), [(32, 128), (8, 20)])
+def test_buckets_are_a_loop_over_distances(both, number, farthest):
+  distance = np.arange(-300, 301)
+  found = bucket_bias.buckets(
+    jnp.asarray(distance),
+    num_buckets=number,
+    max_distance=farthest,
+    both_sides=both,
+  )
+  expected = [bucket_of(x, number, farthest, both=both) for x in distance]
+  # Where a logarithm is a whole number, rounding decides.
+  np.testing.assert_allclose(found, expected, atol=1)
+  assert (np.asarray(found) != expected).mean() < 0.01
+  assert (np.asarray(found).min(), np.asarray(found).max()) == (0, number - 1)
+
+
+@pytest.mark.parametrize(('number', 'farthest'), [(7, 20), (8, 2), (2, 9)])
+def test_buckets_that_cannot_be_are_refused(number, farthest):
+  layer = bucket_bias.BucketBias(
+    2, both_sides=True, num_buckets=number, max_distance=farthest
+  )
+  with pytest.raises(types.InputError, match='num_buckets'):
+    layer.init(jax.random.key(0), jnp.arange(3), jnp.arange(3))
+
+
+def test_nothing_sees_what_comes_later_or_is_padding():
+  net = model()
+  variables, source, target = begin(net)
+  run = jax.jit(functools.partial(net.apply, train=False))
+  mask = np.ones(source.shape)
+  mask[:, 6:] = 0
+  first = run(variables, target, source=source, source_mask=mask)
+  other, later = source.copy(), target.copy()
+  other[:, 6:] = 1
+  later[:, 4:] = 1
+  second = run(variables, later, source=other, source_mask=mask)
+  np.testing.assert_allclose(first[:, :4], second[:, :4], atol=1e-5)
+  assert abs(first[:, 4:] - second[:, 4:]).max() > 1e-3
+
+
+def test_packed_texts_are_what_they_are_alone():
+  net = model()
+  variables, source, target = begin(net)
+  run = functools.partial(net.apply, variables, train=False)
+  alone = run(target, source=source)
+  packed = run(
+    target.reshape(1, -1),
+    source=source.reshape(1, -1),
+    segments=np.repeat([[1, 2]], 6, -1),
+    source_segments=np.repeat([[1, 2]], 9, -1),
+  )
+  np.testing.assert_allclose(
+    packed.reshape(alone.shape), alone, rtol=0, atol=1e-5
+  )
+  with pytest.raises(types.InputError, match='source_segments'):
+    run(target, source=source, segments=np.ones(target.shape))
+
+
+def test_decoding_gives_the_logits_of_one_pass():
+  net = model(num_decoder_layers=1, tied=True, scaled=True)
+  variables, source, target = begin(net)
+  mask = np.ones(source.shape)
+  mask[1, 4:] = 0
+  whole = net.apply(
+    variables, target, source=source, source_mask=mask, train=False
+  )
+  logits, state = net.apply(
+    variables,
+    target[:, :2],
+    source=source,
+    source_mask=mask,
+    max_length=6,
+    method='prefill',
+  )
+  np.testing.assert_allclose(logits, whole[:, 1], atol=1e-5)
+  for i in range(2, 6):
+    logits, state = net.apply(variables, state, target[:, i], method='step')
+    np.testing.assert_allclose(logits, whole[:, i], atol=1e-5)
+  written = decoding.generate(
+    net,
+    variables,
+    jnp.asarray(target[:, :1]),
+    max_new_tokens=4,
+    source=jnp.asarray(source),
+  )
+  again = net.apply(
+    variables,
+    jnp.concatenate([target[:, :1], written.tokens[:, :-1]], 1),
+    source=source,
+    train=False,
+  )
+  np.testing.assert_array_equal(again.argmax(-1), written.tokens)
+  with pytest.raises(types.InputError, match='max_length >= 2'):
+    net.apply(
+      variables,
+      target[:, :2],
+      source=source,
+      max_length=1,
+      method='prefill',
+    )
+
+
+def test_it_learns_to_copy_by_lora_and_as_a_whole():
+  net = finetuning.adapt(
+    model(), kind='lora', rank=4, length=0, scale=2.0, hidden_dim=0
+  )
+  rng = np.random.default_rng(0)
+  rows = rng.integers(2, 30, (8, 4))
+  batch = {
+    'source': rows,
+    'tokens': np.pad(rows, ((0, 0), (1, 0))),
+    'mask': np.ones(8, np.float32),
+  }
+  for made, smallest in ((net, 0.9), (model(), 0.3)):
+    method = language_modeling.make(
+      made, optax.adam(1e-2), objective='translation'
+    )
+    state = method.init(jax.random.key(0), batch)
+    update = jax.jit(method.update)
+    state, first = update(state, batch, jax.random.key(1))
+    for _ in range(60):
+      state, sums = update(state, batch, jax.random.key(1))
+    assert sums['loss'][0] < smallest * first['loss'][0]
+
+
+def test_dropout_needs_a_key_and_changes_the_result():
+  net = model(
+    config=t5_block.LayerConfig(
+      hidden_dim=12, head_dim=5, mlp_dim=16, num_heads=2, dropout_rate=0.5
+    )
+  )
+  variables, source, target = begin(net)
+  run = functools.partial(net.apply, variables, target, source=source)
+  first, second = (
+    run(train=True, rngs={'dropout': jax.random.key(i)}) for i in range(2)
+  )
+  assert abs(first - second).max() > 0.1
