@@ -56,6 +56,18 @@ def pair(batch: types.Batch):
   }
 
 
+def packed_pair(batch: types.Batch):
+  """As `pair`, with the segments that several texts of a row are told by."""
+  args, kwargs = pair(batch)
+  if 'segments' not in batch:
+    return args, kwargs
+  return args, {
+    **kwargs,
+    'segments': batch['segments'][:, :-1],
+    'source_segments': batch['source_segments'],
+  }
+
+
 def init(
   model: nn.Module, inputs: Inputs, rng: jax.Array, batch: types.Batch
 ) -> types.PyTree:

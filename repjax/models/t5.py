@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.layers.positions import bucket_bias
 from repjax.models import t5_block
+from repjax.models import t5_stack
 from repjax.types import InputError
 from repjax.types import check_range
 
@@ -26,96 +26,6 @@ SIZES: Mapping[str, Mapping[str, int]] = {
   'base': dict(hidden_dim=768, mlp_dim=2048, num_heads=12, num_layers=12),
   'large': dict(hidden_dim=1024, mlp_dim=2816, num_heads=16, num_layers=24),
 }
-
-
-class Stack(nn.Module):
-  """Blocks that share the numbers of distances.
-
-  Attributes:
-    config: Of the blocks.
-    num_layers: L.
-    decodes: Whether tokens see those before them alone, and an encoder.
-    num_buckets: Of distances.
-    max_distance: From which on all are alike.
-  """
-
-  config: t5_block.LayerConfig
-  num_layers: int
-  decodes: bool
-  num_buckets: int = 32
-  max_distance: int = 128
-
-  def setup(self):
-    config = self.config
-    check_range('[1, 10000]', num_layers=self.num_layers)
-    self.distances = bucket_bias.BucketBias(
-      config.num_heads,
-      both_sides=not self.decodes,
-      num_buckets=self.num_buckets,
-      max_distance=self.max_distance,
-      table_init=nn.initializers.normal(config.hidden_dim**-0.5),
-      param_dtype=config.param_dtype,
-    )
-    self.block = [
-      t5_block.Block(config, crosses=self.decodes)
-      for _ in range(self.num_layers)
-    ]
-    self.norm = config.norm('norm')
-    self.dropout = nn.Dropout(config.dropout_rate)
-
-  def __call__(
-    self,
-    tokens: jax.Array,
-    sources: tuple[t5_block.Cache, ...] | None = None,
-    *,
-    train: bool,
-    mask: jax.Array | None = None,
-    source_mask: jax.Array | None = None,
-    caches: tuple[t5_block.Cache, ...] | None = None,
-    place: jax.Array | int = 0,
-  ) -> tuple[jax.Array, tuple[t5_block.Cache, ...]]:
-    """Features of embedded tokens.
-
-    Args:
-      tokens: [B, L, D].
-      sources: What each block sees of the encoder, from `look`.
-      train: Whether to apply dropout; it draws from the rngs 'dropout'.
-      mask: Where a query may look, besides what decoding hides; broadcast to
-        [B, H, L, S].
-      source_mask: Where it may look in the encoder's features.
-      caches: Of earlier tokens, with room for S; None for whole texts, S = L.
-      place: Of the first of `tokens`.
-
-    Returns:
-      (features [B, L, D], caches).
-    """
-    length = tokens.shape[1]
-    keys = length if caches is None else caches[0].key.shape[1]
-    query_place, key_place = place + jnp.arange(length), jnp.arange(keys)
-    bias = self.distances(query_place, key_place)
-    if self.decodes:
-      earlier = (key_place[None] <= query_place[:, None])[None, None]
-      mask = earlier if mask is None else earlier & mask
-    tokens = self.dropout(tokens, deterministic=not train)
-    left = []
-    for i, layer in enumerate(self.block):
-      tokens, cache = layer(
-        tokens,
-        None if sources is None else sources[i],
-        train=train,
-        bias=bias.astype(tokens.dtype),
-        mask=mask,
-        source_mask=source_mask,
-        cache=None if caches is None else caches[i],
-        place=place,
-      )
-      left.append(cache)
-    features = self.dropout(self.norm(tokens), deterministic=not train)
-    return features, tuple(left)
-
-  def look(self, features: jax.Array) -> tuple[t5_block.Cache, ...]:
-    """What each block sees of the encoder's features, [B, S, D]."""
-    return tuple(layer.look(features) for layer in self.block)
 
 
 class State(NamedTuple):
@@ -174,7 +84,7 @@ class T5(nn.Module):
     )
 
     def stack(num_layers, *, decodes):
-      return Stack(
+      return t5_stack.Stack(
         config,
         num_layers,
         decodes=decodes,
@@ -221,28 +131,21 @@ class T5(nn.Module):
     Returns:
       [B, L, vocab_size] float32.
     """
-    if (segments is None) != (source_segments is None):
-      raise InputError(
-        'packed texts need segments and source_segments, not one of them'
-      )
     features = self.encode(
       source,
       train=train,
       source_mask=source_mask,
       source_segments=source_segments,
     )
-    own, crossing = _keys(mask), _keys(source_mask)
-    if segments is not None and source_segments is not None:
-      own = _both(own, _alike(segments, segments))
-      crossing = _both(crossing, _alike(segments, source_segments))
-    features, _ = self.decoder(
-      self._embed(tokens),
-      self.decoder.look(features),
+    return self.decode(
+      tokens,
+      features,
       train=train,
-      mask=own,
-      source_mask=crossing,
+      mask=mask,
+      source_mask=source_mask,
+      segments=segments,
+      source_segments=source_segments,
     )
-    return self._logits(features)
 
   def encode(
     self,
@@ -257,6 +160,35 @@ class T5(nn.Module):
     if source_segments is not None:
       mask = _both(mask, _alike(source_segments, source_segments))
     return self.encoder(self._embed(source), train=train, mask=mask)[0]
+
+  def decode(
+    self,
+    tokens: jax.Array,
+    features: jax.Array,
+    *,
+    train: bool,
+    mask: jax.Array | None = None,
+    source_mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    source_segments: jax.Array | None = None,
+  ) -> jax.Array:
+    """Logits, from features of the source [B, S, D] (`encode`); see `T5`."""
+    if (segments is None) != (source_segments is None):
+      raise InputError(
+        'packed texts need segments and source_segments, not one of them'
+      )
+    own, crossing = _keys(mask), _keys(source_mask)
+    if segments is not None and source_segments is not None:
+      own = _both(own, _alike(segments, segments))
+      crossing = _both(crossing, _alike(segments, source_segments))
+    features, _ = self.decoder(
+      self._embed(tokens),
+      self.decoder.look(features),
+      train=train,
+      mask=own,
+      source_mask=crossing,
+    )
+    return self._logits(features)
 
   def prefill(
     self,

@@ -1,0 +1,114 @@
+"""Device code: learning what to write where an instruction says so.
+
+Wei et al., 'Finetuned Language Models Are Zero-Shot Learners', ICLR 2022
+(https://arxiv.org/abs/2109.01652). Cross-entropy of the targets' tokens, every
+one of which counts alike, whatever row it is packed into.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from repjax import parallel
+from repjax import types
+from repjax.methods import model_inputs
+from repjax.methods import step as steps
+
+# Column that `update` adds: what a token's loss counts.
+_SHARE = 'token_share'
+
+
+def make(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  *,
+  label_smoothing: float = 0.0,
+  **settings: Any,
+) -> types.Method:
+  """Minimizes the mean cross-entropy of tokens that are to be written.
+
+  The loss of a row is the sum over its tokens, times the step's rows over its
+  tokens: the mean over rows is then the mean over tokens, and packing changes
+  neither loss nor gradient.
+
+  Args:
+    model: Called as `apply(variables, tokens, source=..., source_mask=...,
+      train=...)` -> logits, with segments if rows are packed: `t5.T5`, or
+      `transformer.EncoderDecoder` for rows that are not.
+    tx: Optax chain; links that take `grad_fn` get it.
+    label_smoothing: Share of a target that is spread over all tokens, in
+      [0, 1).
+    **settings: microbatches, compute_dtype, ema_decay; see `steps.make`.
+
+  Returns:
+    A `types.Method` over batches of 'tokens' int32 [B, T], 'weights' [B, T],
+    'source' [B, S], 'source_mask' [B, S], and of packed ones 'segments' and
+    'source_segments' (`data.text.packing`). Sums: 'loss' and 'accuracy', means
+    over tokens. `predict` gives 'log_likelihood' [B], the sum over a row's
+    tokens, 'tokens' [B] and 'hits' [B].
+  """
+  types.check_range('[0, 1)', label_smoothing=label_smoothing)
+
+  def loss_fn(params, model_state, batch, rng):
+    logits, model_state = model_inputs.forward(
+      model,
+      model_inputs.packed_pair,
+      {'params': params, **model_state},
+      batch,
+      rng,
+    )
+    nll, smooth, hits, weights = _of_tokens(logits, batch)
+    loss = (1 - label_smoothing) * nll + label_smoothing * smooth
+    share = batch[_SHARE]
+    return types.Losses(
+      loss=(loss * weights).sum(1) * share,
+      model_state=model_state,
+      metrics={
+        'loss': (nll * weights).sum(1) * share,
+        'accuracy': (hits * weights).sum(1) * share,
+      },
+    )
+
+  step = steps.make(loss_fn, tx, transform=_with_share, **settings)
+
+  def init(rng, batch):
+    return step.init(
+      model_inputs.init(model, model_inputs.packed_pair, rng, batch)
+    )
+
+  def predict(state, batch):
+    logits = model_inputs.evaluate(
+      model, model_inputs.packed_pair, steps.variables(state), batch
+    )
+    nll, _, hits, weights = _of_tokens(logits, batch)
+    return {
+      'log_likelihood': -(nll * weights).sum(1),
+      'tokens': weights.sum(1),
+      'hits': (hits * weights).sum(1),
+    }
+
+  return types.Method(init, step.update, predict)
+
+
+def _with_share(batch, rng):
+  """Rows over tokens of the step, over all devices."""
+  del rng  # Nothing is drawn.
+  real = batch['mask']
+  tokens = (batch['weights'][:, 1:].sum(1) * real).sum()
+  rows, tokens = parallel.psum((real.sum(), tokens))
+  share = rows / jnp.maximum(tokens, 1)
+  return {**batch, _SHARE: jnp.broadcast_to(share, real.shape)}
+
+
+def _of_tokens(logits, batch):
+  """(nll, nll of a uniform target, hits, weights) of targets, [B, T - 1]."""
+  logits = logits.astype(jnp.float32)
+  targets = batch['tokens'][:, 1:]
+  total = jax.nn.logsumexp(logits, axis=-1)
+  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  hits = (logits.argmax(-1) == targets).astype(jnp.float32)
+  weights = batch['weights'][:, 1:].astype(jnp.float32)
+  return total - chosen, total - logits.mean(-1), hits, weights

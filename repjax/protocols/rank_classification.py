@@ -1,0 +1,163 @@
+"""Which of several texts a model finds likeliest to follow, many rows at once.
+
+Brown et al., 'Language Models are Few-Shot Learners', NeurIPS 2020, section 2.4
+(https://arxiv.org/abs/2005.14165); in FLAN's form (Wei et al., ICLR 2022,
+https://arxiv.org/abs/2109.01652, section 2.3) the options stand in the prompt,
+too, and log-likelihoods are compared as they are.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repjax import types
+from repjax.data.text import instructions
+from repjax.data.text import running_text
+from repjax.data.text import tokens as tokenizing
+
+Normalization = Literal['none', 'tokens']
+
+
+class Ranker:
+  """Scores options by an encoder-decoder; each prompt is encoded once.
+
+  Args:
+    model: With `encode` and `decode`, as `t5.T5` has them.
+    tokenizer: What makes ids of texts.
+    source_length: Tokens of a prompt; longer ones are cut.
+    target_length: Tokens of an option, with what begins and ends it.
+    batch_size: Prompts of a call.
+    normalization: 'none' compares log-likelihoods, as published, 'tokens' their
+      means over tokens.
+  """
+
+  def __init__(
+    self,
+    model: nn.Module,
+    tokenizer: tokenizing.Tokenizer,
+    *,
+    source_length: int,
+    target_length: int,
+    batch_size: int = 128,
+    normalization: Normalization = 'none',
+  ):
+    types.check_choice('normalization', normalization, ('none', 'tokens'))
+    types.check_range('[1, inf)', batch_size=batch_size)
+    self._tokenizer = tokenizer
+    self._lengths = source_length, target_length
+    self._batch_size = batch_size
+
+    def score(variables, source, source_mask, tokens, mask):
+      """Log-likelihoods [B, K] of options [B, K, T]."""
+      batch, count, length = tokens.shape
+      apply: Any = model.apply
+      features = apply(
+        variables, source, train=False, source_mask=source_mask, method='encode'
+      )
+      features, seen = (
+        jnp.repeat(x, count, axis=0) for x in (features, source_mask)
+      )
+      flat = tokens.reshape(-1, length)
+      logits = apply(
+        variables,
+        flat[:, :-1],
+        features,
+        train=False,
+        source_mask=seen,
+        method='decode',
+      )
+      found = jnp.take_along_axis(
+        jax.nn.log_softmax(logits.astype(jnp.float32)),
+        flat[:, 1:, None],
+        axis=-1,
+      )[..., 0].reshape(batch, count, length - 1)
+      weights = mask[..., 1:]
+      total = (found * weights).sum(-1)
+      if normalization == 'tokens':
+        total = total / jnp.maximum(weights.sum(-1), 1)
+      return total
+
+    self._score = jax.jit(score)
+
+  def scores(
+    self,
+    variables: Mapping[str, Any],
+    prompts: Sequence[str],
+    options: Sequence[Sequence[str]],
+  ) -> list[np.ndarray]:
+    """Scores of each prompt's options, in their order.
+
+    Args:
+      variables: Of the model.
+      prompts: N texts.
+      options: What each may be followed by, one or several.
+
+    Raises:
+      InputError: A prompt has no options, or one is longer than the targets.
+    """
+    if len(prompts) != len(options) or not all(options):
+      raise types.InputError(
+        f'every prompt needs options: {len(prompts)} prompts, '
+        f'{sum(map(bool, options))} with options'
+      )
+    most = max((len(x) for x in options), default=1)
+    size, found = self._batch_size, []
+    for start in range(0, len(prompts), size):
+      part = slice(start, start + size)
+      values = self._call(variables, prompts[part], options[part], most)
+      found += [
+        row[: len(x)] for row, x in zip(values, options[part], strict=True)
+      ]
+    return found
+
+  def choices(
+    self,
+    variables: Mapping[str, Any],
+    prompts: Sequence[str],
+    options: Sequence[Sequence[str]],
+  ) -> np.ndarray:
+    """Number of each prompt's likeliest option, [N]."""
+    found = self.scores(variables, prompts, options)
+    return np.array([x.argmax() for x in found], np.int64)
+
+  def _call(self, variables, prompts, options, most):
+    """Scores [n, most]; those of options that are not there mean nothing."""
+    source_length, target_length = self._lengths
+    blank = self._batch_size - len(prompts)
+    ids, mask = running_text.pad(
+      [self._tokenizer.encode(x) for x in prompts] + [[0]] * blank,
+      length=source_length,
+      truncate=True,
+    )
+    flat = [
+      instructions.target_ids(x, self._tokenizer)
+      for row in options
+      for x in (*row, *[row[0]] * (most - len(row)))
+    ] + [np.zeros(1, np.int32)] * (blank * most)
+    tokens, weights = running_text.pad(flat, length=target_length)
+    shape = self._batch_size, most, target_length
+    found = self._score(
+      variables, ids, mask, tokens.reshape(shape), weights.reshape(shape)
+    )
+    return np.asarray(found)[: len(prompts)]
+
+
+def accuracy(
+  examples: Sequence[instructions.Example], chosen: np.ndarray
+) -> float:
+  """Share of examples whose chosen option is what was to be written.
+
+  Args:
+    examples: With options.
+    chosen: Numbers of options, [N].
+  """
+  right = [
+    x.options[i] == x.target for x, i in zip(examples, chosen, strict=True)
+  ]
+  return float(np.mean(right))

@@ -1,0 +1,232 @@
+"""Templates say what they are told to; nothing held out is trained on."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from repjax import types
+from repjax.data.text import instructions
+from repjax.data.text import packing
+from repjax.data.text import templates
+from repjax.data.text import tokens
+
+ASK = templates.Template('Is this good? {text}\n{options_}', '{answer}')
+WRITE = templates.Template('Write a {answer} text.', '{text}', inverted=True)
+
+
+def task(name, *clusters, rows=5, made=(ASK, WRITE)):
+  return instructions.Task(
+    name,
+    clusters,
+    [
+      dict(text=f'text {i}', answer=('no', 'yes')[i % 2], options=('yes', 'no'))
+      for i in range(rows)
+    ],
+    made,
+  )
+
+
+def test_a_template_writes_fields_and_options():
+  row = dict(text='Fine {x}.', answer='yes', options=('yes', 'no'))
+  assert ASK.write(row) == (
+    'Is this good? Fine {x}.\nOPTIONS:\n- yes\n- no',
+    'yes',
+  )
+  assert WRITE.write(row) == ('Write a yes text.', 'Fine {x}.')
+
+
+def test_the_published_slip_is_a_character_in_the_place_of_a_line():
+  found = templates.with_stray(ASK, 'text')
+  assert found.source == 'Is this good? {text}n{options_}'
+
+
+@pytest.mark.parametrize(
+  ('make', 'message'),
+  [
+    (lambda: templates.Template('a', 'b'), 'no {field}'),
+    (lambda: templates.Template('{0} a', '{b}'), 'names of'),
+    (lambda: templates.Template('{a!r}', '{b}'), 'names of'),
+    (lambda: templates.Template('{a', 'b'), 'template'),
+    (lambda: templates.Template('{a}', '{options_}'), 'in the target'),
+    (lambda: ASK.write(dict(text='x')), r"\['answer', 'options'\]"),
+    (lambda: templates.listed(()), 'options'),
+    (lambda: templates.listed(('a', 'a')), 'options'),
+    (lambda: task('t', rows=3), 'clusters'),
+    (lambda: task('t', 'c', made=()), 'templates'),
+    (
+      lambda: instructions.Task(
+        't', ('c',), [dict(text='x', answer='so', options=('a', 'b'))], [ASK]
+      ),
+      "row 0 of the task 't' has the answer 'so'",
+    ),
+    (lambda: instructions.mixing_rates([3, 0]), 'needs rows'),
+    (
+      lambda: instructions.Suite([task('a', 'c'), task('a', 'd')]),
+      'one name',
+    ),
+    (
+      lambda: instructions.Suite([task('a', 'c')], [('c', 'x')]),
+      "no cluster 'x'",
+    ),
+    (
+      lambda: instructions.Suite([task('a', 'c')]).training('c'),
+      'nothing is left',
+    ),
+  ],
+)
+def test_what_cannot_be_is_refused(make, message):
+  with pytest.raises(types.InputError, match=message):
+    make()
+
+
+@pytest.mark.parametrize(('rows', 'number'), [(23, 10), (9, 10), (30, 10)])
+def test_templates_are_used_equally_often(rows, number):
+  which = templates.in_turn(rows, number)
+  counts = np.bincount(which[which >= 0], minlength=number)
+  assert (counts == rows // number).all()
+  assert (which == -1).sum() == rows % number
+
+
+def test_examples_know_where_they_come_from():
+  found = task('films', 'sentiment').examples()
+  assert [x.template for x in found] == [0, 1, 0, 1]
+  assert [x.row for x in found] == [0, 1, 2, 3]
+  assert found[0].options == ('yes', 'no')
+  assert found[1].options == ()  # Turned around.
+  assert {x.task for x in found} == {'films'}
+  assert len(task('films', 'sentiment').examples(cap=2)) == 2
+  assert len(task('films', 'sentiment').told_by(0)) == 5
+
+
+def test_nothing_held_out_is_ever_trained_on():
+  clusters = 'abcde'
+  suite = instructions.Suite(
+    [
+      *(task(f'{x}{i}', x) for x in clusters for i in range(2)),
+      task('both', 'a', 'b'),
+    ],
+    alike=[('b', 'c'), ('d', 'c')],
+  )
+  for cluster in clusters:
+    hidden = {cluster}
+    for pair in suite.alike:
+      if cluster in pair:
+        hidden |= set(pair)
+    kept = suite.training(cluster)
+    assert not any(hidden & set(x.clusters) for x in kept)
+    left_out = {x.name for x in suite.tasks} - {x.name for x in kept}
+    assert {x.name for x in suite.held_out(cluster)} <= left_out
+    # And no more than that is left out.
+    assert all(
+      hidden & set(x.clusters) for x in suite.tasks if x.name in left_out
+    )
+
+
+def test_rates_are_capped():
+  np.testing.assert_allclose(
+    instructions.mixing_rates([100, 2000, 50_000]),
+    np.array([100, 2000, 3000]) / 5100,
+  )
+
+
+def test_lines_of_a_file_are_examples_by_task(tmp_path):
+  path = tmp_path / 'flan.jsonl'
+  rows = [
+    dict(inputs='a?', targets='b', task='x', options=['b', 'c']),
+    dict(inputs='d', targets='e'),
+  ]
+  path.write_text('\n'.join(map(json.dumps, rows)) + '\n\n')
+  found = instructions.read_jsonl(path)
+  assert set(found) == {'x', ''}
+  assert found['x'][0].options == ('b', 'c')
+  for line, message in (
+    ('{', 'line 1'),
+    ('{"inputs": "a"}', 'targets'),
+    ('{"inputs": "a", "targets": 3}', 'targets'),
+    ('{"inputs": "a", "targets": "b", "more": 1}', 'targets'),
+    ('{"inputs": "a", "targets": "b", "options": ["c"]}', 'none of its'),
+    ('', 'no example'),
+  ):
+    path.write_text(line)
+    with pytest.raises(types.InputError, match=message):
+      instructions.read_jsonl(path)
+
+
+def encoded(count=60):
+  rng = np.random.default_rng(0)
+  examples = [
+    instructions.Example(
+      'q' * int(rng.integers(1, 12)),
+      'a' * int(rng.integers(1, 5)),
+      (),
+      't',
+      0,
+      i,
+    )
+    for i in range(count)
+  ]
+  return instructions.encoded(
+    examples, tokens.Bytes(), source_length=12, target_length=7, tasks=['t']
+  )
+
+
+def test_targets_begin_end_and_count_but_for_their_beginning():
+  rows = encoded(1).columns()
+  length = int(rows['weights'].sum())
+  assert rows['tokens'][0, 0] == instructions.START
+  assert rows['tokens'][0, length] == tokens.END
+  assert rows['weights'][0].tolist() == [0] + [1] * length + [0] * (6 - length)
+
+
+def test_every_row_is_in_one_place_and_places_are_full():
+  rows = encoded(400).columns()
+  made = packing.packed(rows, source_length=64, target_length=64)
+  found = made.columns()
+  assert found['source_mask'].mean() > 0.95  # The side that is short.
+  texts = []
+  for place in range(len(made)):
+    for segment in range(1, found['segments'][place].max() + 1):
+      read = found['source_segments'][place] == segment
+      written = found['segments'][place] == segment
+      texts.append(
+        (
+          tuple(found['source'][place, read]),
+          tuple(found['tokens'][place, written]),
+        )
+      )
+      # The token that begins a text is not to be written.
+      assert found['weights'][place, written].tolist() == [0] + [1] * (
+        written.sum() - 1
+      )
+  expected = [
+    (
+      tuple(rows['source'][i, : int(rows['source_mask'][i].sum())]),
+      tuple(rows['tokens'][i, : int(rows['weights'][i].sum()) + 1]),
+    )
+    for i in range(400)
+  ]
+  assert sorted(texts) == sorted(expected)
+
+
+def test_first_fit_is_a_loop_over_places():
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(1, 9, (80, 2))
+  room = (16, 12)
+  places, left = [], []
+  for row, length in enumerate(lengths):
+    for members, rest in zip(places, left, strict=True):
+      if (rest >= length).all():
+        members.append(row)
+        rest -= length
+        break
+    else:
+      places.append([row])
+      left.append(np.array(room) - length)
+  assert packing.first_fit(lengths, room) == places
+  assert list(itertools.chain(*packing.first_fit(lengths, (99_999,) * 2))) == [
+    *range(80)
+  ]
+  with pytest.raises(types.InputError, match='does not fit'):
+    packing.first_fit(lengths, (4, 4))

@@ -1,0 +1,165 @@
+"""Packing changes neither loss nor gradient; ranks are brute force."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import parallel
+from repjax import types
+from repjax.data.text import instructions
+from repjax.data.text import packing
+from repjax.data.text import tokens
+from repjax.methods import instruction_tuning
+from repjax.models import t5
+from repjax.models import t5_block
+from repjax.protocols import rank_classification
+
+MODEL = t5.T5(
+  260,
+  config=t5_block.LayerConfig(hidden_dim=8, head_dim=4, mlp_dim=8, num_heads=2),
+  num_layers=1,
+)
+
+
+def rows(count=6):
+  rng = np.random.default_rng(0)
+  examples = [
+    instructions.Example(
+      'xyz'[i % 3] * int(rng.integers(1, 6)),
+      'ab'[i % 2] * int(rng.integers(1, 4)),
+      (),
+      't',
+      0,
+      i,
+    )
+    for i in range(count)
+  ]
+  return instructions.encoded(
+    examples, tokens.Bytes(), source_length=6, target_length=6, tasks=['t']
+  ).columns()
+
+
+def batch(columns, size):
+  """Padded to a number of rows."""
+  blank = size - len(columns['tokens'])
+  names = set(columns) - {'task', 'template', 'row'}
+  made = {k: np.pad(columns[k], ((0, blank), (0, 0))) for k in names}
+  return {**made, 'mask': np.repeat([1.0, 0.0], [size - blank, blank])}
+
+
+def gradient(method, batch, devices=1):
+  """(loss, gradient) of a step of rate 1, by the change of parameters."""
+  state = method.init(jax.random.key(0), batch)
+  places = jax.local_devices()[:devices]
+  after, sums = parallel.train_step(method.update, places)(
+    parallel.replicate(state, places),
+    parallel.shard(batch, places),
+    jax.random.key(1),
+  )
+  moved = jax.tree.map(
+    lambda x, y: np.asarray(x) - np.asarray(y),
+    state.params,
+    jax.device_get(after.params),
+  )
+  total, weight = sums['loss']
+  return float(total / weight), moved
+
+
+@pytest.mark.devices(4)
+def test_packed_rows_have_the_loss_and_the_gradient_of_single_ones():
+  method = instruction_tuning.make(MODEL, optax.sgd(1.0))
+  single = batch(rows(), 8)
+  together = packing.packed(rows(), source_length=12, target_length=10)
+  assert len(together) < 6
+  packed = batch(together.columns(), 4)
+  loss, expected = gradient(method, single)
+  for made, devices in ((packed, 1), (single, 4), (packed, 4)):
+    found, moved = gradient(method, made, devices)
+    np.testing.assert_allclose(found, loss, rtol=1e-5)
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+      moved,
+      expected,
+    )
+
+
+def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
+  method = instruction_tuning.make(MODEL, optax.sgd(0.0))
+  made = batch(rows(), 8)
+  state = method.init(jax.random.key(0), made)
+  _, sums = method.update(state, made, jax.random.key(0))
+  log_probs = jax.nn.log_softmax(
+    MODEL.apply(
+      {'params': state.params},
+      made['tokens'],
+      source=made['source'],
+      source_mask=made['source_mask'],
+      train=False,
+    )
+  )
+  total, count = 0.0, 0
+  for i in range(6):
+    for j in range(1, 6):
+      if made['weights'][i, j]:
+        total -= float(log_probs[i, j - 1, made['tokens'][i, j]])
+        count += 1
+  np.testing.assert_allclose(
+    sums['loss'][0] / sums['loss'][1], total / count, rtol=1e-5
+  )
+  found = method.predict(state, made)
+  np.testing.assert_allclose(
+    -found['log_likelihood'][:6].sum(), total, rtol=1e-5
+  )
+  assert found['tokens'][:6].sum() == count
+
+
+PROMPTS = ['aa', 'bcd', 'e', 'ff', 'g']
+OPTIONS = [('x', 'yy'), ('zz', 'x', 'yy'), ('y',), ('x', 'yy'), ('zz', 'x')]
+
+
+@pytest.mark.parametrize('normalization', ['none', 'tokens'])
+def test_ranks_are_those_of_one_option_at_a_time(normalization):
+  params = jax.tree.map(
+    lambda x: 3 * x,
+    MODEL.init(
+      jax.random.key(2),
+      jnp.zeros((1, 3), int),
+      source=jnp.zeros((1, 3), int),
+      train=False,
+    ),
+  )
+  ranker = rank_classification.Ranker(
+    MODEL,
+    tokens.Bytes(),
+    source_length=5,
+    target_length=5,
+    batch_size=2,
+    normalization=normalization,
+  )
+  found = ranker.scores(params, PROMPTS, OPTIONS)
+  for prompt, options, values in zip(PROMPTS, OPTIONS, found, strict=True):
+    assert len(values) == len(options)
+    for option, value in zip(options, values, strict=True):
+      source = tokens.Bytes().encode(prompt)[None]
+      ids = instructions.target_ids(option, tokens.Bytes())[None]
+      log_probs = jax.nn.log_softmax(
+        MODEL.apply(params, ids[:, :-1], source=source, train=False)
+      )
+      each = [float(log_probs[0, j, x]) for j, x in enumerate(ids[0, 1:])]
+      expected = np.mean(each) if normalization == 'tokens' else sum(each)
+      np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+  chosen = ranker.choices(params, PROMPTS, OPTIONS)
+  turned = ranker.choices(params, PROMPTS, [x[::-1] for x in OPTIONS])
+  for options, first, second in zip(OPTIONS, chosen, turned, strict=True):
+    assert options[first] == options[::-1][second]
+  examples = [
+    instructions.Example(p, o[i], o, 't', 0, 0)
+    for p, o, i in zip(PROMPTS, OPTIONS, chosen, strict=True)
+  ]
+  assert rank_classification.accuracy(examples, chosen) == 1.0
+  with pytest.raises(types.InputError, match='needs options'):
+    ranker.scores(params, ['a'], [()])
