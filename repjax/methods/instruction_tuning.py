@@ -5,7 +5,9 @@ Wei et al., 'Finetuned Language Models Are Zero-Shot Learners', ICLR 2022
 one of which counts alike, whatever row it is packed into.
 """
 
+import functools
 from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -25,23 +27,28 @@ def make(
   model: nn.Module,
   tx: optax.GradientTransformation,
   *,
+  mean: Literal['tokens', 'rows'] = 'tokens',
   label_smoothing: float = 0.0,
+  microbatches: int = 1,
   **settings: Any,
 ) -> types.Method:
   """Minimizes the mean cross-entropy of tokens that are to be written.
 
-  The loss of a row is the sum over its tokens, times the step's rows over its
-  tokens: the mean over rows is then the mean over tokens, and packing changes
-  neither loss nor gradient.
+  With mean='tokens' the loss of a row is the sum over its tokens, times the
+  step's rows over the step's tokens: the mean over rows is then the mean over
+  tokens, and packing changes neither loss nor gradient.
 
   Args:
     model: Called as `apply(variables, tokens, source=..., source_mask=...,
       train=...)` -> logits, with segments if rows are packed: `t5.T5`, or
       `transformer.EncoderDecoder` for rows that are not.
     tx: Optax chain; links that take `grad_fn` get it.
+    mean: 'tokens'; or 'rows', where a row's loss is the mean over its own
+      tokens and depends on no other row, as private links need it.
     label_smoothing: Share of a target that is spread over all tokens, in
       [0, 1).
-    **settings: microbatches, compute_dtype, ema_decay; see `steps.make`.
+    microbatches: Parts in which each device goes through its rows.
+    **settings: compute_dtype, ema_decay; see `steps.make`.
 
   Returns:
     A `types.Method` over batches of 'tokens' int32 [B, T], 'weights' [B, T],
@@ -49,10 +56,20 @@ def make(
     'source_segments' (`data.text.packing`). Sums: 'loss' and 'accuracy', means
     over tokens. `predict` gives 'log_likelihood' [B], the sum over a row's
     tokens, 'tokens' [B] and 'hits' [B].
+
+  Raises:
+    InputError: If a setting is out of range, or, when the step is traced, if a
+      link of the chain takes rows apart and mean='tokens'.
   """
+  types.check_choice('mean', mean, ('tokens', 'rows'))
   types.check_range('[0, 1)', label_smoothing=label_smoothing)
 
-  def loss_fn(params, model_state, batch, rng):
+  def loss_fn(params, model_state, batch, rng, *, rows):
+    if mean == 'tokens' and len(batch['mask']) != rows:
+      raise types.InputError(
+        "mean='tokens' weighs a row by all tokens of the step: no link may "
+        "look at some rows (dp_sgd, SAM groups) unless mean='rows'"
+      )
     logits, model_state = model_inputs.forward(
       model,
       model_inputs.packed_pair,
@@ -62,7 +79,10 @@ def make(
     )
     nll, smooth, hits, weights = _of_tokens(logits, batch)
     loss = (1 - label_smoothing) * nll + label_smoothing * smooth
-    share = batch[_SHARE]
+    if mean == 'tokens':
+      share = batch[_SHARE]
+    else:
+      share = 1 / jnp.maximum(weights.sum(1), 1)
     return types.Losses(
       loss=(loss * weights).sum(1) * share,
       model_state=model_state,
@@ -72,10 +92,17 @@ def make(
       },
     )
 
-  step = steps.make(loss_fn, tx, transform=_with_share, **settings)
+  def step(rows):
+    return steps.make(
+      functools.partial(loss_fn, rows=rows // microbatches),
+      tx,
+      transform=_with_share if mean == 'tokens' else None,
+      microbatches=microbatches,
+      **settings,
+    )
 
   def init(rng, batch):
-    return step.init(
+    return step(1).init(
       model_inputs.init(model, model_inputs.packed_pair, rng, batch)
     )
 
@@ -90,7 +117,10 @@ def make(
       'hits': (hits * weights).sum(1),
     }
 
-  return types.Method(init, step.update, predict)
+  def update(state, batch, rng):
+    return step(len(batch['mask'])).update(state, batch, rng)
+
+  return types.Method(init, update, predict)
 
 
 def _with_share(batch, rng):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import optim
 from repjax import parallel
 from repjax import types
 from repjax.data.text import instructions
@@ -115,6 +116,21 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
     -found['log_likelihood'][:6].sum(), total, rtol=1e-5
   )
   assert found['tokens'][:6].sum() == count
+
+
+def test_private_links_need_rows_by_themselves():
+  made = batch(rows(), 8)
+  private = optim.dp_sgd(1.0, 1.0, expected_batch_size=6, key=jax.random.key(3))
+  method = instruction_tuning.make(MODEL, private)
+  with pytest.raises(types.InputError, match="unless mean='rows'"):
+    method.update(method.init(jax.random.key(0), made), made, jax.random.key(0))
+  method = instruction_tuning.make(MODEL, private, mean='rows')
+  state, sums = method.update(
+    method.init(jax.random.key(0), made), made, jax.random.key(0)
+  )
+  assert np.isfinite(sums['loss'][0])
+  found = method.predict(state, made)
+  assert np.isfinite(found['log_likelihood'][:6]).all()
 
 
 PROMPTS = ['aa', 'bcd', 'e', 'ff', 'g']
