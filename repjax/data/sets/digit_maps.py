@@ -58,11 +58,12 @@ def suite(*, told: Told, num_rows: int, seed: int) -> instructions.Suite:
   """
   types.check_choice('told', told, tuple(_TOLD))
   types.check_range('[1, inf)', num_rows=num_rows)
-  # A place tells whether an answer is copied or made: options are all digits.
   options = tuple(map(str, range(10)))
   made = []
-  for i, (change, function) in enumerate(CHANGES.items()):
-    for j, place in enumerate(PLACES):
+  # A cluster at a time, so that the first tasks have all words, too.
+  for cluster in range(len(PLACES)):
+    for i, (change, function) in enumerate(CHANGES.items()):
+      j = (cluster - i) % len(PLACES)
       number = i * len(PLACES) + j
       digits = np.random.default_rng([seed, number]).integers(
         0, 10, (num_rows, len(PLACES))
@@ -71,7 +72,7 @@ def suite(*, told: Told, num_rows: int, seed: int) -> instructions.Suite:
         {
           'digits': ' '.join(map(str, row)),
           'change': change,
-          'place': place,
+          'place': PLACES[j],
           'name': f'task{number}',
           'answer': str(function(int(row[j]))),
           'options': options,
@@ -80,8 +81,8 @@ def suite(*, told: Told, num_rows: int, seed: int) -> instructions.Suite:
       ]
       made.append(
         instructions.Task(
-          f'{change}, {place}',
-          (str((i + j) % len(PLACES)),),
+          f'{change}, {PLACES[j]}',
+          (str(cluster),),
           rows,
           [templates.Template(x, '{answer}') for x in _TOLD[told]],
         )

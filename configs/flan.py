@@ -1,0 +1,106 @@
+"""FLAN (Wei et al., ICLR 2022): tasks that are told can be done unseen.
+
+    python -m launch.reproduce --papers=flan
+
+measures the claims (`configs/studies/flan.py`). https://arxiv.org/abs/2109.01652
+
+    python -m launch.train --config=configs/flan.py:small --workdir=runs/flan \
+      --config.data.kind=jsonl --config.data.file=tasks.jsonl \
+      --config.data.held_out=rte
+
+trains on examples of one's own, a JSON object a line (inputs, targets, task,
+options), without the tasks that are held out.
+
+paper: the shape of T5 1.1 base (weights=FOLDER starts from published ones) on a
+  JSONL file; LaMDA, which the paper tunes, is not published.
+small: 30 tasks on five digits by a T5 of three layers, from scratch: held-out
+  tasks are done where instructions say what to do.
+"""
+
+from ml_collections import config_dict
+import optax
+
+from configs import presets
+from configs.parts import instruction_tasks
+from repjax import types
+from repjax.experiments import wiring
+from repjax.models import t5
+
+PRESETS = dict(
+  paper=dict(
+    batch_size=128,
+    eval_batch_size=256,
+    epochs=0.0,
+    min_steps=30_000,
+    # told: of digit_maps, 'instruction', 'name' or 'nothing'. held_out: the
+    # cluster, or the tasks of a file, that are not trained on. num_tasks: the
+    # first ones that are trained on; 0 for all. cap: rows of a task;
+    # mixing_cap: rows by which its share counts. vocab_size: without weights.
+    data=dict(
+      **dict(kind='jsonl', file='', held_out='', told='instruction'),
+      **dict(num_rows=400, num_eval_rows=200, num_tasks=0),
+      **dict(cap=30_000, mixing_cap=3000, vocab_size=32_000),
+      **dict(source_length=1024, target_length=256),
+      eval_splits=('held_out', 'known'),
+    ),
+    weights='',
+    model=dict(t5.SIZES['base'], head_dim=64, dropout_rate=0.1),
+    # What trains: see `finetuning.adapt`.
+    adapter=dict(kind='full', rank=16, length=16, scale=2.0, hidden_dim=0),
+    sam=dict(rho=0.0),
+    # 'tokens', or 'rows' where each row must count by itself (private links).
+    mean='tokens',
+    tx=dict(learning_rate=1e-4, weight_decay=0.0, warmup=0.02, clip=1.0),
+    run=dict(eval_every=2000, save_every=2000, best=''),
+  ),
+  small=dict(
+    batch_size=96,
+    eval_batch_size=300,
+    min_steps=1500,
+    data=dict(
+      **dict(kind='digit_maps', held_out='0', num_eval_rows=50),
+      **dict(vocab_size=600, source_length=20, target_length=4),
+    ),
+    model=dict(
+      **dict(hidden_dim=64, head_dim=16, mlp_dim=128, num_heads=4),
+      **dict(num_layers=2, num_decoder_layers=1, dropout_rate=0.0),
+    ),
+    tx=dict(learning_rate=3e-3),
+    run=dict(log_every=100, eval_every=500, save_every=500),
+  ),
+  smoke=dict(
+    batch_size=16,
+    min_steps=8,
+    data=dict(num_rows=20, num_eval_rows=10),
+    model=dict(
+      hidden_dim=16, head_dim=8, mlp_dim=16, num_heads=2, num_layers=1
+    ),
+  ),
+)
+
+
+def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
+  """Numbers of a preset: paper, small or smoke."""
+  return presets.get_config(preset, presets.RUN, PRESETS)
+
+
+def build(
+  config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
+) -> types.Experiment:
+  """One training run."""
+  data = instruction_tasks.read(config)
+  steps = wiring.steps_of(config, sum(map(len, data.train.values())))
+  model = instruction_tasks.network(config, data)
+  splits = dict(held_out=data.held_out, known=data.known)
+  return wiring.of_sources(
+    config,
+    instruction_tasks.method(config, model, steps, optimizer),
+    batches=instruction_tasks.batches(config, data),
+    sources=lambda split: instruction_tasks.rows(
+      config, data, presets.choose('data.eval_splits', split, splits)
+    ),
+    steps=steps,
+    measure=instruction_tasks.measure,
+    figures=lambda rows, outputs, columns: {},
+    warm_start=lambda state: instruction_tasks.begin(config, state),
+  )
