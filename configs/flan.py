@@ -33,7 +33,7 @@ PRESETS = dict(
     epochs=0.0,
     min_steps=30_000,
     # told: of digit_maps, 'instruction', 'name' or 'nothing'. held_out: the
-    # cluster, or the tasks of a file, that are not trained on. num_tasks: the
+    # cluster, or tasks of a file ('a,b'), that are not trained on. num_tasks: the
     # first ones that are trained on; 0 for all. cap: rows of a task;
     # mixing_cap: rows by which its share counts. vocab_size: without weights.
     data=dict(

@@ -95,7 +95,7 @@ def _jsonl(config):
       'inputs, targets, task, options)'
     )
   found = instructions.read_jsonl(data.file)
-  held = {data.held_out} if isinstance(data.held_out, str) else {*data.held_out}
+  held = {x.strip() for x in data.held_out.split(',') if x.strip()}
   if not held <= set(found) or held == set(found):
     raise types.InputError(
       f'config.data.held_out={sorted(held)} must be some of the tasks of '
