@@ -127,7 +127,8 @@ def _with_share(batch, rng):
   """Rows over tokens of the step, over all devices."""
   del rng  # Nothing is drawn.
   real = batch['mask']
-  tokens = (batch['weights'][:, 1:].sum(1) * real).sum()
+  # Rows of padding may hold anything.
+  tokens = jnp.where(real > 0, batch['weights'][:, 1:].sum(1), 0).sum()
   rows, tokens = parallel.psum((real.sum(), tokens))
   share = rows / jnp.maximum(tokens, 1)
   return {**batch, _SHARE: jnp.broadcast_to(share, real.shape)}
