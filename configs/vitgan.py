@@ -37,14 +37,10 @@ PRESETS = dict(
     ),
     generator=dict(latent_dim=384, mapping_layers=8, pixels='implicit'),
     # See layers/l2_attention.py and layers/spectral_norm.py for the kinds.
-    discriminator=dict(
-      overlap=2, border='zero', attention='l2', norm='improved'
-    ),
+    discriminator=dict(overlap=2, attention='l2', norm='improved'),
     # Of the generator, the smallest map first; the discriminator's reversed.
     conv=dict(channels=(512, 256, 128), hidden_dim=512),
-    views=dict(
-      kinds=('colour', 'translation', 'cutout', 'scale'), probability=0.8
-    ),
+    views=dict(kinds=('colour', 'translation', 'cutout'), probability=0.8),
     gan=dict(loss='non_saturating', bcr_real=10.0, bcr_fake=10.0, r1=0.0),
     tx=dict(learning_rate=2e-3, b1=0.0, b2=0.99),
     step=dict(ema_decay=0.9999),
@@ -59,29 +55,30 @@ PRESETS = dict(
   ),
   small=dict(
     batch_size=32,
-    min_steps=1200,
+    min_steps=800,
     augment=dict(flip=False),
     model=dict(
-      patch_size=2, hidden_dim=32, mlp_dim=64, num_heads=4, num_layers=2
+      patch_size=2, hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2
     ),
     generator=dict(latent_dim=32, mapping_layers=2),
     discriminator=dict(overlap=1),
-    conv=dict(channels=(32, 32), hidden_dim=32),
+    conv=dict(channels=(28, 28), hidden_dim=32),
     # A digit turned grey or cut is no digit.
     views=dict(kinds=('translation',)),
     gan=dict(bcr_real=0.0, bcr_fake=0.0),
     tx=dict(learning_rate=5e-3),
     step=dict(ema_decay=0.995),
     judge=dict(features=(128, 64), steps=500),
-    samples=dict(every=500, judged=1000),
-    run=dict(log_every=100, eval_every=500, save_every=500),
+    samples=dict(every=200, judged=1000),
+    run=dict(log_every=100, eval_every=200, save_every=200),
   ),
   mnist=dict(
     on='small',
     batch_size=64,
     min_steps=8000,
+    run=dict(eval_every=1000, save_every=1000),
     data=dict(name='mnist'),
-    model=dict(patch_size=4, hidden_dim=64, mlp_dim=128),
+    model=dict(patch_size=4, hidden_dim=64, mlp_dim=128, num_heads=4),
     generator=dict(latent_dim=64),
     discriminator=dict(overlap=2),
     conv=dict(channels=(128, 64, 32), hidden_dim=64),

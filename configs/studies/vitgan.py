@@ -6,18 +6,19 @@ improved spectral norms prevent; that overlapping patches help; and that the
 whole is as good as convolutional GANs on CIFAR-10.
 
 Here: images of 8 x 8 pixels of `digits`, transformers of two blocks of width
-32, views by translation alone, no bCR (in a trial it cost twice the time and
-gave nothing in 1,200 updates), and a convolutional GAN of as many parameters.
-The distance of samples is the Frechet distance of features of an MLP that is
-trained on the same digits: it ranks these generators, and is no FID. A spike is
-the largest gradient norm of the discriminator over the median one, from update
-100 on. What differs in addition: all networks of transformers train at one
-rate, the best of three for ViTGAN in a trial on seeds 0 and 1.
+32, 800 updates of 32 rows, views by translation alone, no bCR (in a trial it
+cost twice the time and gave no smaller distance in 1,200 updates), and a
+convolutional GAN of about as many parameters. The distance of samples is the
+Frechet distance of features of an MLP that is trained on the same digits: it
+ranks these generators, and is no FID. A spike is the largest gradient norm of
+the discriminator over the median one, from update 100 on. All networks train at
+one rate, the best of three for ViTGAN in a trial on seeds 0 and 1.
 
-The trial's distances were in view when thresholds were written: 33 to 35 for
-ViTGAN, 9 to 10 for the convolutional GAN, both after 2,000 updates. So it was
-known that the last claim would not hold here. Spikes, the discriminator with
-dot products and that without overlap had not been looked at.
+The trial's distances were in view when thresholds were written: 55 and 63 for
+ViTGAN after 600 updates at this rate; 16 and 18 for the convolutional GAN after
+800 and 9 and 10 after 2,000, at less than half of it. So it was likely that the
+last claim would not hold here. Spikes, the discriminator with dot products and
+that without overlap had not been looked at.
 """
 
 from ml_collections import config_dict
@@ -53,12 +54,6 @@ CLAIMS = dict(
     at_least=1.0,
     needs=('learns', 'judge_good'),
   ),
-  norm_ratio=dict(
-    says='distance of samples, dot products with spectral norms over ViTGAN',
-    paper='above 1 (table 3; figures not checked)',
-    at_least=1.0,
-    needs=('learns', 'judge_good'),
-  ),
   overlap_ratio=dict(
     says='distance of samples, patches without overlap over ViTGAN',
     paper='above 1 (table 3; figures not checked)',
@@ -67,8 +62,7 @@ CLAIMS = dict(
   ),
   conv_ratio=dict(
     says='distance of samples, convolutional GAN of equal size over ViTGAN',
-    paper='0.84 (StyleGAN2 with DiffAugment over ViTGAN, FID on CIFAR-10, table '
-    '1; figures not checked)',
+    paper='comparable (StyleGAN2 on CIFAR-10, table 1; figures not checked)',
     at_least=0.8,
     needs=('learns', 'judge_good'),
   ),
@@ -96,7 +90,6 @@ _STUDY = dict(
 _ARMS = {
   'ViTGAN': {},
   'dot products': {'discriminator': dict(attention='dot', norm='none')},
-  'dot, spectral': {'discriminator': dict(attention='dot')},
   'no overlap': {'discriminator': dict(overlap=0)},
   'convolutions': {'network': 'conv'},
 }
@@ -108,7 +101,7 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
-  """Trains five kinds of networks, all seeds side by side, and judges them."""
+  """Trains four kinds of networks, all seeds side by side, and judges them."""
   data = of_images.read(config)
   rows = side_by_side.rows(data.train, data.recipe.evaluate)
   test = side_by_side.rows(of_images.load(config, 'test'), data.recipe.evaluate)
@@ -123,7 +116,6 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     scalars={
       'spike_ratio': spikes['dot products'] / spikes['ViTGAN'],
       'dot_ratio': last['dot products'] / last['ViTGAN'],
-      'norm_ratio': last['dot, spectral'] / last['ViTGAN'],
       'overlap_ratio': last['no overlap'] / last['ViTGAN'],
       'conv_ratio': last['convolutions'] / last['ViTGAN'],
       'learns': last['ViTGAN'] / found['ViTGAN']['frechet'][0],
@@ -150,7 +142,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         ylabel="norm of the discriminator's gradient, first seed",
       ),
       **{
-        f'samples_{name.split(",")[0].replace(" ", "_")}': of_samples.grid(
+        f'samples_{name.replace(" ", "_")}': of_samples.grid(
           found[name]['images'][:64], title=name
         )
         for name in ('ViTGAN', 'dot products', 'convolutions')
