@@ -43,26 +43,26 @@ CLAIMS = dict(
   spike_ratio=dict(
     says='largest over median gradient norm of the discriminator, dot products '
     'without spectral norms over ViTGAN',
-    paper='spikes against none (figure 3, no figure copied)',
+    paper='spikes against none (in a plot; no figure copied)',
     at_least=1.0,
     needs=('learns', 'judge_good'),
   ),
   dot_ratio=dict(
     says='distance of samples, discriminator of dot products without spectral '
     'norms over ViTGAN',
-    paper='above 1 (table 3; figures not checked)',
+    paper='above 1 (an ablation; figures not checked)',
     at_least=1.0,
     needs=('learns', 'judge_good'),
   ),
   overlap_ratio=dict(
     says='distance of samples, patches without overlap over ViTGAN',
-    paper='above 1 (table 3; figures not checked)',
+    paper='above 1 (an ablation; figures not checked)',
     at_least=1.0,
     needs=('learns', 'judge_good'),
   ),
   conv_ratio=dict(
     says='distance of samples, convolutional GAN of equal size over ViTGAN',
-    paper='comparable (StyleGAN2 on CIFAR-10, table 1; figures not checked)',
+    paper='comparable (StyleGAN2 on CIFAR-10; figures not checked)',
     at_least=0.8,
     needs=('learns', 'judge_good'),
   ),

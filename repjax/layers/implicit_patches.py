@@ -1,6 +1,6 @@
 """Device code: patches of pixels as functions of their coordinates.
 
-Lee et al., 'ViTGAN', ICLR 2022, section 3.3 (https://arxiv.org/abs/2107.04589):
+Lee et al., 'ViTGAN', ICLR 2022 (https://arxiv.org/abs/2107.04589):
 a token's vector modulates a small network that maps the position of a pixel in
 its patch to its colour, in place of one linear map to all pixels.
 """

@@ -1,8 +1,8 @@
 """Device code: self-attention by distances, which is Lipschitz.
 
 Kim, Papamakarios and Mnih, 'The Lipschitz Constant of Self-Attention', ICML
-2021, section 3.3 (https://arxiv.org/abs/2006.04710), as ViTGAN's discriminators
-have it (Lee et al., ICLR 2022, section 3.2, https://arxiv.org/abs/2107.04589).
+2021 (https://arxiv.org/abs/2006.04710), as ViTGAN's discriminators
+have it (Lee et al., ICLR 2022, https://arxiv.org/abs/2107.04589).
 
 | kind | score of query q and key k, over sqrt(D) | keys |
 |---|---|---|

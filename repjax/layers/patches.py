@@ -97,7 +97,7 @@ def extract_overlapping(
 ) -> jax.Array:
   """Patches that see `overlap` pixels of their neighbours on each side.
 
-  Lee et al., 'ViTGAN', ICLR 2022, section 3.2
+  Lee et al., 'ViTGAN', ICLR 2022
   (https://arxiv.org/abs/2107.04589): windows of P + 2 o, P apart. Each is one
   row of pixels and channels, in the order of a kernel [P + 2 o, P + 2 o, C].
 

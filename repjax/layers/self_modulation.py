@@ -1,7 +1,7 @@
 """Device code: layer normalisation whose scale and shift come from a latent.
 
 Lee, Chang, Jiang, Zhang, Tu and Liu, 'ViTGAN: Training GANs with Vision
-Transformers', ICLR 2022, section 3.3 (https://arxiv.org/abs/2107.04589), after
+Transformers', ICLR 2022 (https://arxiv.org/abs/2107.04589), after
 Chen et al., 'On Self Modulation for Generative Adversarial Networks', ICLR 2019
 (https://arxiv.org/abs/1810.01365).
 """

@@ -2,7 +2,7 @@
 
 | kind | effective kernel | source |
 |---|---|---|
-| 'improved' | s0 W / s(W), s0 that at the beginning | ViTGAN, section 3.2 |
+| 'improved' | s0 W / s(W), s0 that at the beginning | ViTGAN |
 | 'plain' | W / s(W) | Miyato et al. |
 | 'published' | 'improved', with vectors that are never stored | ViTGAN's code |
 | 'none' | W | |

@@ -3,7 +3,7 @@
 Zhao, Liu, Lin, Zhu and Han, 'Differentiable Augmentation for Data-Efficient GAN
 Training', NeurIPS 2020 (https://arxiv.org/abs/2006.10738). ViTGAN augments all
 that its discriminator sees, each kind with a probability (Lee et al., ICLR
-2022, section 4.1, https://arxiv.org/abs/2107.04589).
+2022, https://arxiv.org/abs/2107.04589).
 
 | kind | what is drawn for a row |
 |---|---|

@@ -2,9 +2,9 @@
 
 | measure | of | source |
 |---|---|---|
-| `frechet` | Gaussians of both samples | Heusel et al., 2017 |
-| `kernel` | a polynomial kernel, unbiased | Binkowski et al., 2018 |
-| `precision_recall` | balls around rows | Kynkaanniemi et al., 2019 |
+| `frechet` | Gaussians of both samples | https://arxiv.org/abs/1706.08500 |
+| `kernel` | a polynomial kernel, unbiased | https://arxiv.org/abs/1801.01401 |
+| `precision_recall` | balls around rows | https://arxiv.org/abs/1904.06991 |
 
 Features decide what the numbers mean. With those of Inception's last pooling,
 from the published weights, they are FID and KID; with those of a classifier of
@@ -89,7 +89,7 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float:
 def kernel(real: np.ndarray, fake: np.ndarray) -> float:
   """Unbiased squared MMD of the kernel (x y / D + 1)^3, float64.
 
-  Binkowski et al., 'Demystifying MMD GANs', ICLR 2018, eq. 4
+  Binkowski et al., 'Demystifying MMD GANs', ICLR 2018
   (https://arxiv.org/abs/1801.01401), over all rows at once (the public code
   averages over blocks of 1,000).
 

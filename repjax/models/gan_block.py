@@ -16,8 +16,8 @@ from repjax.types import check_range
 class GanBlock(nn.Module):
   """h + MSA(norm(h)), then h + MLP(norm(h)).
 
-  Norms are modulated where a latent is given (equations 16 and 17), else plain
-  layer norms (equations 3 and 4).
+  Norms are modulated where a latent is given, as in generators; else they are
+  plain layer norms.
 
   Attributes:
     mlp_dim: Width of the MLP's hidden layer.

@@ -1,7 +1,7 @@
 """Device code: ViTGAN's discriminator, a ViT that is Lipschitz by layers.
 
 Lee, Chang, Jiang, Zhang, Tu and Liu, 'ViTGAN: Training GANs with Vision
-Transformers', ICLR 2022, section 3.2 (https://arxiv.org/abs/2107.04589).
+Transformers', ICLR 2022 (https://arxiv.org/abs/2107.04589).
 """
 
 import flax.linen as nn

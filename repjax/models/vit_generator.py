@@ -1,7 +1,7 @@
 """Device code: ViTGAN's generator.
 
 Lee, Chang, Jiang, Zhang, Tu and Liu, 'ViTGAN: Training GANs with Vision
-Transformers', ICLR 2022, section 3.3 (https://arxiv.org/abs/2107.04589).
+Transformers', ICLR 2022 (https://arxiv.org/abs/2107.04589).
 
 A latent z becomes w, which modulates the norms of a transformer whose tokens
 begin as positions; a token becomes a patch. What is drawn enters through the

@@ -37,8 +37,8 @@ def gradient_norms(num_steps: int) -> optax.GradientTransformation:
   """Remembers the norms of what goes through it, and changes nothing.
 
   A discriminator whose gradients spike is one whose training will break, which
-  a mean over many steps does not show (Lee et al., 'ViTGAN', ICLR 2022, figure
-  3, https://arxiv.org/abs/2107.04589). In front of a chain it sees gradients,
+  a mean over many steps does not show (Lee et al., 'ViTGAN', ICLR 2022,
+  https://arxiv.org/abs/2107.04589). In front of a chain it sees gradients,
   behind it updates.
 
   Args:

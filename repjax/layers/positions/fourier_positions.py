@@ -1,7 +1,7 @@
 """Device code: positions as sines of a learned linear map of coordinates.
 
 Anokhin et al., 'Image Generators with Conditionally-Independent Pixel
-Synthesis', CVPR 2021, section 3.2 (https://arxiv.org/abs/2011.13775).
+Synthesis', CVPR 2021 (https://arxiv.org/abs/2011.13775).
 """
 
 import math
