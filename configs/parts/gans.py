@@ -7,6 +7,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from configs import presets
@@ -23,8 +24,9 @@ from repjax.models import vit_generator
 from repjax.protocols import judged_samples
 from repjax.protocols import side_by_side
 
-# Seeds of the latents that are drawn along a run, and judged.
-_DRAWN = 7
+# Seed of the latents that are drawn along a run, and judged; of these, how many
+# at once.
+_DRAWN, _AT_ONCE = 7, 500
 
 
 def networks(config, shape) -> tuple[nn.Module, nn.Module]:
@@ -61,7 +63,7 @@ def networks(config, shape) -> tuple[nn.Module, nn.Module]:
 
 
 def method(
-  config, shape, optimizer: types.Optimizer = optax.adam, *, norms: int = 1
+  config, shape, optimizer: types.Optimizer = optax.adam, *, norms: int = 0
 ) -> types.Method:
   """Both networks and their optimizers.
 
@@ -69,17 +71,16 @@ def method(
     config: Of the recipe.
     shape: [H, W, C] of images.
     optimizer: With the arguments of `optax.adam`.
-    norms: How many of the discriminator's last gradient norms are kept.
+    norms: How many of the discriminator's last gradient norms are kept, by a
+      link in front of its optimizer; 0 for none, and no link.
   """
   generator, discriminator = networks(config, shape)
   kinds, probability = config.views.kinds, config.views.probability
   diff_augment.check(kinds, probability)
-  tx = vitgan.Optimizers(
-    generator=optimizer(**config.tx),
-    discriminator=optax.chain(
-      optim.gradient_norms(norms), optimizer(**config.tx)
-    ),
-  )
+  tx = vitgan.Optimizers(*(optimizer(**config.tx) for _ in range(2)))
+  if norms:
+    link = optim.gradient_norms(norms)
+    tx = tx._replace(discriminator=optax.chain(link, tx.discriminator))
   views = functools.partial(
     diff_augment.augment, kinds=kinds, probability=probability
   )
@@ -120,15 +121,19 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     )
     return judge(config, train, test)
 
-  def sampled(state, num):
-    rng = jax.random.key(_DRAWN)
-    return vitgan.sample(generator, state.extra.params, rng, num=num)
+  @functools.partial(jax.jit, static_argnames='num')
+  def drawn(params, part, num):
+    rng = jax.random.fold_in(jax.random.key(_DRAWN), part)
+    return vitgan.sample(generator, params, rng, num=num)
 
   def quality(state, name):
     step = int(state.step)
     if step not in last:
       last.clear()
-      images = sampled(jax.device_get(state), config.samples.judged)
+      params = jax.device_get(state.extra.params)
+      parts = range(-(-config.samples.judged // _AT_ONCE))
+      images = [np.asarray(drawn(params, i, _AT_ONCE)) for i in parts]
+      images = np.concatenate(images)[: config.samples.judged]
       last[step] = judging().quality(images)._asdict()
     return last[step][name]
 
@@ -136,7 +141,7 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     config,
     data,
     method(config, shape, optimizer),
-    lambda state: sampled(state, config.samples.num),
+    lambda state: drawn(state.extra.params, 0, config.samples.num),
     sources=lambda split: of_images.load(config, split),
     measures={
       f'feature_{name}': functools.partial(quality, name=name)

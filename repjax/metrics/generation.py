@@ -64,7 +64,7 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float:
   Local Nash Equilibrium', NeurIPS 2017, eq. 6
   (https://arxiv.org/abs/1706.08500). Covariances are divided by N - 1, as in
   the public code; fewer rows give larger distances, so compare equal numbers.
-  The root's trace is that of the singular values of a product of factors, which
+  The root's trace is the sum of singular values of a product of factors, which
   needs no root of a matrix that is nearly singular.
 
   Args:
@@ -76,12 +76,13 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float:
   """
   real, fake = _checked(real, fake)
   means = real.mean(0), fake.mean(0)
+  # Triangles [D, D], or [N, D] of fewer rows, of which C = A^T A, C' = B^T B.
   factors = [
-    (x - m) / np.sqrt(len(x) - 1)
+    np.linalg.qr((x - m) / np.sqrt(len(x) - 1), mode='r')
     for x, m in zip((real, fake), means, strict=True)
   ]
   total = sum(np.square(x).sum() for x in factors)
-  # (C C')^(1/2) has the singular values of A B^T where C = A^T A, C' = B^T B.
+  # The trace of (C C')^(1/2) is the sum of the singular values of A B^T.
   root = np.linalg.norm(factors[0] @ factors[1].T, 'nuc')
   return float(np.square(means[0] - means[1]).sum() + total - 2 * root)
 

@@ -53,6 +53,7 @@ def train(
   batch_size: int = 64,
   learning_rate: float = 2e-3,
   seed: int = 1000,
+  most: int = 10_000,
 ) -> Judge:
   """A judge of the set of some rows.
 
@@ -64,6 +65,8 @@ def train(
     batch_size: Rows of a step.
     learning_rate: At its highest; it falls to 0 along a cosine.
     seed: Of its initialization and order, none of a generator's.
+    most: How many of the rows samples are held against, the first ones:
+      neighbours and kernels take the square of their number.
   """
   rate = optim.warmup_cosine(learning_rate, steps=steps, warmup=0.1)
   method = supervised.make(model, optax.adamw(rate))
@@ -84,7 +87,7 @@ def train(
       method, trained.states, {'image': images}, layer='head'
     )[0]
 
-  real = features(rows['image'])
+  real = features(rows['image'][:most])
   return Judge(
     features=features,
     real=real,
