@@ -10,7 +10,7 @@ from launch.lib import timing
 
 # Networks of 64 patches, as on CIFAR-10, of less width.
 _BATCH_SIZE, _SIDE, _LATENT = 32, 32, 64
-_SIZES = dict(
+_SIZES: dict[str, Any] = dict(
   patch_size=4, hidden_dim=96, mlp_dim=192, num_heads=3, num_layers=2
 )
 
@@ -95,7 +95,7 @@ def vitgan(rounds: int) -> dict[str, Any]:
     state.model_state,
     state.params['discriminator'],
   )
-  parts = [
+  parts: Any = [
     (jax.jit(fn).lower(*args).compile(), args)
     for fn, args in ((of_discriminator, first), (of_generator, second))
   ]

@@ -293,7 +293,8 @@ def of_latents(
   generator: nn.Module, params: types.PyTree, latent: jax.Array
 ) -> jax.Array:
   """The images [B, H, W, C] that a generator makes of latents [B, Z]."""
-  return generator.apply({'params': params}, latent, train=False)
+  images: Any = generator.apply({'params': params}, latent, train=False)
+  return images
 
 
 def sample(

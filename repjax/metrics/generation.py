@@ -12,6 +12,7 @@ your own, as here, they rank models on one set and say nothing beside published
 figures: call them by the classifier's name.
 """
 
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -77,13 +78,13 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float:
   real, fake = _checked(real, fake)
   means = real.mean(0), fake.mean(0)
   # Triangles [D, D], or [N, D] of fewer rows, of which C = A^T A, C' = B^T B.
-  factors = [
+  factors: Any = [
     np.linalg.qr((x - m) / np.sqrt(len(x) - 1), mode='r')
     for x, m in zip((real, fake), means, strict=True)
   ]
   total = sum(np.square(x).sum() for x in factors)
   # The trace of (C C')^(1/2) is the sum of the singular values of A B^T.
-  root = np.linalg.norm(factors[0] @ factors[1].T, 'nuc')
+  root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
   return float(np.square(means[0] - means[1]).sum() + total - 2 * root)
 
 

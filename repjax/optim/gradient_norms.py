@@ -15,22 +15,22 @@ class GradientNormsState(NamedTuple):
 
   Attributes:
     norms: Norm of step t at place t modulo their number, float32 [T].
-    count: Steps so far, int32 scalar.
+    seen: Steps so far, int32 scalar.
   """
 
   norms: jax.Array
-  count: jax.Array
+  seen: jax.Array
 
   def history(self) -> np.ndarray:
     """The norms of the last steps, the oldest first; of one state, or many.
 
     Returns:
-      [..., min(T, count)].
+      [..., min(T, seen)].
     """
-    norms, count = np.asarray(self.norms), int(np.max(self.count))
-    if count <= norms.shape[-1]:
-      return norms[..., :count]
-    return np.roll(norms, -(count % norms.shape[-1]), axis=-1)
+    norms, seen = np.asarray(self.norms), int(np.max(self.seen))
+    if seen <= norms.shape[-1]:
+      return norms[..., :seen]
+    return np.roll(norms, -(seen % norms.shape[-1]), axis=-1)
 
 
 def gradient_norms(num_steps: int) -> optax.GradientTransformation:
@@ -58,7 +58,7 @@ def gradient_norms(num_steps: int) -> optax.GradientTransformation:
   def update_fn(updates, state, params=None):
     del params  # What counts is how they are moved.
     norm = optax.tree.norm(updates).astype(jnp.float32)
-    norms = state.norms.at[state.count % num_steps].set(norm)
-    return updates, GradientNormsState(norms, state.count + 1)
+    norms = state.norms.at[state.seen % num_steps].set(norm)
+    return updates, GradientNormsState(norms, state.seen + 1)
 
   return optax.GradientTransformation(init_fn, update_fn)
