@@ -15,8 +15,9 @@ the discriminator over the median one, from update 100 on. All networks train at
 one rate, the best of three for ViTGAN in a trial on seeds 0 and 1.
 
 The trial's distances were in view when thresholds were written: 55 and 63 for
-ViTGAN after 600 updates at this rate; 16 and 18 for the convolutional GAN after
-800 and 9 and 10 after 2,000, at less than half of it. So it was likely that the
+ViTGAN after 600 updates at this rate, about 270 before the first; 16 and 18 for
+the convolutional GAN after 800 and 9 and 10 after 2,000, at less than half of
+it. So it was likely that the
 last claim would not hold here. Spikes, the discriminator with dot products and
 that without overlap had not been looked at.
 """
