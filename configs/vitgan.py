@@ -81,7 +81,7 @@ PRESETS = dict(
     model=dict(patch_size=4, hidden_dim=64, mlp_dim=128, num_heads=4),
     generator=dict(latent_dim=64),
     discriminator=dict(overlap=2),
-    conv=dict(channels=(128, 64, 32), hidden_dim=64),
+    conv=dict(channels=(40, 32, 16), hidden_dim=32),
   ),
   gpu=dict(
     on='paper',
