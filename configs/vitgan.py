@@ -55,10 +55,10 @@ PRESETS = dict(
   ),
   small=dict(
     batch_size=32,
-    min_steps=800,
+    min_steps=1600,
     augment=dict(flip=False),
     model=dict(
-      patch_size=2, hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2
+      patch_size=2, hidden_dim=32, mlp_dim=64, num_heads=4, num_layers=2
     ),
     generator=dict(latent_dim=32, mapping_layers=2),
     discriminator=dict(overlap=1),
@@ -69,8 +69,8 @@ PRESETS = dict(
     tx=dict(learning_rate=5e-3),
     step=dict(ema_decay=0.995),
     judge=dict(features=(128, 64), steps=500),
-    samples=dict(every=200, judged=1000),
-    run=dict(log_every=100, eval_every=200, save_every=200),
+    samples=dict(every=400, judged=1000),
+    run=dict(log_every=100, eval_every=400, save_every=400),
   ),
   mnist=dict(
     on='small',
@@ -78,7 +78,7 @@ PRESETS = dict(
     min_steps=8000,
     run=dict(eval_every=1000, save_every=1000),
     data=dict(name='mnist'),
-    model=dict(patch_size=4, hidden_dim=64, mlp_dim=128, num_heads=4),
+    model=dict(patch_size=4, hidden_dim=64, mlp_dim=128),
     generator=dict(latent_dim=64),
     discriminator=dict(overlap=2),
     conv=dict(channels=(40, 32, 16), hidden_dim=32),

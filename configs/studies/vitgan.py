@@ -6,20 +6,23 @@ improved spectral norms prevent; that overlapping patches help; and that the
 whole is as good as convolutional GANs on CIFAR-10.
 
 Here: images of 8 x 8 pixels of `digits`, transformers of two blocks of width
-32, 800 updates of 32 rows, views by translation alone, no bCR (in a trial it
-cost twice the time and gave no smaller distance in 1,200 updates), and a
-convolutional GAN of about as many parameters. The distance of samples is the
-Frechet distance of features of an MLP that is trained on the same digits: it
-ranks these generators, and is no FID. A spike is the largest gradient norm of
-the discriminator over the median one, from update 100 on. All networks train at
-one rate, the best of three for ViTGAN in a trial on seeds 0 and 1.
+32, 1,600 updates of 32 rows, views by translation alone, no bCR (in a trial it
+cost twice the time and gave no smaller distance), and a convolutional GAN of as
+many parameters. The distance of samples is the Frechet distance of features of
+an MLP that is trained on the same digits: it ranks these generators, and is no
+FID. A spike is the largest gradient norm of the discriminator over the median
+one, from update 100 on. All networks train at one rate, the best of three for
+ViTGAN in a trial on seeds 0 and 1.
 
-The trial's distances were in view when thresholds were written: 55 and 63 for
-ViTGAN after 600 updates at this rate, about 270 before the first; 16 and 18 for
-the convolutional GAN after 800 and 9 and 10 after 2,000, at less than half of
-it. So it was likely that the
-last claim would not hold here. Spikes, the discriminator with dot products and
-that without overlap had not been looked at.
+That trial was in view when thresholds were written: distances of 38 for ViTGAN
+after 1,500 updates, about 270 before the first, and of 9 and 10 for the
+convolutional GAN after 2,000. They stood through a run of 800 updates with two
+heads on seeds 2 to 5, in which ViTGAN had not learned enough for any of them
+(distances of 50 to 96, a quarter of those before, +- .19): spike ratio 0.85 +-
+.45, dot products 0.79 +- .20, no overlap 1.58 +- .64, convolutions 0.21 +- .15.
+Updates were doubled after it, heads were those of the trial again, and seeds
+are others; no threshold was moved. So it was likely that only the overlap would
+show here, and that convolutions are ahead on so few and so small images.
 """
 
 from ml_collections import config_dict
@@ -36,8 +39,8 @@ from repjax.protocols import judged_samples
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
-# Even, so that two cores have the same to do; not those of the trial.
-SEEDS = (2, 3, 4, 5)
+# Even, so that two cores have the same to do; those of no earlier run.
+SEEDS = (6, 7, 8, 9)
 
 # The thresholds stood here before the first run of this study.
 CLAIMS = dict(
