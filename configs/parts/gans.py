@@ -77,6 +77,7 @@ def method(
   generator, discriminator = networks(config, shape)
   kinds, probability = config.views.kinds, config.views.probability
   diff_augment.check(kinds, probability)
+  types.check_range('[0, 1)', b1=config.tx.b1, b2=config.tx.b2)
   tx = vitgan.Optimizers(*(optimizer(**config.tx) for _ in range(2)))
   if norms:
     link = optim.gradient_norms(norms)
@@ -108,6 +109,8 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     **{'samples.num': config.samples.num, 'judge.steps': config.judge.steps},
   )
   types.check_range('[5, inf)', **{'samples.judged': config.samples.judged})
+  for width in config.judge.features:
+    types.check_range('[1, inf)', **{'judge.features': width})
   shape = data.recipe.shape
   generator, _ = networks(config, shape)
   last = {}  # Quality at the last step that was judged.
