@@ -19,6 +19,7 @@ from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import contrastive_costs
 from launch.benchmarks import few_labels
+from launch.benchmarks import generation_costs
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
 from launch.benchmarks import training
@@ -44,6 +45,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'pico': contrastive_costs.pico,
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,
+  'vitgan': generation_costs.vitgan,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -7,6 +7,7 @@ A link that needs more than the plain gradient takes the extra argument
 from repjax.optim.dp_sgd import AdaptiveClipping as AdaptiveClipping
 from repjax.optim.dp_sgd import dp_adam as dp_adam
 from repjax.optim.dp_sgd import dp_sgd as dp_sgd
+from repjax.optim.gradient_norms import gradient_norms as gradient_norms
 from repjax.optim.gradient_projection import (
   project_gradients as project_gradients,
 )

@@ -17,6 +17,7 @@ _LESS = {
   'performer': dict(data=dict(train_split='train[:100]')),
   'pico': dict(data=dict(train_split='train[:600]')),
   'gradient_vaccine': dict(family=dict(num_rows=(700,))),
+  'vitgan': dict(data=dict(train_split='train[:200]')),
 }
 
 

@@ -1,0 +1,106 @@
+"""A run of ViTGAN leaves samples, measures and a generator behind."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import vitgan as recipe
+from configs.parts import gans
+from configs.studies import vitgan as study
+from repjax import run
+from repjax import start
+from repjax import types
+from repjax.methods import vitgan
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """(work directory, config) of a short run of convolutions, cheap to build."""
+  config = recipe.get_config('smoke')
+  config.network = 'conv'
+  folder = tmp_path_factory.mktemp('gan')
+  run.fit(recipe.build(config), config, folder)
+  return folder, config
+
+
+def test_samples_are_drawn_along_the_way(trained):
+  folder, _ = trained
+  drawn = {x.name for x in (folder / 'plots').glob('*.png')}
+  assert {'samples_0000004.png', 'samples_0000008.png'} <= drawn
+  assert {'test_samples.png', 'test_real.png'} <= drawn
+
+
+def test_samples_are_judged_and_the_best_is_the_nearest(trained):
+  folder, _ = trained
+  report = json.loads((folder / 'report.json').read_text())
+  names = {f'feature_{x}' for x in ('frechet', 'kernel', 'precision', 'recall')}
+  assert names < set(report['result'])
+  assert {'test/score', 'test/taken_for_real'} < set(report['result'])
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  found = {
+    x['step']: x['feature_frechet']
+    for x in map(json.loads, lines)
+    if 'feature_frechet' in x
+  }
+  assert report['best_step'] == min(found, key=found.get)
+
+
+def test_the_generator_is_read_from_the_run(trained):
+  folder, config = trained
+  params = start.from_run(folder, which='averaged')['params']
+  generator, _ = gans.networks(config, (8, 8, 1))
+  images = vitgan.sample(generator, params, jax.random.key(0), num=5)
+  assert images.shape == (5, 8, 8, 1)
+  assert np.isfinite(images).all()
+  # It is the average, which is behind the trained one.
+  last = start.from_run(folder)['params']['generator']
+  assert not np.allclose(last['pixels']['kernel'], params['pixels']['kernel'])
+  assert jax.tree.structure(last) == jax.tree.structure(params)
+
+
+def test_the_paper_s_networks_have_their_sizes():
+  config = recipe.get_config('paper')
+  generator, judge = gans.networks(config, (32, 32, 3))
+  latent, image = np.zeros((1, 384), np.float32), np.zeros((1, 32, 32, 3))
+  for model, x, shape in (
+    (generator, latent, (1, 32, 32, 3)),
+    (judge, image, (1,)),
+  ):
+    made, variables = jax.eval_shape(
+      lambda model=model, x=x: model.init_with_output(
+        jax.random.key(0), x, train=False
+      )
+    )
+    assert made.shape == shape
+    kernel = variables['params']['block_3']['hidden']['kernel']
+    assert kernel.shape == (384, 1536)
+
+
+@pytest.mark.parametrize('preset', ['small', 'mnist'])
+def test_both_kinds_of_networks_are_of_one_size(preset):
+  config = recipe.get_config(preset)
+  side = 8 if preset == 'small' else 28
+  sizes = []
+  for config.network in ('vit', 'conv'):
+    generator, judge = gans.networks(config, (side, side, 1))
+    latent = np.zeros((1, generator.latent_dim), np.float32)
+    image = np.zeros((1, side, side, 1), np.float32)
+    params = jax.eval_shape(
+      lambda a=generator, b=judge, z=latent, x=image: [
+        model.init(jax.random.key(0), y, train=False)['params']
+        for model, y in ((a, z), (b, x))
+      ]
+    )
+    sizes.append(sum(x.size for x in jax.tree.leaves(params)))
+  assert 0.5 < sizes[1] / sizes[0] < 2
+
+
+def test_images_that_are_no_squares_are_refused():
+  with pytest.raises(types.InputError, match=r'set config\.augment\.size'):
+    gans.networks(recipe.get_config('small'), (8, 6, 1))
+
+
+def test_an_even_number_of_seeds_for_two_cores():
+  assert len(study.SEEDS) % 2 == 0
