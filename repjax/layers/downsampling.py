@@ -1,0 +1,124 @@
+"""Device code: how the stages of a network make their maps smaller.
+
+By convolutions with strides, by spectral pooling (`layers.spectral_pooling`) or
+by learnt strides (`layers.diffstride`). As in Riad et al., ICLR 2022, section
+3.2 (https://arxiv.org/abs/2202.01653), a convolution whose stride goes to a
+pooling keeps its places, and the pooling comes behind it.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+from typing import Literal
+
+import jax
+
+from repjax import types
+from repjax.layers import diffstride
+from repjax.layers import spectral_pooling
+from repjax.types import InputError
+
+Kind = Literal['strided', 'spectral', 'diffstride']
+_KINDS = ('strided', 'spectral', 'diffstride')
+
+
+@dataclasses.dataclass(frozen=True)
+class Downsampling:
+  """Of a whole network.
+
+  Attributes:
+    kind: 'strided' convolutions; 'spectral' pooling by fixed strides;
+      'diffstride', whose strides are learnt.
+    strides: Of each stage behind the first, whole numbers where 'strided';
+      where 'diffstride' they are what learning starts from. () for the
+      network's own, which are 2.
+    smoothness: Of 'diffstride'; see `diffstride.DiffStride`.
+    shared: Whether both axes have one learnt stride.
+    sizes: Of 'diffstride': places that each stage keeps, 'initial' or 'full'.
+    scale: 'amplitude' or 'public_code'.
+    layout: 'centred' or 'public_code', of 'diffstride'.
+  """
+
+  kind: Kind = 'strided'
+  strides: Sequence[float] = ()
+  smoothness: float = 4.0
+  shared: bool = False
+  sizes: Sequence[Sequence[int]] | Literal['initial', 'full'] = 'initial'
+  scale: spectral_pooling.Scale = 'amplitude'
+  layout: spectral_pooling.Layout = 'centred'
+
+  def stages(self, count: int) -> list['Stage']:
+    """What each of so many stages does; the first keeps its places.
+
+    Raises:
+      InputError: If numbers of strides or sizes do not fit.
+    """
+    types.check_choice('stride', self.kind, _KINDS)
+    strides = tuple(self.strides) or (2,) * (count - 1)
+    each = isinstance(self.sizes, str)
+    sizes = [self.sizes] * len(strides) if each else list(self.sizes)
+    if len(strides) != count - 1 or len(sizes) != len(strides):
+      raise InputError(
+        f'A network of {count} stages has {count - 1} strides, of which each '
+        f'may have a size; got strides={strides}, sizes={self.sizes}.'
+      )
+    types.check_range(
+      '[1, inf)', **{f'strides {strides}': min(strides, default=1)}
+    )
+    if self.kind == 'strided':
+      if any(stride != int(stride) for stride in strides):
+        raise InputError(
+          f'Convolutions have whole strides; got {strides}: round them, or '
+          "take 'spectral' or 'diffstride'."
+        )
+      return [Stage(int(stride), None) for stride in (1, *strides)]
+    pools = [
+      dataclasses.replace(
+        self, strides=(float(stride),) * 2, sizes=_frozen(size)
+      )
+      for stride, size in zip(strides, sizes, strict=True)
+    ]
+    return [Stage(1, None), *(Stage(1, pool) for pool in pools)]
+
+  def layer(self, name: str) -> Callable[[jax.Array], jax.Array]:
+    """The pooling of one stage, of those that `stages` gives; call it twice."""
+    if self.kind == 'spectral':
+      return self._pool
+    return diffstride.DiffStride(
+      strides=self.strides,
+      smoothness=self.smoothness,
+      shared=self.shared,
+      sizes=self.sizes,
+      scale=self.scale,
+      layout=self.layout,
+      name=name,
+    )
+
+  def _pool(self, x):
+    sizes = [
+      spectral_pooling.pooled_size(length, stride)
+      for length, stride in zip(x.shape[1:-1], self.strides, strict=True)
+    ]
+    return spectral_pooling.spectral_pooling(x, sizes, scale=self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Of one stage.
+
+  Attributes:
+    stride: Of its first convolution.
+    pool: What comes behind that convolution, or None.
+  """
+
+  stride: int
+  pool: Downsampling | None
+
+
+def of(stride: Kind | Downsampling) -> Downsampling:
+  """What a network's field `stride` means."""
+  return Downsampling(stride) if isinstance(stride, str) else stride
+
+
+def _frozen(size):
+  return size if isinstance(size, str) else tuple(map(int, size))
