@@ -58,13 +58,16 @@ def resolve(
   strides: Sequence[float],
   smoothness: float,
   *,
+  room: float = 1.0,
   layout: Literal['centred', 'public_code'] = 'centred',
 ) -> Sizes:
   """What `DiffStride.sizes` are on a map of some shape."""
+  types.check_range('[1, inf)', room=room)
   if isinstance(sizes, str):
     types.check_choice('sizes', sizes, ('initial', 'full'))
     if sizes == 'full':
       strides = [1.0] * len(strides)
+    strides = [max(1.0, stride / room) for stride in strides]
     return tuple(
       crop_size(length, stride, smoothness, layout=layout, axis=axis)
       for axis, (length, stride) in enumerate(zip(shape, strides, strict=True))

@@ -153,6 +153,7 @@ class DiffStride(nn.Module):
     sizes: Places that are kept: numbers; 'initial', for what the first strides
       need; 'full', for all: a mask alone. With fewer places than the map has,
       strides cannot fall below what these hold.
+    room: 'initial' is for strides that have fallen by this factor, >= 1.
     scale: 'amplitude', or 'public_code' for the authors' growing constants.
     layout: 'centred', or 'public_code' for the authors' order of frequencies.
     form: 'auto', 'matmul' or 'fft', the same numbers at different speeds.
@@ -162,6 +163,7 @@ class DiffStride(nn.Module):
   smoothness: float = 4.0
   shared: bool = False
   sizes: Sequence[int] | Literal['initial', 'full'] = 'initial'
+  room: float = 1.0
   scale: spectral_pooling.Scale = 'amplitude'
   layout: spectral_pooling.Layout = 'centred'
   form: spectral_pooling.Form = 'auto'
@@ -184,7 +186,12 @@ class DiffStride(nn.Module):
     for length, stride in zip(shape, self.strides, strict=True):
       spectral_pooling.check_stride(length, stride)
     sizes = crop_sizes.resolve(
-      self.sizes, shape, self.strides, self.smoothness, layout=self.layout
+      self.sizes,
+      shape,
+      self.strides,
+      self.smoothness,
+      room=self.room,
+      layout=self.layout,
     )
     limits = crop_sizes.limits(
       shape, sizes, self.smoothness, layout=self.layout

@@ -35,6 +35,7 @@ class Downsampling:
     smoothness: Of 'diffstride'; see `diffstride.DiffStride`.
     shared: Whether both axes have one learnt stride.
     sizes: Of 'diffstride': places that each stage keeps, 'initial' or 'full'.
+    room: Of 'initial'; see `diffstride.DiffStride`.
     scale: 'amplitude' or 'public_code'.
     layout: 'centred' or 'public_code', of 'diffstride'.
   """
@@ -44,6 +45,7 @@ class Downsampling:
   smoothness: float = 4.0
   shared: bool = False
   sizes: Sequence[Sequence[int]] | Literal['initial', 'full'] = 'initial'
+  room: float = 1.0
   scale: spectral_pooling.Scale = 'amplitude'
   layout: spectral_pooling.Layout = 'centred'
 
@@ -89,6 +91,7 @@ class Downsampling:
       smoothness=self.smoothness,
       shared=self.shared,
       sizes=self.sizes,
+      room=self.room,
       scale=self.scale,
       layout=self.layout,
       name=name,

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from repjax.optim import stride_group
+from repjax.optim import strides
 from repjax.types import InputError
 
 PARAMS = {
@@ -17,7 +17,7 @@ PARAMS = {
 
 
 def test_each_group_moves_by_its_own_rule_and_strides_stay_in_bounds():
-  tx = stride_group.stride_group(
+  tx = strides.stride_group(
     optax.sgd(0.1), optax.sgd(1.0), lowest=1.5, highest=4.0
   )
   grads = jax.tree.map(jnp.ones_like, PARAMS)
@@ -35,7 +35,7 @@ def test_each_group_moves_by_its_own_rule_and_strides_stay_in_bounds():
 
 def test_without_strides_it_is_the_optimizer_of_the_weights():
   params = {'head': PARAMS['head']}
-  tx = stride_group.stride_group(optax.sgd(0.1), optax.sgd(1.0))
+  tx = strides.stride_group(optax.sgd(0.1), optax.sgd(1.0))
   updates, _ = tx.update(params, tx.init(params), params)
   np.testing.assert_allclose(updates['head']['kernel'], -0.1)
 
@@ -44,18 +44,18 @@ def test_the_cost_is_a_sum_of_products_in_the_order_of_stages():
   # Stage 10 comes behind stage 2, and its one stride counts for both axes.
   expected = 1 / 8 + 1 / 8 / 9
   np.testing.assert_allclose(
-    stride_group.relative_places(PARAMS), expected, rtol=1e-6
+    strides.relative_places(PARAMS), expected, rtol=1e-6
   )
-  names = [path[0] for path, _ in stride_group.in_order(PARAMS)]
+  names = [path[0] for path, _ in strides.in_order(PARAMS)]
   assert names == ['stage_2', 'stage_10']
-  assert stride_group.relative_places({'head': PARAMS['head']}) == 0
+  assert strides.relative_places({'head': PARAMS['head']}) == 0
   series = {'pool': {'strides': jnp.array([2.0])}}
-  assert stride_group.relative_places(series, axes=1) == 0.5
+  assert strides.relative_places(series, axes=1) == 0.5
 
 
 def test_the_price_drives_strides_up_and_leaves_weights_alone():
   strength = 0.5
-  tx = stride_group.stride_cost(strength)
+  tx = strides.stride_cost(strength)
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
   updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
   assert not updates['head']['kernel'].any()
@@ -71,11 +71,9 @@ def test_the_price_drives_strides_up_and_leaves_weights_alone():
 @pytest.mark.parametrize(
   'make',
   [
-    lambda: stride_group.stride_cost(-1.0),
-    lambda: stride_group.stride_group(
-      optax.sgd(0.1), optax.sgd(0.1), lowest=0.5
-    ),
-    lambda: stride_group.stride_group(
+    lambda: strides.stride_cost(-1.0),
+    lambda: strides.stride_group(optax.sgd(0.1), optax.sgd(0.1), lowest=0.5),
+    lambda: strides.stride_group(
       optax.sgd(0.1), optax.sgd(0.1), lowest=3.0, highest=2.0
     ),
   ],
