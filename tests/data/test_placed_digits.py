@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused(settings, word):
     placed_digits.place(digits(), seed=0, **settings)
 
 
-def test_coloured_pictures_are_refused():
+def test_coloured_pictures_are_refused_and_left_alone():
   colour = source.from_arrays(
     'colour',
     {'image': np.zeros((2, 4, 4, 3), np.uint8), 'label': np.zeros(2, np.int32)},
@@ -77,3 +77,4 @@ def test_coloured_pictures_are_refused():
   )
   with pytest.raises(InputError, match='grey'):
     placed_digits.place(colour, size=9, seed=0)
+  assert placed_digits.place(colour, size=0, seed=0) is colour

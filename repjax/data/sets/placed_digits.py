@@ -26,7 +26,8 @@ def place(
 
   Args:
     digits: Grey pictures, [H, W, 1], with labels.
-    size: Side of the ground in pixels, at least that of the pictures.
+    size: Side of the ground in pixels, at least that of the pictures; 0 gives
+      the pictures as they are, whatever they are.
     seed: Decides places and clutter. Sets of different seeds share no numbers.
     copies: Rows that are made of each picture, one after the other.
     clutter: Pieces of other pictures a row, under the digit.
@@ -39,6 +40,8 @@ def place(
   Raises:
     InputError: If a number is out of range, or pictures are not grey.
   """
+  if not size:
+    return digits
   types.check_range('[1, inf)', copies=copies, patch=patch)
   types.check_range('[0, inf)', clutter=clutter)
   shape = digits.image_shape
