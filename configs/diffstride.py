@@ -9,7 +9,7 @@ compare. https://arxiv.org/abs/2202.01653
 
 paper: PreAct ResNet-18 on CIFAR-10 as the authors' code has it, with mixup, but
   without a pooling of stride 1 behind the stem.
-small: one block a stage, on digits of 8 x 8 that lie anywhere on 24 x 24.
+small: one block a stage, on digits of 8 x 8 that lie anywhere on 20 x 20.
 gpu: half of the widths of `paper`, 30 epochs; not run here.
 """
 
@@ -50,7 +50,7 @@ PRESETS = dict(
     batch_size=32,
     epochs=0.0,
     min_steps=600,
-    placing=dict(size=24, copies=4, clutter=4),
+    placing=dict(size=20, copies=4, clutter=2),
     augment=dict(mean=(0.1,), std=(0.25,)),
     net=dict(stage_sizes=(1, 1, 1), width=8),
     stride=dict(strides=(3.0, 3.0), smoothness=2.0),

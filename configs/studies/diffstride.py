@@ -3,7 +3,7 @@
 The paper reports that a ResNet whose strides start too large loses accuracy
 with strided convolutions and with spectral pooling, and hardly any where
 strides are learnt. Its comparison is not of equal cost: learnt strides keep
-more places. Here: digits of 8 x 8 anywhere among clutter on 24 x 24, a network
+more places. Here: digits of 8 x 8 anywhere among clutter on 20 x 20, a network
 of three stages, and strides of 3 where 2 would be right; and strided
 convolutions of as many operations as the learnt ones have in the end, by wider
 layers. The rate is the best of three for strided convolutions and for learnt

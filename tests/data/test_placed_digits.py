@@ -26,7 +26,7 @@ def test_without_clutter_a_row_is_its_picture_somewhere():
   small = digits()
   placed = placed_digits.place(small, size=9, seed=0, copies=5, clutter=0)
   rows = placed.read(np.arange(len(placed)))
-  assert len(placed) == 30
+  assert len(placed) == 30 and placed.num_classes == 6
   corners = set()
   for image, label, digit in zip(
     rows['image'], rows['label'], rows['digit'], strict=True

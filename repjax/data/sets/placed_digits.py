@@ -86,5 +86,7 @@ def place(
       'label': digits.column('label')[row].astype(np.int32),
       'digit': row.astype(np.int32),
     },
+    num_classes=digits.num_classes,
+    class_names=digits.class_names,
     split=digits.split,
   )
