@@ -28,7 +28,8 @@ class StageCost(NamedTuple):
   Attributes:
     positions: Places of the map that it hands on, H x W.
     flops: Of convolutions, dense layers and learnt poolings (as products with
-      matrices), forward, two for a product and its sum.
+      matrices; fixed ones are not counted), forward, two for a product and
+      its sum.
     bytes: Of what these hand on, float32: what a backward pass keeps.
   """
 

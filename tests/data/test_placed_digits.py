@@ -18,6 +18,7 @@ def digits(count=6, side=4):
       'image': image.astype(np.uint8),
       'label': np.arange(count, dtype=np.int32),
     },
+    num_classes=count,
     split='train',
   )
 
