@@ -3,7 +3,8 @@
 By convolutions with strides, by spectral pooling (`layers.spectral_pooling`) or
 by learnt strides (`layers.diffstride`). As in Riad et al., ICLR 2022, section
 3.2 (https://arxiv.org/abs/2202.01653), a convolution whose stride goes to a
-pooling keeps its places, and the pooling comes behind it.
+pooling keeps its places, and the pooling comes behind it. A network has one
+field for it (`models.resnet`), and knows no more of it than what `stages` gives.
 """
 
 from collections.abc import Callable
@@ -49,13 +50,13 @@ class Downsampling:
   scale: spectral_pooling.Scale = 'amplitude'
   layout: spectral_pooling.Layout = 'centred'
 
-  def stages(self, count: int) -> list['Stage']:
-    """What each of so many stages does; the first keeps its places.
+  def stages(self, count: int) -> 'list[int | Downsampling]':
+    """Stride or pooling of each of so many stages; the first has stride 1.
 
     Raises:
       InputError: If numbers of strides or sizes do not fit.
     """
-    types.check_choice('stride', self.kind, _KINDS)
+    types.check_choice('kind', self.kind, _KINDS)
     strides = tuple(self.strides) or (2,) * (count - 1)
     each = isinstance(self.sizes, str)
     sizes = [self.sizes] * len(strides) if each else list(self.sizes)
@@ -73,14 +74,14 @@ class Downsampling:
           f'Convolutions have whole strides; got {strides}: round them, or '
           "take 'spectral' or 'diffstride'."
         )
-      return [Stage(int(stride), None) for stride in (1, *strides)]
+      return [1, *map(int, strides)]
     pools = [
       dataclasses.replace(
         self, strides=(float(stride),) * 2, sizes=_frozen(size)
       )
       for stride, size in zip(strides, sizes, strict=True)
     ]
-    return [Stage(1, None), *(Stage(1, pool) for pool in pools)]
+    return [1, *pools]
 
   def layer(self, name: str) -> Callable[[jax.Array], jax.Array]:
     """The pooling of one stage, of those that `stages` gives; call it twice."""
@@ -103,24 +104,6 @@ class Downsampling:
       for length, stride in zip(x.shape[1:-1], self.strides, strict=True)
     ]
     return spectral_pooling.spectral_pooling(x, sizes, scale=self.scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """Of one stage.
-
-  Attributes:
-    stride: Of its first convolution.
-    pool: What comes behind that convolution, or None.
-  """
-
-  stride: int
-  pool: Downsampling | None
-
-
-def of(stride: Kind | Downsampling) -> Downsampling:
-  """What a network's field `stride` means."""
-  return Downsampling(stride) if isinstance(stride, str) else stride
 
 
 def _frozen(size):

@@ -7,9 +7,8 @@ https://arxiv.org/abs/1605.07146); He et al., 'Deep Residual Learning', CVPR
 2016 (`ResNet`, https://arxiv.org/abs/1512.03385).
 
 All are called as `(image [B, H, W, C], train=..., mask=[B])` -> logits
-[B, num_classes], float32. Their field `stride` says how stages make their maps
-smaller: by 'strided' convolutions, by 'spectral' pooling or by 'diffstride',
-learnt strides; a `downsampling.Downsampling` says more than the word.
+[B, num_classes], float32. Convolutions pad alike on both sides, as the
+authors' code does; 'SAME' would not where the stride is 2.
 """
 
 from collections.abc import Sequence
@@ -20,11 +19,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from repjax.layers import downsampling
-from repjax.models import residual
+from repjax.layers import norms
 from repjax.types import InputError
 
-Stride = downsampling.Kind | downsampling.Downsampling
+Norm = Literal['batch', 'group']
+
+# Groups of 'group': divides every width of the networks here. De et al.,
+# 'Unlocking High-Accuracy Differentially Private Image Classification', 2022,
+# train WideResNets with it.
+NUM_GROUPS = 16
 
 
 class WideResNet(nn.Module):
@@ -38,16 +41,16 @@ class WideResNet(nn.Module):
     norm: 'batch', or 'group' where examples must not see each other (private
       training).
     dtype: Type of the computation; None infers it from input and parameters.
-    stride: 'strided', 'spectral', 'diffstride' or a `Downsampling`.
+    stride: A `layers.downsampling.Downsampling`; None for strides of 2.
   """
 
   num_classes: int
   depth: int = 28
   widen: int = 10
   dropout_rate: float = 0.0
-  norm: residual.Norm = 'batch'
+  norm: Norm = 'batch'
   dtype: Any = None
-  stride: Stride = 'strided'
+  stride: Any = None
 
   @nn.compact
   def __call__(
@@ -60,12 +63,10 @@ class WideResNet(nn.Module):
         'A WideResNet has depth 6 n + 4 (10, 16, 22, 28, 40, ...) and widen >= '
         f'1; got depth={self.depth}, widen={self.widen}'
       )
-    x = residual.square_conv(16, 3, name='stem', dtype=self.dtype)(image)
+    x = _conv(16, 3, name='stem', dtype=self.dtype)(image)
     settings = dict(dropout_rate=self.dropout_rate, train=train, mask=mask)
     x = _stages(self, x, 'preact', [blocks] * 3, 16 * self.widen, **settings)
-    x = residual.normalize(
-      x, self.norm, 'norm', self.dtype, train=train, mask=mask
-    )
+    x = _normalize(x, self.norm, 'norm', self.dtype, train=train, mask=mask)
     return _head(nn.relu(x), self.num_classes, self.dtype)
 
 
@@ -83,29 +84,25 @@ class PreActResNet(nn.Module):
     width: Width of the first stage; it doubles with each.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
-    stride: 'strided', 'spectral', 'diffstride' or a `Downsampling`.
+    stride: A `layers.downsampling.Downsampling`; None for strides of 2.
   """
 
   num_classes: int
   stage_sizes: Sequence[int] = (2, 2, 2, 2)
   width: int = 64
-  norm: residual.Norm = 'batch'
+  norm: Norm = 'batch'
   dtype: Any = None
-  stride: Stride = 'strided'
+  stride: Any = None
 
   @nn.compact
   def __call__(
     self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes]."""
-    x = residual.square_conv(self.width, 3, name='stem', dtype=self.dtype)(
-      image
-    )
+    x = _conv(self.width, 3, name='stem', dtype=self.dtype)(image)
     sizes, width = self.stage_sizes, self.width
     x = _stages(self, x, 'preact', sizes, width, train=train, mask=mask)
-    x = residual.normalize(
-      x, self.norm, 'norm', self.dtype, train=train, mask=mask
-    )
+    x = _normalize(x, self.norm, 'norm', self.dtype, train=train, mask=mask)
     return _head(nn.relu(x), self.num_classes, self.dtype)
 
 
@@ -126,25 +123,23 @@ class ResNet(nn.Module):
     block: 'bottleneck' or 'basic'; see `PostActBlock`.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
-    stride: 'strided', 'spectral', 'diffstride' or a `Downsampling`.
+    stride: A `layers.downsampling.Downsampling`; None for strides of 2.
   """
 
   num_classes: int
   stage_sizes: Sequence[int] = (3, 4, 6, 3)
   block: Literal['basic', 'bottleneck'] = 'bottleneck'
-  norm: residual.Norm = 'batch'
+  norm: Norm = 'batch'
   dtype: Any = None
-  stride: Stride = 'strided'
+  stride: Any = None
 
   @nn.compact
   def __call__(
     self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes]."""
-    x = residual.square_conv(64, 7, stride=2, name='stem', dtype=self.dtype)(
-      image
-    )
-    x = residual.normalize(
+    x = _conv(64, 7, stride=2, name='stem', dtype=self.dtype)(image)
+    x = _normalize(
       x, self.norm, 'stem_norm', self.dtype, train=train, mask=mask
     )
     x = nn.max_pool(nn.relu(x), (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
@@ -159,20 +154,192 @@ class ResNet(nn.Module):
 
 def _stages(net, x, kind, sizes, width, *, train, mask, dropout_rate=0.0):
   """Stages of a network: widths double from one to the next, sides halve."""
-  steps = downsampling.of(net.stride).stages(len(sizes))
-  for stage, (num_blocks, step) in enumerate(zip(sizes, steps, strict=True)):
-    x = residual.Stage(
+  count = len(sizes)
+  strides = net.stride.stages(count) if net.stride else [1] + [2] * (count - 1)
+  for stage, num_blocks in enumerate(sizes):
+    x = Stage(
       kind,
       num_blocks,
       width=width * 2**stage,
-      stride=step.stride,
-      pool=step.pool,
+      stride=strides[stage],
       dropout_rate=dropout_rate,
       norm=net.norm,
       dtype=net.dtype,
       name=f'stage_{stage}',
     )(x, train=train, mask=mask)
   return x
+
+
+class Stage(nn.Module):
+  """Blocks of equal width, of which the first has the stride.
+
+  Attributes:
+    kind: 'preact': two 3 x 3 convolutions, each after a norm and a relu;
+      'basic': two, each before a norm; 'bottleneck': 1 x 1, 3 x 3 and 1 x 1,
+      each before a norm.
+    num_blocks: Number of blocks.
+    width: Number of channels; 'bottleneck' has four times as many outside.
+    stride: Of the first block, or its pooling; the others have 1.
+    dropout_rate: Dropout before the second convolution of 'preact', in [0, 1).
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
+  """
+
+  kind: Literal['preact', 'basic', 'bottleneck']
+  num_blocks: int
+  width: int
+  stride: Any
+  dropout_rate: float = 0.0
+  norm: Norm = 'batch'
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool, mask: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 width]."""
+    for index in range(self.num_blocks):
+      settings = dict(
+        width=self.width,
+        stride=self.stride if index == 0 else 1,
+        norm=self.norm,
+        dtype=self.dtype,
+        name=f'block_{index}',
+      )
+      block: PreActBlock | PostActBlock
+      if self.kind == 'preact':
+        block = PreActBlock(dropout_rate=self.dropout_rate, **settings)
+      else:
+        block = PostActBlock(self.kind, **settings)
+      x = block(x, train=train, mask=mask)
+    return x
+
+
+class PreActBlock(nn.Module):
+  """x + conv(relu(norm(conv(relu(norm(x)))))) (fig. 4e of He et al., ECCV).
+
+  Where the shape changes, a 1 x 1 convolution of relu(norm(x)) stands for x.
+
+  Attributes:
+    width: Number of channels inside and outside.
+    stride: Of the first convolution, or a pooling behind it.
+    dropout_rate: Dropout before the second convolution, in [0, 1).
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
+  """
+
+  width: int
+  stride: Any
+  dropout_rate: float
+  norm: Norm
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    """[B, H, W, C] -> [B, H / stride, W / stride, width]."""
+
+    def act(x, name):
+      return nn.relu(
+        _normalize(x, self.norm, name, self.dtype, train=train, mask=mask)
+      )
+
+    def conv(x, size, stride, name):
+      return _conv(
+        self.width, size, stride=stride, name=name, dtype=self.dtype
+      )(x)
+
+    stride, pool = _pooling(self.stride)
+    shortcut, x = x, act(x, 'norm_0')
+    if self.stride != 1 or shortcut.shape[-1] != self.width:
+      shortcut = conv(pool(x), 1, stride, 'shortcut')
+    x = act(pool(conv(x, 3, stride, 'conv_0')), 'norm_1')
+    if self.dropout_rate:
+      x = nn.Dropout(
+        self.dropout_rate, deterministic=not train, name='dropout'
+      )(x)
+    return shortcut + conv(x, 3, 1, 'conv_1')
+
+
+class PostActBlock(nn.Module):
+  """relu(x + norm(conv(relu(norm(conv(...)))))), of two or three convolutions.
+
+  Attributes:
+    kind: 'basic': two 3 x 3 convolutions; 'bottleneck': 1 x 1, 3 x 3 and 1 x 1,
+      the last of four times the width.
+    width: Number of channels inside.
+    stride: Of the first 3 x 3 convolution, or a pooling behind it.
+    norm: 'batch', or 'group' where examples must not see each other.
+    dtype: Type of the computation; None infers it from input and parameters.
+  """
+
+  kind: Literal['basic', 'bottleneck']
+  width: int
+  stride: Any
+  norm: Norm
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 width]."""
+    stride, pool = _pooling(self.stride)
+    strided = 'conv_1' if self.kind == 'bottleneck' else 'conv_0'
+
+    def conv_norm(x, width, size, stride, name, **settings):
+      x = _conv(width, size, stride=stride, name=name, dtype=self.dtype)(x)
+      x = pool(x) if name == strided else x
+      settings.update(train=train, mask=mask)
+      return _normalize(x, self.norm, f'{name}_norm', self.dtype, **settings)
+
+    width, shortcut = self.width, x
+    layers = [(width, 3, stride), (width, 3, 1)]
+    if self.kind == 'bottleneck':
+      layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+    for index, layer in enumerate(layers[:-1]):
+      x = nn.relu(conv_norm(x, *layer, f'conv_{index}'))
+    x = conv_norm(
+      x,
+      *layers[-1],
+      f'conv_{len(layers) - 1}',
+      scale_init=nn.initializers.zeros_init(),
+    )
+    if shortcut.shape != x.shape:
+      shortcut = conv_norm(pool(shortcut), x.shape[-1], 1, stride, 'shortcut')
+    return nn.relu(shortcut + x)
+
+
+def _pooling(stride):
+  """(stride of convolutions, pooling of both ways) of a block."""
+  if isinstance(stride, int):
+    return stride, lambda x: x
+  # Linear, and on each channel: before a 1 x 1 convolution it does what it does
+  # behind it, where the authors have it, for less.
+  return 1, stride.layer('pool')
+
+
+def _conv(width, size, *, stride=1, name, dtype):
+  return nn.Conv(
+    width,
+    (size, size),
+    strides=(stride, stride),
+    padding=((size // 2, size // 2),) * 2,
+    use_bias=False,
+    # He et al., 2015, with the fan that the authors' code counts.
+    kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _normalize(x, kind, name, dtype, *, train, mask, **settings):
+  if kind == 'batch':
+    norm = norms.BatchNorm(dtype=dtype, name=name, **settings)
+    return norm(x, train=train, mask=mask)
+  if kind == 'group':
+    # Each example on its own: no mask, no statistics.
+    return nn.GroupNorm(
+      num_groups=NUM_GROUPS, epsilon=1e-5, dtype=dtype, name=name, **settings
+    )(x)
+  raise InputError(f"norm is 'batch' or 'group'; got norm={kind!r}")
 
 
 def _head(x, num_classes, dtype):

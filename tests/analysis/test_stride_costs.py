@@ -8,7 +8,8 @@ from repjax.models import resnet
 from repjax.types import InputError
 
 
-def net(stride='strided', width=16):
+def net(kind='strided', width=16, **settings):
+  stride = downsampling.Downsampling(kind, **settings)
   return resnet.PreActResNet(10, (1, 1, 1, 1), width=width, stride=stride)
 
 
@@ -44,9 +45,9 @@ def test_learnt_strides_of_two_keep_more_places():
 
 
 def test_what_is_not_matched_is_said():
-  small = downsampling.Downsampling('diffstride', smoothness=1.0)
+  small = net('diffstride', smoothness=1.0)
   header, lines, said = stride_costs.compare(
-    {'strided': net(), 'R 4': net('diffstride'), 'R 1': net(small)}, (32, 32, 3)
+    {'strided': net(), 'R 4': net('diffstride'), 'R 1': small}, (32, 32, 3)
   )
   assert len(header) == len(lines[0]) and len(lines) == 3
   assert said.startswith('Not matched to strided: R 4 has 1.') and 'R 1' in said
