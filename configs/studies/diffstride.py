@@ -6,9 +6,10 @@ strides are learnt. Its comparison is not of equal cost: learnt strides keep
 more places. Here: digits of 8 x 8 anywhere among clutter on 20 x 20, a network
 of three stages, and strides of 3 where 2 would be right; and strided
 convolutions of as many operations as the learnt ones have in the end, by wider
-layers. The rate is the best of three for strided convolutions and for learnt
-strides on training rows that are not used (one seed). And: images of white
-noise with a known band, whose edges strides shall find by a price on places.
+layers. All have one rate, the best of three for strided convolutions (poor
+start, one seed, training rows held out; learnt strides were slightly better at
+a lower one). And: images of white noise with a known band, whose edges strides
+shall find by a price on places.
 
 Crops are chosen anew every few steps for the smallest strides of all seeds.
 """
@@ -31,7 +32,7 @@ from repjax.layers import diffstride
 from repjax.protocols import recropping
 from repjax.protocols import side_by_side
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 
 # The thresholds stood here before the first run.
 CLAIMS = dict(

@@ -4,7 +4,7 @@ By convolutions with strides, by spectral pooling (`layers.spectral_pooling`) or
 by learnt strides (`layers.diffstride`). As in Riad et al., ICLR 2022, section
 3.2 (https://arxiv.org/abs/2202.01653), a convolution whose stride goes to a
 pooling keeps its places, and the pooling comes behind it. A network has one
-field for it (`models.resnet`), and knows no more of it than what `stages` gives.
+field for it (`models.resnet`), and knows nothing of it but what `stages` gives.
 """
 
 from collections.abc import Callable
