@@ -107,7 +107,8 @@ def compare(
   costs = {name: stage_costs(x, image_shape) for name, x in networks.items()}
   sums = {name: total(x) for name, x in costs.items()}
   first, base = next(iter(sums.items()))
-  lines, unmatched = [], []
+  lines: list[tuple[str, ...]] = []
+  unmatched = []
   for name, each in costs.items():
     own = sums[name]
     lines.append(

@@ -50,7 +50,7 @@ class Downsampling:
   scale: spectral_pooling.Scale = 'amplitude'
   layout: spectral_pooling.Layout = 'centred'
 
-  def stages(self, count: int) -> 'list[int | Downsampling]':
+  def stages(self, count: int) -> 'list[int | Pooling]':
     """Stride or pooling of each of so many stages; the first has stride 1.
 
     Raises:
@@ -58,8 +58,11 @@ class Downsampling:
     """
     types.check_choice('kind', self.kind, _KINDS)
     strides = tuple(self.strides) or (2,) * (count - 1)
-    each = isinstance(self.sizes, str)
-    sizes = [self.sizes] * len(strides) if each else list(self.sizes)
+    sizes: list[Sequence[int] | Literal['initial', 'full']]
+    if isinstance(self.sizes, str):
+      sizes = [self.sizes] * len(strides)
+    else:
+      sizes = [tuple(map(int, size)) for size in self.sizes]
     if len(strides) != count - 1 or len(sizes) != len(strides):
       raise InputError(
         f'A network of {count} stages has {count - 1} strides, of which each '
@@ -75,36 +78,47 @@ class Downsampling:
           "take 'spectral' or 'diffstride'."
         )
       return [1, *map(int, strides)]
-    pools = [
-      dataclasses.replace(
-        self, strides=(float(stride),) * 2, sizes=_frozen(size)
-      )
-      for stride, size in zip(strides, sizes, strict=True)
+    return [
+      1,
+      *(
+        Pooling(self, float(stride), size)
+        for stride, size in zip(strides, sizes, strict=True)
+      ),
     ]
-    return [1, *pools]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooling:
+  """Of one stage.
+
+  Attributes:
+    of: What it is one of.
+    stride: Of both axes, or where both start.
+    sizes: Places that are kept where strides are learnt.
+  """
+
+  of: Downsampling
+  stride: float
+  sizes: Sequence[int] | Literal['initial', 'full']
 
   def layer(self, name: str) -> Callable[[jax.Array], jax.Array]:
-    """The pooling of one stage, of those that `stages` gives; call it twice."""
-    if self.kind == 'spectral':
-      return self._pool
+    """The pooling by a name, [B, H, W, C] -> [B, h, w, C]; call it twice."""
+    if self.of.kind == 'spectral':
+      return self._fixed
     return diffstride.DiffStride(
-      strides=self.strides,
-      smoothness=self.smoothness,
-      shared=self.shared,
+      strides=(self.stride, self.stride),
+      smoothness=self.of.smoothness,
+      shared=self.of.shared,
       sizes=self.sizes,
-      room=self.room,
-      scale=self.scale,
-      layout=self.layout,
+      room=self.of.room,
+      scale=self.of.scale,
+      layout=self.of.layout,
       name=name,
     )
 
-  def _pool(self, x):
+  def _fixed(self, x):
     sizes = [
-      spectral_pooling.pooled_size(length, stride)
-      for length, stride in zip(x.shape[1:-1], self.strides, strict=True)
+      spectral_pooling.pooled_size(length, self.stride)
+      for length in x.shape[1:-1]
     ]
-    return spectral_pooling.spectral_pooling(x, sizes, scale=self.scale)
-
-
-def _frozen(size):
-  return size if isinstance(size, str) else tuple(map(int, size))
+    return spectral_pooling.spectral_pooling(x, sizes, scale=self.of.scale)

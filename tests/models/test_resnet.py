@@ -349,7 +349,7 @@ def test_one_field_says_how_maps_shrink(stride, side, kind):
 
 
 def test_pooling_before_a_shortcut_of_1_x_1_is_pooling_behind_it():
-  pool = learns(smoothness=1.0, strides=(2.0, 2.0)).layer
+  pool = learns(smoothness=1.0).stages(2)[1].layer
   x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
   kernel = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
   layer = pool('pool')
