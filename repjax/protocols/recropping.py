@@ -93,7 +93,7 @@ def train(
   sizes, at, scores = [], [], []
   along: dict[str, list[np.ndarray]] = {}
   for begin in range(0, steps, every):
-    roomy = [np.maximum(x / room, 1.0) for x in strides]
+    roomy = [np.maximum(x / room, 1.0).tolist() for x in strides]
     wanted = crop_sizes.chain(shape, roomy, smoothness, multiple=multiple)
     own, method, predict = compiled(wanted)
     sizes.append(own)
@@ -121,7 +121,7 @@ def train(
       )
     strides = [np.maximum(x.min(0), 1.0) for _, x in found]
     for path, x in found:
-      along.setdefault('/'.join(path), []).append(x)
+      along.setdefault('/'.join(path), []).append(np.asarray(x))
     logging.info(
       '%s: step %s/%s  crops %s  strides %s  loss %.3f  test/accuracy %.4f',
       name,
