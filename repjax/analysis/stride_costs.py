@@ -7,6 +7,7 @@ https://arxiv.org/abs/2202.01653, and its code). Counts are of shapes: nothing
 is computed.
 """
 
+import bisect
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -150,14 +151,15 @@ def matched_width(
     make: Width -> network.
     image_shape: (H, W, C).
     flops: What `total(...).flops` should be.
-    widths: What to choose from.
+    widths: What to choose from, from the narrowest to the widest.
   """
 
-  def distance(width):
-    own = total(stage_costs(make(width), image_shape)).flops
-    return abs(math.log(own / flops))
+  def cost(width):
+    return total(stage_costs(make(width), image_shape)).flops
 
-  return min(widths, key=distance)
+  place = bisect.bisect_left(widths, flops, key=cost)
+  near = widths[max(place - 1, 0) : place + 1]
+  return min(near, key=lambda width: abs(math.log(cost(width) / flops)))
 
 
 def whole_strides(strides: Sequence[float]) -> tuple[int, ...]:

@@ -62,10 +62,14 @@ def test_a_width_matches_the_flops():
   wanted = stride_costs.total(
     stride_costs.stage_costs(net(width=24), (32, 32, 3))
   ).flops
-  found = stride_costs.matched_width(
-    lambda width: net(width=width), (32, 32, 3), wanted, range(16, 33, 4)
-  )
-  assert found == 24
+
+  def found(flops):
+    return stride_costs.matched_width(
+      lambda width: net(width=width), (32, 32, 3), flops, range(16, 33, 4)
+    )
+
+  assert found(wanted) == found(0.9 * wanted) == found(1.1 * wanted) == 24
+  assert (found(1), found(1e12)) == (16, 32)
 
 
 @pytest.mark.parametrize(
