@@ -41,6 +41,7 @@ class WideResNet(nn.Module):
     norm: 'batch', or 'group' where examples must not see each other (private
       training).
     dtype: Type of the computation; None infers it from input and parameters.
+    stride: A `layers.downsampling.Downsampling`; None for strides of 2.
   """
 
   num_classes: int
@@ -49,6 +50,7 @@ class WideResNet(nn.Module):
   dropout_rate: float = 0.0
   norm: Norm = 'batch'
   dtype: Any = None
+  stride: Any = None
 
   @nn.compact
   def __call__(
@@ -82,6 +84,7 @@ class PreActResNet(nn.Module):
     width: Width of the first stage; it doubles with each.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
+    stride: A `layers.downsampling.Downsampling`; None for strides of 2.
   """
 
   num_classes: int
@@ -89,6 +92,7 @@ class PreActResNet(nn.Module):
   width: int = 64
   norm: Norm = 'batch'
   dtype: Any = None
+  stride: Any = None
 
   @nn.compact
   def __call__(
@@ -119,6 +123,7 @@ class ResNet(nn.Module):
     block: 'bottleneck' or 'basic'; see `PostActBlock`.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
+    stride: A `layers.downsampling.Downsampling`; None for strides of 2.
   """
 
   num_classes: int
@@ -126,6 +131,7 @@ class ResNet(nn.Module):
   block: Literal['basic', 'bottleneck'] = 'bottleneck'
   norm: Norm = 'batch'
   dtype: Any = None
+  stride: Any = None
 
   @nn.compact
   def __call__(
@@ -148,12 +154,14 @@ class ResNet(nn.Module):
 
 def _stages(net, x, kind, sizes, width, *, train, mask, dropout_rate=0.0):
   """Stages of a network: widths double from one to the next, sides halve."""
+  count = len(sizes)
+  strides = net.stride.stages(count) if net.stride else [1] + [2] * (count - 1)
   for stage, num_blocks in enumerate(sizes):
     x = Stage(
       kind,
       num_blocks,
       width=width * 2**stage,
-      stride=1 if stage == 0 else 2,
+      stride=strides[stage],
       dropout_rate=dropout_rate,
       norm=net.norm,
       dtype=net.dtype,
@@ -171,7 +179,7 @@ class Stage(nn.Module):
       each before a norm.
     num_blocks: Number of blocks.
     width: Number of channels; 'bottleneck' has four times as many outside.
-    stride: Stride of the first block; the others have 1.
+    stride: Of the first block, or its pooling; the others have 1.
     dropout_rate: Dropout before the second convolution of 'preact', in [0, 1).
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
@@ -180,7 +188,7 @@ class Stage(nn.Module):
   kind: Literal['preact', 'basic', 'bottleneck']
   num_blocks: int
   width: int
-  stride: int
+  stride: Any
   dropout_rate: float = 0.0
   norm: Norm = 'batch'
   dtype: Any = None
@@ -214,14 +222,14 @@ class PreActBlock(nn.Module):
 
   Attributes:
     width: Number of channels inside and outside.
-    stride: Stride of the first convolution.
+    stride: Of the first convolution, or a pooling behind it.
     dropout_rate: Dropout before the second convolution, in [0, 1).
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
   width: int
-  stride: int
+  stride: Any
   dropout_rate: float
   norm: Norm
   dtype: Any
@@ -240,10 +248,11 @@ class PreActBlock(nn.Module):
         self.width, size, stride=stride, name=name, dtype=self.dtype
       )(x)
 
+    stride, pool = _pooling(self.stride)
     shortcut, x = x, act(x, 'norm_0')
     if self.stride != 1 or shortcut.shape[-1] != self.width:
-      shortcut = conv(x, 1, self.stride, 'shortcut')
-    x = act(conv(x, 3, self.stride, 'conv_0'), 'norm_1')
+      shortcut = conv(pool(x), 1, stride, 'shortcut')
+    x = act(pool(conv(x, 3, stride, 'conv_0')), 'norm_1')
     if self.dropout_rate:
       x = nn.Dropout(
         self.dropout_rate, deterministic=not train, name='dropout'
@@ -258,37 +267,33 @@ class PostActBlock(nn.Module):
     kind: 'basic': two 3 x 3 convolutions; 'bottleneck': 1 x 1, 3 x 3 and 1 x 1,
       the last of four times the width.
     width: Number of channels inside.
-    stride: Stride of the first 3 x 3 convolution.
+    stride: Of the first 3 x 3 convolution, or a pooling behind it.
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
   """
 
   kind: Literal['basic', 'bottleneck']
   width: int
-  stride: int
+  stride: Any
   norm: Norm
   dtype: Any
 
   @nn.compact
   def __call__(self, x, *, train, mask=None):
     """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 width]."""
+    stride, pool = _pooling(self.stride)
+    strided = 'conv_1' if self.kind == 'bottleneck' else 'conv_0'
 
     def conv_norm(x, width, size, stride, name, **settings):
       x = _conv(width, size, stride=stride, name=name, dtype=self.dtype)(x)
-      return _normalize(
-        x,
-        self.norm,
-        f'{name}_norm',
-        self.dtype,
-        train=train,
-        mask=mask,
-        **settings,
-      )
+      x = pool(x) if name == strided else x
+      settings.update(train=train, mask=mask)
+      return _normalize(x, self.norm, f'{name}_norm', self.dtype, **settings)
 
     width, shortcut = self.width, x
-    layers = [(width, 3, self.stride), (width, 3, 1)]
+    layers = [(width, 3, stride), (width, 3, 1)]
     if self.kind == 'bottleneck':
-      layers = [(width, 1, 1), (width, 3, self.stride), (4 * width, 1, 1)]
+      layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
     for index, layer in enumerate(layers[:-1]):
       x = nn.relu(conv_norm(x, *layer, f'conv_{index}'))
     x = conv_norm(
@@ -298,8 +303,17 @@ class PostActBlock(nn.Module):
       scale_init=nn.initializers.zeros_init(),
     )
     if shortcut.shape != x.shape:
-      shortcut = conv_norm(shortcut, x.shape[-1], 1, self.stride, 'shortcut')
+      shortcut = conv_norm(pool(shortcut), x.shape[-1], 1, stride, 'shortcut')
     return nn.relu(shortcut + x)
+
+
+def _pooling(stride):
+  """(stride of convolutions, pooling of both ways) of a block."""
+  if isinstance(stride, int):
+    return stride, lambda x: x
+  # Linear, and on each channel: before a 1 x 1 convolution it does what it does
+  # behind it, where the authors have it, for less.
+  return 1, stride.layer('pool')
 
 
 def _conv(width, size, *, stride=1, name, dtype):

@@ -22,4 +22,6 @@ from repjax.optim.over_batches import over_batches as over_batches
 from repjax.optim.restarted import restarted as restarted
 from repjax.optim.sam import sam as sam
 from repjax.optim.schedules import warmup_cosine as warmup_cosine
+from repjax.optim.strides import stride_cost as stride_cost
+from repjax.optim.strides import stride_group as stride_group
 from repjax.optim.task_cosines import task_cosines as task_cosines

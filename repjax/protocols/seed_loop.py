@@ -143,7 +143,8 @@ def _joined(parts):
   return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
-@functools.lru_cache(maxsize=1)
+# Several: `recropping` goes back to shapes that it has had.
+@functools.lru_cache(maxsize=8)
 def _program(update, num_full, vectorize):
   """(states, keys, own and shared columns, order) -> (states, sums)."""
 

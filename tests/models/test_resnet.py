@@ -9,6 +9,7 @@ import pytest
 
 from repjax import trees
 from repjax import types
+from repjax.layers import downsampling
 from repjax.models import mlp
 from repjax.models import resnet
 
@@ -298,3 +299,77 @@ def test_resnet50_equals_the_implementation_of_transformers():
     variables, image
   )
   np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def learns(**settings):
+  return downsampling.Downsampling('diffstride', **settings)
+
+
+@pytest.mark.parametrize(
+  'stride, side',
+  [
+    (None, 4),
+    (downsampling.Downsampling(strides=(4, 1)), 4),
+    (downsampling.Downsampling('spectral'), 4),
+    (downsampling.Downsampling('spectral', strides=(1.5, 3)), 3),
+    (learns(smoothness=1.0), 8),
+    (learns(smoothness=1.0, sizes=((12, 12), (8, 8))), 8),
+    (learns(smoothness=1.0, sizes='full'), 16),
+  ],
+)
+@pytest.mark.parametrize('kind', ['preact', 'basic'])
+def test_one_field_says_how_maps_shrink(stride, side, kind):
+  if kind == 'preact':
+    net = resnet.PreActResNet(10, (1, 1, 1), width=16, stride=stride)
+    image = jnp.zeros((1, 16, 16, 3))
+  else:
+    net = resnet.ResNet(10, (1, 1, 1), 'basic', stride=stride)
+    image = jnp.zeros((1, 64, 64, 3))  # A stem of stride 4.
+  variables, seen = jax.eval_shape(
+    lambda rng: (
+      net.init(rng, image, train=False),
+      net.apply(
+        net.init(rng, image, train=False),
+        image,
+        train=False,
+        capture_intermediates=True,
+        mutable=True,
+      )[1],
+    ),
+    jax.random.key(0),
+  )
+  last = seen['intermediates']['stage_2']['__call__'][0]
+  assert last.shape[1:3] == (side, side)
+  paths = {'/'.join(x) for x in trees.flatten(variables['params'])}
+  learnt = {x for x in paths if x.endswith('strides')}
+  block = 'block_0/pool/strides'
+  own = {f'stage_1/{block}', f'stage_2/{block}'}
+  is_learnt = stride is not None and stride.kind == 'diffstride'
+  assert learnt == (own if is_learnt else set())
+
+
+def test_pooling_before_a_shortcut_of_1_x_1_is_pooling_behind_it():
+  pool = learns(smoothness=1.0).stages(2)[1].layer
+  x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
+  kernel = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+  layer = pool('pool')
+  variables = layer.init(jax.random.key(0), x)
+  apply = jax.jit(layer.apply)
+  np.testing.assert_allclose(
+    apply(variables, x) @ kernel, apply(variables, x @ kernel), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  'stride, word',
+  [
+    (downsampling.Downsampling('learnt'), 'kind'),
+    (downsampling.Downsampling('strided', strides=(1.5, 2)), 'whole'),
+    (downsampling.Downsampling('spectral', strides=(0.5, 2)), 'strides'),
+    (learns(strides=(2.0,)), '3 stages'),
+    (learns(sizes=((8, 8),)), '3 stages'),
+  ],
+)
+def test_strides_that_do_not_fit_are_refused(stride, word):
+  with pytest.raises(types.InputError, match=word):
+    shapes(resnet.PreActResNet(10, (1, 1, 1), width=16, stride=stride), 16)
