@@ -2,16 +2,17 @@
 
     python -m launch.reproduce --papers=mind_the_pad
 
-measures the claims (`configs/studies/mind_the_pad.py`): kernels that grow
-lopsided where a stride consumes padding on one side alone, and do not where
-images have a 2^n + 1 pixels. `repjax.analysis.padding.pad_audit` tells of any
-network, and --config.padding=MODE pads all its convolutions in another way.
-https://openreview.net/forum?id=m1CD7tPubNy
+measures the claims (`configs/studies/mind_the_pad.py`): kernels grow lopsided
+where a stride consumes padding on one side alone, not where images have a 2^n +
+1 pixels. `repjax.analysis.padding` audits any network; --config.padding=MODE
+pads its convolutions otherwise. https://openreview.net/forum?id=m1CD7tPubNy
 
 paper: ResNet-50 on ImageNet at 225 pixels; --config.augment.size=224 is uneven.
 small: five convolutions on drawn gratings of 32 pixels (33 are even).
-gpu: a PreAct ResNet-18 on CIFAR-10, enlarged to 41 pixels; 40 are uneven.
+gpu: a PreAct ResNet-18 on CIFAR-10, enlarged to 40 pixels (41 are even).
 """
+
+import functools
 
 import flax.linen as nn
 from ml_collections import config_dict
@@ -22,6 +23,7 @@ from repjax import optim
 from repjax import types
 from repjax.data.reading import source
 from repjax.data.sets import gratings
+from repjax.data.sets import tasks
 from repjax.experiments import of_images
 from repjax.layers import padding
 from repjax.methods import supervised
@@ -30,61 +32,46 @@ from repjax.models import strided_conv_net
 
 PRESETS = dict(
   paper=dict(
-    batch_size=256,
-    eval_batch_size=256,
-    epochs=90.0,
-    # side, num_rows, num_test_rows: of images that are drawn ('gratings').
+    **dict(batch_size=256, eval_batch_size=256, epochs=90.0),
+    # side: to which all images are resized first; 0 for none. rows and
+    # test_rows: how many are drawn ('gratings').
     data=dict(
-      name='imagenet2012',
-      eval_splits=('validation',),
-      **dict(side=32, num_rows=0, num_test_rows=0),
+      **dict(name='imagenet2012', eval_splits=('validation',)),
+      **dict(side=0, rows=4000, test_rows=500),
     ),
     augment=dict(
-      size=225,
-      flip=True,
-      mean=(0.485, 0.456, 0.406),
-      std=(0.229, 0.224, 0.225),
+      **dict(size=225, flip=True),
+      **dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     ),
     network='resnet',
     resnet=dict(stage_sizes=(3, 4, 6, 3)),
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2), width=64),
-    strided=dict(
-      channels=(16, 16, 32, 32, 32), strides=(1, 2, 1, 2, 2), padding='both'
-    ),
-    # How convolutions pad; '' leaves them as they are.
-    padding='',
-    tx=dict(learning_rate=0.1, momentum=0.9, warmup=0.05),
+    strided=dict(padding='both', channels=(16, 16, 32, 32, 32)),
+    padding='',  # How convolutions pad; '' leaves them as they are.
+    tx=dict(kind='sgd', learning_rate=0.1, warmup=0.05),
     step=dict(l2=1e-4),
-    run=dict(best='validation/accuracy'),
+    run=dict(best=''),
   ),
   gpu=dict(
     on='paper',
-    epochs=30.0,
-    data=dict(name='cifar10', eval_splits=('test',)),
-    augment=dict(size=41, **presets.CIFAR10),
-    network='preact_resnet',
+    **dict(epochs=30.0, network='preact_resnet'),
+    data=dict(name='cifar10', eval_splits=('test',), side=40),
+    augment=dict(size=0, **presets.CIFAR10),
     step=dict(l2=5e-4),
-    run=dict(best='test/accuracy'),
   ),
   small=dict(
-    batch_size=64,
-    eval_batch_size=500,
-    epochs=0.0,
-    min_steps=300,
-    data=dict(
-      name='gratings', eval_splits=('test',), num_rows=4000, num_test_rows=500
-    ),
-    # The mean of what the network sees is 1: zeros of padding are unlike it.
+    **dict(batch_size=64, eval_batch_size=500, epochs=0.0, min_steps=300),
+    data=dict(name='gratings', eval_splits=('test',), side=32),
+    # What the network sees has mean 1, unlike the zeros of padding.
     augment=dict(size=0, flip=False, mean=(0.0,), std=(0.5,)),
     network='strided',
-    tx=dict(learning_rate=0.05, warmup=0.0),
+    tx=dict(kind='adam', learning_rate=3e-3, warmup=0.0),
     step=dict(l2=5e-4),
-    run=dict(log_every=50, eval_every=100, save_every=100, best=''),
+    run=dict(log_every=50, eval_every=100, save_every=100),
   ),
   smoke=dict(
-    batch_size=16,
-    min_steps=8,
-    data=dict(num_rows=64, num_test_rows=16, side=16),
+    **dict(batch_size=16, min_steps=8),
+    data=dict(rows=64, test_rows=16, side=16),
     strided=dict(channels=(4, 4, 8, 8, 8)),
   ),
 )
@@ -96,50 +83,41 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 
 def build(
-  config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
+  config: config_dict.ConfigDict, optimizer: types.Optimizer | None = None
 ) -> types.Experiment:
   """One training run."""
   data = of_images.data(config, load(config, config.data.train_split))
   made = method(config, data.train.num_classes, data.steps, optimizer)
-  return of_images.classifier(
-    config, data, made, sources=lambda split: load(config, split)
-  )
+  sources = functools.partial(load, config)
+  return of_images.classifier(config, data, made, sources=sources)
 
 
 def load(config, split: str) -> source.Source:
-  """Rows of a split: gratings are drawn, other sets are read."""
+  """Rows of a split: gratings are drawn, other sets are read and resized."""
   data = config.data
   if data.name != 'gratings':
-    return of_images.load(config, split)
-  sizes = dict(train=data.num_rows, test=data.num_test_rows)
-  return gratings.draw(
-    presets.choose('data.eval_splits', split, sizes),
-    seed=list(sizes).index(split),
-    side=data.side,
-    split=split,
-  )
+    rows = of_images.load(config, split)
+    return tasks.resized(rows, data.side, 3) if data.side else rows
+  sizes = dict(train=data.rows, test=data.test_rows)
+  num_rows = presets.choose('data.eval_splits', split, sizes)
+  seed = list(sizes).index(split)
+  return gratings.draw(num_rows, seed=seed, side=data.side, split=split)
 
 
 def network(config, num_classes: int) -> nn.Module:
   """The network, with the padding that the config names."""
-  kinds = dict(
-    resnet=resnet.ResNet,
-    preact_resnet=resnet.PreActResNet,
-    strided=strided_conv_net.StridedConvNet,
-  )
-  made = presets.choose('network', config.network, kinds)
-  net = made(num_classes=num_classes, **config[config.network])
+  kinds = dict(resnet=resnet.ResNet, preact_resnet=resnet.PreActResNet)
+  kinds |= dict(strided=strided_conv_net.StridedConvNet)
+  kind = presets.choose('network', config.network, kinds)
+  net = kind(num_classes=num_classes, **config[config.network])
   return padding.Padded(net, config.padding) if config.padding else net
 
 
-def method(
-  config, num_classes: int, steps: int, optimizer: types.Optimizer = optax.sgd
-) -> types.Method:
+def method(config, num_classes: int, steps: int, optimizer=None):
   """The network, its optimizer and its loss."""
   tx = config.tx
+  sgd = functools.partial(optax.sgd, momentum=0.9, nesterov=True)
+  named = presets.choose('tx.kind', tx.kind, dict(sgd=sgd, adam=optax.adam))
   rate = optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup)
-  return supervised.make(
-    network(config, num_classes),
-    optimizer(rate, momentum=tx.momentum, nesterov=True),
-    **config.step,
-  )
+  net = network(config, num_classes)
+  return supervised.make(net, (optimizer or named)(rate), **config.step)
