@@ -3,9 +3,8 @@
     python -m launch.reproduce --papers=mind_the_pad
 
 measures the claims (`configs/studies/mind_the_pad.py`): kernels grow lopsided
-where a stride consumes padding on one side alone, not where images have a 2^n +
-1 pixels. `repjax.analysis.padding` audits any network; --config.padding=MODE
-pads its convolutions otherwise. https://openreview.net/forum?id=m1CD7tPubNy
+where a stride consumes padding on one side. --config.padding=MODE pads all
+convolutions otherwise. https://openreview.net/forum?id=m1CD7tPubNy
 
 paper: ResNet-50 on ImageNet at 225 pixels; --config.augment.size=224 is uneven.
 small: five convolutions on drawn gratings of 32 pixels (33 are even).
@@ -21,7 +20,6 @@ import optax
 from configs import presets
 from repjax import optim
 from repjax import types
-from repjax.data.reading import source
 from repjax.data.sets import gratings
 from repjax.data.sets import tasks
 from repjax.experiments import of_images
@@ -33,12 +31,9 @@ from repjax.models import strided_conv_net
 PRESETS = dict(
   paper=dict(
     **dict(batch_size=256, eval_batch_size=256, epochs=90.0),
-    # side: to which all images are resized first; 0 for none. rows and
-    # test_rows: how many are drawn ('gratings').
-    data=dict(
-      **dict(name='imagenet2012', eval_splits=('validation',)),
-      **dict(side=0, rows=4000, test_rows=500),
-    ),
+    # side: to which all images are resized first; 0 for none.
+    data=dict(name='imagenet2012', eval_splits=('validation',), side=0),
+    gratings=dict(rows=4000, test_rows=500),
     augment=dict(
       **dict(size=225, flip=True),
       **dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
@@ -46,32 +41,29 @@ PRESETS = dict(
     network='resnet',
     resnet=dict(stage_sizes=(3, 4, 6, 3)),
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2), width=64),
-    strided=dict(padding='both', channels=(16, 16, 32, 32, 32)),
+    strided=dict(padding='both', channels=(16, 16, 32, 32, 64)),
     padding='',  # How convolutions pad; '' leaves them as they are.
-    tx=dict(kind='sgd', learning_rate=0.1, warmup=0.05),
-    step=dict(l2=1e-4),
-    run=dict(best=''),
+    tx=dict(kind='sgd', learning_rate=0.1, warmup=0.05, end=0.0),
+    **dict(step=dict(l2=1e-4), run=dict(best='')),
   ),
   gpu=dict(
     on='paper',
-    **dict(epochs=30.0, network='preact_resnet'),
+    **dict(epochs=30.0, network='preact_resnet', step=dict(l2=5e-4)),
     data=dict(name='cifar10', eval_splits=('test',), side=40),
     augment=dict(size=0, **presets.CIFAR10),
-    step=dict(l2=5e-4),
   ),
   small=dict(
-    **dict(batch_size=64, eval_batch_size=500, epochs=0.0, min_steps=300),
+    **dict(batch_size=32, eval_batch_size=500, epochs=0.0, min_steps=600),
     data=dict(name='gratings', eval_splits=('test',), side=32),
     # What the network sees has mean 1, unlike the zeros of padding.
     augment=dict(size=0, flip=False, mean=(0.0,), std=(0.5,)),
-    network='strided',
-    tx=dict(kind='adam', learning_rate=3e-3, warmup=0.0),
-    step=dict(l2=5e-4),
+    **dict(network='strided', step=dict(l2=5e-4)),
+    tx=dict(kind='adam', learning_rate=3e-3, warmup=0.0, end=1.0),
     run=dict(log_every=50, eval_every=100, save_every=100),
   ),
   smoke=dict(
-    **dict(batch_size=16, min_steps=8),
-    data=dict(rows=64, test_rows=16, side=16),
+    **dict(batch_size=16, min_steps=8, data=dict(side=16)),
+    gratings=dict(rows=64, test_rows=16),
     strided=dict(channels=(4, 4, 8, 8, 8)),
   ),
 )
@@ -92,13 +84,13 @@ def build(
   return of_images.classifier(config, data, made, sources=sources)
 
 
-def load(config, split: str) -> source.Source:
-  """Rows of a split: gratings are drawn, other sets are read and resized."""
+def load(config, split: str):
+  """The source of a split: gratings are drawn, other sets read and resized."""
   data = config.data
   if data.name != 'gratings':
     rows = of_images.load(config, split)
     return tasks.resized(rows, data.side, 3) if data.side else rows
-  sizes = dict(train=data.rows, test=data.test_rows)
+  sizes = dict(train=config.gratings.rows, test=config.gratings.test_rows)
   num_rows = presets.choose('data.eval_splits', split, sizes)
   seed = list(sizes).index(split)
   return gratings.draw(num_rows, seed=seed, side=data.side, split=split)
@@ -118,6 +110,6 @@ def method(config, num_classes: int, steps: int, optimizer=None):
   tx = config.tx
   sgd = functools.partial(optax.sgd, momentum=0.9, nesterov=True)
   named = presets.choose('tx.kind', tx.kind, dict(sgd=sgd, adam=optax.adam))
-  rate = optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup)
-  net = network(config, num_classes)
-  return supervised.make(net, (optimizer or named)(rate), **config.step)
+  shape = dict(steps=steps, warmup=tx.warmup, end=tx.end)
+  links = (optimizer or named)(optim.warmup_cosine(tx.learning_rate, **shape))
+  return supervised.make(network(config, num_classes), links, **config.step)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.types import InputError
 from repjax.types import check_choice
 from repjax.types import check_range
 
@@ -41,6 +42,11 @@ class StridedConvNet(nn.Module):
     del train, mask  # Nothing drops out, and rows do not see each other.
     kinds = {'both': 1, 'SAME': 'SAME'}
     check_choice('padding', self.padding, tuple(kinds))
+    if len(self.channels) != len(self.strides):
+      raise InputError(
+        'channels and strides have one number a layer; got '
+        f'channels={tuple(self.channels)}, strides={tuple(self.strides)}'
+      )
     x = image
     for index, (width, stride) in enumerate(
       zip(self.channels, self.strides, strict=True)
@@ -51,7 +57,6 @@ class StridedConvNet(nn.Module):
         (3, 3),
         strides=(stride, stride),
         padding=kinds[self.padding],
-        kernel_init=nn.initializers.he_normal(),
         dtype=self.dtype,
         name=f'conv_{index}',
       )
