@@ -123,6 +123,8 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Trains on uneven and on even images, and sweeps a spot over detectors."""
+  recipe.load(config, 'train')  # A set that is not there is told first.
+  types.check_range('[8, 1024]', **{'config.data.side': config.data.side})
   arms = _arms(config)
   trained = {name: _train(name, arm, seeds) for name, arm in arms.items()}
   layer, kernels = _kernels(config, trained)
@@ -149,7 +151,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     for name, x in sides.items()
   }
   border = {
-    name: x['inside'] - sum(x[y] for y in _SIDES) / 4
+    name: x['inside'] - (x['top'] + x['bottom'] + x['left'] + x['right']) / 4
     for name, x in sides.items()
   }
   flip = {}
@@ -198,9 +200,6 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   )
 
 
-_SIDES = ('top', 'bottom', 'left', 'right')
-
-
 def _kernels(config, trained):
   """(last layer with a stride, arm -> its mean sizes of weights [S, k, k])."""
   audit = padding.pad_audit(recipe.network(config, 2), (64, 64, 3), train=False)
@@ -246,7 +245,7 @@ def _foveation(config):
 
 
 def _arms(config):
-  """Name -> config: where padding is consumed."""
+  """Name -> config of what is compared."""
   model = recipe.network(config, 2)
   side = config.data.side
   even = padding.even_sizes(model, (side, side, 3), train=False)[0][-1]
