@@ -107,7 +107,7 @@ _LAYER: presets.Layer = dict(
     spots=dict(side=32, size=3, contrast=0.4, noise=0.15),
     detector=dict(
       **dict(rows=3000, batch_size=32, steps=300, learning_rate=3e-3),
-      **dict(width=8, repeats=2, blank_rows=200),
+      **dict(width=8, least_overlap=0.25, repeats=2, blank_rows=200),
     ),
   ),
   smoke=dict(

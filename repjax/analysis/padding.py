@@ -225,8 +225,9 @@ def _even_sizes(model, shape, axis, kwargs):
   grown = windows(own + step)
   period = math.lcm(
     *(
-      w.stride * step // max(1, v.size - w.size)
+      w.stride * step // (v.size - w.size)
       for w, v in zip(base, grown, strict=True)
+      if v.size > w.size  # Not behind a global mean.
     )
   )
   # First what the paper's rule says.

@@ -34,6 +34,7 @@ def probe(
   batch_size: int,
   steps: int,
   learning_rate: float,
+  least_overlap: float,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Trains one detector a seed, and sweeps a square over each.
 
@@ -51,6 +52,10 @@ def probe(
     steps: Number of updates.
     learning_rate: Of Adam, at the start; it falls by half a cosine.
 
+    least_overlap: From which default boxes stand for a square. Low enough that
+      several do: with one each, scores depend on how places of the image and
+      of default boxes fall together, which is unlike at 32 and at 33 pixels.
+
   Returns:
     (how surely a square is found in each place, [S, P, P]; mean of the largest
     score in an image without one, [S]).
@@ -59,7 +64,7 @@ def probe(
   if mode:
     model = padding.Padded(model, mode)
   rate = optax.cosine_decay_schedule(learning_rate, steps)
-  method = detection.make(model, optax.adam(rate))
+  method = detection.make(model, optax.adam(rate), least_overlap=least_overlap)
   swept = blind_spots.sweep(
     functools.partial(spots.paint, **drawing),
     side=drawing['side'],
