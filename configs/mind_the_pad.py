@@ -2,9 +2,8 @@
 
     python -m launch.reproduce --papers=mind_the_pad
 
-measures the claims (`configs/studies/mind_the_pad.py`): kernels grow lopsided
-where a stride consumes padding on one side. --config.padding=MODE pads all
-convolutions otherwise. https://openreview.net/forum?id=m1CD7tPubNy
+measures that kernels grow lopsided where strides consume padding on one side.
+--config.padding pads otherwise. https://openreview.net/forum?id=m1CD7tPubNy
 
 paper: ResNet-50 on ImageNet at 225 pixels; --config.augment.size=224 is uneven.
 small: five convolutions on drawn gratings of 32 pixels (33 are even).
@@ -86,14 +85,15 @@ def build(
 
 def load(config, split: str):
   """The source of a split: gratings are drawn, other sets read and resized."""
-  data = config.data
-  if data.name != 'gratings':
+  side = config.data.side
+  if config.data.name != 'gratings':
     rows = of_images.load(config, split)
-    return tasks.resized(rows, data.side, 3) if data.side else rows
+    return tasks.resized(rows, side, 3) if side else rows
   sizes = dict(train=config.gratings.rows, test=config.gratings.test_rows)
-  num_rows = presets.choose('data.eval_splits', split, sizes)
+  field = 'train_split' if split == config.data.train_split else 'eval_splits'
+  num_rows = presets.choose(f'data.{field}', split, sizes)
   seed = list(sizes).index(split)
-  return gratings.draw(num_rows, seed=seed, side=data.side, split=split)
+  return gratings.draw(num_rows, seed=seed, side=side, split=split)
 
 
 def network(config, num_classes: int) -> nn.Module:
