@@ -33,7 +33,7 @@ MODES: tuple[Mode, ...] = (
 )
 
 # Modes that fill the padding from the map, and what NumPy calls them.
-FILLED = {
+FILLED: dict[str, Literal['wrap', 'symmetric', 'reflect', 'edge']] = {
   'circular': 'wrap',
   'symmetric': 'symmetric',
   'reflect': 'reflect',
@@ -151,10 +151,10 @@ def uses(window: Window, mode: Mode = 'zero') -> np.ndarray:
   types.check_choice('padding mode', mode, MODES)
   check_reach(window, mode, 'this map')
   if mode == 'balanced':
-    sides = balanced(window)
-    if sides is None:
+    own = balanced(window)
+    if own is None:
       raise types.InputError(unbalanced(window, 'this map'))
-    window = window._replace(before=sides, after=sides)
+    window = window._replace(before=own, after=own)
   sides = (window.before, window.after)
   places = np.arange(window.size)
   if mode in FILLED:

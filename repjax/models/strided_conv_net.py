@@ -40,8 +40,7 @@ class StridedConvNet(nn.Module):
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes], float32."""
     del train, mask  # Nothing drops out, and rows do not see each other.
-    kinds = {'both': 1, 'SAME': 'SAME'}
-    check_choice('padding', self.padding, tuple(kinds))
+    check_choice('padding', self.padding, ('both', 'SAME'))
     if len(self.channels) != len(self.strides):
       raise InputError(
         'channels and strides have one number a layer; got '
@@ -56,7 +55,7 @@ class StridedConvNet(nn.Module):
         width,
         (3, 3),
         strides=(stride, stride),
-        padding=kinds[self.padding],
+        padding=1 if self.padding == 'both' else 'SAME',
         dtype=self.dtype,
         name=f'conv_{index}',
       )
