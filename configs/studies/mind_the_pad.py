@@ -29,7 +29,8 @@ SEEDS = (0, 1, 2, 3, 4)
 
 # Trials on seeds 10 and 11 were in view when the thresholds were written: of
 # asymmetries with and without decay and on even images (ratios 3.8 and 4.7),
-# and of detectors of brighter spots (0.98 to 0.99 at all sides, 32 pixels).
+# and of two kinds of detectors of brighter spots (blind_side 0.05, 0.07 and
+# 0.01, 0.00; even_side 0.01, 0.03 of the second kind).
 CLAIMS = dict(
   accuracy=dict(
     kind='first',
@@ -81,10 +82,15 @@ CLAIMS = dict(
     paper='higher on ImageNet at 225 than at 224 pixels (figures not checked)',
   ),
   blind_side=dict(
-    says='detector: size of the difference of its scores between sides with '
-    'and without consumed padding, 32 pixels minus 33',
+    says='detector, 32 pixels: scores at the sides whose padding is consumed '
+    '(top, left) minus those at the others',
     paper='blind spots near some sides (figure 1; no figure copied)',
     at_least=0.0,
+    needs=('found_inside', 'false_alarms'),
+  ),
+  even_side=dict(
+    says='the same at 33 pixels, where sides are alike',
+    paper='not reported here',
     needs=('found_inside', 'false_alarms'),
   ),
   blind_border=dict(
@@ -148,7 +154,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     )
   sides = {name: blind_spots.of_sides(x) for name, x in maps.items()}
   gap = {
-    name: (x['bottom'] + x['right'] - x['top'] - x['left']) / 2
+    name: (x['top'] + x['left'] - x['bottom'] - x['right']) / 2
     for name, x in sides.items()
   }
   border = {
@@ -169,7 +175,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'decay_asymmetry': asymmetry['uneven'] / asymmetry['uneven, no decay'],
       **flip,
       'even_accuracy_gain': trained['even'].score - trained['uneven'].score,
-      'blind_side': abs(gap['uneven']) - abs(gap['even']),
+      'blind_side': gap['uneven'],
+      'even_side': gap['even'],
       'blind_border': border['uneven'] - border['uneven, circular'],
       'constant_circular': spread['uneven, circular'],
       'constant image, zeros': spread['uneven'],
@@ -185,15 +192,12 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         _foveation(config), xlabel='column', ylabel='row'
       ),
       'mean_kernels': plots.matrices(
-        {
-          name: mean.mean(0) / mean.mean(0).max()
-          for name, mean in kernels.items()
-        },
+        {x: y.mean(0) / y.mean(0).max() for x, y in kernels.items()},
         xlabel=f'column of {layer}',
         ylabel='row (size of weights, largest 1)',
       ),
       'blind_spots': plots.matrices(
-        {f'{name}, found': x.mean(0) for name, x in maps.items()},
+        {f'found, {x}': y.mean(0) for x, y in maps.items()},
         xlabel='column of the spot',
         ylabel='row',
       ),
@@ -291,7 +295,7 @@ def _train(name, config, seeds):
 def _detectors(config):
   side = config.spots.side
   return {
-    'uneven': (side, ''),
-    'even': (side + 1, ''),
+    'uneven': (side, None),
+    'even': (side + 1, None),
     'uneven, circular': (side, 'circular'),
   }

@@ -24,7 +24,7 @@ from repjax.protocols import side_by_side
 def probe(
   name: str,
   *,
-  mode: str,
+  mode: padding.Mode | None,
   seeds: Sequence[int],
   drawing: Mapping[str, Any],
   rows: int,
@@ -40,8 +40,8 @@ def probe(
 
   Args:
     name: For the progress lines.
-    mode: Padding of its convolutions, of `padding.MODES`; '' for zeros as the
-      model has them.
+    mode: Padding of its convolutions, one of `padding.MODES`; None leaves
+      it as the model has it.
     seeds: S seeds.
     drawing: side, size, contrast and noise of `spots.draw`.
     rows: Training images, of which half have a square.
@@ -61,7 +61,7 @@ def probe(
     score in an image without one, [S]).
   """
   model: Any = shot_detector.ShotDetector(width=width)
-  if mode:
+  if mode is not None:
     model = padding.Padded(model, mode)
   rate = optax.cosine_decay_schedule(learning_rate, steps)
   method = detection.make(model, optax.adam(rate), least_overlap=least_overlap)
