@@ -162,9 +162,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     for name, x in sides.items()
   }
   flip = {}
-  if 'uneven, other side' in tilt:
+  if 'uneven, other side' in tilt:  # Networks that have both kinds of padding.
     flip['tilt_flip'] = np.minimum(tilt['uneven, other side'], -tilt['uneven'])
-  curves = {name: x.curve for name, x in trained.items()}
   return types.Report(
     scalars={
       'accuracy': np.min([x.score for x in trained.values()], 0),
@@ -187,7 +186,9 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     },
     arrays={f'found {x}': y for x, y in maps.items()},
     figures={
-      'accuracy': plots.seed_curves(curves, ylabel='test accuracy'),
+      'accuracy': plots.seed_curves(
+        {x: y.curve for x, y in trained.items()}, ylabel='test accuracy'
+      ),
       'foveation': plots.matrices(
         _foveation(config), xlabel='column', ylabel='row'
       ),
@@ -293,9 +294,6 @@ def _train(name, config, seeds):
 
 
 def _detectors(config):
-  side = config.spots.side
-  return {
-    'uneven': (side, None),
-    'even': (side + 1, None),
-    'uneven, circular': (side, 'circular'),
-  }
+  side, circular = config.spots.side, 'uneven, circular'
+  arms = {'uneven': (side, None), 'even': (side + 1, None)}
+  return {**arms, circular: (side, 'circular')}
