@@ -192,10 +192,12 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'foveation': plots.matrices(
         _foveation(config), xlabel='column', ylabel='row'
       ),
-      'mean_kernels': plots.matrices(
-        {x: y.mean(0) / y.mean(0).max() for x, y in kernels.items()},
-        xlabel=f'column of {layer}',
-        ylabel='row (size of weights, largest 1)',
+      'mean_kernels': plots.heatmaps(
+        {
+          f'{layer}, {x}': y.mean(0) / y.mean(0).max()
+          for x, y in kernels.items()
+        },
+        names=[str(i) for i in range(kernels['even'].shape[-1])],
       ),
       'blind_spots': plots.matrices(
         {f'found, {x}': y.mean(0) for x, y in maps.items()},
