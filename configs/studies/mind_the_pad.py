@@ -193,10 +193,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         _foveation(config), xlabel='column', ylabel='row'
       ),
       'mean_kernels': plots.heatmaps(
-        {
-          f'{layer}, {x}': y.mean(0) / y.mean(0).max()
-          for x, y in kernels.items()
-        },
+        {x: y.mean(0) / y.mean(0).max() for x, y in kernels.items()},
         names=[str(i) for i in range(kernels['even'].shape[-1])],
       ),
       'blind_spots': plots.matrices(
