@@ -36,6 +36,7 @@ _PARTS = {
   'dp_finetuning': 'privacy/clipping',
   'dp_tuning': 'privacy/tuning',
   'mam_adapter': 'layers/adapters/adapting',
+  'mind_the_pad': 'layers/padding',
   'wilds': 'benchmarks/wilds/protocol',
 }
 

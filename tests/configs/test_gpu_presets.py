@@ -13,7 +13,9 @@ from launch.lib import results
 _LESS = {
   'dp_finetuning': dict(data=dict(train_split='train[:2000]')),
   'mam_adapter': dict(data=dict(train_split='train[:4000]')),
+  'contrastive_poisoning': dict(data=dict(train_split='train[:600]')),
   'diffstride': dict(data=dict(train_split='train[:200]')),
+  'mind_the_pad': dict(data=dict(train_split='train[:200]')),
   'mixup': dict(data=dict(train_split='train[:200]')),
   'performer': dict(data=dict(train_split='train[:100]')),
   'pico': dict(data=dict(train_split='train[:600]')),
