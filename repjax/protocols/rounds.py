@@ -131,6 +131,7 @@ def send(
     InputError: When traced, if `what` is unknown, or nothing is recorded.
   """
   types.check_choice('what', what, ('sum', 'difference'))
+  columns = {name: jnp.asarray(x) for name, x in columns.items()}
 
   def of_user(index, rows):
     own_rng = jax.random.fold_in(rng, index)
@@ -209,6 +210,7 @@ class OfUsers:
     real = (self._sent.weight > 0).astype(jnp.float32)
     finite = jnp.isfinite(norms) * real
     factor = jnp.minimum(1.0, clip_norm / (norms + 1e-6))
+    factor = jnp.where(finite > 0, factor, 0)
 
     def add(x):
       shape = (-1,) + (1,) * (x.ndim - 1)
