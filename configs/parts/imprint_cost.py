@@ -42,12 +42,12 @@ class Learned(NamedTuple):
   Attributes:
     accuracy: Of the test rows, one value a seed.
     rate: The best on public rows.
-    states: Parameters of all networks.
+    networks: Parameters of all networks, a list a seed.
   """
 
   accuracy: dict[str, np.ndarray]
   rate: dict[str, float]
-  states: list[types.PyTree]
+  networks: list[list[types.PyTree]]
 
 
 def learned(
@@ -71,7 +71,7 @@ def learned(
   count, rates = len(rows['label']), config.study.rates
   runs = [seed for seed in seeds for _ in rates]
   asked = {x: np.concatenate([held_out[x], test[x]]) for x in test}
-  found = Learned({}, {}, [])
+  found = Learned({}, {}, [[] for _ in seeds])
   for name, epsilon in (
     ('private', config.study.dp.epsilon),
     ('plain', math.inf),
@@ -99,5 +99,7 @@ def learned(
     place = rate_search.best_mean(right[..., :cut].mean(-1).T)
     found.accuracy[name] = right[:, place, cut:].mean(-1)
     found.rate[name] = rates[place]
-    found.states.extend(trees.unstack(jax.device_get(trained.states.params)))
+    networks = trees.unstack(jax.device_get(trained.states.params))
+    for i, network in enumerate(networks):
+      found.networks[i // len(rates)].append(network)
   return found

@@ -110,6 +110,18 @@ def one_shot(bench: Bench, num_rows: int) -> np.ndarray:
   return shares(found, 60.0).reshape((-1, count)).mean(-1)
 
 
+def exactly(bench: Bench) -> float:
+  """Largest gap of a seed between recovery and the oracle, in float64.
+
+  Beyond 150 decibels is no mean of several images, but for rounding.
+  """
+  with jax.enable_x64(True):
+    read = bench.read(
+      bench.config.imprint.num_bins, trials.Round(dtype=np.float64)
+    )
+  return float(np.abs(shares(read, 150.0) - singles(read)).max())
+
+
 def averaging(bench: Bench) -> dict[str, np.ndarray]:
   """FedAvg in float64: share above 60 decibels by kind and local rate."""
   study, found = bench.config.study, {}
@@ -128,29 +140,27 @@ def averaging(bench: Bench) -> dict[str, np.ndarray]:
   return found
 
 
-def audited(bench: Bench, honest: Sequence[Any]) -> tuple[float, float]:
-  """(share of imprints that are flagged, share of honest trees that are).
+def audited(
+  bench: Bench, honest: Sequence[Sequence[Any]]
+) -> tuple[list[float], list[float]]:
+  """Share of imprints that are flagged, and of honest networks that are, [S].
 
   Args:
-    bench: Of whose traps all kinds are planted behind all connections.
-    honest: Parameters of networks without an imprint.
+    bench: Of whose traps both kinds are planted behind two connections, and
+      two rows of the one-shot attack.
+    honest: Parameters of networks without an imprint, a list a seed.
   """
   num_bins = bench.config.imprint.num_bins // 8
-  planted = [
-    attack.params(trap, connection)
-    for kind in ('cumulative', 'sparse')
-    for trap in bench.traps(num_bins, kind=kind)
-    for connection in ('linear', 'addition')
-  ]
-  planted += [
-    attack.params(
-      trap._replace(edges=imprint_bins.around(0.0, num_bins, trap.edges)),
-      'addition',
-    )
-    for trap in bench.traps(num_bins)
-  ]
+  planted: list[list[Any]] = [[] for _ in bench.seeds]
+  for kind in ('cumulative', 'sparse'):
+    for trees, trap in zip(
+      planted, bench.traps(num_bins, kind=kind), strict=True
+    ):
+      two = trap._replace(edges=imprint_bins.around(0.0, num_bins, trap.edges))
+      for connection in ('linear', 'addition'):
+        trees += [attack.params(x, connection) for x in (trap, two)]
 
   def flagged(trees):
     return float(np.mean([bool(imprint_audit.audit(x)) for x in trees]))
 
-  return flagged(planted), flagged(honest)
+  return [flagged(x) for x in planted], [flagged(x) for x in honest]

@@ -1,9 +1,27 @@
 """What Robbing the Fed claims, measured: images read from federated updates.
 
-Todo:
-"""
+The paper puts an imprint in front of any network and reads single inputs from
+the gradient of many: 64 images of ImageNet by 128 bins at 70.94 dB on average
+(authors' repository), as many as a formula says at least, also from sums over
+users, and after local steps if rows are sparse.
 
-import functools
+Here: digits before an MLP, bins by 400 public rows, a random direction a seed;
+what counts as recovered has more than 60 dB. Each seed has images, a network
+and a trap of its own, and whatever is read is compared with the private images,
+which is the most that an attacker can have. Exactly, an image is recovered if
+it is alone in its bin. The published formula takes all ways of filling bins for
+equally likely; independent images are alone more often, but for bins that are
+uneven. FedAvg is measured in float64 (what float32 differences of parameters
+lose, stands beside it). Noise is DP-SGD's over rows, or over users of the same
+link in the server's chain; epsilon is that of training the same network without
+an imprint on the same private rows, at the best rate on public ones, against
+clipping without noise.
+
+Thresholds are those of the formulas and of a pilot in other code (sparse rows
++.3 there). A trial on three other seeds was in view: it had sparse rows ahead
+by .30 on average, .14 at least, for which .1 was taken, and recovery .07 below
+what independent images would give, for which .05 stayed.
+"""
 
 from ml_collections import config_dict
 import numpy as np
@@ -11,20 +29,106 @@ import numpy as np
 from configs import imprint
 from configs import presets
 from configs.parts import imprint_cost
+from configs.parts import imprint_defences
 from configs.parts import imprint_study
 from repjax import plots
 from repjax import types
 from repjax.attacks import imprint_bins
-from repjax.attacks import imprint_figures
 from repjax.attacks import imprint_trials as trials
 from repjax.experiments import of_images
-from repjax.protocols import compression
 from repjax.protocols import side_by_side
 
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)
 
 CLAIMS = dict(
-  x=dict(says='x', paper='not reported', at_least=0.0),
+  over_guarantee=dict(
+    says='64 images, 256 bins: share recovered minus the published expectation '
+    'r(n, k) / n',
+    paper='what is expected at least (proposition 1); 70.94 dB on average with '
+    "64 ImageNet images and 128 bins (authors' repository)",
+    at_least=0.0,
+  ),
+  exact=dict(
+    kind='theory',
+    says='float64: largest gap between the share recovered above 150 dB and '
+    'that of images alone in their bin',
+    paper='none (section 3)',
+    at_most=0.0,
+  ),
+  near_independent=dict(
+    says='share recovered minus (1 - 1/k)^(n - 1), that of independent images '
+    'in even bins',
+    paper='not reported',
+    at_least=-0.05,
+    at_most=0.05,
+  ),
+  top_bin=dict(
+    says='share recovered with the top bin, which the published code leaves, '
+    'minus without it, mean over numbers of bins',
+    paper='not reported',
+    at_least=0.0,
+  ),
+  many_users=dict(
+    says='16 users of 64 images, their sum alone is seen, 256 bins: share '
+    'recovered',
+    paper='falls as one large batch does (figures not checked)',
+    at_most=0.1,
+  ),
+  many_users_wide=dict(
+    says='the same with 16 times the bins',
+    paper='secure aggregation is a larger batch, to which bins are fitted',
+    at_least=0.5,
+  ),
+  one_shot=dict(
+    says='one wanted image of 16 users, two rows: share of targets recovered '
+    "minus the published code's guarantee",
+    paper="what is expected at least (authors' repository)",
+    at_least=0.0,
+  ),
+  sparse_gain=dict(
+    says='FedAvg, 8 local steps at rate 10: share recovered, sparse rows minus '
+    'cumulative ones',
+    paper='sparse rows are for FedAvg (figures not checked)',
+    at_least=0.1,
+  ),
+  clipping_alone=dict(
+    says='share recovered without a defence minus with gradients of single '
+    'images clipped to 1',
+    paper='not reported',
+    at_most=0.05,
+  ),
+  noise_stops=dict(
+    says='noise of epsilon 8: share of images above 25 dB',
+    paper='noise helps (figures not checked)',
+    at_most=0.02,
+  ),
+  user_noise_stops=dict(
+    says='the same noise on 16 users who share the images',
+    paper='not reported',
+    at_most=0.02,
+  ),
+  plain_good=dict(
+    kind='first',
+    says='test accuracy of the network without noise',
+    paper='not reported',
+    at_least=0.9,
+  ),
+  noise_cost=dict(
+    says='test accuracy without noise minus at epsilon 8',
+    paper='not reported',
+    at_most=0.05,
+    needs=('plain_good',),
+  ),
+  flagged=dict(
+    says='share of imprints that the auditor flags',
+    paper='not reported',
+    at_least=1.0,
+  ),
+  false_alarms=dict(
+    says='share of trained networks without an imprint that it flags',
+    paper='not reported',
+    at_most=0.0,
+  ),
 )
 
 _STUDY = dict(
@@ -45,9 +149,9 @@ _STUDY = dict(
       share=0.05,
       levels=127,
       # In units of the clip norm, beside what epsilon asks for.
-      noises=(1e-4, 1e-2),
+      noises=(1e-6, 1e-4),
       dp=dict(epsilon=8.0, delta=0.0, clip_norm=1.0, epochs=20.0),
-      rates=(0.003, 0.01, 0.03, 0.1, 0.3),
+      rates=(0.01, 0.03, 0.1, 0.3, 1.0),
     )
   ),
   smoke=dict(
@@ -85,21 +189,21 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   )
   bench = imprint_study.Bench(config, data, rows, seeds)
   scalars, figures = {}, {}
-  for part in (_bins, _users, _averaging, _defences):
+  for part in (_bins, _users, _averaging, imprint_defences.measure):
     found, drawn = part(bench)
     scalars.update(found)
     figures.update(drawn)
   learned = imprint_cost.learned(
     config, rows, public, test, data.train.num_classes, seeds
   )
-  flagged, alarms = imprint_study.audited(bench, learned.states)
+  flagged, alarms = imprint_study.audited(bench, learned.networks)
   return types.Report(
     scalars={
       **scalars,
       'plain_good': learned.accuracy['plain'],
       'noise_cost': learned.accuracy['plain'] - learned.accuracy['private'],
-      'flagged': [flagged],
-      'false_alarms': [alarms],
+      'flagged': flagged,
+      'false_alarms': alarms,
       **{f'{name}: rate': [x] for name, x in learned.rate.items()},
       **{f'{name}: test accuracy': x for name, x in learned.accuracy.items()},
     },
@@ -142,7 +246,8 @@ def _bins(bench):
     if num_bins == most:
       scalars['over_guarantee'] = share - rows['published formula']
       scalars['near_independent'] = share - rows['independent']
-  scalars['exact'] = [np.max(gaps)]
+  scalars['exact'] = [imprint_study.exactly(bench)]
+  scalars['float32: largest gap'] = np.max(gaps, 0)
   scalars['top_bin'] = np.mean(tops, 0)
   at = np.asarray(bench.config.study.bins)
   drawn = plots.seed_curves(
@@ -184,66 +289,3 @@ def _averaging(bench):
   }
   sparse, cumulative = found['sparse', rate], found['cumulative', rate]
   return {'sparse_gain': sparse - cumulative, **scalars}, {}
-
-
-def _defences(bench):
-  """Clipping, noise and compression on the same private images."""
-  study, num_bins = bench.config.study, bench.config.imprint.num_bins
-  plan = imprint_cost.plan_of(bench.config, len(bench.data.train))
-  private = f'epsilon {study.dp.epsilon:g}'
-  own = functools.partial(plan.with_keys, runs=bench.seeds)
-  noises = {
-    'clipping': 0.0,
-    **{f'noise {x:g}': x for x in study.noises},
-    private: plan.noise_multiplier,
-  }
-  shorter = {
-    'largest entries': lambda x, rng: compression.largest(x, share=study.share),
-    'rounded': functools.partial(compression.rounded, levels=study.levels),
-  }
-  users = study.users[-1]
-  rounds = {'nothing': trials.Round()}
-  for name, noise in noises.items():
-    link = plan._replace(noise_multiplier=noise, method='vmap').link()
-    rounds[name] = trials.Round(private=link, own=own)
-    if name in ('clipping', private):
-      # The same link of a server's chain: users in the place of rows.
-      by_user = trials.Round(users=users, server=link, own=own)
-      rounds[f'of users: {name}'] = by_user
-  for name, compress in shorter.items():
-    rounds[name] = trials.Round(compress=compress)
-  scored = {
-    name: bench.read(
-      num_bins,
-      protocol,
-      num_rows=study.num_rows // protocol.users,
-      order='weight' if 'noise' in name or 'epsilon' in name else 'bias',
-    )
-    for name, protocol in rounds.items()
-  }
-  seen = {x: imprint_study.shares(y, 25.0) for x, y in scored.items()}
-  exact = {x: imprint_study.shares(y, 60.0) for x, y in scored.items()}
-  images = bench.columns(study.num_rows)['image'][0]
-  mean, std = (np.asarray(bench.config.augment[x]) for x in ('mean', 'std'))
-  shown = ('nothing', 'clipping', *list(noises)[-3:])
-  scalars = {
-    'clipping_alone': exact['nothing'] - exact['clipping'],
-    'noise_stops': seen[private],
-    'user_noise_stops': seen[f'of users: {private}'],
-    'noise multiplier': [plan.noise_multiplier],
-    **{f'{x}: above 25 dB': y for x, y in seen.items()},
-    **{f'{x}: above 60 dB': y for x, y in exact.items()},
-  }
-  return scalars, {
-    'images': imprint_figures.beside(
-      images * std + mean,
-      {x: (scored[x][0].images, scored[x][0].psnr) for x in shown},
-    ),
-    'defences': plots.bars(
-      {
-        name.replace('of users: ', 'users,\n'): {'above 25 dB': x}
-        for name, x in seen.items()
-      },
-      ylabel=f'share of {study.num_rows} images',
-    ),
-  }

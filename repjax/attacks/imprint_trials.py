@@ -162,21 +162,22 @@ def score(
   images: np.ndarray,
   *,
   scale: Mapping[str, np.ndarray],
-  order: attack.Order = 'bias',
   top: bool = True,
 ) -> Scored:
-  """Reads a gradient, and compares with the private images.
+  """Reads a gradient, and compares all bins with the private images.
+
+  Who does not know these has to choose among bins that noise has filled
+  (`imprint.best`), and gets no more than this.
 
   Args:
     update: Of the imprint, one of `seen`.
     trap: What was planted.
     images: Private ones as the network sees them, [N, H, W, C].
     scale: mean and std, by which pixels in [0, 1] became what it sees.
-    order: Which recovered images are kept where there are more than N.
     top: Whether the top bin is read.
   """
   found = attack.read(update, trap.kind, at=(), top=top)
-  kept = attack.best(found, len(images), order)
+  kept = found.inputs[found.hit]
 
   def pixels(x):
     return np.asarray(x, np.float64) * scale['std'] + scale['mean']

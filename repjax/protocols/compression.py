@@ -1,7 +1,7 @@
 """Device code: what users send, made shorter.
 
-Two compressions of updates, which hide little of what an imprint holds. Both
-go over what `rounds.send` gives, a user at a time:
+Two compressions of updates. Both go over what `rounds.send` gives, a user at a
+time:
 
     sent = sent._replace(update=jax.vmap(largest)(sent.update))
 """
