@@ -19,7 +19,7 @@ from repjax.protocols import compression
 def measure(
   bench: imprint_study.Bench,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(scalars, figures) of clipping, noise and compression, on the same images."""
+  """(scalars, figures) of all of these, on the same private images."""
   study, num_bins = bench.config.study, bench.config.imprint.num_bins
   plan = imprint_cost.plan_of(bench.config, len(bench.data.train))
   private = f'epsilon {study.dp.epsilon:g}'
