@@ -111,11 +111,9 @@ def seen(
     rounds.record(),
   )
   method = supervised.make(model, tx)
-  columns = {
-    **columns,
-    'image': jnp.asarray(columns['image'], protocol.dtype),
-  }
-  states = side_by_side.begin(method, columns, seeds)
+  rows: dict[str, Any] = dict(columns)
+  rows['image'] = jnp.asarray(columns['image'], protocol.dtype)
+  states = side_by_side.begin(method, rows, seeds)
   states = _planted(tx, states, traps, connection, protocol.dtype)
   if protocol.server is None:
     states = protocol.own(states)
@@ -131,7 +129,7 @@ def seen(
       )
     return sent
 
-  sent = jax.jit(jax.vmap(one))(states, columns, jnp.asarray(seeds))
+  sent = jax.jit(jax.vmap(one))(states, rows, jnp.asarray(seeds))
   if protocol.server is None:
     total = jax.jit(jax.vmap(lambda x: rounds.secure_sum(x)[0]['imprint']))
     return trees.unstack(jax.device_get(total(sent)))
