@@ -136,24 +136,6 @@ def seen(
   return _through(protocol.server, protocol.own, states, sent)
 
 
-def one_shot(traps: Sequence[attack.Trap], inputs: np.ndarray, num_bins: int):
-  """Traps of two rows around one input each, of known place.
-
-  Args:
-    traps: With the edges of `num_bins` bins, one an input.
-    inputs: The wanted ones, [S, H, W, C].
-    num_bins: Of which each trap keeps one.
-  """
-  return [
-    trap._replace(
-      edges=imprint_bins.around(
-        float(trap.scores(x[None])[0]), num_bins, trap.edges
-      )
-    )
-    for trap, x in zip(traps, inputs, strict=True)
-  ]
-
-
 def score(
   update: types.PyTree,
   trap: attack.Trap,
