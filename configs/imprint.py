@@ -13,7 +13,7 @@ sum is one batch here; `protocols/rounds.py` has rounds of many users, and
 paper: ImageNet before a ResNet-18, 64 images, 128 bins of a cosine wave, with
   the connection that the authors' code has as its default.
 small: an MLP on `digits`; bins of 400 public rows, along a random direction.
-gpu: CIFAR-10 before a PreAct ResNet-18.
+gpu: 64 images of CIFAR-10 before a PreAct ResNet-18; not run yet.
 """
 
 import functools

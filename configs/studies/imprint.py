@@ -134,6 +134,7 @@ CLAIMS = dict(
 _STUDY = dict(
   paper=dict(
     study=dict(
+      parts=('bins', 'users', 'averaging', 'defences', 'cost'),
       # Rows of a user, at each number of bins.
       num_rows=64,
       bins=(64, 128, 256, 512),
@@ -154,6 +155,7 @@ _STUDY = dict(
       rates=(0.01, 0.03, 0.1, 0.3, 1.0),
     )
   ),
+  gpu=dict(on='small', study=dict(parts=('bins',))),
   smoke=dict(
     study=dict(
       num_rows=8,
@@ -179,37 +181,21 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Attacks rounds of users, with defences and without."""
   data = of_images.read(config)
-  rows, test, public = (
-    side_by_side.rows(x, data.recipe.evaluate)
-    for x in (
-      data.train,
-      of_images.load(config, config.data.eval_splits[0]),
-      of_images.load(config, config.imprint.bins),
-    )
-  )
+  rows = side_by_side.rows(data.train, data.recipe.evaluate)
   bench = imprint_study.Bench(config, data, rows, seeds)
+  parts = dict(
+    bins=_bins,
+    users=_users,
+    averaging=_averaging,
+    defences=imprint_defences.measure,
+    cost=_cost,
+  )
   scalars, figures = {}, {}
-  for part in (_bins, _users, _averaging, imprint_defences.measure):
-    found, drawn = part(bench)
+  for part in config.study.parts:
+    found, drawn = presets.choose('study.parts', part, parts)(bench)
     scalars.update(found)
     figures.update(drawn)
-  learned = imprint_cost.learned(
-    config, rows, public, test, data.train.num_classes, seeds
-  )
-  flagged, alarms = imprint_study.audited(bench, learned.networks)
-  return types.Report(
-    scalars={
-      **scalars,
-      'plain_good': learned.accuracy['plain'],
-      'noise_cost': learned.accuracy['plain'] - learned.accuracy['private'],
-      'flagged': flagged,
-      'false_alarms': alarms,
-      **{f'{name}: rate': [x] for name, x in learned.rate.items()},
-      **{f'{name}: test accuracy': x for name, x in learned.accuracy.items()},
-    },
-    arrays={},
-    figures=figures,
-  )
+  return types.Report(scalars=scalars, arrays={}, figures=figures)
 
 
 def _bins(bench):
@@ -289,3 +275,30 @@ def _averaging(bench):
   }
   sparse, cumulative = found['sparse', rate], found['cumulative', rate]
   return {'sparse_gain': sparse - cumulative, **scalars}, {}
+
+
+def _cost(bench):
+  """What noise costs, and whether the auditor tells networks apart."""
+  config = bench.config
+  test, public = (
+    side_by_side.rows(of_images.load(config, x), bench.data.recipe.evaluate)
+    for x in (config.data.eval_splits[0], config.imprint.bins)
+  )
+  learned = imprint_cost.learned(
+    config,
+    bench.rows,
+    public,
+    test,
+    bench.data.train.num_classes,
+    bench.seeds,
+  )
+  plain, private = (learned.accuracy[x] for x in ('plain', 'private'))
+  flagged, alarms = imprint_study.audited(bench, learned.networks)
+  return {
+    'plain_good': plain,
+    'noise_cost': plain - private,
+    'flagged': flagged,
+    'false_alarms': alarms,
+    **{f'{name}: rate': [x] for name, x in learned.rate.items()},
+    **{f'{name}: test accuracy': x for name, x in learned.accuracy.items()},
+  }, {}
