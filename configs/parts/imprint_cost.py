@@ -13,9 +13,11 @@ import jax
 import numpy as np
 import optax
 
+from configs.parts import imprint_study
 from configs.parts import imprints
 from repjax import trees
 from repjax import types
+from repjax.experiments import of_images
 from repjax.experiments import private
 from repjax.protocols import private_runs
 from repjax.protocols import rate_search
@@ -103,3 +105,32 @@ def learned(
     for i, network in enumerate(networks):
       found.networks[i // len(rates)].append(network)
   return found
+
+
+def measure(
+  bench: imprint_study.Bench,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(scalars, figures): the cost, and who is flagged by the auditor."""
+  config = bench.config
+  test, public = (
+    side_by_side.rows(of_images.load(config, x), bench.data.recipe.evaluate)
+    for x in (config.data.eval_splits[0], config.imprint.bins)
+  )
+  found = learned(
+    config,
+    bench.rows,
+    public,
+    test,
+    bench.data.train.num_classes,
+    bench.seeds,
+  )
+  plain, noisy = (found.accuracy[x] for x in ('plain', 'private'))
+  flagged, alarms = imprint_study.audited(bench, found.networks)
+  return {
+    'plain_good': plain,
+    'noise_cost': plain - noisy,
+    'flagged': flagged,
+    'false_alarms': alarms,
+    **{f'{name}: rate': [x] for name, x in found.rate.items()},
+    **{f'{name}: test accuracy': x for name, x in found.accuracy.items()},
+  }, {}

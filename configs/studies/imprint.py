@@ -188,7 +188,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     users=_users,
     averaging=_averaging,
     defences=imprint_defences.measure,
-    cost=_cost,
+    cost=imprint_cost.measure,
   )
   scalars, figures = {}, {}
   for part in config.study.parts:
@@ -275,30 +275,3 @@ def _averaging(bench):
   }
   sparse, cumulative = found['sparse', rate], found['cumulative', rate]
   return {'sparse_gain': sparse - cumulative, **scalars}, {}
-
-
-def _cost(bench):
-  """What noise costs, and whether the auditor tells networks apart."""
-  config = bench.config
-  test, public = (
-    side_by_side.rows(of_images.load(config, x), bench.data.recipe.evaluate)
-    for x in (config.data.eval_splits[0], config.imprint.bins)
-  )
-  learned = imprint_cost.learned(
-    config,
-    bench.rows,
-    public,
-    test,
-    bench.data.train.num_classes,
-    bench.seeds,
-  )
-  plain, private = (learned.accuracy[x] for x in ('plain', 'private'))
-  flagged, alarms = imprint_study.audited(bench, learned.networks)
-  return {
-    'plain_good': plain,
-    'noise_cost': plain - private,
-    'flagged': flagged,
-    'false_alarms': alarms,
-    **{f'{name}: rate': [x] for name, x in learned.rate.items()},
-    **{f'{name}: test accuracy': x for name, x in learned.accuracy.items()},
-  }, {}
