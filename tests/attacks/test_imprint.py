@@ -2,6 +2,7 @@
 
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,6 +196,40 @@ def test_texts_are_read_through_their_embedding():
   assert (shares[[1, 3, 5]] == 0).all()  # Three found, three without one.
   with pytest.raises(types.InputError, match='stands elsewhere'):
     imprint_text.tokens(np.ones((2, 7)), table)
+
+
+class Reader(nn.Module):
+  """Embeds tokens, and classifies what it sees."""
+
+  @nn.compact
+  def __call__(self, tokens):
+    seen = nn.Embed(9, 3, name='token_embedding')(tokens)
+    return nn.Dense(2, name='head')(seen.reshape((len(tokens), -1)))
+
+
+def test_texts_are_read_from_a_gradient():
+  texts = np.random.default_rng(3).integers(0, 9, (6, 4))
+  direction = imprint_bins.direction('randn', (4, 3), seed=2)
+  made = attack.Trap(direction, imprint_bins.by_law(8, std=0.6))
+  layer = made.layer('addition')
+  model = imprint.Imprinted(Reader(), layer, after='token_embedding')
+  with jax.enable_x64(True):
+    variables = jax.tree.map(
+      lambda x: x.astype(jnp.float64), model.init(jax.random.key(0), texts)
+    )
+    params = attack.plant(variables, made, 'addition')['params']
+    table = np.asarray(params['model']['token_embedding']['embedding'])
+    alone_there = imprint_bins.singles(made.scores(table[texts]), made.edges)
+    found = attack.read(
+      jax.grad(lambda p: (model.apply({'params': p}, texts) ** 2).sum())(
+        params
+      ),
+      'cumulative',
+    )
+  read = imprint_text.tokens(found.inputs[found.hit], table)
+  whole = [(read == text).all(1).any() for text in texts]
+  assert 0 < alone_there.sum() < 6
+  np.testing.assert_array_equal(np.array(whole)[alone_there], True)
 
 
 def test_an_auditor_names_imprints_and_nothing_else():
