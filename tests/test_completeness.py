@@ -33,6 +33,7 @@ _PARTS = {
   'anomaly_transformer': 'methods/anomaly_transformer',
   'beit': 'methods/beit',
   'gpm': 'optim/gradient_projection',
+  'imprint': 'attacks/imprint',
   'dp_finetuning': 'privacy/clipping',
   'dp_tuning': 'privacy/tuning',
   'mam_adapter': 'layers/adapters/adapting',

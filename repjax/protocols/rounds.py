@@ -1,0 +1,336 @@
+"""Device code: federated rounds, users side by side in one compiled call.
+
+A user trains the server's model on rows of its own, and sends what that has
+changed; the server sees a sum over users and makes a step of it (McMahan et
+al., 'Communication-Efficient Learning of Deep Networks from Decentralized
+Data', AISTATS 2017, algorithm 1, https://arxiv.org/abs/1602.05629). One local
+step is FedSGD, several are FedAvg, or FedOpt with another server optimizer
+(Reddi et al., ICLR 2021, https://arxiv.org/abs/2003.00295).
+
+What a user does is any `types.Method`, whose chain ends with `record()`. The
+server's optimizer is any optax chain, which asks about users as others ask
+about rows (`OfUsers`): behind `optim.dp_sgd` a round is user-level DP-FedAvg
+(McMahan et al., ICLR 2018, https://arxiv.org/abs/1710.06963), and the
+accounting is that of `privacy.accounting`, with users in the place of rows.
+
+Users are an axis under `vmap`, and do not see each other. Columns that are
+sharded over devices along it (`jax.device_put`) leave each user on its device.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import Literal
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from repjax import types
+
+
+class RecordState(NamedTuple):
+  """State of `record`.
+
+  Attributes:
+    total: Sum of all updates, like the parameters.
+  """
+
+  total: types.PyTree
+
+
+def record() -> optax.GradientTransformation:
+  """The last link of a user's chain: remembers the sum of its updates.
+
+  In float32 the difference of the parameters after and before has lost most
+  digits of small steps; the sum has not.
+  """
+
+  def init_fn(params):
+    return RecordState(jax.tree.map(jnp.zeros_like, params))
+
+  def update_fn(updates, state, params=None):
+    del params  # How far they move is what counts.
+    total = jax.tree.map(jnp.add, state.total, updates)
+    return updates, RecordState(total)
+
+  return optax.GradientTransformation(init_fn, update_fn)
+
+
+class Sent(NamedTuple):
+  """What users send.
+
+  Attributes:
+    update: Minus the change of the parameters, [U, ...]: the direction of a
+      gradient; with one step of `optax.sgd(1.0)`, the mean gradient itself.
+    weight: Number of real rows that each user went through, [U].
+    model_state: The model's other collections after it, [U, ...].
+    sums: Sums of the method's metrics, [U].
+  """
+
+  update: types.PyTree
+  weight: jax.Array
+  model_state: types.PyTree
+  sums: types.Sums
+
+
+def order(
+  table: np.ndarray, *, steps: int, batch_size: int, seed: int
+) -> np.ndarray:
+  """Rows of each local step: epochs of a user's rows, shuffled.
+
+  Args:
+    table: Rows of each user, [U, n], -1 for padding (`partitions.table`).
+    steps: T, local steps.
+    batch_size: B, rows of one; a user with fewer than B takes all of them.
+    seed: Decides the order.
+
+  Returns:
+    [U, T, B], -1 for padding.
+  """
+  types.check_range('[1, inf)', steps=steps, batch_size=batch_size)
+  found = np.full((len(table), steps, batch_size), -1, np.int64)
+  for user, rows in enumerate(table):
+    own = rows[rows >= 0]
+    if not len(own):
+      raise types.InputError(
+        f'user {user} has no row: leave it out of the round.'
+      )
+    generator = np.random.default_rng([seed, user])
+    size = min(batch_size, len(own))
+    epochs = -(-steps * size // len(own))
+    drawn = np.concatenate([generator.permutation(own) for _ in range(epochs)])
+    found[user, :, :size] = drawn[: steps * size].reshape(steps, size)
+  return found
+
+
+def send(
+  method: types.Method,
+  state: types.TrainState,
+  columns: Mapping[str, jax.Array],
+  order: jax.Array,
+  rng: jax.Array,
+  *,
+  what: Literal['sum', 'difference'] = 'sum',
+) -> Sent:
+  """What all users make of the server's model.
+
+  Args:
+    method: What a user does; its chain ends with `record()` where `what` is
+      'sum'. A `dp_sgd` in it draws noise of its own for each user and round.
+    state: The server's model; optimizers begin anew at each user.
+    columns: Rows of all users, name -> [N, ...].
+    order: Rows of each user and step, [U, T, B], -1 for padding.
+    rng: Of this round.
+    what: 'sum' of the updates, or 'difference' of the parameters, which is what
+      real protocols send, rounded to the parameters' type.
+
+  Raises:
+    InputError: When traced, if `what` is unknown, or nothing is recorded.
+  """
+  types.check_choice('what', what, ('sum', 'difference'))
+  columns = {name: jnp.asarray(x) for name, x in columns.items()}
+
+  def of_user(index, rows):
+    own_rng = jax.random.fold_in(rng, index)
+    start = state.replace(
+      opt_state=_own_keys(state.opt_state, state.step, index)
+    )
+
+    def step(current, chosen):
+      batch = {name: x[chosen] for name, x in columns.items()}
+      batch['mask'] = (chosen >= 0).astype(jnp.float32)
+      step_rng = jax.random.fold_in(own_rng, current.step)
+      return method.update(current, batch, step_rng)
+
+    if rows.shape[0] == 1:  # FedSGD, without a loop around it.
+      end, sums = step(start, rows[0])
+    else:
+      end, sums = jax.lax.scan(step, start, rows)
+      sums = jax.tree.map(lambda x: x.sum(0), sums)
+    if what == 'sum':
+      update = jax.tree.map(jnp.negative, _recorded(end.opt_state))
+    else:
+      update = jax.tree.map(jnp.subtract, state.params, end.params)
+    weight = (rows >= 0).sum().astype(jnp.float32)
+    return Sent(update, weight, end.model_state, sums)
+
+  return jax.vmap(of_user)(jnp.arange(order.shape[0]), order)
+
+
+def secure_sum(sent: Sent) -> tuple[types.PyTree, jax.Array]:
+  """All that a server sees behind secure aggregation.
+
+  Returns:
+    (sum over users of updates times rows, number of rows). Over FedSGD's
+    gradients, their ratio is the gradient of one large batch.
+  """
+  total = jax.tree.map(
+    lambda x: jnp.tensordot(sent.weight.astype(x.dtype), x, 1), sent.update
+  )
+  return total, sent.weight.sum()
+
+
+class OfUsers:
+  """What users sent, as a `types.GradFn`: of a server's optax chain."""
+
+  def __init__(self, sent: Sent):
+    """Binds what was sent."""
+    self._sent = sent
+    self.asked = types.Asked()
+    self.clipped_aux = None
+
+  def __call__(self, params, *, sync=True):
+    """The mean over users, by their rows: FedAvg's step."""
+    del params, sync  # Users have made their steps.
+    self.asked.check_open()
+    total, weight = secure_sum(self._sent)
+    mean = jax.tree.map(
+      lambda x: x / jnp.maximum(weight, 1.0).astype(x.dtype), total
+    )
+    self.asked.plain = jax.tree.leaves(mean)
+    return mean, self._aux({})
+
+  def clipped(self, params, clip_norm, **how):
+    """The sum over users of what each sent, cut to norm `clip_norm`.
+
+    A user counts as one, however many rows it has, and not at all without any
+    row, or where it sent what is not finite. How rows are clipped (`how`) is
+    nothing to users, who send one vector each.
+    """
+    del params, how
+    self.asked.check_open()
+    squares = [
+      jnp.square(x.astype(jnp.float32)).reshape(len(x), -1).sum(1)
+      for x in jax.tree.leaves(self._sent.update)
+    ]
+    norms = jnp.sqrt(sum(squares))  # [U]
+    real = (self._sent.weight > 0).astype(jnp.float32)
+    finite = jnp.isfinite(norms) * real
+    factor = jnp.minimum(1.0, clip_norm / (norms + 1e-6))
+    factor = jnp.where(finite > 0, factor, 0)
+
+    def add(x):
+      shape = (-1,) + (1,) * (x.ndim - 1)
+      kept = jnp.where(finite.reshape(shape) > 0, x, 0)
+      return (kept * factor.astype(x.dtype).reshape(shape)).sum(0)
+
+    def weigh(x):
+      return jnp.where(finite > 0, x, 0).sum(), finite.sum()
+
+    self.clipped_aux = self._aux(
+      {
+        'gradient_norm': weigh(norms),
+        'unclipped': weigh((norms <= clip_norm).astype(jnp.float32)),
+        'nonfinite': ((real - finite).sum(), real.sum()),
+      }
+    )
+    return jax.tree.map(add, self._sent.update), self.clipped_aux
+
+  def _aux(self, more):
+    weight = self._sent.weight / jnp.maximum(self._sent.weight.sum(), 1.0)
+
+    def mean(x):
+      if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x[0]
+      return jnp.tensordot(weight.astype(x.dtype), x, 1)
+
+    sums = jax.tree.map(lambda x: x.sum(0), dict(self._sent.sums))
+    return types.Aux(
+      jax.tree.map(mean, self._sent.model_state), {**sums, **more}
+    )
+
+
+class Server(NamedTuple):
+  """The server's side.
+
+  Attributes:
+    state: Of the model; `state.step` counts rounds.
+    opt_state: Of the server's optimizer.
+  """
+
+  state: types.TrainState
+  opt_state: Any
+
+
+class Rounds(NamedTuple):
+  """Federated training.
+
+  Attributes:
+    begin: Fresh state of the users' method -> Server.
+    step: (Server, columns, order [U, T, B], rng) -> (Server, sums), as `send`
+      takes them; compiled.
+  """
+
+  begin: Callable[[types.TrainState], Server]
+  step: Callable[..., tuple[Server, types.Sums]]
+
+
+def make(
+  method: types.Method,
+  server_tx: optax.GradientTransformation | None = None,
+  *,
+  what: Literal['sum', 'difference'] = 'sum',
+) -> Rounds:
+  """Rounds of a method of users and an optimizer of the server.
+
+  Args:
+    method: What a user does: see `send`.
+    server_tx: Takes what users sent as a gradient; None is `optax.sgd(1.0)`,
+      which puts the mean of the users' models in the place of the old one.
+    what: Users send: see `send`.
+  """
+  tx = optax.sgd(1.0) if server_tx is None else server_tx
+  tx = optax.with_extra_args_support(tx)
+
+  def begin(state):
+    return Server(state, tx.init(state.params))
+
+  def step(server, columns, order, rng):
+    state = server.state
+    grad_fn = OfUsers(send(method, state, columns, order, rng, what=what))
+    mean, aux = grad_fn(state.params)
+    updates, opt_state = tx.update(
+      mean, server.opt_state, state.params, grad_fn=grad_fn
+    )
+    aux = grad_fn.clipped_aux or aux
+    state = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      model_state=aux.model_state,
+    )
+    return Server(state, opt_state), aux.sums
+
+  return Rounds(begin, jax.jit(step))
+
+
+def _recorded(opt_state):
+  """The sum of updates in a state of an optax chain."""
+  is_record = lambda x: isinstance(x, RecordState)  # noqa: E731
+  found = [
+    x
+    for x in jax.tree.leaves(opt_state, is_leaf=is_record)
+    if isinstance(x, RecordState)
+  ]
+  if len(found) != 1:
+    raise types.InputError(
+      "what='sum' needs one link that records it: end the users' chain with "
+      f'rounds.record(); got {len(found)} of them.'
+    )
+  return found[0].total
+
+
+def _own_keys(opt_state, step, index):
+  """Keys of a user and a round in the place of the one that all were given."""
+
+  def own(path, x):
+    if path[-1:] != (jax.tree_util.GetAttrKey('key'),):
+      return x
+    impl = {2: 'threefry2x32', 4: 'rbg'}[x.shape[-1]]
+    key = jax.random.wrap_key_data(x, impl=impl)
+    key = jax.random.fold_in(jax.random.fold_in(key, step), index)
+    return jax.random.key_data(key)
+
+  return jax.tree_util.tree_map_with_path(own, opt_state)

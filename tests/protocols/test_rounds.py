@@ -1,0 +1,263 @@
+"""Rounds of users are what a loop over users does."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import optim
+from repjax import types
+from repjax.data import partitions
+from repjax.methods import supervised
+from repjax.models import mlp
+from repjax.protocols import compression
+from repjax.protocols import rounds
+
+RNG = np.random.default_rng(0)
+COLUMNS = {
+  'image': RNG.normal(size=(64, 4)).astype(np.float32),
+  'label': RNG.integers(0, 3, 64),
+}
+MODEL = mlp.Mlp(3, (5,))
+
+
+def method(*links, rate=1.0):
+  return supervised.make(
+    MODEL, optax.chain(*links, optax.sgd(rate), rounds.record())
+  )
+
+
+def state_of(made):
+  batch = {**{k: x[:1] for k, x in COLUMNS.items()}, 'mask': np.ones(1)}
+  return made.init(jax.random.key(0), batch)
+
+
+def gradient(params, rows):
+  def loss(params):
+    logits = MODEL.apply({'params': params}, COLUMNS['image'][rows], train=True)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits, COLUMNS['label'][rows]
+    ).mean()
+
+  return jax.grad(loss)(params)
+
+
+@pytest.fixture(scope='module')
+def plain():
+  made = method()
+  return made, state_of(made)
+
+
+def test_the_sum_of_64_users_is_one_large_batch(plain):
+  made, state = plain
+  traces = []
+
+  @jax.jit
+  def step(state, columns, order):
+    traces.append(0)
+    sent = rounds.send(made, state, columns, order, jax.random.key(0))
+    return sent, rounds.secure_sum(sent)
+
+  order = np.arange(64).reshape(64, 1, 1)
+  sent, (total, weight) = step(state, COLUMNS, order)
+  assert len(traces) == 1
+  assert float(weight) == 64
+  mean = jax.tree.map(lambda x: x / weight, total)
+  everything = np.arange(64)
+  chex.assert_trees_all_close(
+    mean, gradient(state.params, everything), atol=1e-6
+  )
+  # And each user's is its own.
+  chex.assert_trees_all_close(
+    jax.tree.map(lambda x: x[7], sent.update),
+    gradient(state.params, everything[7:8]),
+    atol=1e-6,
+  )
+
+
+def test_users_of_unequal_size_count_by_their_rows(plain):
+  made, state = plain
+  order = np.full((3, 1, 8), -1)
+  for user, rows in enumerate((range(8), range(8, 11), range(20, 21))):
+    order[user, 0, : len(rows)] = rows
+  sent = rounds.send(made, state, COLUMNS, order, jax.random.key(0))
+  np.testing.assert_array_equal(sent.weight, [8, 3, 1])
+  total, weight = rounds.secure_sum(sent)
+  rows = order[order >= 0]
+  chex.assert_trees_all_close(
+    jax.tree.map(lambda x: x / weight, total),
+    gradient(state.params, rows),
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize('what', ['sum', 'difference'])
+def test_averaging_is_a_loop_over_users_and_steps(plain, what):
+  del plain
+  made = method(rate=0.3)
+  state = state_of(made)
+  users = partitions.iid(64, 4, seed=0)
+  order = rounds.order(
+    partitions.table(users, 4), steps=3, batch_size=5, seed=1
+  )
+  federated = rounds.make(made, what=what)
+  server, sums = federated.step(
+    federated.begin(state), COLUMNS, order, jax.random.key(0)
+  )
+  ends = []
+  for rows in order:
+    params = state.params
+    for step in rows:
+      grads = gradient(params, step)
+      params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
+    ends.append(params)
+  expected = jax.tree.map(lambda *x: sum(x) / 4, *ends)
+  chex.assert_trees_all_close(server.state.params, expected, atol=2e-6)
+  assert int(server.state.step) == 1
+  assert float(sums['loss'][1]) == 4 * 3 * 5
+
+
+def test_one_local_step_of_averaging_is_one_step_of_sgd(plain):
+  made, state = plain
+  slow = method(rate=0.1)
+  order = np.arange(64).reshape(4, 1, 16)
+  averaged = rounds.make(slow)
+  server, _ = averaged.step(
+    averaged.begin(state_of(slow)), COLUMNS, order, jax.random.key(0)
+  )
+  descending = rounds.make(made, optax.sgd(0.1))
+  other, _ = descending.step(
+    descending.begin(state), COLUMNS, order, jax.random.key(0)
+  )
+  chex.assert_trees_all_close(
+    server.state.params, other.state.params, atol=1e-6
+  )
+
+
+@pytest.mark.devices(4)
+def test_users_may_live_on_several_devices(plain):
+  made, state = plain
+  order = np.arange(64).reshape(8, 1, 8)
+  kinds = (jax.sharding.AxisType.Auto,)
+  mesh = jax.make_mesh((4,), ('users',), axis_types=kinds)
+  spread = jax.device_put(
+    order, jax.NamedSharding(mesh, jax.sharding.PartitionSpec('users'))
+  )
+  step = jax.jit(
+    lambda order: rounds.send(made, state, COLUMNS, order, jax.random.key(0))
+  )
+  alone, together = step(order), step(spread)
+  chex.assert_trees_all_close(together.update, alone.update, atol=1e-6)
+  kernel = together.update['head']['kernel']
+  assert len(kernel.sharding.device_set) == 4
+  assert kernel.addressable_shards[0].data.shape[0] == 2
+
+
+def test_noise_is_of_each_user_and_each_round_alone():
+  link = optim.dp_sgd(
+    1e-3,
+    1.0,
+    expected_batch_size=4,
+    key=jax.random.key(0),
+    method='vmap',
+  )
+  made = method(link)
+  state = state_of(made)
+  order = np.zeros((2, 1, 4), int)  # The same rows for both.
+
+  def noisy(state):
+    sent = rounds.send(made, state, COLUMNS, order, jax.random.key(0))
+    return np.asarray(sent.update['head']['kernel'])
+
+  first = noisy(state)
+  later = noisy(state.replace(step=state.step + 1))
+  assert (first[0] != first[1]).all()
+  assert (first != later).all()
+  np.testing.assert_array_equal(first, noisy(state))
+
+
+def test_a_private_server_clips_users_and_adds_noise(plain):
+  made, state = plain
+  order = np.arange(64).reshape(4, 1, 16)
+  sent = rounds.send(made, state, COLUMNS, order, jax.random.key(0))
+  each = [jax.tree.map(lambda x, u=u: x[u], sent.update) for u in range(4)]
+  norms = np.asarray([float(optax.tree.norm(x)) for x in each])
+  clip = float(np.median(norms))
+  expected = jax.tree.map(
+    lambda *x: sum(
+      np.asarray(y) * min(1, clip / n) for y, n in zip(x, norms, strict=True)
+    ),
+    *each,
+  )
+  total, aux = rounds.OfUsers(sent).clipped(state.params, clip)
+  chex.assert_trees_all_close(total, expected, rtol=1e-5)
+  assert float(aux.sums['unclipped'][0]) == (norms <= clip).sum()
+  # A user that sends what is no number counts for nothing.
+  bad = sent._replace(
+    update=jax.tree.map(lambda x: x.at[1].set(jnp.nan), sent.update)
+  )
+  total, aux = rounds.OfUsers(bad).clipped(state.params, np.inf)
+  chex.assert_trees_all_close(
+    total, jax.tree.map(lambda *x: x[0] + x[2] + x[3], *each), rtol=1e-5
+  )
+  assert float(aux.sums['nonfinite'][0]) == 1
+  # The server's chain is that of any private optimizer.
+  quiet = optax.chain(
+    optim.dp_sgd(clip, 0.0, expected_batch_size=4, key=jax.random.key(1)),
+    optax.sgd(0.5),
+  )
+  federated = rounds.make(made, quiet)
+  server, sums = federated.step(
+    federated.begin(state), COLUMNS, order, jax.random.key(0)
+  )
+  chex.assert_trees_all_close(
+    server.state.params,
+    jax.tree.map(lambda p, x: p - 0.5 * x / 4, state.params, expected),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+  assert float(sums['gradient_norm'][1]) == 4
+
+
+def test_a_chain_without_a_record_and_users_without_rows_are_refused(plain):
+  _, state = plain
+  made = supervised.make(MODEL, optax.sgd(0.1))
+  with pytest.raises(types.InputError, match=r'rounds\.record'):
+    rounds.send(
+      made,
+      state_of(made),
+      COLUMNS,
+      np.zeros((1, 1, 1), int),
+      jax.random.key(0),
+    )
+  with pytest.raises(types.InputError, match='user 1 has no row'):
+    rounds.order(np.array([[0], [-1]]), steps=1, batch_size=1, seed=0)
+  del state
+
+
+def test_every_epoch_of_a_user_has_all_its_rows():
+  table = np.array([[0, 1, 2, 3], [4, 5, -1, -1]])
+  order = rounds.order(table, steps=4, batch_size=2, seed=0)
+  for epoch in (order[0, :2], order[0, 2:]):
+    np.testing.assert_array_equal(np.sort(epoch.reshape(-1)), range(4))
+  np.testing.assert_array_equal(np.sort(order[1], 1), [[4, 5]] * 4)
+
+
+def test_compression_keeps_the_largest_and_is_right_on_average():
+  update = {'a': jnp.asarray(RNG.normal(size=(5, 8)), jnp.float32)}
+  kept = np.asarray(compression.largest(update, share=0.1)['a'])
+  flat = np.abs(update['a']).reshape(-1)
+  places = np.sort(np.argsort(flat)[-4:])
+  np.testing.assert_array_equal(np.flatnonzero(kept.reshape(-1)), places)
+  rounded = jax.vmap(
+    lambda rng: compression.rounded(update, rng, levels=3)['a']
+  )(jax.random.split(jax.random.key(0), 4000))
+  unit = flat.max() / 3
+  np.testing.assert_allclose(
+    rounded / unit, np.round(rounded / unit), atol=1e-4
+  )
+  np.testing.assert_allclose(rounded.mean(0), update['a'], atol=4 * unit / 120)
+  with pytest.raises(types.InputError, match='share'):
+    compression.largest(update, share=0.0)
