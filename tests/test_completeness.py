@@ -37,6 +37,7 @@ _PARTS = {
   'dp_tuning': 'privacy/tuning',
   'mam_adapter': 'layers/adapters/adapting',
   'wilds': 'benchmarks/wilds/protocol',
+  'wilds_text': 'benchmarks/wilds/shops',
 }
 
 
