@@ -5,11 +5,6 @@
 measures the claims (`configs/studies/wilds_text.py`); --config.algorithm names
 the method. https://arxiv.org/abs/2112.05090
 
-    python -m launch.train --config=configs/wilds_text.py:small \
-      --config.algorithm=masked_lm --workdir=runs/gaps
-    python -m launch.train --config=configs/wilds_text.py:small \
-      --config.pretrained=runs/gaps --workdir=runs/after
-
 paper: Amazon's reviews, with an encoder of DistilBERT's size; --data_dir holds
   `amazon_v2.1`. Nothing is pretrained but by 'masked_lm' here; there, all
   methods start from DistilBERT. 'noisy_student' needs --config.teacher=WORKDIR.
@@ -43,9 +38,8 @@ PRESETS = dict(
       name='amazon',
       group_by=('user',),
       eval_splits=('val', 'id_val', 'test'),
-      # A file of `tokens.Subwords.save`; '' reads bytes.
-      tokenizer='',
-      length=512,
+      # tokenizer: a file of `tokens.Subwords.save`; '' reads bytes.
+      **dict(tokenizer='', length=512),
       # looks, num_reviews: of shops.
       **dict(fraction=1.0, looks=0, num_reviews=0),
     ),

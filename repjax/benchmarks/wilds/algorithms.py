@@ -89,10 +89,15 @@ def make(
     InputError: There is no such algorithm for a classifier of these inputs.
   """
   types.check_choice('config.algorithm', name, tuple(NEEDS))
-  if name == ('masked_lm' if inputs is model_inputs.image else 'swav'):
+  of_images = inputs is model_inputs.image
+  if name in (('masked_lm',) if of_images else ('fixmatch', 'swav')):
     raise types.InputError(
       f'config.algorithm={name} learns from '
-      f'{"text" if name == "masked_lm" else "images"} alone.'
+      + (
+        'text: take configs/wilds_text.py.'
+        if of_images
+        else 'views of images: take configs/wilds.py.'
+      )
     )
   rate = config.tx.learning_rate
   # As PyTorch's: decay is a part of the gradient.

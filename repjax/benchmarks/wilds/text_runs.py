@@ -3,11 +3,11 @@
 `experiment` reads data and makes batches of both, texts and images.
 """
 
-from collections.abc import Mapping
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from repjax import plots
@@ -36,7 +36,7 @@ def build(
   data: experiment.Data,
   method: types.Method,
   *,
-  pseudo: Mapping[str, np.ndarray] | None = None,
+  pseudo: dict[str, np.ndarray] | None = None,
 ) -> types.Experiment:
   """An experiment on texts that reports what WILDS does, split by split.
 
@@ -87,9 +87,12 @@ def with_gaps(rows: sources.Source, vocab_size: int) -> sources.Source:
     vocab_size: Number of tokens; the last one hides others.
   """
   columns = rows.columns()
-  batch = {k: columns[k] for k in ('tokens', 'token_mask') if k in columns}
   gapped = language_modeling.mask_tokens(
-    batch,
+    {
+      k: jnp.asarray(columns[k])
+      for k in ('tokens', 'token_mask')
+      if k in columns
+    },
     jax.random.key(0),
     vocab_size=vocab_size - 1,
     mask_id=vocab_size - 1,

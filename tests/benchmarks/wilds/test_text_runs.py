@@ -134,7 +134,11 @@ def test_the_papers_run_builds(algorithm, tmp_path):
 
 @pytest.mark.parametrize(
   ('algorithm', 'message'),
-  [('swav', 'images alone'), ('noisy_student', 'needs a teacher')],
+  [
+    ('swav', 'views of images'),
+    ('fixmatch', 'views of images'),
+    ('noisy_student', 'needs a teacher'),
+  ],
 )
 def test_what_texts_cannot_be_learnt_by_is_refused(algorithm, message):
   with pytest.raises(types.InputError, match=message):
