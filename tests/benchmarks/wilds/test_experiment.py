@@ -129,7 +129,7 @@ def test_every_algorithm_has_a_step():
     jax.eval_shape(made.update, state, batch, jax.random.key(0))
   with pytest.raises(types.InputError, match='algorithm must be one of'):
     algorithms.make('moco', model, config, optax.sgd, num_groups=2, steps=10)
-  with pytest.raises(types.InputError, match='take configs/wilds_text.py'):
+  with pytest.raises(types.InputError, match='learns from text: take'):
     wilds.build(config_of('masked_lm', unlabelled='test_unlabeled'))
 
 
