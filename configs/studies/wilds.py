@@ -107,7 +107,7 @@ _STUDY = dict(
       unlabelled='test_unlabeled',
     )
   ),
-  mnist=dict(on='small', study=dict(copies=4)),
+  mnist=dict(on='small', study=dict(copies=4, irm_rate=0.003)),
   smoke=dict(study=dict(replicates=2, copies=2)),
 )
 
