@@ -17,6 +17,7 @@ them.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import os
 from typing import Literal
 
@@ -160,6 +161,7 @@ def with_network(
   variables: Mapping[str, types.PyTree],
   *,
   head: str = 'head',
+  without: Sequence[str] = (),
   what: str = 'The network to start from',
 ) -> types.TrainState:
   """The state whose network is another one's, but for its last layer.
@@ -171,6 +173,7 @@ def with_network(
     state: Of a method of `methods.step`, fresh; of one model or of many.
     variables: As `from_run` gives them. Batch statistics come along.
     head: Name of the last layer.
+    without: Names of layers that only the other one has, above its features.
     what: What the network is, for the error.
 
   Raises:
@@ -178,6 +181,7 @@ def with_network(
   """
   params = frozen.joined(variables)
   params = params.get(_NETWORK, params)
+  params = {k: x for k, x in params.items() if k not in without}
   nested = _NETWORK in state.params
 
   def keep(path):
@@ -193,13 +197,18 @@ def with_network(
 
 
 def begin_from(
-  workdir: str, *, head: str = 'head', field: str = 'config.pretrained'
+  workdir: str,
+  *,
+  head: str = 'head',
+  without: Sequence[str] = (),
+  field: str = 'config.pretrained',
 ) -> Callable[[types.TrainState], types.TrainState]:
   """(fresh state) -> one with the network of another run, but for its head.
 
   Args:
     workdir: Of that run; '' for none: states stay as they are.
     head: Name of the last layer.
+    without: Names of layers that only that run's network has.
     field: Where the user has named the run, for the error.
 
   Raises:
@@ -210,7 +219,11 @@ def begin_from(
     return lambda state: state
   variables = from_run(workdir, field=field)
   return lambda state: with_network(
-    state, variables, head=head, what=f'{field}={workdir}'
+    state,
+    variables,
+    head=head,
+    without=without,
+    what=f'{field}={workdir}',
   )
 
 

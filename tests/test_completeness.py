@@ -39,6 +39,7 @@ _PARTS = {
   'mam_adapter': 'layers/adapters/adapting',
   'mind_the_pad': 'layers/padding',
   'wilds': 'benchmarks/wilds/protocol',
+  'wilds_text': 'benchmarks/wilds/shops',
 }
 
 

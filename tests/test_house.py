@@ -133,12 +133,14 @@ def test_a_closure_is_what_python_loads():
 
 
 # Text models of three kinds, published weights, adapters, and their data; and
-# benchmarks, which name each of the ten or seventeen methods that they compare.
+# benchmarks, which name each of the ten or seventeen methods that they compare,
+# on images and on texts.
 _MANY = {
   'mam_adapter': 80,
   'dp_finetuning': 75,
   'fine_grained_shift': 70,
-  'wilds': 62,
+  'wilds': 65,
+  'wilds_text': 81,
 }
 
 

@@ -37,6 +37,7 @@ import numpy as np
 
 from configs import presets
 from configs import wilds
+from configs.parts import domains
 from repjax import plots
 from repjax import types
 from repjax.benchmarks.wilds import protocol
@@ -106,14 +107,16 @@ _STUDY = dict(
       unlabelled='test_unlabeled',
     )
   ),
-  mnist=dict(on='small', study=dict(copies=4)),
+  mnist=dict(on='small', study=dict(copies=4, irm_rate=0.003)),
   smoke=dict(study=dict(replicates=2, copies=2)),
 )
 
 
 def get_config(preset: str):
   """Numbers of a preset of the recipe, and of the study."""
-  return presets.get_config(preset, presets.RUN, wilds.PRESETS, _STUDY)
+  return presets.get_config(
+    preset, presets.RUN, domains.ALGORITHMS, wilds.PRESETS, _STUDY
+  )
 
 
 def run(config, seeds=SEEDS) -> types.Report:

@@ -11,6 +11,9 @@ from repjax.layers import activations
 from repjax.models import transformer
 from repjax.types import check_choice
 
+# What `MaskedLM` has beside its encoder.
+OF_MASKED_LM = ('transform', 'transform_norm', 'head_bias')
+
 
 class MaskedLM(transformer.Encoder):
   """An encoder that predicts its tokens (https://arxiv.org/abs/1810.04805)."""

@@ -23,6 +23,7 @@ from repjax.methods import fixmatch
 from repjax.methods import group_dro
 from repjax.methods import grouped
 from repjax.methods import irm
+from repjax.methods import model_inputs
 from repjax.methods import noisy_student
 from repjax.methods import pseudo_label
 from repjax.methods import swav
@@ -53,6 +54,7 @@ NEEDS = {
   'fixmatch': Needs('shuffled', 'must'),
   'noisy_student': Needs('shuffled', 'must'),
   'swav': Needs('shuffled', 'alone'),
+  'masked_lm': Needs('shuffled', 'alone'),
 }
 
 # Those that teach themselves, whose rate falls from the beginning.
@@ -67,11 +69,13 @@ def make(
   *,
   num_groups: int,
   steps: int,
+  inputs: model_inputs.Inputs = model_inputs.image,
 ) -> types.Method:
   """An algorithm with the settings of a config.
 
   Args:
-    name: One of `NEEDS`.
+    name: One of `NEEDS`, but for 'masked_lm', which trains no classifier: it is
+      `protocols.pretraining.masked_language_model`.
     model: A linen classifier whose last layer is 'head'.
     config: With the groups `tx` (learning_rate, momentum, weight_decay,
       dann_divisor), `step`, and one of each algorithm's name with its
@@ -79,8 +83,22 @@ def make(
     optimizer: (rate, momentum=...) -> the end of the optax chain.
     num_groups: Domains.
     steps: Number of updates.
+    inputs: What the model is called with, in place of images.
+
+  Raises:
+    InputError: There is no such algorithm for a classifier of these inputs.
   """
   types.check_choice('config.algorithm', name, tuple(NEEDS))
+  of_images = inputs is model_inputs.image
+  if name in (('masked_lm',) if of_images else ('fixmatch', 'swav')):
+    raise types.InputError(
+      f'config.algorithm={name} learns from '
+      + (
+        'text: take configs/wilds_text.py.'
+        if of_images
+        else 'views of images: take configs/wilds.py.'
+      )
+    )
   rate = config.tx.learning_rate
   # As PyTorch's: decay is a part of the gradient.
   decay = optax.add_decayed_weights(config.tx.weight_decay)
@@ -91,6 +109,8 @@ def make(
   groups: dict[str, Any] = dict(num_groups=num_groups)
   tx = chain(falling(rate, steps) if name in _TEACH else rate)
   more = {**(config[name] if name != 'erm' else {}), **config.step}
+  if name != 'swav':
+    more['inputs'] = inputs
   if name == 'erm':
     return erm.make(model, tx, **more)
   if name == 'group_dro':

@@ -18,6 +18,8 @@ from repjax.benchmarks.wilds import hospitals
 from repjax.benchmarks.wilds import leaderboard
 from repjax.benchmarks.wilds import loaders
 from repjax.benchmarks.wilds import published
+from repjax.benchmarks.wilds import shops
+from repjax.benchmarks.wilds import text_sets
 from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
@@ -25,6 +27,9 @@ from repjax.experiments import of_images
 from repjax.experiments import wiring
 from repjax.layers import frozen
 from repjax.methods import noisy_student
+
+# Kinds of data whose rows are texts.
+TEXTS = ('shops', 'published_text')
 
 
 class Data(NamedTuple):
@@ -36,7 +41,7 @@ class Data(NamedTuple):
     unlabelled: Rows without labels that are learnt from, or None.
     grouper: What makes domains of the metadata of both.
     groups_per_batch: Domains in a batch of 'groups', of each kind of rows.
-    views: Of images.
+    views: Of images; texts are learnt from as they are.
     steps: Number of updates.
   """
 
@@ -54,7 +59,7 @@ def read(config: Any) -> Data:
 
   Args:
     config: With algorithm, unlabelled, groups_per_batch, batch_size, epochs,
-      min_steps and the groups `data` and `augment`.
+      min_steps and the groups `data` and, for images, `augment`.
 
   Raises:
     InputError: A set is missing, no set of images and classes, or not what the
@@ -94,7 +99,9 @@ def read(config: Any) -> Data:
     unlabelled=unlabelled,
     grouper=groupers.Grouper(tables, tuple(fields)),
     groups_per_batch=1 if unlabelled else config.groups_per_batch,
-    views=viewing.make(source, **config.augment),
+    views=viewing.plain()
+    if config.data.kind in TEXTS
+    else viewing.make(source, **config.augment),
     steps=wiring.steps_of(
       config,
       len(unlabelled if unlabelled and needs.unlabelled == 'alone' else train),
@@ -106,14 +113,30 @@ def load(config: Any, *, unlabelled: bool = False) -> datasets.Dataset:
   """The labelled or the unlabelled set of a config.
 
   Args:
-    config: With data.kind ('published' or 'hospitals'), data.name, data.dir,
-      and, for hospitals, data.looks and data.num_digits.
+    config: With data.kind ('published', 'hospitals' or one of `TEXTS`),
+      data.name, data.dir, and, for hospitals, data.looks and data.num_digits;
+      for texts data.length, for shops data.looks and data.num_reviews, and for
+      published ones data.tokenizer.
     unlabelled: Which of the two.
   """
   data = config.data
-  types.check_choice('config.data.kind', data.kind, ('published', 'hospitals'))
+  kinds = ('published', 'hospitals', *TEXTS)
+  types.check_choice('config.data.kind', data.kind, kinds)
   if data.kind == 'published':
     return published.load(data.name, data.dir, unlabelled=unlabelled)
+  if data.kind == 'published_text':
+    return text_sets.tokenized(
+      published.load(data.name, data.dir, unlabelled=unlabelled),
+      text_sets.tokenizer(data.tokenizer),
+      length=data.length,
+    )
+  if data.kind == 'shops':
+    return shops.load(
+      seed=data.looks,
+      num_reviews=data.num_reviews,
+      length=data.length,
+      unlabelled=unlabelled,
+    )
   return hospitals.load(
     data.name,
     seed=data.looks,
@@ -147,7 +170,8 @@ def batches(
   if needs.unlabelled == 'alone':
     assert data.unlabelled is not None  # `read` sees to it.
     rows = data.unlabelled.source(data.grouper)
-    transform = views.pair(first='strong')
+    if config.algorithm == 'swav':
+      transform = views.pair(first='strong')
     size = config.unlabelled_batch_size
     return _batches(config, data, rows, kind, size, transform)
   labelled = data.train.source(data.grouper)

@@ -32,6 +32,7 @@ METRICS = {
   'hospitals': ('acc_avg', 'acc_wg'),
   'iwildcam': ('F1-macro_all', 'acc_avg'),
   'poverty': ('r_wg', 'r_all'),
+  'shops': ('acc_avg', 'acc_wg'),
   'waterbirds': ('acc_wg', 'adj_acc_avg'),
 }
 _SEEDS = {'camelyon17': 10, 'civilcomments': 5}

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repjax import start
@@ -29,6 +28,7 @@ from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
 from repjax.methods import noisy_student
 from repjax.methods import step as steps
+from repjax.models import text_heads
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
 
@@ -103,7 +103,8 @@ def run(
 
   Args:
     arm: What is trained.
-    config: Of the recipe, with data.kind='hospitals'; it is not changed.
+    config: Of the recipe, with data.kind='hospitals' or 'shops'; it is not
+      changed.
     method_of: (config, data) -> method.
     draws: D values of data.looks.
     replicates: R, seeds of initialization and batches.
@@ -121,9 +122,10 @@ def run(
   )
   network = None
   algorithm = arm.algorithm
-  if algorithm == 'swav':
+  if algorithms.NEEDS[algorithm].unlabelled == 'alone':
     config.algorithm = algorithm
-    network = _trained('swav, pretraining', gather(config), config, method_of)
+    name = f'{algorithm}, pretraining'
+    network = _trained(name, gather(config), config, method_of)
     algorithm, config.unlabelled = 'erm', ''
   config.algorithm = algorithm
   rows = gather(config, teacher=teacher)
@@ -183,7 +185,9 @@ def _trained(name, rows, config, method_of, network=None):
   method = method_of(config, rows.sets[0])
   states = side_by_side.begin(method, {}, rows.seeds, shared=rows.columns)
   if network is not None:
-    states = start.with_network(states, steps.variables(network))
+    states = start.with_network(
+      states, steps.variables(network), without=text_heads.OF_MASKED_LM
+    )
   total = rows.sets[0].steps
   for step, current, means in seed_loop.fit(
     method,
@@ -296,13 +300,12 @@ def _evaluate(method, states, sets, replicates):
   )
 
   def logits(subsets: Sequence[datasets.Subset]) -> np.ndarray:
-    image = np.stack(
-      [
-        data.views.evaluate.apply(x.source().columns(), None)['image']
-        for data, x in zip(sets, subsets, strict=True)
-      ]
-    )
-    batch = {'image': image, 'mask': jnp.ones(image.shape[:2])}
+    columns = [
+      data.views.evaluate.apply(x.source().columns(), None)
+      for data, x in zip(sets, subsets, strict=True)
+    ]
+    batch = {k: np.stack([x[k] for x in columns]) for k in columns[0]}
+    batch['mask'] = np.ones(batch['row'].shape, np.float32)
     return np.asarray(predict(shaped, batch)['logits'])  # [D, R, n, C]
 
   accuracy = {}

@@ -1,10 +1,11 @@
 """Host side: CivilComments and Amazon as WILDS publishes them.
 
 Columns, splits and metadata are those of PyPI's `wilds` 2.0.0. Inputs are
-'text', UTF-8 bytes; `data.text.labelled_text.rows` makes tokens of them.
+'text', UTF-8 bytes; `tokenized` makes tokens of them.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from repjax.benchmarks.wilds import datasets
 from repjax.benchmarks.wilds import evaluation
 from repjax.benchmarks.wilds import folders
 from repjax.benchmarks.wilds import metrics
+from repjax.data.reading import source as sources
+from repjax.data.text import running_text
+from repjax.data.text import tokens
 
 IDENTITIES = (
   'male',
@@ -165,6 +169,36 @@ def amazon(
     evaluate=None if unlabelled else evaluate,
     source_splits=source_splits,
   )
+
+
+def tokenizer(path: str) -> tokens.Tokenizer:
+  """What `tokens.Subwords.save` wrote into a file, or bytes where it is ''."""
+  return tokens.Subwords.load(path) if path else tokens.Bytes()
+
+
+def tokenized(
+  dataset: datasets.Dataset, tokenizer: tokens.Tokenizer, *, length: int
+) -> datasets.Dataset:
+  """The set with 'tokens' [length] and 'token_mask' in place of 'text'.
+
+  Args:
+    dataset: Of texts.
+    tokenizer: What makes ids of them.
+    length: Tokens of a row, `START` among them; longer texts are cut.
+
+  Raises:
+    InputError: Its inputs are no texts.
+  """
+  types.check_range('[2, inf)', length=length)
+  ids, mask = running_text.pad(
+    [
+      np.append(tokens.START, tokenizer.encode(x)[: length - 1])
+      for x in dataset.inputs.column('text')
+    ],
+    length=length,
+  )
+  made = sources.from_arrays(dataset.name, {'tokens': ids, 'token_mask': mask})
+  return dataclasses.replace(dataset, inputs=made)
 
 
 def _scheme(scheme):

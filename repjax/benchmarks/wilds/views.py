@@ -107,6 +107,12 @@ def make(
 _KINDS = ('randaugment', 'stains')
 
 
+def plain() -> Views:
+  """The views of rows that are learnt from as they are, such as texts."""
+  same = transforms.Transform(0, lambda columns, draws: columns)
+  return Views(weak=same, strong=same, evaluate=same, decode=None)
+
+
 def copies(
   source: sources.Source,
   transform: transforms.Transform,
