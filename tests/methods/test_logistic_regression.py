@@ -89,7 +89,7 @@ def test_rows_that_are_nearly_one_have_an_optimum_too():
   assert np.isfinite(found.kernel).all()
   assert np.max(found.steps) <= 6
   expected = _sklearn(rows[7], np.arange(5), 1.0)
-  ours = rows[7] @ found.kernel[7] + found.bias[7]
+  ours = rows[7] @ found.kernel[7] + found.bias[7][None]
   np.testing.assert_allclose(_centred(ours), _centred(expected), atol=1e-4)
 
 
