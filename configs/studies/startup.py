@@ -19,6 +19,9 @@ points above transfer at one row and 10 to 12 at five, without self-supervision
 Found: self-supervision alone is better, and beside it the teacher's labels
 add nothing. Labels of 5 classes help, too. Transfer is below random features: a
 guess is that batch statistics of clean characters do not suit the noise.
+Characters of Omniglot and MNIST in noise (`omniglot`): self-supervision alone
+has .69 at five rows against .49 of transfer, base rows beside it leave .54, and
+STARTUP has .53; labels alone change nothing that five seeds can tell.
 """
 
 import functools
