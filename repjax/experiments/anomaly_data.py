@@ -71,8 +71,8 @@ def read(config: Any) -> Data:
     raise types.InputError("config.data.channels names none: try ('A-1',).")
   if data.name == 'nab':
     found = _numenta(data)
-    borders = [splits.by_share(len(x), data.shares) for x in found]
-    return _divided(found, borders, constant='keep')
+    rows = [splits.by_share(len(x), data.shares) for x in found]
+    return _divided(found, rows, constant='keep')
   return _spacecraft(data)
 
 
