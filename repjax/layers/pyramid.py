@@ -145,7 +145,8 @@ def _in_blocks(fn, pyramid, *rows):
 
   On CPUs each product of rows is written down. Of all nodes, they leave the
   caches, and the allocator gives what is so large back to the system after each
-  call: on a quiet machine 8,192 steps took seven times as long as 4,096.
+  call: at 16,384 steps of 4 heads of 32, blocks were 5 times as fast forward
+  and 7 times with the gradient; at 512, 0.9 and 2 times.
 
   Args:
     fn: (take) -> arrays; `take` cuts the nodes in question from [B, n, ...].
@@ -157,7 +158,9 @@ def _in_blocks(fn, pyramid, *rows):
   size = max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // numbers)
   if jax.default_backend() != 'cpu' or size >= num_nodes:
     return fn(lambda x: x)
-  # The last block begins where it ends with the last node.
+  # Blocks as even as can be; the last one begins where it ends with the last
+  # node, and what it shares with the one before is made twice.
+  size = -(-num_nodes // -(-num_nodes // size))
   starts = np.minimum(np.arange(0, num_nodes, size), num_nodes - size)
 
   def cut(start):
