@@ -4,7 +4,8 @@
 
 measures the claims (`configs/studies/anomaly_transformer.py`): the highest F1
 after point adjustment, and the lowest AUROC. --preset=smap and msl do on
-spacecraft, --data_dir with <channel>.npz. https://arxiv.org/abs/2110.02642
+spacecraft, --data_dir with <channel>.npz, nab on series of the TFDS set, each
+learned from its first rows. https://arxiv.org/abs/2110.02642
 
     python -m launch.train --config=configs/anomaly_transformer.py:small
         --workdir=/tmp/mine --config.data.file=mine.csv
@@ -33,7 +34,7 @@ PRESETS = dict(
     eval_batch_size=256,
     epochs=3.0,
     min_steps=0,
-    # A CSV of your own (file), or name: 'planted' or 'smap_msl' (channels).
+    # Your own CSV (file), or name: 'planted', 'smap_msl', 'nab' (channels).
     data=dict(
       file='',
       columns='',
@@ -69,6 +70,7 @@ PRESETS = dict(
   ),
   smap=dict(on='small', data=dict(name='smap_msl')),
   msl=dict(on='smap', data=dict(channels=('C-1', 'M-1'))),
+  nab=dict(on='smap', data=dict(name='nab', channels=('realKnownCause',))),
   smoke=dict(
     min_steps=8,
     planted=dict(num_test=2_400, num_collective=1),

@@ -15,7 +15,9 @@ rates were moved up by a second one, before the run of record: at full length
 the best of 0.003 and 0.01 was the larger for both networks.
 
 small: sines of 24 and 168 hours with the paper's noise, 168 hours ahead.
-etth1: ETTh1 by the same small network. paper: the authors' settings.
+etth1: ETTh1 by the same small network: a test MSE of .82, as with exact
+attention, against .57 of the last day and .41 of the linear map. paper: the
+authors' settings, not measured.
 """
 
 from collections.abc import Callable

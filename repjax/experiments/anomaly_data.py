@@ -1,6 +1,7 @@
 """Host side: series with normal parts to learn from, and a part to judge."""
 
 from collections.abc import Mapping
+import itertools
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from repjax.data.series import splits
 from repjax.data.series import windows
 from repjax.data.sets import planted_anomalies
 
-NAMES = ('planted', 'smap_msl')
+NAMES = ('planted', 'smap_msl', 'nab')
 
 
 class Data(NamedTuple):
@@ -24,13 +25,13 @@ class Data(NamedTuple):
   Attributes:
     parts: 'train', 'validation' and 'test' -> series, those of one entity at
       the same place of each.
-    begin: The row of its series at which a part begins.
+    begin: The row of its series at which each of `everything` begins.
     kinds: Index into `planted_anomalies.KINDS` of the points of the only test
       series, or None where anomalies were not planted.
   """
 
   parts: Mapping[str, list[seriess.Series]]
-  begin: Mapping[str, int]
+  begin: tuple[int, ...]
   kinds: np.ndarray | None
 
   def everything(self) -> list[tuple[str, seriess.Series]]:
@@ -43,8 +44,8 @@ def read(config: Any) -> Data:
 
   Args:
     config: With the groups `data` (file, columns, time_column, label_column,
-      gaps and shares of a CSV file; or name, dir and channels) and `planted`
-      (arguments of `planted_anomalies.make`).
+      gaps and shares of a CSV file; or name, dir, channels and shares) and
+      `planted` (arguments of `planted_anomalies.make`).
 
   Raises:
     InputError: If something is not there, or is no series.
@@ -59,22 +60,55 @@ def read(config: Any) -> Data:
       label_column=data.label_column,
       gaps=data.gaps,
     )
-    return _divided(series, splits.by_share(len(series), data.shares))
+    return _divided([series], [splits.by_share(len(series), data.shares)])
   types.check_choice('config.data.name', data.name, NAMES)
   if data.name == 'planted':
     made = planted_anomalies.make(**config.planted, seed=config.seed)
     borders = splits.by_rows(len(made.series), made.rows)
     kinds = made.kinds[slice(*borders['test'])]
-    return _divided(made.series, borders)._replace(kinds=kinds)
-  return Data(_spacecraft(data), dict.fromkeys(splits.NAMES, 0), None)
+    return _divided([made.series], [borders])._replace(kinds=kinds)
+  if not data.channels:
+    raise types.InputError("config.data.channels names none: try ('A-1',).")
+  if data.name == 'nab':
+    found = _numenta(data)
+    rows = [splits.by_share(len(x), data.shares) for x in found]
+    return _divided(found, rows, constant='keep')
+  return _spacecraft(data)
 
 
-def _divided(series, borders):
-  """One series in units of its training rows, part by part."""
-  series = splits.scaled(series, borders['train'])
-  parts = {name: [series.part(*rows)] for name, rows in borders.items()}
-  begin = {name: start for name, (start, _) in borders.items()}
+def _divided(series, borders, *, constant='refuse'):
+  """Series in units of their own training rows, part by part."""
+  scaled = [
+    splits.scaled(x, rows['train'], constant=constant)
+    for x, rows in zip(series, borders, strict=True)
+  ]
+  parts = {
+    name: [x.part(*y[name]) for x, y in zip(scaled, borders, strict=True)]
+    for name in splits.NAMES
+  }
+  begin = tuple(y[name][0] for name in splits.NAMES for y in borders)
   return Data(parts, begin, None)
+
+
+def _numenta(data):
+  """Series of the Numenta Anomaly Benchmark, by name or by folder.
+
+  Lavin and Ahmad, 2015, https://arxiv.org/abs/1510.03336. Some have anomalies
+  among their first rows, too, which nobody may take out: labels are not known
+  when a detector learns.
+  """
+  there = reading.read_tfds('nab', 'train', data_dir=data.dir, label='label')
+  found = []
+  for channel in data.channels:
+    named = [x for x in there if channel in (x.name, x.name.split('/')[0])]
+    if not named:
+      folders = sorted({x.name.split('/')[0] for x in there})
+      raise types.InputError(
+        f'config.data.channels: nab has no series or folder {channel!r}; its '
+        f'folders are {", ".join(folders)}.'
+      )
+    found += named
+  return found
 
 
 def _spacecraft(data):
@@ -84,8 +118,7 @@ def _spacecraft(data):
   train on is for validation.
   """
   parts: dict[str, list] = {name: [] for name in splits.NAMES}
-  if not data.channels:
-    raise types.InputError("config.data.channels names none: try ('A-1',).")
+  begin: dict[str, list[int]] = {name: [] for name in splits.NAMES}
   for channel in data.channels:
     file = pathlib.Path(data.dir) / f'{channel}.npz'
     if not file.is_file():
@@ -103,7 +136,9 @@ def _spacecraft(data):
     parts['train'].append(known.part(*rows))
     parts['validation'].append(known.part(rows[1], len(known)))
     parts['test'].append(test)
-  return parts
+    for name, row in zip(splits.NAMES, (0, rows[1], 0), strict=True):
+      begin[name].append(row)
+  return Data(parts, tuple(itertools.chain(*begin.values())), None)
 
 
 def training_windows(

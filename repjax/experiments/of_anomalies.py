@@ -212,11 +212,11 @@ def _table(data, points, thresholds):
     for i, (entity, row) in enumerate(
       zip(points.entity, points.position, strict=True)
     ):
-      part, series = everything[entity]
+      _, series = everything[entity]
       measured = series.in_units(series.values[row])
       yield [
         series.name,
-        data.begin[part] + row,
+        data.begin[entity] + row,
         '' if series.times is None else series.times[row],
         *('' if np.isnan(x) else x for x in measured),
         '' if points.labels is None else points.labels[i],

@@ -10,11 +10,16 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from repjax.layers import norms
 from repjax.layers import pyramid_graph
 from repjax.layers.attention import signature
 from repjax.types import InputError
+
+# Numbers of an array of rows that are handled at once on CPUs, so that some
+# ten of them stay in a core's cache, and the least nodes that are worth a loop.
+_BLOCK_NUMBERS, _SMALLEST_BLOCK = 2**15, 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +27,9 @@ class Pyramidal(signature.Attention):
   """Attention of each node to its neighbours, children and parent (eq. 2-3).
 
   O(n (A + C + 1)) time and memory, forward and backward: rows are gathered by
-  lists of neighbours, one place of the lists at a time, and no n x n mask is
-  ever made. (The authors' code masks dense attention, but for a CUDA kernel.)
+  lists of neighbours, one place of the lists at a time, on CPUs one block of
+  nodes after the other, and no n x n mask is ever made. (The authors' code
+  masks dense attention, but for a CUDA kernel.)
   Gradients of keys and values are gathered, too, in place of scattered: the
   graph is the same backward. They can be taken again, but not forward-mode.
 
@@ -65,43 +71,58 @@ def _attend(pyramid, query, key, value, keep):
 
 
 def _forward(pyramid, query, key, value, keep):
-  index, valid, _ = pyramid_graph.neighbours(pyramid)
   num_heads, dim = query.shape[2:]
   q, k, v = (_flat(x) for x in (query, key, value))
-  scores = jnp.stack(
-    [_per_head(q * k[:, x], num_heads) for x in index.T], 2
-  )  # [B, n, K, H]
-  scores = jnp.where(valid[None, ..., None], scores * dim**-0.5, -jnp.inf)
-  weights = jax.nn.softmax(scores, axis=2)
-  output = _weighted(weights * keep, v, index)
+
+  def attended(take):
+    index, valid, _ = _lists(pyramid, take)
+    q_here = take(q)
+    scores = jnp.stack(
+      [_per_head(q_here * k[:, x], num_heads) for x in index], 2
+    )  # [B, n, K, H]
+    scores = jnp.where(valid, scores * dim**-0.5, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=2)
+    return _weighted(weights * take(keep), v, index), weights
+
+  output, weights = _in_blocks(attended, pyramid, q, v)
   output = output.reshape(*query.shape[:3], -1).astype(value.dtype)
   return output, (query, key, value, weights, keep)
 
 
 def _backward(pyramid, saved, grad):
   query, key, value, weights, keep = saved
-  index, valid, back = pyramid_graph.neighbours(pyramid)
   num_heads, dim = query.shape[2:]
   q, k, v, g = (_flat(x) for x in (query, key, value, grad))
-  of_weights = keep * jnp.stack(
-    [_per_head(g * v[:, x], num_heads) for x in index.T], 2
-  )
-  inner = (weights * of_weights).sum(2, keepdims=True)
-  of_scores = weights * (of_weights - inner) * dim**-0.5
 
-  def reversed_(x):
-    """What the neighbours' lists say of a node, [B, n, K, H]."""
-    rows = x.reshape(x.shape[0], -1, num_heads)[:, back]
-    return jnp.where(valid[None, ..., None], rows, 0)
+  def of_seers(take):
+    index, _, _ = _lists(pyramid, take)
+    g_here, here = take(g), take(weights)
+    of_weights = take(keep) * jnp.stack(
+      [_per_head(g_here * v[:, x], num_heads) for x in index], 2
+    )
+    inner = (here * of_weights).sum(2, keepdims=True)
+    of_scores = here * (of_weights - inner) * dim**-0.5
+    return _weighted(of_scores, k, index), of_scores
 
-  grads = (
-    _weighted(of_scores, k, index),
-    _weighted(reversed_(of_scores), q, index),
-    _weighted(reversed_(weights * keep), g, index),
-  )
+  of_query, of_scores = _in_blocks(of_seers, pyramid, q, v)
+
+  def of_seen(take):
+    index, valid, back = _lists(pyramid, take)
+
+    def reversed_(x):
+      """What the neighbours' lists say of a node, [B, n, K, H]."""
+      rows = x.reshape(x.shape[0], -1, num_heads)[:, back]
+      return jnp.where(valid, rows, 0)
+
+    return (
+      _weighted(reversed_(of_scores), q, index),
+      _weighted(reversed_(weights * keep), g, index),
+    )
+
+  of_key, of_value = _in_blocks(of_seen, pyramid, q, v)
   shaped = (
     x.reshape(like.shape).astype(like.dtype)
-    for x, like in zip(grads, (query, key, value), strict=True)
+    for x, like in ((of_query, query), (of_key, key), (of_value, value))
   )
   return (*shaped, jnp.zeros_like(keep))  # What is drawn has no gradient.
 
@@ -109,9 +130,64 @@ def _backward(pyramid, saved, grad):
 _attend.defvjp(_forward, _backward)
 
 
+def _lists(pyramid, take):
+  """Neighbours K x [n], valid [1, n, K, 1] and back [n, K] of some nodes."""
+  index, valid, back = pyramid_graph.neighbours(pyramid)
+  return (
+    take(index[None])[0].T,
+    take(valid[None, ..., None]),
+    take(back[None])[0],
+  )
+
+
+def _in_blocks(fn, pyramid, *rows):
+  """Arrays that `fn` gives of all nodes, [B, n, ...], some nodes at a time.
+
+  On CPUs each product of rows is written down. Of all nodes, they leave the
+  caches, and the allocator gives what is so large back to the system after each
+  call: at 16,384 steps of 4 heads of 32, blocks were 5 times as fast forward
+  and 7 times with the gradient; at 512, 0.9 and 2 times.
+
+  Args:
+    fn: (take) -> arrays; `take` cuts the nodes in question from [B, n, ...].
+    pyramid: Whose nodes they are.
+    *rows: [B, n, W] each; how large they are tells how many nodes to take.
+  """
+  num_nodes = pyramid.num_nodes
+  numbers = max(x[:, 0].size for x in rows)  # Of a node, in all of the batch.
+  size = max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // numbers)
+  if jax.default_backend() != 'cpu' or size >= num_nodes:
+    return fn(lambda x: x)
+  # Blocks as even as can be; the last one begins where it ends with the last
+  # node, and what it shares with the one before is made twice.
+  size = -(-num_nodes // -(-num_nodes // size))
+  starts = np.minimum(np.arange(0, num_nodes, size), num_nodes - size)
+
+  def cut(start):
+    def take(x):
+      return (
+        jax.lax.dynamic_slice_in_dim(x, start, size, 1) if jnp.ndim(x) else x
+      )
+
+    return fn(take)
+
+  def step(made, start):
+    made = [
+      jax.lax.dynamic_update_slice_in_dim(x, part, start, 1)
+      for x, part in zip(made, cut(start), strict=True)
+    ]
+    return made, None
+
+  empty = [
+    jnp.zeros((x.shape[0], num_nodes, *x.shape[2:]), x.dtype)
+    for x in jax.eval_shape(cut, 0)
+  ]
+  return jax.lax.scan(step, empty, jnp.asarray(starts))[0]
+
+
 def _flat(x):
   """Heads side by side: rows of one stretch of memory, float32 [B, n, H D]."""
-  return x.astype(jnp.float32).reshape(*x.shape[:2], -1)
+  return jnp.asarray(x, jnp.float32).reshape(*x.shape[:2], -1)
 
 
 def _heads(width, num_heads):
@@ -133,7 +209,7 @@ def _weighted(weights, rows, index):
   spread = _heads(rows.shape[-1], weights.shape[-1]).T
   return sum(
     jnp.matmul(weights[:, :, i], spread, precision='highest') * rows[:, x]
-    for i, x in enumerate(index.T)
+    for i, x in enumerate(index)
   )
 
 

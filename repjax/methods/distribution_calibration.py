@@ -40,14 +40,14 @@ class Base(NamedTuple):
   Attributes:
     means: [C, D].
     factors: A with A^T A the covariance (with n - 1), [C, R, D].
-    isotropic: Standard deviation of a part that is equal in all dimensions, 0
-      without shrinkage, [C].
+    isotropic: Standard deviation of a part that is equal in all dimensions,
+      [C]; None without shrinkage, and then nothing is drawn of it.
     power: Tukey's, of features that these are statistics of; 1 for raw ones.
   """
 
   means: jax.Array
   factors: jax.Array
-  isotropic: jax.Array
+  isotropic: jax.Array | None
   power: float
 
 
@@ -110,7 +110,7 @@ def statistics(
   return Base(
     means=jnp.asarray(means, jnp.float32),
     factors=jnp.asarray(factors, jnp.float32),
-    isotropic=jnp.asarray(isotropic, jnp.float32),
+    isotropic=jnp.asarray(isotropic, jnp.float32) if shrinkage else None,
     power=power if of == 'transformed' else 1.0,
   )
 
@@ -141,9 +141,11 @@ def calibrated(
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
   factors = base.factors[places]
   covariances = jnp.einsum('krd,kre->de', factors, factors)
-  diagonal = jnp.square(base.isotropic[places]).sum() * jnp.eye(len(row))
+  if base.isotropic is not None:
+    shared = jnp.square(base.isotropic[places]).sum()
+    covariances = covariances + shared * jnp.eye(len(row))
   added = jnp.ones((len(row),) * 2) if on == 'entries' else jnp.eye(len(row))
-  return mean, (covariances + diagonal) / neighbours + alpha * added
+  return mean, covariances / neighbours + alpha * added
 
 
 def drawn(
@@ -166,6 +168,8 @@ def drawn(
   width = len(row) if on == 'diagonal' else 1
   offset = jax.random.normal(of_alpha, (num_drawn, width))
   draws = draws + np.sqrt(alpha) * offset
+  if base.isotropic is None:
+    return draws
   rest = jnp.sqrt(jnp.square(base.isotropic[places]).mean())
   return draws + rest * jax.random.normal(of_rest, draws.shape)
 

@@ -92,9 +92,14 @@ def fit(
   free = 1.0 if intercept else 0.0
 
   # A bias that is the same for all classes changes nothing: without curvature,
-  # what rounding leaves of its gradient would be followed far.
+  # what rounding leaves of its gradient would be followed far. Where all else
+  # of a gradient is as small, conjugate gradients would never end with it, and
+  # divide 0 by 0: they see a curvature of 1 there.
   def of_bias(x):
     return free * (x - x.mean() if num_outputs > 1 else x)
+
+  def common(x):
+    return x.mean() * (num_outputs > 1)
 
   def scores(params):
     kernel, bias = params
@@ -128,7 +133,7 @@ def fit(
     else:
       changes = probs * (moved - (probs * moved).sum(0, keepdims=True))
     kernel, bias = back(weights[None] * changes)
-    return kernel + penalty * direction[0], bias
+    return kernel + penalty * direction[0], bias + common(direction[1])
 
   # The Hessian if all classes were equally likely everywhere, but for the
   # coupling of classes: what is left to conjugate gradients is well scaled.
@@ -142,9 +147,12 @@ def fit(
     kernel, bias = x
     # What is the same for all classes changes no probability: it meets the
     # penalty alone.
-    common = kernel.mean(0, keepdims=True) * (num_outputs > 1)
-    made = jnp.concatenate([kernel - common, bias[:, None]], 1) @ inverse
-    return made[:, :-1] + common / penalty, of_bias(made[:, -1])
+    shared = kernel.mean(0, keepdims=True) * (num_outputs > 1)
+    made = jnp.concatenate([kernel - shared, bias[:, None]], 1) @ inverse
+    return (
+      made[:, :-1] + shared / penalty,
+      of_bias(made[:, -1]) + common(bias),
+    )
 
   def step(carry):
     params, grads, (_, before), steps = carry

@@ -270,6 +270,29 @@ def test_channels_are_series_of_one_set(tmp_path):
   assert np.isfinite(made.measure(*outputs_of(made, 'test'))['auroc'])
 
 
+def test_series_of_nab_are_divided_each_by_itself(real_data):
+  config = channels_config(real_data, 'artificialNoAnomaly', 'realKnownCause')
+  config.data.name = 'nab'
+  data = anomaly_data.read(config)
+  assert [len(x) for x in data.parts.values()] == [12, 12, 12]
+  everything = data.everything()
+  for place in range(12):
+    train, validation, test = (everything[place + 12 * i][1] for i in range(3))
+    total = len(train) + len(validation) + len(test)
+    starts = [data.begin[place + 12 * i] for i in range(3)]
+    assert starts == [0, len(train), len(train) + len(validation)]
+    assert len(train) == pytest.approx(0.6 * total, abs=1)
+    # Each has the scale of its own training rows; one of them is constant.
+    if train.values.any():
+      assert train.values.mean() == pytest.approx(0, abs=1e-3)
+      assert train.values.std() == pytest.approx(1, abs=1e-3)
+  rows = sum(x.labels.sum() for x in data.parts['test'])
+  assert 0 < rows < sum(map(len, data.parts['test']))
+  config.data.channels = ('nope',)
+  with pytest.raises(types.InputError, match="no series or folder 'nope'"):
+    anomaly_data.read(config)
+
+
 def test_bad_channels_are_refused(tmp_path):
   write_channel(tmp_path, 'A-1', 3)
   write_channel(tmp_path, 'C-1', 4)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,8 +149,14 @@ def _inputs(graph, seed=0, batch=2, heads=2, dim=3):
   return [rng.normal(size=shape).astype(np.float32) for _ in range(4)]
 
 
+@pytest.mark.parametrize('in_blocks', [False, True])
 @pytest.mark.parametrize('fields', _GRAPHS[1:4])
-def test_it_is_dense_attention_under_the_mask_forward_and_backward(fields):
+def test_it_is_dense_attention_under_the_mask_forward_and_backward(
+  fields, in_blocks, monkeypatch
+):
+  if in_blocks:  # Of 10 nodes, and the last block meets the one before.
+    monkeypatch.setattr(pyramid, '_BLOCK_NUMBERS', 1)
+    monkeypatch.setattr(pyramid, '_SMALLEST_BLOCK', 10)
   graph = _graph(**fields)
   query, key, value, weights = _inputs(graph)
   attend = pyramid.Pyramidal(pyramid=graph)
@@ -194,6 +201,44 @@ def test_nothing_comes_from_beyond_n_hops():
     assert far.any()
     assert (gradient[far] == 0).all()
     assert (gradient[~far] > 0).all()
+
+
+def test_dropout_in_blocks_is_that_of_all_nodes_at_once(monkeypatch):
+  graph = _graph(length=23, children=(2, 2, 2))
+  query, key, value, weights = _inputs(graph)
+
+  def dropped(broadcast):
+    attend = pyramid.Pyramidal(pyramid=graph)
+    return jax.value_and_grad(
+      lambda *x: (
+        weights
+        * attend(
+          *x,
+          dropout_rng=jax.random.key(0),
+          dropout_rate=0.5,
+          broadcast_dropout=broadcast,
+        )
+      ).sum(),
+      (0, 1, 2),
+    )(query, key, value)
+
+  at_once = [dropped(x) for x in (False, True)]
+  monkeypatch.setattr(pyramid, '_BLOCK_NUMBERS', 1)
+  monkeypatch.setattr(pyramid, '_SMALLEST_BLOCK', 16)
+  in_blocks = [dropped(x) for x in (False, True)]
+  chex.assert_trees_all_close(in_blocks, at_once, atol=1e-5)
+
+
+def test_memory_of_a_step_does_not_grow_with_length():
+  def temporary(length):
+    graph = _graph(length=length)
+    attend = pyramid.Pyramidal(pyramid=graph)
+    x = jax.ShapeDtypeStruct((1, graph.num_nodes, 2, 32), np.float32)
+    compiled = jax.jit(attend).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  # What is written down beside the output is that of one block of nodes.
+  assert temporary(8192) < 1.2 * temporary(2048)
 
 
 def test_dropout_keeps_the_mean_and_its_gradient():

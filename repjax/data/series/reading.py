@@ -206,13 +206,30 @@ def _rows(path):
     raise types.InputError(
       f'There is no file {path}: check --config.data.file.'
     ) from None
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+  except UnicodeDecodeError as error:
+    raise types.InputError(
+      f'{path} is no text in UTF-8 ({error.reason} at byte {error.start}): '
+      'save it in that encoding.'
+    ) from error
+  except (OSError, csv.Error) as error:
     raise types.InputError(
       f'{path} cannot be read as a CSV file: {error}'
     ) from error
   if len(lines) < 2:
     raise types.InputError(f'{path} needs a header line and rows below it.')
   header = [x.strip() for x in lines[0]]
+  for mark, name in ((';', 'semicolons'), ('\t', 'tabs')):
+    if len(header) == 1 and mark in header[0]:
+      raise types.InputError(
+        f'{path} has {name} between its cells: write it with commas, and '
+        'numbers with points.'
+      )
+  values = [x for x in header if _is_value(x)]
+  if values:
+    raise types.InputError(
+      f'{path}: the first line holds {values[0]!r}, which is no name: write a '
+      'line of column names above it.'
+    )
   if len(set(header)) != len(header):
     raise types.InputError(f'{path}: two columns have one name: {header}.')
   for number, row in enumerate(lines[1:], 2):
@@ -223,6 +240,16 @@ def _rows(path):
   return header, lines[1:]
 
 
+def _is_value(cell):
+  """Whether it is a time stamp or a fraction; names may be whole numbers."""
+  try:
+    datetime.datetime.fromisoformat(cell)
+  except ValueError:
+    number = cell.removeprefix('-').replace('.', '', 1)
+    return '.' in cell and number.isdecimal()
+  return '-' in cell  # 20160701 is a time, too, but may be a name.
+
+
 def _numbers(path, name, cells):
   """float32 [T]; NaN for cells without a value."""
   numbers = np.full(len(cells), np.nan, np.float32)
@@ -230,7 +257,8 @@ def _numbers(path, name, cells):
     if cell.strip().lower() in _MISSING:
       continue
     try:
-      numbers[row] = float(cell)
+      with np.errstate(over='ignore'):  # Refused as infinite, by its column.
+        numbers[row] = float(cell)
     except ValueError:
       raise types.InputError(
         f'{path}: column {name!r} holds text ({cell!r} in line {row + 2}): '

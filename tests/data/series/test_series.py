@@ -84,6 +84,15 @@ def test_time_zones_are_brought_to_utc(write):
     ([['a', 'b'], ['1']], {}, r'line 2 has 1 cells, the header 2'),
     ([['a', 'a'], ['1', '2']], {}, r'two columns have one name'),
     ([['a']], {}, r'needs a header line and rows below it'),
+    ([['date;a'], ['2016;1']], {}, r'has semicolons between its cells'),
+    ([['date\ta'], ['2016\t1']], {}, r'has tabs between its cells'),
+    ([['a', '-1.5'], ['1', '2']], {}, r"first line holds '-1.5', which is no"),
+    (
+      list(zip(_hours(2), '12', strict=True)),
+      {},
+      r"first line holds '2016-07-01 00:00:00', which is no name",
+    ),
+    ([['a'], ['1e39']], {}, r"column 'a' is infinite in row 0"),
     (
       [['a', 'l'], ['1', '2']],
       {'label_column': 'l'},
@@ -102,6 +111,21 @@ def test_a_file_that_is_not_there(tmp_path):
     reading.read_csv(tmp_path / 'none.csv')
   with pytest.raises(types.InputError, match='cannot be read'):
     reading.read_npz(tmp_path / 'none.npz', 'x')
+
+
+def test_a_file_in_another_encoding(tmp_path):
+  path = tmp_path / 'my.csv'
+  path.write_text('a\n1\n', encoding='utf-16')
+  with pytest.raises(
+    types.InputError, match=r'no text in UTF-8 .*: save it in'
+  ):
+    reading.read_csv(path)
+
+
+def test_whole_numbers_are_names_as_pandas_writes_them(write):
+  rows = [['date', '0', '20160701'], [_hours(1)[0], '1', '2']]
+  made = reading.read_csv(write(rows))
+  assert made.columns == ('0', '20160701')
 
 
 def test_gaps_are_filled_with_missing_rows(write):
