@@ -158,6 +158,21 @@ def gradient_descent(
     seed: Of the initialization and of the order of rows.
   """
 
+  def loss(params, rows, targets):
+    outputs = model.apply({'params': params}, rows, train=True)
+    return loss_fn(outputs, targets).mean()
+
+  @jax.jit
+  def descend(params, rows, targets, order):
+    def step(carry, chosen):
+      params, opt_state = carry
+      grads = jax.grad(loss)(params, rows[chosen], targets[chosen])
+      updates, opt_state = tx.update(grads, opt_state, params)
+      return (optax.apply_updates(params, updates), opt_state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), order)
+    return params
+
   def train(rows, targets, test_rows, act):
     params = model.init(jax.random.key(seed), rows, train=False)['params']
     params = jax.tree.map(lambda x: x.astype(rows.dtype), params)
@@ -169,24 +184,11 @@ def gradient_descent(
         )
       kernel = act(params[first]['kernel'])
       params = {**params, first: {**params[first], 'kernel': kernel}}
-    shape = (steps, len(rows) if batch_size is None else batch_size)
     order = np.tile(np.arange(len(rows)), (steps, 1))
     if batch_size is not None:
+      shape = (steps, batch_size)
       order = np.random.default_rng(seed).integers(len(rows), size=shape)
-
-    def loss(params, chosen):
-      outputs = model.apply({'params': params}, rows[chosen], train=True)
-      return loss_fn(outputs, targets[chosen]).mean()
-
-    def step(carry, chosen):
-      params, opt_state = carry
-      grads = jax.grad(loss)(params, chosen)
-      updates, opt_state = tx.update(grads, opt_state, params)
-      return (optax.apply_updates(params, updates), opt_state), None
-
-    (params, _), _ = jax.jit(
-      lambda carry, order: jax.lax.scan(step, carry, order)
-    )((params, tx.init(params)), jnp.asarray(order))
+    params = descend(params, rows, targets, jnp.asarray(order))
     return model.apply({'params': params}, test_rows, train=False)
 
   return train

@@ -9,6 +9,7 @@ paper's bounds are about a learner at all.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ def curve(
     InputError: A size is no number of rows of the pool.
   """
   sizes = np.sort(np.asarray(sizes, np.int64))
-  num_rows = len(next(iter(pool.values())))
+  num_rows, num_test = (len(next(iter(x.values()))) for x in (pool, test))
   types.check_range('[1, inf)', batch_size=batch_size, steps=steps)
   if not sizes.size or sizes[0] < 1 or sizes[-1] > num_rows:
     raise types.InputError(
@@ -87,36 +88,42 @@ def curve(
       'pool: give fewer, or a larger pool.'
     )
   chosen = [
-    [np.random.default_rng([seed, num_rows]).permutation(num_rows)[:size]]
+    np.random.default_rng([seed, num_rows]).permutation(num_rows)[:size]
     for size in sizes
     for seed in seeds
   ]
   order = np.concatenate(
     [
       _order(rows, seed, batch_size, steps)
-      for (rows,), seed in zip(chosen, [*seeds] * len(sizes), strict=True)
+      for rows, seed in zip(chosen, [*seeds] * len(sizes), strict=True)
     ]
   )
+
+  @functools.wraps(score)
+  def of_test(outputs, rows):
+    del rows  # These are followed by the pool's.
+    return score({k: x[:, :num_test] for k, x in outputs.items()}, test)
+
   trained = side_by_side.train(
     name,
     method,
     {},
-    test,
+    # One program says what test rows and training rows are taken for.
+    {k: np.concatenate([x, pool[k]]) for k, x in test.items()},
     seeds=[*seeds] * len(sizes),
     batch_size=batch_size,
     steps=steps,
     points=1,
     shared=pool,
-    score=score,
+    score=of_test,
     order=order,
   )
-  seen = side_by_side.predict_fn(method)(trained.states, pool)
   fitted = [
     score(
-      {k: x[i : i + 1, rows] for k, x in seen.items()},
+      {k: x[i : i + 1, num_test + rows] for k, x in trained.outputs.items()},
       {k: x[rows] for k, x in pool.items()},
     )[0]
-    for i, (rows,) in enumerate(chosen)
+    for i, rows in enumerate(chosen)
   ]
   shape = len(sizes), len(seeds)
   return Curve(sizes, trained.score.reshape(shape), np.reshape(fitted, shape))

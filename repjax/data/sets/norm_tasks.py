@@ -16,8 +16,10 @@ from repjax.data.reading import source
 from repjax.types import InputError
 from repjax.types import check_range
 
+Seed = int | Sequence[int]
 
-def halves(num_rows: int, *, dim: int, seed: int) -> source.Source:
+
+def halves(num_rows: int, *, dim: int, seed: Seed) -> source.Source:
   """Which half of a Gaussian vector is longer (sec. 5).
 
   x ~ N(0, I_D); the label is 1 where the first D / 2 squares have the larger
@@ -35,7 +37,7 @@ def halves(num_rows: int, *, dim: int, seed: int) -> source.Source:
   return _classes('halves', rows, squares[:, 0] > squares[:, 1])
 
 
-def channels(num_rows: int, *, side: int, seed: int) -> source.Source:
+def channels(num_rows: int, *, side: int, seed: Seed) -> source.Source:
   """Which of two colours of a Gaussian image is longer (figure 1).
 
   x ~ N(0, I) of 3 x side x side numbers, colour after colour; the label is 1
@@ -54,7 +56,7 @@ def channels(num_rows: int, *, side: int, seed: int) -> source.Source:
 
 
 def weighted_squares(
-  num_rows: int, *, dim: int, seed: int, weights_seed: int
+  num_rows: int, *, dim: int, seed: Seed, weights_seed: int
 ) -> source.Source:
   """A sum of squares with any weights (the regression of sec. 5).
 
@@ -119,7 +121,7 @@ def positions(
   return chosen, np.setdiff1d(np.arange(2 * dim), chosen)
 
 
-def signed_axes(num_rows: int, *, dim: int, seed: int) -> source.Source:
+def signed_axes(num_rows: int, *, dim: int, seed: Seed) -> source.Source:
   """An axis and its sign: x = y e_i, the label is 1 where y is (sec. 4.1).
 
   Args:
@@ -141,7 +143,7 @@ def _check(num_rows: int, dim: int, *, divisor: int) -> None:
     raise InputError(f'dim must be a multiple of {divisor}; got {dim}')
 
 
-def _gaussian(num_rows: int, dim: int, seed: int | Sequence[int]):
+def _gaussian(num_rows: int, dim: int, seed: Seed):
   rng = np.random.default_rng(seed)
   return rng.standard_normal((num_rows, dim), np.float32)
 
