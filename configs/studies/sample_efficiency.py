@@ -10,6 +10,12 @@ colours of images. Here: all of them, with networks of squares (of relus for the
 pixels), learning rates chosen on validation rows (but of the regression and the
 pixels), and equivariance itself in float64. Images are smaller than theirs.
 
+At 64 dimensions the convolution has .94 from 32 rows, and the fully connected
+network .58 from 512, all of which it fits. The rows that it needs grow by D to
+the power 1.98, and at equal rows / D^2 its mean accuracies at 16 to 64
+dimensions are within .016 of one another. Of signed squares it explains nothing
+from a quarter of D (D + 3) / 2 rows, and most of them from all.
+
 Trials with other seeds had shown the figures of the halves, the regression, the
 pixels and the images when thresholds were written; none of equivariance but its
 tests.

@@ -45,8 +45,8 @@ def nearest(
 ) -> Neighbours:
   """Exact neighbours of some rows among all of them.
 
-  A row is no neighbour of itself, an equal one is. 60,000 rows of 784 numbers
-  take about a minute on two cores, and 240 bytes of memory a row and anchor of
+  A row is no neighbour of itself, an equal one is. Two cores rank 256 anchors
+  among 60,000 rows of 784 numbers in .2 s, in about 12 bytes a row and anchor of
   a chunk.
 
   Args:
