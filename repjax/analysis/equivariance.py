@@ -198,7 +198,7 @@ def gradient_descent(
 def _in_float64() -> Iterator[None]:
   """Numbers of JAX have 64 bits inside, whatever they had."""
   # `jax.enable_x64` is newer than the oldest JAX that this runs on.
-  before = jax.config.jax_enable_x64
+  before = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
   jax.config.update('jax_enable_x64', True)
   try:
     yield

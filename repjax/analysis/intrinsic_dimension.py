@@ -221,14 +221,7 @@ def describe(
     num_duplicates=int((counts - 1).sum()),
     ks=tuple(ks),
     curve={x: _curve(distances, ks, x) for x in ('k-1', 'k-2')},
-    intervals=np.asarray(
-      [
-        interval(
-          lambda x, k=k: mle(x, k=k, normaliser='k-1'), distances, seed=seed
-        )
-        for k in ks
-      ]
-    ),
+    intervals=np.asarray([_interval(distances, k, seed) for k in ks]),
     two_nn=two_nn(distances),
     per_class=per_class,
   )
@@ -244,6 +237,12 @@ def _distances(rows, k, num_anchors, seed, name):
   return nearest_neighbours.nearest(
     rows, k, anchors=anchors[: num_anchors or None]
   ).distances
+
+
+def _interval(distances, k, seed):
+  return interval(
+    lambda drawn: mle(drawn, k=k, normaliser='k-1'), distances, seed=seed
+  )
 
 
 def _curve(distances, ks, normaliser):
