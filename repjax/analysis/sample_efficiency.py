@@ -79,23 +79,23 @@ def curve(
   Raises:
     InputError: A size is no number of rows of the pool.
   """
-  sizes = np.sort(np.asarray(sizes, np.int64))
+  counts = np.sort(np.asarray(sizes, np.int64))
   num_rows, num_test = (len(next(iter(x.values()))) for x in (pool, test))
   types.check_range('[1, inf)', batch_size=batch_size, steps=steps)
-  if not sizes.size or sizes[0] < 1 or sizes[-1] > num_rows:
+  if not counts.size or counts[0] < 1 or counts[-1] > num_rows:
     raise types.InputError(
-      f'sizes={sizes.tolist()} must be in [1, {num_rows}], the rows of the '
+      f'sizes={counts.tolist()} must be in [1, {num_rows}], the rows of the '
       'pool: give fewer, or a larger pool.'
     )
   chosen = [
     np.random.default_rng([seed, num_rows]).permutation(num_rows)[:size]
-    for size in sizes
+    for size in counts
     for seed in seeds
   ]
   order = np.concatenate(
     [
       _order(rows, seed, batch_size, steps)
-      for rows, seed in zip(chosen, [*seeds] * len(sizes), strict=True)
+      for rows, seed in zip(chosen, [*seeds] * len(counts), strict=True)
     ]
   )
 
@@ -110,7 +110,7 @@ def curve(
     {},
     # One program says what test rows and training rows are taken for.
     {k: np.concatenate([x, pool[k]]) for k, x in test.items()},
-    seeds=[*seeds] * len(sizes),
+    seeds=[*seeds] * len(counts),
     batch_size=batch_size,
     steps=steps,
     points=1,
@@ -125,8 +125,8 @@ def curve(
     )[0]
     for i, rows in enumerate(chosen)
   ]
-  shape = len(sizes), len(seeds)
-  return Curve(sizes, trained.score.reshape(shape), np.reshape(fitted, shape))
+  shape = len(counts), len(seeds)
+  return Curve(counts, trained.score.reshape(shape), np.reshape(fitted, shape))
 
 
 def _order(rows, seed, batch_size, steps):
@@ -168,17 +168,17 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw:
   Raises:
     InputError: They are not, such as a score that no size reached.
   """
-  x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-  good = np.isfinite(x).all() and np.isfinite(y).all()
-  if x.shape != y.shape or not good or (x <= 0).any() or (y <= 0).any():
+  xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  good = np.isfinite(xs).all() and np.isfinite(ys).all()
+  if xs.shape != ys.shape or not good or (xs <= 0).any() or (ys <= 0).any():
     raise types.InputError(
-      f'A power law needs finite numbers above 0, got x={x.tolist()} and '
-      f'y={y.tolist()}: try larger sizes, or a score that they reach.'
+      f'A power law needs finite numbers above 0, got x={xs.tolist()} and '
+      f'y={ys.tolist()}: try larger sizes, or a score that they reach.'
     )
-  if len(np.unique(x)) < 2:
-    raise types.InputError(f'A power law needs two sizes, got x={x.tolist()}')
-  slope, level = np.polyfit(np.log(x), np.log(y), 1)
-  error = np.log(y) - slope * np.log(x) - level
+  if len(np.unique(xs)) < 2:
+    raise types.InputError(f'A power law needs two sizes, got x={xs.tolist()}')
+  slope, level = np.polyfit(np.log(xs), np.log(ys), 1)
+  error = np.log(ys) - slope * np.log(xs) - level
   return PowerLaw(float(slope), float(np.exp(level)), float(abs(error).max()))
 
 
