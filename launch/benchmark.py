@@ -18,6 +18,7 @@ from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import contrastive_costs
+from launch.benchmarks import dimension_speed
 from launch.benchmarks import few_labels
 from launch.benchmarks import generation_costs
 from launch.benchmarks import privacy_costs
@@ -42,6 +43,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'adaptation': adaptation_costs.adaptation,
   'deployment': adaptation_speed.deployment,
   'two_sample': two_sample_tests.two_sample,
+  'dimension': dimension_speed.dimension,
   'pico': contrastive_costs.pico,
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,

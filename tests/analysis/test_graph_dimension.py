@@ -1,0 +1,71 @@
+"""GeoMLE and shortest paths on sets whose dimension is known."""
+
+import numpy as np
+import pytest
+from sklearn import linear_model
+
+from repjax import types
+from repjax.analysis import graph_dimension
+from repjax.analysis import intrinsic_dimension
+from repjax.analysis import nearest_neighbours
+
+
+def _sphere(dim, count, seed=0):
+  rows = np.random.default_rng([seed, dim]).standard_normal((count, dim + 1))
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(('dim', 'error'), [(2, 0.3), (4, 0.8)])
+def test_shortest_paths_over_a_sphere(dim, error):
+  found = nearest_neighbours.nearest(_sphere(dim, 800), 8)
+  assert abs(graph_dimension.shortest_paths(found) - dim) < error
+
+
+def test_geo_mle_takes_less_from_edges_and_curvature_than_its_parts():
+  rows = np.random.default_rng(0).uniform(size=(1000, 5))
+  found = nearest_neighbours.nearest(rows, 100)
+  geo = graph_dimension.geo_mle(found).mean()
+  parts = [
+    intrinsic_dimension.mle(found.distances, k=k, normaliser='k-1')
+    for k in (10, 40)
+  ]
+  assert max(parts) < geo < 5.6
+  again = nearest_neighbours.nearest(1e4 * rows, 100)
+  assert graph_dimension.geo_mle(again).mean() == pytest.approx(geo, rel=1e-6)
+
+
+def test_the_regression_is_that_of_scikit_learn():
+  rng = np.random.default_rng(1)
+  x, y, weight = (rng.uniform(1, 2, (3, 12)) for _ in range(3))
+  found = graph_dimension._at_zero(x, y, weight, 2, 5e-3)
+  for i in range(3):
+    radius = x[i] / x[i].mean()
+    powers = np.stack([radius, radius**2], 1)
+    expected = linear_model.Ridge(alpha=5e-3).fit(powers, y[i], weight[i])
+    assert found[i] == pytest.approx(expected.intercept_, rel=1e-6)
+
+
+def test_a_graph_that_falls_apart_is_refused():
+  rows = _sphere(2, 40) + 100 * (np.arange(40)[:, None] // 10)
+  found = nearest_neighbours.nearest(rows, 3)
+  with pytest.raises(types.InputError, match='falls apart'):
+    graph_dimension.shortest_paths(found)
+
+
+def test_too_few_neighbours_are_refused():
+  found = nearest_neighbours.nearest(_sphere(2, 200), 40)
+  with pytest.raises(types.InputError, match='bootstrap sample'):
+    graph_dimension.geo_mle(found, k2=40)
+
+
+def test_some_anchors_are_not_enough():
+  found = nearest_neighbours.nearest(_sphere(2, 90), 9, anchors=np.arange(50))
+  with pytest.raises(types.InputError, match='anchors'):
+    graph_dimension.shortest_paths(found)
+
+
+def test_equal_rows_are_refused():
+  rows = np.repeat(_sphere(2, 60), 2, 0)
+  found = nearest_neighbours.nearest(rows, 9)
+  with pytest.raises(types.InputError, match='first_of_each'):
+    graph_dimension.shortest_paths(found)
