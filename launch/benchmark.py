@@ -18,6 +18,7 @@ from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import contrastive_costs
+from launch.benchmarks import distillation_costs
 from launch.benchmarks import few_labels
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
@@ -42,6 +43,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'deployment': adaptation_speed.deployment,
   'two_sample': two_sample_tests.two_sample,
   'pico': contrastive_costs.pico,
+  'esvit': distillation_costs.esvit,
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,
 }
