@@ -51,7 +51,7 @@ OTHERS: presets.Layer = dict(
   ),
   small=dict(
     vit=dict(
-      **dict(patch_size=2, hidden_dim=32, mlp_dim=64),
+      **dict(patch_size=2, hidden_dim=28, mlp_dim=48),
       **dict(num_heads=4, num_layers=2),
     ),
     mlp=dict(features=(256, 128)),

@@ -53,7 +53,7 @@ def test_what_cannot_be_is_said():
       recipe.build(_config(**field))
     assert named in str(error.value)
   made = recipe.build(_config(weights='x.safetensors', network='vit'))
-  with pytest.raises(types.InputError, match='set config.network=swin'):
+  with pytest.raises(types.InputError, match=r'set config\.network=swin'):
     made.warm_start(loop.init(made.method, made.train.batch(0), 0))
 
 
