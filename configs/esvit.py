@@ -11,8 +11,7 @@ https://arxiv.org/abs/2106.09785
 paper: Swin-T with windows of 7 on ImageNet-1k. What differs from the authors:
   views without hue, grey, blur and solarization; weight decay stays at .1,
   where theirs rises from .04 to .4.
-small: a two-stage Swin on `digits` at random places of a canvas.
-gpu: a Swin on CIFAR-10, for one accelerator.
+small: a two-stage Swin on `digits` at random places; gpu: a Swin on CIFAR-10.
 """
 
 from ml_collections import config_dict
@@ -50,7 +49,6 @@ PRESETS = dict(
       **dict(teacher_temperature=(0.04, 0.07), warm=0.1, frozen=1 / 300),
       **dict(momentum=0.996, centre_momentum=0.9),
     ),
-    # strengths: of linear probes; none of a million images.
     probe=dict(neighbours=20, temperature=0.07, strengths=()),
     # The rate is 5e-4 for 256 rows.
     tx=dict(
@@ -61,12 +59,12 @@ PRESETS = dict(
     run=dict(eval_every=25_000, best=''),
   ),
   small=dict(
-    **dict(batch_size=64, eval_batch_size=360, epochs=0.0, min_steps=400),
+    **dict(batch_size=48, eval_batch_size=360, epochs=0.0, min_steps=400),
     data=dict(canvas=12, eval_splits=('test',), num_workers=0),
     augment=dict(size=0, mean=(0.14,), std=(0.29,)),
     crops=dict(
       **dict(size=12, local_size=6, num_local=2, flip=False),
-      **dict(area=(0.5, 1.0), local_area=(0.2, 0.5), saturation=0.0),
+      **dict(area=(0.7, 1.0), local_area=(0.4, 0.8), saturation=0.0),
     ),
     swin=dict(
       **dict(hidden_dim=24, depths=(1, 1), num_heads=(2, 4)),
@@ -75,9 +73,11 @@ PRESETS = dict(
     esvit=dict(
       **dict(num_prototypes=64, hidden_dim=64, dim=32, momentum=0.99),
       **dict(chunk=4096, frozen=0.0),
+      # At .9 the teacher says the same of all rows before it is centred.
+      **dict(centre_momentum=0.5, teacher_temperature=(0.02, 0.02)),
     ),
     probe=dict(strengths=probes.STRENGTHS),
-    tx=dict(learning_rate=2e-3, weight_decay=0.01, warmup=0.1),
+    tx=dict(learning_rate=1e-3, weight_decay=0.01, warmup=0.1),
     step=dict(compute_dtype='float32'),
     run=dict(log_every=50, eval_every=200, save_every=200),
   ),
@@ -102,9 +102,8 @@ PRESETS = dict(
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
   """Numbers of a preset."""
-  return presets.get_config(
-    preset, presets.IMAGES, self_supervised.OTHERS, PRESETS
-  )
+  layers = presets.IMAGES, self_supervised.OTHERS, PRESETS
+  return presets.get_config(preset, *layers)
 
 
 def build(
