@@ -59,6 +59,13 @@ OTHERS: presets.Layer = dict(
       temperature=0.5, dim=64, hidden=0, queue_size=960, momentum=0.99
     ),
   ),
+  gpu=dict(
+    on='paper',
+    vit=dict(
+      **dict(patch_size=4, hidden_dim=192, mlp_dim=768),
+      **dict(num_heads=3, num_layers=6),
+    ),
+  ),
   smoke=dict(contrast=dict(dim=8, queue_size=64)),
 )
 

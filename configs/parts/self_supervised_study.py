@@ -14,6 +14,7 @@ from repjax.methods import esvit
 from repjax.protocols import probes
 from repjax.protocols import side_by_side
 
+_CHUNK = 2048  # Rows.
 # (down, right), in regions.
 _SHIFTS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
@@ -48,7 +49,7 @@ def judge(config: Any, rows, test, own: Any, method, states):
     'knn' and 'linear', and of a network with regions 'correspondence', [S].
   """
   predict = side_by_side.predict_fn(method, vectorize=config.study.vectorize)
-  features, queries = (predict(states, x)['features'] for x in (rows, test))
+  features, queries = (_predicted(predict, states, x) for x in (rows, test))
   num_classes = int(rows['label'].max()) + 1
   found = {'knn': [], 'linear': []}
   for x, y in zip(features, queries, strict=True):
@@ -74,10 +75,23 @@ def judge(config: Any, rows, test, own: Any, method, states):
   return {kind: np.asarray(x) for kind, x in found.items()}
 
 
+def _predicted(predict, states, columns):
+  """Features, [S, N, D], of as many rows at a time as a device can take."""
+  image = columns['image']
+  parts = range(0, len(image), _CHUNK)
+  return np.concatenate(
+    [
+      predict(states, {'image': image[x : x + _CHUNK]})['features']
+      for x in parts
+    ],
+    axis=1,
+  )
+
+
 def _correspondences(config, own, params, test):
   """Mean over shifts of how many regions find their like, [S]."""
   model, study = self_supervised.backbone(own), config.study
-  image = jnp.asarray(test['image'])
+  image = jnp.asarray(test['image'][:_CHUNK])
 
   def encode(params, image):
     out = model.apply({'params': params}, image, train=False, method='encode')
@@ -92,7 +106,7 @@ def _correspondences(config, own, params, test):
     )
 
   @jax.jit
-  def accuracy(params):
+  def accuracy(params, image):
     return jnp.mean(
       jnp.stack(
         [
@@ -112,7 +126,7 @@ def _correspondences(config, own, params, test):
 
   count = len(jax.tree.leaves(params)[0])
   return [
-    float(accuracy(jax.tree.map(lambda x, i=i: x[i], params)))
+    float(accuracy(jax.tree.map(lambda x, i=i: x[i], params), image))
     for i in range(count)
   ]
 

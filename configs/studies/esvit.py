@@ -133,6 +133,8 @@ _STUDY = dict(
       simclr=dict(steps=1000, batch_size=240),
     )
   ),
+  # Networks one after the other: each fills an accelerator.
+  gpu=dict(on='paper', epochs=20.0, study=dict(grid=4)),
   smoke=dict(study=dict(collapse_steps=4, simclr=dict(steps=4, batch_size=16))),
 )
 
