@@ -59,7 +59,7 @@ PRESETS = dict(
     run=dict(eval_every=25_000, best=''),
   ),
   small=dict(
-    **dict(batch_size=48, eval_batch_size=360, epochs=0.0, min_steps=400),
+    **dict(batch_size=48, eval_batch_size=360, epochs=0.0, min_steps=300),
     data=dict(canvas=12, eval_splits=('test',), num_workers=0),
     augment=dict(size=0, mean=(0.14,), std=(0.29,)),
     crops=dict(

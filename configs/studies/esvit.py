@@ -5,7 +5,7 @@ that what networks of one stage learn for free from comparing views, which
 region of one view is which of another, is lost there, and comes back, with
 better features, where regions are compared, too. Here: a Swin of two stages on
 `digits` at random places of a canvas of 12 x 12, two large and two small crops,
-in 400 steps; against views alone, and against a ViT of as many operations with
+in 300 steps; against views alone, and against a ViT of as many operations with
 views alone. k-NN and linear probes are of the teacher's features. A region is
 found where, of an image that is moved by one region in noise, the most alike
 region shows the same place (`repjax/analysis/correspondence.py`); ground does
@@ -38,7 +38,7 @@ from repjax import types
 from repjax.analysis import teacher_collapse
 from repjax.protocols import side_by_side
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3)
 
 _NEEDS = ('views_gain',)
 
@@ -109,7 +109,7 @@ CLAIMS = dict(
   ),
 )
 
-# Method, network, and the further fields of an arm.
+# Name of an arm -> method, network.
 _ARMS = dict(
   regions=('esvit', 'swin'),
   views=('dino', 'swin'),
@@ -120,7 +120,8 @@ _PROTOTYPES = 64  # Of the teacher that collapses.
 
 _STUDY = dict(
   # grid: regions along a side, those of the last stage. noise: on moved views.
-  # least: standard deviation above which a region shows something.
+  # least: standard deviation above which a region shows something. simclr:
+  # steps and rows of its own; with 0 steps those of the others.
   paper=dict(
     study=dict(
       **dict(grid=7, noise=0.5, least=0.3, vectorize=False),
@@ -231,7 +232,7 @@ def _scalars(config, data, found, collapse):
     'stages_correspondence': gain('correspondence', 'one_stage', 'views'),
     'simclr_gain': gain('linear', 'simclr', 'simclr, untrained'),
     'views_gain': gain('linear', 'views', 'views, untrained'),
-    'cost_ratio': [costs[0] / costs[1]],
+    'cost_ratio': np.full(len(found['views']['knn']), costs[0] / costs[1]),
     'uniform_loss': collapse['no sharpening'].loss[:, -1] / np.log(_PROTOTYPES),
     'centre_prototypes': (
       collapse['both'].prototypes - collapse['no centre'].prototypes
