@@ -121,7 +121,7 @@ def _region_memory(chunk: int) -> int:
       chunk=chunk,
     ).sum()
 
-  compiled = (
+  compiled: Any = (
     jax.jit(jax.grad(loss, (0, 1)))
     .lower(shape, kernel, shape, kernel)
     .compile()

@@ -46,7 +46,7 @@ def shifted(
   *,
   grid: int,
   shift: tuple[int, int],
-  noise: float = 0.0,
+  noise: float | jax.Array = 0.0,
   rng: jax.Array | None = None,
   least: float = 0.0,
 ) -> Found:
@@ -59,7 +59,7 @@ def shifted(
     grid: Regions along a side.
     shift: (down, right) by which the second view is moved, in regions.
     noise: Standard deviation of Gaussian noise on the second view.
-    rng: Draws the noise.
+    rng: Draws the noise; None for none.
     least: Standard deviation of a region's pixels above which it shows
       something: of two that show nothing, neither is the right one.
 
@@ -77,7 +77,7 @@ def shifted(
   framed = jnp.pad(image, frame, constant_values=image.min())
   top, left = (reach - x * size for x in shift)
   moved = framed[:, top : top + side, left : left + side]
-  if noise:
+  if rng is not None:
     moved += noise * jax.random.normal(rng, moved.shape, moved.dtype)
   rows, columns = jnp.divmod(jnp.arange(grid * grid), grid)
   there = (rows + shift[0], columns + shift[1])
