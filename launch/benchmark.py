@@ -19,6 +19,7 @@ from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
 from launch.benchmarks import contrastive_costs
 from launch.benchmarks import dimension_speed
+from launch.benchmarks import distillation_costs
 from launch.benchmarks import few_labels
 from launch.benchmarks import generation_costs
 from launch.benchmarks import privacy_costs
@@ -45,6 +46,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'two_sample': two_sample_tests.two_sample,
   'dimension': dimension_speed.dimension,
   'pico': contrastive_costs.pico,
+  'esvit': distillation_costs.esvit,
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,
   'vitgan': generation_costs.vitgan,

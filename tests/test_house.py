@@ -132,15 +132,17 @@ def test_a_closure_is_what_python_loads():
   assert {pathlib.Path(x) for x in loaded} == files
 
 
-# Text models of three kinds, published weights, adapters, and their data; and
+# Text models of three kinds, published weights, adapters, and their data;
 # benchmarks, which name each of the ten or seventeen methods that they compare,
-# on images and on texts.
+# on images and on texts; and four ways to learn without labels, on three
+# networks.
 _MANY = {
   'mam_adapter': 80,
   'dp_finetuning': 75,
   'fine_grained_shift': 70,
   'wilds': 65,
   'wilds_text': 81,
+  'esvit': 70,
 }
 
 

@@ -5,6 +5,7 @@ What `launch.evaluate --episodes=5x1` prints.
 
 import re
 
+import jax
 import numpy as np
 
 from repjax import loop
@@ -40,12 +41,18 @@ def measure(
 ) -> dict[str, object]:
   """Accuracy of classifiers on the input of a layer, over the same episodes.
 
+  Methods that learn without labels predict features, and those are judged.
+
   Returns:
     Numbers of the episodes, and 'accuracy': classifier -> [mean, half of its
     95 % interval]; 'over nearest centroid': the same of paired differences.
   """
 
   def predict(state, batch):
+    own = jax.eval_shape(experiment.method.predict, state, batch)
+    if 'features' in own and 'logits' not in own:
+      found = experiment.method.predict(state, batch)
+      return {'features': found['features']}
     _, rows = layer_inputs.with_input_of(
       lambda: experiment.method.predict(state, batch), layer
     )

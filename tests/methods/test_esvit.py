@@ -82,6 +82,33 @@ def test_chunks_change_neither_loss_nor_gradient(chunk):
   np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
 
+def test_memory_is_linear_in_chunks():
+  rows, regions, prototypes = 8, 16, 4096
+  shape = jax.ShapeDtypeStruct((rows, regions, D), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((D, prototypes), jnp.float32)
+
+  def temporary(chunk):
+    def loss(student, kernel, teacher):
+      return self_distillation.region_loss(
+        student,
+        kernel,
+        teacher,
+        kernel,
+        jnp.zeros((rows, regions), jnp.int32),
+        jnp.zeros(prototypes),
+        chunk=chunk,
+        **TEMPERATURES,
+      ).sum()
+
+    step = jax.jit(jax.grad(loss)).lower(shape, kernel, shape).compile()
+    return step.memory_analysis().temp_size_in_bytes
+
+  small, middle, large = (temporary(x) for x in (16, 32, 64))
+  assert large - middle == pytest.approx(2 * (middle - small), rel=0.05)
+  # A few arrays of [chunk, K], and never [B T, K].
+  assert large < 0.6 * temporary(rows * regions)
+
+
 def test_no_gradient_reaches_the_teacher():
   def loss(teacher):
     return region(teacher=teacher).sum()

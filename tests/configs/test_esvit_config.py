@@ -1,0 +1,125 @@
+"""EsViT's recipe: all methods, the paper's shapes, files that are read back."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import esvit as recipe
+from configs.parts import self_supervised
+from launch.lib import judged_features
+from repjax import loop
+from repjax import parallel
+from repjax import run
+from repjax import types
+
+
+def _config(**changes):
+  config = recipe.get_config('smoke')
+  config.update(changes)
+  return config
+
+
+@pytest.mark.parametrize('name', ['dino', 'simclr', 'moco', 'supcon'])
+@pytest.mark.parametrize('network', ['swin', 'vit'])
+def test_every_method_takes_every_network(name, network):
+  config = _config(method=name, network=network)
+  made = recipe.build(config)
+  batch = made.train.batch(0)
+  rows = {x: y[:1] for x, y in batch.items()}
+  state = jax.eval_shape(made.method.init, jax.random.key(0), rows)
+  after, sums = jax.eval_shape(
+    made.method.update, state, batch, jax.random.key(1)
+  )
+  assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+  assert 'loss' in sums
+  assert ('region' in sums) == (name == 'esvit')
+  found = jax.eval_shape(made.method.predict, after, batch)
+  assert set(found) == {'features'}
+
+
+def test_what_cannot_be_is_said():
+  for field, named in (
+    (dict(method='blue'), 'config.method is one of esvit, dino'),
+    (dict(network='blue'), 'config.network is one of swin'),
+    (dict(crops=dict(local_size=13)), 'local_size=13'),
+    (dict(data=dict(canvas=7)), 'config.data.canvas=7'),
+    (dict(step=dict(ema_decay=0.9)), 'config.step.ema_decay must be 0'),
+    (dict(esvit=dict(momentum=2.0)), 'config.esvit.momentum'),
+    (dict(method='dino', network='mlp'), 'method encode'),
+  ):
+    with pytest.raises(types.InputError) as error:
+      recipe.build(_config(**field))
+    assert named in str(error.value)
+  made = recipe.build(_config(weights='x.safetensors', network='vit'))
+  with pytest.raises(types.InputError, match=r'set config\.network=swin'):
+    made.warm_start(loop.init(made.method, made.train.batch(0), 0))
+
+
+def test_places_of_test_rows_are_not_those_of_training_rows():
+  config = _config()
+  train, test = (
+    self_supervised.rows(config, x).column('image')[:300] > 0
+    for x in ('train', 'test')
+  )
+  assert train.shape[1:] == (12, 12, 1)
+  tops = [x.any((2, 3)).argmax(1) for x in (train, test)]
+  assert (tops[0] != tops[1]).any()
+  # And each is the same on every reading.
+  again = self_supervised.rows(config, 'test').column('image')[:300] > 0
+  np.testing.assert_array_equal(test, again)
+
+
+def test_a_run_leaves_a_file_that_another_starts_from(tmp_path):
+  config = _config(probe=dict(strengths=()))
+  made = recipe.build(config)
+  report = run.fit(made, config, tmp_path / 'run')
+  # By accuracies of features, without a choice.
+  assert {'test/knn', 'test/spread'} <= set(report['result'])
+  assert config.run.best == ''
+  file = tmp_path / 'run' / 'swin' / 'model.safetensors'
+  other = recipe.build(_config(weights=str(file)))
+  fresh = loop.init(other.method, other.train.batch(0), 1)
+  state = other.warm_start(fresh)
+  teacher = state.extra.teacher['backbone']
+  chex.assert_trees_all_equal(state.params['backbone'], teacher)
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(fresh.params['backbone'], teacher)
+  seen, _ = loop.Evaluator(other.method)(state, other.evals('test'))
+  # The teacher of the run, not its student.
+  knn = other.companion.measures['test/knn']
+  assert knn(state) == pytest.approx(report['result']['test/knn'])
+  judged = judged_features.measure(
+    other,
+    state,
+    'test',
+    layer='head',
+    ways=5,
+    shots=1,
+    queries=5,
+    count=20,
+    seed=0,
+  )
+  assert 0 < judged['accuracy']['cosine'][0] < 1
+  assert seen['features'].shape[1] == 2 * config.swin.hidden_dim
+
+
+@pytest.mark.devices(4)
+def test_the_papers_shapes_are_a_step_of_four_devices():
+  config = recipe.get_config('paper')
+  config.batch_size = 16  # Rows of a step; all other shapes are the paper's.
+  method = self_supervised.method(config, 1000)
+  row = {'image': jnp.zeros((1, 224, 224, 3)), 'mask': jnp.ones(1)}
+  state = jax.eval_shape(method.init, jax.random.key(0), row)
+  count = sum(x.size for x in jax.tree.leaves(state.params['backbone']))
+  assert count == 27_519_354 + 769  # Swin-T; its head, unused, is of one class.
+  assert state.params['region']['prototypes'].shape == (256, 65_536)
+  batch = {
+    'image': jax.ShapeDtypeStruct((4, 4, 224, 224, 3), jnp.float32),
+    'mask': jax.ShapeDtypeStruct((4, 4), jnp.float32),
+  }
+  step = parallel.train_step(method.update, jax.local_devices()[:4])
+  after, sums = jax.eval_shape(step, state, batch, jax.random.key(1))
+  assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+  assert {'loss', 'view', 'region', 'clusters'} <= set(sums)
