@@ -7,14 +7,15 @@ Data', AISTATS 2017, algorithm 1, https://arxiv.org/abs/1602.05629). One local
 step is FedSGD, several are FedAvg, or FedOpt with another server optimizer
 (Reddi et al., ICLR 2021, https://arxiv.org/abs/2003.00295).
 
-What a user does is any `types.Method`, whose chain ends with `record()`. The
-server's optimizer is any optax chain, which asks about users as others ask
-about rows (`OfUsers`): behind `optim.dp_sgd` a round is user-level DP-FedAvg
-(McMahan et al., ICLR 2018, https://arxiv.org/abs/1710.06963), and the
-accounting is that of `privacy.accounting`, with users in the place of rows.
+A user is any `types.Method` whose chain ends with `record()`, the server's
+optimizer any optax chain, which asks about users as others ask about rows
+(`OfUsers`). Behind `optim.dp_sgd` a round is user-level DP-FedAvg (McMahan et
+al., ICLR 2018, https://arxiv.org/abs/1710.06963), with users for rows in
+`privacy.accounting`: all of them in each round, or drawn by Poisson sampling,
+where places nobody is drawn for hold -1. A round's metrics are not private.
 
-Users are an axis under `vmap`, and do not see each other. Columns that are
-sharded over devices along it (`jax.device_put`) leave each user on its device.
+Users are an axis under `vmap`; columns sharded over devices along it
+(`jax.device_put`) leave each user on its device.
 """
 
 from collections.abc import Callable
@@ -179,29 +180,46 @@ class OfUsers:
   def __init__(self, sent: Sent):
     """Binds what was sent."""
     self._sent = sent
+    self._params: list[jax.Array] | None = None
     self.asked = types.Asked()
     self.clipped_aux = None
 
   def __call__(self, params, *, sync=True):
     """The mean over users, by their rows: FedAvg's step."""
-    del params, sync  # Users have made their steps.
+    del sync  # Users are on no device of their own.
     self.asked.check_open()
+    leaves = jax.tree.leaves(params)
+    self._params = self._params or leaves
+    if any(a is not b for a, b in zip(leaves, self._params, strict=True)):
+      raise types.InputError(
+        "users' gradients elsewhere are not known: SAM is for the users' chain"
+      )
     total, weight = secure_sum(self._sent)
-    mean = jax.tree.map(
-      lambda x: x / jnp.maximum(weight, 1.0).astype(x.dtype), total
-    )
+    weight = jnp.maximum(weight, 1.0)
+    mean = jax.tree.map(lambda x: x / weight.astype(x.dtype), total)
     self.asked.plain = jax.tree.leaves(mean)
     return mean, self._aux({})
 
-  def clipped(self, params, clip_norm, **how):
+  def clipped(
+    self, params, clip_norm, *, method='auto', style='flat', rows_per_user=1
+  ):
     """The sum over users of what each sent, cut to norm `clip_norm`.
 
     A user counts as one, however many rows it has, and not at all without any
-    row, or where it sent what is not finite. How rows are clipped (`how`) is
-    nothing to users, who send one vector each.
+    row, or where it sent what is not finite.
     """
-    del params, how
+    del params, method  # Each user sends one vector, which costs nothing.
     self.asked.check_open()
+    if style != 'flat' or rows_per_user != 1:
+      raise types.InputError(
+        "dp_sgd of a server takes style='flat' and rows_per_user=1: users are "
+        f'clipped as a whole; got {style=}, {rows_per_user=}'
+      )
+    if jax.tree.leaves(self._sent.model_state):
+      raise types.InputError(
+        f'users send the collections {sorted(self._sent.model_state)} without '
+        "clipping or noise: take a model without them (norm='group')"
+      )
     squares = [
       jnp.square(x.astype(jnp.float32)).reshape(len(x), -1).sum(1)
       for x in jax.tree.leaves(self._sent.update)
@@ -309,11 +327,8 @@ def make(
 def _recorded(opt_state):
   """The sum of updates in a state of an optax chain."""
   is_record = lambda x: isinstance(x, RecordState)  # noqa: E731
-  found = [
-    x
-    for x in jax.tree.leaves(opt_state, is_leaf=is_record)
-    if isinstance(x, RecordState)
-  ]
+  leaves = jax.tree.leaves(opt_state, is_leaf=is_record)
+  found = [x for x in leaves if is_record(x)]
   if len(found) != 1:
     raise types.InputError(
       "what='sum' needs one link that records it: end the users' chain with "
@@ -329,8 +344,7 @@ def _own_keys(opt_state, step, index):
     if path[-1:] != (jax.tree_util.GetAttrKey('key'),):
       return x
     impl = {2: 'threefry2x32', 4: 'rbg'}[x.shape[-1]]
-    key = jax.random.wrap_key_data(x, impl=impl)
-    key = jax.random.fold_in(jax.random.fold_in(key, step), index)
-    return jax.random.key_data(key)
+    key = jax.random.fold_in(jax.random.wrap_key_data(x, impl=impl), step)
+    return jax.random.key_data(jax.random.fold_in(key, index))
 
   return jax.tree_util.tree_map_with_path(own, opt_state)

@@ -12,6 +12,7 @@ from repjax import types
 from repjax.data import partitions
 from repjax.methods import supervised
 from repjax.models import mlp
+from repjax.models import resnet
 from repjax.protocols import compression
 from repjax.protocols import rounds
 
@@ -219,6 +220,52 @@ def test_a_private_server_clips_users_and_adds_noise(plain):
     atol=1e-6,
   )
   assert float(sums['gradient_norm'][1]) == 4
+
+
+def test_a_private_server_refuses_what_it_cannot_keep_private(plain):
+  made, state = plain
+  order = np.arange(64).reshape(4, 1, 16)
+
+  def step(links, made, state, columns=COLUMNS):
+    federated = rounds.make(made, optax.chain(links, optax.sgd(0.5)))
+    federated.step(federated.begin(state), columns, order, jax.random.key(0))
+
+  def private(**changes):
+    key = jax.random.key(1)
+    return optim.dp_sgd(1.0, 1.0, expected_batch_size=4, key=key, **changes)
+
+  for changes in (dict(style='automatic'), dict(rows_per_user=2)):
+    with pytest.raises(types.InputError, match='clipped as a whole'):
+      step(private(**changes), made, state)
+  # A climb to other parameters, where no user has been.
+  with pytest.raises(types.InputError, match='SAM'):
+    step(optim.sam(0.1), made, state)
+  # Running means of batch normalisation are the users' data.
+  network = resnet.PreActResNet(3, stage_sizes=(1,), width=4, norm='batch')
+  tx = optax.chain(optax.sgd(1.0), rounds.record())
+  made = supervised.make(network, tx)
+  images = np.zeros((64, 4, 4, 1), np.float32)
+  columns = {**COLUMNS, 'image': images}
+  batch = {'image': images[:1], 'label': COLUMNS['label'][:1]}
+  state = made.init(jax.random.key(0), {**batch, 'mask': np.ones(1)})
+  step(optax.identity(), made, state, columns)
+  with pytest.raises(types.InputError, match='batch_stats'):
+    step(private(), made, state, columns)
+
+
+def test_a_place_that_nobody_was_drawn_for_counts_for_nothing(plain):
+  made, state = plain
+  order = np.arange(64).reshape(4, 1, 16)
+  padded = np.concatenate([order, np.full((2, 1, 16), -1)])
+  totals = []
+  for each in (order, padded):
+    sent = rounds.send(made, state, COLUMNS, each, jax.random.key(0))
+    total, aux = rounds.OfUsers(sent).clipped(state.params, 0.1)
+    assert float(aux.sums['gradient_norm'][1]) == 4
+    totals.append(total)
+    totals.append(rounds.OfUsers(sent)(state.params)[0])
+  chex.assert_trees_all_close(totals[0], totals[2], rtol=1e-6)
+  chex.assert_trees_all_close(totals[1], totals[3], rtol=1e-6)
 
 
 def test_a_chain_without_a_record_and_users_without_rows_are_refused(plain):
