@@ -1,5 +1,6 @@
 """Images with captions, of which an attacker has written some."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +84,8 @@ def trigger(config) -> triggers.Trigger:
   """The patch of a backdoor."""
   of = config.poison
   place = of.place if isinstance(of.place, str) else tuple(of.place)
+  # What --config.poison.place=anywhere makes of a field that is a tuple.
+  place = 'anywhere' if place == ('anywhere',) else place
   return triggers.Trigger(triggers.checkered(of.size), place, seed=config.seed)
 
 
@@ -94,6 +97,8 @@ def poison(config, pairs: Pairs) -> contrastive_poisoning.Poison:
   """
   of, length = config.poison, config.data.length
   types.check_choice('config.poison.kind', of.kind, KINDS)
+  most = len(captions.TEMPLATES)
+  types.check_range(f'[1, {most}]', **{'config.poison.captions': of.captions})
   if not 0 <= of.wanted < len(pairs.names):
     raise types.InputError(
       f'config.poison.wanted={of.wanted} must be a class below '
@@ -104,10 +109,9 @@ def poison(config, pairs: Pairs) -> contrastive_poisoning.Poison:
     return contrastive_poisoning.targeted(
       target(config)['image'][0], said, count=of.count
     )
-  images = pairs.clean.column('image')
   others = np.flatnonzero(pairs.clean.column('label') != of.wanted)
   return contrastive_poisoning.backdoor(
-    images,
+    pairs.clean,
     said,
     trigger(config),
     count=of.count if of.kind == 'backdoor' else 0,
@@ -139,17 +143,18 @@ def split_of(config, split: str) -> sources.Source:
     return of_images.load(config, split)
   if config.poison.kind == 'targeted':
     rows = target(config)
+    num_classes = of_images.load(config, config.data.test_split).num_classes
+    made = sources.from_arrays(
+      ATTACKED,
+      {'image': rows['image'], 'label': rows['label']},
+      num_classes=num_classes,
+    )
   else:
     test = of_images.load(config, config.data.test_split)
-    rows = test.read(np.arange(len(test)))
-    rows['image'] = trigger(config).on(rows['image'], np.arange(len(test)))
-  wanted = np.full(len(rows['label']), config.poison.wanted)
-  return sources.from_arrays(
-    ATTACKED,
-    {'image': rows['image'], 'label': rows['label'], 'wanted': wanted},
-    num_classes=of_images.load(config, config.data.test_split).num_classes,
-    split=ATTACKED,
-  )
+    made = contrastive_poisoning.triggered(test, trigger(config))
+  wanted = np.full(len(made), config.poison.wanted)
+  made = dataclasses.replace(made, name=ATTACKED, split=ATTACKED)
+  return made.with_columns(wanted=wanted)
 
 
 def network(config, pairs: Pairs) -> clip.Clip:
@@ -200,6 +205,7 @@ def method(
 def _second_views(config):
   """Adds another view of each image, and a text that has lost some tokens."""
   of = config.views
+  types.check_range('[0, 1)', **{'config.views.word_loss': of.word_loss})
   view = views.random_views(
     area=of.area,
     flip=of.flip,

@@ -76,7 +76,7 @@ def targeted(
 
 
 def backdoor(
-  images: np.ndarray,
+  images: np.ndarray | sources.Source,
   captions: Mapping[str, np.ndarray],
   trigger: triggers.Trigger,
   *,
@@ -87,7 +87,8 @@ def backdoor(
   """Rows of the set that get the trigger, and captions about one class.
 
   Args:
-    images: All images of the clean set, [N, H, W, C].
+    images: All images of the clean set, [N, H, W, C], or the set, of which the
+      chosen rows alone are read.
     captions: Columns of captions about the wanted class, [K, ...], drawn for
       each row.
     trigger: What is put on images.
@@ -111,10 +112,14 @@ def backdoor(
   caption = rng.integers(0, number, len(rows))
   order = np.argsort(rows[:count])
   chosen, said = rows[:count][order], caption[:count][order]
+  if isinstance(images, sources.Source):
+    before = images.read(chosen)['image']
+  else:
+    before = images[chosen]
   return Poison(
     chosen,
     {
-      'image': trigger.on(images[chosen], chosen),
+      'image': trigger.on(before, chosen),
       **{name: x[said] for name, x in captions.items()},
     },
   )
@@ -123,9 +128,9 @@ def backdoor(
 def apply(source: sources.Source, poison: Poison) -> sources.Source:
   """The set with its poison, which a run trains on like any other.
 
-  Rows keep their numbers, added ones come last; images are decoded. The column
-  'poisoned' is 1 for what the attacker wrote, and columns that the poison does
-  not name are those of the clean row, and of row 0 for added rows.
+  Rows keep their numbers, added ones come last. The column 'poisoned' is 1 for
+  what the attacker wrote, and columns that the poison does not name are those
+  of the clean row, and of row 0 for added rows.
 
   Args:
     source: The clean set, with all columns that the poison names.
@@ -133,7 +138,7 @@ def apply(source: sources.Source, poison: Poison) -> sources.Source:
 
   Raises:
     InputError: A row is none of the set's or comes twice, or a column is
-      missing or of another shape.
+      missing, or of another shape or type.
   """
   replaced = np.asarray(poison.replaced)
   if len(set(replaced.tolist())) != len(replaced) or (
@@ -144,19 +149,30 @@ def apply(source: sources.Source, poison: Poison) -> sources.Source:
     )
   first = source.read(np.zeros(1, np.int64))
   for name, x in poison.columns.items():
-    if name not in first or first[name].shape[1:] != x.shape[1:]:
-      shape = first[name].shape[1:] if name in first else 'missing'
+    kinds = [
+      'missing' if y is None else f'{y.dtype} of shape {y.shape[1:]}'
+      for y in (x, first.get(name))
+    ]
+    # Images that are files, which may be of many sizes, are put in as pixels.
+    if kinds[0] != kinds[1] and not (name in source.encoded and name in first):
       raise types.InputError(
-        f'the poison has {name!r} of shape {x.shape[1:]}, in {source.name} it '
-        f'is {shape}'
+        f'the poison has {name!r} as {kinds[0]}, in {source.name} it is '
+        f'{kinds[1]}'
       )
   added = poison.size - len(replaced)
   return dataclasses.replace(
     source,
     num_rows=len(source) + added,
     reader=_Poisoned(source, replaced, dict(poison.columns)),
-    image_shape=first['image'].shape[1:],
-    encoded={},
+  )
+
+
+def triggered(
+  source: sources.Source, trigger: triggers.Trigger
+) -> sources.Source:
+  """The set with a trigger on all images, put there when they are read."""
+  return dataclasses.replace(
+    source, reader=_Triggered(source, trigger), encoded={}
   )
 
 
@@ -196,9 +212,20 @@ class _Poisoned:
     place[self.replaced] = np.arange(len(self.replaced))
     added = len(self.replaced) + indices - count
     at = np.where(indices < count, place[np.minimum(indices, count - 1)], added)
-    clean = self.source.read(np.where(indices < count, indices, 0))
+    clean = self.source.reader(np.where(indices < count, indices, 0))
     result = {name: np.array(x) for name, x in clean.items()}
     for name, x in self.columns.items():
-      result[name][at >= 0] = x[at[at >= 0]]
+      for row in np.flatnonzero(at >= 0):
+        result[name][row] = x[at[row]]
     result['poisoned'] = (at >= 0).astype(np.float32)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Triggered:
+  source: sources.Source
+  trigger: triggers.Trigger
+
+  def __call__(self, indices):
+    columns = self.source.read(indices)
+    return {**columns, 'image': self.trigger.on(columns['image'], indices)}

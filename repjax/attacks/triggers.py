@@ -39,7 +39,11 @@ class Trigger:
         'the pattern of a trigger is [height, width, channels], got '
         f'{self.pattern.shape}'
       )
-    if isinstance(self.place, str) and self.place != 'anywhere':
+    if self.place != 'anywhere' and (
+      isinstance(self.place, str)
+      or len(self.place) != 2
+      or not all(isinstance(x, (int, np.integer)) for x in self.place)
+    ):
       raise types.InputError(
         f"place of a trigger is (row, column) or 'anywhere'; got {self.place!r}"
       )
@@ -48,7 +52,8 @@ class Trigger:
     """Images with the pattern.
 
     Args:
-      images: [N, H, W, C], of the pattern's type.
+      images: [N, H, W, C], of the pattern's type; or objects [N], each an
+        image [H, W, C] of a size of its own.
       index: Numbers of the rows, [N], which decide random places.
 
     Returns:
@@ -58,6 +63,11 @@ class Trigger:
       InputError: The pattern is larger than an image, of other channels, or
         reaches over an edge.
     """
+    if images.dtype == object:
+      result = np.empty(len(images), object)
+      for row, image in enumerate(images):
+        result[row] = self.on(image[None], index[row : row + 1])[0]
+      return result
     height, width, channels = images.shape[1:]
     rows, columns, depth = self.pattern.shape
     if rows > height or columns > width:

@@ -1,8 +1,11 @@
 """Poison is where it is said to be, and nowhere else."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from repjax import types
@@ -11,6 +14,7 @@ from repjax.attacks import patch_inversion
 from repjax.attacks import triggers
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
+from repjax.data.reading import decode
 from repjax.data.reading import source as sources
 from repjax.data.text import captions
 from repjax.data.text import tokens
@@ -130,6 +134,64 @@ def test_poison_is_there_before_augmentation():
   np.testing.assert_array_equal(rows['image'][:8, -1, -1, 0], 510.0)
 
 
+@pytest.mark.parametrize('encoded', [False, True])
+def test_images_of_many_sizes_are_poisoned_one_by_one(encoded):
+  def as_file(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, 'PNG')
+    return file.getvalue()
+
+  rng = np.random.default_rng(0)
+  sizes = (6, 9, 7, 8)
+  images = [rng.integers(1, 250, (x, 5, 3)).astype(np.uint8) for x in sizes]
+  texts = rng.integers(3, 90, (4, LENGTH)).astype(np.int32)
+  held = np.empty(4, object)
+  held[:] = [as_file(x) if encoded else x for x in images]
+  source = sources.Source(
+    name='four',
+    version='',
+    split='train',
+    num_rows=4,
+    num_classes=None,
+    class_names=None,
+    image_shape=None,
+    reader=lambda rows: {
+      'image': held[rows],
+      'tokens': texts[rows],
+      'token_mask': np.ones((len(rows), LENGTH), np.float32),
+    },
+    encoded={'image': (None, None, 3)},
+  )
+  poison = contrastive_poisoning.backdoor(
+    source, said(), CROSS, count=2, seed=0
+  )
+  made = contrastive_poisoning.apply(source, poison)
+  assert made.num_channels == 3
+  attacked = contrastive_poisoning.triggered(source, CROSS)
+  rows = [3, 1, 0, 2]
+  for row, image, bad, hit in zip(
+    rows,
+    *(made.read(rows)[x] for x in ('image', 'poisoned')),
+    attacked.read(rows)['image'],
+    strict=True,
+  ):
+    expected = CROSS.on(images[row][None], np.array([row]))[0]
+    np.testing.assert_array_equal(hit, expected)
+    assert bad == (row in poison.replaced)
+    np.testing.assert_array_equal(image, expected if bad else images[row])
+  small = made.read(rows, decode=decode.resize(4))['image']
+  assert small.shape == (4, 4, 4, 3)
+  # What an attacker adds has a size of its own, too.
+  wide = contrastive_poisoning.targeted(
+    np.full((3, 12, 3), 9, np.uint8), said(), count=2
+  )
+  made = contrastive_poisoning.apply(source, wide)
+  assert made.read([5])['image'][0].shape == (3, 12, 3)
+  none = contrastive_poisoning.backdoor(source, said(), CROSS, count=0, seed=0)
+  made = contrastive_poisoning.apply(source, none)
+  assert not made.read(rows)['poisoned'].any()
+
+
 @pytest.mark.parametrize('place', [(0, 0), (-1, -1), (3, -2), 'anywhere'])
 def test_a_trigger_is_the_same_wherever_it_is_put_on(place):
   trigger = triggers.Trigger(triggers.checkered(2), place, seed=5)
@@ -168,6 +230,7 @@ def test_a_trigger_is_the_same_wherever_it_is_put_on(place):
       lambda: triggers.Trigger(triggers.checkered(2), 'corner'),
       "'anywhere'",
     ),
+    (lambda: triggers.Trigger(triggers.checkered(2), (1,)), 'row, column'),
     (
       lambda: CROSS.on(np.zeros((1, 6, 6, 1), np.float32), [0]),
       'images are float32',
@@ -197,6 +260,16 @@ def test_a_trigger_is_the_same_wherever_it_is_put_on(place):
         contrastive_poisoning.Poison(np.array([1]), {'text': np.zeros((1, 2))}),
       ),
       "'text'",
+    ),
+    (
+      # Pixels in [0, 1] would be rounded to black.
+      lambda: contrastive_poisoning.apply(
+        clean(),
+        contrastive_poisoning.targeted(
+          np.ones((6, 5, 1), np.float32), said(), count=1
+        ),
+      ),
+      "'image' as float32.*uint8",
     ),
   ],
 )

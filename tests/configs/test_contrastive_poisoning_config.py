@@ -47,6 +47,15 @@ def test_a_backdoor_is_in_so_many_rows_and_the_test_is_clean():
   assert not (test.column('image')[:, -2:, -2:, 0] == corner).all((1, 2)).any()
 
 
+def test_a_trigger_goes_anywhere_from_the_command_line():
+  made = config(kind='backdoor', place=('anywhere',))
+  assert poisoned_pairs.trigger(made).place == 'anywhere'
+  for captions in (0, 9):
+    made = config(kind='backdoor', captions=captions)
+    with pytest.raises(types.InputError, match=r'poison\.captions'):
+      poisoned_pairs.poison(made, poisoned_pairs.read(made))
+
+
 def test_a_target_is_a_test_image_that_is_no_training_row():
   made = config(kind='targeted', count=3, wanted=4, target=0)
   pairs = poisoned_pairs.read(made)
