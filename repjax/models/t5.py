@@ -93,8 +93,9 @@ class T5(nn.Module):
       )
 
     self.encoder = stack(self.num_layers, decodes=False)
+    layers = self.num_decoder_layers
     self.decoder = stack(
-      self.num_decoder_layers or self.num_layers, decodes=True
+      self.num_layers if layers is None else layers, decodes=True
     )
     if not self.tied:
       self.head = nn.Dense(

@@ -99,8 +99,14 @@ class Ranker:
       options: What each may be followed by, one or several.
 
     Raises:
-      InputError: A prompt has no options, or one is longer than the targets.
+      InputError: A prompt is empty or has no options, or one is longer than the
+        targets.
     """
+    if not all(prompts):
+      raise types.InputError(
+        f'prompt {[*map(bool, prompts)].index(False)} is empty: there is '
+        'nothing to look at'
+      )
     if len(prompts) != len(options) or not all(options):
       raise types.InputError(
         f'every prompt needs options: {len(prompts)} prompts, '

@@ -96,8 +96,8 @@ _IGNORED = (
 )
 _ACTIVATIONS = {'quick_gelu': 'gelu_quick', 'gelu': 'gelu_exact'}
 # What configs of the first release say of the end of a text, where its id is
-# the largest one.
-_LEGACY_END = 2
+# the largest one; tokens that were added later have larger ones.
+_LEGACY_END, _VOCAB_SIZE = 2, 49408
 
 
 def stored_name(name: str) -> str:
@@ -120,7 +120,7 @@ def model(path: str | os.PathLike) -> clip.Clip:
   vision = whole.part('vision_config', 'vision_config_dict')
   text = whole.part('text_config', 'text_config_dict')
   end = text('eos_token_id', 49407)
-  vocab_size = text('vocab_size', 49408)
+  vocab_size = text('vocab_size', _VOCAB_SIZE)
   grid = patches.grid_shape(vision('image_size', 224), vision.patch_size(32))
   vision.check('num_channels', (3,))
   return clip.Clip(
@@ -134,7 +134,7 @@ def model(path: str | os.PathLike) -> clip.Clip:
       _tower(text, hidden=512, mlp=2048, heads=8),
       vocab_size=vocab_size,
       num_positions=text('max_position_embeddings', 77),
-      end_token=vocab_size - 1 if end == _LEGACY_END else end,
+      end_token=min(vocab_size, _VOCAB_SIZE) - 1 if end == _LEGACY_END else end,
     ),
   )
 

@@ -51,9 +51,10 @@ _COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
 _UNUSED = (
   'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight',
 )
+# feed_forward_proj -> our activation, theirs, and whether MLPs are gated.
 _PROJECTIONS = {
-  'relu': ('relu', False),
-  'gated-gelu': ('gelu_tanh', True),
+  'relu': ('relu', 'relu', False),
+  'gated-gelu': ('gelu_tanh', 'gelu_new', True),
 }
 
 
@@ -77,7 +78,11 @@ def model(path: str | os.PathLike) -> t5.T5:
   stored = stored_config.Stored(path)
   stored.check('model_type', ('t5',))
   kind = stored.check('feed_forward_proj', tuple(_PROJECTIONS))
-  activation, gated = _PROJECTIONS[kind]
+  activation, theirs, gated = _PROJECTIONS[kind]
+  # These follow from it, but for a file that says something else.
+  stored.check('dense_act_fn', (theirs,))
+  stored.check('is_gated_act', (gated,))
+  stored.check('is_encoder_decoder', (True,))
   tied = stored('tie_word_embeddings', True)
   scaled = stored('scale_decoder_outputs', tied)
   if 'scale_decoder_outputs' in stored:

@@ -61,6 +61,22 @@ def test_the_published_slip_is_a_character_in_the_place_of_a_line():
       ),
       "row 0 of the task 't' has the answer 'so'",
     ),
+    (
+      lambda: instructions.Task('t', ('c',), [dict(options=('a',))], [ASK]),
+      "no column 'answer'",
+    ),
+    (lambda: task('t', 'c').examples(cap=-1), 'cap must be'),
+    (lambda: task('t', 'c').told_by(2), 'template must be'),
+    (
+      lambda: instructions.encoded(
+        [instructions.Example('', 'b', (), 't', 0, 4)],
+        tokens.Bytes(),
+        source_length=4,
+        target_length=4,
+        tasks=['t'],
+      ),
+      "row 4 of the task 't' has an empty source",
+    ),
     (lambda: instructions.mixing_rates([3, 0]), 'needs rows'),
     (
       lambda: instructions.Suite([task('a', 'c'), task('a', 'd')]),
@@ -147,11 +163,22 @@ def test_lines_of_a_file_are_examples_by_task(tmp_path):
     ('{"inputs": "a", "targets": 3}', 'targets'),
     ('{"inputs": "a", "targets": "b", "more": 1}', 'targets'),
     ('{"inputs": "a", "targets": "b", "options": ["c"]}', 'none of its'),
+    # Letters of a text are no options.
+    ('{"inputs": "a", "targets": "b", "options": "ab"}', 'list of texts'),
+    ('{"inputs": "a", "targets": "1", "options": [1]}', 'list of texts'),
+    ('{"inputs": "a", "targets": "b", "task": ["x"]}', "text 'task'"),
     ('', 'no example'),
   ):
     path.write_text(line)
     with pytest.raises(types.InputError, match=message):
       instructions.read_jsonl(path)
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path):
+  path = tmp_path / 'flan.jsonl'
+  path.write_text('{"inputs": "a\u2028b", "targets": "c"}\r\n', 'utf-8')
+  (found,) = instructions.read_jsonl(path)['']
+  assert found.source == 'a\u2028b'
 
 
 def encoded(count=60):

@@ -71,6 +71,11 @@ class Task:
       )
     for number, row in enumerate(self.rows):
       if templates.COLUMN in row:
+        if self.answer not in row:
+          raise types.InputError(
+            f'row {number} of the task {self.name!r} has options and no column '
+            f'{self.answer!r}: say by `answer` which one has the right option'
+          )
         templates.check_answer(
           row[self.answer], row[templates.COLUMN], task=self.name, row=number
         )
@@ -81,7 +86,7 @@ class Task:
     Args:
       cap: Rows that are used at most; the paper has 30,000.
     """
-    rows = self.rows[:cap]
+    rows = self._first(cap)
     which = templates.in_turn(len(rows), len(self.templates))
     return [
       self._written(int(number), row)
@@ -91,8 +96,14 @@ class Task:
 
   def told_by(self, template: int, *, cap: int | None = None) -> list[Example]:
     """All rows by one template, as an evaluation has them."""
-    count = len(self.rows[:cap])
+    types.check_range(f'[0, {len(self.templates) - 1}]', template=template)
+    count = len(self._first(cap))
     return [self._written(template, row) for row in range(count)]
+
+  def _first(self, cap):
+    if cap is not None:
+      types.check_range('[1, inf)', cap=cap)
+    return self.rows[:cap]
 
   def _written(self, number, row):
     columns, template = self.rows[row], self.templates[number]
@@ -190,7 +201,8 @@ def read_jsonl(path: str | os.PathLike) -> dict[str, list[Example]]:
   """
   found: dict[str, list[Example]] = {}
   try:
-    lines = pathlib.Path(path).read_text('utf-8').splitlines()
+    # Texts may hold what else `splitlines` takes for the end of a line.
+    lines = pathlib.Path(path).read_text('utf-8').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     raise types.InputError(f'cannot read {path}: {error}') from error
   for number, line in enumerate(lines, 1):
@@ -204,11 +216,13 @@ def read_jsonl(path: str | os.PathLike) -> dict[str, list[Example]]:
     if (
       not isinstance(row, dict)
       or not {'inputs', 'targets'} <= set(row) <= known
-      or not all(isinstance(row[x], str) for x in ('inputs', 'targets'))
+      or not all(isinstance(x, str) for k, x in row.items() if k != 'options')
+      or not isinstance(row.get('options', []), list)
+      or not all(isinstance(x, str) for x in row.get('options', []))
     ):
       raise types.InputError(
         f"{path}, line {number}: needs the texts 'inputs' and 'targets', and "
-        "may have 'task' and 'options'"
+        "may have the text 'task' and a list of texts 'options'"
       )
     task, options = row.get('task', ''), tuple(row.get('options', ()))
     if options:
@@ -243,8 +257,14 @@ def encoded(
     be written), 'task', 'template' and 'row'.
 
   Raises:
-    InputError: A target is longer.
+    InputError: A source is empty, or a target is longer.
   """
+  for example in examples:
+    if not example.source:
+      raise types.InputError(
+        f'row {example.row} of the task {example.task!r} has an empty source: '
+        'there is nothing to look at'
+      )
   ids, mask = running_text.pad(
     [tokenizer.encode(x.source) for x in examples],
     length=source_length,
