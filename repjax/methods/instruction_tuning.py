@@ -18,9 +18,14 @@ from repjax import parallel
 from repjax import types
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
+from repjax.optim import link
 
 # Column that `update` adds: what a token's loss counts.
 _SHARE = 'token_share'
+_WHOLE = (
+  "mean='tokens' weighs a row by all tokens of the step: no link may look at "
+  "some rows (dp_sgd, SAM groups) unless mean='rows'"
+)
 
 
 def make(
@@ -66,10 +71,7 @@ def make(
 
   def loss_fn(params, model_state, batch, rng, *, rows):
     if mean == 'tokens' and len(batch['mask']) != rows:
-      raise types.InputError(
-        "mean='tokens' weighs a row by all tokens of the step: no link may "
-        "look at some rows (dp_sgd, SAM groups) unless mean='rows'"
-      )
+      raise types.InputError(_WHOLE)
     logits, model_state = model_inputs.forward(
       model,
       model_inputs.packed_pair,
@@ -118,6 +120,9 @@ def make(
     }
 
   def update(state, batch, rng):
+    # Microbatches of one row would look like the single rows that it clips.
+    if mean == 'tokens' and 'dp_sgd' in link.asking(state.opt_state):
+      raise types.InputError(_WHOLE)
     return step(len(batch['mask'])).update(state, batch, rng)
 
   return types.Method(init, update, predict)

@@ -121,9 +121,11 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
 def test_private_links_need_rows_by_themselves():
   made = batch(rows(), 8)
   private = optim.dp_sgd(1.0, 1.0, expected_batch_size=6, key=jax.random.key(3))
-  method = instruction_tuning.make(MODEL, private)
-  with pytest.raises(types.InputError, match="unless mean='rows'"):
-    method.update(method.init(jax.random.key(0), made), made, jax.random.key(0))
+  for parts in (1, 8):  # The latter's are single rows, too.
+    method = instruction_tuning.make(MODEL, private, microbatches=parts)
+    state = method.init(jax.random.key(0), made)
+    with pytest.raises(types.InputError, match="unless mean='rows'"):
+      method.update(state, made, jax.random.key(0))
   method = instruction_tuning.make(MODEL, private, mean='rows')
   state, sums = method.update(
     method.init(jax.random.key(0), made), made, jax.random.key(0)
