@@ -233,7 +233,7 @@ class OfUsers:
     def add(x):
       shape = (-1,) + (1,) * (x.ndim - 1)
       kept = jnp.where(finite.reshape(shape) > 0, x, 0)
-      return (kept * factor.astype(x.dtype).reshape(shape)).sum(0)
+      return (kept * factor.reshape(shape)).sum(0)  # bfloat16 would round up.
 
     def weigh(x):
       return jnp.where(finite > 0, x, 0).sum(), finite.sum()

@@ -204,6 +204,11 @@ def test_a_private_server_clips_users_and_adds_noise(plain):
     total, jax.tree.map(lambda *x: x[0] + x[2] + x[3], *each), rtol=1e-5
   )
   assert float(aux.sums['nonfinite'][0]) == 1
+  # Numbers of few digits are cut to this norm, too, not to what they round to.
+  short = jax.tree.map(lambda x: 100 * x[:1].astype(jnp.bfloat16), sent.update)
+  one = rounds.Sent(short, sent.weight[:1], {}, {})
+  total, _ = rounds.OfUsers(one).clipped(state.params, 1.0)
+  assert float(optax.tree.norm(total)) <= 1.0
   # The server's chain is that of any private optimizer.
   quiet = optax.chain(
     optim.dp_sgd(clip, 0.0, expected_batch_size=4, key=jax.random.key(1)),
