@@ -1,6 +1,7 @@
 """Images with captions, of which an attacker has written some."""
 
 import dataclasses
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def read(config) -> Pairs:
 def trigger(config) -> triggers.Trigger:
   """The patch of a backdoor."""
   of = config.poison
-  place = of.place if isinstance(of.place, str) else tuple(of.place)
+  place: Any = of.place if isinstance(of.place, str) else tuple(of.place)
   # What --config.poison.place=anywhere makes of a field that is a tuple.
   place = 'anywhere' if place == ('anywhere',) else place
   return triggers.Trigger(triggers.checkered(of.size), place, seed=config.seed)
