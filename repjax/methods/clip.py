@@ -27,8 +27,12 @@ from repjax.methods import contrastive
 from repjax.methods import grouped
 from repjax.methods import step as steps
 from repjax.models import clip
+from repjax.optim import link
 
 _LOSSES = ('softmax', 'sigmoid')
+_WHOLE = (
+  'CLIP compares all rows: no link may look at some (dp_sgd, SAM groups).'
+)
 
 
 def make(
@@ -91,9 +95,7 @@ def make(
 
   def loss_fn(params, model_state, batch, rng, *, rows):
     if len(batch['mask']) != rows:
-      raise types.InputError(
-        'CLIP compares all rows: no link may look at some (dp_sgd, SAM groups).'
-      )
+      raise types.InputError(_WHOLE)
     pairs, updates = embed(params, model_state, batch, rng)
     image, text = contrastive.unit(pairs.image), contrastive.unit(pairs.text)
     if loss == 'sigmoid':
@@ -125,6 +127,9 @@ def make(
     )
 
   def update(state, batch, rng):
+    # A batch of one row would look like the single rows that it clips.
+    if 'dp_sgd' in link.asking(state.opt_state):
+      raise types.InputError(_WHOLE)
     # The number of rows is known when a batch is there.
     step = steps.make(
       functools.partial(loss_fn, rows=len(batch['mask'])), tx, **settings

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import optim
 from repjax import parallel
 from repjax import types
 from repjax.methods import clip as method
@@ -275,6 +276,15 @@ def test_initial_kernels_are_as_wide_as_the_authors():
 def test_what_cannot_be_is_refused(make, message):
   with pytest.raises(types.InputError, match=message):
     make()
+
+
+def test_links_that_look_at_single_rows_are_refused():
+  private = optim.dp_sgd(1.0, 1.0, expected_batch_size=1, key=jax.random.key(3))
+  made = method.make(model(), private)
+  for count in (1, ROWS):
+    rows = {name: x[:count] for name, x in batch().items()}
+    with pytest.raises(types.InputError, match='compares all rows'):
+      made.update(made.init(jax.random.key(0), rows), rows, jax.random.key(1))
 
 
 def test_embeddings_of_zero_are_no_nan():
