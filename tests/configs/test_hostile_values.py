@@ -103,6 +103,13 @@ def test_whatever_a_field_is_set_to_gives_one_line_or_works(file):
       '--config.step.compute_dtype=float3',
     ),
     ('gpm', 'data.num_tasks', 0, 'config.data.num_tasks must be in [1, inf)'),
+    ('diffstride', 'drop.at', (0.5,), 'at and factors are one number a drop'),
+    ('diffstride', 'drop.at', (0.5, 1.8), 'at must be in [0, 1]; got 1.8'),
+    ('wilds', 'data.kind', 'shops', "one of ('published', 'hospitals')"),
+    ('wilds_text', 'data.kind', 'hospitals', "one of ('shops', 'published_"),
+    ('sample_efficiency', 'network', 'image_conv', 'config.data.kind=channels'),
+    ('sample_efficiency', 'data.train_split', 'x', 'config.data.train_split'),
+    ('intrinsic_dimension', 'data.train_split', 'x', 'config.data.train_split'),
   ],
 )
 def test_nonsense_is_refused(recipe, name, value, says):
