@@ -109,6 +109,12 @@ def test_whatever_a_field_is_set_to_gives_one_line_or_works(file):
     ('wilds_text', 'data.kind', 'hospitals', "one of ('shops', 'published_"),
     ('sample_efficiency', 'network', 'image_conv', 'config.data.kind=channels'),
     ('sample_efficiency', 'data.train_split', 'x', 'config.data.train_split'),
+    ('esvit', 'esvit.teacher_temperature', (0.0, 0.1), 'must be in (0, inf)'),
+    ('esvit', 'esvit.teacher_temperature', (0.1,), 'has two numbers'),
+    ('esvit', 'esvit.chunk', 0, 'chunk must be in [1, inf)'),
+    ('esvit', 'crops.local_area', (0.0, 0.5), '--config.crops.local_area='),
+    ('esvit', 'crops.brightness', 2.0, 'brightness must be in [0, 1)'),
+    ('esvit', 'probe.strengths', (0.0, 1.0), 'strengths must be in (0, inf)'),
     ('intrinsic_dimension', 'data.train_split', 'x', 'config.data.train_split'),
   ],
 )
