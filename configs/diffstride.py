@@ -97,10 +97,8 @@ def method(
   config, num_classes: int, steps: int, optimizer=optax.sgd, **stride
 ) -> types.Method:
   """The network, and an optimizer with a group for its strides."""
-  tx, drop = config.tx, zip(config.drop.at, config.drop.factors, strict=True)
-  rate = optax.piecewise_constant_schedule(
-    tx.learning_rate, {round(at * steps): factor for at, factor in drop}
-  )
+  tx = config.tx
+  rate = optim.drops(tx.learning_rate, steps=steps, **config.drop)
   own = optimizer(rate, momentum=tx.momentum)
   decay = optax.add_decayed_weights(tx.weight_decay, optim.weight_decay_mask)
   return mixup.make(

@@ -18,6 +18,7 @@ import optax
 
 from configs import presets
 from configs.parts import group_methods
+from repjax import optim
 from repjax import types
 from repjax.data.reading import source
 from repjax.data.sets import coloured_digits
@@ -116,8 +117,9 @@ def method(
 ) -> types.Method:
   """The network, its optimizer and its loss, for so many rows and updates."""
   tx = config.tx
-  rate = optax.piecewise_constant_schedule(
-    tx.learning_rate, {round(at * steps): 0.1 for at in tx.drop_at}
+  factors = (0.1,) * len(tx.drop_at)
+  rate = optim.drops(
+    tx.learning_rate, steps=steps, at=tx.drop_at, factors=factors
   )
   return group_methods.method(
     config.method,

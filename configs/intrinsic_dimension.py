@@ -71,7 +71,7 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adam
 ) -> types.Experiment:
   """One training run."""
-  train = rows(config, 'train')
+  train = rows(config, config.data.train_split)
   data = of_images.data(config, train)
   if config.images == 'decoded':
     data = data._replace(recipe=scaled(config))
@@ -86,15 +86,21 @@ def build(
 def rows(config, split: str) -> source.Source:
   """Rows of a split; of training, the first `num_rows` of a random order."""
   types.check_choice('config.images', config.images, ('decoded', 'set'))
+  is_train = split == config.data.train_split
   if config.images == 'decoded':
-    types.check_choice('config.data.eval_splits', split, ('train', 'test'))
+    field = 'train_split' if is_train else 'eval_splits'
+    types.check_choice(f'config.data.{field}', split, ('train', 'test'))
     made = decoded_images.decoder(seed=config.seed, **config.decoder)
     seed, count = [config.seed, int(split == 'test')], config.num_rows
-    count = count if split == 'train' else 2000
+    count = count if is_train else 2000
     return decoded_images.draw(made, count, size=config.size, seed=seed)
   whole = of_images.load(config, split)
+  if not is_train:
+    return whole
+  limits = f'[1, {len(whole)}]'  # What the split has.
+  types.check_range(limits, **{'config.num_rows': config.num_rows})
   order = np.random.default_rng(config.seed).permutation(len(whole))
-  return whole.select(order[: config.num_rows]) if split == 'train' else whole
+  return whole.select(order[: config.num_rows])
 
 
 def scaled(config) -> transforms.Recipe:

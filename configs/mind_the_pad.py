@@ -86,6 +86,7 @@ def build(
 def load(config, split: str):
   """The source of a split: gratings are drawn, other sets read and resized."""
   side = config.data.side
+  types.check_range('[0, inf)', **{'config.data.side': side})
   if config.data.name != 'gratings':
     rows = of_images.load(config, split)
     return tasks.resized(rows, side, 3) if side else rows

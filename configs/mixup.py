@@ -16,6 +16,7 @@ from ml_collections import config_dict
 import optax
 
 from configs import presets
+from repjax import optim
 from repjax import types
 from repjax.experiments import of_images
 from repjax.methods import mixup
@@ -92,8 +93,9 @@ def method(
   )
   network = presets.choose('network', config.network, kinds)
   tx = config.tx
-  rate = optax.piecewise_constant_schedule(
-    tx.learning_rate, {round(at * steps): tx.drop for at in tx.drop_at}
+  factors = (tx.drop,) * len(tx.drop_at)
+  rate = optim.drops(
+    tx.learning_rate, steps=steps, at=tx.drop_at, factors=factors
   )
   return mixup.make(
     network(num_classes=num_classes, **config[config.network]),

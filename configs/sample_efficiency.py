@@ -68,7 +68,7 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One training run."""
-  train = rows(config, 'train')
+  train = rows(config, config.data.train_split)
   steps = wiring.steps_of(config, len(train))
   return wiring.of_sources(
     config,
@@ -86,7 +86,8 @@ def build(
 def rows(config, split: str) -> source.Source:
   """Rows of a split: train, validation or test."""
   data, splits = config.data, ('train', 'validation', 'test')
-  types.check_choice('config.data.eval_splits', split, splits)
+  field = 'train_split' if split == data.train_split else 'eval_splits'
+  types.check_choice(f'config.data.{field}', split, splits)
   count, seed = config.num_rows[split], [config.seed, splits.index(split)]
   kinds = dict(
     halves=lambda: norm_tasks.halves(count, dim=data.dim, seed=seed),
@@ -103,6 +104,13 @@ def method(config, steps: int, optimizer=optax.sgd) -> types.Method:
     image_conv=functools.partial(quadratic.ImageConv, side=config.data.side),
   )
   network = presets.choose('network', config.network, kinds)
+  seen = dict(pooled_conv='halves', image_conv='channels')
+  suited = seen.get(config.network, config.data.kind)
+  if config.data.kind != suited:
+    raise types.InputError(
+      f'config.network={config.network} is for config.data.kind={suited}, and '
+      f'not for {config.data.kind}, whose parts it would not tell apart.'
+    )
   tx = config.tx
   rate = optax.cosine_decay_schedule(tx.learning_rate, steps)
   return supervised.make(

@@ -105,7 +105,9 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One training run."""
-  return domains.build(config, method, experiment.build, optimizer)
+  return domains.build(
+    config, method, experiment.build, optimizer, kinds=experiment.IMAGES
+  )
 
 
 def method(

@@ -82,7 +82,9 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One training run."""
-  return domains.build(config, method, text_runs.build, optimizer)
+  return domains.build(
+    config, method, text_runs.build, optimizer, kinds=experiment.TEXTS
+  )
 
 
 def method(

@@ -1,6 +1,7 @@
 """What recipes of WILDS and U-WILDS share: the algorithms' numbers, a build."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 
 from ml_collections import config_dict
 
@@ -37,6 +38,8 @@ def build(
   method: Callable[..., types.Method],
   build_run: Callable[..., types.Experiment],
   optimizer: types.Optimizer,
+  *,
+  kinds: Sequence[str],
 ) -> types.Experiment:
   """One training run of any algorithm.
 
@@ -45,7 +48,9 @@ def build(
     method: That of the recipe.
     build_run: `experiment.build` or `text_runs.build`.
     optimizer: What ends the optax chain.
+    kinds: What `config.data.kind` may be in the recipe.
   """
+  types.check_choice('config.data.kind', config.data.kind, tuple(kinds))
   data = experiment.read(config)
   pseudo = None
   if config.algorithm == 'noisy_student':

@@ -144,7 +144,15 @@ def method(
 
 def _distilled(config, steps, model, chain, *, regions):
   own = dict(config.esvit)
-  first, last = own.pop('teacher_temperature')
+  temperatures = own.pop('teacher_temperature')
+  if len(temperatures) != 2:
+    raise types.InputError(
+      'config.esvit.teacher_temperature has two numbers, at the beginning and '
+      f'behind warm; got {temperatures}'
+    )
+  for value in temperatures:
+    limits = {'config.esvit.teacher_temperature': value}
+    types.check_range('(0, inf)', **limits)
   warm, frozen = own.pop('warm'), own.pop('frozen')
   momentum = own.pop('momentum')
   types.check_range('[0, 1]', **{'config.esvit.momentum': momentum})
@@ -162,7 +170,7 @@ def _distilled(config, steps, model, chain, *, regions):
     chain,
     crops=multi_crop.MultiCrop(**config.crops),
     teacher_temperature=optax.linear_schedule(
-      first, last, max(1, round(warm * steps))
+      *temperatures, max(1, round(warm * steps))
     ),
     # From `momentum` to 1, along half a cosine.
     momentum=lambda step: (

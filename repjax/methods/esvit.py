@@ -116,6 +116,7 @@ def make(
   types.check_range('[0, 1]', centre_momentum=centre_momentum)
   types.check_range('(0, inf)', student_temperature=student_temperature)
   types.check_range('[0, inf)', frozen_steps=frozen_steps)
+  types.check_range('[1, inf)', chunk=chunk)
   types.check_choice('compute_dtype', compute_dtype, ('float32', 'bfloat16'))
   for name, value in dict(
     teacher_temperature=teacher_temperature, momentum=momentum

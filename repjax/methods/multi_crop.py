@@ -53,6 +53,18 @@ class MultiCrop:
         f'local_size={self.local_size} is larger than size={self.size}: small '
         'views are parts of images'
       )
+    for area in (self.area, self.local_area):
+      self._views(area, self.size)  # Refuses what it cannot draw.
+
+  def _views(self, area: Sequence[float], size: int) -> views.Views:
+    return views.random_views(
+      area=area,
+      size=size,
+      flip=self.flip,
+      brightness=self.brightness,
+      contrast=self.contrast,
+      saturation=self.saturation,
+    )
 
   def check(self, shape: Sequence[int]) -> None:
     """Raises InputError where a small view is larger than the image.
@@ -71,15 +83,9 @@ class MultiCrop:
   ) -> tuple[jax.Array, jax.Array]:
     """Both kinds of views; small ones are [B, 0, ...] without any."""
     self.check(image.shape)
-    colours = dict(
-      flip=self.flip,
-      brightness=self.brightness,
-      contrast=self.contrast,
-      saturation=self.saturation,
-    )
 
     def several(area, size, numbers):
-      make = views.random_views(area=area, size=size, **colours)
+      make = self._views(area, size)
       made = [
         make(image, parallel.row_rngs(jax.random.fold_in(rng, i), len(image)))
         for i in numbers

@@ -110,8 +110,10 @@ def _windows(x):
 
 
 def _smallest(size, channels):
+  if not channels:
+    raise InputError('channels is empty: give one number a stage')
   factor = 2 ** (len(channels) - 1)
-  if not channels or size % factor:
+  if size % factor:
     raise InputError(
       f'{len(channels)} stages of channels={tuple(channels)} need sides that '
       f'are multiples of {factor}; got {size}'

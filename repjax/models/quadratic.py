@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.types import InputError
 from repjax.types import check_choice
 from repjax.types import check_range
 
@@ -87,6 +88,11 @@ class PooledConv(nn.Module):
     check_choice('padding', self.padding, ('valid', 'circular'))
     check_range('[1, inf)', num_parts=self.num_parts, channels=self.channels)
     rows, dim = features.shape
+    if dim % self.num_parts:
+      raise InputError(
+        f'PooledConv cuts vectors into {self.num_parts} equal parts; got those '
+        f'of {dim} numbers'
+      )
     check_range(f'[1, {dim // self.num_parts}]', taps=self.taps)
     x = features.reshape(rows, self.num_parts, -1)  # [B, G, L]
     if self.padding == 'circular':
@@ -126,6 +132,12 @@ class ImageConv(nn.Module):
   ) -> jax.Array:
     """[B, 3 * side * side] -> [B, num_outputs]."""
     del train, mask  # Rows do not see each other, and nothing is random.
+    check_range('[1, inf)', side=self.side, channels=self.channels)
+    if features.shape[-1] != 3 * self.side**2:
+      raise InputError(
+        f'ImageConv sees images of 3 x {self.side} x {self.side} numbers; got '
+        f'vectors of {features.shape[-1]}'
+      )
     check_range(f'[1, {(self.side + 1) // 2}]', taps=self.taps)
     image = features.reshape(len(features), 3, self.side, self.side)
     x = _windows(jnp.moveaxis(image, 1, -1), self.taps)

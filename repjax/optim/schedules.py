@@ -1,7 +1,10 @@
 """Learning-rate schedules beyond those that optax names."""
 
+from collections.abc import Sequence
+
 import optax
 
+from repjax.types import InputError
 from repjax.types import check_range
 
 
@@ -28,3 +31,33 @@ def warmup_cosine(
   return optax.warmup_cosine_decay_schedule(
     0.0, peak, warmup_steps, max(steps, warmup_steps + 1), peak * end
   )
+
+
+def drops(
+  start: float, *, steps: int, at: Sequence[float], factors: Sequence[float]
+) -> optax.Schedule:
+  """A rate that is multiplied with factors at parts of the run.
+
+  Factors whose parts fall on one step are all applied there.
+
+  Args:
+    start: Rate at the beginning.
+    steps: Length of the run.
+    at: Fractions of the steps, each in [0, 1].
+    factors: One for each of them, >= 0; above 1 the rate rises.
+
+  Returns:
+    Step -> learning rate.
+  """
+  if len(at) != len(factors):
+    raise InputError(
+      f'at and factors are one number a drop; got at={tuple(at)} and '
+      f'factors={tuple(factors)}'
+    )
+  changes: dict[int, float] = {}
+  for part, factor in zip(at, factors, strict=True):
+    check_range('[0, 1]', at=part)
+    check_range('[0, inf)', factors=factor)
+    step = round(part * steps)
+    changes[step] = changes.get(step, 1.0) * factor
+  return optax.piecewise_constant_schedule(start, changes)

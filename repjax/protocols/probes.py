@@ -62,6 +62,8 @@ def measures(
   """
   check_range('[1, inf)', neighbours=neighbours)
   check_range('(0, inf)', temperature=temperature)
+  for strength in strengths:
+    check_range('(0, inf)', strengths=strength)
   evaluator = loop.Evaluator(method)
   names = [
     f'{split}/{kind}'

@@ -38,6 +38,25 @@ def test_the_shortest_runs_have_finite_rates(steps, warmup):
   assert rates.min() >= 0 and rates.max() <= 2.0
 
 
+def test_drops_multiply_also_where_they_fall_on_one_step():
+  schedule = optim.drops(2.0, steps=10, at=(0.5, 0.52, 0.8), factors=(3, 5, 0))
+  rates = [float(schedule(step)) for step in range(10)]
+  np.testing.assert_allclose(rates, [2.0] * 5 + [30.0] * 3 + [0.0] * 2)
+
+
+@pytest.mark.parametrize(
+  ('at', 'factors', 'says'),
+  [
+    ((0.5,), (0.1, 0.1), 'one number a drop'),
+    ((1.8,), (0.1,), 'at must be'),
+    ((0.5,), (-0.1,), 'factors must be'),
+  ],
+)
+def test_drops_that_cannot_be_are_refused(at, factors, says):
+  with pytest.raises(ValueError, match=says):
+    optim.drops(1.0, steps=10, at=at, factors=factors)
+
+
 @pytest.mark.parametrize(
   'bad', [{'peak': 0.0}, {'warmup': 1.0}, {'warmup': -0.1}, {'steps': 0}]
 )

@@ -28,7 +28,8 @@ from repjax.experiments import wiring
 from repjax.layers import frozen
 from repjax.methods import noisy_student
 
-# Kinds of data whose rows are texts.
+# Kinds of data whose rows are images, and those whose rows are texts.
+IMAGES = ('published', 'hospitals')
 TEXTS = ('shops', 'published_text')
 
 
@@ -120,7 +121,7 @@ def load(config: Any, *, unlabelled: bool = False) -> datasets.Dataset:
     unlabelled: Which of the two.
   """
   data = config.data
-  kinds = ('published', 'hospitals', *TEXTS)
+  kinds = (*IMAGES, *TEXTS)
   types.check_choice('config.data.kind', data.kind, kinds)
   if data.kind == 'published':
     return published.load(data.name, data.dir, unlabelled=unlabelled)

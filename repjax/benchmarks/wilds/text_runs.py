@@ -55,6 +55,11 @@ def build(
     return data.labelled.subset(split).source()
 
   if config.algorithm == 'masked_lm':
+    if config.pretrained:
+      raise types.InputError(
+        f'config.pretrained={config.pretrained} is what other algorithms start '
+        "from: leave it '' with config.algorithm=masked_lm, or take another."
+      )
     return of_tokens.predictor(
       config,
       method,
