@@ -21,6 +21,7 @@ _LESS = {
   'performer': dict(data=dict(train_split='train[:100]')),
   'pico': dict(data=dict(train_split='train[:600]')),
   'gradient_vaccine': dict(family=dict(num_rows=(700,))),
+  'imprint': dict(data=dict(train_split='train[10000:10600]')),
   'vitgan': dict(data=dict(train_split='train[:200]')),
 }
 
