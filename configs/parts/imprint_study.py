@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from configs.parts import imprints
+from repjax import float64
 from repjax.attacks import imprint as attack
 from repjax.attacks import imprint_audit
 from repjax.attacks import imprint_bins
@@ -115,7 +115,7 @@ def exactly(bench: Bench) -> float:
 
   Beyond 150 decibels is no mean of several images, but for rounding.
   """
-  with jax.enable_x64(True):
+  with float64.enabled():
     read = bench.read(
       bench.config.imprint.num_bins, trials.Round(dtype=np.float64)
     )
@@ -128,7 +128,7 @@ def averaging(bench: Bench) -> dict[str, np.ndarray]:
   for rate in study.local_rates:
     for kind in ('cumulative', 'sparse'):
       protocol = trials.Round(steps=study.steps, rate=rate, dtype=np.float64)
-      with jax.enable_x64(True):
+      with float64.enabled():
         read = bench.read(bench.config.imprint.num_bins, protocol, kind=kind)
       found[kind, rate] = shares(read, 60.0)
   # What real protocols send, in the type that they send it in.

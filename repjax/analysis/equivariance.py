@@ -16,8 +16,6 @@ the learner is not equivariant in this sense.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
-import contextlib
 from typing import Literal
 from typing import NamedTuple
 
@@ -27,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from repjax import float64
 from repjax import types
 
 # First layer [D, ...] -> the one that sees of g x what this one sees of x.
@@ -108,7 +107,7 @@ def check_equivariance(
       f'rows {rows.shape} and test_rows {test_rows.shape} differ in width'
     )
   rng = np.random.default_rng(seed)
-  with _in_float64():
+  with float64.enabled():
 
     def learn(matrix):
       outputs = np.asarray(
@@ -192,18 +191,6 @@ def gradient_descent(
     return model.apply({'params': params}, test_rows, train=False)
 
   return train
-
-
-@contextlib.contextmanager
-def _in_float64() -> Iterator[None]:
-  """Numbers of JAX have 64 bits inside, whatever they had."""
-  # `jax.enable_x64` is newer than the oldest JAX that this runs on.
-  before = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-  jax.config.update('jax_enable_x64', True)
-  try:
-    yield
-  finally:
-    jax.config.update('jax_enable_x64', before)
 
 
 def _numbers(rows):

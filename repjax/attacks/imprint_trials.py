@@ -64,7 +64,7 @@ class Round(NamedTuple):
     what: Users send the 'sum' of their updates, or a 'difference'.
     server: Links of the server's chain, which users are seen through; None
       shows the sum.
-    dtype: Of parameters and inputs: float64 needs `jax.enable_x64(True)`.
+    dtype: Of parameters and inputs: float64 needs `float64.enabled()`.
   """
 
   users: int = 1

@@ -11,6 +11,7 @@ import pytest
 
 from configs import imprint as recipe
 from configs.parts import imprints
+from repjax import float64
 from repjax import types
 from repjax.attacks import imprint as attack
 from repjax.attacks import imprint_audit
@@ -84,7 +85,7 @@ def test_recovery_is_that_of_singly_occupied_bins_exactly(
 ):
   # The 'cat' of k rows needs k numbers of an input.
   made = trap(4 if connection == 'cat' else 16, kind, gain)
-  with jax.enable_x64(True):
+  with float64.enabled():
     found = attack.read(gradient(made, connection), kind)
   expected = alone(made)
   np.testing.assert_array_equal(recovered(found), expected)
@@ -100,7 +101,7 @@ def test_the_top_bin_is_read_and_the_authors_code_leaves_it():
   highest = PRIVATE[[made.scores(PRIVATE).argmax()]]
   top = highest * (made.edges[-2] + 1) / made.scores(highest)[0]
   images = np.concatenate([PRIVATE[:3] * 0.1, top])
-  with jax.enable_x64(True):
+  with float64.enabled():
     grads = gradient(made, 'addition', images, LABEL[:4])
   with_top = recovered(attack.read(grads, 'cumulative'), images)
   without = recovered(attack.read(grads, 'cumulative', top=False), images)
@@ -112,7 +113,7 @@ def test_the_top_bin_is_read_and_the_authors_code_leaves_it():
 def test_cumulative_rows_come_apart_only_with_equal_upstream_gradients():
   # 'cat' leads each row to another place, so that sums do not cancel.
   made = trap(4)
-  with jax.enable_x64(True):
+  with float64.enabled():
     found = attack.read(gradient(made, 'cat'), 'cumulative')
   below_top = recovered(found)[made.scores(PRIVATE) < made.edges[-2]]
   assert not below_top.any()
@@ -175,7 +176,7 @@ def test_directions_run_channel_by_channel(kind):
 
 def test_two_rows_keep_one_bin():
   made = trap(12)
-  with jax.enable_x64(True):
+  with float64.enabled():
     expected = alone(made)
     for row in range(4):
       place = float(made.scores(PRIVATE[[row]])[0])
@@ -213,7 +214,7 @@ def test_texts_are_read_from_a_gradient():
   made = attack.Trap(direction, imprint_bins.by_law(8, std=0.6))
   layer = made.layer('addition')
   model = imprint.Imprinted(Reader(), layer, after='token_embedding')
-  with jax.enable_x64(True):
+  with float64.enabled():
     variables = jax.tree.map(
       lambda x: x.astype(jnp.float64), model.init(jax.random.key(0), texts)
     )

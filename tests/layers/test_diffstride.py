@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import float64
 from repjax.layers import crop_sizes
 from repjax.layers import diffstride
 from repjax.layers import spectral_pooling
@@ -67,7 +68,7 @@ def test_stride_gradients_are_finite_differences(layout, form, shape, sizes):
     )
     return jnp.square(y - target).sum()
 
-  with jax.enable_x64():
+  with float64.enabled():
     at = jnp.asarray([1.83, 2.31])
     gradient = jax.jit(jax.grad(loss))(at)
     value = jax.jit(loss)

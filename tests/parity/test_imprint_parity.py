@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import float64
 from repjax.attacks import imprint as attack
 from repjax.attacks import imprint_bins
 from repjax.layers import imprint
@@ -115,7 +116,7 @@ def test_a_round_is_theirs(connection, linfunc, mode, gain):
       'bias': block.linear2.bias.detach().numpy(),
     }
 
-  with jax.enable_x64(True):
+  with float64.enabled():
 
     def loss(params):
       image = jnp.asarray(IMAGE)
@@ -156,7 +157,7 @@ def test_connections_that_theirs_has_for_flat_inputs_alone(connection):
     }
   }
   layer = imprint.Imprint(8, connection=connection)
-  with jax.enable_x64(True):
+  with float64.enabled():
 
     def total(params):
       ours = layer.apply({'params': params}, jnp.asarray(flat))
