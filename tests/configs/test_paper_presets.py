@@ -7,9 +7,12 @@ import pytest
 from launch.lib import recipes
 from repjax import types
 
+# What needs no set and no weights: its paper draws all rows.
+_ALONE = ('sample_efficiency',)
 _PRESETS = [
   (paper, preset)
   for paper in recipes.papers()
+  if paper not in _ALONE
   for preset in importlib.import_module(f'configs.{paper}').PRESETS
   if preset.startswith('paper')
 ]
