@@ -27,12 +27,8 @@ from repjax.methods import contrastive
 from repjax.methods import grouped
 from repjax.methods import step as steps
 from repjax.models import clip
-from repjax.optim import link
 
 _LOSSES = ('softmax', 'sigmoid')
-_WHOLE = (
-  'CLIP compares all rows: no link may look at some (dp_sgd, SAM groups).'
-)
 
 
 def make(
@@ -93,9 +89,7 @@ def make(
       mutable=list(model_state),
     )
 
-  def loss_fn(params, model_state, batch, rng, *, rows):
-    if len(batch['mask']) != rows:
-      raise types.InputError(_WHOLE)
+  def loss_fn(params, model_state, batch, rng):
     pairs, updates = embed(params, model_state, batch, rng)
     image, text = contrastive.unit(pairs.image), contrastive.unit(pairs.text)
     if loss == 'sigmoid':
@@ -122,18 +116,13 @@ def make(
       {**model_state, **updates},
       {
         'accuracy': found_own(image, text, batch['mask']),
-        'scale': jnp.full(rows, pairs.scale),
+        'scale': jnp.full(len(image), pairs.scale),
       },
     )
 
+  step = steps.make(loss_fn, tx, whole='CLIP', **settings)
+
   def update(state, batch, rng):
-    # A batch of one row would look like the single rows that it clips.
-    if 'dp_sgd' in link.asking(state.opt_state):
-      raise types.InputError(_WHOLE)
-    # The number of rows is known when a batch is there.
-    step = steps.make(
-      functools.partial(loss_fn, rows=len(batch['mask'])), tx, **settings
-    )
     state, sums = step.update(state, batch, rng)
     largest = math.log(max_scale)
     params = {
@@ -146,7 +135,7 @@ def make(
     variables = model.init(
       {'params': rng}, batch['image'], batch['tokens'], train=False
     )
-    return steps.make(loss_fn, tx, **settings).init(variables)
+    return step.init(variables)
 
   def predict(state, batch):
     variables, outputs = steps.variables(state), {}

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import gradients
 from repjax import parallel
 from repjax import types
 from repjax.layers import prototype_head
@@ -286,7 +285,8 @@ def make(
     rows = {k: x for k, x in batch.items() if k != 'image'}
     for name in (_LARGE, _SMALL):
       added[name] = added[name].astype(compute_dtype)
-    grad_fn = gradients.GradFn(
+    grad_fn = steps.WholeGradFn(
+      'EsViT',
       functools.partial(
         loss_fn,
         teacher=jax.lax.stop_gradient(memory.teacher),

@@ -5,7 +5,6 @@ Wei et al., 'Finetuned Language Models Are Zero-Shot Learners', ICLR 2022
 one of which counts alike, whatever row it is packed into.
 """
 
-import functools
 from typing import Any
 from typing import Literal
 
@@ -18,14 +17,9 @@ from repjax import parallel
 from repjax import types
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
-from repjax.optim import link
 
 # Column that `update` adds: what a token's loss counts.
 _SHARE = 'token_share'
-_WHOLE = (
-  "mean='tokens' weighs a row by all tokens of the step: no link may look at "
-  "some rows (dp_sgd, SAM groups) unless mean='rows'"
-)
 
 
 def make(
@@ -34,7 +28,6 @@ def make(
   *,
   mean: Literal['tokens', 'rows'] = 'tokens',
   label_smoothing: float = 0.0,
-  microbatches: int = 1,
   **settings: Any,
 ) -> types.Method:
   """Minimizes the mean cross-entropy of tokens that are to be written.
@@ -52,8 +45,7 @@ def make(
       tokens and depends on no other row, as private links need it.
     label_smoothing: Share of a target that is spread over all tokens, in
       [0, 1).
-    microbatches: Parts in which each device goes through its rows.
-    **settings: compute_dtype, ema_decay; see `steps.make`.
+    **settings: microbatches, compute_dtype, ema_decay; see `steps.make`.
 
   Returns:
     A `types.Method` over batches of 'tokens' int32 [B, T], 'weights' [B, T],
@@ -69,9 +61,7 @@ def make(
   types.check_choice('mean', mean, ('tokens', 'rows'))
   types.check_range('[0, 1)', label_smoothing=label_smoothing)
 
-  def loss_fn(params, model_state, batch, rng, *, rows):
-    if mean == 'tokens' and len(batch['mask']) != rows:
-      raise types.InputError(_WHOLE)
+  def loss_fn(params, model_state, batch, rng):
     logits, model_state = model_inputs.forward(
       model,
       model_inputs.packed_pair,
@@ -94,17 +84,17 @@ def make(
       },
     )
 
-  def step(rows):
-    return steps.make(
-      functools.partial(loss_fn, rows=rows // microbatches),
-      tx,
-      transform=_with_share if mean == 'tokens' else None,
-      microbatches=microbatches,
-      **settings,
-    )
+  by_tokens = mean == 'tokens'
+  step = steps.make(
+    loss_fn,
+    tx,
+    transform=_with_share if by_tokens else None,
+    whole="unless mean='rows' a step" if by_tokens else '',
+    **settings,
+  )
 
   def init(rng, batch):
-    return step(1).init(
+    return step.init(
       model_inputs.init(model, model_inputs.packed_pair, rng, batch)
     )
 
@@ -119,13 +109,7 @@ def make(
       'hits': (hits * weights).sum(1),
     }
 
-  def update(state, batch, rng):
-    # Microbatches of one row would look like the single rows that it clips.
-    if mean == 'tokens' and 'dp_sgd' in link.asking(state.opt_state):
-      raise types.InputError(_WHOLE)
-    return step(len(batch['mask'])).update(state, batch, rng)
-
-  return types.Method(init, update, predict)
+  return types.Method(init, step.update, predict)
 
 
 def _with_share(batch, rng):

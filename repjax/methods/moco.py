@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import gradients
 from repjax import parallel
 from repjax import types
 from repjax.methods import contrastive
@@ -149,7 +148,8 @@ def make(
     key = jax.lax.stop_gradient(
       own.embed_as_it_is(seen.params, state.model_state, seen.batch)
     )
-    grad_fn = gradients.GradFn(
+    grad_fn = steps.WholeGradFn(
+      'MoCo',
       functools.partial(loss_fn, queue=state.extra.queue),
       {**steps.cast_inputs(first, compute_dtype), _KEY: key},
       parallel.device_rng(rng_model),

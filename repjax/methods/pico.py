@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import gradients
 from repjax import parallel
 from repjax import types
 from repjax.methods import classifier
@@ -167,11 +166,7 @@ def make(
     embedding = contrastive.unit(embed(params['projection'], out.features))
     return out.logits, embedding, out.model_state
 
-  def loss_fn(params, model_state, batch, rng, *, queue, warm, rows):
-    if len(batch['mask']) != rows:
-      raise InputError(
-        'PiCO compares all rows: no link may look at some (dp_sgd, SAM groups).'
-      )
+  def loss_fn(params, model_state, batch, rng, *, queue, warm):
     logits, query, model_state = forward(params, model_state, batch, rng)
     contrast = contrastive_loss(
       query,
@@ -258,10 +253,9 @@ def make(
       targets, scores, inside, phi(state.step) if phi else target_momentum
     )
     targets = jnp.where(warm, moved, targets)
-    grad_fn = gradients.GradFn(
-      functools.partial(
-        loss_fn, queue=memory.queue, warm=warm, rows=len(batch['mask'])
-      ),
+    grad_fn = steps.WholeGradFn(
+      'PiCO',
+      functools.partial(loss_fn, queue=memory.queue, warm=warm),
       steps.cast_inputs(
         {**first, _TARGET: targets, _GUESS: guess, _KEY: key}, compute_dtype
       ),

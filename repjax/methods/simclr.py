@@ -8,7 +8,6 @@ views of all devices' rows (`contrastive.nt_xent`). With labels, all views of
 rows of one's class are to be found (`contrastive.sup_con`).
 """
 
-import functools
 from typing import Any
 from typing import Literal
 
@@ -24,7 +23,6 @@ from repjax.methods import grouped
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.methods import two_views
-from repjax.types import InputError
 
 # The column of the second view, which a step adds.
 _OTHER = 'other_view'
@@ -74,12 +72,8 @@ def make(
     model=model, dim=dim, hidden=hidden, inputs=inputs, head=head
   )
 
-  def loss_fn(params, model_state, batch, rng, *, rows):
-    if len(batch['mask']) != rows:
-      raise InputError(
-        'SimCLR compares all rows: no link may look at some (dp_sgd, SAM '
-        'groups).'
-      )
+  def loss_fn(params, model_state, batch, rng):
+    rows = len(batch['mask'])
     other = classifier.view(batch, _OTHER)
     # One pass over both views: batch statistics must not tell them apart.
     both = {x: jnp.concatenate([batch[x], other[x]]) for x in batch}
@@ -107,16 +101,11 @@ def make(
     name = next(x for x in types.INPUTS if x in batch)
     return {**first, _OTHER: second[name]}
 
-  def step(rows):
-    return steps.make(
-      functools.partial(loss_fn, rows=rows), tx, transform=transform, **settings
-    )
+  step = steps.make(
+    loss_fn, tx, transform=transform, whole='SimCLR', **settings
+  )
 
   def init(rng, batch):
-    return step(len(batch['mask'])).init(own.init(rng, batch))
+    return step.init(own.init(rng, batch))
 
-  def update(state, batch, rng):
-    return step(len(batch['mask'])).update(state, batch, rng)
-
-  step(1)  # Settings that cannot be are refused here.
-  return types.Method(init, update, own.predict)
+  return types.Method(init, step.update, own.predict)

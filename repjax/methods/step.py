@@ -1,6 +1,7 @@
 """Device code: the step that methods with one loss and one optimizer share."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -53,6 +54,41 @@ class Step(NamedTuple):
   learn: Update
 
 
+class WholeGradFn(gradients.GradFn):
+  """The gradient of a loss in which rows meet: no link may take them apart.
+
+  Rows that are compared with each other, or remembered (a queue, a centre), are
+  no single rows: clipping their gradients bounds nothing, and a group of them
+  has another loss.
+
+  Args:
+    what: The method, for the message.
+    *args: Of `gradients.GradFn`.
+    **settings: Of `gradients.GradFn`.
+  """
+
+  def __init__(self, what: str, *args: Any, **settings: Any):
+    super().__init__(*args, **settings)
+    self._what = what
+
+  def over_groups(self, num_groups, fn):
+    """Refuses several groups; one is all rows of a device."""
+    if num_groups != 1:
+      self._refuse()
+    return super().over_groups(num_groups, fn)
+
+  def clipped(self, params, clip_norm, **how):
+    """Refuses."""
+    del params, clip_norm, how
+    return self._refuse()
+
+  def _refuse(self):
+    raise InputError(
+      f'{self._what} compares all rows: no link may look at some (dp_sgd, SAM '
+      'groups).'
+    )
+
+
 def make(
   loss_fn: types.LossFn,
   tx: optax.GradientTransformation,
@@ -62,6 +98,7 @@ def make(
   ema_decay: float = 0.0,
   transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
   finish: Callable[[types.Sums], types.Sums] | None = None,
+  whole: str = '',
 ) -> Step:
   """One gradient of a mean loss, handed to an optax chain.
 
@@ -78,6 +115,8 @@ def make(
     transform: (batch, rng) -> batch on the devices, before the loss; `rng` is
       equal on all devices.
     finish: Makes what is reported of the sums over all devices.
+    whole: Name of a method whose rows meet, which refuses links that take them
+      apart (`WholeGradFn`); '' for one whose rows do not.
 
   Raises:
     InputError: If a setting is out of range.
@@ -106,7 +145,8 @@ def make(
     return learn(state, batch, rng_model)
 
   def learn(state, batch, rng):
-    grad_fn = gradients.GradFn(
+    bind = functools.partial(WholeGradFn, whole) if whole else gradients.GradFn
+    grad_fn = bind(
       loss_fn,
       cast_inputs(batch, compute_dtype),
       parallel.device_rng(rng),

@@ -169,7 +169,7 @@ def make(
     agree = (guess == guess[:1]).all(0).astype(jnp.float32)
     return types.Losses(loss, model_state, {'loss': loss, 'agreement': agree})
 
-  step = steps.make(loss_fn, tx, **settings)
+  step = steps.make(loss_fn, tx, whole='SwAV', **settings)
 
   def init(rng, batch):
     rng_model, rng_projection, rng_prototypes = jax.random.split(rng, 3)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import optim
 from repjax import parallel
 from repjax import types
 from repjax.methods import moco
@@ -29,11 +30,11 @@ def _views(batch, rng):
   return batch, {**batch, 'features': 0.5 * batch['features'] ** 2 + 1}
 
 
-def _make(**settings):
+def _make(tx=None, **settings):
   settings = {'queue_size': 2 * ROWS, 'momentum': MOMENTUM, **settings}
   return moco.make(
     mlp.Mlp(2, features=(WIDTH,)),
-    optax.sgd(0.2),
+    tx or optax.sgd(0.2),
     views=_views,
     temperature=TAU,
     dim=DIM,
@@ -57,6 +58,15 @@ def _embedded(params, x):
   hidden = np.maximum(_dense(projection['hidden_0'], features), 0)
   out = _dense(projection['head'], hidden).astype(np.float64)
   return out / np.linalg.norm(out, axis=-1, keepdims=True)
+
+
+def test_what_it_remembers_of_rows_is_not_private():
+  tx = optim.dp_sgd(1.0, 1.0, expected_batch_size=ROWS, key=jax.random.key(3))
+  made = _make(tx=tx)
+  with pytest.raises(types.InputError, match='MoCo compares all rows'):
+    made.update(
+      made.init(jax.random.key(0), BATCHES[0]), BATCHES[0], jax.random.key(1)
+    )
 
 
 def test_steps_are_those_of_the_paper_in_its_order():

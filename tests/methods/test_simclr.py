@@ -30,6 +30,14 @@ def _views(batch, rng):
   return batch, {**batch, 'features': 0.5 * batch['features'] ** 2 + 1}
 
 
+def test_a_private_link_is_refused_of_one_row_too():
+  tx = optim.dp_sgd(1.0, 1.0, expected_batch_size=1, key=jax.random.key(3))
+  row = {name: x[:1] for name, x in BATCH.items()}
+  made = _method(tx)
+  with pytest.raises(types.InputError, match='SimCLR compares all rows'):
+    made.update(made.init(jax.random.key(0), row), row, jax.random.key(1))
+
+
 @functools.cache
 def _method(tx=None, **settings):
   return simclr.make(
