@@ -63,8 +63,8 @@ class WholeGradFn(gradients.GradFn):
 
   Args:
     what: The method, for the message.
-    *args: Of `gradients.GradFn`.
-    **settings: Of `gradients.GradFn`.
+    *args: What `gradients.GradFn` is made with.
+    **settings: What `gradients.GradFn` is made with.
   """
 
   def __init__(self, what: str, *args: Any, **settings: Any):

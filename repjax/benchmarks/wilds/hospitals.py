@@ -32,6 +32,18 @@ UNLABELLED_IDS = {
   'test_unlabeled': 12,
   'extra_unlabeled': 13,
 }
+# Split -> the domains that its rows are of.
+HOMES = {
+  'train': SOURCES,
+  'id_val': SOURCES,
+  'id_test': SOURCES,
+  'val': (VAL,),
+  'test': (TEST,),
+  'train_unlabeled': SOURCES,
+  'val_unlabeled': (VAL,),
+  'test_unlabeled': (TEST,),
+  'extra_unlabeled': EXTRA,
+}
 # What part of the digits each split takes; 'id_test' has those of 'test', in
 # the looks of the source hospitals, so that a gap is none of the digits'.
 SHARES = {
@@ -104,27 +116,16 @@ def load(
   parts = dict(zip(SHARES, np.split(order, ends[:-1]), strict=True))
   parts['id_test'] = parts['test']
   ids = UNLABELLED_IDS if unlabelled else SPLIT_IDS
-  homes = {
-    'train': SOURCES,
-    'id_val': SOURCES,
-    'id_test': SOURCES,
-    'val': (VAL,),
-    'test': (TEST,),
-    'train_unlabeled': SOURCES,
-    'val_unlabeled': (VAL,),
-    'test_unlabeled': (TEST,),
-    'extra_unlabeled': EXTRA,
-  }
   rows, splits, homes_of = [], [], []
   for part, number in ids.items():
     count = len(parts[part])
-    if count < len(homes[part]):
+    if count < len(HOMES[part]):
       raise types.InputError(
         f'{num_digits=} leaves {count} digits for {part!r}: raise it.'
       )
     rows.append(parts[part])
     splits.append(np.full(count, number))
-    homes_of.append(np.resize(homes[part], count))
+    homes_of.append(np.resize(HOMES[part], count))
   row, split, hospital = (np.concatenate(x) for x in (rows, splits, homes_of))
   # Slides of the same hospital differ a little; labelled and unlabelled rows
   # come from different slides.

@@ -14,30 +14,11 @@ import numpy as np
 
 from repjax import types
 from repjax.benchmarks.wilds import datasets
+from repjax.benchmarks.wilds import hospitals
 from repjax.benchmarks.wilds import metrics
 from repjax.data.reading import source as sources
 from repjax.data.text import tokens
 
-SOURCES, VAL, TEST, EXTRA = (0, 3, 4), 1, 2, (5, 6)
-NAMES = tuple('ABCDEFG')
-SPLIT_IDS = {'train': 0, 'id_val': 1, 'test': 2, 'val': 3, 'id_test': 4}
-UNLABELLED_IDS = {
-  'train_unlabeled': 10,
-  'val_unlabeled': 11,
-  'test_unlabeled': 12,
-  'extra_unlabeled': 13,
-}
-_HOMES = {
-  'train': SOURCES,
-  'id_val': SOURCES,
-  'id_test': SOURCES,
-  'val': (VAL,),
-  'test': (TEST,),
-  'train_unlabeled': SOURCES,
-  'val_unlabeled': (VAL,),
-  'test_unlabeled': (TEST,),
-  'extra_unlabeled': EXTRA,
-}
 # Reviews of each split, in parts of those of training.
 _SHARES = {
   'train': 1.0,
@@ -56,7 +37,7 @@ PLAIN, PLAIN_OWN, JUDGING, JUDGING_OWN = 40, 8, 4, 6
 _FIRST = tokens.END + 1
 _SHARED = PLAIN + 2 * JUDGING
 _OWN = PLAIN_OWN + 2 * JUDGING_OWN
-VOCAB_SIZE = _FIRST + _SHARED + len(NAMES) * _OWN
+VOCAB_SIZE = _FIRST + _SHARED + len(hospitals.NAMES) * _OWN
 # Of the words of a review: those that judge; of these, those that all shops
 # share, and those that say the opposite of the label.
 JUDGED, PIVOTS, AGAINST = 0.5, 0.3, 0.1
@@ -90,10 +71,12 @@ def load(
   types.check_range('[12, inf)', num_reviews=num_reviews)
   types.check_range('[1, inf)', length=length)
   types.check_range('[0, 1]', pivots=pivots)
-  ids = UNLABELLED_IDS if unlabelled else SPLIT_IDS
+  ids = hospitals.UNLABELLED_IDS if unlabelled else hospitals.SPLIT_IDS
   counts = {x: int(num_reviews * _SHARES[x]) for x in ids}
   split = np.repeat(list(ids.values()), list(counts.values()))
-  shop = np.concatenate([np.resize(_HOMES[x], n) for x, n in counts.items()])
+  shop = np.concatenate(
+    [np.resize(hospitals.HOMES[x], n) for x, n in counts.items()]
+  )
   rng = np.random.default_rng([seed, 2022, unlabelled])
   label = rng.integers(2, size=len(shop))
   words = reviews(rng, shop, label, length=length, pivots=pivots)
@@ -104,7 +87,7 @@ def load(
     label=label,
     num_classes=2,
     metadata=dict(shop=shop, y=label),
-    names=dict(shop=NAMES, y=('blame', 'praise')),
+    names=dict(shop=hospitals.NAMES, y=('blame', 'praise')),
     inputs=sources.from_arrays('shops', {'tokens': words}),
     evaluate=None
     if unlabelled
@@ -165,7 +148,7 @@ def word(number: int) -> str:
     return ''
   if place >= _SHARED:
     shop, place = divmod(place - _SHARED, _OWN)
-    plain, judging, name = PLAIN_OWN, JUDGING_OWN, f'{NAMES[shop]}:'
+    plain, judging, name = PLAIN_OWN, JUDGING_OWN, f'{hospitals.NAMES[shop]}:'
   if place < plain:
     return f'{name}plain{place}'
   praises, place = divmod(place - plain, judging)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.benchmarks.wilds import hospitals
 from repjax.benchmarks.wilds import shops
 
 
@@ -31,7 +32,7 @@ def test_words_of_a_shop_stand_in_no_other(labelled):
   shop = labelled.metadata.values[:, 0]
   for row, home in zip(names(tokens), shop, strict=True):
     own = {x[0] for x in row if ':' in x}
-    assert own <= {shops.NAMES[home]}
+    assert own <= {hospitals.NAMES[home]}
 
 
 def test_words_are_as_frequent_as_is_said(labelled):
