@@ -21,8 +21,8 @@ and .02 it did not, and a probe rose from .24 to .37 in 300 steps. k-NN stayed
 at .44 (of pixels it is .87: among 1,442 rows there is one at nearly the same
 place), so the headline is the probe. Thresholds of `views_gain`, `simclr_gain`
 (.17 to .22 in 400 steps) and of the four teachers were written with trials in
-view; regions were not tried at these settings. A first record had four seeds, of
-which `views_gain` was .048 +- .019, undecided; the two more make no choice.
+view; regions were not tried at these settings. A first record had four of the
+seeds, whose `views_gain` was .048 +- .019, undecided.
 """
 
 import functools
