@@ -41,15 +41,21 @@ def markdown(text: str) -> str:
 class PlainDocstrings(griffe.Extension):
   """Rewrites what stands in the sections of every docstring."""
 
-  def on_instance(self, *, obj: griffe.Object, **kwargs: object) -> None:
-    """Called once for each module, class, function and attribute."""
+  def on_package(self, *, pkg: griffe.Module, **kwargs: object) -> None:
+    """Called once, when all is read: what a class takes is known by then."""
     del kwargs
-    private = any(part.startswith('_') for part in obj.path.split('.'))
-    if private or obj.docstring is None:
-      return
+    _rewrite(pkg)
+
+
+def _rewrite(obj: griffe.Object) -> None:
+  """The docstrings of an object and of what is in it."""
+  if obj.docstring is not None:
     for section in obj.docstring.parsed:
       if section.kind is griffe.DocstringSectionKind.text:
         section.value = markdown(section.value)
       elif isinstance(section.value, list):
         for item in section.value:
           item.description = markdown(item.description)
+  for name, member in obj.members.items():
+    if not member.is_alias and not name.startswith('_'):
+      _rewrite(member)
