@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 # Two processes, each with a file at a time.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow test-all test-gpu parity lint colab results clean
+.PHONY: demo test test-slow test-all test-gpu parity lint colab docs results clean
 
 # The main job: a ViT with SAM and Mixup on real handwritten digits.
 demo: $(VENV)/installed
@@ -41,6 +41,11 @@ lint: $(VENV)/test
 colab: $(VENV)/colab
 	JAX_PLATFORMS=cpu $(RUN) -m pytest tests/test_colabs.py
 
+# The site in build/site; a warning is an error.
+docs: $(VENV)/docs
+	$(RUN) -m docs.pages build/pages
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+
 # All claims of all papers.
 results: $(VENV)/test
 	$(RUN) -m launch.reproduce --preset=small
@@ -64,6 +69,10 @@ $(VENV)/cuda: $(VENV)/test
 
 $(VENV)/colab: $(VENV)/test
 	$(PIP) -e '.[test,colab]' -c constraints.txt
+	touch $@
+
+$(VENV)/docs: $(VENV)/installed
+	$(PIP) -e '.[docs]' -c constraints.txt
 	touch $@
 
 clean:

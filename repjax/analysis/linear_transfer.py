@@ -154,7 +154,12 @@ def movement(task: Problem, network: Network) -> dict[str, float]:
 
 
 def compare(
-  *, feature_error: float, seeds: int, learning_rate: float, steps: int, **sizes
+  *,
+  feature_error: float,
+  seeds: int,
+  learning_rate: float,
+  steps: int,
+  **sizes: int,
 ) -> dict[str, dict[str, np.ndarray]]:
   """Probe, fine-tuning and both, on as many problems as there are seeds.
 

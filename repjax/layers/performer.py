@@ -151,7 +151,8 @@ class Favor(linear_attention_fn.LinearAttention):
     projection: Kind of the rows; 'none' for a generalized kernel of queries
       and keys themselves.
     epsilon: Added to features; None is 1e-15, or 1e-3 for a function.
-    The others are those of `LinearAttention`.
+
+  The others are those of `LinearAttention`.
   """
 
   num_features: int = 256

@@ -182,8 +182,9 @@ class Rfa(linear_attention_fn.LinearAttention):
     floor: Of 'bounded', > 0. The share of bounded denominators is sown in
       'intermediates' as 'clamped_denominators'.
     norm_epsilon: Added to norms of queries and keys.
-    The others are those of `LinearAttention`; M is of each head, and the
-    authors draw for every training step.
+
+  The others are those of `LinearAttention`; M is of each head, and the authors
+  draw for every training step.
   """
 
   num_features: int = 64

@@ -4,6 +4,8 @@ The loss of Liu et al., 'SSD: Single Shot MultiBox Detector', ECCV 2016
 (https://arxiv.org/abs/1512.02325, section 2.2), with one class and one object.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ def make(
   least_overlap: float = 0.5,
   negatives: int = 3,
   box_weight: float = 1.0,
-  **settings,
+  **settings: Any,
 ) -> types.Method:
   """Trains a detector.
 

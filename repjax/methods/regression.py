@@ -1,5 +1,6 @@
 """Least squares: a network that predicts numbers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -55,7 +56,9 @@ def make(
   return types.Method(init, step.update, predict)
 
 
-def unexplained(outputs, rows) -> np.ndarray:
+def unexplained(
+  outputs: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]
+) -> np.ndarray:
   """Part of the variance of the targets that is left, one a seed (`Score`).
 
   Args:

@@ -17,7 +17,9 @@ Policy = Callable[..., jax.Array]
 View = Callable[[jax.Array], jax.Array]
 
 
-def draw(gaussian: agents.Gaussian, rng: jax.Array):
+def draw(
+  gaussian: agents.Gaussian, rng: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """A draw of tanh of a Gaussian, and its log-density.
 
   Args:

@@ -188,9 +188,10 @@ class TokenModel(nn.Module):
     scale_embedding: Whether embedded tokens are multiplied by sqrt(D) (Vaswani
       et al., sec. 3.4, https://arxiv.org/abs/1706.03762).
     embedding_init: Initial embedding of tokens.
-    The others are those of `StackConfig` and of `block.BlockConfig`, where
-    `dropout_rate` is of embedded tokens, too, `kernel_init` of the embeddings
-    of positions and types, and logits are float32 whatever `dtype` is.
+
+  The others are those of `StackConfig` and of `block.BlockConfig`, where
+  `dropout_rate` is of embedded tokens, too, `kernel_init` of the embeddings of
+  positions and types, and logits are float32 whatever `dtype` is.
   """
 
   vocab_size: int

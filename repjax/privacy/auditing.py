@@ -167,7 +167,9 @@ def canary_params(params: types.PyTree, num_canaries: int) -> types.PyTree:
   return {'model': params, 'canaries': jnp.zeros(num_canaries)}
 
 
-def canary_rows(batch: Mapping[str, jax.Array], members: jax.Array):
+def canary_rows(
+  batch: Mapping[str, jax.Array], members: jax.Array
+) -> dict[str, jax.Array]:
   """The batch with canaries behind its rows, of which members are unmasked.
 
   Args:

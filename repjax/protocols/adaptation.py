@@ -156,7 +156,7 @@ def batched(
 
 def stream_fn(
   forms_fn: Callable[[jax.Array, types.TrainState, types.Batch], Forms],
-):
+) -> Callable[..., dict[str, np.ndarray]]:
   """Runs forms over whole streams, one trained state after the other.
 
   A compiled step at a time, since on CPUs convolutions are slow inside a scan,

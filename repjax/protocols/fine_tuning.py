@@ -58,7 +58,7 @@ def probe(
   states: types.TrainState,
   train: Columns,
   val: Columns,
-  **settings,
+  **settings: Any,
 ) -> types.TrainState:
   """States with exact linear probes as heads.
 

@@ -13,6 +13,7 @@ Two solvers of the same problem: scikit-learn's on the host, in float64, and
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 from typing import Literal
 from typing import NamedTuple
 import warnings
@@ -79,7 +80,7 @@ def of_model(
   num_classes: int,
   head: str = 'head',
   inputs: model_inputs.Inputs = model_inputs.image,
-  **settings,
+  **settings: Any,
 ) -> Probe:
   """Fits the head of a network; features come from all devices.
 

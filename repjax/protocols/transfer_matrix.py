@@ -6,6 +6,7 @@ attack on a source's seed is tried on the same seed of each target.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def measure(
   image: np.ndarray,
   label: np.ndarray,
   *,
-  seeds,
+  seeds: Sequence[int],
   batch_size: int = 500,
 ) -> Measured:
   """Changes all images by all attacks, and asks all targets.

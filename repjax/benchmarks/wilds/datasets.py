@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -275,7 +276,7 @@ def make(
   )
 
 
-def by_fields(fields: Sequence[str], *of) -> Callable:
+def by_fields(fields: Sequence[str], *of: Any) -> Callable:
   """`make`'s `evaluate` by the groups of some fields.
 
   Args:
