@@ -1,7 +1,7 @@
 """Host side: whose a row is, where rows of a set are divided among users.
 
 Each function gives the user of every row, int32 [N] in [0, U), for
-`source.with_columns(user=...)`; every row has one user and every user a row.
+`Source.with_columns(user=...)`; every row has one user and every user a row.
 """
 
 import numpy as np

@@ -102,7 +102,7 @@ def user_batches(
   Args:
     source: The rows.
     users: The user of each row, [rows of the source]: integers or text, for
-      example `source.column('user')`.
+      example `Source.column('user')`.
     rate: In (0, 1]; expected users of a batch / users of the set.
     rows_per_user: U >= 1; of more rows, U are chosen at random in each step.
     capacity: Users that a global batch can hold: `poisson.capacity(number of
