@@ -117,8 +117,12 @@ _STUDY = dict(
   ),
   small=dict(study=dict(num_images=2000, row_counts=(4, 16, 64, 256, 1024))),
   cifar10=dict(on='small', study=dict(set_anchors=1000)),
-  # 105 x 105 pixels in three equal channels.
-  omniglot=dict(on='small', study=dict(set_rows=3000, set_anchors=1000)),
+  # 2,720 images of 105 x 105 pixels in three equal channels.
+  omniglot=dict(
+    on='small',
+    data=dict(train_split='small1'),
+    study=dict(set_anchors=1000),
+  ),
   smoke=dict(
     study=dict(
       latent_dims=(2, 8),
