@@ -12,6 +12,9 @@ which is (k - 2) / (k - 1) of it, one half at k = 3 and .95 at k = 20, for any
 data. So that code shows growth with k, by 1.9 from 3 to 20, where the formula
 shows none.
 
+Recorded of CIFAR-10 are 14,985 of its 50,000 training images, and of Omniglot
+its split small1.
+
 Trials with other decoders had shown the estimates of decoded images and the
 accuracies by rows when thresholds were written.
 """
