@@ -131,17 +131,22 @@ def new_rows(
 
 def _read(path, series):
   said = files.read_json(path, 'series')['series']
-  found = []
-  for one in said:
-    found.append(
+  try:
+    found = [
       Fitted(
         tuple(one['columns']),
-        one['num_rows'],
-        {name: tuple(rows) for name, rows in one['borders'].items()},
+        int(one['num_rows']),
+        {name: tuple(one['borders'][name]) for name in splits.NAMES},
         np.asarray(one['centre'], np.float32),
         np.asarray(one['scale'], np.float32),
       )
-    )
+      for one in said
+    ]
+  except (KeyError, TypeError, ValueError) as error:
+    raise types.InputError(
+      f'{path} is damaged ({error!r}): without it scales and splits are fitted '
+      'to the series as they are now.'
+    ) from error
   if len(found) != len(series):
     raise types.InputError(
       f'The run knew {len(found)} series ({path}), now there are '

@@ -161,3 +161,17 @@ def test_a_run_does_not_go_on_with_a_file_that_has_grown(tmp_path):
   assert one['num_rows'] == 300
   made.companion.begin(tmp_path, 0)  # A new run, in a folder that was left.
   made.companion.begin(None, 0)
+
+
+@pytest.mark.parametrize(
+  'content',
+  ['{', '{}', '{"series": [{"columns": ["a", "b"]}]}', '{"series": 3}'],
+)
+def test_a_damaged_file_is_refused_in_one_line(content, tmp_path):
+  path = written(tmp_path / 'my.csv', 300)
+  config = config_of(pyraformer, path)
+  config.run.fitted = str(tmp_path / kept_series.FILE)
+  (tmp_path / kept_series.FILE).write_text(content)
+  with pytest.raises(types.InputError, match=r'series\.json') as error:
+    of_series.read(config)
+  assert '\n' not in str(error.value)
