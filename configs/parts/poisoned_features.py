@@ -4,6 +4,7 @@ The attacker changes images, and where a method reads labels those, too; the
 probe is fitted on clean rows and their labels, and knows nothing of it.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -77,7 +78,7 @@ CLAIMS = dict(
 
 # A preset of the study alone: the recipe trains on pairs. Of `labelled` and
 # `unlabelled`, rows with the trigger, the last is the worst.
-PRESET = dict(
+PRESET: Mapping[str, Any] = dict(
   on='small',
   batch_size=96,
   data=dict(canvas=12),
@@ -119,7 +120,7 @@ class Setting(NamedTuple):
   test: dict[str, np.ndarray]
   triggered: dict[str, np.ndarray]
   images: np.ndarray
-  transform: transforms.Transform
+  transform: transforms.Transform | None
 
   @property
   def num_classes(self) -> int:
@@ -155,7 +156,9 @@ def setting(config: Any) -> Setting:
   return Setting(
     config,
     train,
-    *(side_by_side.rows(x, transform) for x in (train, test, triggered)),
+    side_by_side.rows(train, transform),
+    side_by_side.rows(test, transform),
+    side_by_side.rows(triggered, transform),
     images,
     transform,
   )

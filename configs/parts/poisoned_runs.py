@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Setting(NamedTuple):
     steps: Updates of a run.
   """
 
-  config: object
+  config: Any
   pairs: poisoned_pairs.Pairs
   method: types.Method
   clean: dict[str, np.ndarray]
@@ -202,7 +203,7 @@ def train(
 
 def rows_and_order(
   clean: Mapping[str, np.ndarray],
-  transform: transforms.Transform,
+  transform: transforms.Transform | None,
   runs: Sequence[Run],
   *,
   batch_size: int,

@@ -154,7 +154,7 @@ CLAIMS = dict(
   **poisoned_features.CLAIMS,
 )
 
-_STUDY = dict(
+_STUDY: presets.Layer = dict(
   paper=dict(
     study=dict(
       backdoors=(0, 1, 3, 5, 10, 20, 40),
