@@ -54,7 +54,8 @@ PRESETS = dict(
     tx=dict(learning_rate=1e-4, decay=0.5),
     anomaly=dict(weight=3.0, temperature=1 / 150),
     alarms=dict(rate=0.01),  # Share of validation points above the threshold.
-    run=dict(best=''),
+    # fitted: the series.json of another run, whose splits and scales count.
+    run=dict(best='', fitted=''),
   ),
   small=dict(
     batch_size=16,

@@ -12,7 +12,8 @@ gpu: CIFAR-10 with less width and 20,000 updates.
 
 config.network is 'vit' or 'conv', of both networks. `feature_frechet` and the
 others at evaluations are by features of an MLP that is trained on the same set
-on the spot: no FID.
+on the spot: no FID, which --config.run.inception=FILE adds, a file of the
+weights that are published for it (`repjax/weights/inception_weights.py`).
 """
 
 from ml_collections import config_dict
@@ -46,7 +47,9 @@ PRESETS = dict(
     step=dict(ema_decay=0.9999),
     judge=dict(features=(512, 256), steps=4000),
     samples=dict(every=10_000, num=64, judged=10_000),
+    # inception: file of the published weights, for 'fid' and 'kid'.
     run=dict(
+      inception='',
       eval_every=20_000,
       save_every=10_000,
       best='feature_frechet',

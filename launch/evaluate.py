@@ -12,6 +12,8 @@ test episodes.
 With --outputs=DIR what is predicted is written as CSV: of series the forecasts,
 those of a file of one's own by --config=configs/pyraformer.py
 --config.data.file=my.csv, and by --split=future those of what comes behind it.
+Rows that came since the run was trained are the split `new`; the others
+are split and scaled as they were then.
 """
 
 import csv

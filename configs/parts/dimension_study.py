@@ -21,7 +21,7 @@ needed = sample_efficiency.needed
 
 def images_of_set(config) -> np.ndarray:
   """Training images of the set that is measured, [N, H, W, C], bytes."""
-  images = of_images.load(config, 'train')
+  images = of_images.load(config, config.data.train_split)
   images.check_images()
   count = config.study.set_rows or len(images)
   order = np.random.default_rng(config.seed).permutation(len(images))

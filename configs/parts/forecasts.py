@@ -31,7 +31,8 @@ SERIES = dict(
       eval_stride=1,
       **_ETTH1,
     ),
-    run=dict(best='validation/mse', best_mode='min'),
+    # fitted: the series.json of another run, whose splits and scales count.
+    run=dict(best='validation/mse', best_mode='min', fitted=''),
   ),
   small=dict(
     data=dict(

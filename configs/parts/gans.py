@@ -17,12 +17,14 @@ from repjax.experiments import of_images
 from repjax.experiments import of_samples
 from repjax.methods import diff_augment
 from repjax.methods import vitgan
+from repjax.metrics import generation
 from repjax.models import conv_gan
 from repjax.models import mlp
 from repjax.models import vit_discriminator
 from repjax.models import vit_generator
 from repjax.protocols import judged_samples
 from repjax.protocols import side_by_side
+from repjax.weights import inception_weights
 
 # Seed of the latents that are drawn along a run, and judged; of these, how many
 # at once.
@@ -111,6 +113,8 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
   types.check_range('[5, inf)', **{'samples.judged': config.samples.judged})
   for width in config.judge.features:
     types.check_range('[1, inf)', **{'judge.features': width})
+  if config.run.inception:  # What does not fit is said before any compute.
+    inception_weights.load(config.run.inception)
   shape = data.recipe.shape
   generator, _ = networks(config, shape)
   last = {}  # Quality at the last step that was judged.
@@ -129,6 +133,16 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     rng = jax.random.fold_in(jax.random.key(_DRAWN), part)
     return vitgan.sample(generator, params, rng, num=num)
 
+  @functools.cache
+  def published():
+    if tuple(config.augment.mean) != (0.5,) or config.augment.std[0] != 0.5:
+      raise types.InputError(
+        'config.run.inception needs pixels in [-1, 1]: leave '
+        'config.augment.mean and std at .5'
+      )
+    rows = side_by_side.rows(data.train, data.recipe.evaluate)
+    return judged_samples.inception(config.run.inception, rows['image'])
+
   def quality(state, name):
     step = int(state.step)
     if step not in last:
@@ -137,7 +151,10 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
       parts = range(-(-config.samples.judged // _AT_ONCE))
       images = [np.asarray(drawn(params, i, _AT_ONCE)) for i in parts]
       images = np.concatenate(images)[: config.samples.judged]
-      last[step] = judging().quality(images)._asdict()
+      found = judging().quality(images)._asdict()
+      last[step] = {f'feature_{name}': x for name, x in found.items()}
+      if config.run.inception:
+        last[step] |= published().measure(images)
     return last[step][name]
 
   return of_samples.experiment(
@@ -147,7 +164,10 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     lambda state: drawn(state.extra.params, 0, config.samples.num),
     sources=lambda split: of_images.load(config, split),
     measures={
-      f'feature_{name}': functools.partial(quality, name=name)
-      for name in ('frechet', 'kernel', 'precision', 'recall')
+      name: functools.partial(quality, name=name)
+      for name in (
+        *(f'feature_{x}' for x in generation.Quality._fields),
+        *(('fid', 'kid') if config.run.inception else ()),
+      )
     },
   )

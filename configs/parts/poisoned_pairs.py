@@ -57,7 +57,8 @@ class Pairs(NamedTuple):
     said = captions.prompts(self.names)
     columns = self.encode([x for row in said for x in row], length)
     shape = (len(said), len(said[0]), length)
-    return tuple(x.reshape(shape) for x in columns.values())
+    ids, mask = (x.reshape(shape) for x in columns.values())
+    return ids, mask
 
 
 def read(config) -> Pairs:

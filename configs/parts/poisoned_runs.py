@@ -1,6 +1,8 @@
 """Many poisoned runs side by side: they share the clean rows."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ from repjax import types
 from repjax.analysis import backdoor_scores
 from repjax.attacks import contrastive_poisoning
 from repjax.data.batches import in_order
+from repjax.data.images import transforms
 from repjax.data.reading import source as sources
 from repjax.experiments import of_images
 from repjax.experiments import wiring
@@ -37,7 +40,7 @@ class Setting(NamedTuple):
     steps: Updates of a run.
   """
 
-  config: object
+  config: Any
   pairs: poisoned_pairs.Pairs
   method: types.Method
   clean: dict[str, np.ndarray]
@@ -82,18 +85,31 @@ def setting(config) -> Setting:
 
 def wanted_by(setting: Setting, seed: int) -> int:
   """The class of a seed's backdoor."""
+  return draw_wanted(seed, len(setting.pairs.names))
+
+
+def draw_wanted(seed: int, num_classes: int) -> int:
+  """The class that a seed's attacker likes."""
   rng = np.random.default_rng([seed, 1])
-  return int(rng.integers(len(setting.pairs.names)))
+  return int(rng.integers(num_classes))
 
 
 def targets_of(setting: Setting, seed: int, count: int) -> list[Target]:
+  """A seed's targets among the test rows of a setting."""
+  return draw_targets(
+    seed, setting.test['label'], len(setting.pairs.names), count
+  )
+
+
+def draw_targets(
+  seed: int, label: np.ndarray, num_classes: int, count: int
+) -> list[Target]:
   """A seed's targets: different test rows, and classes that are not theirs."""
   rng = np.random.default_rng([seed, 2])
-  label, classes = setting.test['label'], len(setting.pairs.names)
   rows = rng.permutation(len(label))[:count]
-  steps = rng.integers(1, classes, count)
+  steps = rng.integers(1, num_classes, count)
   return [
-    Target(int(row), int((label[row] + step) % classes))
+    Target(int(row), int((label[row] + step) % num_classes))
     for row, step in zip(rows, steps, strict=True)
   ]
 
@@ -122,15 +138,19 @@ def targeted(
         count=count,
       )
     )
-  return Run(
-    seed,
-    contrastive_poisoning.Poison(
-      np.zeros(0, np.int64),
-      {
-        name: np.concatenate([x.columns[name] for x in made])
-        for name in made[0].columns
-      },
-    ),
+  return Run(seed, joined(made))
+
+
+def joined(
+  added: Sequence[contrastive_poisoning.Poison],
+) -> contrastive_poisoning.Poison:
+  """What several attackers add, one behind the other."""
+  return contrastive_poisoning.Poison(
+    np.zeros(0, np.int64),
+    {
+      name: np.concatenate([x.columns[name] for x in added])
+      for name in added[0].columns
+    },
   )
 
 
@@ -157,24 +177,15 @@ def train(
   """
   config = setting.config
   recipe = of_images.data(config, setting.pairs.clean).recipe
-  total, most = len(setting.pairs.clean), max(x.poison.size for x in runs)
-  columns = {
-    key: np.zeros((len(runs), max(most, 1), *x.shape[1:]), x.dtype)
-    for key, x in setting.clean.items()
-  }
   steps = steps or setting.steps
-  order = np.zeros((len(runs), steps, config.batch_size), np.int64)
-  for i, (seed, poison) in enumerate(runs):
-    if poison.size:
-      label = np.zeros(poison.size, np.int32)  # Nothing reads it.
-      own = sources.from_arrays('poison', {**poison.columns, 'label': label})
-      for key, x in side_by_side.rows(own, recipe.evaluate).items():
-        columns[key][i, : len(x)] = x
-    rows = contrastive_poisoning.rows_of(total, poison)
-    if kept is not None:
-      rows = rows[kept[i]]
-    drawn = in_order.rows_at(0, order[i].size, len(rows), seed)
-    order[i] = rows[drawn].reshape(order[i].shape)
+  columns, order = rows_and_order(
+    setting.clean,
+    recipe.evaluate,
+    runs,
+    batch_size=config.batch_size,
+    steps=steps,
+    kept=kept,
+  )
   return side_by_side.train(
     name,
     method or setting.method,
@@ -188,6 +199,51 @@ def train(
     states=states,
     order=order,
   )
+
+
+def rows_and_order(
+  clean: Mapping[str, np.ndarray],
+  transform: transforms.Transform | None,
+  runs: Sequence[Run],
+  *,
+  batch_size: int,
+  steps: int,
+  kept: Sequence[np.ndarray] | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  """What `side_by_side.train` takes for runs that share their clean rows.
+
+  Args:
+    clean: Columns of the clean rows as networks see them, [N, ...].
+    transform: What made them so; the poison goes through it, too.
+    runs: R of them.
+    batch_size: B.
+    steps: T.
+    kept: Rows of each run's set that it sees; None for all.
+
+  Returns:
+    Columns of the poison [R, m, ...], behind the clean ones, and the rows of
+    each step, [R, T, B].
+  """
+  total = len(next(iter(clean.values())))
+  most = max(x.poison.size for x in runs)
+  columns = {
+    key: np.zeros((len(runs), max(most, 1), *x.shape[1:]), x.dtype)
+    for key, x in clean.items()
+  }
+  order = np.zeros((len(runs), steps, batch_size), np.int64)
+  for i, (seed, poison) in enumerate(runs):
+    if poison.size:
+      # Where an attacker writes captions, nothing reads the label.
+      label = np.zeros(poison.size, np.int32)
+      own = sources.from_arrays('poison', {'label': label, **poison.columns})
+      for key, x in side_by_side.rows(own, transform).items():
+        columns[key][i, : len(x)] = x
+    rows = contrastive_poisoning.rows_of(total, poison)
+    if kept is not None:
+      rows = rows[kept[i]]
+    drawn = in_order.rows_at(0, order[i].size, len(rows), seed)
+    order[i] = rows[drawn].reshape(order[i].shape)
+  return columns, order
 
 
 def attacked(

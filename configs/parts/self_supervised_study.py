@@ -51,7 +51,7 @@ def judge(config: Any, rows, test, own: Any, method, states):
   predict = side_by_side.predict_fn(method, vectorize=config.study.vectorize)
   features, queries = (_predicted(predict, states, x) for x in (rows, test))
   num_classes = int(rows['label'].max()) + 1
-  found = {'knn': [], 'linear': []}
+  found: dict[str, Any] = {'knn': [], 'linear': []}
   for x, y in zip(features, queries, strict=True):
     votes = probes.nearest(
       x,
@@ -139,5 +139,5 @@ def flops(config: Any, network: str, shape: Sequence[int]) -> float:
     lambda: model.init(jax.random.key(0), image, train=False)
   )
   encode = functools.partial(model.apply, train=False, method='encode')
-  compiled = jax.jit(encode).lower(params, image).compile()
+  compiled: Any = jax.jit(encode).lower(params, image).compile()
   return compiled.cost_analysis()['flops']

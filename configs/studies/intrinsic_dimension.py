@@ -12,6 +12,9 @@ which is (k - 2) / (k - 1) of it, one half at k = 3 and .95 at k = 20, for any
 data. So that code shows growth with k, by 1.9 from 3 to 20, where the formula
 shows none.
 
+Recorded of CIFAR-10 are 14,985 of its 50,000 training images, and of Omniglot
+its split small1.
+
 Trials with other decoders had shown the estimates of decoded images and the
 accuracies by rows when thresholds were written.
 """
@@ -117,8 +120,12 @@ _STUDY = dict(
   ),
   small=dict(study=dict(num_images=2000, row_counts=(4, 16, 64, 256, 1024))),
   cifar10=dict(on='small', study=dict(set_anchors=1000)),
-  # 105 x 105 pixels in three equal channels.
-  omniglot=dict(on='small', study=dict(set_rows=3000, set_anchors=1000)),
+  # 2,720 images of 105 x 105 pixels in three equal channels.
+  omniglot=dict(
+    on='small',
+    data=dict(train_split='small1'),
+    study=dict(set_anchors=1000),
+  ),
   smoke=dict(
     study=dict(
       latent_dims=(2, 8),

@@ -133,6 +133,7 @@ def _read(workdir, said, given, step) -> Restored:
   if stored is None:
     raise types.InputError(f'{workdir} holds no checkpoint yet.')
   _as_trained(config, stored, workdir)
+  _with_its_series(config, workdir)
   if given.config is not None and given.config.value is not None:
     config.update_from_flattened_dict(
       config_flags.get_override_values(flags.FLAGS['config'])
@@ -238,6 +239,15 @@ def _as_trained(config, stored, workdir) -> None:
     )
   data = {**kept['data'], 'dir': config.data.dir}
   recipes.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
+
+
+def _with_its_series(config, workdir) -> None:
+  """A run of series sees them by the splits and scales that it began with."""
+  from repjax.experiments import kept_series
+
+  path = workdir / kept_series.FILE
+  if 'fitted' in config.run and path.exists():
+    config.run.fitted = str(path)
 
 
 def _step(store, step) -> int | None:

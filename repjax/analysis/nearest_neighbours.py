@@ -1,7 +1,9 @@
 """Device code: exact nearest neighbours of many rows, in chunks.
 
-The device ranks all rows by float32 distances from one matrix product a chunk,
-the host measures the best of them in float64, as sums of squared differences.
+The device has float32 distances of all rows from one matrix product a chunk,
+and ranks them (on CPUs the partition of NumPy does, 80 times as fast as XLA's
+`top_k`); the host measures the best of them in float64, as sums of squared
+differences.
 That no neighbour is missed is checked, not hoped for: a bound on the error of
 float32 says for each anchor whether the rows that were left out can be nearer.
 Where they can (near-duplicates far from the mean, many ties), all rows that the
@@ -18,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from repjax import types
+
+_AT_ONCE = 2**24  # Numbers of candidates that are measured at once.
 
 
 class Neighbours(NamedTuple):
@@ -145,26 +149,47 @@ def _ranked(
   def begin(start):
     part = np.arange(start, min(start + chunk, len(anchors)))
     padded = np.resize(anchors[part], chunk)  # One shape, compiled once.
-    return part, _rank(on_device, squares, jnp.asarray(padded), k=num_ranked)
+    return part, pick(on_device, squares, jnp.asarray(padded), k=num_ranked)
 
+  pick, best = _rank, _as_ranked
+  if jax.default_backend() == 'cpu':
+    pick, best = _distances, _partitioned
   starts = range(0, len(anchors), chunk)
   waiting = begin(0)
   for start in (*starts[1:], None):
     part, found = waiting
     if start is not None:
       waiting = begin(start)
-    indices, last = (np.asarray(x)[: len(part)] for x in found)
+    indices, last = (x[: len(part)] for x in best(found, num_ranked))
     yield part, indices, last.astype(np.float64) + norms[anchors[part]]
 
 
 @functools.partial(jax.jit, static_argnames='k')
 def _rank(rows, squares, anchors, *, k):
+  least, indices = jax.lax.top_k(-_distances(rows, squares, anchors, k=k), k)
+  return indices, -least[:, -1]
+
+
+def _as_ranked(found, count):
+  del count  # The device has ranked so many.
+  return map(np.asarray, found)
+
+
+def _partitioned(distances, count):
+  distances = np.asarray(distances)
+  indices = np.argpartition(distances, count - 1, axis=1)[:, :count]
+  last = np.take_along_axis(distances, indices[:, -1:], 1)[:, 0]
+  # Of rows that are equally far the first come first, as on other devices.
+  return np.sort(indices, 1), last
+
+
+@functools.partial(jax.jit, static_argnames='k')
+def _distances(rows, squares, anchors, *, k):
+  del k  # All of them.
   products = jnp.matmul(rows[anchors], rows.T, precision='highest')  # [C, N]
   # |b|^2 - 2 a b: |a|^2 is the same for all, and added on the host.
   distances = squares[None] - 2 * products
-  distances = distances.at[jnp.arange(len(anchors)), anchors].set(jnp.inf)
-  least, indices = jax.lax.top_k(-distances, k)
-  return indices, -least[:, -1]
+  return distances.at[jnp.arange(len(anchors)), anchors].set(jnp.inf)
 
 
 def _squares(rows):
@@ -183,9 +208,13 @@ def _error(norms, anchors, dim):
 
 def _measure(rows, anchors, candidates, k):
   """Exact (distances [M, k], indices [M, k]) of the nearest candidates."""
-  differences = rows[candidates].astype(np.float64)  # [M, K, D]
-  differences -= rows[anchors][:, None]
-  exact = np.sqrt(np.einsum('mkd,mkd->mk', differences, differences))
+  exact = np.empty(candidates.shape)
+  size = max(1, _AT_ONCE // (candidates.shape[1] * rows.shape[1]))
+  for start in range(0, len(anchors), size):
+    part = slice(start, start + size)
+    differences = rows[candidates[part]].astype(np.float64)  # [., K, D]
+    differences -= rows[anchors[part]][:, None]
+    exact[part] = np.sqrt(np.einsum('mkd,mkd->mk', differences, differences))
   order = np.argsort(exact, 1, kind='stable')[:, :k]
   return (
     np.take_along_axis(exact, order, 1),

@@ -1,6 +1,9 @@
 """Host side: series with normal parts to learn from, and a part to judge."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -15,6 +18,7 @@ from repjax.data.series import series as seriess
 from repjax.data.series import splits
 from repjax.data.series import windows
 from repjax.data.sets import planted_anomalies
+from repjax.experiments import kept_series
 
 NAMES = ('planted', 'smap_msl', 'nab')
 
@@ -24,15 +28,17 @@ class Data(NamedTuple):
 
   Attributes:
     parts: 'train', 'validation' and 'test' -> series, those of one entity at
-      the same place of each.
+      the same place of each; and 'new' where rows came since a run was trained.
     begin: The row of its series at which each of `everything` begins.
     kinds: Index into `planted_anomalies.KINDS` of the points of the only test
       series, or None where anomalies were not planted.
+    fitted: Scales and splits; of spacecraft, whose files do not grow, none.
   """
 
   parts: Mapping[str, list[seriess.Series]]
   begin: tuple[int, ...]
   kinds: np.ndarray | None
+  fitted: Sequence[kept_series.Fitted] = ()
 
   def everything(self) -> list[tuple[str, seriess.Series]]:
     """(name of its part, series) of all parts, one after the other."""
@@ -45,12 +51,14 @@ def read(config: Any) -> Data:
   Args:
     config: With the groups `data` (file, columns, time_column, label_column,
       gaps and shares of a CSV file; or name, dir, channels and shares) and
-      `planted` (arguments of `planted_anomalies.make`).
+      `planted` (arguments of `planted_anomalies.make`), and with run.fitted,
+      the `series.json` of a run whose scales and splits count, or ''.
 
   Raises:
     InputError: If something is not there, or is no series.
   """
   data = config.data
+  by_share = functools.partial(splits.by_share, shares=data.shares)
   if data.file:
     file = pathlib.Path(data.file).expanduser()
     series = reading.read_csv(
@@ -60,34 +68,44 @@ def read(config: Any) -> Data:
       label_column=data.label_column,
       gaps=data.gaps,
     )
-    return _divided([series], [splits.by_share(len(series), data.shares)])
+    return _divided([series], by_share, config.run.fitted)
   types.check_choice('config.data.name', data.name, NAMES)
   if data.name == 'planted':
     made = planted_anomalies.make(**config.planted, seed=config.seed)
-    borders = splits.by_rows(len(made.series), made.rows)
-    kinds = made.kinds[slice(*borders['test'])]
-    return _divided([made.series], [borders])._replace(kinds=kinds)
+    by_rows = functools.partial(splits.by_rows, counts=made.rows)
+    divided = _divided([made.series], by_rows, config.run.fitted)
+    rows = divided.fitted[0].borders['test']
+    return divided._replace(kinds=made.kinds[slice(*rows)])
   if not data.channels:
     raise types.InputError("config.data.channels names none: try ('A-1',).")
   if data.name == 'nab':
-    found = _numenta(data)
-    rows = [splits.by_share(len(x), data.shares) for x in found]
-    return _divided(found, rows, constant='keep')
+    return _divided(
+      _numenta(data), by_share, config.run.fitted, constant='keep'
+    )
   return _spacecraft(data)
 
 
-def _divided(series, borders, *, constant='refuse'):
+def _divided(
+  series: Sequence[seriess.Series],
+  divide: Callable[[int], splits.Borders],
+  kept: str,
+  *,
+  constant: str = 'refuse',
+):
   """Series in units of their own training rows, part by part."""
+  fitted = kept_series.fit(series, divide, kept=kept, constant=constant)
+  rows = {name: [x.borders[name] for x in fitted] for name in splits.NAMES}
+  if any(len(x) > y.num_rows for x, y in zip(series, fitted, strict=True)):
+    rows[kept_series.NEW] = kept_series.new_rows(series, fitted)
   scaled = [
-    splits.scaled(x, rows['train'], constant=constant)
-    for x, rows in zip(series, borders, strict=True)
+    x.scaled(y.centre, y.scale) for x, y in zip(series, fitted, strict=True)
   ]
   parts = {
-    name: [x.part(*y[name]) for x, y in zip(scaled, borders, strict=True)]
-    for name in splits.NAMES
+    name: [x.part(*y) for x, y in zip(scaled, of, strict=True)]
+    for name, of in rows.items()
   }
-  begin = tuple(y[name][0] for name in splits.NAMES for y in borders)
-  return Data(parts, begin, None)
+  begin = tuple(start for of in rows.values() for start, _ in of)
+  return Data(parts, begin, None, fitted)
 
 
 def _numenta(data):
@@ -156,12 +174,12 @@ def eval_windows(
 ) -> source.Source:
   """Windows that cover each point of a split, the last ones to the very end.
 
-  Those of 'test' have the validation rows' before them, since what is an alarm
-  is decided there.
+  Those of 'test' and 'new' have the validation rows' before them, since what is
+  an alarm is decided there.
 
   Args:
     data: From `read`.
-    split: 'train', 'validation' or 'test'.
+    split: 'train', 'validation', 'test', or 'new' where it is a part.
     length: Points of a window.
     stride: That of training windows.
     eval_stride: From one window to the next, at most `length`.
@@ -170,19 +188,20 @@ def eval_windows(
     A source as `windows.windows` gives it, in which 'entity' counts all series
     of all parts; `points` knows that.
   """
-  types.check_choice('split', split, splits.NAMES)
+  types.check_choice('split', split, tuple(data.parts))
   del stride
   types.check_range(
     f'[1, {length}]', **{'config.window.eval_stride': eval_stride}
   )
-  wanted = (split, 'validation') if split == 'test' else (split,)
+  judged = split in ('test', kept_series.NEW)
+  wanted = (split, 'validation') if judged else (split,)
   rows, begin = [], 0
   for name, one in data.everything():
     last = len(one) - length
     if name in wanted and last < 0:
       raise types.InputError(
         f'{one.name}: its {name} split of {len(one)} rows is shorter than a '
-        f'window: lower --config.window.length={length}.'
+        f'window: give more, or lower --config.window.length={length}.'
       )
     if name in wanted:
       rows.append(begin + np.append(np.arange(0, last, eval_stride), last))

@@ -11,6 +11,7 @@ from repjax import types
 from repjax.data.reading import source
 from repjax.experiments import anomaly_data
 from repjax.experiments import anomaly_figures
+from repjax.experiments import kept_series
 from repjax.experiments import wiring
 from repjax.metrics import anomaly
 
@@ -49,7 +50,7 @@ def points(
     data: From `anomaly_data.read`.
     outputs: Name -> [N, L], of windows of `anomaly_data.eval_windows`.
     columns: Their 'entity' and 'position', [N].
-    part: 'train', 'validation' or 'test'.
+    part: 'train', 'validation', 'test' or 'new'.
     seed: Of the random scores.
 
   Returns:
@@ -138,7 +139,9 @@ def detector(
     """(known points, judged points) of what an evaluation saw."""
     names = [name for name, _ in data.everything()]
     parts = {names[i] for i in np.unique(columns['entity'])}
-    judged = next(x for x in ('test', 'train', 'validation') if x in parts)
+    judged = next(
+      x for x in (kept_series.NEW, 'test', 'train', 'validation') if x in parts
+    )
     known = 'validation' if 'validation' in parts else judged
     return (
       points(data, outputs, columns, x, seed=config.seed)
@@ -199,7 +202,12 @@ def detector(
     measure=measure,
     figures=figures,
   )
-  return made._replace(tables=tables)
+  return made._replace(
+    companion=kept_series.companion(data.fitted)
+    if data.fitted
+    else types.Companion(),
+    tables=tables,
+  )
 
 
 def _table(data, points, thresholds):

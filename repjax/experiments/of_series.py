@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from repjax.data.series import splits
 from repjax.data.series import time_features
 from repjax.data.series import windows
 from repjax.data.sets import sines
+from repjax.experiments import kept_series
 from repjax.experiments import series_figures
 from repjax.experiments import wiring
 from repjax.layers import pyramid_graph
@@ -38,6 +40,7 @@ class Data(NamedTuple):
     train: Windows of training.
     steps: Number of updates.
     inputs: What models are called with.
+    fitted: Scales and splits of the series.
   """
 
   series: list[seriess.Series]
@@ -45,6 +48,7 @@ class Data(NamedTuple):
   train: sources.Source
   steps: int
   inputs: model_inputs.Inputs
+  fitted: list[kept_series.Fitted]
 
 
 def read(config: Any) -> Data:
@@ -56,16 +60,19 @@ def read(config: Any) -> Data:
       columns (names with commas between them; '' for all), time_column, gaps,
       split ('shares' or 'ett_hours') and shares, length, horizon, stride and
       eval_stride (rows from one window to the next), sines (what generates
-      them).
+      them); and with run.fitted, the `series.json` of a run whose scales and
+      splits count, or ''.
 
   Raises:
     InputError: Of whatever is wrong with it, before any compute.
   """
   data = config.data
   raw = [time_features.with_calendar(x) for x in load(config)]
-  borders = [_borders(config, len(x)) for x in raw]
+  fitted = kept_series.fit(
+    raw, functools.partial(_borders, config), kept=config.run.fitted
+  )
   series = [
-    splits.scaled(x, y['train']) for x, y in zip(raw, borders, strict=True)
+    x.scaled(y.centre, y.scale) for x, y in zip(raw, fitted, strict=True)
   ]
 
   def windows_of(split):
@@ -75,17 +82,22 @@ def read(config: Any) -> Data:
       return windows.windows(
         longer, length=data.length, horizon=data.horizon, rows=rows, name=split
       )
-    if split not in splits.NAMES:
+    if split == kept_series.NEW:
+      rows = kept_series.new_rows(series, fitted)
+    elif split in splits.NAMES:
+      rows = [x.borders[split] for x in fitted]
+    else:
       raise types.InputError(
         f'{split!r} is no split of a series: there are '
-        f'{", ".join(splits.NAMES)}, and {FUTURE} for what is not measured yet.'
+        f'{", ".join(splits.NAMES)}, {kept_series.NEW} for rows that came '
+        f'since a run was trained, and {FUTURE} for what is not measured yet.'
       )
     return windows.windows(
       series,
       length=data.length,
       horizon=data.horizon,
       stride=data.stride if split == 'train' else data.eval_stride,
-      rows=[x[split] for x in borders],
+      rows=rows,
       name=split,
     )
 
@@ -97,6 +109,7 @@ def read(config: Any) -> Data:
     train=train,
     steps=wiring.steps_of(config, len(train)),
     inputs=forecasting.past_with_gaps if with_gaps else forecasting.past,
+    fitted=fitted,
   )
 
 
@@ -169,12 +182,13 @@ def forecaster(
     },
   )
   return made._replace(
+    companion=kept_series.companion(data.fitted),
     tables=lambda split, outputs, columns: {
       'forecasts': (
         _header(data.series[0], outputs),
         _table(data, split, outputs, columns),
       )
-    }
+    },
   )
 
 

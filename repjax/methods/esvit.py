@@ -11,6 +11,9 @@ that is most like it. A step goes in this order:
      they are, and its optimizer moves it.
   3. centres move to the teacher's logits of this step, of all devices.
   4. the teacher moves towards the student.
+
+Of the networks that the paper compares a Swin and a ViT are here; stages of ViL
+and CvT are not.
 """
 
 import functools

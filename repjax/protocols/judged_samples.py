@@ -1,12 +1,14 @@
-"""Judges what generators make, by features of a classifier of the same set.
+"""Judges what generators make, by features of a classifier.
 
-No weights are downloaded: the classifier is trained here, on the rows that the
+No weights are downloaded: `train` makes a classifier here, on the rows that the
 generator learns from. So distances rank generators of one set by one judge; its
-name belongs beside every figure, and none is to be called FID.
+name belongs beside every figure, and none is to be called FID. That is what
+`inception` measures, for who has its published weights.
 """
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import os
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -19,8 +21,10 @@ from repjax import optim
 from repjax import types
 from repjax.methods import supervised
 from repjax.metrics import generation
+from repjax.models import inception as networks
 from repjax.protocols import on_episodes
 from repjax.protocols import side_by_side
+from repjax.weights import inception_weights
 
 
 class Judge(NamedTuple):
@@ -94,6 +98,61 @@ def train(
     accuracy=float(trained.score[0]),
     floor=generation.measure(real, features(test['image'])),
   )
+
+
+class Fid(NamedTuple):
+  """Inception's features of real rows.
+
+  Attributes:
+    features: Images [N, H, W, C] in [-1, 1] -> [N, 2048].
+    real: Those of the real rows.
+  """
+
+  features: Callable[[np.ndarray], np.ndarray]
+  real: np.ndarray
+
+  def measure(self, images: np.ndarray) -> dict[str, float]:
+    """'fid' and 'kid' of images [N, H, W, C] in [-1, 1].
+
+    Published figures are of 50,000 samples; of fewer FID is larger. KID is of
+    all rows at once, where others average over subsets.
+    """
+    fake = self.features(images)
+    return {
+      'fid': generation.frechet(self.real, fake),
+      'kid': generation.kernel(self.real, fake),
+    }
+
+
+def inception(
+  path: str | os.PathLike, image: np.ndarray, *, batch_size: int = 50
+) -> Fid:
+  """FID and KID by published weights (Heusel et al., NeurIPS 2017).
+
+  https://arxiv.org/abs/1706.08500.
+
+  Args:
+    path: Of the weights; `weights.inception_weights` says what file that is.
+    image: Real rows, [N, H, W, C] in [-1, 1].
+    batch_size: Images that go through the network at once.
+
+  Raises:
+    InputError: The file cannot be read, or does not fit.
+  """
+  params = inception_weights.load(path)
+  apply = jax.jit(networks.Inception().apply)
+
+  def features(images):
+    found = []
+    for start in range(0, len(images), batch_size):
+      part = images[start : start + batch_size]
+      # One shape, compiled once.
+      whole = np.zeros((batch_size, *part.shape[1:]), np.float32)
+      whole[: len(part)] = np.clip(part, -1, 1)
+      found.append(np.asarray(apply({'params': params}, whole))[: len(part)])
+    return np.concatenate(found)
+
+  return Fid(features, features(image))
 
 
 def samples(

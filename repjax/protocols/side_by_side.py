@@ -61,13 +61,13 @@ def accuracy(
 
 
 def rows(
-  source: sources.Source, transform: transforms.Transform
+  source: sources.Source, transform: transforms.Transform | None
 ) -> dict[str, np.ndarray]:
   """All rows of a small source, in order, as the network sees them.
 
   Args:
     source: The set.
-    transform: Of the whole set at once; draws nothing.
+    transform: Of the whole set at once; draws nothing. None for none.
 
   Returns:
     Name -> [N, ...].

@@ -9,10 +9,13 @@ import pytest
 from configs import vitgan as recipe
 from configs.parts import gans
 from configs.studies import vitgan as study
+from repjax import loop
 from repjax import run
 from repjax import start
 from repjax import types
 from repjax.methods import vitgan
+from repjax.metrics import generation
+from repjax.protocols import judged_samples
 
 
 @pytest.fixture(scope='module')
@@ -58,6 +61,46 @@ def test_the_generator_is_read_from_the_run(trained):
   last = start.from_run(folder)['params']['generator']
   assert not np.allclose(last['pixels']['kernel'], params['pixels']['kernel'])
   assert jax.tree.structure(last) == jax.tree.structure(params)
+
+
+def test_published_weights_add_fid_and_kid(monkeypatch):
+  seen = []
+
+  def features(images):
+    seen.append(images)
+    return images.reshape((len(images), -1))[:, :5].astype(np.float64)
+
+  monkeypatch.setattr(gans.inception_weights, 'load', lambda path: None)
+  monkeypatch.setattr(
+    gans.judged_samples,
+    'inception',
+    lambda path, image: judged_samples.Fid(features, features(image)),
+  )
+  config = recipe.get_config('smoke')
+  config.network = 'conv'
+  config.run.inception = 'weights.npz'
+  made = recipe.build(config)
+  state = loop.init(made.method, made.train.batch(0), 0)
+  found = {
+    name: measure(state) for name, measure in made.companion.measures.items()
+  }
+  real, fake = seen
+  assert len(fake) == config.samples.judged
+  assert abs(real).max() <= 1
+  x, y = (features(image) for image in (real, fake))
+  assert found['fid'] == pytest.approx(generation.frechet(x, y))
+  assert found['kid'] == pytest.approx(generation.kernel(x, y))
+  config.augment.mean = (0.3,)
+  made = recipe.build(config)
+  with pytest.raises(types.InputError, match=r'config\.augment\.mean'):
+    made.companion.measures['fid'](state)
+
+
+def test_published_weights_that_are_not_there_are_missed_at_once(tmp_path):
+  config = recipe.get_config('smoke')
+  config.run.inception = str(tmp_path / 'none.safetensors')
+  with pytest.raises(types.InputError, match=r'none\.safetensors'):
+    recipe.build(config)
 
 
 def test_the_paper_s_networks_have_their_sizes():

@@ -90,6 +90,27 @@ def test_the_rows_of_a_split_are_forecast_once_beside_the_truth(trained):
   assert {'mse', 'nd', 'linear_mse', 'seasonal_mse'} <= set(values)
 
 
+def test_rows_that_came_since_are_a_split_and_change_no_other(trained):
+  _, before = _forecasts(trained, 'test')
+  grown = _rows(300)
+  _write(trained / 'my.csv', grown)
+  try:
+    _, after = _forecasts(trained, 'test')
+    rows, _ = _forecasts(trained, 'new')
+    grown[0][1] = 'burden'
+    _write(trained / 'my.csv', grown)
+    code, output = launching.call('evaluate', f'--workdir={trained / "run"}')
+  finally:
+    _write(trained / 'my.csv', _rows())
+  assert after == before
+  assert {int(x['row']) for x in rows} <= set(range(240, 300))
+  assert min(int(x['row']) for x in rows) == 240
+  assert code == 1
+  lines = [x for x in output.splitlines() if x.startswith('ERROR: ')]
+  assert len(lines) == 1
+  assert "no column 'load'; it has time, burden, heat" in lines[0]
+
+
 def _changed(name):
   rows = _rows()
   if name == 'gap':
