@@ -165,14 +165,18 @@ def superpixels(
   height, width, channels = image.shape
   types.check_range(f'[1, {height * width}]', count=count)
   step = np.sqrt(height * width / count)
-  place = np.stack(np.mgrid[:height, :width], -1) * (compactness / step)
+  nearness = compactness / step
+  place = np.stack(np.mgrid[:height, :width], -1) * nearness
   pixels = np.concatenate([place, image], -1)
   sides = [max(1, round(side / step)) for side in (height, width)]
-  centres = [
-    ((np.arange(n) + 0.5) * side / n).astype(int)
+  # Middles of a grid, and the colours there.
+  middles = [
+    (np.arange(n) + 0.5) * side / n - 0.5
     for n, side in zip(sides, (height, width), strict=True)
   ]
-  start = pixels[np.ix_(*centres)].reshape(-1, channels + 2)
+  start = pixels[np.ix_(*(np.rint(x).astype(int) for x in middles))].copy()
+  start[..., :2] = np.stack(np.meshgrid(*middles, indexing='ij'), -1) * nearness
+  start = start.reshape(-1, channels + 2)
   means = cluster.KMeans(len(start), init=start, n_init=1, max_iter=20)
   found = means.fit(pixels.reshape(-1, channels + 2)).labels_
   _, owner = np.unique(found, return_inverse=True)
