@@ -92,6 +92,8 @@ def read(config) -> tuple[tables.Table, tables.Scale]:
 
 def rows(config, table: tables.Table, scale: tables.Scale, split: str):
   """Rows of a split, train or test."""
+  field = 'train_split' if split == config.data.train_split else 'eval_splits'
+  types.check_choice(f'config.data.{field}', split, ('train', 'test'))
   part = tables.split(table, split)
   return tables.as_source(part, scale, name=config.data.name)
 

@@ -175,7 +175,7 @@ def influence(
   Args:
     explanation: Of a game.
     transform: What makes weights of E, which may be negative.
-    damping: As of `pagerank`, 0.85 in the paper.
+    damping: Share of steps along edges, 0.85 in the paper.
     personal: Whether walks begin again by Shapley values, the positive ones;
       where there are none, anywhere.
   """

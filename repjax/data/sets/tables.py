@@ -121,7 +121,7 @@ def split(table: Table, name: str) -> Table:
     table: The whole table.
     name: Of the split.
   """
-  types.check_choice('config.data.eval_splits', name, ('train', 'test'))
+  types.check_choice('split', name, ('train', 'test'))
   test = np.zeros(len(table.label), bool)
   for label in np.unique(table.label):
     test[np.flatnonzero(table.label == label)[3::4]] = True
