@@ -16,10 +16,17 @@ were not at hand). Here, seeds being networks, forests and draws:
 `compas`, `divorce` and `paper` (the authors' network on Divorce, absent answers
 being 3, as theirs) are *table* on prepared sets.
 
+On the table all that the graph calls redundant, two thirds of the columns, can
+go at a loss of about three of a hundred predictions, where as many of the
+largest Shapley values take nearly all; whether .95 is met five networks do not
+decide. Edges that 95 % of bootstrap samples confirm are fewer and lose half of
+that. But the smallest Shapley values can go just as well, and rankings by
+PageRank have the same areas to four digits: interactions tell something new
+where features share what either has, as on *planted*.
+
 Trials had shown all figures of *table* and *planted* on other rows or seeds
-when thresholds were written: masking the smallest Shapley values was found to
-be as good as the graph on tables, so nothing is claimed there; on *planted*,
-where equal features share what either has, it cannot be.
+when thresholds were written; nothing was claimed against the smallest Shapley
+values then.
 """
 
 from ml_collections import config_dict
