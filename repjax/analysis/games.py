@@ -99,9 +99,8 @@ def columns(
       these rows (their marginal distribution).
     names: One a player; their numbers by default.
   """
-  if isinstance(owner, int | np.integer):
-    owner = np.arange(owner)
-  return _players(owner, np.atleast_2d(baseline), names)
+  of_each = np.arange(owner) if isinstance(owner, int) else np.asarray(owner)
+  return _players(of_each, np.atleast_2d(baseline), names)
 
 
 def tokens(ids: Any, *, absent: int, always: Sequence[int] = ()) -> Players:
@@ -166,7 +165,7 @@ def superpixels(
   types.check_range(f'[1, {height * width}]', count=count)
   step = np.sqrt(height * width / count)
   nearness = compactness / step
-  place = np.stack(np.mgrid[:height, :width], -1) * nearness
+  place = np.moveaxis(np.mgrid[:height, :width], 0, -1) * nearness
   pixels = np.concatenate([place, image], -1)
   sides = [max(1, round(side / step)) for side in (height, width)]
   # Middles of a grid, and the colours there.
@@ -269,11 +268,9 @@ def evaluate(game: Game, coalitions: Any) -> tuple[np.ndarray, int]:
   packed = np.packbits(coalitions, axis=1)
   width = packed.shape[1]
   if width <= 8:  # Whole numbers are sorted several times faster.
-    keys = np.zeros((len(packed), 8), np.uint8)
-    keys[:, :width] = packed
-    keys = keys.view(np.uint64)[:, 0]
-  else:
-    keys = np.ascontiguousarray(packed).view(f'V{width}')[:, 0]
+    packed = np.pad(packed, ((0, 0), (0, 8 - width)))
+  kind = np.uint64 if width <= 8 else f'V{width}'
+  keys = np.ascontiguousarray(packed).view(kind)[:, 0]
   _, first, back = np.unique(keys, return_index=True, return_inverse=True)
   values = np.asarray(game.values(coalitions[first]), np.float64)
   if values.shape != first.shape:

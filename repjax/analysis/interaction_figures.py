@@ -69,13 +69,16 @@ def graph(
     )
   scale = np.abs(values).max() or 1.0
   axes.scatter(
-    *place.T,
+    place[:, 0],
+    place[:, 1],
     s=20 + 200 * np.abs(values) / scale,
     color=np.where(values < 0, 'tab:red', 'tab:blue'),
     zorder=3,
   )
   for name, at in zip(names, place, strict=True):
-    axes.text(*(1.17 * at), name, ha='center', va='center', fontsize=8)
+    axes.text(
+      1.17 * at[0], 1.17 * at[1], name, ha='center', va='center', fontsize=8
+    )
   axes.set(xlim=(-1.45, 1.45), ylim=(-1.35, 1.35))
   axes.axis('off')
   axes.set_title(title, fontsize=9)

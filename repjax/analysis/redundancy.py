@@ -15,6 +15,7 @@ An exact 0 of a monotone game makes H transitive. A threshold above 0 does not:
 `Structure.looseness` says by how much a group is one.
 """
 
+from collections.abc import Callable
 from typing import Literal
 from typing import NamedTuple
 
@@ -179,7 +180,7 @@ def influence(
     personal: Whether walks begin again by Shapley values, the positive ones;
       where there are none, anywhere.
   """
-  transforms = {
+  transforms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'softplus': lambda x: np.logaddexp(0, x),
     'relu': lambda x: np.maximum(x, 0),
     'abs': np.abs,

@@ -23,14 +23,12 @@ NAMES = (*EMBEDDED, 'compas', 'divorce')
 # `age` in three, so that each makes another one redundant. What says whether
 # somebody was charged again (`is_recid`) is left out, and so is
 # `days_b_screening_arrest`, which the table has not for all.
-_COMPAS = dict(
-  numbers=(
-    *('age', 'priors_count', 'juv_fel_count', 'juv_misd_count'),
-    *('juv_other_count', 'decile_score', 'v_decile_score'),
-  ),
-  words=dict(
-    sex=2, race=6, c_charge_degree=2, age_cat=3, score_text=3, v_score_text=3
-  ),
+_COMPAS_NUMBERS = (
+  *('age', 'priors_count', 'juv_fel_count', 'juv_misd_count'),
+  *('juv_other_count', 'decile_score', 'v_decile_score'),
+)
+_COMPAS_WORDS = dict(
+  sex=2, race=6, c_charge_degree=2, age_cat=3, score_text=3, v_score_text=3
 )
 
 
@@ -85,13 +83,13 @@ def load(name: str, *, data_dir: str = '') -> Table:
   if name == 'divorce':
     names = [f'answer {i}' for i in range(1, columns['answers'].shape[1] + 1)]
     return _numbers(columns['answers'], columns['label'], names)
-  parts = [columns[x][:, None] for x in _COMPAS['numbers']]
-  parts += [np.eye(n)[columns[x]] for x, n in _COMPAS['words'].items()]
+  parts = [columns[x][:, None] for x in _COMPAS_NUMBERS]
+  parts += [np.eye(n)[columns[x]] for x, n in _COMPAS_WORDS.items()]
   return Table(
     np.concatenate(parts, 1).astype(np.float32),
     columns['label'].astype(np.int32),
     np.repeat(np.arange(len(parts)), [x.shape[1] for x in parts]),
-    (*_COMPAS['numbers'], *_COMPAS['words']),
+    (*_COMPAS_NUMBERS, *_COMPAS_WORDS),
   )
 
 
