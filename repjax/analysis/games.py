@@ -99,7 +99,8 @@ def columns(
       these rows (their marginal distribution).
     names: One a player; their numbers by default.
   """
-  of_each = np.arange(owner) if isinstance(owner, int) else np.asarray(owner)
+  counted = isinstance(owner, int | np.integer)
+  of_each = np.arange(owner) if counted else np.asarray(owner)
   return _players(of_each, np.atleast_2d(baseline), names)
 
 

@@ -116,7 +116,9 @@ def test_estimators_of_scikit_learn_are_black_boxes():
   ):
     model.fit(rows, label)
     made = games.masking(
-      model.predict_proba, games.columns(3, np.zeros(3)), compiled=False
+      model.predict_proba,
+      games.columns(np.int64(3), np.zeros(3)),
+      compiled=False,
     )
     np.testing.assert_allclose(
       made.outputs(rows[0], _SOME),
