@@ -99,8 +99,10 @@ def columns(
       these rows (their marginal distribution).
     names: One a player; their numbers by default.
   """
-  counted = isinstance(owner, int | np.integer)
-  of_each = np.arange(owner) if counted else np.asarray(owner)
+  if isinstance(owner, int | np.integer):
+    of_each = np.arange(int(owner))
+  else:
+    of_each = np.asarray(owner)
   return _players(of_each, np.atleast_2d(baseline), names)
 
 
