@@ -20,6 +20,7 @@ from launch.benchmarks import attention_speed
 from launch.benchmarks import contrastive_costs
 from launch.benchmarks import dimension_speed
 from launch.benchmarks import distillation_costs
+from launch.benchmarks import explanation_speed
 from launch.benchmarks import few_labels
 from launch.benchmarks import generation_costs
 from launch.benchmarks import poisoning_speed
@@ -52,6 +53,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'calibration': few_labels.calibration,
   'vitgan': generation_costs.vitgan,
   'poisoning': poisoning_speed.poisoning,
+  'shapley': explanation_speed.shapley_values,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -1,0 +1,160 @@
+"""Host side: small tables, one number or word a cell, with names of columns.
+
+'breast_cancer' and 'wine' come with scikit-learn; 'compas' (ProPublica's
+records of two years) and 'divorce' (54 answers of couples) are read as TFDS
+sets that somebody has prepared; 'planted' is drawn here.
+
+A column of words becomes one column of 0 and 1 for each word, all of which
+belong to one player of `repjax.analysis.games`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from repjax import types
+from repjax.data.reading import source as sources
+
+EMBEDDED = ('breast_cancer', 'wine', 'planted')
+NAMES = (*EMBEDDED, 'compas', 'divorce')
+
+# Which columns of COMPAS are numbers and which are words. All are known before
+# the two years; `score_text` is `decile_score` in three words and `age_cat` is
+# `age` in three, so that each makes another one redundant. What says whether
+# somebody was charged again (`is_recid`) is left out, and so is
+# `days_b_screening_arrest`, which the table has not for all.
+_COMPAS_NUMBERS = (
+  *('age', 'priors_count', 'juv_fel_count', 'juv_misd_count'),
+  *('juv_other_count', 'decile_score', 'v_decile_score'),
+)
+_COMPAS_WORDS = dict(
+  sex=2, race=6, c_charge_degree=2, age_cat=3, score_text=3, v_score_text=3
+)
+
+
+class Table(NamedTuple):
+  """Rows of a table, and what its columns are.
+
+  Attributes:
+    features: [N, C] float32.
+    label: [N] int32, from 0 on.
+    owner: Player of each column, [C].
+    names: One a player, [d].
+  """
+
+  features: np.ndarray
+  label: np.ndarray
+  owner: np.ndarray
+  names: tuple[str, ...]
+
+
+class Scale(NamedTuple):
+  """Mean and deviation of training rows, [C] each."""
+
+  mean: np.ndarray
+  deviation: np.ndarray
+
+  def __call__(self, features: np.ndarray) -> np.ndarray:
+    """Rows in units of these, [N, C] float32."""
+    return ((features - self.mean) / self.deviation).astype(np.float32)
+
+
+def load(name: str, *, data_dir: str = '') -> Table:
+  """All rows of a table.
+
+  Args:
+    name: One of `NAMES`.
+    data_dir: Folder of prepared TFDS sets, for those that need it.
+
+  Raises:
+    InputError: There is no such table, or it is not prepared.
+  """
+  types.check_choice('config.data.name', name, NAMES)
+  if name == 'planted':
+    return planted()
+  if name in EMBEDDED:
+    from sklearn import datasets
+
+    read = dict(
+      breast_cancer=datasets.load_breast_cancer, wine=datasets.load_wine
+    )[name]()
+    return _numbers(read.data, read.target, read.feature_names)
+  columns = sources.load(name, 'train', data_dir=data_dir).columns()
+  if name == 'divorce':
+    names = [f'answer {i}' for i in range(1, columns['answers'].shape[1] + 1)]
+    return _numbers(columns['answers'], columns['label'], names)
+  parts = [columns[x][:, None] for x in _COMPAS_NUMBERS]
+  parts += [np.eye(n)[columns[x]] for x, n in _COMPAS_WORDS.items()]
+  return Table(
+    np.concatenate(parts, 1).astype(np.float32),
+    columns['label'].astype(np.int32),
+    np.repeat(np.arange(len(parts)), [x.shape[1] for x in parts]),
+    (*_COMPAS_NUMBERS, *_COMPAS_WORDS),
+  )
+
+
+def planted() -> Table:
+  """All rows of ten bits, by whose label it is known what is redundant.
+
+  label = (a1 or a2) and (b1 or b2 or b3) and (c1 or (c2 and c3)); n1 and n2 say
+  nothing. Where all are 1 and absent means 0, a1 and a2 are mutually redundant,
+  and so are the three b; c1 makes c2 and c3 redundant, but not they it; and
+  everybody makes n1 and n2 redundant. One a, one b and c1 are enough, though
+  both a have larger Shapley values than any b.
+  """
+  bits = np.arange(1024)[:, None] >> np.arange(10) & 1
+  a, b, c = bits[:, :2], bits[:, 2:5], bits[:, 5:8]
+  label = a.any(1) & b.any(1) & (c[:, 0] | c[:, 1] & c[:, 2]).astype(bool)
+  names = ('a1', 'a2', 'b1', 'b2', 'b3', 'c1', 'c2', 'c3', 'n1', 'n2')
+  return _numbers(bits, label, names)
+
+
+def split(table: Table, name: str) -> Table:
+  """The rows of a split: 'train' or 'test'.
+
+  Fixed and of all classes alike: of the rows of each class, in the table's
+  order, every fourth is a test row.
+
+  Args:
+    table: The whole table.
+    name: Of the split.
+  """
+  types.check_choice('split', name, ('train', 'test'))
+  test = np.zeros(len(table.label), bool)
+  for label in np.unique(table.label):
+    test[np.flatnonzero(table.label == label)[3::4]] = True
+  rows = test if name == 'test' else ~test
+  return table._replace(features=table.features[rows], label=table.label[rows])
+
+
+def scale(train: Table) -> Scale:
+  """What gives columns of training rows mean 0 and deviation 1.
+
+  A column without deviation is only moved to 0.
+  """
+  deviation = train.features.std(0)
+  return Scale(train.features.mean(0), np.where(deviation > 0, deviation, 1.0))
+
+
+def as_source(table: Table, scale: Scale, *, name: str) -> sources.Source:
+  """Rows to train on: 'features' [N, C] and 'label' [N].
+
+  Args:
+    table: Of one split.
+    scale: What the features are brought to.
+    name: For messages.
+  """
+  return sources.from_arrays(
+    name,
+    {'features': scale(table.features), 'label': table.label},
+    num_classes=int(table.label.max()) + 1,
+  )
+
+
+def _numbers(features, label, names) -> Table:
+  return Table(
+    np.asarray(features, np.float32),
+    np.asarray(label, np.int32),
+    np.arange(np.shape(features)[1]),
+    tuple(str(x) for x in names),
+  )

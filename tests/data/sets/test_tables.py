@@ -1,0 +1,76 @@
+"""Tables: what columns are, which rows are a test's."""
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from repjax import types
+from repjax.data.sets import tables
+
+
+def test_rows_of_scikit_learn():
+  table = tables.load('breast_cancer')
+  read = datasets.load_breast_cancer()
+  np.testing.assert_array_equal(table.features, read.data.astype(np.float32))
+  np.testing.assert_array_equal(table.label, read.target)
+  assert table.names[0] == 'mean radius'
+  assert len(table.names) == 30 == len(set(table.owner))
+
+
+def test_splits_share_nothing_and_have_all_classes_alike():
+  table = tables.load('wine')
+  train, test = (tables.split(table, x) for x in ('train', 'test'))
+  assert len(train.label) + len(test.label) == len(table.label)
+  for label, count in enumerate(np.bincount(table.label)):
+    assert (test.label == label).sum() == count // 4
+  rows = {tuple(x) for x in train.features}
+  assert not rows & {tuple(x) for x in test.features}
+
+
+def test_columns_are_brought_to_the_scale_of_training_rows():
+  table = tables.load('wine')
+  table.features[:, 3] = 5.0
+  train = tables.split(table, 'train')
+  scaled = tables.scale(train)(train.features)
+  np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+  np.testing.assert_allclose(np.delete(scaled.std(0), 3), 1, atol=1e-5)
+  np.testing.assert_array_equal(scaled[:, 3], 0)
+
+
+def test_planted_bits_follow_their_formula():
+  table = tables.load('planted')
+  assert len({tuple(x) for x in table.features}) == 1024
+  for row, label in zip(table.features, table.label, strict=True):
+    a1, a2, b1, b2, b3, c1, c2, c3 = row[:8] > 0
+    said = (a1 or a2) and (b1 or b2 or b3) and (c1 or (c2 and c3))
+    assert label == said
+
+
+def test_prepared_tables(real_data):
+  compas = tables.load('compas', data_dir=real_data)
+  assert compas.features.shape == (7214, 7 + 19)
+  assert len(compas.names) == 13
+  # Each row has one word a column of words.
+  for player in range(7, 13):
+    words = compas.features[:, compas.owner == player]
+    np.testing.assert_array_equal(words.sum(1), 1)
+  # Three words repeat ten scores.
+  decile = compas.features[:, compas.names.index('decile_score')]
+  words = compas.features[
+    :, compas.owner == compas.names.index('score_text')
+  ].argmax(1)
+  np.testing.assert_array_equal(
+    words[decile > 0], np.digitize(decile[decile > 0], [5, 8])
+  )
+  divorce = tables.load('divorce', data_dir=real_data)
+  assert divorce.features.shape == (170, 54)
+  assert np.bincount(divorce.label).tolist() == [86, 84]
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+  with pytest.raises(types.InputError, match=r'config\.data\.name must be one'):
+    tables.load('mnist')
+  with pytest.raises(types.InputError, match=r'launch\.prepare'):
+    tables.load('divorce', data_dir=str(tmp_path))
+  with pytest.raises(types.InputError, match='must be one of'):
+    tables.split(tables.load('wine'), 'validation')
