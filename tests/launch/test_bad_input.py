@@ -557,13 +557,3 @@ def test_a_full_disk_while_saving(tmp_path):
     '--config.model.hidden_dim=64',
   )
   assert code == 0, output
-
-
-@pytest.mark.slow
-def test_help_lists_the_configs():
-  code, output = launching.run('train', '--help')
-  assert code in (0, 1)
-  for name in ('vit', 'sam', 'mixup'):
-    assert f'configs/{name}.py' in output
-  assert '--workdir' in output
-  assert 'Traceback' not in output
