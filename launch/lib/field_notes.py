@@ -2,8 +2,8 @@
 
 A group of settings is the argument list of what takes it, so that its meaning
 stands in that docstring: of `mixup.make(**config.mixup)` under 'Args'. Before
-it counts a comment above the field, in the recipe, and behind it `COMMON`.
-Nothing is imported: sources are read.
+it counts a comment above the field, in the recipe, and behind it what stands
+in `field_meanings`. Nothing is imported: sources are read.
 """
 
 import ast
@@ -13,124 +13,8 @@ import functools
 import pathlib
 import re
 
+from launch.lib import field_meanings
 from launch.lib import sources
-
-# By the end of the field's name, 'tx.warmup' as well as 'warmup'.
-COMMON = {
-  'seed': 'Decides the order of rows, the first parameters and all noise.',
-  'batch_size': 'Rows of a step, over all devices.',
-  'eval_batch_size': 'Rows that are predicted at once; changes speed alone.',
-  'epochs': 'Passes over the training rows.',
-  'min_steps': 'Updates, at least, however few rows there are.',
-  'steps': 'Updates that are made.',
-  'network': 'Which network is trained, by the name of its group.',
-  'method': 'Which method is trained, by the name of its group.',
-  'algorithm': 'Which method is trained, by the name of its group.',
-  'stage': 'Which of the stages of the recipe this run is.',
-  'weights': "File or folder of published weights to start from; '' for none.",
-  'pretrained': "Work directory of a run to start from; '' for none.",
-  'teacher': 'Work directory of the run that teaches.',
-  'data.name': 'Set, as TFDS names it, or one that comes with repjax.',
-  'data.dir': 'Folder of prepared sets; --data_dir sets it.',
-  'data.train_split': 'What is trained on, for example train[:90%].',
-  'data.eval_splits': 'What is evaluated; the first chooses the best.',
-  'data.num_workers': 'Processes that read ahead; 0 reads in this one.',
-  'data.test_split': 'What is tested on.',
-  'data.column': 'Column of the set that is read.',
-  'data.columns': 'Columns of the file that are read.',
-  'data.file': "CSV file of one's own; '' for the set of data.name.",
-  'data.length': 'Tokens of a row; longer texts are cut.',
-  'data.kind': 'Which of the kinds of rows that the recipe knows.',
-  'data.side': 'Pixels that images are scaled to, along each side.',
-  'data.label_noise': 'Share of training labels changed to another class.',
-  'data.tokenizer': "tokenizer.json of published weights; '' learns one.",
-  'data.vocab_size': 'Tokens of a tokenizer that is learnt.',
-  'data.target': 'Column of the text that is to be written.',
-  'augment.size': 'Images are cut or scaled to so many pixels; 0 leaves them.',
-  'augment.padding': 'Largest shift of an image, in pixels.',
-  'augment.flip': 'Whether images are mirrored at random.',
-  'augment.cutout': 'Side of the square that is blanked out; 0 for none.',
-  'augment.area': 'Shares of an image that a random cut has: least and most.',
-  'augment.mean': 'Taken off of pixels in [0, 1], by channel.',
-  'augment.std': 'What pixels are divided by, by channel.',
-  'augment.rand_augment_layers': 'Operations of RandAugment on an image.',
-  'augment.rand_augment_magnitude': 'Strength of RandAugment.',
-  'step.microbatches': 'Parts that a step is computed in; less memory.',
-  'step.compute_dtype': "'bfloat16' or 'float32'; parameters are float32.",
-  'step.ema_decay': 'Of the average of parameters that predicts; 0 for none.',
-  'step.l2': 'Half the squared norm of parameters, times this, is added.',
-  'step.label_smoothing': 'Share of a label that is spread over all classes.',
-  'tx.learning_rate': 'Highest learning rate.',
-  'tx.warmup': 'Share of the steps in which the rate rises to it.',
-  'tx.end': 'Share of the rate that is left in the end.',
-  'tx.clip': 'Largest norm of an update before the rate; 0 for no limit.',
-  'tx.weight_decay': 'Of AdamW, or beside the gradient, as the recipe says.',
-  'tx.momentum': 'Of SGD.',
-  'tx.nesterov': "Whether the momentum is Nesterov's.",
-  'tx.layer_decay': 'Factor of the rate from a layer to the one below.',
-  'tx.decay': 'How the rate falls.',
-  'tx.drop': 'Factor of the rate at each drop.',
-  'tx.drop_at': 'Shares of the steps after which the rate drops.',
-  'run.log_every': 'Steps between two lines.',
-  'run.eval_every': 'Steps between evaluations; 0 for the end alone.',
-  'run.save_every': 'Steps between checkpoints; 0 for the end alone.',
-  'run.keep': 'Newest checkpoints that are kept.',
-  'run.best': "Metric by which one more is kept; '' for none.",
-  'run.best_mode': "'max' or 'min': what is best of it.",
-  'patch_grid': 'An image is cut into so many patches along each side.',
-  'hidden_dim': 'Width of the layers.',
-  'mlp_dim': 'Width inside of the MLPs of blocks.',
-  'num_heads': 'Heads of attention.',
-  'num_layers': 'Blocks, one behind the other.',
-  'patch_size': 'Height and width of a patch, in pixels.',
-  'dropout_rate': 'Share of activations that are dropped in training.',
-  'drop_path_rate': 'Share of rows whose last block is left out in training.',
-  'model.pool': 'What the head reads: a token of its own, or the average.',
-  'model.position': 'Kind of positions: learnt, or of sines and cosines.',
-  'model.norm': 'Where a block has its norms: before or after its parts.',
-  'model.activation': 'Nonlinearity inside of the MLPs.',
-  'model.num_positions': 'Longest row, in tokens.',
-  'model.num_token_types': 'Kinds of tokens, as in BERT; 0 for none.',
-  'model.position_offset': 'Index of the first position, 2 in RoBERTa.',
-  'model.embedding_norm': 'Whether embeddings are normalized.',
-  'model.layer_norm_epsilon': 'Added to variances in norms.',
-  'model.remat': 'Whether blocks are computed again for their gradient.',
-  'stage_sizes': 'Blocks of each stage.',
-  'channels': 'Channels of the convolutions, in order.',
-  'mlp.features': 'Widths of the hidden layers.',
-  'preact_resnet.width': 'Channels of the first stage.',
-  'attention.num_features': 'Random features a head.',
-  'weight': 'Of what the method adds to the loss.',
-  'threshold': 'Confidence from which a guessed label counts.',
-  'episodes.count': 'Episodes of an evaluation.',
-  'episodes.ways': 'Classes of an episode.',
-  'episodes.queries': 'Rows of each class that an episode is judged by.',
-  'sac.critic_decay': 'Of the average of critics that makes targets.',
-  'sac.discount': 'Factor of what is earned a step later.',
-  'sac.every': 'Critic updates for one of the actor.',
-  'sac.temperature': 'Weight of the entropy, at first.',
-  'tx.temperature_rate': 'Learning rate of the temperature.',
-  'tx.temperature_b1': "Adam's first decay for the temperature.",
-  'act.capacity': 'Steps that the memory holds.',
-  'act.steps': 'Steps of each world in a round of acting.',
-  'act.first': 'Random steps before the first update.',
-  'act.updates': 'Updates between two rounds of acting.',
-  'act.episodes': 'Test episodes of an evaluation.',
-  'world.num': 'Worlds side by side.',
-  'world.action_repeat': 'Steps of the world that an action lasts.',
-  'tx.b1': "Adam's decay of gradients.",
-  'tx.b2': "Adam's decay of squared gradients.",
-  'sam.rho': 'Radius of the neighbourhood, norm of all; 0 for none.',
-  'unlabelled': "Split without labels that is learnt from; '' for none.",
-  'unlabelled_batch_size': 'Rows without labels of a step.',
-  'groups_per_batch': 'Domains whose rows are in a step; 0 draws any rows.',
-  'data.fraction': 'Share of the rows of each split that is used.',
-  'data.group_by': 'Columns of the metadata that make the groups.',
-  'data.eval_stride': 'Steps from an evaluated window to the next.',
-  'data.stride': 'Steps from a training window to the next.',
-  'data.train_stride': 'Steps from a training window to the next.',
-  'data.path': "Folder whose texts are read; '' for Python's own sources.",
-}
 
 _ENTRY = re.compile(r'(\*{0,2}\w+): (.*)')
 _FOLDERS = (
@@ -171,8 +55,8 @@ def _of_group(above, name: str) -> str:
 
 
 def _common(name: str) -> str:
-  ends = [x for x in COMMON if f'.{name}'.endswith(f'.{x}')]
-  return COMMON[max(ends, key=len)] if ends else ''
+  ends = [x for x in field_meanings.COMMON if f'.{name}'.endswith(f'.{x}')]
+  return field_meanings.COMMON[max(ends, key=len)] if ends else ''
 
 
 def _first_sentence(text: str) -> str:

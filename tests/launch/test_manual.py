@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from configs import presets
+from launch.lib import field_meanings
 from launch.lib import field_notes
 from launch.lib import recipes
 from repjax import loop
@@ -129,7 +130,7 @@ def test_a_meaning_is_that_of_what_takes_the_field(tmp_path):
   assert found['near.rho'].startswith('Radius of the neighbourhood')
   assert found['blend.alpha'].startswith('lambda ~ Beta(alpha, alpha)')
   assert found['blend.other'] == ''
-  assert found['batch_size'] == field_notes.COMMON['batch_size']
+  assert found['batch_size'] == field_meanings.COMMON['batch_size']
 
 
 def test_recipes_are_listed_with_needs_and_what_was_measured():

@@ -31,7 +31,7 @@ def test_the_first_run_on_a_machine_is_calm(tmp_path, monkeypatch, capfd):
   assert '40 % of the training labels are drawn at random' in output
   # Without a work directory nothing is left.
   assert 'nothing of it is kept' in output
-  assert not list((tmp_path / 'temporary').iterdir())
+  assert not list((tmp_path / 'temporary').glob('repjax-*'))
 
 
 def test_training_on_blends_is_not_called_accuracy(tmp_path):
