@@ -160,7 +160,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   theory, theory_figure = _theory(config.study)
   ft, ours, lp = (accuracy[name] for name in ('FT', 'LP-FT', 'LP'))
   curves = {
-    name: (np.log10(config.study.rates), x.scores) for name, x in tuned.items()
+    name: (np.asarray(config.study.rates), x.scores)
+    for name, x in tuned.items()
   }
   return types.Report(
     scalars={
@@ -189,8 +190,9 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       ),
       'rates': plots.seed_curves(
         curves,
-        xlabel='log10 of the learning rate',
+        xlabel='learning rate',
         ylabel='ID validation accuracy',
+        log='x',
       ),
       'theory': theory_figure,
     },
@@ -219,7 +221,9 @@ def _theory(settings):
       bars[f'{name}\nfeature error {error:g}'] = {'OOD error': numbers['ood']}
       for key, values in numbers.items():
         scalars[f'theory, error {error:g}, {name} {key}'] = values
-  return scalars, plots.bars(bars, ylabel='OOD error of linear networks')
+  return scalars, plots.bars(
+    bars, ylabel='OOD error of linear networks', log=True
+  )
 
 
 def _compare(config, seeds):
