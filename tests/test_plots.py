@@ -1,6 +1,7 @@
 """What stands in the figures, read from their artists."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_ticks_of_logarithms_are_numbers_that_do_not_overlap(log, axis):
     boxes = [label.get_window_extent() for label in labels]
     side = 'x0' if name == 'x' else 'y0'
     boxes.sort(key=lambda box: getattr(box, side))
-    for one, next_one in zip(boxes[:-1], boxes[1:], strict=True):
+    for one, next_one in itertools.pairwise(boxes):
       assert not one.overlaps(next_one)
 
 
