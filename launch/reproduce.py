@@ -104,7 +104,7 @@ def _config(paper: str, study: Any):
   try:
     return study.get_config(_PRESET.value)
   except ValueError as error:
-    raise types.InputError(f'--preset: {paper}: {error}.') from error
+    raise types.InputError(f'--preset: {paper}: {error}') from error
 
 
 def _seeds(study: Any) -> tuple[int, ...]:

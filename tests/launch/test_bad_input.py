@@ -26,7 +26,10 @@ def _one_line(output):
 @pytest.mark.parametrize(
   ('flags', 'says'),
   [
-    (['--config=configs/vit.py:smal'], ['smal', 'paper, small, smoke']),
+    (
+      ['--config=configs/vit.py:smal'],
+      ['paper, small, smoke', "mean 'small'"],
+    ),
     (['--config=configs/vitt.py'], ['configs/vitt.py', "mean 'vit.py'"]),
     (
       [f'--config={launching.SMOKE}', '--config.sam.roh=0.1'],
