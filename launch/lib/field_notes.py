@@ -74,7 +74,8 @@ def _comments(recipe: pathlib.Path) -> dict[str, str]:
     if node.lineno in seen:  # It is above what begins the line.
       continue
     seen.add(node.lineno)
-    at, words = node.lineno - 2, []
+    at = node.lineno - 2
+    words: list[str] = []
     while at >= 0 and lines[at].strip().startswith('#'):
       words.insert(0, lines[at].strip().lstrip('# '))
       at -= 1
