@@ -84,10 +84,14 @@ def workplace(tmp_path_factory):
   """A folder with the files that commands name as a user's own."""
   folder = tmp_path_factory.mktemp('readme')
   rng = np.random.default_rng(0)
-  hours = np.arange(400)
-  load = np.sin(hours / 24 * 2 * np.pi) + 0.1 * rng.normal(size=400)
+  hours = np.arange(1500)
+  load = np.sin(hours / 24 * 2 * np.pi) + 0.1 * rng.normal(size=len(hours))
+  times = np.datetime64('2026-01-01T00') + hours
   for name in ('my', 'pump'):
-    lines = [f'{h},{x:.3f},{-x:.3f}' for h, x in zip(hours, load, strict=True)]
+    lines = [
+      f'{str(t).replace("T", " ")}:00:00,{x:.3f},{-x:.3f}'
+      for t, x in zip(times, load, strict=True)
+    ]
     text = 'time,load,temperature\n' + '\n'.join(lines) + '\n'
     (folder / f'{name}.csv').write_text(text)
   (folder / 'KEY').write_bytes(rng.bytes(32))

@@ -37,11 +37,8 @@ def describe(experiment: types.Experiment, config: Any) -> Iterator[str]:
   yield f'evaluated: {", ".join(experiment.eval_splits) or "by acting"}'
   rng = jax.random.fold_in(jax.random.key(config.seed), loop.TRAIN)
   started = time.monotonic()
-  step = (
-    parallel.train_step(experiment.method.update)
-    .lower(state, parallel.shard(batch), rng)
-    .compile()
-  )
+  mapped: Any = parallel.train_step(experiment.method.update)
+  step = mapped.lower(state, parallel.shard(batch), rng).compile()
   yield f'a step: compiled in {time.monotonic() - started:.1f} s'
   yield from _costs(step)
   seconds = _seconds_of_a_step(step, state, experiment, rng)
