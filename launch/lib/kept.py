@@ -40,7 +40,8 @@ class Kept:
     if self._report is None:
       return False
     return all(
-      files.json_line(self._report.get(name)) == files.json_line(found[name])
+      _rounded(files.plain(self._report.get(name)))
+      == _rounded(files.plain(found[name]))
       for name in self._NUMBERS
     )
 
@@ -50,3 +51,12 @@ class Kept:
       # Another file: to that of the log, what still runs may write.
       (self._folder / name).unlink(missing_ok=True)
       (self._folder / name).write_bytes(content)
+
+
+def _rounded(tree: Any) -> Any:
+  """Floats to nine digits: sums of floats come in the order of threads."""
+  if isinstance(tree, dict):
+    return {name: _rounded(x) for name, x in tree.items()}
+  if isinstance(tree, list):
+    return [_rounded(x) for x in tree]
+  return f'{tree:.9g}' if isinstance(tree, float) else tree
