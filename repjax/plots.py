@@ -309,8 +309,10 @@ def _finish(axes, *, axis='both', fontsize=8, log=False, note='', **labels):
   for name, each in (('x', axes.xaxis), ('y', axes.yaxis)):
     if log is True or log == name:
       axes.set(**{f'{name}scale': 'log'})
-      # At most a decade has its 2 and 5 written, too; no label hides another.
-      each.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=7))
+      low, high = each.get_view_interval()
+      # Decades, and where they are few 2 and 5 in between.
+      subs = (1, 2, 5) if high < 1e4 * low else (1,)
+      each.set_major_locator(ticker.LogLocator(subs=subs, numticks=7))
       each.set_major_formatter('{x:g}')
       each.set_minor_formatter(ticker.NullFormatter())
     elif name == 'x' and axis == 'both' and _counts(axes):

@@ -115,6 +115,18 @@ def test_ticks_of_logarithms_are_numbers_that_do_not_overlap(log, axis):
       assert not one.overlaps(next_one)
 
 
+def test_many_decades_have_ticks_too():
+  axes = _drawn(
+    plots.bars(
+      {'a': {'x': np.full(2, 1e-30)}, 'b': {'x': np.ones(2)}},
+      ylabel='y',
+      log=True,
+    )
+  )
+  low, high = axes.get_ylim()
+  assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
+
+
 def test_counts_have_whole_ticks():
   axes = _drawn(
     plots.seed_curves({'a': (np.arange(1, 6), np.ones((5, 2)))}, ylabel='y')

@@ -218,7 +218,8 @@ def _theory(settings):
   bars = {}
   for error, by_name in found.items():
     for name, numbers in by_name.items():
-      bars[f'{name}\nfeature error {error:g}'] = {'OOD error': numbers['ood']}
+      shown = np.maximum(numbers['ood'], 1e-4)  # Some are 0 but for rounding.
+      bars[f'{name}\nfeature error {error:g}'] = {'1e-4 or more': shown}
       for key, values in numbers.items():
         scalars[f'theory, error {error:g}, {name} {key}'] = values
   return scalars, plots.bars(
