@@ -1,4 +1,4 @@
-"""Poisoning CLIP (Carlini & Terzis, ICLR 2022): a few pairs are enough.
+r"""Poisoning CLIP (Carlini & Terzis, ICLR 2022): a few pairs are enough.
 
     python -m launch.reproduce --papers=contrastive_poisoning
 

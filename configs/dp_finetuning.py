@@ -1,4 +1,4 @@
-"""DP fine-tuning (Li et al., ICLR 2022): pretrained models learn privately.
+r"""DP fine-tuning (Li et al., ICLR 2022): pretrained models learn privately.
 
     python -m launch.reproduce --papers=dp_finetuning
 

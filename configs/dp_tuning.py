@@ -1,4 +1,4 @@
-"""DP tuning (Papernot and Steinke, ICLR 2022): the price of the best run.
+r"""DP tuning (Papernot and Steinke, ICLR 2022): the price of the best run.
 
     python -m launch.reproduce --papers=dp_tuning
 

@@ -1,4 +1,4 @@
-"""Fine-grained shifts (Wiles et al., ICLR 2022): tables of two attributes.
+r"""Fine-grained shifts (Wiles et al., ICLR 2022): tables of two attributes.
 
     python -m launch.reproduce --papers=fine_grained_shift
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ml_collections import config_dict
 
+from repjax import trees
 from repjax import types
 
 _T = TypeVar('_T')
@@ -175,7 +176,8 @@ def _chain(preset: str, layers) -> tuple[str, ...]:
   """Presets that lie under one, the lowest first, and itself."""
   known = names(*layers)
   if preset not in known:
-    raise ValueError(f'presets are {", ".join(known)}; got {preset!r}')
+    near = trees.nearest(preset, known)
+    raise ValueError(f'presets are {", ".join(known)}; got {preset!r}.{near}')
   under = _UNDER.get(preset)
   if under is None:
     said = [x[preset]['on'] for x in layers if 'on' in x.get(preset, {})]

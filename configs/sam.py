@@ -12,6 +12,7 @@ small: an MLP on `digits` with 40 % of the training labels changed. rho = 0.5
 
 import math
 
+from absl import logging
 from ml_collections import config_dict
 import optax
 
@@ -73,6 +74,11 @@ def build(
       data.train, rate=config.data.label_noise, seed=config.seed
     )
     data = data._replace(train=noisy)
+    logging.info(
+      '%.0f %% of the training labels are drawn at random: training accuracy '
+      'counts them, test accuracy has none',
+      100 * config.data.label_noise,
+    )
   made = method(config, data.train.num_classes, data.steps, optimizer)
   return of_images.classifier(config, data, made, multiple=config.sam.groups)
 

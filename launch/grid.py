@@ -1,4 +1,4 @@
-"""Trains methods on shifts and seeds: one run for each cell of a benchmark.
+r"""Trains methods on shifts and seeds: one run for each cell of a benchmark.
 
     python -m launch.grid --config=configs/fine_grained_shift.py:small \
       --workdir=runs/shift --methods=erm,hue,irm,coral,jtt --twice=jtt \

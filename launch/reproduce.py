@@ -5,7 +5,8 @@
 Each paper's study (`configs/studies/`) writes results/<paper>/report.json and
 plots; RESULTS.md is made from these files, so papers that were not run keep
 their sections. Other presets of a study write folders of their own, such as
-results/gpm.mnist. What was measured before a command was stopped is kept when
+results/gpm.mnist. A folder whose numbers and code are the same again stays as
+it is. What was measured before a command was stopped is kept when
 it is run again. With --check nothing is run: it fails if a report was measured
 with another config or other claims than the present ones, and says which were
 measured with older code.
@@ -20,6 +21,7 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import kept
 from launch.lib import recipes
 from launch.lib import results
 from launch.lib import sources
@@ -102,7 +104,7 @@ def _config(paper: str, study: Any):
   try:
     return study.get_config(_PRESET.value)
   except ValueError as error:
-    raise types.InputError(f'--preset: {paper}: {error}.') from error
+    raise types.InputError(f'--preset: {paper}: {error}') from error
 
 
 def _seeds(study: Any) -> tuple[int, ...]:
@@ -117,15 +119,17 @@ def _seeds(study: Any) -> tuple[int, ...]:
 def _measure(
   paper: str, study: Any, config, seeds: tuple[int, ...], folder: pathlib.Path
 ) -> None:
-  """Runs one paper's study and writes its report."""
+  """Runs one paper's study and writes its report, unless it is there."""
   from repjax import report
   from repjax.metrics import averages
 
+  before = kept.Kept(folder)
   identity = _fingerprint(config)
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
   run = report.Run(folder)
   with run.held():
+    before.clear_log()
     run.log()
     run.start(
       {'file': f'configs/{paper}.py', 'preset': _PRESET.value, **identity}
@@ -134,27 +138,30 @@ def _measure(
     started = time.monotonic()
     result = study.run(config, seeds)
     seconds = time.monotonic() - started
-    for name, figure in result.figures.items():
-      run.figure(name, figure)
     rows = results.judge(study.CLAIMS, result.scalars)
     for row in rows:
       mean, half = averages.interval(row['values'])
       logging.info(
         '%s: %.4f +- %.4f: %s', row['name'], mean, half, row['verdict']
       )
-    run.finish(
-      {
-        'claims': rows,
-        'scalars': dict(result.scalars),
-        'figures': sorted(result.figures),
-        'preset': _PRESET.value,
-        'seeds': seeds,
-        'seconds': seconds,
-        'config': identity,
-        'sources': sources.checksums(_study_file(paper)),
-        **report.environment(),
-      }
-    )
+    found = {
+      'claims': rows,
+      'scalars': dict(result.scalars),
+      'figures': sorted(result.figures),
+      'preset': _PRESET.value,
+      'seeds': seeds,
+      'seconds': seconds,
+      'config': identity,
+      'sources': sources.checksums(_study_file(paper)),
+      **report.environment(),
+    }
+    if before.is_the_same(found):
+      logging.info('the numbers and the code are those of %s: kept', folder)
+      before.restore()
+      return
+    for name, figure in result.figures.items():
+      run.figure(name, figure)
+    run.finish(found)
 
 
 def _study_file(paper: str) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Trains one config over a space of its fields, and names the best trial.
+r"""Trains one config over a space of its fields, and names the best trial.
 
     python -m launch.sweep --config=configs/sam.py:small --workdir=runs/rho \
       --space='sam.rho=0.05,0.1,0.5;tx.learning_rate=0.02,0.05' --jobs=2

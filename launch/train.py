@@ -1,9 +1,11 @@
 """Trains one model: flags -> config -> method -> loop -> work directory.
 
-    python -m launch.train --config=configs/vit.py:small --workdir=/tmp/vit
+    python -m launch.train --config=configs/vit.py:small --workdir=runs/vit
+    python -m launch.train --config=configs/vit.py:small --dry_run
 
 Run the same command again to go on after an interruption. Fields of the
-config are overridden with --config.x.y=value.
+config are overridden with --config.x.y=value. --dry_run says how large, how
+costly and how long the run would be, and writes nothing.
 """
 
 from collections.abc import Callable
@@ -25,7 +27,13 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   '',
   'Where the run is written and from where it resumes. May be left out with '
-  'the smoke preset only: then a temporary folder is used.',
+  'the smoke preset only: then nothing of the run is kept.',
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run',
+  False,
+  'Only say what the run would be: parameters, flops and memory of a step, '
+  'steps, and the time that they take here.',
 )
 _RESUME_CONFIG = flags.DEFINE_enum(
   'resume_config',
@@ -40,39 +48,61 @@ flags.mark_flag_as_required('config')
 
 def main() -> None:
   """Builds the experiment of the flags and trains it."""
-  started = time.monotonic()
-  file, preset = app.config_name()
-  workdir = _workdir(preset)
+  if _DRY_RUN.value:
+    _describe()
+    return
+  _, preset = app.config_name()
+  if _WORKDIR.value:
+    _train(_WORKDIR.value)
+  elif preset == 'smoke':
+    with tempfile.TemporaryDirectory(prefix='repjax-') as workdir:
+      _train(workdir)
+    logging.info('nothing of it is kept: no --workdir was given')
+  else:
+    raise types.InputError(
+      '--workdir is missing: give a folder for the run, for example '
+      '--workdir=runs/first. Only the smoke preset goes without.'
+    )
+
+
+def _describe() -> None:
   app.initialize()
 
+  from launch.lib import dry_run
+
+  for line in dry_run.describe(_experiment(), _CONFIG.value):
+    print(line, flush=True)
+
+
+def _experiment() -> types.Experiment:
   from launch.lib import building
+
+  file, preset = app.config_name()
+  config = _CONFIG.value
+  if _DATA_DIR.value:
+    config.data.dir = _DATA_DIR.value
+  return building.build(recipes.load_config_module(file), config, preset)
+
+
+def _train(workdir: str) -> None:
+  started = time.monotonic()
+  file, preset = app.config_name()
+  app.initialize()
+
   from repjax import report
   from repjax import run
 
   report.Run(workdir)  # Whether it can be written, before data are read.
-  config = _CONFIG.value
-  if _DATA_DIR.value:
-    config.data.dir = _DATA_DIR.value
+  logging.info('reading data and building the network')
   run.fit(
-    building.build(recipes.load_config_module(file), config, preset),
-    config,
+    _experiment(),
+    _CONFIG.value,
     workdir,
     origin={'file': file, 'preset': preset},
     resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
     asked_to_stop=_catch_signals(),
     started=started,
   )
-
-
-def _workdir(preset: str) -> str:
-  if _WORKDIR.value:
-    return _WORKDIR.value
-  if preset != 'smoke':
-    raise types.InputError(
-      '--workdir is missing: give a folder for the run, for example '
-      '--workdir=runs/first. Only the smoke preset goes without.'
-    )
-  return tempfile.mkdtemp(prefix='repjax-')
 
 
 def _catch_signals() -> Callable[[], bool]:

@@ -5,8 +5,10 @@ Figures are made as objects, so nothing depends on a backend or a display.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 import numpy as np
 
 from repjax.metrics import classification
@@ -124,7 +126,7 @@ def confusion(
     ticks = names or [str(i) for i in range(num_classes)]
     axes.set_xticks(range(num_classes), ticks, rotation=90, fontsize=7)
     axes.set_yticks(range(num_classes), ticks, fontsize=7)
-    _numbers(
+    numbers(
       axes,
       counts,
       lambda count: str(count) if count else '',
@@ -169,12 +171,34 @@ def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:
   }
 
 
+def numbers(axes, matrix, text, *, is_dark, fontsize=6):
+  """Writes the numbers of a matrix into its picture.
+
+  Args:
+    axes: Of matplotlib.
+    matrix: [rows, columns].
+    text: Value -> what is written.
+    is_dark: Value -> whether its place is dark, where letters are white.
+    fontsize: Of the letters.
+  """
+  for (i, j), value in np.ndenumerate(matrix):
+    axes.text(
+      j,
+      i,
+      text(value),
+      ha='center',
+      va='center',
+      fontsize=fontsize,
+      color='white' if is_dark(value) else 'black',
+    )
+
+
 def lines(
   curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
   *,
   xlabel: str,
   ylabel: str,
-  log: bool = False,
+  log: bool | Literal['x', 'y'] = False,
 ) -> Figure:
   """One line a name.
 
@@ -182,14 +206,12 @@ def lines(
     curves: Name -> (x [T], y [T]).
     xlabel: What x is.
     ylabel: What y is.
-    log: Whether both axes are logarithmic.
+    log: Which axes are logarithmic; True for both.
   """
   fig, axes = _drawn()
-  if log:
-    axes.set(xscale='log', yscale='log')
   for name, (x, y) in curves.items():
     axes.plot(x, y, label=name)
-  _finish(axes, xlabel=xlabel, ylabel=ylabel)
+  _finish(axes, log=log, xlabel=xlabel, ylabel=ylabel)
   return fig
 
 
@@ -198,6 +220,7 @@ def seed_curves(
   *,
   ylabel: str,
   xlabel: str = 'step',
+  log: bool | Literal['x', 'y'] = False,
 ) -> Figure:
   """Mean over seeds against the step, with a band from lowest to highest.
 
@@ -205,6 +228,7 @@ def seed_curves(
     curves: Name -> (steps [T], values [T, S]).
     ylabel: What the values are.
     xlabel: What the steps are.
+    log: Which axes are logarithmic; True for both.
   """
   fig, axes = _drawn()
   for name, (steps, values) in curves.items():
@@ -217,35 +241,9 @@ def seed_curves(
       alpha=0.2,
       linewidth=0,
     )
-  _finish(axes, xlabel=xlabel, ylabel=ylabel)
-  return fig
-
-
-def matrices(
-  values: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str
-) -> Figure:
-  """Matrices of numbers in [0, 1] side by side, with their numbers.
-
-  Args:
-    values: Name -> [rows, columns].
-    xlabel: What columns are.
-    ylabel: What rows are.
-  """
-  fig = Figure(figsize=(2.6 * len(values) + 0.6, 3.0))
-  for axes, (name, matrix) in zip(
-    fig.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True
-  ):
-    axes.imshow(matrix, cmap='viridis', vmin=0, vmax=1)
-    axes.set(title=name, xlabel=xlabel)
-    if axes.get_subplotspec().is_first_col():
-      axes.set_ylabel(ylabel)
-    if matrix.size <= 100:
-      _numbers(
-        axes,
-        matrix,
-        lambda value: f'{value:.2f}'[1:] if value < 1 else '1',
-        is_dark=lambda value: value <= 0.6,
-      )
+  several = max(values.shape[1] for _, values in curves.values()) > 1
+  note = 'mean, lowest, highest seed' if several else ''
+  _finish(axes, log=log, note=note, xlabel=xlabel, ylabel=ylabel)
   return fig
 
 
@@ -270,7 +268,10 @@ def points(
 
 
 def bars(
-  groups: Mapping[str, Mapping[str, np.ndarray]], *, ylabel: str
+  groups: Mapping[str, Mapping[str, np.ndarray]],
+  *,
+  ylabel: str,
+  log: bool = False,
 ) -> Figure:
   """One bar a group and kind, of the mean over seeds, and a point a seed.
 
@@ -278,6 +279,7 @@ def bars(
     groups: Name below the bars -> kind, a colour -> one value a seed, [S]. All
       groups have the same kinds.
     ylabel: What the values are.
+    log: Whether the values are on a logarithmic axis.
   """
   kinds = list(next(iter(groups.values())))
   fig, axes = _drawn(1.1 * len(groups) + 1.5, 3.6)
@@ -289,37 +291,8 @@ def bars(
     for x, of_seeds in zip(at, values, strict=True):
       axes.scatter(np.full(len(of_seeds), x), of_seeds, s=10, color='black')
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
-  _finish(axes, axis='y', ylabel=ylabel)
-  return fig
-
-
-def heatmaps(
-  matrices: Mapping[str, np.ndarray], *, names: Sequence[str]
-) -> Figure:
-  """Square matrices side by side, each with its own colours and its numbers.
-
-  The colours span what lies off the diagonal, where similarities are 1.
-
-  Args:
-    matrices: Title -> [T, T].
-    names: Of the T rows and columns.
-  """
-  fig = Figure(figsize=(4.2 * len(matrices), 4))
-  places = fig.subplots(1, len(matrices), squeeze=False)[0]
-  for axes, (title, matrix) in zip(places, matrices.items(), strict=True):
-    off = matrix[~np.eye(len(matrix), dtype=bool)]
-    axes.imshow(matrix, cmap='viridis', vmin=off.min(), vmax=off.max())
-    axes.set(title=title)
-    for ticks in (axes.set_xticks, axes.set_yticks):
-      ticks(np.arange(len(names)), names)
-    middle = (off.min() + off.max()) / 2
-    _numbers(
-      axes,
-      matrix,
-      '{:.2f}'.format,
-      is_dark=lambda value, middle=middle: value <= middle,
-      fontsize=7,
-    )
+  note = 'mean; points are seeds'
+  _finish(axes, axis='y', note=note, log='y' if log else False, ylabel=ylabel)
   return fig
 
 
@@ -329,21 +302,34 @@ def _drawn(width=5.5, height=3.6):
   return fig, fig.subplots()
 
 
-def _finish(axes, *, axis='both', fontsize=8, **labels):
+def _finish(axes, *, axis='both', fontsize=8, log=False, note='', **labels):
+  """Labels, grid, ticks, and a legend that hides nothing."""
   axes.set(**labels)
   axes.grid(alpha=0.3, axis=axis)
-  axes.legend(fontsize=fontsize)
+  for name, each in (('x', axes.xaxis), ('y', axes.yaxis)):
+    if log is True or log == name:
+      axes.set(**{f'{name}scale': 'log'})
+      low, high = each.get_view_interval()
+      # Decades, and where they are few 2 and 5 in between.
+      subs = (1, 2, 5) if high < 1e4 * low else (1,)
+      each.set_major_locator(ticker.LogLocator(subs=subs, numticks=7))
+      each.set_major_formatter('{x:g}')
+      each.set_minor_formatter(ticker.NullFormatter())
+    elif name == 'x' and axis == 'both' and _counts(axes):
+      each.set_major_locator(ticker.MaxNLocator(integer=True))
+  axes.legend(
+    fontsize=fontsize,
+    title=note,
+    title_fontsize=fontsize,
+    alignment='left',
+    loc='upper left',
+    bbox_to_anchor=(1.01, 1.0),
+    borderaxespad=0.0,
+    frameon=False,
+  )
 
 
-def _numbers(axes, matrix, text, *, is_dark, fontsize=6):
-  """Writes the numbers of a matrix into its picture."""
-  for (i, j), value in np.ndenumerate(matrix):
-    axes.text(
-      j,
-      i,
-      text(value),
-      ha='center',
-      va='center',
-      fontsize=fontsize,
-      color='white' if is_dark(value) else 'black',
-    )
+def _counts(axes) -> bool:
+  """Whether lines stand at whole numbers alone."""
+  places = [line.get_xdata() for line in axes.lines]
+  return bool(places) and all((np.asarray(x) % 1 == 0).all() for x in places)

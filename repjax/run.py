@@ -135,7 +135,7 @@ def _fit(
   directory.start({**origin, **config.to_dict()})
   batch_size = round(experiment.train.expected_rows)
   logging.info(
-    '%s parameters, %s steps of %s rows',
+    '%s parameters, %s steps of %s rows; compiling the first',
     f'{trees.size(state.params):,}',
     f'{experiment.steps:,}',
     f'{batch_size:,}',

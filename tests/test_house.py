@@ -211,7 +211,7 @@ _RANKS = (
   ('models', 'optim', 'gradients'),
   ('weights', 'methods', 'adapt'),
   ('loop', 'checkpoint', 'report', 'plots'),
-  ('agreement',),
+  ('agreement', 'matrix_plots'),
   ('start', 'run', 'experiments'),
   ('protocols',),
   ('attacks', 'analysis', 'benchmarks'),

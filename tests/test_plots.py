@@ -1,7 +1,12 @@
 """What stands in the figures, read from their artists."""
 
-import numpy as np
+import io
+import itertools
 
+import numpy as np
+import pytest
+
+from repjax import matrix_plots
 from repjax import plots
 
 _LOGITS = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
@@ -67,6 +72,68 @@ def test_bands_span_the_seeds():
   assert (band.min(), band.max()) == (0.0, 5.0)
 
 
+def _drawn(figure):
+  figure.savefig(io.BytesIO(), bbox_inches='tight')  # Places all artists.
+  (axes,) = figure.axes
+  return axes
+
+
+def test_a_legend_hides_nothing_and_says_what_a_band_is():
+  steps = np.asarray([1, 2])
+  axes = _drawn(
+    plots.seed_curves({'a': (steps, np.ones((2, 3)))}, ylabel='y', xlabel='x')
+  )
+  legend = axes.get_legend()
+  assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+  assert legend.get_title().get_text() == 'mean, lowest, highest seed'
+  # There is no band of one seed.
+  axes = _drawn(plots.seed_curves({'a': (steps, np.ones((2, 1)))}, ylabel='y'))
+  assert axes.get_legend().get_title().get_text() == ''
+
+
+@pytest.mark.parametrize('log, axis', [('x', 'x'), ('y', 'y'), (True, 'xy')])
+def test_ticks_of_logarithms_are_numbers_that_do_not_overlap(log, axis):
+  values = np.asarray([16.0, 32.0, 64.0, 256.0])
+  axes = _drawn(
+    plots.lines({'a': (values, 1 / values)}, xlabel='x', ylabel='y', log=log)
+  )
+  scales = {'x': axes.get_xscale(), 'y': axes.get_yscale()}
+  assert {x for x, scale in scales.items() if scale == 'log'} == set(axis)
+  for name in axis:
+    axis_of = axes.xaxis if name == 'x' else axes.yaxis
+    labels = [
+      label
+      for label in axis_of.get_ticklabels(which='both')
+      if label.get_text()
+    ]
+    inside = [float(label.get_text()) for label in labels]
+    assert len(inside) >= 2
+    boxes = [label.get_window_extent() for label in labels]
+    side = 'x0' if name == 'x' else 'y0'
+    boxes.sort(key=lambda box: getattr(box, side))
+    for one, next_one in itertools.pairwise(boxes):
+      assert not one.overlaps(next_one)
+
+
+def test_many_decades_have_ticks_too():
+  axes = _drawn(
+    plots.bars(
+      {'a': {'x': np.full(2, 1e-30)}, 'b': {'x': np.ones(2)}},
+      ylabel='y',
+      log=True,
+    )
+  )
+  low, high = axes.get_ylim()
+  assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
+
+
+def test_counts_have_whole_ticks():
+  axes = _drawn(
+    plots.seed_curves({'a': (np.arange(1, 6), np.ones((5, 2)))}, ylabel='y')
+  )
+  assert all(tick % 1 == 0 for tick in axes.get_xticks())
+
+
 def test_bars_are_means_and_points_are_seeds():
   groups = {
     'one': {'id': np.asarray([0.2, 0.4]), 'ood': np.asarray([0.1, 0.1])},
@@ -95,7 +162,9 @@ def test_clouds_of_points_keep_their_places():
 
 def test_heatmaps_span_what_lies_off_the_diagonal():
   matrix = np.asarray([[1.0, 0.2], [0.4, 1.0]])
-  figure = plots.heatmaps({'first': matrix, 'second': matrix}, names='ab')
+  figure = matrix_plots.heatmaps(
+    {'first': matrix, 'second': matrix}, names='ab'
+  )
   assert [axes.get_title() for axes in figure.axes] == ['first', 'second']
   for axes in figure.axes:
     (image,) = axes.images
@@ -107,7 +176,7 @@ def test_heatmaps_span_what_lies_off_the_diagonal():
 
 def test_matrices_show_their_numbers():
   values = {'a': np.asarray([[0.25, 1.0], [0.5, 0.75]]), 'b': np.eye(2)}
-  fig = plots.matrices(values, xlabel='task', ylabel='after')
+  fig = matrix_plots.matrices(values, xlabel='task', ylabel='after')
   first, second = fig.axes
   assert [t.get_text() for t in first.texts] == ['.25', '1', '.50', '.75']
   assert (first.get_title(), second.get_title()) == ('a', 'b')

@@ -99,12 +99,11 @@ def measure(
     for name, values in others[arm].items():
       scalars[f'{part}, {arm}: {name}'] = values
   figures = {
-    part: plots.points(
+    part: plots.bars(
       {
-        arm: (np.full(len(x.score), x.percent), x.score)
+        f'{arm}\n{x.percent:.3g} %': {'%: trained parameters': x.score}
         for arm, x in tuned.items()
       },
-      xlabel='trained parameters, % of the model',
       ylabel=label,
     )
   }

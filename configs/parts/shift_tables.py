@@ -6,7 +6,7 @@ import numpy as np
 
 from configs import presets
 from configs.parts import shift_methods
-from repjax import plots
+from repjax import matrix_plots
 from repjax import types
 from repjax.benchmarks import fine_grained_shift as shifts
 from repjax.benchmarks import shift_results
@@ -102,7 +102,7 @@ def with_cells(
     }
 
   def figures(split, outputs, columns):
-    cells = plots.matrices(
+    cells = matrix_plots.matrices(
       {'accuracy': table(outputs, columns)},
       xlabel=config.data.nuisance,
       ylabel=config.data.label,

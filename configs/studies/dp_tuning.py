@@ -193,6 +193,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         _accuracy_by_epsilon(config, price_curves, tables),
         xlabel='epsilon of the whole search',
         ylabel='test accuracy of the chosen run',
+        log='x',
       ),
     },
   )

@@ -38,7 +38,7 @@ from configs import presets
 from configs.parts import shift_methods
 from configs.parts import shift_study
 from configs.parts import shift_tables
-from repjax import plots
+from repjax import matrix_plots
 from repjax import types
 from repjax.benchmarks import shift_results
 from repjax.benchmarks import shift_training
@@ -230,7 +230,7 @@ def _report(config, accuracy, valid, tables, num_labels):
     figures={
       'change_over_erm': shift_results.change_figure(accuracy, 'erm'),
       'ranks': shift_results.rank_figure(shifted),
-      'cells': plots.matrices(
+      'cells': matrix_plots.matrices(
         {
           f'{method}, {shift}': tables[method][place].mean(0)
           for method in ('erm', 'hue')

@@ -20,6 +20,7 @@ import optax
 from configs import gpm
 from configs import presets
 from configs.parts import task_streams
+from repjax import matrix_plots
 from repjax import plots
 from repjax import types
 from repjax.data.images import recipes
@@ -115,7 +116,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     scalars=scalars,
     arrays=matrices,
     figures={
-      'accuracy': plots.matrices(
+      'accuracy': matrix_plots.matrices(
         matrices, xlabel='accuracy on task', ylabel='after task'
       ),
       'ranks': plots.seed_curves(

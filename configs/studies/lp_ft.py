@@ -160,7 +160,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   theory, theory_figure = _theory(config.study)
   ft, ours, lp = (accuracy[name] for name in ('FT', 'LP-FT', 'LP'))
   curves = {
-    name: (np.log10(config.study.rates), x.scores) for name, x in tuned.items()
+    name: (np.asarray(config.study.rates), x.scores)
+    for name, x in tuned.items()
   }
   return types.Report(
     scalars={
@@ -189,8 +190,9 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       ),
       'rates': plots.seed_curves(
         curves,
-        xlabel='log10 of the learning rate',
+        xlabel='learning rate',
         ylabel='ID validation accuracy',
+        log='x',
       ),
       'theory': theory_figure,
     },
@@ -216,10 +218,13 @@ def _theory(settings):
   bars = {}
   for error, by_name in found.items():
     for name, numbers in by_name.items():
-      bars[f'{name}\nfeature error {error:g}'] = {'OOD error': numbers['ood']}
+      shown = np.maximum(numbers['ood'], 1e-4)  # Some are 0 but for rounding.
+      bars[f'{name}\nfeature error {error:g}'] = {'1e-4 or more': shown}
       for key, values in numbers.items():
         scalars[f'theory, error {error:g}, {name} {key}'] = values
-  return scalars, plots.bars(bars, ylabel='OOD error of linear networks')
+  return scalars, plots.bars(
+    bars, ylabel='OOD error of linear networks', log=True
+  )
 
 
 def _compare(config, seeds):

@@ -16,6 +16,7 @@ import numpy as np
 
 from configs import mind_the_pad as recipe
 from configs import presets
+from repjax import matrix_plots
 from repjax import plots
 from repjax import types
 from repjax.analysis import blind_spots
@@ -189,14 +190,14 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'accuracy': plots.seed_curves(
         {x: y.curve for x, y in trained.items()}, ylabel='test accuracy'
       ),
-      'foveation': plots.matrices(
+      'foveation': matrix_plots.matrices(
         _foveation(config), xlabel='column', ylabel='row'
       ),
-      'mean_kernels': plots.heatmaps(
+      'mean_kernels': matrix_plots.heatmaps(
         {x: y.mean(0) / y.mean(0).max() for x, y in kernels.items()},
         names=[str(i) for i in range(kernels['even'].shape[-1])],
       ),
-      'blind_spots': plots.matrices(
+      'blind_spots': matrix_plots.matrices(
         {f'found, {x}': y.mean(0) for x, y in maps.items()},
         xlabel='column of the spot',
         ylabel='row',

@@ -18,6 +18,7 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+from launch.lib import manual
 from launch.lib import process
 from launch.lib import recipes
 from repjax import trees
@@ -39,7 +40,13 @@ _PLATFORM_HELP = 'Fail unless JAX runs on it: cpu, gpu or tpu.'
 
 
 def define_config() -> flags.FlagHolder:
-  """Defines --config with its overrides."""
+  """Defines --config with its overrides, and --print_config."""
+  flags.DEFINE_bool(
+    'print_config',
+    False,
+    'Print every field of --config with its value, what is overridden, and '
+    'what it means; then stop.',
+  )
   return config_flags.DEFINE_config_file('config', None, _CONFIG_HELP)
 
 
@@ -126,8 +133,6 @@ def initialize() -> None:
 
 def run(main: Callable[[], None]) -> None:
   """Parses flags and runs `main`; ends the process with its exit code."""
-  doc = sys.modules['__main__'].__doc__ or ''
-  sys.modules['__main__'].__doc__ = f'{doc}\n{recipes.list_configs()}\n'
   process.begin()
   try:
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
@@ -212,6 +217,8 @@ def config_name() -> tuple[str, str]:
 def _parse(argv: Sequence[str]) -> list[str]:
   """Flags of the command line; what is wrong with them in one line."""
   argv = [_at_home(x) for x in argv]
+  if manual.asks_for_help(argv[1:]):
+    _help(argv)
   try:
     rest = flags.FLAGS(list(argv))
     if len(rest) > 1:
@@ -219,9 +226,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
         f'Unexpected argument {rest[1]!r}: flags start with --.'
       )
     if 'config' in flags.FLAGS:
-      _check_config(argv)
-  except (SystemExit, KeyboardInterrupt):
+      _check_config()
+    if 'print_config' in flags.FLAGS and flags.FLAGS.print_config:
+      manual.show(manual.config(*config_name(), flags.FLAGS['config'].value))
+      raise SystemExit(0)
+  except KeyboardInterrupt:
     raise
+  except SystemExit as ended:  # As absl does at --helpfull, with 1.
+    raise SystemExit(
+      0 if manual.asks_for_all_help(argv) else ended.code
+    ) from None
   except Exception as error:
     print(f'ERROR: {_explain(error, argv)}', file=sys.stderr)
     raise SystemExit(USAGE) from None
@@ -236,7 +250,23 @@ def _at_home(argument: str) -> str:
   return os.path.expanduser(argument)
 
 
-def _check_config(argv):
+def _help(argv):
+  """Prints the launcher's manual, or that of the recipe that is named."""
+  given = _config_argument(argv) if 'config' in flags.FLAGS else None
+  try:
+    if given is None:
+      manual.show(manual.launcher())
+    else:
+      file, _, preset = given.partition(':')
+      _existing_file(file)
+      manual.show(manual.recipe(file, preset))
+  except ValueError as error:
+    print(f'ERROR: --config={given}: {error}', file=sys.stderr)
+    raise SystemExit(USAGE) from None
+  raise SystemExit(0)
+
+
+def _check_config():
   flag = flags.FLAGS['config']
   if flag.value is None and not flag.present:
     return

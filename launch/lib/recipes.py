@@ -23,6 +23,11 @@ def config_files() -> list[pathlib.Path]:
   return [x for x in sorted(_CONFIGS.glob('[a-z]*.py')) if x.stem != 'presets']
 
 
+def path_of(paper: str) -> pathlib.Path:
+  """The recipe of a paper."""
+  return _CONFIGS / f'{paper}.py'
+
+
 def papers() -> list[str]:
   """Names of the papers that have a recipe; each has a study, too."""
   names = [path.stem for path in config_files()]
@@ -108,30 +113,6 @@ def _with_infinity(stored, config):
     else x
     for name, x in stored.items()
   }
-
-
-def list_configs() -> str:
-  """One line a config: its path and the first line of its docstring."""
-  lines = ['Configs (each with the presets paper, small and smoke):']
-  for path in config_files():
-    tree = ast.parse(path.read_text('utf-8'))
-    doc = ast.get_docstring(tree) or ''
-    more = [x for x in _presets(tree) if x not in ('paper', 'small', 'smoke')]
-    lines.append(
-      f'  configs/{path.name:<20} {doc.partition(chr(10))[0]}'
-      + (f'\n{"":31}also: {", ".join(more)}' if more else '')
-    )
-  return '\n'.join(lines)
-
-
-def _presets(tree: ast.Module) -> list[str]:
-  """Names of a recipe's PRESETS, without importing it."""
-  for node in tree.body:
-    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
-      continue
-    if [x.id for x in node.targets if isinstance(x, ast.Name)] == ['PRESETS']:
-      return [x.arg for x in node.value.keywords if x.arg]
-  return []
 
 
 def field_problem(

@@ -163,10 +163,16 @@ def table(papers: list[str], out: pathlib.Path) -> str:
   return _HEADER + '\n'.join(rows) + '\n' + ''.join(sections)
 
 
-def _headline(paper, study, own):
-  name, claim = next(
-    (name, x) for name, x in study.CLAIMS.items() if x.get('kind') != 'first'
+def headline(study) -> str:
+  """The name of a study's first claim that others do not take for granted."""
+  return next(
+    name for name, x in study.CLAIMS.items() if x.get('kind') != 'first'
   )
+
+
+def _headline(paper, study, own):
+  name = headline(study)
+  claim = study.CLAIMS[name]
   rows = [
     (report['preset'], row)
     for _, report in own
@@ -180,7 +186,7 @@ def _headline(paper, study, own):
     if row['verdict'] in (HOLDS, CONTRADICTED)
     and row['verdict'] != rows[0][1]['verdict']
   ]
-  ours = '; '.join(_ours(row['values']) for _, row in rows)
+  ours = '; '.join(interval_of(row['values']) for _, row in rows)
   verdict = '; '.join(
     row['verdict'] + (f' ({preset})' if preset != 'small' else '')
     for preset, row in rows
@@ -251,7 +257,7 @@ def _row(row):
   else:
     says = row['says']
   return (
-    f'| {says} | {row["paper"]} | {threshold} | {_ours(row["values"])} '
+    f'| {says} | {row["paper"]} | {threshold} | {interval_of(row["values"])} '
     f'| {verdict} |'
   )
 
@@ -264,7 +270,7 @@ def _scores(scalars, claims):
   yield from ('<details><summary>All scores</summary>', '')
   yield from ('| score | ours |', '|---|---|')
   for name, values in own.items():
-    yield f'| {name} | {_ours(values)} |'
+    yield f'| {name} | {interval_of(values)} |'
   yield from ('', '</details>', '')
 
 
@@ -274,7 +280,8 @@ def in_order(rows, claims):
   return [by_name[name] for name in claims if name in by_name]
 
 
-def _ours(values):
+def interval_of(values) -> str:
+  """Mean over seeds, half of its interval, and their number."""
   if any(x is None or not np.isfinite(x) for x in values):
     return f'no number ({len(values)})'
   mean, half = averages.interval(values)

@@ -91,6 +91,8 @@ def make(
     )
   _check(alpha=alpha, per=per, mix_rate=mix_rate)
   draws = dict(alpha=alpha, per=per, mix_rate=mix_rate)
+  if alpha == 0 or mix_rate == 0:
+    return supervised.make(model, tx, **settings)
 
   if kind != 'manifold':
 

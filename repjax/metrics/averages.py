@@ -62,5 +62,15 @@ def interval(
 
 
 def summary(sums: Mapping[str, float]) -> str:
-  """'loss 0.1234  accuracy 0.9800' for a progress line."""
-  return '  '.join(f'{name} {value:.4f}' for name, value in sums.items())
+  """'loss 0.1234  accuracy 0.9800' for a progress line.
+
+  Nats that are the loss, where nothing is added to the likelihood, are left
+  out.
+
+  >>> summary({'loss': 1.5, 'nats': 1.5, 'accuracy': 0.5})
+  'loss 1.5000  accuracy 0.5000'
+  """
+  shown = {name: f'{value:.4f}' for name, value in sums.items()}
+  if 'nats' in shown and shown.get('loss') == shown['nats']:
+    del shown['nats']
+  return '  '.join(f'{name} {value}' for name, value in shown.items())

@@ -6,8 +6,10 @@ import pathlib
 import launching
 import pytest
 
+from launch.lib import kept
 from launch.lib import recipes
 from launch.lib import results
+from repjax import files
 from repjax import types
 
 
@@ -270,3 +272,52 @@ def test_a_damaged_report_is_named_and_left_out(tmp_path, caplog):
   (tmp_path / 'sam' / 'report.json').write_text('{"cla')
   assert '| not run |' in results.table(['sam'], tmp_path)
   assert f'{tmp_path}/sam/report.json cannot be read' in caplog.text
+
+
+_FOUND = {
+  'claims': [{'name': 'gain', 'values': [0.5, 1.0], 'verdict': 'measured'}],
+  'scalars': {'gain': (0.5, float('nan'))},
+  'figures': ['curves'],
+  'seeds': (0, 1),
+  'config': {'rate': 0.1},
+  'sources': {'a.py': 'c0ffee'},
+  'seconds': 3.0,
+}
+
+
+@pytest.mark.parametrize(
+  'changed',
+  [
+    {},
+    {'seconds': 4.0},
+    {'scalars': {'gain': (0.5 + 1e-15, float('nan'))}, 'seconds': 4.0},
+    {'seeds': (0,)},
+    {'sources': {'a.py': 'decaf'}},
+    {'scalars': {'gain': (0.6, float('nan'))}},
+  ],
+)
+def test_a_folder_whose_numbers_are_the_same_stays_as_it_is(tmp_path, changed):
+  folder = tmp_path / 'toy'
+  folder.mkdir()
+  files.write_json(folder / 'report.json', _FOUND)
+  for name in ('log.txt', 'config.json'):
+    (folder / name).write_text(f'the old {name}')
+  before = kept.Kept(folder)
+  before.clear_log()
+  with open(folder / 'log.txt', 'a') as log:  # Written to until the end.
+    (folder / 'config.json').write_text('the new one')
+    log.write('measuring')
+    log.flush()
+    same = before.is_the_same({**_FOUND, **changed})
+    assert same == (changed.get('seconds') == 4.0 or not changed)
+    if not same:
+      assert (folder / 'log.txt').read_text() == 'measuring'
+      return
+    before.restore()
+    log.write('wrote RESULTS.md')
+  for name in ('log.txt', 'config.json'):
+    assert (folder / name).read_text() == f'the old {name}'
+
+
+def test_what_was_not_measured_before_is_written(tmp_path):
+  assert not kept.Kept(tmp_path / 'toy').is_the_same(_FOUND)

@@ -132,6 +132,9 @@ def prepare_embedded(builder_class: Any) -> pathlib.Path:
   if place.exists():
     return folder
   logging.info('Preparing %s in %s, once.', builder_class.name, folder)
+  import tensorflow_datasets as tfds
+
+  tfds.disable_progress_bar()  # Half a second, in lines of 230 characters.
   try:
     with (
       cache.workplace(folder) as work,
@@ -148,6 +151,8 @@ def prepare_embedded(builder_class: Any) -> pathlib.Path:
         f'{builder_class.name} cannot be prepared in {folder}: {error}; set '
         '$REPJAX_CACHE to a folder that can be written.'
       ) from error
+  finally:
+    tfds.enable_progress_bar()
   return folder
 
 

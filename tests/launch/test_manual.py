@@ -1,0 +1,196 @@
+"""What launchers say of themselves and of recipes, and what a run would be."""
+
+import ast
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import launching
+import numpy as np
+import pytest
+
+from configs import presets
+from launch.lib import field_meanings
+from launch.lib import field_notes
+from launch.lib import recipes
+from repjax import loop
+
+_LAUNCHERS = sorted(
+  path.stem for path in (launching.ROOT / 'launch').glob('[a-z]*.py')
+)
+
+
+@pytest.mark.parametrize('module', _LAUNCHERS)
+def test_help_exits_0_with_every_flag_of_the_launcher(module):
+  code, output = launching.call(module, '--help')
+  assert code == 0, output
+  told = set(re.findall(r'^  --(\w+)', output, re.M))
+  text = (launching.ROOT / 'launch' / f'{module}.py').read_text()
+  own = set(re.findall(r"flags\.DEFINE_\w+\(\s*'(\w+)'", text))
+  assert own <= told
+  if 'define_devices' in text or 'define_flags' in text:
+    assert {'platform', 'num_processes'} <= told
+  # Examples can be copied: no line is broken, none is joined with the next.
+  doc = ast.get_docstring(ast.parse(text))
+  assert doc in output
+  assert max(map(len, doc.splitlines())) <= 80
+  if module in ('grid', 'sweep'):
+    assert ' \\\n      --space=' in output
+  # Where no recipe is taken none is listed.
+  assert ('gradient_vaccine, ' in output) == ('config' in told)
+
+
+def test_all_flags_of_libraries_are_told_on_request():
+  code, output = launching.call('train', '--helpfull')
+  assert code == 0
+  assert '--pdb_post_mortem' in output.replace('[no]', '')
+
+
+def test_commands_in_docstrings_of_recipes_can_be_copied():
+  for path in recipes.config_files():
+    doc = ast.get_docstring(ast.parse(path.read_text('utf-8')))
+    assert max(map(len, doc.splitlines())) <= 80, path.name
+
+
+def test_help_of_a_recipe_has_its_docstring_presets_and_fields():
+  code, output = launching.call('train', '--config=configs/sam.py', '--help')
+  assert code == 0
+  assert 'https://arxiv.org/abs/2010.01412' in output
+  assert 'Presets: paper, small, smoke.' in output
+  assert re.search(r"data.name = 'cifar10' .*# Set", output)
+  code, output = launching.call('sweep', '--config=configs/sma.py', '--help')
+  assert code == 1
+  assert "mean 'sam.py'" in output
+  code, output = launching.call('train', '--config=configs/sam.py:x', '-h')
+  assert code == 1
+  assert 'paper, small, smoke' in output
+
+
+def test_the_config_is_printed_with_what_is_overridden(tmp_path):
+  code, output = launching.call(
+    'train',
+    '--config=configs/sam.py:small',
+    '--config.sam.rho=0.25',
+    f'--workdir={tmp_path}/run',
+    '--print_config',
+  )
+  assert code == 0, output
+  assert '# configs/sam.py:small, 1 overridden' in output
+  assert output.count('OVERRIDDEN') == 1
+  assert re.search(r'sam.rho = 0.25 .*OVERRIDDEN: the preset has 0.5', output)
+  names = presets.fields(
+    recipes.load_config_module(str(recipes.path_of('sam'))).get_config('small')
+  )
+  assert names.keys() == set(re.findall(r'^([\w.]+) = ', output, re.M))
+  assert not list(tmp_path.iterdir())
+
+
+# Shares of fields whose meaning is told. Where one falls, a field was added
+# whose meaning stands nowhere: in the docstring of what takes it, best.
+def test_fields_have_a_meaning():
+  told, untold = 0, {}
+  for path in recipes.config_files():
+    module = recipes.load_config_module(str(path))
+    names = list(presets.fields(module.get_config()))
+    found = field_notes.notes(path, names)
+    assert found.keys() == set(names)
+    told += sum(map(bool, found.values()))
+    untold[path.stem] = [x for x in names if not found[x]]
+  count = sum(map(len, untold.values()))
+  assert told / (told + count) >= 0.9, untold
+  assert not untold['vit'] + untold['sam'] + untold['mixup'] + untold['tent']
+
+
+def test_a_meaning_is_that_of_what_takes_the_field(tmp_path):
+  recipe = tmp_path / 'own.py'
+  recipe.write_text(
+    '"""Own."""\n\n'
+    'from repjax import optim\n'
+    'from repjax.methods import mixup\n\n'
+    'PRESETS = dict(\n'
+    '  paper=dict(\n'
+    '    # How loud it is. Not a number of the paper.\n'
+    '    loud=3,\n'
+    '    near=dict(rho=1.0),\n'
+    '    blend=dict(alpha=1.0, other=2),\n'
+    '  ),\n'
+    ')\n\n\n'
+    'def build(config):\n'
+    '  near = config.near\n'
+    '  optim.sam(rho=near.rho)\n'
+    '  mixup.make(**config.blend)\n'
+  )
+  found = field_notes.notes(
+    recipe, ['loud', 'near.rho', 'blend.alpha', 'blend.other', 'batch_size']
+  )
+  assert found['loud'] == 'How loud it is.'
+  assert found['near.rho'].startswith('Radius of the neighbourhood')
+  assert found['blend.alpha'].startswith('lambda ~ Beta(alpha, alpha)')
+  assert found['blend.other'] == ''
+  assert found['batch_size'] == field_meanings.COMMON['batch_size']
+
+
+def test_recipes_are_listed_with_needs_and_what_was_measured():
+  code, output = launching.call('configs', '--names=sam,gpm')
+  assert code == 0, output
+  sam, gpm = output.split('configs/gpm.py')
+  assert re.search(r'^  paper +needs cifar10', sam, re.M)
+  assert re.search(r'^  small +digits', sam, re.M)
+  assert re.search(r'study: \d+ s, .*SAM minus the same without', sam)
+  assert re.search(r'^  paper_5datasets +needs cifar10, mnist', gpm, re.M)
+  code, output = launching.call('configs', '--names=smo')
+  assert code == 1
+  assert '--names=smo' in output
+
+
+@pytest.mark.slow
+def test_a_reader_may_close_the_pipe():
+  listed = subprocess.run(
+    f'{sys.executable} -m launch.configs --names=sam,gpm | head -1',
+    shell=True,
+    cwd=launching.ROOT,
+    env={**os.environ, 'PYTHONPATH': str(launching.ROOT)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert listed.stdout.startswith('configs/sam.py')
+  assert listed.stderr == ''
+
+
+def test_a_dry_run_says_what_the_run_would_be(tmp_path):
+  code, output = launching.call(
+    'train',
+    f'--config={launching.SMOKE}',
+    f'--workdir={tmp_path}/run',
+    '--dry_run',
+  )
+  assert code == 0, output
+  recipe = recipes.load_config_module(str(recipes.path_of('vit')))
+  config = recipe.get_config('smoke')
+  experiment = recipe.build(config)
+  state = loop.init(experiment.method, experiment.train.batch(0), 0)
+  sizes = {
+    name: sum(np.size(x) for x in jax.tree.leaves(part))
+    for name, part in state.params.items()
+  }
+  assert f'parameters: {sum(sizes.values()):,}\n' in output
+  for name, size in sizes.items():
+    assert re.search(rf'^  {name} +{size:,}$', output, re.M)
+  assert re.search(r'^8 steps of 16 rows at [\d.]+ ms: ', output, re.M)
+  assert re.search(r'[\d.]+ MiB a device: .* temporary', output)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_a_private_run_leaves_no_key(tmp_path, monkeypatch):
+  monkeypatch.chdir(launching.ROOT)
+  before = set(pathlib.Path('.').iterdir())
+  code, output = launching.call(
+    'train', '--config=configs/dp_finetuning.py:smoke', '--dry_run'
+  )
+  assert code == 0, output
+  assert 'GFLOP' in output
+  assert set(pathlib.Path('.').iterdir()) == before
