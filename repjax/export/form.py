@@ -27,8 +27,8 @@ class Form(NamedTuple):
     save: (file, parameters) -> None: writes them under the files' names.
     auto: The class that loads the folder.
     task: What the hub calls its task, the `pipeline` of `transformers`.
-    names: Our name of a leaf or layer -> its name in `transformers`, or None
-      where adapters have no files.
+    names: Our name of a leaf or layer -> its name in `transformers`; None where
+      modules have other names there than files, and `peft` finds none.
     task_type: What `peft` calls the task; '' where it knows none.
   """
 

@@ -5,7 +5,6 @@ of config.json, beside the arrays that `repjax.weights` names.
 """
 
 from collections.abc import Sequence
-import functools
 from typing import Any
 
 import numpy as np
@@ -63,8 +62,7 @@ def of_vit(model: vit.ViT, image: Shape, names: Names) -> form.Form:
       params = {**params, 'positions': {'embedding': _table(model, image)}}
     vit_weights.save_safetensors(path, params)
 
-  rules = functools.partial(vit_weights.stored_name, averages=averages)
-  return form.Form(config, save, names=rules, **_CLASSIFIER)
+  return form.Form(config, save, **_CLASSIFIER)
 
 
 def of_beit(

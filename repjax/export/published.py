@@ -179,10 +179,14 @@ def write_npz(folder: str | os.PathLike, network: networks.Network) -> None:
 def _check_lora(network, made):
   """Refuses adapters that `peft` has no files of."""
   kinds = sorted({x.name for _, x in network.module.plan.rules})
-  if made.names is None or kinds != ['lora']:
+  what = f'The {type(network.base).__name__} with {" and ".join(kinds)}'
+  if kinds != ['lora']:
+    form.refuse(what, 'peft has files of LoRA alone')
+  if made.names is None:
     form.refuse(
-      f'The {type(network.base).__name__} with {" and ".join(kinds)}',
-      'peft has files of LoRA alone, of ViT and of texts',
+      what,
+      'peft has files of BERT, RoBERTa, GPT-2 and BART; --merge makes LoRA a '
+      'part of the weights',
     )
 
 

@@ -56,7 +56,10 @@ def of_encoder(
   fields: dict[str, Any] = {}
   if isinstance(model, text_heads.Classifier):
     what, auto = 'ForSequenceClassification', 'ForSequenceClassification'
-    task, task_type = 'text-classification', 'SEQ_CLS'
+    task = 'text-classification'
+    # For classes peft replaces the module `classifier`, which in RoBERTa is the
+    # pooler, too; without a task it takes the layers that it is told.
+    task_type = 'SEQ_CLS' if family == 'bert' else ''
     fields = form.labels(model.num_classes, names)
     wanted = dict(_ENCODERS, pool='first', pooler=True)
   else:
@@ -221,8 +224,6 @@ def of_t5(model: t5.T5) -> form.Form:
     t5_weights.save,
     auto='AutoModelForSeq2SeqLM',
     task='text2text-generation',
-    names=functools.partial(t5_weights.stored_name, gated=layer.gated),
-    task_type='SEQ_2_SEQ_LM',
   )
 
 
