@@ -34,6 +34,11 @@ _RESUME_CONFIG = flags.DEFINE_enum(
   'What to do when the work directory was made with another config: refuse, '
   'or go on from its checkpoint with the new one.',
 )
+_TRACK = flags.DEFINE_list(
+  'track',
+  ['tensorboard'],
+  'What gets numbers and figures, too: tensorboard, wandb, mlflow.',
+)
 app.define_devices()
 flags.mark_flag_as_required('config')
 
@@ -49,7 +54,8 @@ def main() -> None:
   from repjax import report
   from repjax import run
 
-  report.Run(workdir)  # Whether it can be written, before data are read.
+  # Whether it can be written, before data are read.
+  report.Run(workdir, track=_TRACK.value)
   config = _CONFIG.value
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
@@ -61,6 +67,7 @@ def main() -> None:
     resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
     asked_to_stop=_catch_signals(),
     started=started,
+    track=_TRACK.value,
   )
 
 

@@ -2,7 +2,8 @@
 
     config.json     the resolved config, versions, git commit, devices, command
     metrics.jsonl   one object a line, each with its `step`
-    events.out.*    the same numbers for TensorBoard (no TensorFlow)
+    events.out.*    the same for TensorBoard, and the figures (no TensorFlow)
+    tracking.json   which runs of other trackers this one is, see `tracking`
     log.txt         what was printed (log.<i>.txt for process i > 0)
     plots/*.png     figures
     checkpoints/    see `checkpoint.py`
@@ -15,6 +16,7 @@ Only process 0 writes; `log.<i>.txt` is the exception.
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import datetime
 import importlib.metadata
@@ -24,7 +26,6 @@ import pathlib
 import platform
 import subprocess
 import sys
-import time
 from typing import Any
 
 from absl import logging
@@ -33,6 +34,7 @@ import jax
 from repjax import files
 from repjax import parallel
 from repjax import types
+from repjax.tracking import writers
 
 _PACKAGES = (
   'repjax',
@@ -50,18 +52,26 @@ _PACKAGES = (
 class Run:
   """Writes one run's directory."""
 
-  def __init__(self, workdir: str | os.PathLike):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    track: Sequence[str] = ('tensorboard',),
+  ):
     """Makes the directory.
 
     Args:
       workdir: Where to write.
+      track: What gets numbers and figures, too: of `tracking.writers.NAMES`.
 
     Raises:
-      InputError: If nothing can be written there.
+      InputError: If nothing can be written there, or a tracker is not here.
     """
+    writers.check(track)
+    self._track = tuple(track)
     self.workdir = files.path_of(workdir)
     self.is_writer = jax.process_index() == 0
-    self._events: Any = None  # A writer of TensorBoard from the first use on.
+    self._writers: writers.Writers | None = None  # From the first use on.
     try:
       (self.workdir / 'plots').mkdir(parents=True, exist_ok=True)
       probe = self.workdir / f'.probe.{jax.process_index()}'
@@ -91,7 +101,7 @@ class Run:
         raise refused or types.InputError(
           f'--workdir={self.workdir} is in use: see what process 0 says.'
         )
-      stack.callback(self._close_events)
+      stack.callback(self._close, finished=False)
       yield
 
   def log(self) -> None:
@@ -105,19 +115,17 @@ class Run:
       files.write_json(
         self.workdir / 'config.json', {'config': config, **environment()}
       )
+      self._tracked().hyperparameters(config)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends numbers to metrics.jsonl and the TensorBoard events."""
+    """Appends numbers to metrics.jsonl, and gives them to the trackers."""
     if not self.is_writer:
       return
     line = files.json_line({'step': step, **values})
     path = self.workdir / 'metrics.jsonl'
     with files.naming(path), open(path, 'a', encoding='utf-8') as file:
       file.write(line)
-    with files.naming(self.workdir / 'events.out'):
-      if self._events is None:
-        self._events = _Events(self.workdir)
-      self._events.write(step, values)
+    self._tracked().scalars(step, values)
 
   def history(self) -> list[dict[str, float]]:
     """The objects of metrics.jsonl; lines that are none are left out.
@@ -157,11 +165,13 @@ class Run:
     if self.is_writer:
       with files.naming(path):
         figure.savefig(path, dpi=120, bbox_inches='tight')
+      if self._writers is not None:  # Not of figures that are drawn later.
+        self._writers.image(name, path)
     return path
 
   def finish(self, result: Mapping[str, Any]) -> None:
     """Writes report.json: the run is done."""
-    self._close_events()
+    self._close(finished=True)
     if self.is_writer:
       files.write_json(self.workdir / 'report.json', result)
 
@@ -174,11 +184,15 @@ class Run:
     logging.warning('%s is damaged: its config is none; it is made again', path)
     return None
 
-  def _close_events(self):
-    events, self._events = self._events, None
-    if events is not None:
-      with files.naming(self.workdir / 'events.out'):
-        events.close()
+  def _tracked(self) -> writers.Writers:
+    if self._writers is None:
+      self._writers = writers.Writers(self._track, self.workdir)
+    return self._writers
+
+  def _close(self, *, finished):
+    open_ones, self._writers = self._writers, None
+    if open_ones is not None:
+      open_ones.close(finished=finished)
 
   def _log_to(self, path):
     import logging as python_logging
@@ -204,46 +218,6 @@ class Run:
       root.removeHandler(old)
       old.close()
     root.addHandler(handler)
-
-
-class _Events:
-  """Writes events for TensorBoard.
-
-  As they come: tensorboardX's own thread dies of a full disk, and with it
-  everybody who waits for its queue.
-  """
-
-  def __init__(self, folder):
-    board = _tensorboard()
-    self._scalar, self._event = board.summary.scalar, board.proto.event_pb2
-    self._file = board.event_file_writer.EventsWriter(str(folder / 'events'))
-
-  def write(self, step, values):
-    for name, value in values.items():
-      self._file.write_event(
-        self._event.Event(
-          wall_time=time.time(), step=step, summary=self._scalar(name, value)
-        )
-      )
-    self._file.flush()
-
-  def close(self):
-    self._file.close()
-
-
-def _tensorboard() -> Any:
-  """Imports tensorboardX without PyTorch, which it would load for seconds."""
-  modules: dict[str, Any] = sys.modules
-  hidden = 'torch' not in modules
-  if hidden:
-    modules['torch'] = None  # Importing it fails now.
-  try:
-    import tensorboardX
-    import tensorboardX.proto.event_pb2
-  finally:
-    if hidden:
-      del modules['torch']
-  return tensorboardX
 
 
 def environment() -> dict[str, Any]:

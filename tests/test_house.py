@@ -209,10 +209,10 @@ _RANKS = (
   ('files', 'trees', 'parallel', 'metrics', 'float64'),
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
-  ('weights', 'methods', 'adapt'),
+  ('weights', 'methods', 'adapt', 'tracking'),
   ('loop', 'checkpoint', 'report', 'plots'),
   ('agreement',),
-  ('start', 'run', 'experiments'),
+  ('start', 'run', 'experiments', 'export'),
   ('protocols',),
   ('attacks', 'analysis', 'benchmarks'),
 )
