@@ -95,7 +95,7 @@ def write(
     own = {**dict(zip(names, blank, strict=True)), **weights}
     restored = jax.tree.unflatten(structure, [own[x] for x in names])
     others = {
-      name: jnp.zeros((count, *x.shape[1:]), x.dtype)
+      name: jnp.zeros((count, *x.shape[1:]), _dtype(x))
       for name, x in batch.items()
       if name not in inputs
     }
@@ -107,7 +107,7 @@ def write(
   inputs = {name: x for name, x in batch.items() if name != _MASK}
   # Of inputs with any number of rows none is left out, read or not.
   count = len(next(iter(batch.values())))
-  whole = _export(predict, weights, _rows(inputs, count), rows)
+  whole = _export(predict, weights, _rows(inputs, count))
   read = set(whole.module_kept_var_idx)
   count = rows or export.symbolic_shape('rows')[0]
   weights, inputs = jax.tree.unflatten(
@@ -121,7 +121,7 @@ def write(
   inputs = {name: x for name, x in inputs.items() if x is not None}
   _check_arrays(weights)
   inputs = _rows(inputs, count)
-  made = _export(predict, weights, inputs, rows)
+  made = _export(predict, weights, inputs, any_rows=not rows)
   signature = Signature(
     _described(inputs),
     _described(jax.tree.unflatten(made.out_tree, made.out_avals)),
@@ -167,12 +167,17 @@ def load(
 def _rows(inputs, count):
   """The shapes of inputs with another number of rows."""
   return {
-    name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+    name: jax.ShapeDtypeStruct((count, *x.shape[1:]), _dtype(x))
     for name, x in inputs.items()
   }
 
 
-def _export(predict, weights, inputs, rows):
+def _dtype(x):
+  """The type that an array has on a device."""
+  return jax.dtypes.canonicalize_dtype(x.dtype)
+
+
+def _export(predict, weights, inputs, *, any_rows=False):
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (weights, inputs)
   )
@@ -180,7 +185,7 @@ def _export(predict, weights, inputs, rows):
     return export.export(jax.jit(predict), platforms=PLATFORMS)(*shapes)
   except Exception as error:  # Whatever the network does with its shapes.
     text = ' '.join(str(error).split())[:200]
-    hint = '' if rows else ': where it is made for one number of rows, --rows=8'
+    hint = ': where it is made for one number of rows, --rows=8' * any_rows
     raise types.InputError(
       f'--format=jax: {type(error).__name__}: {text}{hint}'
     ) from error

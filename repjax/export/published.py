@@ -33,7 +33,7 @@ from repjax.models import vit
 from repjax.weights import peft_files
 from repjax.weights import vit_weights
 
-# Folder of the base of an adapter.
+# Folder of the base of LoRA, inside of that of the LoRA.
 BASE = 'base'
 
 
@@ -42,7 +42,8 @@ class Written(NamedTuple):
 
   Attributes:
     form: The network in the words of `transformers`.
-    base: Of LoRA: the base, as its config names it; '' of whole weights.
+    base: Of LoRA: the base, as its config names it, seen from the folder; '' of
+      whole weights.
   """
 
   form: form.Form
@@ -142,7 +143,7 @@ def write(
     _write_whole(folder, made, network)
     return Written(made)
   if not base:
-    base = f'{folder.name}/{BASE}'
+    base = BASE
     (folder / BASE).mkdir()
     _write_whole(folder / BASE, made, network)
   peft_files.save_lora(

@@ -1,5 +1,6 @@
 """Host side: lines of Python by which an exported model is loaded."""
 
+import pathlib
 import textwrap
 
 from repjax.export import card
@@ -28,8 +29,16 @@ def of_published(
     lines.insert(0, 'from peft import PeftModel')
     count = len(form.config['id2label']) if 'id2label' in form.config else 0
     more = f', num_labels={count}' if count else ''
+    place = pathlib.PurePath(written.base)
+    if place.is_absolute():
+      notes.append(
+        '`BASE` is the folder of the published weights that the run began with '
+        f'({"/".join(place.parts[-2:])}); `adapter_config.json` says where it '
+        'was.'
+      )
+    name = 'BASE' if place.is_absolute() else written.base
     load = (
-      f'base = {form.auto}.from_pretrained({written.base!r}{more})\n'
+      f'base = {form.auto}.from_pretrained({name!r}{more})\n'
       "model = PeftModel.from_pretrained(base, '.')"
     )
   if is_image:

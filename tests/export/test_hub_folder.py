@@ -101,7 +101,7 @@ def test_masked_images_and_clip_come_back(tmp_path):
 def test_lora_comes_back_on_its_base(name, tmp_path):
   network = small_networks.with_lora(name)
   written = published.write(tmp_path, network)
-  assert written.base == f'{tmp_path.name}/base'
+  assert written.base == 'base'
   config = json.loads((tmp_path / 'adapter_config.json').read_text())
   assert config['base_model_name_or_path'] == written.base
   args, kwargs = small_networks.inputs(name)

@@ -83,7 +83,7 @@ def test_keys_have_no_file(run, tmp_path):
   def predict(state, batch):
     state, key = state
     noise = jax.random.normal(key, (3,))
-    return {'logits': method.predict(state, batch)['logits'] + noise}
+    return {'logits': method.predict(state, batch)['logits'] + noise[None]}
 
   noisy = types.Predictor(predict)
   with pytest.raises(types.InputError, match='random numbers'):

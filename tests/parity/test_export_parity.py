@@ -101,7 +101,7 @@ def test_peft_loads_lora_on_its_base(name, tmp_path, monkeypatch):
   folder = tmp_path / 'lora'
   folder.mkdir()
   written = published.write(folder, network)
-  monkeypatch.chdir(tmp_path)
+  monkeypatch.chdir(folder)
   kind = getattr(transformers, written.form.auto)
   base = kind.from_pretrained(written.base)
   model = peft.PeftModel.from_pretrained(base, folder).eval()
