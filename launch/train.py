@@ -53,9 +53,11 @@ def main() -> None:
   from launch.lib import building
   from repjax import report
   from repjax import run
+  from repjax.tracking import writers
 
   # Whether it can be written, before data are read.
-  report.Run(workdir, track=_TRACK.value)
+  track = writers.several(_TRACK.value)
+  report.Run(workdir)
   config = _CONFIG.value
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
@@ -67,7 +69,7 @@ def main() -> None:
     resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
     asked_to_stop=_catch_signals(),
     started=started,
-    track=_TRACK.value,
+    track=track,
   )
 
 

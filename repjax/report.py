@@ -14,9 +14,9 @@
 Only process 0 writes; `log.<i>.txt` is the exception.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 import contextlib
 import datetime
 import importlib.metadata
@@ -26,15 +26,17 @@ import pathlib
 import platform
 import subprocess
 import sys
+import time
 from typing import Any
+from typing import Protocol
 
 from absl import logging
 import jax
+import PIL.Image
 
 from repjax import files
 from repjax import parallel
 from repjax import types
-from repjax.tracking import writers
 
 _PACKAGES = (
   'repjax',
@@ -49,6 +51,84 @@ _PACKAGES = (
 )
 
 
+class Writer(Protocol):
+  """Keeps what a run says, besides its directory; see `repjax.tracking`."""
+
+  def hyperparameters(self, fields: Mapping[str, Any]) -> None:
+    """What the run is: field, 'tx.learning_rate', -> value."""
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Numbers of a step."""
+
+  def image(self, step: int, name: str, path: pathlib.Path) -> None:
+    """A figure, as a PNG file."""
+
+  def close(self, *, finished: bool) -> None:
+    """Nothing more comes, or not before the run goes on."""
+
+
+class Events:
+  """The `Writer` of events for TensorBoard.
+
+  As they come: tensorboardX's thread dies of a full disk, and who waits for it.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    board = _tensorboard()
+    self._summary, self._event = board.summary, board.proto.event_pb2
+    self._image = board.proto.summary_pb2.Summary
+    self._path = workdir / 'events.out'
+    with files.naming(self._path):
+      self._file = board.event_file_writer.EventsWriter(str(workdir / 'events'))
+
+  def hyperparameters(self, fields: Mapping[str, Any]) -> None:
+    self._write(0, *self._summary.hparams(dict(fields), {}))
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._write(step, *(self._summary.scalar(k, x) for k, x in values.items()))
+
+  def image(self, step: int, name: str, path: pathlib.Path) -> None:
+    with PIL.Image.open(path) as picture:
+      width, height = picture.size
+    image = self._image.Image(
+      height=height,
+      width=width,
+      colorspace=3,
+      encoded_image_string=path.read_bytes(),
+    )
+    value = self._image.Value(tag=f'plots/{name}', image=image)
+    self._write(step, self._image(value=[value]))
+
+  def close(self, *, finished: bool) -> None:
+    del finished  # A run that goes on begins a file of its own.
+    with files.naming(self._path):
+      self._file.close()
+
+  def _write(self, step, *summaries):
+    with files.naming(self._path):
+      for summary in summaries:
+        self._file.write_event(
+          self._event.Event(wall_time=time.time(), step=step, summary=summary)
+        )
+      self._file.flush()
+
+
+def _tensorboard() -> Any:
+  """Imports tensorboardX without PyTorch, which it would load for seconds."""
+  modules: dict[str, Any] = sys.modules
+  hidden = 'torch' not in modules
+  if hidden:
+    modules['torch'] = None  # Importing it fails now.
+  try:
+    import tensorboardX
+    import tensorboardX.proto.event_pb2
+    import tensorboardX.proto.summary_pb2
+  finally:
+    if hidden:
+      del modules['torch']
+  return tensorboardX
+
+
 class Run:
   """Writes one run's directory."""
 
@@ -56,22 +136,21 @@ class Run:
     self,
     workdir: str | os.PathLike,
     *,
-    track: Sequence[str] = ('tensorboard',),
+    track: Callable[[pathlib.Path], Writer] = Events,
   ):
     """Makes the directory.
 
     Args:
       workdir: Where to write.
-      track: What gets numbers and figures, too: of `tracking.writers.NAMES`.
+      track: Opens what gets numbers and figures besides, at the first ones.
 
     Raises:
-      InputError: If nothing can be written there, or a tracker is not here.
+      InputError: If nothing can be written there.
     """
-    writers.check(track)
-    self._track = tuple(track)
+    self._track, self._step = track, 0
     self.workdir = files.path_of(workdir)
     self.is_writer = jax.process_index() == 0
-    self._writers: writers.Writers | None = None  # From the first use on.
+    self._writer: Writer | None = None  # From the first use on.
     try:
       (self.workdir / 'plots').mkdir(parents=True, exist_ok=True)
       probe = self.workdir / f'.probe.{jax.process_index()}'
@@ -115,7 +194,7 @@ class Run:
       files.write_json(
         self.workdir / 'config.json', {'config': config, **environment()}
       )
-      self._tracked().hyperparameters(config)
+      self._tracked().hyperparameters(flat(config))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Appends numbers to metrics.jsonl, and gives them to the trackers."""
@@ -125,7 +204,8 @@ class Run:
     path = self.workdir / 'metrics.jsonl'
     with files.naming(path), open(path, 'a', encoding='utf-8') as file:
       file.write(line)
-    self._tracked().scalars(step, values)
+    self._step = step
+    self._tracked().scalars(step, {k: float(x) for k, x in values.items()})
 
   def history(self) -> list[dict[str, float]]:
     """The objects of metrics.jsonl; lines that are none are left out.
@@ -165,8 +245,8 @@ class Run:
     if self.is_writer:
       with files.naming(path):
         figure.savefig(path, dpi=120, bbox_inches='tight')
-      if self._writers is not None:  # Not of figures that are drawn later.
-        self._writers.image(name, path)
+      if self._writer is not None:  # Not of figures that are drawn later.
+        self._writer.image(self._step, name, path)
     return path
 
   def finish(self, result: Mapping[str, Any]) -> None:
@@ -184,15 +264,14 @@ class Run:
     logging.warning('%s is damaged: its config is none; it is made again', path)
     return None
 
-  def _tracked(self) -> writers.Writers:
-    if self._writers is None:
-      self._writers = writers.Writers(self._track, self.workdir)
-    return self._writers
+  def _tracked(self) -> Writer:
+    self._writer = self._writer or self._track(self.workdir)
+    return self._writer
 
   def _close(self, *, finished):
-    open_ones, self._writers = self._writers, None
-    if open_ones is not None:
-      open_ones.close(finished=finished)
+    writer, self._writer = self._writer, None
+    if writer is not None:
+      writer.close(finished=finished)
 
   def _log_to(self, path):
     import logging as python_logging
@@ -218,6 +297,21 @@ class Run:
       root.removeHandler(old)
       old.close()
     root.addHandler(handler)
+
+
+def flat(config: Mapping[str, Any], stem: str = '') -> dict[str, Any]:
+  """Nested fields by one name each, for a `Writer`.
+
+  >>> flat({'tx': {'rate': 0.1}, 'splits': ['test']})
+  {'tx.rate': 0.1, 'splits': "['test']"}
+  """
+  fields: dict[str, Any] = {}
+  for name, x in config.items():
+    if isinstance(x, Mapping):
+      fields |= flat(x, f'{stem}{name}.')
+    else:
+      fields[stem + name] = x if isinstance(x, int | float | str) else str(x)
+  return fields
 
 
 def environment() -> dict[str, Any]:

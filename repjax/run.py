@@ -9,9 +9,9 @@ is returned at once. No flags: `launch.train` and notebooks call the same.
 
 from collections.abc import Callable
 from collections.abc import Mapping
-from collections.abc import Sequence
 import json
 import os
+import pathlib
 import time
 from typing import Any
 from typing import Literal
@@ -60,7 +60,7 @@ def fit(
   resume_config: Literal['same', 'new'] = 'same',
   asked_to_stop: Callable[[], bool] = lambda: False,
   started: float | None = None,
-  track: Sequence[str] = ('tensorboard',),
+  track: Callable[[pathlib.Path], report.Writer] = report.Events,
 ) -> dict[str, Any]:
   """Trains an experiment in a directory, from where it was left there.
 

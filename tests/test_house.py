@@ -209,10 +209,10 @@ _RANKS = (
   ('files', 'trees', 'parallel', 'metrics', 'float64'),
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
-  ('weights', 'methods', 'adapt', 'tracking'),
+  ('weights', 'methods', 'adapt'),
   ('loop', 'checkpoint', 'report', 'plots'),
   ('agreement',),
-  ('start', 'run', 'experiments', 'export'),
+  ('start', 'run', 'experiments', 'export', 'tracking'),
   ('protocols',),
   ('attacks', 'analysis', 'benchmarks'),
 )

@@ -105,14 +105,18 @@ def _transformers(folder, network, config) -> card.Use:
     token_ids=ids,
     base=str(source) if source is not None else '',
   )
-  copied = []
-  for name in _TOKENIZER if source is not None else ():
-    if (source / name).is_file():
-      shutil.copyfile(source / name, folder / name)
-      copied.append(name)
+  copied = [] if source is None else _copy_tokenizer(source, folder)
   return snippets.of_published(
     written, has_tokenizer='tokenizer.json' in copied
   )
+
+
+def _copy_tokenizer(source, folder):
+  """Copies what published weights have of their tokenizer; gives its names."""
+  names = [x for x in _TOKENIZER if (source / x).is_file()]
+  for name in names:
+    shutil.copyfile(source / name, folder / name)
+  return names
 
 
 def _facts(made: restored.Restored) -> card.Facts:

@@ -24,10 +24,6 @@ from repjax.weights import vit_weights
 Names = Sequence[str] | None
 Shape = tuple[int, ...]
 
-_CLASSIFIER = dict(
-  auto='AutoModelForImageClassification', task='image-classification'
-)
-
 
 def of_vit(model: vit.ViT, image: Shape, names: Names) -> form.Form:
   """ViTForImageClassification, or IJepaForImageClassification.
@@ -62,7 +58,7 @@ def of_vit(model: vit.ViT, image: Shape, names: Names) -> form.Form:
       params = {**params, 'positions': {'embedding': _table(model, image)}}
     vit_weights.save_safetensors(path, params)
 
-  return form.Form(config, save, **_CLASSIFIER)
+  return _classifier(config, save)
 
 
 def of_beit(
@@ -102,7 +98,7 @@ def of_beit(
       task='image-feature-extraction',
     )
   config |= form.labels(model.num_classes, names)
-  return form.Form(config, beit_weights.save, **_CLASSIFIER)
+  return _classifier(config, beit_weights.save)
 
 
 def of_swin(model: swin.Swin, image: Shape, names: Names) -> form.Form:
@@ -133,7 +129,7 @@ def of_swin(model: swin.Swin, image: Shape, names: Names) -> form.Form:
     layer_norm_eps=model.layer_norm_epsilon,
     **form.labels(model.num_classes, names),
   )
-  return form.Form(config, swin_weights.save, **_CLASSIFIER)
+  return _classifier(config, swin_weights.save)
 
 
 def of_clip(model: clip.Clip, image: Shape) -> form.Form:
@@ -186,6 +182,15 @@ def of_clip(model: clip.Clip, image: Shape) -> form.Form:
     clip_weights.save,
     auto='AutoModel',
     task='zero-shot-image-classification',
+  )
+
+
+def _classifier(config, save) -> form.Form:
+  return form.Form(
+    config,
+    save,
+    auto='AutoModelForImageClassification',
+    task='image-classification',
   )
 
 

@@ -72,7 +72,7 @@ class Network(NamedTuple):
 def of(
   method: types.Method | types.Predictor,
   state: types.TrainState,
-  batch: types.Batch,
+  batch: types.Batch | types.HostBatch,
   *,
   name: str = '',
 ) -> Network:

@@ -59,7 +59,7 @@ def write(
   folder: str | os.PathLike,
   method: types.Method | types.Predictor,
   state: types.TrainState,
-  batch: types.Batch,
+  batch: types.Batch | types.HostBatch,
   *,
   rows: int = 0,
 ) -> Signature:

@@ -131,15 +131,16 @@ def write(
     network.base, stack.TokenModel | t5.T5
   ):
     made.config.update(token_ids)
-  adapted = isinstance(network.module, adapters.Adapted)
-  if adapted:
-    _check_lora(network, made)
+  model = network.module
+  names = (
+    _lora_names(model, made) if isinstance(model, adapters.Adapted) else None
+  )
   if scaling is not None:
     files.write_json(
       folder / 'preprocessor_config.json',
       _processor(_image_shape(network), scaling),
     )
-  if not adapted:
+  if not isinstance(model, adapters.Adapted) or names is None:
     _write_whole(folder, made, network)
     return Written(made)
   if not base:
@@ -148,9 +149,9 @@ def write(
     _write_whole(folder / BASE, made, network)
   peft_files.save_lora(
     folder,
-    network.module,
+    model,
     network.variables['params'],
-    names=made.names,
+    names=names,
     task_type=made.task_type or None,
   )
   config = folder / 'adapter_config.json'
@@ -177,10 +178,10 @@ def write_npz(folder: str | os.PathLike, network: networks.Network) -> None:
   )
 
 
-def _check_lora(network, made):
-  """Refuses adapters that `peft` has no files of."""
-  kinds = sorted({x.name for _, x in network.module.plan.rules})
-  what = f'The {type(network.base).__name__} with {" and ".join(kinds)}'
+def _lora_names(model: adapters.Adapted, made: form.Form) -> peft_files.Names:
+  """What `peft` calls our leaves; refuses adapters that it has no files of."""
+  kinds = sorted({x.name for _, x in model.plan.rules})
+  what = f'The {type(model.plan.model).__name__} with {" and ".join(kinds)}'
   if kinds != ['lora']:
     form.refuse(what, 'peft has files of LoRA alone')
   if made.names is None:
@@ -189,6 +190,7 @@ def _check_lora(network, made):
       'peft has files of BERT, RoBERTa, GPT-2 and BART; --merge makes LoRA a '
       'part of the weights',
     )
+  return made.names
 
 
 def _write_whole(folder, made: form.Form, network):
@@ -197,7 +199,9 @@ def _write_whole(folder, made: form.Form, network):
 
 
 def _image_shape(network) -> tuple[int, int, int]:
-  shape = np.shape(network.args[0]) if network.args else ()
+  shape: tuple[int, ...] = tuple(
+    np.shape(network.args[0] if network.args else 0)
+  )
   if len(shape) != 4:
     raise types.InputError(
       f'The {type(network.base).__name__} of this run was called without '

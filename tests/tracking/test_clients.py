@@ -6,13 +6,14 @@ import matplotlib.pyplot as plt
 import pytest
 
 from repjax import report
+from repjax.tracking import writers
 
 pytestmark = pytest.mark.filterwarnings('default')  # Of other people's code.
 
 
 def train(folder, track, steps, *, finishes):
   """What a run writes."""
-  run = report.Run(folder, track=track)
+  run = report.Run(folder, track=writers.several(track))
   with run.held():
     run.start({'seed': 3, 'tx': {'rate': 0.5}})
     for step in steps:

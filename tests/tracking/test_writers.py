@@ -54,7 +54,7 @@ def replaced(monkeypatch):
 
 
 def run_of_two_steps(folder, track):
-  run = report.Run(folder, track=track)
+  run = report.Run(folder, track=writers.several(track))
   with run.held():
     run.start(CONFIG)
     run.write(2, {'loss': np.float32(0.5)})
@@ -102,7 +102,7 @@ def test_a_house_that_closes_ends_no_run(fails, replaced, tmp_path, caplog):
 def test_a_run_that_is_stopped_is_not_finished(replaced, tmp_path):
   recorder = Recorder()
   replaced(wandb=recorder)
-  run = report.Run(tmp_path, track=('wandb',))
+  run = report.Run(tmp_path, track=writers.several(('wandb',)))
   with run.held():
     run.start(CONFIG)
   assert recorder.calls[-1] == ('close', False)
@@ -115,17 +115,17 @@ def test_what_cannot_begin_is_refused(replaced, tmp_path, monkeypatch):
   replaced()
   monkeypatch.setitem(writers._OPEN, 'wandb', closed)
   with pytest.raises(types.InputError, match='--track=wandb: no account'):
-    writers.Writers(('wandb',), tmp_path)
+    writers.several(('wandb',))(tmp_path)
 
 
-def test_unknown_and_missing_clients(tmp_path, monkeypatch):
+def test_unknown_and_missing_clients(monkeypatch):
   with pytest.raises(
     types.InputError, match=r"--track must be one of.*'wandbb'"
   ):
-    report.Run(tmp_path, track=('wandbb',))
+    writers.several(('wandbb',))
   monkeypatch.setattr(writers.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(types.InputError, match=r'pip install -e "\.\[mlflow\]"'):
-    report.Run(tmp_path, track=('mlflow',))
+    writers.several(('mlflow',))
 
 
 def test_tensorboard_gets_numbers_fields_and_figures(tmp_path):
