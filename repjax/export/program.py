@@ -106,7 +106,8 @@ def write(
   weights = dict(zip(names, leaves, strict=True))
   inputs = {name: x for name, x in batch.items() if name != _MASK}
   # Of inputs with any number of rows none is left out, read or not.
-  count = next(iter(batch.values())).shape[0]
+  column: Any = next(iter(batch.values()))
+  count = len(column)
   whole = _export(predict, weights, _rows(inputs, count))
   read = set(whole.module_kept_var_idx)
   count = rows or export.symbolic_shape('rows')[0]
