@@ -12,6 +12,7 @@ from repjax import files
 from repjax import report
 from repjax import run as runs
 from repjax.data.text import tokens
+from repjax.experiments import private_keys
 from repjax.export import card
 from repjax.export import networks
 from repjax.export import program
@@ -125,19 +126,30 @@ def _facts(made: restored.Restored) -> card.Facts:
   directory = report.Run(made.workdir)
   finished = directory.result()
   if finished is not None and finished.get('steps') == step:
-    results = finished['result']
+    results, privacy = finished['result'], finished.get('privacy')
   else:
     rows = [x for x in directory.history() if x['step'] == step]
     results = {k: x for row in rows for k, x in row.items() if '/' in k}
-  statement = made.experiment.guard.statement(step).get('privacy')
+    privacy = _privacy(made, step)
   return card.Facts(
     recipe=f'{said["config"]["file"]}:{said["config"]["preset"]}'.rstrip(':'),
     step=step,
     config=runs.identity(made.config),
     results=results,
-    privacy=None if statement is None else statement.to_dict(),
+    privacy=privacy,
     versions=said['versions'],
   )
+
+
+def _privacy(made, step):
+  """What a private run may claim at a step that is not its last; else None."""
+  if not (made.workdir / private_keys.NAME).exists():
+    return None  # Without the keys of the run nothing may be claimed.
+  begun = made.experiment.guard.begin(
+    made.experiment, made.workdir, runs.identity(made.config)
+  )
+  statement = begun.guard.statement(step).get('privacy')
+  return None if statement is None else statement.to_dict()
 
 
 @contextlib.contextmanager

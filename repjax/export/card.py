@@ -91,8 +91,8 @@ def text(facts: Facts, use: Use) -> str:
 def _privacy(statement) -> str:
   if statement is None:
     return (
-      'None is promised: the model was not trained privately, and what it says '
-      'may give away rows that it was trained on.'
+      'Nothing is promised: what the model says may give away rows that it was '
+      'trained on.'
     )
   lines = {k: x for k, x in statement.items() if k != 'not_covered'}
   left_out = '\n'.join(f'- {x}' for x in statement['not_covered'])

@@ -26,7 +26,7 @@ def test_a_card_says_what_was_trained():
   assert 'pipeline_tag: image-classification' in head
   assert 'configs/sam.py:small' in text and '1,500 steps' in text
   assert '| test/accuracy | 0.98 |' in text and '| jax | 0.7.2 |' in text
-  assert 'A note.' in text and 'None is promised' in text
+  assert 'A note.' in text and 'Nothing is promised' in text
   assert '"learning_rate": 0.1' in text
 
 
@@ -46,5 +46,5 @@ def test_what_is_private_is_stated():
   text = card.text(FACTS._replace(privacy=statement, results={}), USE)
   assert '(2.99, 1e-05)-differential privacy of one row' in text
   assert '- the choice of hyperparameters' in text
-  assert 'None is promised' not in text
+  assert 'Nothing is promised' not in text
   assert 'Nothing was measured at step 1,500' in text

@@ -92,3 +92,27 @@ def test_what_cannot_be_written_leaves_nothing(workdir, tmp_path):
   assert code == 1
   assert 'ViT: name one of them by --network' in output.splitlines()[-1]
   assert [x.name for x in tmp_path.iterdir()] == ['full']
+
+
+def test_a_private_run_states_what_it_may_claim(tmp_path):
+  pytest.importorskip('flatbuffers')
+  workdir = tmp_path / 'private'
+  code, output = launching.call(
+    'train', '--config=configs/dp_finetuning.py:smoke', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  said = launching.report(workdir)['privacy']
+  for name, *step in (('last',), ('before', '--step=4')):
+    code, output = export(workdir, tmp_path / name, '--format=jax', *step)
+    assert code == 0, output
+    card = (tmp_path / name / 'README.md').read_text()
+    claimed = f'({said["epsilon"]:.4g}, {said["delta"]:.3g})-differential'
+    # Fewer steps give away less.
+    assert (claimed in card) == (name == 'last')
+    assert '-differential privacy of one row' in card
+    assert {x.name for x in (tmp_path / name).iterdir()} == {
+      'README.md',
+      'predict.jax',
+      'signature.json',
+      'weights.safetensors',
+    }
