@@ -42,6 +42,11 @@ _RESUME_CONFIG = flags.DEFINE_enum(
   'What to do when the work directory was made with another config: refuse, '
   'or go on from its checkpoint with the new one.',
 )
+_TRACK = flags.DEFINE_list(
+  'track',
+  ['tensorboard'],
+  'What gets numbers and figures, too: tensorboard, wandb, mlflow.',
+)
 app.define_devices()
 flags.mark_flag_as_required('config')
 
@@ -91,8 +96,11 @@ def _train(workdir: str) -> None:
 
   from repjax import report
   from repjax import run
+  from repjax.tracking import writers
 
-  report.Run(workdir)  # Whether it can be written, before data are read.
+  # Whether it can be written, before data are read.
+  track = writers.several(_TRACK.value)
+  report.Run(workdir)
   logging.info('reading data and building the network')
   run.fit(
     _experiment(),
@@ -102,6 +110,7 @@ def _train(workdir: str) -> None:
     resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
     asked_to_stop=_catch_signals(),
     started=started,
+    track=track,
   )
 
 

@@ -2,7 +2,8 @@
 
     config.json     the resolved config, versions, git commit, devices, command
     metrics.jsonl   one object a line, each with its `step`
-    events.out.*    the same numbers for TensorBoard (no TensorFlow)
+    events.out.*    the same for TensorBoard, and the figures (no TensorFlow)
+    tracking.json   which runs of other trackers this one is, see `tracking`
     log.txt         what was printed (log.<i>.txt for process i > 0)
     plots/*.png     figures
     checkpoints/    see `checkpoint.py`
@@ -13,6 +14,7 @@
 Only process 0 writes; `log.<i>.txt` is the exception.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
@@ -26,9 +28,11 @@ import subprocess
 import sys
 import time
 from typing import Any
+from typing import Protocol
 
 from absl import logging
 import jax
+import PIL.Image
 
 from repjax import files
 from repjax import parallel
@@ -47,21 +51,106 @@ _PACKAGES = (
 )
 
 
+class Writer(Protocol):
+  """Keeps what a run says, besides its directory; see `repjax.tracking`."""
+
+  def hyperparameters(self, fields: Mapping[str, Any]) -> None:
+    """What the run is: field, 'tx.learning_rate', -> value."""
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Numbers of a step."""
+
+  def image(self, step: int, name: str, path: pathlib.Path) -> None:
+    """A figure, as a PNG file."""
+
+  def close(self, *, finished: bool) -> None:
+    """Nothing more comes, or not before the run goes on."""
+
+
+class Events:
+  """The `Writer` of events for TensorBoard.
+
+  As they come: tensorboardX's thread dies of a full disk, and who waits for it.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
+    board = _tensorboard()
+    self._summary, self._event = board.summary, board.proto.event_pb2
+    self._image = board.proto.summary_pb2.Summary
+    self._path = workdir / 'events.out'
+    with files.naming(self._path):
+      self._file = board.event_file_writer.EventsWriter(str(workdir / 'events'))
+
+  def hyperparameters(self, fields: Mapping[str, Any]) -> None:
+    self._write(0, *self._summary.hparams(dict(fields), {}))
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._write(step, *(self._summary.scalar(k, x) for k, x in values.items()))
+
+  def image(self, step: int, name: str, path: pathlib.Path) -> None:
+    with PIL.Image.open(path) as picture:
+      width, height = picture.size
+    image = self._image.Image(
+      height=height,
+      width=width,
+      colorspace=3,
+      encoded_image_string=path.read_bytes(),
+    )
+    value = self._image.Value(tag=f'plots/{name}', image=image)
+    self._write(step, self._image(value=[value]))
+
+  def close(self, *, finished: bool) -> None:
+    del finished  # A run that goes on begins a file of its own.
+    with files.naming(self._path):
+      self._file.close()
+
+  def _write(self, step, *summaries):
+    with files.naming(self._path):
+      for summary in summaries:
+        self._file.write_event(
+          self._event.Event(wall_time=time.time(), step=step, summary=summary)
+        )
+      self._file.flush()
+
+
+def _tensorboard() -> Any:
+  """Imports tensorboardX without PyTorch, which it would load for seconds."""
+  modules: dict[str, Any] = sys.modules
+  hidden = 'torch' not in modules
+  if hidden:
+    modules['torch'] = None  # Importing it fails now.
+  try:
+    import tensorboardX
+    import tensorboardX.proto.event_pb2
+    import tensorboardX.proto.summary_pb2
+  finally:
+    if hidden:
+      del modules['torch']
+  return tensorboardX
+
+
 class Run:
   """Writes one run's directory."""
 
-  def __init__(self, workdir: str | os.PathLike):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    track: Callable[[pathlib.Path], Writer] = Events,
+  ):
     """Makes the directory.
 
     Args:
       workdir: Where to write.
+      track: Opens what gets numbers and figures besides, at the first ones.
 
     Raises:
       InputError: If nothing can be written there.
     """
+    self._track, self._step = track, 0
     self.workdir = files.path_of(workdir)
     self.is_writer = jax.process_index() == 0
-    self._events: Any = None  # A writer of TensorBoard from the first use on.
+    self._writer: Writer | None = None  # From the first use on.
     try:
       (self.workdir / 'plots').mkdir(parents=True, exist_ok=True)
       probe = self.workdir / f'.probe.{jax.process_index()}'
@@ -91,7 +180,7 @@ class Run:
         raise refused or types.InputError(
           f'--workdir={self.workdir} is in use: see what process 0 says.'
         )
-      stack.callback(self._close_events)
+      stack.callback(self._close, finished=False)
       yield
 
   def log(self) -> None:
@@ -105,19 +194,18 @@ class Run:
       files.write_json(
         self.workdir / 'config.json', {'config': config, **environment()}
       )
+      self._tracked().hyperparameters(flat(config))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """Appends numbers to metrics.jsonl and the TensorBoard events."""
+    """Appends numbers to metrics.jsonl, and gives them to the trackers."""
     if not self.is_writer:
       return
     line = files.json_line({'step': step, **values})
     path = self.workdir / 'metrics.jsonl'
     with files.naming(path), open(path, 'a', encoding='utf-8') as file:
       file.write(line)
-    with files.naming(self.workdir / 'events.out'):
-      if self._events is None:
-        self._events = _Events(self.workdir)
-      self._events.write(step, values)
+    self._step = step
+    self._tracked().scalars(step, {k: float(x) for k, x in values.items()})
 
   def history(self) -> list[dict[str, float]]:
     """The objects of metrics.jsonl; lines that are none are left out.
@@ -157,11 +245,13 @@ class Run:
     if self.is_writer:
       with files.naming(path):
         figure.savefig(path, dpi=120, bbox_inches='tight')
+      if self._writer is not None:  # Not of figures that are drawn later.
+        self._writer.image(self._step, name, path)
     return path
 
   def finish(self, result: Mapping[str, Any]) -> None:
     """Writes report.json: the run is done."""
-    self._close_events()
+    self._close(finished=True)
     if self.is_writer:
       files.write_json(self.workdir / 'report.json', result)
 
@@ -174,11 +264,14 @@ class Run:
     logging.warning('%s is damaged: its config is none; it is made again', path)
     return None
 
-  def _close_events(self):
-    events, self._events = self._events, None
-    if events is not None:
-      with files.naming(self.workdir / 'events.out'):
-        events.close()
+  def _tracked(self) -> Writer:
+    self._writer = self._writer or self._track(self.workdir)
+    return self._writer
+
+  def _close(self, *, finished):
+    writer, self._writer = self._writer, None
+    if writer is not None:
+      writer.close(finished=finished)
 
   def _log_to(self, path):
     import logging as python_logging
@@ -206,44 +299,19 @@ class Run:
     root.addHandler(handler)
 
 
-class _Events:
-  """Writes events for TensorBoard.
+def flat(config: Mapping[str, Any], stem: str = '') -> dict[str, Any]:
+  """Nested fields by one name each, for a `Writer`.
 
-  As they come: tensorboardX's own thread dies of a full disk, and with it
-  everybody who waits for its queue.
+  >>> flat({'tx': {'rate': 0.1}, 'splits': ['test']})
+  {'tx.rate': 0.1, 'splits': "['test']"}
   """
-
-  def __init__(self, folder):
-    board = _tensorboard()
-    self._scalar, self._event = board.summary.scalar, board.proto.event_pb2
-    self._file = board.event_file_writer.EventsWriter(str(folder / 'events'))
-
-  def write(self, step, values):
-    for name, value in values.items():
-      self._file.write_event(
-        self._event.Event(
-          wall_time=time.time(), step=step, summary=self._scalar(name, value)
-        )
-      )
-    self._file.flush()
-
-  def close(self):
-    self._file.close()
-
-
-def _tensorboard() -> Any:
-  """Imports tensorboardX without PyTorch, which it would load for seconds."""
-  modules: dict[str, Any] = sys.modules
-  hidden = 'torch' not in modules
-  if hidden:
-    modules['torch'] = None  # Importing it fails now.
-  try:
-    import tensorboardX
-    import tensorboardX.proto.event_pb2
-  finally:
-    if hidden:
-      del modules['torch']
-  return tensorboardX
+  fields: dict[str, Any] = {}
+  for name, x in config.items():
+    if isinstance(x, Mapping):
+      fields |= flat(x, f'{stem}{name}.')
+    else:
+      fields[stem + name] = x if isinstance(x, int | float | str) else str(x)
+  return fields
 
 
 def environment() -> dict[str, Any]:

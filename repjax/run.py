@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 import json
 import os
+import pathlib
 import time
 from typing import Any
 from typing import Literal
@@ -59,6 +60,7 @@ def fit(
   resume_config: Literal['same', 'new'] = 'same',
   asked_to_stop: Callable[[], bool] = lambda: False,
   started: float | None = None,
+  track: Callable[[pathlib.Path], report.Writer] = report.Events,
 ) -> dict[str, Any]:
   """Trains an experiment in a directory, from where it was left there.
 
@@ -73,6 +75,7 @@ def fit(
       refuse ('same'), or go on from its checkpoint with this one ('new').
     asked_to_stop: Polled after every step: whether to save and stop.
     started: `time.monotonic()` of the beginning; that of this call if None.
+    track: What gets the run's numbers, too; see `tracking.writers`.
 
   Returns:
     The content of report.json.
@@ -89,7 +92,7 @@ def fit(
     from repjax import agreement  # Who is alone loads none of it.
 
     agreement.check(agreement.facts(experiment, config, origin or {}))
-  directory = report.Run(workdir)
+  directory = report.Run(workdir, track=track)
   with directory.held():
     finished = directory.result()
     if finished is not None and _same(
@@ -105,19 +108,12 @@ def fit(
       origin=origin or {},
       resume_config=resume_config,
       asked_to_stop=asked_to_stop,
-      started=started,
+      since=started,
     )
 
 
 def _fit(
-  experiment,
-  config,
-  directory,
-  *,
-  origin,
-  resume_config,
-  asked_to_stop,
-  started,
+  experiment, config, directory, *, origin, resume_config, asked_to_stop, since
 ):
   _check_best(experiment, config)
   experiment = experiment.guard.begin(
@@ -218,7 +214,7 @@ def _fit(
         for name, x in experiment.guard.statement(experiment.steps).items()
       },
       'params_crc32': trees.crc32(jax.device_get(state.params)),
-      'seconds': time.monotonic() - started,
+      'seconds': time.monotonic() - since,
       'train_seconds': progress.train_seconds,
       'config': identity(config),
     },

@@ -212,7 +212,7 @@ _RANKS = (
   ('weights', 'methods', 'adapt'),
   ('loop', 'checkpoint', 'report', 'plots'),
   ('agreement', 'matrix_plots'),
-  ('start', 'run', 'experiments'),
+  ('start', 'run', 'experiments', 'export', 'tracking'),
   ('protocols',),
   ('attacks', 'analysis', 'benchmarks'),
 )

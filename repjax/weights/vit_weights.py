@@ -4,8 +4,10 @@ Two families of files are known, and neither needs PyTorch or TensorFlow:
 
 - `.npz` of the authors (vision_transformer, AugReg) and of big_vision. Build
   `vit.ViT` with its defaults (tanh gelu, epsilon 1e-6).
-- Hugging Face `model.safetensors` of ViTForImageClassification or ViTModel.
-  These use the exact gelu and epsilon 1e-12: build `vit.ViT` from `hf_config`.
+- Hugging Face `model.safetensors` of ViTForImageClassification or ViTModel, or
+  of IJepaForImageClassification, which is the ViT without a class token that
+  averages its patches. These use the exact gelu and epsilon 1e-12: build
+  `vit.ViT` from `hf_config`.
 
 Nearly all of them want images in [-1, 1]. Nothing is loaded in part: a leaf
 that is missing, left over or of another shape is an error, and is named.
@@ -178,8 +180,10 @@ def save_npz(path: str | os.PathLike, params: PyTree) -> None:
 def save_safetensors(path: str | os.PathLike, params: PyTree) -> None:
   """Writes the parameters of a `vit.ViT` as ViTForImageClassification has them.
 
-  `load_vit` gives back the same bits. PyTorch gives the same logits if the
-  config.json beside the file has the model's gelu and epsilon.
+  Those of a model without a class token (pool='average') are written as
+  IJepaForImageClassification has them. `load_vit` gives back the same bits.
+  PyTorch gives the same logits if the config.json beside the file has the
+  model's gelu and epsilon.
 
   Args:
     path: File to write, usually `model.safetensors`. Replaced in one step.
@@ -189,10 +193,11 @@ def save_safetensors(path: str | os.PathLike, params: PyTree) -> None:
     InputError: There is no such model in Hugging Face's class.
   """
   leaves = torch_layout.flatten(params)
-  if not {'cls', 'positions/embedding'} <= leaves.keys():
+  averages = 'cls' not in leaves
+  if 'positions/embedding' not in leaves:
     raise InputError(
-      'ViTForImageClassification has a class token and learned positions: '
-      "save_safetensors needs pool='token' and position='learned'"
+      'ViTForImageClassification has learned positions: save_safetensors needs '
+      "position='learned'"
     )
   if 'pre_logits/kernel' in leaves:
     raise InputError(
@@ -200,7 +205,9 @@ def save_safetensors(path: str | os.PathLike, params: PyTree) -> None:
       'save_safetensors needs representation_dim=None'
     )
   arrays = {
-    stored_name(name): torch_layout.to_torch(np.asarray(leaf), name)
+    stored_name(name, averages=averages): torch_layout.to_torch(
+      np.asarray(leaf), name
+    )
     for name, leaf in leaves.items()
   }
   torch_layout.save(path, arrays)
@@ -219,7 +226,7 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
     InputError: There is no config.json, or `vit.ViT` cannot be what it says.
   """
   stored = stored_config.Stored(path)
-  stored.check('model_type', ('vit',))
+  kind = stored.check('model_type', ('vit', 'ijepa'))
   stored.check('qkv_bias', (True,))
   gelu = stored.check('hidden_act', tuple(stored_config.GELU))
   return dict(
@@ -233,18 +240,22 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
     attention_dropout_rate=stored('attention_probs_dropout_prob', 0.0),
     gelu=stored_config.GELU[gelu],
     layer_norm_epsilon=stored('layer_norm_eps', 1e-12),
+    **(dict(pool='average') if kind == 'ijepa' else {}),
   )
 
 
 _npz_name = functools.partial(torch_layout.rename, rules=_NPZ_NAMES)
 
 
-def stored_name(name: str) -> str:
+def stored_name(name: str, *, averages: bool = False) -> str:
   """What Hugging Face's files call one of our leaves, or one of our layers.
 
-  Layers are named with a slash at the end: 'block_0/mlp/out/'.
+  Args:
+    name: Layers are named with a slash at the end: 'block_0/mlp/out/'.
+    averages: Whether the model averages its patches, as IJepa's does.
   """
-  return torch_layout.rename(name, _HF_NAMES)
+  stored = torch_layout.rename(name, _HF_NAMES)
+  return re.sub(r'^vit\.', 'ijepa.', stored) if averages else stored
 
 
 def _read_npz(path):
@@ -294,9 +305,9 @@ def _read_npz(path):
 def _read_hf(path):
   """Leaves under the names of ViTForImageClassification."""
   leaves = torch_layout.read(path)
-  if 'embeddings.cls_token' in leaves:  # A bare ViTModel.
-    leaves = {f'vit.{name}': array for name, array in leaves.items()}
-  return leaves
+  if 'embeddings.position_embeddings' in leaves:  # A bare ViTModel.
+    return {f'vit.{name}': array for name, array in leaves.items()}
+  return {re.sub(r'^ijepa\.', 'vit.', name): x for name, x in leaves.items()}
 
 
 def _is_square(number):

@@ -381,11 +381,20 @@ class WeightsTest(parameterized.TestCase):
       vit_weights.load_vit(self.folder / name, shapes(model()))
 
   @parameterized.parameters(
-    (dict(pool='average'), 'token'), (dict(representation_dim=4), 'head')
+    (dict(position='sincos'), 'learned'), (dict(representation_dim=4), 'head')
   )
   def test_what_hugging_face_lacks_is_not_written(self, fields, message):
     with self.assertRaisesRegex(InputError, message):
       vit_weights.save_safetensors(self.folder / 'a', draw(model(**fields)))
+
+  def test_patches_that_are_averaged_come_back(self):
+    net, path = model(pool='average'), self.folder / 'a.safetensors'
+    params = draw(net)
+    vit_weights.save_safetensors(path, params)
+    names = safetensors.numpy.load_file(path)
+    self.assertIn('ijepa.layernorm.weight', names)
+    loaded = vit_weights.load_vit(path, shapes(net))
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
   def test_a_bare_vit_model_brings_its_pooler(self):
     net = model(representation_dim=WIDTH)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from flax.linen import dtypes
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from repjax.layers.attention import signature
 from repjax.types import InputError
@@ -242,7 +241,7 @@ def _fitting(name, array, query, key):
   *batch, length, num_heads, _ = query.shape
   scores = (*batch, num_heads, length, key.shape[-3])
   try:
-    fits = np.broadcast_shapes(array.shape, scores) == scores
+    fits = jnp.broadcast_shapes(array.shape, scores) == scores
   except ValueError:
     fits = False
   if not fits:

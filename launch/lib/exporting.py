@@ -1,0 +1,168 @@
+"""From a restored run to a folder of `launch.export`."""
+
+from collections.abc import Iterator
+import contextlib
+import pathlib
+import shutil
+
+import jax
+
+from launch.lib import restored
+from repjax import files
+from repjax import report
+from repjax import run as runs
+from repjax.data.text import tokens
+from repjax.experiments import private_keys
+from repjax.export import card
+from repjax.export import networks
+from repjax.export import program
+from repjax.export import published
+from repjax.export import snippets
+from repjax.weights import packaged
+from repjax.weights import torch_layout
+
+# What published weights have of their tokenizer.
+_TOKENIZER = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.txt',
+  'vocab.json',
+  'merges.txt',
+  'spiece.model',
+  'sentencepiece.bpe.model',
+  'generation_config.json',
+)
+# Those of repjax's own vocabularies.
+_OWN_IDS = dict(
+  pad_token_id=tokens.PAD,
+  bos_token_id=tokens.START,
+  eos_token_id=tokens.END,
+  decoder_start_token_id=tokens.START,
+)
+
+
+def write(
+  folder: pathlib.Path,
+  made: restored.Restored,
+  *,
+  form: str,
+  merge: bool,
+  network: str,
+  rows: int,
+) -> None:
+  """Writes a run's model, whole or not at all.
+
+  Args:
+    folder: To make.
+    made: The run.
+    form: 'transformers', 'npz' or 'jax'.
+    merge: Whether LoRA becomes a part of the weights.
+    network: Class of the network, or '' for the only one.
+    rows: Of a call of 'jax'; 0 for any number.
+  """
+  if jax.process_index():
+    return
+  experiment, state = made.experiment, made.state
+  batch = experiment.train.batch(0)
+  if experiment.eval_splits:  # Rows as they are predicted.
+    batch = next(iter(experiment.evals(experiment.eval_splits[0])))
+  with _whole(folder) as partial:
+    if form == 'jax':
+      signature = program.write(
+        partial, experiment.method, state, batch, rows=rows
+      )
+      use = snippets.of_program(signature)
+    else:
+      found = networks.of(experiment.method, state, batch, name=network)
+      found = found.merged if merge else found
+      write_it = _npz if form == 'npz' else _transformers
+      use = write_it(partial, found, made.config)
+    card.write(partial, _facts(made), use)
+
+
+def _npz(folder, network, config) -> card.Use:
+  del config
+  published.write_npz(folder, network)
+  return snippets.of_npz(network)
+
+
+def _transformers(folder, network, config) -> card.Use:
+  weights = config.weights if 'weights' in config else ''
+  scaling = None
+  if 'augment' in config and 'mean' in config.augment:
+    scaling = published.Scaling(config.augment.mean, config.augment.std)
+  source, ids = None, _OWN_IDS
+  # A folder: of a text model, with its own vocabulary.
+  if weights and (place := files.path_of(packaged.folder(weights))).is_dir():
+    source = place
+    stored = torch_layout.read_json(source, 'config.json')
+    ids = {k: x for k, x in stored.items() if k.endswith('_token_id')}
+  written = published.write(
+    folder,
+    network,
+    scaling=scaling,
+    token_ids=ids,
+    base=str(source) if source is not None else '',
+  )
+  copied = [] if source is None else _copy_tokenizer(source, folder)
+  return snippets.of_published(
+    written, has_tokenizer='tokenizer.json' in copied
+  )
+
+
+def _copy_tokenizer(source, folder):
+  """Copies what published weights have of their tokenizer; gives its names."""
+  names = [x for x in _TOKENIZER if (source / x).is_file()]
+  for name in names:
+    shutil.copyfile(source / name, folder / name)
+  return names
+
+
+def _facts(made: restored.Restored) -> card.Facts:
+  step = int(made.state.step)
+  said = files.read_json(made.workdir / 'config.json', 'config')
+  directory = report.Run(made.workdir)
+  finished = directory.result()
+  if finished is not None and finished.get('steps') == step:
+    results, privacy = finished['result'], finished.get('privacy')
+  else:
+    rows = [x for x in directory.history() if x['step'] == step]
+    results = {k: x for row in rows for k, x in row.items() if '/' in k}
+    privacy = _privacy(made, step)
+  return card.Facts(
+    recipe=f'{said["config"]["file"]}:{said["config"]["preset"]}'.rstrip(':'),
+    step=step,
+    config=runs.identity(made.config),
+    results=results,
+    privacy=privacy,
+    versions=said['versions'],
+  )
+
+
+def _privacy(made, step):
+  """What a private run may claim at a step that is not its last; else None."""
+  if not (made.workdir / private_keys.NAME).exists():
+    return None  # Without the keys of the run nothing may be claimed.
+  begun = made.experiment.guard.begin(
+    made.experiment, made.workdir, runs.identity(made.config)
+  )
+  statement = begun.guard.statement(step).get('privacy')
+  return None if statement is None else statement.to_dict()
+
+
+@contextlib.contextmanager
+def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to write to, which becomes `folder` when all went well."""
+  partial = folder.with_name(f'{folder.name}.partial')
+  shutil.rmtree(partial, ignore_errors=True)
+  try:
+    with files.naming(folder):
+      partial.mkdir(parents=True)
+      yield partial
+      if folder.exists():
+        folder.rmdir()  # It is empty.
+      partial.replace(folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Host side: a trained model as files that other programs read."""

@@ -1,0 +1,117 @@
+"""Host side: lines of Python by which an exported model is loaded."""
+
+import pathlib
+import textwrap
+
+from repjax.export import card
+from repjax.export import networks
+from repjax.export import program
+from repjax.export import published
+from repjax.models import vit
+
+_AS_GIVEN = 'What it sees is what repjax has made of the data: see below.'
+
+
+def of_published(
+  written: published.Written, *, has_tokenizer: bool = False
+) -> card.Use:
+  """How `transformers`, or `peft`, loads a folder.
+
+  Args:
+    written: What is in it.
+    has_tokenizer: Whether the tokenizer is in it, too.
+  """
+  form = written.form
+  is_image = 'num_channels' in form.config
+  lines, notes = [f'from transformers import {form.auto}'], []
+  load = f"model = {form.auto}.from_pretrained('.')"
+  if written.base:
+    lines.insert(0, 'from peft import PeftModel')
+    count = len(form.config['id2label']) if 'id2label' in form.config else 0
+    more = f', num_labels={count}' if count else ''
+    place = pathlib.PurePath(written.base)
+    if place.is_absolute():
+      notes.append(
+        '`BASE` is the folder of the published weights that the run began with '
+        f'({"/".join(place.parts[-2:])}); `adapter_config.json` says where it '
+        'was.'
+      )
+    name = 'BASE' if place.is_absolute() else written.base
+    load = (
+      f'base = {form.auto}.from_pretrained({name!r}{more})\n'
+      "model = PeftModel.from_pretrained(base, '.')"
+    )
+  if is_image:
+    lines.insert(-1, 'from transformers import AutoImageProcessor')
+    load += "\nprocessor = AutoImageProcessor.from_pretrained('.')"
+    notes.append(
+      'Images go in as [rows, channels, height, width], scaled as '
+      '`preprocessor_config.json` says.'
+    )
+  elif has_tokenizer:
+    lines.append('from transformers import AutoTokenizer')
+    load += "\ntokenizer = AutoTokenizer.from_pretrained('.')"
+  else:
+    notes.append(
+      'The tokens are those of the vocabulary that the run has learned or was '
+      'given, which is not in this folder.'
+    )
+  library = 'peft' if written.base else 'transformers'
+  return card.Use(library, '\n'.join([*lines, '', load]), form.task, notes)
+
+
+def of_npz(network: networks.Network) -> card.Use:
+  """How timm loads the authors' names."""
+  model, shape = network.base, network.args[0].shape
+  assert isinstance(model, vit.ViT)  # As `published.write_npz` has checked.
+  code = f"""
+    from timm.models import vision_transformer
+
+    model = vision_transformer.VisionTransformer(
+      img_size={tuple(shape[1:3])},
+      patch_size={model.patch_size},
+      in_chans={shape[3]},
+      num_classes={model.num_classes},
+      embed_dim={model.hidden_dim},
+      depth={model.num_layers},
+      num_heads={model.num_heads},
+      mlp_ratio={model.mlp_dim / model.hidden_dim},
+      global_pool={'token' if model.pool == 'token' else 'avg'!r},
+      class_token={model.pool == 'token'},
+      fc_norm=False,
+      act_layer={'gelu_tanh' if model.gelu == 'tanh' else 'gelu'!r},
+    )
+    model.load_pretrained('model.npz')
+  """
+  return card.Use(
+    'timm', textwrap.dedent(code), 'image-classification', (_AS_GIVEN,)
+  )
+
+
+def of_program(signature: program.Signature) -> card.Use:
+  """How JAX runs a program, without repjax."""
+  arguments = ', '.join(f'{x!r}: {x}' for x in sorted(signature.inputs))
+  code = f"""
+    from jax import export
+    import safetensors.numpy
+
+    with open('{program.PROGRAM}', 'rb') as file:
+      predict = export.deserialize(bytearray(file.read()))
+    weights = safetensors.numpy.load_file('{program.WEIGHTS}')
+    outputs = predict.call(weights, {{{arguments}}})
+  """
+  lines = [
+    f'- `{kind}` `{name}`: {x["dtype"]}[{", ".join(map(str, x["shape"]))}]'
+    for kind, group in signature._asdict().items()
+    for name, x in group.items()
+  ]
+  return card.Use(
+    'jax',
+    textwrap.dedent(code),
+    notes=(
+      'It runs on a CPU, a GPU or a TPU, for any number of `rows` where the '
+      'shapes below say so; `flatbuffers` must be installed, repjax need not.',
+      '\n'.join(lines),
+      _AS_GIVEN,
+    ),
+  )

@@ -1,0 +1,218 @@
+"""Folders of Hugging Face: what is written, our readers give back."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import small_networks
+
+from repjax import types
+from repjax.export import form
+from repjax.export import networks
+from repjax.export import published
+from repjax.layers import adapters
+from repjax.layers import performer
+from repjax.models import mlp
+from repjax.models import text_heads
+from repjax.models import transformer
+from repjax.models import vit
+from repjax.weights import beit_weights
+from repjax.weights import clip_weights
+from repjax.weights import peft_files
+from repjax.weights import swin_weights
+from repjax.weights import t5_weights
+from repjax.weights import text_config
+from repjax.weights import text_weights
+from repjax.weights import vit_weights
+
+
+def read(folder, model, args, kwargs):
+  """(the model of a folder, its parameters), as our readers have them."""
+  family = json.loads((folder / 'config.json').read_text())['model_type']
+  if family in ('vit', 'ijepa'):
+    fields = vit_weights.hf_config(folder)
+    # Files know of no rectangles but that of the images.
+    made, load = vit.ViT(**fields, grid=model.grid), vit_weights.load_vit
+  elif family == 'beit':
+    made, load = beit_weights.model(folder), beit_weights.load
+  elif family == 'swin':
+    made = type(model)(**swin_weights.hf_config(folder))
+    load = swin_weights.load
+  elif family == 'clip':
+    made, load = clip_weights.model(folder), clip_weights.load
+  elif family == 't5':
+    made, load = t5_weights.model(folder), t5_weights.load
+  else:
+    stored = text_config.read(folder)
+    fields = dict(stored.fields)
+    if isinstance(model, text_heads.Classifier):
+      fields['num_classes'] = model.num_classes
+    made = type(model)(**fields)
+    load = functools.partial(text_weights.load, family=stored.family)
+  init = functools.partial(made.init, train=False)
+  shapes = jax.eval_shape(init, jax.random.key(0), *args, **kwargs)
+  return made, load(folder, shapes['params'])
+
+
+def assert_comes_back(network, folder, args, kwargs):
+  made, params = read(folder, network.module, args, kwargs)
+  again = networks.Network(made, {'params': params}, ())
+  expected = small_networks.outputs(network, *args, **kwargs)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    small_networks.outputs(again, *args, **kwargs),
+    expected,
+  )
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *small_networks.IMAGES,
+    *small_networks.ENCODERS,
+    *small_networks.DECODERS,
+    *small_networks.BOTH,
+  ],
+)
+def test_a_network_comes_back(name, tmp_path):
+  network = small_networks.named(name)
+  published.write(tmp_path, network)
+  assert_comes_back(network, tmp_path, *small_networks.inputs(name))
+
+
+def test_masked_images_and_clip_come_back(tmp_path):
+  image, text = small_networks.images(), small_networks.tokens()
+  text[:, -1] = small_networks.VOCAB - 1
+  hidden = np.arange(len(image) * 9).reshape(-1, 9) % 2
+  for model, args in (
+    (small_networks.MASKED, (image, hidden)),
+    (small_networks.CLIP, (image, text)),
+  ):
+    network = small_networks.network(model, *args)
+    folder = tmp_path / type(model).__name__
+    folder.mkdir()
+    published.write(folder, network)
+    assert_comes_back(network, folder, args, {})
+
+
+@pytest.mark.parametrize('name', ['bert', 'roberta', 'gpt2', 'bart'])
+def test_lora_comes_back_on_its_base(name, tmp_path):
+  network = small_networks.with_lora(name)
+  written = published.write(tmp_path, network)
+  assert written.base == 'base'
+  config = json.loads((tmp_path / 'adapter_config.json').read_text())
+  assert config['base_model_name_or_path'] == written.base
+  args, kwargs = small_networks.inputs(name)
+  _, base = read(tmp_path / 'base', network.base, args, kwargs)
+  blank = jax.tree.map(np.zeros_like, network.variables)
+  own = {**blank, types.FROZEN: {}}
+  own = adapters.with_base(network.module, blank, base)
+  loaded = peft_files.load_lora(
+    tmp_path, network.module, own, names=written.form.names
+  )
+  jax.tree.map(np.testing.assert_array_equal, loaded, network.variables)
+
+
+def test_published_weights_are_a_base_by_their_name(tmp_path):
+  network = small_networks.with_lora('bert')
+  written = published.write(tmp_path, network, base='roberta-base')
+  assert written.base == 'roberta-base'
+  assert not (tmp_path / 'base').exists()
+
+
+def test_classes_pixels_and_ids_are_told(tmp_path):
+  names = ['ant', 'bee', 'cat', 'dog', 'elk']
+  published.write(
+    tmp_path,
+    small_networks.named('vit'),
+    class_names=names,
+    scaling=published.Scaling((0.5,), (0.25,)),
+    token_ids={'pad_token_id': 9},
+  )
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert list(config['id2label'].values()) == names
+  assert config['label2id']['cat'] == 2
+  assert 'pad_token_id' not in config  # Images have none.
+  pixels = json.loads((tmp_path / 'preprocessor_config.json').read_text())
+  assert pixels['image_mean'] == [0.5] * 3 and pixels['image_std'] == [0.25] * 3
+  assert pixels['size'] == {'height': 12, 'width': 12}
+  (tmp_path / 'text').mkdir()
+  published.write(
+    tmp_path / 'text',
+    small_networks.named('gpt2'),
+    token_ids={'eos_token_id': 2},
+  )
+  config = json.loads((tmp_path / 'text' / 'config.json').read_text())
+  assert config['eos_token_id'] == 2
+
+
+def test_the_authors_names_come_back(tmp_path):
+  network = small_networks.named('vit of patches')
+  published.write_npz(tmp_path, network)
+  loaded = vit_weights.load_vit(tmp_path / 'model.npz', network.params)
+  jax.tree.map(np.testing.assert_array_equal, loaded, network.params)
+  with pytest.raises(types.InputError, match=r'--format=npz.*Swin.*--merge'):
+    published.write_npz(tmp_path, small_networks.named('swin'))
+
+
+def bare(model, *args):
+  shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in args)
+  return networks.Network(model, {'params': {}}, shapes)
+
+
+@pytest.mark.parametrize(
+  ('model', 'reason'),
+  [
+    (mlp.Mlp(3, features=(4,)), 'The Mlp of this run.*ViT, BEiT, Swin'),
+    (
+      small_networks.IMAGES['vit'].clone(attention_fn=performer.Favor()),
+      'attention is exact, and here Favor',
+    ),
+    (
+      small_networks.IMAGES['vit'].clone(representation_dim=4),
+      'representation_dim=None, and this one 4',
+    ),
+    (small_networks.ENCODERS['bert'].clone(pool='mean'), "pool='first'"),
+    (small_networks.ENCODERS['bert'].clone(norm='pre'), "norm='post'"),
+    (small_networks.DECODERS['gpt2'].clone(position='rotary'), "'rotary'"),
+    (small_networks.DECODERS['gpt2'].clone(num_positions=None), 'of a number'),
+    (small_networks.BOTH['bart'].clone(position_offset=0), 'position_offset=2'),
+    (small_networks.BOTH['t5'].clone(scaled=False), 'tied'),
+    (small_networks.CLIP.clone(initial_bias=-10.0), 'initial_bias=None'),
+    (
+      small_networks.CLIP.clone(image_tower=small_networks.IMAGES['vit']),
+      'here ViT and TextTower',
+    ),
+  ],
+)
+def test_what_has_no_published_form_is_refused(model, reason, tmp_path):
+  with pytest.raises(types.InputError, match=reason) as error:
+    published.write(tmp_path, bare(model, small_networks.images()))
+  assert '--format=jax' in str(error.value)
+  assert '\n' not in str(error.value)
+  assert not list(tmp_path.iterdir())
+
+
+def test_adapters_without_files_are_refused(tmp_path):
+  model = adapters.adapt(
+    small_networks.DECODERS['gpt2'], {'.*/mlp': adapters.adapter(2)}
+  )
+  assert isinstance(model.plan.model, transformer.DecoderLM)
+  with pytest.raises(types.InputError, match=r'DecoderLM with .*LoRA alone'):
+    published.write(tmp_path, bare(model, small_networks.tokens()))
+  assert not list(tmp_path.iterdir())
+
+
+def test_lora_of_images_is_merged_or_refused(tmp_path):
+  network = small_networks.with_lora('vit')
+  with pytest.raises(types.InputError, match='--merge'):
+    published.write(tmp_path, network)
+  assert not list(tmp_path.iterdir())
+  published.write(tmp_path, network.merged)
+  assert_comes_back(network, tmp_path, *small_networks.inputs('vit'))
+
+
+def test_sizes_are_one_number_where_they_are_equal():
+  assert form.size((4, 4)) == 4 and form.size((4, 3)) == [4, 3]

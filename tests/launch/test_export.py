@@ -1,0 +1,118 @@
+"""`launch.export`: a trained run as files, whole or not at all."""
+
+import json
+
+import launching
+import numpy as np
+import pytest
+
+from repjax import loop
+from repjax.models import vit
+from repjax.weights import vit_weights
+
+RUN = ('--config.min_steps=2', '--config.run.save_every=2')
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A finished run of a ViT."""
+  folder = tmp_path_factory.mktemp('run')
+  code, output = launching.call(
+    'train', f'--config={launching.SMOKE}', f'--workdir={folder}', *RUN
+  )
+  assert code == 0, output
+  return folder
+
+
+def export(workdir, folder, *more):
+  return launching.call(
+    'export', f'--workdir={workdir}', f'--to={folder}', *more
+  )
+
+
+def logits_of_run():
+  """(images, what the run's last checkpoint says of them)."""
+  from configs import vit as recipe
+
+  config = recipe.get_config('smoke')
+  experiment = recipe.build(config)
+  batch = next(iter(experiment.evals('test')))
+  return experiment, batch
+
+
+def test_a_run_becomes_a_folder_of_hugging_face(workdir, tmp_path):
+  folder = tmp_path / 'hub'
+  code, output = export(workdir, folder)
+  assert code == 0, output
+  assert {x.name for x in folder.iterdir()} == {
+    'README.md',
+    'config.json',
+    'model.safetensors',
+    'preprocessor_config.json',
+  }
+  experiment, batch = logits_of_run()
+  fresh = loop.init(experiment.method, experiment.train.batch(0), 0)
+  params = vit_weights.load_vit(folder, fresh.params)
+  arrays = launching.arrays(workdir)
+  (head,) = [
+    x
+    for name, x in arrays.items()
+    if name.endswith('params/head/kernel') and 'opt_state' not in name
+  ]
+  np.testing.assert_array_equal(params['head']['kernel'], head)
+  model = vit.ViT(**vit_weights.hf_config(folder))
+  logits = model.apply({'params': params}, batch['image'], train=False)
+  found = experiment.method.predict(fresh.replace(params=params), batch)
+  np.testing.assert_allclose(logits, found['logits'], atol=1e-5)
+  card = (folder / 'README.md').read_text()
+  wanted = launching.report(workdir)['result']['test/accuracy']
+  assert f'| test/accuracy | {wanted:.6g} |' in card
+  assert str(workdir) not in card
+  pixels = json.loads((folder / 'preprocessor_config.json').read_text())
+  assert pixels['image_mean'] == [0.5]
+
+
+def test_the_authors_names_and_a_program(workdir, tmp_path):
+  code, output = export(workdir, tmp_path / 'npz', '--format=npz')
+  assert code == 0, output
+  assert 'load_pretrained' in (tmp_path / 'npz' / 'README.md').read_text()
+  pytest.importorskip('flatbuffers')
+  code, output = export(workdir, tmp_path / 'jax', '--format=jax')
+  assert code == 0, output
+  assert 'predict.call' in (tmp_path / 'jax' / 'README.md').read_text()
+
+
+def test_what_cannot_be_written_leaves_nothing(workdir, tmp_path):
+  full = tmp_path / 'full'
+  full.mkdir()
+  (full / 'mine').write_text('')
+  code, output = export(workdir, full)
+  assert code == 1 and 'is there already' in output.strip().splitlines()[-1]
+  code, output = export(workdir, tmp_path / 'new', '--network=Swin')
+  assert code == 1
+  assert 'ViT: name one of them by --network' in output.splitlines()[-1]
+  assert [x.name for x in tmp_path.iterdir()] == ['full']
+
+
+def test_a_private_run_states_what_it_may_claim(tmp_path):
+  pytest.importorskip('flatbuffers')
+  workdir = tmp_path / 'private'
+  code, output = launching.call(
+    'train', '--config=configs/dp_finetuning.py:smoke', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  said = launching.report(workdir)['privacy']
+  for name, *step in (('last',), ('before', '--step=4')):
+    code, output = export(workdir, tmp_path / name, '--format=jax', *step)
+    assert code == 0, output
+    card = (tmp_path / name / 'README.md').read_text()
+    claimed = f'({said["epsilon"]:.4g}, {said["delta"]:.3g})-differential'
+    # Fewer steps give away less.
+    assert (claimed in card) == (name == 'last')
+    assert '-differential privacy of one row' in card
+    assert {x.name for x in (tmp_path / name).iterdir()} == {
+      'README.md',
+      'predict.jax',
+      'signature.json',
+      'weights.safetensors',
+    }
