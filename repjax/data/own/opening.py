@@ -98,7 +98,7 @@ def _read(path, name, like, needs_label) -> rows.Rows:
   if suffixes & {'.npz', '.npy'}:
     return arrays.read(path, renamed=renamed)
   if suffixes & {'.txt'}:
-    return tables.lines(path, _text_column(like, path))
+    return tables.lines(path, _text_columns(like, path))
   if not path.is_dir() and path.suffix.lower() not in folders.SUFFIXES:
     raise types.InputError(
       f'{path} is no file that is read here: images, .csv, .tsv, .jsonl, .txt, '
@@ -111,17 +111,16 @@ def _read(path, name, like, needs_label) -> rows.Rows:
   )
 
 
-def _text_column(like, path):
-  """The one column of texts of a set."""
+def _text_columns(like, path):
+  """The columns of texts of a set; a run reads one of them."""
   first = like.read([0])
   texts = [k for k, x in first.items() if x.dtype == object and k != 'image']
-  if len(texts) != 1:
+  if not texts:
     raise types.InputError(
-      f'{path} has lines of text, and {like.name} '
-      f'{len(texts) or "no"} column(s) of texts: give a .csv or .jsonl file '
-      'that names its columns.'
+      f'{path} has lines of text, and {like.name} no column of texts: give '
+      'files like those that the run was trained on.'
     )
-  return texts[0]
+  return texts
 
 
 def _filled(made, like, path):

@@ -123,9 +123,10 @@ def _open(name, path, fingerprint):
   """Reads files; again only where they have changed."""
   del fingerprint
   named, title = names.parse(name), f'{name} {path}'
-  read = rows.with_splits(
-    read_files(named, path), test_share=named.test_share, title=title
-  )
+  read = read_files(named, path)
+  if read.labels is not None:
+    rows.classes(read.labels, title=title)  # Refuses what are none.
+  read = rows.with_splits(read, test_share=named.test_share, title=title)
   if read.labels is None:
     return _Whole(read.source, read.splits)
   classes = rows.classes(read.labels[read.splits == 'train'], title=title)

@@ -92,14 +92,15 @@ def read(
   )
 
 
-def lines(path: pathlib.Path, column: str) -> rows.Rows:
-  """The lines of a file of text, but for empty ones, as one column."""
+def lines(path: pathlib.Path, columns: Sequence[str]) -> rows.Rows:
+  """The lines of a file that are not empty, as each of some columns."""
   texts = [x.strip() for x in _text(path).splitlines()]
   kept = [(i, x) for i, x in enumerate(texts, 1) if x]
   if not kept:
     raise types.InputError(f'{path} has no line of text.')
+  encoded = _objects([x.encode() for _, x in kept])
   made = source.from_arrays(
-    path.name, {column: _objects([x.encode() for _, x in kept])}, split=''
+    path.name, dict.fromkeys(columns, encoded), split=''
   )
   return rows.Rows(
     source=made,

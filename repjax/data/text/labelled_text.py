@@ -22,6 +22,7 @@ def rows(
   tokenizer: tokenizing.Tokenizer,
   length: int,
   num_classes: int,
+  class_names: Sequence[str] | None = None,
   name: str = 'text',
   split: str = 'train',
   frame: Frame = None,
@@ -34,6 +35,7 @@ def rows(
     tokenizer: What makes ids of them.
     length: Tokens of a row; longer texts are cut.
     num_classes: Number of classes.
+    class_names: One a class.
     name: For messages.
     split: For messages.
     frame: What stands around each text, also around one that is cut.
@@ -48,6 +50,7 @@ def rows(
     name,
     {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
     num_classes=num_classes,
+    class_names=class_names,
     split=split,
   )
 
@@ -69,13 +72,17 @@ def load(
   """
   read = sources.load(name, split, data_dir=data_dir)
   if read.num_classes is None:
-    raise types.InputError(f'{name} has no column of class labels.')
+    raise types.InputError(
+      f'{name} has no column of class labels; a file of your own says which '
+      'it is by --config.data.name=csv:label=COLUMN.'
+    )
   return rows(
     read.column(column),
     read.column('label'),
     tokenizer=tokenizer,
     length=length,
     num_classes=read.num_classes,
+    class_names=read.class_names,
     name=name,
     split=split,
     frame=frame,
