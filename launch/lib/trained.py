@@ -26,6 +26,7 @@ from repjax import types
 from repjax.data.own import opening
 from repjax.data.reading import prepared
 from repjax.experiments import of_series
+from repjax.methods import step as step_lib
 from repjax.metrics import classification
 
 # As `experiment.tables` gives them: columns, and lines of them.
@@ -55,7 +56,10 @@ class Predicted(NamedTuple):
     """
     if self.tables:
       header, lines = next(iter(self.tables.values()))
-      return list(header), [list(x) for x in lines]
+      if not self.names or header[0] != 'row':
+        return header, lines
+      named = [[self.names[int(row)], *line] for row, *line in lines]
+      return ['input', *header[1:]], named
     if self.class_names is None:
       raise types.InputError(
         'Runs of this recipe predict neither classes nor tables, but '
@@ -88,9 +92,9 @@ class Trained:
   state: types.TrainState
 
   @property
-  def variables(self) -> dict[str, types.PyTree]:
-    """What the network is applied with: parameters, statistics."""
-    return {'params': self.state.params, **self.state.model_state}
+  def variables(self) -> types.PyTree:
+    """What the network predicts with: parameters, or their average, and all."""
+    return step_lib.variables(self.state)
 
   @functools.cached_property
   def model(self) -> nn.Module:
@@ -142,7 +146,7 @@ class Trained:
       count = outputs['logits'].shape[1]
       class_names = batches.source.class_names or [str(i) for i in range(count)]
     return Predicted(
-      names=[names[i] for i in columns['index']],
+      names=names,
       outputs=outputs,
       class_names=class_names,
       tables={}

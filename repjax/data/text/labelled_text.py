@@ -97,6 +97,7 @@ def completions(
   length: int,
   separator: str = ' | ',
   name: str = 'text',
+  split: str = 'train',
   frame: Frame = None,
 ) -> sources.Source:
   """Prompts with what follows them, for a language model; targets alone count.
@@ -112,6 +113,7 @@ def completions(
     length: Tokens of prompt and target together, and targets of a row at most.
     separator: Text between prompt and target.
     name: For messages.
+    split: For messages.
     frame: What stands before the prompt and after the target.
 
   Returns:
@@ -147,7 +149,9 @@ def completions(
       100 * np.mean(np.array(sizes)[:, 1] > length),
     )
   return sources.from_arrays(
-    name, {'tokens': padded, 'weights': mask.astype(np.float32)}
+    name,
+    {'tokens': padded, 'weights': mask.astype(np.float32)},
+    split=split,
   )
 
 
