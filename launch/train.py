@@ -17,6 +17,7 @@ from absl import logging
 from launch.lib import app
 from launch.lib import process
 from launch.lib import recipes
+from repjax import files
 from repjax import types
 
 _CONFIG = app.define_config()
@@ -46,6 +47,7 @@ def main() -> None:
   app.initialize()
 
   from launch.lib import building
+  from launch.lib import kept_classes
   from repjax import report
   from repjax import run
 
@@ -53,8 +55,10 @@ def main() -> None:
   config = _CONFIG.value
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
+  experiment = building.build(recipes.load_config_module(file), config, preset)
+  kept_classes.keep(files.path_of(workdir), experiment, config)
   run.fit(
-    building.build(recipes.load_config_module(file), config, preset),
+    experiment,
     config,
     workdir,
     origin={'file': file, 'preset': preset},

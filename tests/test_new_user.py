@@ -1,4 +1,4 @@
-"""A new user's hour: files of one's own, from pictures and texts to predictions.
+"""A new user's hour: from pictures and texts of one's own to predictions.
 
 As a user does it, in processes, without TensorFlow and without a prepared set.
 """

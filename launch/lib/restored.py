@@ -151,6 +151,7 @@ def beside(workdir: str, given: Flags, field: str) -> Restored:
 def _read(workdir, said, step, *, data_dir, changes) -> Restored:
   """What stands in a work directory, with changes over its config."""
   from launch.lib import building
+  from launch.lib import kept_classes
   from repjax import checkpoint
   from repjax import loop
 
@@ -174,6 +175,7 @@ def _read(workdir, said, step, *, data_dir, changes) -> Restored:
   if data_dir:
     config.data.dir = data_dir
   experiment = building.build(module, config, preset)
+  kept_classes.check(workdir, experiment, config)
   state = checkpoint.as_state(
     stored,
     loop.init(experiment.method, experiment.train.batch(0), config.seed),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import launching
 import numpy as np
@@ -101,6 +102,21 @@ def test_one_file_is_printed_as_json(run, digits):
   line = json.loads(output.splitlines()[-1])
   assert line['input'] == file.name
   assert line['probability'] == line[f'p({line["predicted"]})']
+
+
+def test_classes_that_are_no_longer_those_of_the_run_are_refused(run, digits):
+  # Another data directory is another set: evaluation by --data_dir, and going
+  # on, need the same classes.
+  folder = digits / f'{run.name}-renamed'
+  shutil.copytree(digits / 'mine', folder)
+  (folder / '3').rename(folder / 'three')
+  match = f'The classes of --data_dir are not those that {run} was trained on'
+  data = f'--data_dir={folder}'
+  for flags in (
+    ('evaluate', f'--workdir={run}', data),
+    ('predict', f'--workdir={run}', data, f'--inputs={digits / "new"}'),
+  ):
+    _refused(match, *flags)
 
 
 def _refused(match, *arguments):
