@@ -24,20 +24,23 @@ def read(
   path: pathlib.Path,
   *,
   renamed: Mapping[str, str] | None = None,
+  needs_label: bool = True,
 ) -> rows.Rows:
   """The rows of an .npz file, or of a folder of .npz or .npy files.
 
   Args:
     path: Of either.
     renamed: Column -> what the files call it.
+    needs_label: Whether a file is refused that has not the array that `renamed`
+      takes for it.
 
   Raises:
     InputError: A file cannot be read, arrays differ in length, or one is of a
       kind that no model reads.
   """
   parts = {
-    split: _named(_by_split, renamed or {}, str(path))
-    for split, _by_split in _parts(path).items()
+    split: _named(columns, renamed or {}, str(path), needs_label)
+    for split, columns in _parts(path).items()
   }
   first = next(iter(parts.values()))
   for split, columns in parts.items():
@@ -126,10 +129,10 @@ def _npy(path):
     ) from error
 
 
-def _named(columns, renamed, title):
+def _named(columns, renamed, title, needs_label):
   """Columns by the names that they have in batches."""
   for name, old in renamed.items():
-    if old not in columns:
+    if old not in columns and (needs_label or name != 'label'):
       raise types.InputError(
         f'{title} has no array {old!r}, which --config.data.name takes for '
         f'{name}; it has {", ".join(columns)}.'

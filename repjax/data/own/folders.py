@@ -144,6 +144,15 @@ def _listed(root):
   """All images, by split and class."""
   folders = _folders(root)
   splits = {x: rows.SPLITS.get(x.name.lower(), '') for x in folders}
+  if (
+    len(splits) > 1
+    and all(splits.values())
+    and ('train' not in splits.values())
+  ):
+    raise types.InputError(
+      f'{root} has folders of splits, {", ".join(x.name for x in splits)}, and '
+      'none is called train: add it.'
+    )
   if 'train' not in splits.values():
     return _of_classes(root, folders, '')
   others = [x.name for x, split in splits.items() if not split]

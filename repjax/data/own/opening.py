@@ -85,18 +85,21 @@ def _read(path, name, like, needs_label) -> rows.Rows:
     raise types.InputError(f'There is no file or folder {path}.')
   own = name.partition(':')[0] in names.KINDS
   named = names.parse(name) if own else names.Name('', {})
-  # Who predicts may leave the labels out.
-  renamed = {
-    k: x for k, x in named.renamed.items() if needs_label or k != 'label'
-  }
   suffixes = {path.suffix.lower()}
   if path.is_dir():
     suffixes = {x.suffix.lower() for x in path.iterdir() if x.is_file()}
   for kind, known in tables.SUFFIXES.items():
     if suffixes & set(known):
-      return tables.read(path, kind, renamed=renamed, needs_label=needs_label)
+      return tables.read(
+        path,
+        kind,
+        renamed=named.renamed,
+        features=_features(named, like),
+        texts=_texts(like),
+        needs_label=needs_label,
+      )
   if suffixes & {'.npz', '.npy'}:
-    return arrays.read(path, renamed=renamed)
+    return arrays.read(path, renamed=named.renamed, needs_label=needs_label)
   if suffixes & {'.txt'}:
     return tables.lines(path, _text_columns(like, path))
   if not path.is_dir() and path.suffix.lower() not in folders.SUFFIXES:
@@ -111,10 +114,25 @@ def _read(path, name, like, needs_label) -> rows.Rows:
   )
 
 
-def _text_columns(like, path):
-  """The columns of texts of a set; a run reads one of them."""
+def _features(named, like):
+  """Columns that are the features of a table, in the order of the set."""
   first = like.read([0])
-  texts = [k for k, x in first.items() if x.dtype == object and k != 'image']
+  if named.kind not in tables.SUFFIXES or 'features' not in first:
+    return ()
+  if 'features' in named.renamed:
+    return named.renamed['features'].split('+')
+  return tables.feature_names(first)
+
+
+def _texts(like):
+  """Columns of texts of a set."""
+  first = like.read([0])
+  return [k for k, x in first.items() if x.dtype == object and k != 'image']
+
+
+def _text_columns(like, path):
+  """Where lines of text go: a run reads one of these columns."""
+  texts = _texts(like)
   if not texts:
     raise types.InputError(
       f'{path} has lines of text, and {like.name} no column of texts: give '

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
+import math
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -167,10 +168,18 @@ def classes(labels: np.ndarray, *, title: str) -> tuple[str, ...]:
       f'such as {labels[0]!r}: these are no classes. Give the column of '
       'classes, such as --config.data.name=csv:label=COLUMN.'
     )
+  return tuple(sorted(found, key=_place(found)))
+
+
+def _place(found):
+  """What classes are sorted by: numbers, if all are, and then letters."""
   try:
-    return tuple(sorted(found, key=float))
+    numbers = {x: float(x) for x in found}
   except ValueError:
-    return tuple(sorted(found))
+    return str
+  if not all(map(math.isfinite, numbers.values())):
+    return str
+  return lambda x: (numbers[x], x)  # '1' and '1.0' are two.
 
 
 def indices(

@@ -35,6 +35,8 @@ def read(
   kind: str,
   *,
   renamed: Mapping[str, str] | None = None,
+  features: Sequence[str] = (),
+  texts: Sequence[str] = (),
   needs_label: bool = True,
 ) -> rows.Rows:
   """The rows of a file, or of a folder with a file a split.
@@ -42,8 +44,13 @@ def read(
   Args:
     path: Of either.
     kind: 'csv' (also .tsv, with tabs) or 'jsonl'.
-    renamed: Column -> what the files call it.
-    needs_label: Whether a row whose label is empty is refused.
+    renamed: Column -> what the files call it; 'features' names several by
+      'a+b'.
+    features: Columns of numbers side by side; () for what `renamed` says, or
+      all where there are no texts.
+    texts: Columns of texts, whatever their cells are.
+    needs_label: Whether a row without a label is refused, and so is a file that
+      has not the column that `renamed` takes for it.
 
   Raises:
     InputError: A file cannot be read, or a column is not there.
@@ -52,12 +59,16 @@ def read(
     files = rows.split_files(path, SUFFIXES[kind])
   else:
     files = {'': path}
+  renamed = dict(renamed or {})
+  if not features and 'features' in renamed:
+    features = renamed['features'].split('+')
+  renamed.pop('features', None)
   columns: dict[str, list[Any]] = {}
   splits: list[str] = []
   names: list[str] = []
   for split, file in files.items():
     table, lines = _TABLES[kind](file)
-    table = _renamed(table, renamed or {}, str(file))
+    table = _renamed(table, renamed, features, str(file), needs_label)
     if columns and set(table) != set(columns):
       odd = sorted(set(table) ^ set(columns))
       raise types.InputError(
@@ -78,9 +89,9 @@ def read(
   )
   if 'label' in columns:
     labels = _labels(columns.pop('label'), names, path, needs_label)
-  made = _typed(columns, names)
-  if 'features' not in made:
-    made |= _features(made, names, path, (renamed or {}).get('features', ''))
+  made = _typed(columns, names, texts)
+  if features or 'features' not in made:
+    made |= _features(made, names, path, features)
   if not made:
     raise types.InputError(f'{path} has no column besides the label.')
   return rows.Rows(
@@ -109,6 +120,15 @@ def lines(path: pathlib.Path, columns: Sequence[str]) -> rows.Rows:
     names=[f'{path.name}:{i}' for i, _ in kept],
     order=np.array([rows.digest(x.encode()) for _, x in kept], np.uint64),
   )
+
+
+def feature_names(columns: Mapping[str, np.ndarray]) -> list[str]:
+  """Columns that are laid side by side where none are named, in their order."""
+  return [
+    name
+    for name, x in columns.items()
+    if x.ndim == 1 and x.dtype != object and name not in _NO_FEATURES
+  ]
 
 
 def _text(path):
@@ -203,17 +223,16 @@ def _json_lines(path):
 _TABLES = {'csv': _csv, 'jsonl': _json_lines}
 
 
-def _renamed(table, renamed, title):
+def _renamed(table, renamed, features, title, needs_label):
   """A table with its columns called as `renamed` says."""
-  for name, old in renamed.items():
-    parts = old.split('+') if name == 'features' else [old]
-    for part in parts:
-      if part not in table:
-        raise types.InputError(
-          f'{title} has no column {part!r}, which --config.data.name takes for '
-          f'{name}; it has {", ".join(table)}.'
-        )
-  moved = {old: new for new, old in renamed.items() if new != 'features'}
+  wanted = {**renamed, **{f'features ({x})': x for x in features}}
+  for name, old in wanted.items():
+    if old not in table and (needs_label or name != 'label'):
+      raise types.InputError(
+        f'{title} has no column {old!r}, which --config.data.name takes for '
+        f'{name}; it has {", ".join(table)}.'
+      )
+  moved = {old: new for new, old in renamed.items()}
   return {
     moved.get(name, name): cells
     for name, cells in table.items()
@@ -233,11 +252,11 @@ def _labels(cells, names, path, needs_label):
   return None if empty.size else labels
 
 
-def _typed(columns, names):
+def _typed(columns, names, as_texts):
   """Columns of cells as arrays: numbers, or texts as bytes."""
   made = {}
   for name, cells in columns.items():
-    numbers = _numbers(cells)
+    numbers = None if name in as_texts else _numbers(cells)
     if numbers is not None:
       made[name] = numbers
       continue
@@ -272,13 +291,11 @@ def _numbers(cells):
     return wide.astype(np.float32)
 
 
-def _features(made, names, path, asked: str):
+def _features(made, names, path, asked: Sequence[str]):
   """The column 'features' of a table without texts, or as it is asked for."""
   if not asked and any(x.dtype == object for x in made.values()):
     return {}
-  chosen: Sequence[str] = asked.split('+') if asked else [
-    x for x in made if x not in _NO_FEATURES
-  ]  # fmt: skip
+  chosen = asked or feature_names(made)
   if not chosen:
     return {}
   for name in chosen:

@@ -164,6 +164,11 @@ def _class_of_tests_alone(root):
   _picture(root / 'test' / 'c' / '1.png', 1)
 
 
+def _no_training(root):
+  for name in ('val', 'test'):
+    _picture(root / name / 'x' / '1.png', 1)
+
+
 def _split_among_classes(root):
   for name in ('train', 'bus'):
     _picture(root / name / 'x' / '1.png', 1)
@@ -177,6 +182,7 @@ def _split_among_classes(root):
     (_empty_class, 'b holds no image'),
     (_twins, r'1\.bmp and 1\.png have one stem'),
     (_class_of_tests_alone, r"labels that no training row has: 'c' \(1\)"),
+    (_no_training, 'val, and none is called train'),
     (_split_among_classes, 'and others beside them, such as bus'),
   ],
 )

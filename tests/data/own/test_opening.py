@@ -114,7 +114,7 @@ def test_lines_of_text(reviews, tmp_path):
   ('text', 'match'),
   [
     ('{"other": "p"}', 'and none of those of csv:label=stars, note, review'),
-    ('{"review": 1}', "column 'review' holds numbers"),
+    ('{"review": "p", "user": "me"}', "column 'user' holds texts"),
   ],
 )
 def test_texts_without_the_columns_of_the_set(reviews, tmp_path, text, match):
@@ -123,3 +123,27 @@ def test_texts_without_the_columns_of_the_set(reviews, tmp_path, text, match):
     source.load(
       'csv:label=stars', f'inputs:{tmp_path / "new.jsonl"}', data_dir=reviews
     )
+
+
+def test_numbers_are_texts_where_the_set_has_texts(reviews, tmp_path):
+  (tmp_path / 'new.csv').write_text('review\n7\n8\n')
+  split = f'inputs:{tmp_path / "new.csv"}'
+  rows = source.load('csv:label=stars', split, data_dir=reviews)
+  assert rows.column('review').tolist() == [b'7', b'8']
+
+
+def test_features_keep_the_order_of_the_set(tmp_path):
+  lines = [f'{i},{10 * i},{i % 2}' for i in range(10)]
+  path = tmp_path / 'train.csv'
+  path.write_text('\n'.join(['low,high,grade', *lines]))
+  new = tmp_path / 'new.csv'
+  new.write_text('high,grade,low\n50,1,5\n70,1,7\n')
+  for name in ('csv:label=grade', 'csv:label=grade,features=low+high'):
+    for marker in ('inputs', 'labelled'):
+      rows = source.load(name, f'{marker}:{new}', data_dir=str(path)).columns()
+      assert rows['features'].tolist() == [[5, 50], [7, 70]]
+      label = int(marker == 'labelled')
+      assert rows['label'].tolist() == [label, label]
+  new.write_text('high\n50\n')
+  with pytest.raises(types.InputError, match="no column 'low'"):
+    source.load('csv:label=grade', f'inputs:{new}', data_dir=str(path))
