@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 from typing import NamedTuple
 
 from absl import logging
@@ -55,13 +56,15 @@ def read(
     InputError: There are no classes, an image cannot be read, or two files of a
       class have one stem.
   """
-  return _rows(root, _listed(root), unreadable, channels)
+  return _rows(root, _listed(root), unreadable, channels, keeps=True)
 
 
 def read_unlabelled(
   path: pathlib.Path, *, unreadable: str = 'refuse', channels: int = 0
 ) -> rows.Rows:
   """One image, or all images of a folder and of those in it, without labels.
+
+  Nothing of them is kept in the cache folder: they are read once.
 
   Args:
     path: Of a file or a folder.
@@ -80,7 +83,7 @@ def read_unlabelled(
       f'{path} holds no image ({", ".join(SUFFIXES)}): give a folder of some, '
       'or one file.'
     )
-  return _rows(root, files, unreadable, channels)
+  return _rows(root, files, unreadable, channels, keeps=False)
 
 
 def fingerprint(files: Sequence[pathlib.Path]) -> str:
@@ -94,10 +97,11 @@ def fingerprint(files: Sequence[pathlib.Path]) -> str:
   return whole.hexdigest()[:16]
 
 
-def _rows(root, files, unreadable, channels):
+def _rows(root, files, unreadable, channels, *, keeps):
   paths = [x.path for x in files]
-  key = f'own/{root.name or "root"}-{fingerprint(paths)}'
-  found = cache.columns(f'{key}-looked', _Looked(tuple(paths)), len(paths))
+  found = _Looked(tuple(paths))
+  if keeps:
+    found = cache.columns(f'{_key(root, paths)}-looked', found, len(paths))
   sizes = found(np.arange(len(paths)))['size']  # Height, width, channels.
   good = sizes[:, 2] > 0
   if not good.all():
@@ -120,12 +124,10 @@ def _rows(root, files, unreadable, channels):
     reader=_Files(tuple(paths)),
     encoded={'image': shape},
   )
-  if not others and height * width * channels * len(files) <= _CACHE_LIMIT:
-    reader = cache.columns(
-      f'own/{root.name or "root"}-{fingerprint(paths)}-{channels}',
-      made.read,
-      len(files),
-    )
+  num_bytes = height * width * channels * len(files)
+  if keeps and not others and num_bytes <= _CACHE_LIMIT:
+    key = f'{_key(root, paths)}-{channels}'
+    reader = cache.columns(key, made.read, len(files))
     made = dataclasses.replace(made, reader=reader, encoded={})
   names = [x.relative_to(root).as_posix() for x in paths]
   labels = None
@@ -138,6 +140,12 @@ def _rows(root, files, unreadable, channels):
     names=names,
     order=np.array([rows.digest(x.encode()) for x in names], np.uint64),
   )
+
+
+def _key(root, paths):
+  """Where the cache keeps what is made of some files."""
+  name = re.sub(r'[^\w.+-]', '_', root.name)
+  return f'own/{name}-{fingerprint(paths)}'
 
 
 def _listed(root):

@@ -38,7 +38,7 @@ def load(name: str, split: str, *, data_dir: str) -> source.Source:
     )
   path = pathlib.Path(data_dir).expanduser().absolute()
   whole = _open(name, path, _fingerprint(path))
-  chosen = _rows_of(split, whole.sizes(), title=f'{name} {path}')
+  chosen = _rows_of(split, whole.sizes(), title=f'{named.kind} {path}')
   rows_of_all = np.concatenate(
     [np.flatnonzero(whole.splits == x)[start:stop] for x, start, stop in chosen]
   )
@@ -122,7 +122,8 @@ _ORDER = ('train', 'validation', 'test')
 def _open(name, path, fingerprint):
   """Reads files; again only where they have changed."""
   del fingerprint
-  named, title = names.parse(name), f'{name} {path}'
+  named = names.parse(name)
+  title = f'{named.kind} {path}'
   read = read_files(named, path)
   if read.labels is not None:
     rows.classes(read.labels, title=title)  # Refuses what are none.

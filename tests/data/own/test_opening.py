@@ -147,3 +147,11 @@ def test_features_keep_the_order_of_the_set(tmp_path):
   new.write_text('high\n50\n')
   with pytest.raises(types.InputError, match="no column 'low'"):
     source.load('csv:label=grade', f'inputs:{new}', data_dir=str(path))
+
+
+def test_new_files_leave_nothing_in_the_cache(digits, cache_folder):
+  source.load('digits', 'train')
+  before = set(cache_folder.rglob('*'))
+  rows = source.load('digits', f'inputs:{digits}')
+  assert len(rows.read(np.arange(60))['image']) == 60
+  assert set(cache_folder.rglob('*')) == before
