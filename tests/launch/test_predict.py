@@ -151,6 +151,36 @@ def test_inputs_that_do_not_fit_are_refused(run, digits, tmp_path):
   )
 
 
+def test_images_of_many_sizes_are_resized_everywhere(tmp_path):
+  rng = np.random.default_rng(0)
+  for i, name in enumerate(('blue', 'red') * 12):
+    size = (*rng.integers(9, 20, 2), 3)
+    pixels = rng.integers(0, 60, size, dtype=np.uint8)
+    pixels[..., 2 if name == 'blue' else 0] += 150
+    part = 'test' if i >= 16 else 'train'
+    path = tmp_path / 'mine' / part / name / f'{i}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+  _call(
+    'train',
+    '--config=configs/mixup.py:smoke',
+    f'--workdir={tmp_path / "run"}',
+    '--config.data.name=folder',
+    f'--data_dir={tmp_path / "mine"}',
+    '--config.augment.size=8',
+    '--config.min_steps=60',
+  )
+  assert (tmp_path / 'run' / 'plots' / 'test_predictions.png').exists()
+  output = _call(
+    'predict',
+    f'--workdir={tmp_path / "run"}',
+    f'--inputs={tmp_path / "mine" / "test"}',
+  )
+  lines = [json.loads(x) for x in output.splitlines() if x.startswith('{')]
+  assert len(lines) == 8
+  assert all(x['input'].startswith(x['predicted']) for x in lines)
+
+
 TEXTS = [
   (f'{x} {y} {i}', label)
   for i in range(6)

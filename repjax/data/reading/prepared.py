@@ -83,7 +83,8 @@ def find(name: str, *, data_dir: str = '') -> Any:
     raise types.InputError(
       f'The data set {name} is not prepared in {folder}{there}. Prepare it '
       f'once with `{command}`, or use digits, which comes with repjax and '
-      'needs nothing.'
+      'needs nothing. (Files of your own: --config.data.name=folder, csv, '
+      'jsonl or npz.)'
     )
   builder = open_folder(place)
   if 'array_record' not in formats(builder):
