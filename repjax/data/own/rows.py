@@ -150,6 +150,28 @@ def stratified(
   return chosen
 
 
+def mixed(order: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+  """All rows in an order of which each part has the classes in their shares.
+
+  Files lie class by class, so that 'train[90%:]' would else be one of them.
+
+  Args:
+    order: What decides within a class, [n].
+    labels: Of each row, [n]; None where there are none.
+
+  Returns:
+    Rows, [n].
+  """
+  places = np.empty(len(order))
+  groups: Iterable[Any] = [np.arange(len(order))]
+  if labels is not None:
+    groups = (np.flatnonzero(labels == x) for x in set(labels))
+  for group in groups:
+    sorted_group = group[np.argsort(order[group], kind='stable')]
+    places[sorted_group] = (np.arange(len(group)) + 0.5) / len(group)
+  return np.argsort(places, kind='stable')
+
+
 def classes(labels: np.ndarray, *, title: str) -> tuple[str, ...]:
   """Names of the classes of training rows: numbers by size, others by letters.
 

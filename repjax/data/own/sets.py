@@ -39,11 +39,9 @@ def load(name: str, split: str, *, data_dir: str) -> source.Source:
   path = pathlib.Path(data_dir).expanduser().absolute()
   whole = _open(name, path, _fingerprint(path))
   chosen = _rows_of(split, whole.sizes(), title=f'{named.kind} {path}')
-  rows_of_all = np.concatenate(
-    [np.flatnonzero(whole.splits == x)[start:stop] for x, start, stop in chosen]
-  )
+  indices = [whole.splits[x][start:stop] for x, start, stop in chosen]
   return dataclasses.replace(
-    whole.source.select(rows_of_all), name=name, split=split
+    whole.source.select(np.concatenate(indices)), name=name, split=split
   )
 
 
@@ -104,15 +102,14 @@ def from_table(
 
 
 class _Whole(NamedTuple):
-  """All rows of a set, and the split of each."""
+  """All rows of a set, and split -> its rows, with their classes mixed."""
 
   source: source.Source
-  splits: np.ndarray
+  splits: Mapping[str, np.ndarray]
 
   def sizes(self) -> Mapping[str, int]:
-    """Split -> number of rows, in the usual order."""
-    found = {x: int((self.splits == x).sum()) for x in _ORDER}
-    return {x: n for x, n in found.items() if n}
+    """Split -> number of rows."""
+    return {name: len(x) for name, x in self.splits.items()}
 
 
 _ORDER = ('train', 'validation', 'test')
@@ -128,11 +125,17 @@ def _open(name, path, fingerprint):
   if read.labels is not None:
     rows.classes(read.labels, title=title)  # Refuses what are none.
   read = rows.with_splits(read, test_share=named.test_share, title=title)
+  splits = {}
+  for split in _ORDER:
+    own = np.flatnonzero(read.splits == split)
+    if own.size:
+      labels = None if read.labels is None else read.labels[own]
+      splits[split] = own[rows.mixed(read.order[own], labels)]
   if read.labels is None:
-    return _Whole(read.source, read.splits)
+    return _Whole(read.source, splits)
   classes = rows.classes(read.labels[read.splits == 'train'], title=title)
   made = labelled(read.source, read.labels, classes, title=title)
-  return _Whole(made, read.splits)
+  return _Whole(made, splits)
 
 
 def read_files(

@@ -93,6 +93,14 @@ def test_parts_of_splits_are_those_of_tfds(pets):
     _load(pets, 'validation')
 
 
+def test_every_part_of_a_split_has_all_classes_in_their_shares(pets):
+  for i in range(10, 40):
+    _picture(pets / 'dog' / f'{i}.png', i)
+  # 32 dogs and 8 cats are for training.
+  for part in ('train[:25%]', 'train[25%:50%]', 'train[75%:]'):
+    assert np.bincount(_load(pets, part).column('label')).tolist() == [2, 8]
+
+
 def test_images_of_many_sizes_and_colours_stay_files_until_they_are_read(
   tmp_path,
 ):
