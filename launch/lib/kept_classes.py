@@ -58,11 +58,10 @@ def check(
     return
   known = files.read_json(kept, _KEY)[_KEY]
   if known != names:
-    place = next(
-      (f'{x!r} is now {y!r}' for x, y in zip(known, names, strict=False)
-       if x != y),
-      f'there are {len(names)}, and were {len(known)}',
-    )  # fmt: skip
+    pairs = zip(known, names, strict=False)
+    renamed = [f'{x!r} is now {y!r}' for x, y in pairs if x != y]
+    sizes = f'there are {len(names)}, and were {len(known)}'
+    place = [*renamed, sizes][0]
     raise types.InputError(
       f'The classes of --data_dir are not those that {workdir} was trained on: '
       f'{place}. Give the data as they were, or another --workdir.'

@@ -140,7 +140,7 @@ class Trained:
       self.state, batches, split=split
     )
     data = self.config.data
-    names = opening.row_names(data.name, split, data_dir=data.dir)
+    names = opening.named(data.name, split, data_dir=data.dir).rows
     class_names = None
     if 'logits' in outputs and outputs['logits'].ndim == 2:
       count = outputs['logits'].shape[1]
@@ -205,6 +205,14 @@ def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
       f'Runs of this recipe on config.data.name={config.data.name} take no '
       'files: their rows are made on the spot.'
     )
+  data = config.data
+  if 'column' in data and data.column:
+    there = opening.named(data.name, split, data_dir=data.dir).columns
+    if data.column not in there:
+      raise types.InputError(
+        f'{split.partition(":")[2]} has no column {data.column!r}, which the '
+        f'run reads (config.data.column); it has {", ".join(there)}.'
+      )
   usual = _first(experiment, experiment.eval_splits[0])
   if read.encoded and read.image_shape is None and batches.decode is None:
     height, width = usual['image'].shape[1:3]

@@ -222,6 +222,12 @@ def test_a_table_of_texts_is_learned_by_lora_and_new_ones_predicted(reviews):
   lines = [json.loads(x) for x in output.splitlines() if x.startswith('{')]
   assert [x['predicted'] for x in lines] == ['good', 'bad', 'good']
   assert [x['input'] for x in lines] == [f'new.txt:{i}' for i in (1, 2, 3)]
+  (reviews / 'other.csv').write_text('text\nfunny\n')
+  _refused(
+    'and none of those of csv:label=stars, review',
+    *('predict', f'--workdir={workdir}'),
+    f'--inputs={reviews / "other.csv"}',
+  )
   # LoRA's module is the root: its parameters are the trained ones.
   loaded = trained.load(workdir)
   assert set(loaded.variables) >= {'params', types.FROZEN}

@@ -105,8 +105,8 @@ def _rows(root, files, unreadable, channels, *, keeps):
   sizes = found(np.arange(len(paths)))['size']  # Height, width, channels.
   good = sizes[:, 2] > 0
   if not good.all():
-    _report(root, [x for x, y in zip(paths, good, strict=True) if not y],
-            len(paths), unreadable)  # fmt: skip
+    bad = [x for x, y in zip(paths, good, strict=True) if not y]
+    _report(root, bad, len(paths), unreadable)
     files = [x for x, y in zip(files, good, strict=True) if y]
     sizes, paths = sizes[good], [x.path for x in files]
   if not channels:

@@ -5,8 +5,10 @@ that set, to evaluate on them what was trained on it; 'inputs:PATH' is the same
 for files without labels, to predict.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
@@ -63,12 +65,25 @@ def load(name: str, split: str, *, data_dir: str) -> source.Source:
   return dataclasses.replace(made, name=name, split=split)
 
 
-def row_names(name: str, split: str, *, data_dir: str) -> list[str]:
-  """What the rows of a split 'inputs:PATH' or 'labelled:PATH' are called."""
+class Named(NamedTuple):
+  """What files call their rows and columns.
+
+  Attributes:
+    rows: One name a row: a file, or a file and a line.
+    columns: Those that the files have, but for the label.
+  """
+
+  rows: Sequence[str]
+  columns: Sequence[str]
+
+
+def named(name: str, split: str, *, data_dir: str) -> Named:
+  """The names of a split 'inputs:PATH' or 'labelled:PATH'; see `load`."""
   marker, _, place = split.partition(':')
   like = _training_rows(name, data_dir)
   path = pathlib.Path(place).expanduser()
-  return list(_read(path, name, like, marker == prepared.LABELLED).names)
+  read = _read(path, name, like, marker == prepared.LABELLED)
+  return Named(read.names, list(read.source.read([0])))
 
 
 def _training_rows(name, data_dir):
@@ -84,7 +99,7 @@ def _read(path, name, like, needs_label) -> rows.Rows:
   if not path.exists():
     raise types.InputError(f'There is no file or folder {path}.')
   own = name.partition(':')[0] in names.KINDS
-  named = names.parse(name) if own else names.Name('', {})
+  said = names.parse(name) if own else names.Name('', {})
   suffixes = {path.suffix.lower()}
   if path.is_dir():
     suffixes = {x.suffix.lower() for x in path.iterdir() if x.is_file()}
@@ -93,13 +108,13 @@ def _read(path, name, like, needs_label) -> rows.Rows:
       return tables.read(
         path,
         kind,
-        renamed=named.renamed,
-        features=_features(named, like),
+        renamed=said.renamed,
+        features=_features(said, like),
         texts=_texts(like),
         needs_label=needs_label,
       )
   if suffixes & {'.npz', '.npy'}:
-    return arrays.read(path, renamed=named.renamed, needs_label=needs_label)
+    return arrays.read(path, renamed=said.renamed, needs_label=needs_label)
   if suffixes & {'.txt'}:
     return tables.lines(path, _text_columns(like, path))
   if not path.is_dir() and path.suffix.lower() not in folders.SUFFIXES:
@@ -109,18 +124,16 @@ def _read(path, name, like, needs_label) -> rows.Rows:
     )
   like.check_images()
   read = folders.read if needs_label else folders.read_unlabelled
-  return read(
-    path, unreadable=named.unreadable, channels=like.num_channels or 0
-  )
+  return read(path, unreadable=said.unreadable, channels=like.num_channels or 0)
 
 
-def _features(named, like):
+def _features(said, like):
   """Columns that are the features of a table, in the order of the set."""
   first = like.read([0])
-  if named.kind not in tables.SUFFIXES or 'features' not in first:
+  if said.kind not in tables.SUFFIXES or 'features' not in first:
     return ()
-  if 'features' in named.renamed:
-    return named.renamed['features'].split('+')
+  if 'features' in said.renamed:
+    return said.renamed['features'].split('+')
   return tables.feature_names(first)
 
 

@@ -121,7 +121,7 @@ def _open(name, path, fingerprint):
   del fingerprint
   named = names.parse(name)
   title = f'{named.kind} {path}'
-  read = read_files(named, path)
+  read = _read(named, path)
   if read.labels is not None:
     rows.classes(read.labels, title=title)  # Refuses what are none.
   read = rows.with_splits(read, test_share=named.test_share, title=title)
@@ -138,9 +138,7 @@ def _open(name, path, fingerprint):
   return _Whole(made, splits)
 
 
-def read_files(
-  named: names.Name, path: pathlib.Path, *, needs_label: bool = True
-) -> rows.Rows:
+def _read(named, path) -> rows.Rows:
   """All rows of files of one kind."""
   if named.kind == 'folder':
     return folders.read(
@@ -152,9 +150,7 @@ def read_files(
     )
   if named.kind == 'npz':
     return arrays.read(path, renamed=named.renamed)
-  return tables.read(
-    path, named.kind, renamed=named.renamed, needs_label=needs_label
-  )
+  return tables.read(path, named.kind, renamed=named.renamed)
 
 
 def labelled(
@@ -189,8 +185,10 @@ def _rows_of(split, sizes, *, title):
       f"{title} has no split '{split}'; it has {shown}, and parts of them such "
       "as 'train[:10%]': give --config.data.eval_splits=\"('test',)\", say."
     ) from error
-  parts = [(x.splitname, x.from_ or 0, x.to or sizes[x.splitname])
-           for x in asked]  # fmt: skip
+  parts = []
+  for x in asked:
+    stop = sizes[x.splitname] if x.to is None else x.to
+    parts.append((x.splitname, x.from_ or 0, stop))
   ends: dict[str, int] = {}
   for name, start, stop in sorted(parts):
     if stop <= start or start < ends.get(name, 0):

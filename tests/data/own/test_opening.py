@@ -42,7 +42,7 @@ def test_files_with_labels_are_rows_of_the_set(digits):
 def test_files_without_labels_have_the_order_of_their_names(digits):
   split = f'inputs:{digits / "3"}'
   rows = source.load('digits', split)
-  names = opening.row_names('digits', split, data_dir='')
+  names = opening.named('digits', split, data_dir='').rows
   assert names == sorted(x.name for x in (digits / '3').iterdir())
   for row, name in enumerate(names):
     with Image.open(digits / '3' / name) as picture:
@@ -104,10 +104,9 @@ def test_lines_of_text(reviews, tmp_path):
   split = f'inputs:{tmp_path / "new.txt"}'
   rows = source.load('csv:label=stars', split, data_dir=reviews)
   assert rows.column('review').tolist() == [b'first', b'second']
-  assert opening.row_names('csv:label=stars', split, data_dir=reviews) == [
-    'new.txt:1',
-    'new.txt:3',
-  ]
+  found = opening.named('csv:label=stars', split, data_dir=reviews)
+  assert found.rows == ['new.txt:1', 'new.txt:3']
+  assert found.columns == ['review', 'note']
 
 
 @pytest.mark.parametrize(
