@@ -14,6 +14,10 @@ those of a file of one's own by --config=configs/pyraformer.py
 --config.data.file=my.csv, and by --split=future those of what comes behind it.
 Rows that came since the run was trained are the split `new`; the others
 are split and scaled as they were then.
+
+With --inputs=PATH it is evaluated on files of your own in the place of a split:
+a folder with one of images for each class, or a .csv, .jsonl or .npz with
+labels; classes are found by their names. `launch.predict` needs no labels.
 """
 
 import csv
@@ -26,10 +30,14 @@ from launch.lib import app
 from launch.lib import restored
 from repjax import files
 from repjax import types
+from repjax.data.reading import prepared
 
 _FLAGS = restored.define_flags(needs_workdir=False)
 _SPLIT = flags.DEFINE_string(
   'split', 'test', 'Split to evaluate, for example test or train[:10%].'
+)
+_INPUTS = flags.DEFINE_string(
+  'inputs', '', 'Files with labels of your own to evaluate, instead of --split.'
 )
 _EPISODES = flags.DEFINE_string(
   'episodes', '', 'Judge features by episodes of ways x shots, such as 5x1.'
@@ -54,13 +62,19 @@ def main() -> None:
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
   workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:
-    workdir, experiment, state, _ = restored.restore(_FLAGS)
+    workdir, experiment, state, config = restored.restore(_FLAGS)
   else:
     experiment, state = restored.start(_FLAGS)
+    config = _FLAGS.config.value
 
   from repjax import loop
 
   split = _SPLIT.value
+  if _INPUTS.value:
+    from launch.lib import trained
+
+    split = f'{prepared.LABELLED}:{_INPUTS.value}'
+    trained.rows(experiment, config, split)  # Refuses what does not fit.
   if asked is not None:
     judged = judged_features.measure(
       experiment,

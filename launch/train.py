@@ -19,6 +19,7 @@ from absl import logging
 from launch.lib import app
 from launch.lib import process
 from launch.lib import recipes
+from repjax import files
 from repjax import types
 
 _CONFIG = app.define_config()
@@ -94,6 +95,7 @@ def _train(workdir: str) -> None:
   file, preset = app.config_name()
   app.initialize()
 
+  from launch.lib import kept_classes
   from repjax import report
   from repjax import run
   from repjax.tracking import writers
@@ -102,8 +104,10 @@ def _train(workdir: str) -> None:
   track = writers.several(_TRACK.value)
   report.Run(workdir)
   logging.info('reading data and building the network')
+  experiment = _experiment()
+  kept_classes.keep(files.path_of(workdir), experiment, _CONFIG.value)
   run.fit(
-    _experiment(),
+    experiment,
     _CONFIG.value,
     workdir,
     origin={'file': file, 'preset': preset},

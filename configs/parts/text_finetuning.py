@@ -181,7 +181,20 @@ def experiment(
       state, pretrained(config, task), keep=adapters.added(adapted)
     )
 
-  return made._replace(measure=measure, warm_start=warm_start)
+  def tables(split, outputs, columns):
+    del split  # It is told by the columns.
+    if 'written' not in outputs:
+      return {}
+    read = functools.partial(
+      written_text.text_of,
+      decode=task.tokenizer.decode,
+      end_id=text_models.end_id(task.tokenizer),
+    )
+    texts = map(read, outputs['written'])
+    lines = zip(columns['index'], texts, strict=True)
+    return {'texts': (['row', 'text'], lines)}
+
+  return made._replace(measure=measure, warm_start=warm_start, tables=tables)
 
 
 def quality(

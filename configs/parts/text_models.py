@@ -172,6 +172,7 @@ def completions(config, tokenizer: tokens.Tokenizer) -> Load:
       tokenizer=tokenizer,
       length=data.length,
       name=data.name,
+      split=split,
       frame=frame(tokenizer),
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from configs import presets
 from configs.parts import text_models
 from repjax import types
+from repjax.data.reading import prepared
 from repjax.data.reading import source
 from repjax.data.sets import intents
 from repjax.data.sets import relatives
@@ -84,6 +85,7 @@ def _sentences(config):
     )
 
     def load(split):
+      _check_made(split, data)
       columns = task.train if split == data.train_split else task.test
       return source.from_arrays(
         data.name, columns, num_classes=task.num_classes, split=split
@@ -158,6 +160,15 @@ def _intents(config, tokenizer, split: str) -> source.Source:
   )
 
 
+def _check_made(split, data):
+  """Refuses splits of files: a set that is made has no other rows."""
+  if split.partition(':')[0] in (prepared.INPUTS, prepared.LABELLED):
+    raise types.InputError(
+      f'config.data.name={data.name} is made on the spot and has no other '
+      'rows: train on a set of texts to predict files.'
+    )
+
+
 class _Hiding(NamedTuple):
   """The size of a vocabulary whose last id hides others in pretraining."""
 
@@ -169,9 +180,14 @@ def _pairs(config):
   if data.name == 'relatives':
     text_models.refuse(config, 'config.data.name=relatives has its own words')
     task = relatives.read(**config.relatives)
+
+    def made(split):
+      _check_made(split, data)
+      return task.train if split == data.train_split else task.test
+
     return Task(
       task.train,
-      lambda split: task.train if split == data.train_split else task.test,
+      made,
       task.family,
       public=task.public if _pretrains(config) else None,
     )

@@ -34,7 +34,8 @@ _CONFIG_HELP = (
 )
 _DATA_DIR_HELP = (
   "Folder of prepared TFDS sets; '' means $TFDS_DATA_DIR or TFDS's default. "
-  'Embedded sets (digits) need none.'
+  'Embedded sets (digits) need none. With --config.data.name=folder, csv, '
+  "jsonl or npz your own folder or file (README, 'Your own data')."
 )
 _PLATFORM_HELP = 'Fail unless JAX runs on it: cpu, gpu or tpu.'
 

@@ -3,7 +3,9 @@
 Or, where none is asked for, what a config starts from: published weights.
 """
 
+from collections.abc import Mapping
 import pathlib
+import re
 from typing import Any
 from typing import NamedTuple
 
@@ -76,10 +78,16 @@ def define_flags(*, needs_workdir: bool = True) -> Flags:
   return Flags(config, workdir, step, data_dir)
 
 
-def restore(given: Flags) -> Restored:
+def restore(
+  given: Flags, *, changes: Mapping[str, Any] | None = None
+) -> Restored:
   """Builds the experiment of a work directory and reads a checkpoint.
 
   Joins the job's processes first.
+
+  Args:
+    given: The flags.
+    changes: Fields of the config, 'a.b', over those of the run and the flags.
   """
   workdir = files.path_of(given.workdir.value)
   if not (workdir / 'checkpoints').is_dir():
@@ -89,7 +97,44 @@ def restore(given: Flags) -> Restored:
     )
   said = _said(workdir, given)
   app.initialize()
-  return _read(workdir, said, given, given.step.value)
+  overrides: dict[str, Any] = {}
+  if given.config is not None and given.config.value is not None:
+    overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  return _read(
+    workdir,
+    said,
+    given.step.value,
+    data_dir=given.data_dir.value,
+    changes={**overrides, **(changes or {})},
+  )
+
+
+def load(
+  workdir: str,
+  *,
+  step: str = 'latest',
+  data_dir: str = '',
+  changes: Mapping[str, Any] | None = None,
+  field: str = 'workdir',
+) -> Restored:
+  """A work directory of one of repjax's own recipes, without flags.
+
+  Args:
+    workdir: Where it was trained.
+    step: Of the checkpoint: a number, 'latest' or 'best'.
+    data_dir: Where its data are now; '' for where they were.
+    changes: Fields of the config, 'a.b', over those of the run.
+    field: What names the directory, for messages.
+  """
+  path = files.path_of(workdir)
+  if not (path / 'checkpoints').is_dir():
+    raise types.InputError(
+      f'{field}={workdir} holds no checkpoints: give directories that '
+      'launch.train has written.'
+    )
+  said = _written(path)
+  said = {**said, 'file': recipes.own_recipe(said['file'])}
+  return _read(path, said, step, data_dir=data_dir, changes=changes or {})
 
 
 def beside(workdir: str, given: Flags, field: str) -> Restored:
@@ -100,20 +145,13 @@ def beside(workdir: str, given: Flags, field: str) -> Restored:
     given: The flags: --data_dir counts for it, too.
     field: The flag that names it.
   """
-  path = files.path_of(workdir)
-  if not (path / 'checkpoints').is_dir():
-    raise types.InputError(
-      f'{field}={workdir} holds no checkpoints: give directories that '
-      'launch.train has written.'
-    )
-  said = _written(path)
-  said = {**said, 'file': recipes.own_recipe(said['file'])}
-  return _read(path, said, given._replace(config=None), 'latest')
+  return load(workdir, data_dir=given.data_dir.value, field=field)
 
 
-def _read(workdir, said, given, step) -> Restored:
-  """What stands in a work directory, with the flags over its config."""
+def _read(workdir, said, step, *, data_dir, changes) -> Restored:
+  """What stands in a work directory, with changes over its config."""
   from launch.lib import building
+  from launch.lib import kept_classes
   from repjax import checkpoint
   from repjax import loop
 
@@ -134,13 +172,11 @@ def _read(workdir, said, given, step) -> Restored:
     raise types.InputError(f'{workdir} holds no checkpoint yet.')
   _as_trained(config, stored, workdir)
   _with_its_series(config, workdir)
-  if given.config is not None and given.config.value is not None:
-    config.update_from_flattened_dict(
-      config_flags.get_override_values(flags.FLAGS['config'])
-    )
-  if given.data_dir.value:
-    config.data.dir = given.data_dir.value
+  config.update_from_flattened_dict(changes)
+  if data_dir:
+    config.data.dir = data_dir
   experiment = building.build(module, config, preset)
+  kept_classes.check(workdir, experiment, config)
   state = checkpoint.as_state(
     stored,
     loop.init(experiment.method, experiment.train.batch(0), config.seed),
@@ -188,7 +224,7 @@ def draw(workdir: pathlib.Path, figures: Any) -> None:
 
 def file_name(split: str) -> str:
   """A split as a part of a file's name."""
-  return split.replace('[', '_').replace(']', '').replace(':', '_')
+  return re.sub(r'[\[:/~]+', '_', split).replace(']', '')
 
 
 def _said(workdir: pathlib.Path, given: Flags) -> dict[str, Any]:

@@ -82,9 +82,12 @@ def classifier(
   def figures(rows, outputs, columns):
     logits, labels = outputs['logits'], columns['label']
     chosen = plots.telling(logits, labels)
+    # Images of many sizes as the network sees them, others as they are.
+    decode = data.recipe.decode_evaluate if rows.image_shape is None else None
+    shown = rows.read(columns['index'][chosen], decode=decode)['image']
     return {
       'predictions': plots.predictions(
-        rows.read(columns['index'][chosen])['image'],
+        shown,
         logits[chosen],
         labels[chosen],
         wrong_rate=float((logits.argmax(-1) != labels).mean()),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import numpy as np
@@ -129,16 +130,20 @@ def texts(
     decode: Ids -> text.
     end_id: Ends a text.
   """
-
-  def read(row):
-    ids = [int(x) for x in row if x >= 0]
-    return decode(ids[: ids.index(end_id)] if end_id in ids else ids)
-
+  read = functools.partial(text_of, decode=decode, end_id=end_id)
   return by_prompt(
     [row.tobytes() for row in outputs['prompt']],
     [read(row) for row in outputs['written']],
     [read(row) for row in outputs['target']],
   )
+
+
+def text_of(
+  row: np.ndarray, *, decode: Callable[[Sequence[int]], str], end_id: int
+) -> str:
+  """The text of ids [N] up to the end; ids below 0 count for nothing."""
+  ids = [int(x) for x in row if x >= 0]
+  return decode(ids[: ids.index(end_id)] if end_id in ids else ids)
 
 
 def by_prompt(

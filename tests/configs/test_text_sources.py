@@ -347,3 +347,13 @@ def test_intents_are_few_and_pretraining_reads_other_sets(monkeypatch):
   config.data.public = ('text',)
   with pytest.raises(InputError, match=r'config\.data\.public'):
     text_tasks.read(config)
+
+
+@pytest.mark.parametrize('name', ['python_topics', 'relatives'])
+def test_sets_that_are_made_here_take_no_files(name):
+  preset = 'smoke' if name == 'python_topics' else 'smoke_generation'
+  task = text_tasks.read(mam_adapter.get_config(preset))
+  assert len(task.sources('test'))
+  for split in ('inputs:new.txt', 'labelled:new.csv'):
+    with pytest.raises(InputError, match=f'{name} is made on the spot'):
+      task.sources(split)

@@ -74,6 +74,39 @@ def test_what_is_not_measured_yet_is_forecast(trained):
   assert set(values) == {'step', 'split'}
 
 
+def test_what_comes_behind_a_newer_file_is_forecast(trained):
+  newer = _write(trained / 'newer.csv', _rows(260))
+  output = trained / 'newer-forecasts.csv'
+  code, said = launching.call(
+    'predict',
+    f'--workdir={trained / "run"}',
+    f'--inputs={newer}',
+    f'--outputs={output}',
+  )
+  assert code == 0, said
+  with output.open() as file:
+    rows = list(csv.DictReader(file))
+  assert [int(x['row']) for x in rows] == [*range(260, 268)]
+  assert rows[0]['time'] == '2021-03-11T20:00:00'
+  code, said = launching.call(
+    'evaluate',
+    f'--workdir={trained / "run"}',
+    '--config=configs/pyraformer.py:smoke',
+    f'--config.data.file={newer}',
+    '--split=future',
+    f'--outputs={trained / "newer"}',
+  )
+  assert code == 0, said
+  with (trained / 'newer' / 'future_forecasts.csv').open() as file:
+    assert list(csv.DictReader(file)) == rows
+  code, said = launching.call(
+    'predict',
+    f'--workdir={trained / "run"}',
+    f'--inputs={trained / "none.csv"}',
+  )
+  assert code == 1 and 'There is no file' in said.splitlines()[-1]
+
+
 def test_the_rows_of_a_split_are_forecast_once_beside_the_truth(trained):
   rows, values = _forecasts(trained, 'test')
   assert len({x['row'] for x in rows}) == len(rows)

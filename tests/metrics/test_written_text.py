@@ -66,3 +66,10 @@ def test_texts_end_where_they_end_and_prompts_share_references():
 def test_texts_without_references_are_refused(measure):
   with pytest.raises(types.InputError, match='as many references'):
     measure(['a'], [])
+
+
+def test_the_text_of_ids_ends_at_the_end():
+  row = np.array([1, 2, 9, 3, -1])
+  show = lambda ids: ''.join('abcd'[i] for i in ids)  # noqa: E731
+  assert written_text.text_of(row, decode=show, end_id=9) == 'bc'
+  assert written_text.text_of(row[3:], decode=show, end_id=9) == 'd'

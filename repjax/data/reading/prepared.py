@@ -23,6 +23,18 @@ _NAME = re.compile(
   rf'(:(?P<version>{_VERSION.pattern}))?'
 )
 
+# Kinds of files of one's own, and splits that are such files (`data.own`).
+OWN_KINDS = ('folder', 'csv', 'jsonl', 'npz')
+INPUTS, LABELLED = 'inputs', 'labelled'
+
+
+def is_own(name: str, split: str) -> bool:
+  """Whether the rows of a split are files of one's own, not a prepared set."""
+  return name.partition(':')[0] in OWN_KINDS or split.partition(':')[0] in (
+    INPUTS,
+    LABELLED,
+  )
+
 
 def embedded(name: str) -> Any:
   """The builder class of a set that comes with repjax, or None."""
@@ -71,7 +83,8 @@ def find(name: str, *, data_dir: str = '') -> Any:
     raise types.InputError(
       f'The data set {name} is not prepared in {folder}{there}. Prepare it '
       f'once with `{command}`, or use digits, which comes with repjax and '
-      'needs nothing.'
+      'needs nothing. (Files of your own: --config.data.name=folder, csv, '
+      'jsonl or npz.)'
     )
   builder = open_folder(place)
   if 'array_record' not in formats(builder):

@@ -1,8 +1,8 @@
 """Host side: the rows of one split of a data set, read by index.
 
 `load` reads sets that TFDS has prepared as array_record, without TensorFlow
-and without network; `from_arrays` wraps arrays in memory. Both give a
-`Source`, which can be pickled for worker processes.
+and without network, and files of one's own (`data.own`); `from_arrays` wraps
+arrays in memory. All give a `Source`, which worker processes can get.
 """
 
 from collections.abc import Callable
@@ -248,13 +248,9 @@ def from_arrays(
 
 
 def load(
-  name: str,
-  split: str,
-  *,
-  data_dir: str = '',
-  cache_limit: int = 4 << 30,
+  name: str, split: str, *, data_dir: str = '', cache_limit: int = 4 << 30
 ) -> Source:
-  """Opens one split of a prepared TFDS set, or of an embedded one.
+  """Opens one split of a prepared TFDS set, an embedded one, or own files.
 
   Nothing is downloaded. A set whose decoded rows take at most `cache_limit`
   bytes is decoded once and kept in the cache folder ($REPJAX_CACHE, or
@@ -264,16 +260,20 @@ def load(
   Args:
     name: As TFDS writes it: 'mnist', 'glue/sst2', 'mnist:3.0.1'. Without a
       version, the highest one that is there. 'digits' and 'python_topics' are
-      embedded.
+      embedded; 'folder', 'csv', 'jsonl' and 'npz' are own (`own.names`).
     split: As TFDS writes it: 'train', 'train[:10%]', 'train+test'.
     data_dir: Folder of prepared sets, may be read-only; '' means
-      $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+      $TFDS_DATA_DIR, or ~/tensorflow_datasets. Own files, or their folder.
     cache_limit: In bytes.
 
   Raises:
     InputError: If the set or the split is not there, is empty, has no random
       access, or is damaged.
   """
+  if prepared.is_own(name, split):
+    from repjax.data.own import opening
+
+    return opening.load(name, split, data_dir=data_dir)
   builder = prepared.find(name, data_dir=data_dir)
   info = records.split_info(builder, split, name=name)
   tensors = records.tensors(builder)

@@ -22,6 +22,7 @@ def rows(
   tokenizer: tokenizing.Tokenizer,
   length: int,
   num_classes: int,
+  class_names: Sequence[str] | None = None,
   name: str = 'text',
   split: str = 'train',
   frame: Frame = None,
@@ -34,6 +35,7 @@ def rows(
     tokenizer: What makes ids of them.
     length: Tokens of a row; longer texts are cut.
     num_classes: Number of classes.
+    class_names: One a class.
     name: For messages.
     split: For messages.
     frame: What stands around each text, also around one that is cut.
@@ -48,6 +50,7 @@ def rows(
     name,
     {'tokens': ids, 'token_mask': mask, 'label': np.asarray(labels)},
     num_classes=num_classes,
+    class_names=class_names,
     split=split,
   )
 
@@ -69,13 +72,17 @@ def load(
   """
   read = sources.load(name, split, data_dir=data_dir)
   if read.num_classes is None:
-    raise types.InputError(f'{name} has no column of class labels.')
+    raise types.InputError(
+      f'{name} has no column of class labels; a file of your own says which '
+      'it is by --config.data.name=csv:label=COLUMN.'
+    )
   return rows(
     read.column(column),
     read.column('label'),
     tokenizer=tokenizer,
     length=length,
     num_classes=read.num_classes,
+    class_names=read.class_names,
     name=name,
     split=split,
     frame=frame,
@@ -90,6 +97,7 @@ def completions(
   length: int,
   separator: str = ' | ',
   name: str = 'text',
+  split: str = 'train',
   frame: Frame = None,
 ) -> sources.Source:
   """Prompts with what follows them, for a language model; targets alone count.
@@ -105,6 +113,7 @@ def completions(
     length: Tokens of prompt and target together, and targets of a row at most.
     separator: Text between prompt and target.
     name: For messages.
+    split: For messages.
     frame: What stands before the prompt and after the target.
 
   Returns:
@@ -140,7 +149,9 @@ def completions(
       100 * np.mean(np.array(sizes)[:, 1] > length),
     )
   return sources.from_arrays(
-    name, {'tokens': padded, 'weights': mask.astype(np.float32)}
+    name,
+    {'tokens': padded, 'weights': mask.astype(np.float32)},
+    split=split,
   )
 
 

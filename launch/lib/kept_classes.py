@@ -1,0 +1,80 @@
+"""The names of a run's classes, kept in its work directory.
+
+Files of one's own may have changed since: a folder that was renamed would give
+its name to what was learned of another. So a run that goes on, is evaluated or
+predicts has the classes that it began with, or says so.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from repjax import files
+from repjax import types
+from repjax.data.batches import in_order
+from repjax.data.reading import prepared
+
+_FILE, _KEY = 'classes.json', 'classes'
+
+
+def keep(
+  workdir: pathlib.Path, experiment: types.Experiment, config: Any
+) -> None:
+  """Writes the names of the classes of a run that begins; else checks them.
+
+  Args:
+    workdir: Of the run.
+    experiment: Of the run.
+    config: Its numbers; of sets that are no files of one's own nothing is kept.
+
+  Raises:
+    InputError: The run began with other classes.
+  """
+  names = _names(experiment, config)
+  if names is None:
+    return
+  if (workdir / _FILE).exists():
+    check(workdir, experiment, config)
+  elif jax.process_index() == 0:
+    files.write_json(workdir / _FILE, {_KEY: names})
+
+
+def check(
+  workdir: pathlib.Path, experiment: types.Experiment, config: Any
+) -> None:
+  """Refuses data whose classes are not those of the run.
+
+  Args:
+    workdir: Of the run.
+    experiment: With the data as they are now.
+    config: Its numbers.
+
+  Raises:
+    InputError: They differ in their names or in their order.
+  """
+  names, kept = _names(experiment, config), workdir / _FILE
+  if names is None or not kept.exists():
+    return
+  known = files.read_json(kept, _KEY)[_KEY]
+  if known != names:
+    pairs = zip(known, names, strict=False)
+    renamed = [f'{x!r} is now {y!r}' for x, y in pairs if x != y]
+    sizes = f'there are {len(names)}, and were {len(known)}'
+    place = [*renamed, sizes][0]
+    raise types.InputError(
+      f'The classes of --data_dir are not those that {workdir} was trained on: '
+      f'{place}. Give the data as they were, or another --workdir.'
+    )
+
+
+def _names(experiment, config):
+  """Names of the classes of an experiment's own files, or None."""
+  own = 'name' in config.data and prepared.is_own(config.data.name, '')
+  if not own or not experiment.eval_splits:
+    return None
+  batches = experiment.evals(experiment.eval_splits[0])
+  if not isinstance(batches, in_order.EvalBatches):
+    return None
+  names = batches.source.class_names
+  return None if names is None else list(names)

@@ -1,0 +1,266 @@
+"""A work directory as a model that predicts: one line of a notebook.
+
+    from launch.lib import trained
+    run = trained.load('runs/demo')
+    run.predict('photos/').table()
+
+`run.model.apply(run.variables, images, train=False)` is the bare network.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from configs import presets
+from launch.lib import restored
+from repjax import loop
+from repjax import types
+from repjax.data.own import opening
+from repjax.data.reading import prepared
+from repjax.experiments import of_series
+from repjax.methods import step as step_lib
+from repjax.metrics import classification
+
+# As `experiment.tables` gives them: columns, and lines of them.
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
+
+
+class Predicted(NamedTuple):
+  """What was predicted.
+
+  Attributes:
+    names: What rows are called: files, or files and lines.
+    outputs: Name -> one row an input, as `predict` of the method gives them.
+    class_names: Of 'logits', [C]; None where no classes are predicted.
+    tables: Name -> table, of recipes that have their own, such as forecasts.
+  """
+
+  names: Sequence[str]
+  outputs: Mapping[str, np.ndarray]
+  class_names: Sequence[str] | None
+  tables: Mapping[str, Table]
+
+  def table(self) -> Table:
+    """Header and lines: classes and probabilities, or what the recipe writes.
+
+    Raises:
+      InputError: The recipe predicts neither.
+    """
+    if self.tables:
+      header, lines = next(iter(self.tables.values()))
+      if not self.names or header[0] != 'row':
+        return header, lines
+      named = [[self.names[int(row)], *line] for row, *line in lines]
+      return ['input', *header[1:]], named
+    if self.class_names is None:
+      raise types.InputError(
+        'Runs of this recipe predict neither classes nor tables, but '
+        f'{", ".join(self.outputs)}: take them from launch.lib.trained.'
+      )
+    probabilities = np.exp(classification.log_softmax(self.outputs['logits']))
+    best = probabilities.argmax(-1)
+    header = ['input', 'predicted', 'probability']
+    lines = [
+      [name, self.class_names[i], row[i], *row]
+      for name, i, row in zip(self.names, best, probabilities, strict=True)
+    ]
+    return [*header, *(f'p({x})' for x in self.class_names)], lines
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+  """A trained model.
+
+  Attributes:
+    workdir: Where it was trained.
+    config: Its numbers.
+    experiment: What trained it.
+    state: As the checkpoint has it.
+  """
+
+  workdir: pathlib.Path
+  config: Any
+  experiment: types.Experiment
+  state: types.TrainState
+
+  @property
+  def variables(self) -> types.PyTree:
+    """What the network predicts with: parameters, or their average, and all."""
+    return step_lib.variables(self.state)
+
+  @functools.cached_property
+  def model(self) -> nn.Module:
+    """The network that `predict` applies first.
+
+    Raises:
+      InputError: It applies none by its `__call__`.
+    """
+    found: list[nn.Module] = []
+
+    def interceptor(next_fn, args, kwargs, context):
+      module = context.module
+      if not module.path and context.method_name == '__call__' and not found:
+        found.append(module.clone())
+      return next_fn(*args, **kwargs)
+
+    with nn.intercept_methods(interceptor):
+      jax.eval_shape(
+        self.experiment.method.predict,
+        self.state,
+        _first(self.experiment, self.experiment.eval_splits[0]),
+      )
+    if not found:
+      raise types.InputError(f'{self.workdir}: the method applies no network.')
+    return found[0]
+
+  def predict(self, inputs: str | pathlib.Path) -> Predicted:
+    """Predicts files, which need no labels; with them, too.
+
+    Args:
+      inputs: A file or a folder: of images, of texts or other rows (.csv,
+        .jsonl, .txt, .npz); of series a .csv whose future is forecast, or whose
+        rows are scored.
+
+    Raises:
+      InputError: They cannot be read, or are none that the run was trained on.
+    """
+    if 'file' in self.config.data:
+      return _of_series(self, str(inputs))
+    split = f'{prepared.INPUTS}:{inputs}'
+    batches = rows(self.experiment, self.config, split)
+    outputs, columns = loop.Evaluator(self.experiment.method)(
+      self.state, batches, split=split
+    )
+    data = self.config.data
+    names = opening.named(data.name, split, data_dir=data.dir).rows
+    class_names = None
+    if 'logits' in outputs and outputs['logits'].ndim == 2:
+      count = outputs['logits'].shape[1]
+      class_names = batches.source.class_names or [str(i) for i in range(count)]
+    return Predicted(
+      names=names,
+      outputs=outputs,
+      class_names=class_names,
+      tables={}
+      if class_names
+      else _as_lists(self.experiment.tables(split, outputs, columns)),
+    )
+
+
+def load(
+  workdir: str | pathlib.Path,
+  *,
+  step: str = 'latest',
+  data_dir: str = '',
+) -> Trained:
+  """What was trained in a work directory, from one of repjax's own recipes.
+
+  Args:
+    workdir: Of `launch.train`.
+    step: Of the checkpoint: a number, 'latest' or 'best'.
+    data_dir: Where its data are now; '' for where they were.
+
+  Raises:
+    InputError: There is no such checkpoint, or the data are not there.
+  """
+  return of(restored.load(str(workdir), step=step, data_dir=data_dir))
+
+
+def of(made: restored.Restored) -> Trained:
+  """The trained model of what was restored."""
+  workdir, experiment, state, config = made
+  return Trained(
+    workdir=workdir, config=config, experiment=experiment, state=state
+  )
+
+
+def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
+  """Batches of files, of the shape that a run was trained on.
+
+  Args:
+    experiment: Of the run.
+    config: Of the run.
+    split: 'inputs:PATH' or 'labelled:PATH'.
+
+  Raises:
+    InputError: Files cannot be read, their rows have another shape, or runs of
+      this recipe take none.
+  """
+  if not experiment.eval_splits:
+    raise types.InputError(
+      'This run acts in a world: there are no files that it could predict.'
+    )
+  batches = experiment.evals(split)
+  read = batches.source
+  if read.split != split:
+    raise types.InputError(
+      f'Runs of this recipe on config.data.name={config.data.name} take no '
+      'files: their rows are made on the spot.'
+    )
+  data = config.data
+  if 'column' in data and data.column:
+    there = opening.named(data.name, split, data_dir=data.dir).columns
+    if data.column not in there:
+      raise types.InputError(
+        f'{split.partition(":")[2]} has no column {data.column!r}, which the '
+        f'run reads (config.data.column); it has {", ".join(there)}.'
+      )
+  usual = _first(experiment, experiment.eval_splits[0])
+  if read.encoded and read.image_shape is None and batches.decode is None:
+    height, width = usual['image'].shape[1:3]
+    raise types.InputError(
+      f'{split.partition(":")[2]}: the images differ in size, and this run '
+      f'takes them as they are: bring them to {height} x {width}.'
+    )
+  found = _first(experiment, split)
+  for name in types.INPUTS:
+    if name not in usual:
+      continue
+    if name not in found or found[name].shape[1:] != usual[name].shape[1:]:
+      there = found[name].shape[1:] if name in found else 'none'
+      raise types.InputError(
+        f'{split.partition(":")[2]}: a row of {name!r} is {there}, and the run '
+        f'was trained on {usual[name].shape[1:]}: bring them to that.'
+      )
+  return batches
+
+
+def _first(experiment, split):
+  return next(iter(experiment.evals(split)))
+
+
+def _of_series(run, file):
+  """Forecasts of what comes behind a file, or scores of its rows."""
+  if not pathlib.Path(file).expanduser().is_file():
+    raise types.InputError(f'There is no file {file}: give a .csv of series.')
+  own = {f'data.{k}': x for k, x in presets.fields(run.config.data).items()}
+  made = restored.load(
+    str(run.workdir),
+    step=str(int(run.state.step)),
+    data_dir=run.config.data.dir,
+    changes={**own, 'data.file': file},
+  )
+  experiment = made.experiment
+  split = experiment.eval_splits[-1]
+  if 'horizon' in made.config.data:
+    split = of_series.FUTURE
+  outputs, columns = loop.Evaluator(experiment.method)(
+    made.state, experiment.evals(split), split=split
+  )
+  tables = _as_lists(experiment.tables(split, outputs, columns))
+  return Predicted([], outputs, None, tables)
+
+
+def _as_lists(tables):
+  """Tables whose lines can be read more than once."""
+  return {
+    name: (x, [list(y) for y in lines]) for name, (x, lines) in tables.items()
+  }

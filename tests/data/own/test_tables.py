@@ -1,0 +1,164 @@
+"""Tables: types of columns, labels, splits, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from repjax import types
+from repjax.data.own import sets
+from repjax.data.reading import source
+
+ROWS = [
+  ('A quiet, "clever" film', 'good', 3, 0.5),
+  ('Dull', 'bad', 1, 1.5),
+  ('Two\nlines', 'good', 2, 2.5),
+  ('Ünicode \u2028 text', 'bad', 7, -1.0),
+]
+NAMES = ('text', 'stars', 'user', 'score')
+
+
+def _csv(path, rows=ROWS, names=NAMES):
+  import csv
+
+  with path.open('w', newline='', encoding='utf-8') as file:
+    csv.writer(file).writerows([names, *rows])
+  return path
+
+
+def _jsonl(path, rows=ROWS, names=NAMES):
+  lines = [json.dumps(dict(zip(names, x, strict=True))) for x in rows]
+  path.write_text('\n'.join([*lines, '']), 'utf-8')
+  return path
+
+
+def _load(path, split='train+test', name='csv:label=stars'):
+  return source.load(name, split, data_dir=str(path))
+
+
+@pytest.mark.parametrize(('write', 'kind'), [(_csv, 'csv'), (_jsonl, 'jsonl')])
+def test_cells_come_back_as_they_were_written(tmp_path, write, kind):
+  rows = _load(write(tmp_path / f'a.{kind}'), name=f'{kind}:label=stars')
+  assert rows.class_names == ('bad', 'good')
+  read = rows.read(np.arange(4))
+  found = {
+    (x.decode(), rows.class_names[y], int(u), float(s))
+    for x, y, u, s in zip(
+      *(read[k] for k in ('text', 'label', 'user', 'score')), strict=True
+    )
+  }
+  assert found == set(ROWS)
+  assert read['user'].dtype == np.int32 and read['score'].dtype == np.float32
+
+
+def test_tabs(tmp_path):
+  (tmp_path / 'a.tsv').write_text('text\tlabel\na, b\tx\nc\ty\nd\tx\ne\ty\n')
+  rows = _load(tmp_path / 'a.tsv', name='csv')
+  assert b'a, b' in rows.column('text')
+
+
+def test_the_split_does_not_depend_on_the_order_of_lines(tmp_path):
+  rows = [(f'text {i}', 'ab'[i % 2]) for i in range(40)]
+  names = ('text', 'label')
+  first = _csv(tmp_path / 'a.csv', rows, names)
+  second = _csv(tmp_path / 'b.csv', rows[::-1], names)
+  texts = [set(_load(x, 'test', 'csv').column('text')) for x in (first, second)]
+  assert texts[0] == texts[1] and len(texts[0]) == 8
+
+
+def test_equal_rows_are_on_one_side(tmp_path):
+  rows = [(f'text {i // 4}', 'ab'[i // 4 % 2]) for i in range(80)]
+  path = _csv(tmp_path / 'a.csv', rows, ('text', 'label'))
+  train, test = (set(_load(path, x, 'csv').column('text')) for x in SPLITS)
+  assert test and not train & test
+
+
+SPLITS = ('train', 'test')
+
+
+def test_files_of_splits(tmp_path):
+  names = ('text', 'label')
+  _csv(tmp_path / 'train.csv', [('a', '10'), ('b', '9')], names)
+  _csv(tmp_path / 'dev.csv', [('c', '9')], names)
+  train = _load(tmp_path, 'train', 'csv')
+  assert train.class_names == ('9', '10')  # By size.
+  assert _load(tmp_path, 'validation', 'csv').column('label').tolist() == [0]
+
+
+def test_numbers_side_by_side_are_features(tmp_path):
+  rows = [(i, i / 2, 'ab'[i % 2]) for i in range(10)]
+  path = _csv(tmp_path / 'a.csv', rows, ('height', 'weight', 'label'))
+  read = _load(path, name='csv').columns()
+  np.testing.assert_array_equal(
+    read['features'], np.stack([read['height'], read['weight']], -1)
+  )
+  one = _load(path, name='csv:features=weight').columns()
+  np.testing.assert_array_equal(one['features'][:, 0], one['weight'])
+
+
+def _written(text):
+  def write(path):
+    path.write_text(text)
+    return path
+
+  return write
+
+
+@pytest.mark.parametrize(
+  ('text', 'name', 'match'),
+  [
+    ('text,stars\na,1\nb,2\n', 'csv:label=start', r"no column 'start'.*stars"),
+    ('text,label\na,1\nb\n', 'csv', r'line 3 has 1 cells, the header 2'),
+    ('text,label\na,1\nb,\n', 'csv', r'1 row\(s\) have no label.*a\.csv:3'),
+    ('text,label\n', 'csv', 'header line and rows'),
+    ('text;label\na;1\nb;2\n', 'csv', 'semicolons'),
+    ('text,text\na,b\n', 'csv', 'name of its own'),
+    ('a,label\n1,x\n,y\n', 'csv', "'a' has no finite number in 1 row.*csv:3"),
+    ('t,a,label\nx,1,p\ny,2,q\n', 'csv:features=t', "'t' is none of numbers"),
+    ('label\na\nb\n', 'csv', 'no column besides the label'),
+    ('text,label\na,1\nb,1\n', 'csv', "one class alone, '1'"),
+    ('text,label\n"a,1\n', 'csv', 'cannot be read as a CSV file'),
+    ('{"text": 1}\nno\n', 'jsonl', 'line 2 is no JSON'),
+    ('[1]\n', 'jsonl', 'line 1 is no object'),
+    ('text,label\na,1\nb,2\n', 'csv:label', "'label' is no option"),
+  ],
+)
+def test_what_is_no_table_is_refused_in_one_line(tmp_path, text, name, match):
+  path = _written(text)(tmp_path / 'a.csv')
+  with pytest.raises(types.InputError, match=match) as error:
+    _load(path, 'train', name)
+  assert '\n' not in str(error.value)
+
+
+def test_a_number_for_each_row_is_no_class(tmp_path):
+  rows = [(f'text {i}', i / 7) for i in range(60)]
+  path = _csv(tmp_path / 'a.csv', rows, ('text', 'label'))
+  with pytest.raises(types.InputError, match='60 different labels in 60 rows'):
+    _load(path, 'train', 'csv')
+
+
+def test_two_files_of_one_split_and_files_of_none(tmp_path):
+  names = ('text', 'label')
+  rows = [('a', 'x'), ('b', 'y')]
+  _csv(tmp_path / 'train.csv', rows, names)
+  _csv(tmp_path / 'training.csv', rows, names)
+  with pytest.raises(types.InputError, match='two files of the split train'):
+    _load(tmp_path, 'train', 'csv')
+  for name in ('train.csv', 'training.csv'):
+    (tmp_path / name).rename(tmp_path / f'my-{name}')
+  with pytest.raises(types.InputError, match='none is called train'):
+    _load(tmp_path, 'train', 'csv')
+
+
+def test_labels_of_tests_alone(tmp_path):
+  names = ('text', 'label')
+  _csv(tmp_path / 'train.csv', [('a', 'x'), ('b', 'y')], names)
+  _csv(tmp_path / 'test.csv', [('a', 'z')], names)
+  with pytest.raises(types.InputError, match=r"no training row has: 'z' \(1\)"):
+    _load(tmp_path, 'train', 'csv')
+
+
+def test_in_python(tmp_path):
+  path = _jsonl(tmp_path / 'a.jsonl', ROWS * 5)
+  rows = sets.from_table(path, 'train+test', label='stars')
+  assert len(rows) == 20 and rows.num_classes == 2

