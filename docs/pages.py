@@ -20,6 +20,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 GUIDES = {
   'Two commands': 'guides/start.md',
   'Launching': 'guides/launching.md',
+  'Your own data': 'guides/own_data.md',
+  'Take a model out': 'guides/export.md',
+  'Tracking': 'guides/tracking.md',
   'Private training': 'guides/private_training.md',
   'Speed': 'guides/speed.md',
   'One part in your own program': 'guides/parts.md',
