@@ -7,7 +7,7 @@ Discovering Systematic Errors with Cross-Modal Embeddings', ICLR 2022
     found = domino.discover(embeddings, labels, probs, seed=0)  # of validation
     psi = domino.scores(found, *of_test)                        # [N, slices]
     slice_words.describe(psi, *of_test[:2], phrases, phrase_embeddings)
-    slice_audit.audit(psi, *of_test[1:])     # are there more errors, really?
+    slice_scores.audit(domino.scores(found, of_test[0]), wrong)  # really?
 
 A mixture of embeddings, labels and predictions (`error_mixture`) is fitted to
 validation rows. Its slices are those components whose predictions differ most
@@ -136,8 +136,8 @@ def discover(
 def log_odds(
   found: Found,
   embeddings: np.ndarray,
-  labels: np.ndarray,
-  probs: np.ndarray,
+  labels: np.ndarray | None = None,
+  probs: np.ndarray | None = None,
 ) -> np.ndarray:
   """log(psi / (1 - psi)) of new rows, [N, k].
 
@@ -146,13 +146,20 @@ def log_odds(
   Args:
     found: The slices.
     embeddings: [N, E].
-    labels: [N].
+    labels: [N]; without them, and so without `probs`, psi is that of the
+      embeddings alone, which the authors' `discover` gives.
     probs: [N, C].
 
   Raises:
     InputError: The rows do not fit together, or not to those of `discover`.
   """
-  num_classes = found.fit.mixture.label_probs.shape[-1]
+  if (labels is None) != (probs is None):
+    raise types.InputError('labels and probs are given both, or neither.')
+  weights, num_classes = found.weights, found.fit.mixture.label_probs.shape[-1]
+  if labels is None:
+    weights = dict(label_weight=0.0, prediction_weight=0.0)
+    labels = np.zeros(len(embeddings), int)
+    probs = np.full((len(embeddings), num_classes), 1 / num_classes)
   embeddings, labels, probs = _checked(embeddings, labels, probs)
   width = len(found.centre)
   if embeddings.shape[1] != width or probs.shape[1] != num_classes:
@@ -161,19 +168,20 @@ def log_odds(
       f'classes; got {embeddings.shape[1]} and {probs.shape[1]}.'
     )
   rows = _rows((embeddings - found.centre) @ found.basis, labels, probs)
-  return np.asarray(_odds(found.fit.mixture, rows, found.weights, found.chosen))
+  return np.asarray(_odds(found.fit.mixture, rows, weights, found.chosen))
 
 
 def scores(
   found: Found,
   embeddings: np.ndarray,
-  labels: np.ndarray,
-  probs: np.ndarray,
+  labels: np.ndarray | None = None,
+  probs: np.ndarray | None = None,
 ) -> np.ndarray:
   """psi: the probability that a new row is of each slice, [N, k].
 
-  With labels and predictions, as the paper has it; the authors' `discover`
-  leaves them out for new rows. The arguments are those of `log_odds`.
+  With labels and predictions it is what the paper defines, without them where
+  in the space of embeddings the slice is. The arguments are those of
+  `log_odds`.
   """
   odds = log_odds(found, embeddings, labels, probs)
   return np.exp(-np.logaddexp(0, -odds))

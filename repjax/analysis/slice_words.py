@@ -60,7 +60,6 @@ def describe(
     InputError: Numbers of rows or phrases differ, or an embedding is missing:
       of length 0 or not finite.
   """
-  types.check_choice('reference', reference, ('class', 'all'))
   psi, labels = np.asarray(psi), np.asarray(labels)
   texts = np.asarray(phrase_embeddings)
   if len(phrases) != len(texts) or not len(phrases):
@@ -80,17 +79,48 @@ def describe(
       f'rows have embeddings of {rows.shape[1]} numbers and phrases of '
       f'{texts.shape[1]}: take those of one model.'
     )
+  return of_cosines(
+    psi,
+    rows @ texts.T,
+    labels,
+    phrases,
+    num_words=num_words,
+    reference=reference,
+  )
+
+
+def of_cosines(
+  psi: np.ndarray,
+  cosines: np.ndarray,
+  labels: np.ndarray,
+  phrases: Sequence[str],
+  *,
+  num_words: int = 10,
+  reference: Reference = 'class',
+) -> list[Words | None]:
+  """The same words, of a model that has compared rows with phrases.
+
+  A product with a difference of means is a difference of means of products.
+
+  Args:
+    psi: How much rows belong to slices, [N, k].
+    cosines: Of rows and phrases, times any number, [N, P].
+    labels: [N].
+    phrases: P candidates.
+    num_words: Phrases of each slice; all if there are fewer.
+    reference: 'class' or 'all', as in `describe`.
+  """
+  types.check_choice('reference', reference, ('class', 'all'))
   found: list[Words | None] = []
-  for share in psi.T:
+  for share in np.asarray(psi).T:
     # Less than a row in all is nothing to be described.
     if share.sum() < 1:
       found.append(None)
       continue
-    whole = rows
+    whole = cosines
     if reference == 'class':
-      whole = rows[labels == np.bincount(labels, share).argmax()]
-    away = share @ rows / share.sum() - whole.mean(0)
-    along = texts @ away
+      whole = cosines[labels == np.bincount(labels, share).argmax()]
+    along = share @ cosines / share.sum() - whole.mean(0)
     best = np.argsort(-along, kind='stable')[:num_words]
     found.append(Words(tuple(phrases[i] for i in best), along[best]))
   return found
