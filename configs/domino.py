@@ -22,17 +22,12 @@ mnist: the same on MNIST.
 """
 
 from ml_collections import config_dict
-import numpy as np
 import optax
-import scipy.special
 
 from configs import presets
+from configs.parts import slice_pages
 from configs.parts import worded_pairs
 from repjax import types
-from repjax.analysis import domino
-from repjax.analysis import slice_report
-from repjax.analysis import slice_scores
-from repjax.analysis import slice_words
 from repjax.experiments import of_images
 
 PRESETS = dict(
@@ -43,11 +38,8 @@ PRESETS = dict(
     # num_rows: drawn of the training split, for all epochs. length: tokens of a
     # caption; vocab_size: subwords, learned from them.
     data=dict(
-      name='cifar10',
-      num_rows=100_000,
-      eval_splits=('test',),
-      length=20,
-      vocab_size=400,
+      **dict(name='cifar10', train_split='train[:50%]', num_rows=100_000),
+      **dict(eval_splits=('test',), length=20, vocab_size=400),
     ),
     augment=dict(padding=2, mean=(0.3,), std=(0.3,)),
     network='resnet',
@@ -57,12 +49,9 @@ PRESETS = dict(
     clip=dict(features=128, loss='softmax', max_scale=100.0),
     # Of `domino.discover`.
     slices=dict(
-      num_slices=5,
-      num_components=25,
-      label_weight=10.0,
-      prediction_weight=10.0,
-      start='kmeans',
-      num_starts=1,
+      **dict(num_slices=5, num_components=25, pca_dim=128),
+      **dict(label_weight=10.0, prediction_weight=10.0),
+      **dict(start='kmeans', num_starts=1),
     ),
     tx=dict(learning_rate=1e-3, weight_decay=0.1, warmup=0.02),
     run=dict(best=''),
@@ -77,22 +66,21 @@ PRESETS = dict(
     batch_size=128,
     eval_batch_size=360,
     epochs=20.0,
-    data=dict(train_split='train[:50%]', num_rows=4000, vocab_size=400),
+    data=dict(num_rows=4000),
     augment=dict(padding=0, mean=(0.1,), std=(0.25,)),
     network='mlp',
     mlp=dict(features=(128, 128)),
     text=dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1),
     clip=dict(features=32),
+    slices=dict(pca_dim=32),
     run=dict(log_every=50, eval_every=200, save_every=200),
   ),
   mnist=dict(on='small', data=dict(name='mnist', num_rows=20_000)),
   smoke=dict(
-    batch_size=32,
-    epochs=0.2,
-    data=dict(num_rows=600),
+    **dict(batch_size=32, epochs=0.2, data=dict(num_rows=600)),
     mlp=dict(features=(16,)),
-    text=dict(hidden_dim=8, mlp_dim=8),
-    clip=dict(features=8),
+    **dict(text=dict(hidden_dim=8, mlp_dim=8), clip=dict(features=8)),
+    slices=dict(pca_dim=8),
   ),
 )
 
@@ -106,14 +94,8 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
 ) -> types.Experiment:
   """Trains CLIP; evaluation looks for slices of its own errors."""
+  slice_pages.check(config)
   pairs = worded_pairs.read(config, config.seed)
-  for split in config.data.eval_splits:
-    rows = len(of_images.load(config, split))
-    if rows // 2 < config.slices.num_components:
-      raise types.InputError(
-        f'half of the {rows} rows of {split} are fewer than config.slices.'
-        f'num_components={config.slices.num_components}: lower it.'
-      )
   data = of_images.data(config, pairs.train)
   made = of_images.classifier(
     config,
@@ -121,48 +103,4 @@ def build(
     worded_pairs.method(config, pairs, data.steps, optimizer),
     sources=lambda split: worded_pairs.evaluated(config, split),
   )
-
-  def figures(split, outputs, columns):
-    rows = worded_pairs.evaluated(config, split)
-    return {
-      **made.figures(split, outputs, columns),
-      'slices': slice_report.figure(
-        report(config, pairs, outputs, columns),
-        rows.read(columns['index'])['image'],
-      ),
-    }
-
-  return made._replace(figures=figures)
-
-
-def report(config, pairs, outputs, columns) -> slice_report.Page:
-  """Slices of the zero-shot classification: found on half, told of the rest."""
-  probs = scipy.special.softmax(outputs['logits'], -1)
-  embeddings, labels = outputs['image_embedding'], columns['label']
-  half = np.arange(len(labels)) % 2 == 0
-  found = domino.discover(
-    embeddings[half],
-    labels[half],
-    probs[half],
-    seed=config.seed,
-    **config.slices,
-  )
-  new = ~half
-  odds = domino.log_odds(found, embeddings[new], labels[new], probs[new])
-  return slice_report.page(
-    odds,
-    labels[new],
-    probs[new],
-    rows=np.flatnonzero(new),
-    class_names=pairs.names,
-    words=slice_words.of_cosines(
-      scipy.special.expit(odds),
-      outputs['phrase_logits'][new],
-      labels[new],
-      pairs.phrases,
-    ),
-    audits=slice_scores.audit(
-      domino.scores(found, embeddings[new]),
-      probs[new].argmax(-1) != labels[new],
-    ),
-  )
+  return made._replace(figures=slice_pages.figures(config, pairs, made))

@@ -1,11 +1,13 @@
 """What Domino's study is made of: embeddings, settings, models, discoveries."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+import scipy.special
 
 from configs.parts import worded_pairs
 from repjax.analysis import domino
@@ -100,9 +102,15 @@ def pools(config, seeds) -> list[Pools]:
     )
 
     def embed(state, split, columns=columns):
-      image = columns[split]['image']
-      out = predict(state, {'image': image, 'mask': np.ones(len(image))})
-      return np.asarray(out['image_embedding']), np.asarray(out['logits'])
+      image, size = columns[split]['image'], config.eval_batch_size
+      parts = [
+        predict(state, {'image': x, 'mask': np.ones(len(x))})
+        for x in np.split(image, range(size, len(image), size))
+      ]
+      return tuple(
+        np.concatenate([x[name] for x in parts])
+        for name in ('image_embedding', 'logits')
+      )
 
     clip = {split: embed(of_seed, split) for split in SPLITS}
     texts = predict(
@@ -170,10 +178,12 @@ def _planted(config, pools, kind, seed):
   return Planted(kind, word, made)
 
 
-def synthetic(planted: Planted, seed) -> dict[str, np.ndarray]:
+def synthetic(config, planted: Planted, seed) -> dict[str, np.ndarray]:
   """Split -> predictions that are worse on the slices, [n, 2]."""
   return {
-    split: slice_settings.synthetic(planted.of[split], seed=[*seed, i])
+    split: slice_settings.synthetic(
+      planted.of[split], seed=[*seed, i], **config.study.synthetic
+    )
     for i, split in enumerate(SPLITS[1:])
   }
 
@@ -229,33 +239,6 @@ def trained(config, runs) -> list[dict[str, np.ndarray]]:
   ]
 
 
-def methods(config, seed: int):
-  """Name -> (validation rows -> slicing)."""
-  of = config.slices
-
-  def mixture(weight):
-    def fit(*rows):
-      settings = {**of, 'label_weight': weight, 'prediction_weight': weight}
-      return slice_baselines.domino_like(
-        domino.discover(*rows, seed=seed, **settings)
-      )
-
-    return fit
-
-  return {
-    'Domino': mixture(of.label_weight),
-    'Domino, weight 1': mixture(1.0),
-    'plain mixture': mixture(0.0),
-    'confusion': lambda *rows: slice_baselines.confusion(of.num_slices),
-    'George-like': lambda *rows: slice_baselines.george(
-      *rows, seed=seed, num_slices=of.num_slices
-    ),
-    'Spotlight-like': lambda *rows: slice_baselines.spotlight(
-      *rows, num_slices=of.num_slices
-    ),
-  }
-
-
 def rows_of(pools: Pools, planted: Planted, probs, split, embedding='CLIP'):
   """(embeddings, labels, predictions) of a setting's rows."""
   setting = planted.of[split]
@@ -263,13 +246,78 @@ def rows_of(pools: Pools, planted: Planted, probs, split, embedding='CLIP'):
   return embeddings, setting.labels, probs[split]
 
 
-def precision(method, pools, planted, probs, embedding='CLIP') -> float:
-  """Precision at 10 on test rows, mean over the setting's slices."""
-  ranking = method(*rows_of(pools, planted, probs, 'validation', embedding))(
-    *rows_of(pools, planted, probs, 'test', embedding)
-  )
-  truth = planted.of['test'].slices
-  return float(slice_scores.best_precision(ranking, truth).mean())
+def measure(
+  config,
+  pools: Pools,
+  planted: Planted,
+  probs,
+  seed: int,
+  names: Sequence[str],
+  *,
+  embeddings: bool = False,
+) -> dict[str, float]:
+  """Precision at 10 on test rows, mean over the setting's slices.
+
+  Args:
+    config: Of the study.
+    pools: Rows of the seed.
+    planted: The setting.
+    probs: Split -> predictions.
+    seed: Of the starts.
+    names: Of the methods, which see CLIP's embeddings.
+    embeddings: Whether Domino sees others, too.
+
+  Returns:
+    Name -> precision; and 'named', whether the planted word is among the first
+    of Domino's best slice, where there is one.
+  """
+  of, truth = config.slices, planted.of['test'].slices
+
+  def rows(split, embedding='CLIP'):
+    return rows_of(pools, planted, probs, split, embedding)
+
+  def found(weight, embedding='CLIP'):
+    settings = {**of, 'label_weight': weight, 'prediction_weight': weight}
+    return domino.discover(
+      *rows('validation', embedding), seed=seed, **settings
+    )
+
+  valid, test = rows('validation'), rows('test')
+  own = found(of.label_weight)
+  odds = domino.log_odds(own, *test)
+  rankings = {'Domino': odds}
+  if 'plain mixture' in names:
+    rankings['plain mixture'] = domino.log_odds(found(0.0), *test)
+  if 'confusion' in names:
+    rankings['confusion'] = slice_baselines.confusion(of.num_slices)(*test)
+  if 'George-like' in names:
+    rankings['George-like'] = slice_baselines.george(
+      *valid, seed=seed, num_slices=of.num_slices
+    )(*test)
+  if 'Spotlight-like' in names:
+    rankings['Spotlight-like'] = slice_baselines.spotlight(
+      *valid, num_slices=of.num_slices
+    )(*test)
+  if embeddings:
+    for name in ('untrained', 'pixels'):
+      rankings[f'Domino, {name}'] = domino.log_odds(
+        found(of.label_weight, name), *rows('test', name)
+      )
+  result = {
+    name: float(slice_scores.best_precision(x, truth).mean())
+    for name, x in rankings.items()
+  }
+  if planted.word:
+    best = int(slice_scores.precision_at(odds, truth)[:, 0].argmax())
+    words = slice_words.describe(
+      scipy.special.expit(odds[:, [best]]),
+      *test[:2],
+      pools.phrases,
+      pools.phrase_embeddings,
+      num_words=config.study.num_words,
+    )[0]
+    result['named'] = float(words is not None and planted.word in words.phrases)
+  return result
 
 
 def fails(planted: Planted, probs) -> bool:
@@ -277,18 +325,3 @@ def fails(planted: Planted, probs) -> bool:
   setting = planted.of['validation']
   wrong = probs['validation'].argmax(-1) != setting.labels
   return bool(slice_scores.worse(wrong, setting.slices).any())
-
-
-def named(config, pools, planted, probs, seed: int, most: int) -> bool:
-  """Whether the planted word is among the first `most` of the best slice."""
-  found = domino.discover(
-    *rows_of(pools, planted, probs, 'validation'), seed=seed, **config.slices
-  )
-  test = rows_of(pools, planted, probs, 'test')
-  ranking = domino.log_odds(found, *test)
-  best = slice_scores.precision_at(ranking, planted.of['test'].slices)
-  psi = domino.scores(found, *test)[:, [int(best[:, 0].argmax())]]
-  words = slice_words.describe(
-    psi, *test[:2], pools.phrases, pools.phrase_embeddings, num_words=most
-  )[0]
-  return words is not None and planted.word in words.phrases

@@ -79,12 +79,12 @@ def george(
   each = -(-num_slices // len(classes))
   for label in classes:
     own = labels == label
-    count = min(num_components, int(own.sum()) // 2)
     centre, basis = domino.principal(embeddings[own], pca_dim)
-    rows = _rows((embeddings[own] - centre) @ basis, labels[own], probs[own])
-    mixture = _plain_mixture(rows, jax.random.key(seed), count)
-    share = np.asarray(_plain_shares(mixture, rows))
-    loss = -np.log(np.maximum(probs[own, label], 1e-12))
+    # Rows of other classes are padding: one program serves all classes.
+    rows = _rows((embeddings - centre) @ basis, labels, probs, own)
+    mixture = _plain_mixture(rows, jax.random.key(seed), num_components)
+    share = np.asarray(_plain_shares(mixture, rows)) * own[:, None]
+    loss = -np.log(np.maximum(probs[:, label], 1e-12))
     # The sum, as in Domino's copy of it: large clusters with errors.
     chosen = np.argsort(-(loss @ share), kind='stable')[:each]
     parts.append((label, centre, basis, mixture, chosen))
@@ -203,10 +203,11 @@ def _plain_shares(mixture, rows):
   return jax.nn.softmax(error_mixture.log_joint(mixture, rows, **_NONE), -1)
 
 
-def _rows(embeddings, labels, probs):
+def _rows(embeddings, labels, probs, mask=None):
+  mask = np.ones(len(labels)) if mask is None else mask
   return error_mixture.Rows(
     jnp.asarray(embeddings, jnp.float32),
     jnp.asarray(np.eye(probs.shape[1])[labels], jnp.float32),
     jnp.asarray(probs, jnp.float32),
-    jnp.ones(len(labels)),
+    jnp.asarray(mask, jnp.float32),
   )

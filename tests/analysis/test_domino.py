@@ -1,33 +1,17 @@
 """Domino finds planted slices, and refuses what it cannot work on."""
 
 import numpy as np
+import planted_slices
 import pytest
 
 from repjax import types
 from repjax.analysis import domino
 
 
-def planted(num_rows=600, seed=0):
-  """Two classes, eight blobs; one blob is nearly always misread."""
-  rng = np.random.default_rng(seed)
-  blob = rng.integers(0, 8, num_rows)
-  centres = 4.0 * np.random.default_rng(9).normal(size=(8, 12))
-  embeddings = centres[blob] + rng.normal(size=(num_rows, 12))
-  labels = (blob >= 4).astype(int)
-  wrong = rng.random(num_rows) < np.where(blob == 6, 0.8, 0.1)
-  one = np.where(labels ^ wrong, 0.8, 0.2)
-  return (
-    embeddings.astype(np.float32),
-    labels,
-    np.stack([1 - one, one], 1).astype(np.float32),
-    blob == 6,
-  )
-
-
 @pytest.mark.parametrize('start', ['kmeans', 'random', 'confusion'])
 def test_the_first_slice_is_the_planted_one(start):
-  *valid, _ = planted(seed=0)
-  *test, of_slice = planted(seed=1)
+  *valid, _ = planted_slices.draw(seed=0)
+  *test, of_slice = planted_slices.draw(seed=1)
   found = domino.discover(
     *valid,
     seed=0,
@@ -46,7 +30,7 @@ def test_the_first_slice_is_the_planted_one(start):
 
 
 def test_scores_are_responsibilities_of_all_components():
-  *valid, _ = planted(seed=0)
+  *valid, _ = planted_slices.draw(seed=0)
   found = domino.discover(
     *valid, seed=0, num_components=6, num_slices=6, pca_dim=5
   )
@@ -75,7 +59,7 @@ def test_scores_are_responsibilities_of_all_components():
 
 
 def test_more_starts_are_never_less_likely():
-  *valid, _ = planted()
+  *valid, _ = planted_slices.draw()
   one, many = (
     domino.discover(*valid, seed=0, num_components=8, num_starts=n)
     for n in (1, 4)
@@ -93,7 +77,7 @@ def test_principal_directions_are_those_of_numpy():
 
 
 def _changed(**columns):
-  z, labels, probs, _ = planted(60)
+  z, labels, probs, _ = planted_slices.draw(60)
   return {**dict(embeddings=z, labels=labels, probs=probs), **columns}
 
 
@@ -139,7 +123,7 @@ def test_what_it_cannot_work_on_is_said(columns, settings, message):
 
 
 def test_new_rows_must_be_of_the_same_kind():
-  *valid, _ = planted(60)
+  *valid, _ = planted_slices.draw(60)
   found = domino.discover(*valid, seed=0, num_components=6)
   z, labels, probs = valid
   with pytest.raises(types.InputError, match='12 numbers and 2 classes'):
