@@ -74,7 +74,7 @@ class Fit(NamedTuple):
   Attributes:
     mixture: After the last step.
     bound: Mean over rows of the logarithm that EM raises, before that step.
-    bounds: The same before each step, [max_iter]; NaN after the last one.
+    bounds: That logarithm before each step, [max_iter]; NaN after the last.
     steps: How many there were.
     converged: Whether the bound had stopped to change by then.
   """

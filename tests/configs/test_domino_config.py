@@ -52,7 +52,7 @@ def test_logits_are_those_of_class_names():
   cosines = outputs['image_embedding'] @ texts.T
   scale = np.exp(state.params['logit_scale'])
   np.testing.assert_allclose(
-    outputs['phrase_logits'], scale * cosines, rtol=1e-4
+    outputs['phrase_logits'], scale * cosines, rtol=1e-4, atol=1e-5
   )
 
 
@@ -60,16 +60,23 @@ def test_figures_tell_of_rows_that_slices_were_not_found_on():
   config = recipe.get_config('smoke')
   pairs = worded_pairs.read(config, 0)
   rng = np.random.default_rng(0)
+  label = rng.integers(0, 10, 300)
+  centres = 3.0 * rng.normal(size=(10, 8))
+  logits = rng.normal(size=(300, 20)).astype(np.float32)
   outputs = dict(
-    image_embedding=rng.normal(size=(300, 8)).astype(np.float32),
-    phrase_logits=rng.normal(size=(300, 20)).astype(np.float32),
+    image_embedding=(centres[label] + rng.normal(size=(300, 8))).astype(
+      np.float32
+    ),
+    phrase_logits=logits,
+    logits=logits[:, :10] + 6 * np.eye(10)[np.where(label == 3, 8, label)],
   )
-  outputs['logits'] = outputs['phrase_logits'][:, :10]
-  columns = dict(label=rng.integers(0, 10, 300), index=np.arange(300))
+  columns = dict(label=label, index=np.arange(300))
   page = slice_pages.report(config, pairs, outputs, columns)
   assert len(page.slices) == 5
   assert all((x.rows % 2 == 1).all() for x in page.slices)
-  assert page.slices[0].title.startswith('slice 1: ')
+  first = page.slices[0]
+  assert first.title.startswith('slice 1: ')
+  assert all(note == 'three > eight' for note in first.notes)
   figures = recipe.build(config).figures('test', outputs, columns)
   assert 'slices' in figures
 
