@@ -124,10 +124,12 @@ def figure(page: Page, images: np.ndarray) -> mpl_figure.Figure:
   """
   columns = max(len(x.rows) for x in page.slices)
   fig = mpl_figure.Figure(
-    figsize=(1.0 * columns + 0.4, 1.75 * len(page.slices) + 0.5)
+    figsize=(1.0 * columns + 0.4, 1.75 * len(page.slices) + 0.35)
   )
-  fig.suptitle(page.heading, fontsize=10)
-  parts = fig.subfigures(len(page.slices), 1, squeeze=False)[:, 0]
+  first, *parts = fig.subfigures(
+    1 + len(page.slices), 1, height_ratios=[0.2, *[1.0] * len(page.slices)]
+  )
+  first.text(0.5, 0.5, page.heading, ha='center', va='center', fontsize=10)
   for part, shown in zip(parts, page.slices, strict=True):
     part.suptitle(f'{shown.title}\n{shown.text}', fontsize=8, y=0.97)
     places = part.subplots(1, columns, squeeze=False)[0]
