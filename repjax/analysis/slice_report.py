@@ -8,6 +8,7 @@ import base64
 from collections.abc import Sequence
 import html as escaping
 import io
+from typing import Any
 from typing import NamedTuple
 
 from matplotlib import figure as mpl_figure
@@ -126,9 +127,11 @@ def figure(page: Page, images: np.ndarray) -> mpl_figure.Figure:
   fig = mpl_figure.Figure(
     figsize=(1.0 * columns + 0.4, 1.75 * len(page.slices) + 0.35)
   )
-  first, *parts = fig.subfigures(
+  # A list, unless it is of one.
+  made: Any = fig.subfigures(
     1 + len(page.slices), 1, height_ratios=[0.2, *[1.0] * len(page.slices)]
   )
+  first, *parts = made
   first.text(0.5, 0.5, page.heading, ha='center', va='center', fontsize=10)
   for part, shown in zip(parts, page.slices, strict=True):
     part.suptitle(f'{shown.title}\n{shown.text}', fontsize=8, y=0.97)
