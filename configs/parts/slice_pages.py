@@ -12,13 +12,12 @@ from repjax.analysis import domino
 from repjax.analysis import slice_report
 from repjax.analysis import slice_scores
 from repjax.analysis import slice_words
-from repjax.experiments import of_images
 
 
 def check(config) -> None:
   """Raises InputError for a split with too few rows to find slices in."""
   for split in config.data.eval_splits:
-    rows = len(of_images.load(config, split))
+    rows = worded_pairs.num_evaluated(config, split)
     if rows // 2 < config.slices.num_components:
       raise types.InputError(
         f'half of the {rows} rows of {split} are fewer than config.slices.'

@@ -61,10 +61,14 @@ def read(config, seed: int) -> Worded:
   return Worded(train.with_columns(**encoded), names, tokenizer)
 
 
+def num_evaluated(config, split: str) -> int:
+  """Rows of `evaluated`: at least 2,000, for slices to be found in."""
+  return max(2000, len(of_images.load(config, split)))
+
+
 def evaluated(config, split: str) -> sources.Source:
   """Rows of a split that a run is evaluated on: one draw for all runs."""
-  source = of_images.load(config, split)
-  return worded.draw(source, num_rows=len(source), seed=[7, 7], split=split)
+  return draw(config, split, num_evaluated(config, split), [7, 7])
 
 
 def method(

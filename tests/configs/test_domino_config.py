@@ -83,7 +83,7 @@ def test_figures_tell_of_rows_that_slices_were_not_found_on():
 
 def test_too_few_rows_to_find_slices_in_are_refused_before_training():
   config = recipe.get_config('smoke')
-  config.data.eval_splits = ('test[:40]',)
+  config.slices.num_components = 1500
   with pytest.raises(types.InputError, match=r'config\.slices\.num_components'):
     recipe.build(config)
 
@@ -127,5 +127,6 @@ def test_settings_are_of_all_kinds_and_of_one_slice_in_all_splits(pools):
 def test_sources_are_what_the_splits_name(pools):
   config, _ = pools
   assert isinstance(worded_pairs.evaluated(config, 'test'), sources.Source)
+  assert len(worded_pairs.evaluated(config, 'test[:40]')) == 2000
   splits = set(config.study.splits.values())
   assert len(splits) == len(slice_study.SPLITS)
