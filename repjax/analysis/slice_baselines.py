@@ -1,8 +1,9 @@
 """Host side: other ways to discover slices, with which Domino is compared.
 
 All take the validation rows of `domino.discover` and give a function of new
-rows: (embeddings, labels, probs) -> how much each is of each slice, [N, k]. The
-mixture without labels and predictions is Domino with both weights 0.
+rows: (embeddings, labels, probs) -> how much each is of each slice, [N, k],
+which is what `domino.log_odds` is of Domino's own. The mixture without labels
+and predictions is Domino with both weights 0.
 """
 
 from collections.abc import Callable
@@ -18,11 +19,6 @@ from repjax.analysis import domino
 from repjax.analysis import error_mixture
 
 Slicing = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def domino_like(found: domino.Found) -> Slicing:
-  """Domino's own slices, ranked by their log odds."""
-  return functools.partial(domino.log_odds, found)
 
 
 def confusion(num_slices: int = 5) -> Slicing:

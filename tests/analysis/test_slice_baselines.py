@@ -4,7 +4,6 @@ import numpy as np
 import planted_slices
 import pytest
 
-from repjax.analysis import domino
 from repjax.analysis import slice_baselines
 from repjax.analysis import slice_scores
 
@@ -44,11 +43,3 @@ def test_the_first_ball_is_where_losses_are(rows):
   assert slice_scores.precision_at(found, truth)[0] >= 0.9
   # It holds at least about min_weight of the rows.
   assert np.exp(found[:, 0]).sum() > 0.01 * len(found)
-
-
-def test_dominos_own_are_log_odds(rows):
-  valid, test, _ = rows
-  found = domino.discover(*valid, seed=0, num_components=6)
-  np.testing.assert_array_equal(
-    slice_baselines.domino_like(found)(*test), domino.log_odds(found, *test)
-  )
