@@ -26,6 +26,7 @@ from launch.benchmarks import generation_costs
 from launch.benchmarks import poisoning_speed
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
+from launch.benchmarks import slice_discovery
 from launch.benchmarks import training
 from launch.benchmarks import two_sample_tests
 from launch.lib import app
@@ -47,6 +48,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'deployment': adaptation_speed.deployment,
   'two_sample': two_sample_tests.two_sample,
   'dimension': dimension_speed.dimension,
+  'slices': slice_discovery.slices,
   'pico': contrastive_costs.pico,
   'esvit': distillation_costs.esvit,
   'episodes': few_labels.episodes,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import optax
 
-from configs import presets
+from configs.parts import clip_towers
 from repjax import optim
 from repjax import parallel
 from repjax import types
@@ -21,9 +21,6 @@ from repjax.data.text import tokens
 from repjax.data.text import word_loss
 from repjax.experiments import of_images
 from repjax.methods import clip as clip_method
-from repjax.models import clip
-from repjax.models import mlp
-from repjax.models import resnet
 
 # The split of what is attacked: test images with the trigger, or one image.
 ATTACKED = 'attacked'
@@ -70,10 +67,7 @@ def read(config) -> Pairs:
       f'{train.name} has no classes to write captions about: give a '
       '--config.data.name that has.'
     )
-  names = train.class_names or tuple(map(str, range(train.num_classes)))
-  if all(x.isdigit() for x in names) and len(names) <= len(captions.DIGITS):
-    names = captions.DIGITS[: len(names)]
-  names = tuple(x.replace('_', ' ') for x in names)
+  names = captions.spoken(train.class_names, train.num_classes)
   texts = captions.draw(train.column('label'), names, seed=config.seed)
   learned = [*texts, *(x for row in captions.prompts(names) for x in row)]
   tokenizer = tokens.Subwords.train(learned, vocab_size=config.data.vocab_size)
@@ -159,26 +153,6 @@ def split_of(config, split: str) -> sources.Source:
   return made.with_columns(wanted=wanted)
 
 
-def network(config, pairs: Pairs) -> clip.Clip:
-  """Both towers."""
-  kinds = dict(
-    mlp=mlp.Mlp, resnet=resnet.ResNet, preact_resnet=resnet.PreActResNet
-  )
-  kind = presets.choose('network', config.network, kinds)
-  return clip.Clip(
-    config.clip.features,
-    kind(config.clip.features, **config[config.network]),
-    clip.TextTower(
-      clip.TowerConfig(**config.text),
-      vocab_size=pairs.tokenizer.vocab_size,
-      num_positions=config.data.length,
-      end_token=tokens.END,
-    ),
-    initial_bias=-10.0 if config.clip.loss == 'sigmoid' else None,
-    initial_scale=10.0 if config.clip.loss == 'sigmoid' else 1 / 0.07,
-  )
-
-
 def method(
   config,
   pairs: Pairs,
@@ -194,7 +168,7 @@ def method(
   if config.clip.in_modal:
     settings['transform'] = _second_views(config)
   return clip_method.make(
-    network(config, pairs),
+    clip_towers.network(config, pairs.tokenizer),
     optimizer(rate, weight_decay=tx.weight_decay),
     loss=config.clip.loss,
     max_scale=config.clip.max_scale,

@@ -16,6 +16,7 @@ _LESS = {
   'mam_adapter': dict(data=dict(train_split='train[:4000]')),
   'contrastive_poisoning': dict(data=dict(train_split='train[:600]')),
   'diffstride': dict(data=dict(train_split='train[:200]')),
+  'domino': dict(data=dict(train_split='train[:600]', num_rows=600)),
   'mind_the_pad': dict(data=dict(train_split='train[:200]')),
   'mixup': dict(data=dict(train_split='train[:200]')),
   'performer': dict(data=dict(train_split='train[:100]')),

@@ -35,6 +35,22 @@ DIGITS = (
 )
 
 
+def spoken(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+  """What classes are called in a text.
+
+  Args:
+    names: Of classes, as a set has them; None for numbers.
+    num_classes: C.
+
+  Returns:
+    C names; digits are words, and '_' is a space.
+  """
+  names = tuple(names or map(str, range(num_classes)))
+  if all(x.isdigit() for x in names) and len(names) <= len(DIGITS):
+    names = DIGITS[: len(names)]
+  return tuple(x.replace('_', ' ') for x in names)
+
+
 def check_templates(templates: Sequence[str]) -> None:
   """Raises InputError for templates that are none, or lack the class."""
   for template in templates:

@@ -1,0 +1,85 @@
+"""The page about slices in which the CLIP of a recipe misreads images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from configs.parts import worded_pairs
+from repjax import types
+from repjax.analysis import domino
+from repjax.analysis import slice_report
+from repjax.analysis import slice_scores
+from repjax.analysis import slice_words
+
+
+def check(config) -> None:
+  """Raises InputError for a split with too few rows to find slices in."""
+  for split in config.data.eval_splits:
+    rows = worded_pairs.num_evaluated(config, split)
+    if rows // 2 < config.slices.num_components:
+      raise types.InputError(
+        f'half of the {rows} rows of {split} are fewer than config.slices.'
+        f'num_components={config.slices.num_components}: lower it.'
+      )
+
+
+def figures(
+  config, pairs: worded_pairs.Worded, made: types.Experiment
+) -> Callable[..., dict[str, Any]]:
+  """Figures of an experiment, and 'slices'."""
+
+  def draw(split, outputs, columns):
+    rows = worded_pairs.evaluated(config, split)
+    return {
+      **made.figures(split, outputs, columns),
+      'slices': slice_report.figure(
+        report(config, pairs, outputs, columns),
+        rows.read(columns['index'])['image'],
+      ),
+    }
+
+  return draw
+
+
+def report(
+  config, pairs: worded_pairs.Worded, outputs, columns
+) -> slice_report.Page:
+  """Slices of the zero-shot classification: found on half, told of the rest.
+
+  Args:
+    config: With slices and seed.
+    pairs: What `worded_pairs.read` gave.
+    outputs: What `predict` says of N rows.
+    columns: Their 'label', [N].
+  """
+  probs = scipy.special.softmax(outputs['logits'], -1)
+  embeddings, labels = outputs['image_embedding'], columns['label']
+  half = np.arange(len(labels)) % 2 == 0
+  found = domino.discover(
+    embeddings[half],
+    labels[half],
+    probs[half],
+    seed=config.seed,
+    **config.slices,
+  )
+  new = ~half
+  odds = domino.log_odds(found, embeddings[new], labels[new], probs[new])
+  return slice_report.page(
+    odds,
+    labels[new],
+    probs[new],
+    rows=np.flatnonzero(new),
+    class_names=pairs.names,
+    words=slice_words.of_cosines(
+      scipy.special.expit(odds),
+      outputs['phrase_logits'][new],
+      labels[new],
+      pairs.phrases,
+    ),
+    audits=slice_scores.audit(
+      domino.scores(found, embeddings[new]),
+      probs[new].argmax(-1) != labels[new],
+    ),
+  )

@@ -1,0 +1,45 @@
+"""Baselines find what they can find, and nothing else."""
+
+import numpy as np
+import planted_slices
+import pytest
+
+from repjax.analysis import slice_baselines
+from repjax.analysis import slice_scores
+
+
+@pytest.fixture(scope='module')
+def rows():
+  *valid, _ = planted_slices.draw(seed=0)
+  *test, truth = planted_slices.draw(seed=1)
+  return valid, test, truth[:, None]
+
+
+def test_cells_of_the_confusion_matrix_rank_errors_first(rows):
+  _, (z, labels, probs), _ = rows
+  found = slice_baselines.confusion(3)(z, labels, probs)
+  np.testing.assert_allclose(found[:, 0], (labels == 0) * probs[:, 1])
+  np.testing.assert_allclose(found[:, 1], (labels == 1) * probs[:, 0])
+  np.testing.assert_allclose(found[:, 2], (labels == 0) * probs[:, 0])
+
+
+def test_a_blob_is_a_cluster_of_its_class(rows):
+  valid, test, truth = rows
+  slicing = slice_baselines.george(
+    *valid, seed=0, num_components=6, pca_dim=4, num_slices=4
+  )
+  found = slicing(*test)
+  assert found.shape == (600, 4)
+  assert slice_scores.best_precision(found, truth) >= 0.9
+  # Two slices of each class have no row of the other.
+  np.testing.assert_array_equal(found[test[1] == 1, :2], 0)
+  np.testing.assert_array_equal(found[test[1] == 0, 2:], 0)
+
+
+def test_the_first_ball_is_where_losses_are(rows):
+  valid, test, truth = rows
+  found = slice_baselines.spotlight(*valid, num_slices=2)(*test)
+  assert (found <= 0).all()
+  assert slice_scores.precision_at(found, truth)[0] >= 0.9
+  # It holds at least about min_weight of the rows.
+  assert np.exp(found[:, 0]).sum() > 0.01 * len(found)
