@@ -26,6 +26,7 @@ from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
 from launch.benchmarks import training
 from launch.benchmarks import two_sample_tests
+from launch.benchmarks import unit_costs
 from launch.lib import app
 from repjax import files
 from repjax import types
@@ -50,6 +51,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,
   'vitgan': generation_costs.vitgan,
+  'exemplars': unit_costs.exemplars,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -22,7 +22,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repjax import types
@@ -106,9 +105,7 @@ def search(
     part = np.pad(part, ((0, lacking), (0, 0), (0, 0)))
     found = jax.device_get(_search(model, variables, part, width, length))
     parts.append(jax.tree.map(lambda x, n=size - lacking: x[:n], found))
-  return beam_search.Beams(
-    *(np.concatenate(x) for x in zip(*parts, strict=True))
-  )
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -240,16 +237,19 @@ def score(
   tokens = np.zeros((len(ids), max(map(len, ids))), np.int32)
   for row, x in zip(tokens, ids, strict=True):
     row[: len(x)] = x
-  scores = model.apply(
-    variables, jnp.asarray(features), tokens[:, :-1], train=False
-  )
+  read = _read(model, variables, features, tokens[:, :-1])
   targets = tokens[:, 1:, None]
   real = targets[..., 0] != tokenizing.PAD
   likelihood, prior = (
     np.where(real, np.take_along_axis(np.asarray(x), targets, -1)[..., 0], 0)
-    for x in (scores.likelihood, scores.prior)
+    for x in (read.likelihood, read.prior)
   )
   return likelihood.sum(1), prior.sum(1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(model, variables, features, tokens) -> describer.Scores:
+  return model.apply(variables, features, tokens, train=False)
 
 
 def mentioning(

@@ -26,7 +26,7 @@ def made():
 
 
 def test_outputs_are_what_the_layer_computes(made):
-  forward, first, hidden, head = made
+  forward, first, hidden, _ = made
   outputs, seen = layer_outputs.with_outputs_of(forward, (first, 'head'))
   np.testing.assert_allclose(seen[first], hidden, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(seen['head'], outputs, rtol=1e-6)
@@ -45,7 +45,7 @@ def test_units_that_are_off_are_0_for_what_follows(made):
 
 def test_an_unknown_layer_is_named_with_those_there_are(made):
   forward = made[0]
-  with pytest.raises(types.InputError, match="no layer 'haed'.*head"):
+  with pytest.raises(types.InputError, match=r"no layer 'haed'.*head"):
     layer_outputs.with_outputs_of(forward, ('haed',))
 
 

@@ -54,7 +54,11 @@ NAMES = (tuple(INKS), FILLINGS, KINDS)
 
 
 def draw(
-  num_rows: int, *, seed: int | Sequence[int], num_things: int = 2
+  num_rows: int,
+  *,
+  seed: int | Sequence[int],
+  num_things: int = 2,
+  noise: tuple[float, float] = (0.06, 0.06),
 ) -> Things:
   """Scenes of 24 x 24 pixels; colour, filling and kind are independent.
 
@@ -64,12 +68,16 @@ def draw(
     num_rows: N.
     seed: Decides everything.
     num_things: In each scene, 1 to 4; N times as many things are given.
+    noise: Least and largest standard deviation of a scene's noise, in parts of
+      the brightest light.
 
   Raises:
     InputError: If a number is out of range.
   """
   types.check_range('[1, inf)', num_rows=num_rows)
   types.check_range('[1, 4]', num_things=num_things)
+  types.check_range('[0, 1]', noise=noise[0])
+  types.check_range(f'[{noise[0]}, 1]', noise=noise[1])
   rng = np.random.default_rng(seed)
   count = num_rows * num_things
   colour, filling, kind = (rng.integers(0, len(x), count) for x in NAMES)
@@ -88,12 +96,13 @@ def draw(
   inks = np.array(list(INKS.values()))[colour]
   # No ink is quite pure, and none as bright as any other.
   inks = (0.08 + 0.84 * inks) * rng.uniform(0.6, 1.0, (count, 1))
-  image = rng.uniform(0.1, 0.45, (num_rows, 1, 1, 1)) + rng.normal(
-    0, 0.06, (num_rows, SIZE, SIZE, 3)
+  image = np.tile(
+    rng.uniform(0.1, 0.45, (num_rows, 1, 1, 1)), (1, SIZE, SIZE, 3)
   )
   for i in range(num_things):
     share = whole[i::num_things, ..., None]
     image = (1 - share) * image + share * inks[i::num_things, None, None]
+  image = rng.normal(image, rng.uniform(*noise, (num_rows, 1, 1, 1)))
   filling = np.where(kind == _LETTERS, -1, filling)
   return Things(
     np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8),
