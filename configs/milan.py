@@ -26,7 +26,6 @@ from repjax.experiments import wiring
 
 _SIZES = dict(embed_dim=128, hidden_dim=512, dropout_rate=0.5)
 _TINY = dict(embed_dim=4, hidden_dim=8)
-_STAGES = tuple(enumerate((3, 4, 23, 3)))  # A ResNet-101.
 
 PRESETS = dict(
   paper=dict(
@@ -44,9 +43,9 @@ PRESETS = dict(
     units=dict(k=15, length=17, at_least=1),
     encoder=dict(
       **dict(network='resnet', run='', num_classes=1000, batch_size=64),
-      layers=('stem', *(f'stage_{i}/block_{x - 1}' for i, x in _STAGES)),
+      layers=('stem', *(f'stage_{i}' for i in range(4))),
     ),
-    resnet=dict(stage_sizes=tuple(x for _, x in _STAGES)),
+    resnet=dict(stage_sizes=(3, 4, 23, 3)),
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2), width=64),
     captioner=dict(_SIZES),
     language_model=dict(num_layers=2, **_SIZES),
@@ -87,7 +86,7 @@ PRESETS = dict(
     augment=dict(size=32, **presets.CIFAR10),
     encoder=dict(
       **dict(network='preact_resnet', num_classes=10),
-      layers=('', 'stem', 'stage_0/block_1', 'stage_1/block_1', 'norm'),
+      layers=('', 'stem', 'stage_0', 'stage_1', 'stage_2', 'norm'),
     ),
     captioner=dict(embed_dim=64, hidden_dim=256),
     language_model=dict(embed_dim=64, hidden_dim=128),

@@ -9,7 +9,7 @@ from launch.lib import timing
 
 # A ResNet-18 for small images, on rows like CIFAR's, and its four stages.
 _BATCH_SIZE, _SIDE, _NUM_BATCHES = 100, 32, 2
-_LAYERS = tuple(f'stage_{i}/block_1' for i in range(4))
+_LAYERS = tuple(f'stage_{i}' for i in range(4))
 _POSITIONS = 16
 
 
