@@ -116,7 +116,7 @@ CLAIMS = dict(
 # that a quantile is made of; draws: of random units.
 _LAYER = dict(
   small=dict(
-    teacher=dict(network='conv_net', rows=4000, steps=250, learning_rate=3e-3),
+    teacher=dict(network='conv_net', rows=4000, steps=400, learning_rate=3e-3),
     subject=dict(
       **dict(network='conv_net', rows=5000, valid_rows=200, test_rows=1000),
       **dict(steps=450, learning_rate=3e-3, noise=0.13, marks=0.5),

@@ -27,7 +27,7 @@ class Beams(NamedTuple):
     tokens: [B, W, L] int32, padding after the end.
     likelihood: Sum of the log-probabilities of their tokens, [B, W]; -inf where
       there are not as many captions.
-    prior: The same sum by the other score, [B, W].
+    prior: Sum of their log-probabilities by the other score, [B, W].
   """
 
   tokens: jax.Array
