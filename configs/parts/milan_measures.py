@@ -109,12 +109,9 @@ def of_inks(config, seen_by, describe, seed):
   }, {'planted_units': page}
 
 
-def of_letters(config, seen_by, describe, states, seed):
+def of_letters(config, seen_by, describe, predict, states, seed):
   """Numbers of the classifier without its letter units, curve, and page."""
   chosen = config.subject
-  predict = subjects.classifier(
-    config, 'subject', subjects.num_classes(config)
-  ).predict
   clean, state = states
   train, valid, test = (
     subjects.marked_part(config, x, seed, tells=True)

@@ -148,7 +148,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   seen_by = _encoder(config)
   units = [planted_captions.draw(config, seen_by, seed) for seed in seeds]
   describers = _describers(config, units, seeds)
-  clean, marked = (_subjects(config, seeds, x) for x in (False, True))
+  method = subjects.classifier(config, 'subject', subjects.num_classes(config))
+  clean, marked = (_subjects(config, method, seeds, x) for x in (False, True))
   numbers, sweeps, curves, figures = [], [], [], {}
   for i, seed in enumerate(seeds):
     describer = {'params': describers[i].params}
@@ -169,7 +170,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
 
     inks, page = measures.of_inks(config, seen_by, describe, seed)
     letters, curve, other = measures.of_letters(
-      config, seen_by, describe, (clean[i], marked[i]), seed
+      config, seen_by, describe, method.predict, (clean[i], marked[i]), seed
     )
     numbers.append({**found, **inks, **letters})
     sweeps.append(sweep)
@@ -256,9 +257,8 @@ def _describers(config, units, seeds):
   return trees.unstack(states)
 
 
-def _subjects(config, seeds, tells):
+def _subjects(config, method, seeds, tells):
   """States of classifiers, one a seed; letters tell classes or nothing."""
-  chosen, num_classes = config.subject, subjects.num_classes(config)
   rows = [
     subjects.rows_of(
       config, subjects.marked_part(config, 'train', x, tells=tells)
@@ -267,12 +267,12 @@ def _subjects(config, seeds, tells):
   ]
   trained = side_by_side.train(
     f'letters tell {"the class" if tells else "nothing"}',
-    subjects.classifier(config, 'subject', num_classes),
+    method,
     {name: np.stack([x[name] for x in rows]) for name in rows[0]},
     {name: x[:200] for name, x in rows[0].items()},
     seeds=seeds,
     batch_size=config.batch_size,
-    steps=chosen.steps,
+    steps=config.subject.steps,
     points=2,
     vectorize=False,
   )

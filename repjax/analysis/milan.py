@@ -81,7 +81,7 @@ def search(
     features: Of the exemplars, [U, k, D].
     length: The most tokens of a caption, its end among them.
     width: Of the beam.
-    batch_size: Units of a call; all calls share one program.
+    batch_size: Units of a call, at most.
 
   Raises:
     InputError: A number is out of range, there is no unit, or a feature is no
@@ -97,7 +97,8 @@ def search(
   if not np.isfinite(features).all():
     unit = int(np.flatnonzero(~np.isfinite(features).all((1, 2)))[0])
     raise types.InputError(f'the features of unit {unit} are no numbers')
-  size = min(batch_size, len(features))
+  # Few sizes, so that few programs are compiled.
+  size = min(batch_size, 1 << (len(features) - 1).bit_length())
   parts = []
   for start in range(0, len(features), size):
     part = features[start : start + size]
