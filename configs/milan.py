@@ -25,7 +25,7 @@ from repjax import types
 from repjax.experiments import wiring
 
 _SIZES = dict(embed_dim=128, hidden_dim=512, dropout_rate=0.5)
-_TINY = dict(embed_dim=4, hidden_dim=8)
+_TINY = dict(embed_dim=4, hidden_dim=8, dropout_rate=0.0)
 
 PRESETS = dict(
   paper=dict(
@@ -67,7 +67,7 @@ PRESETS = dict(
     planted=dict(
       **dict(train_images=2000, heldout_images=1200, units=10),
       **dict(heldout_units=4, heldout=0.25, annotators=3, mention=0.75),
-      **dict(grow=(0, 2), noise=(0.06, 0.14)),
+      **dict(grow=(0, 2, 4), noise=(0.06, 0.14)),
     ),
     captioner=dict(embed_dim=24, hidden_dim=48, dropout_rate=0.3),
     language_model=dict(embed_dim=24, hidden_dim=32, dropout_rate=0.3),
