@@ -29,6 +29,7 @@ from launch.benchmarks import pyramid_speed
 from launch.benchmarks import slice_discovery
 from launch.benchmarks import training
 from launch.benchmarks import two_sample_tests
+from launch.benchmarks import unit_costs
 from launch.lib import app
 from repjax import files
 from repjax import types
@@ -56,6 +57,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'vitgan': generation_costs.vitgan,
   'poisoning': poisoning_speed.poisoning,
   'shapley': explanation_speed.shapley_values,
+  'exemplars': unit_costs.exemplars,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -17,6 +17,12 @@ _LESS = {
   'contrastive_poisoning': dict(data=dict(train_split='train[:600]')),
   'diffstride': dict(data=dict(train_split='train[:200]')),
   'domino': dict(data=dict(train_split='train[:600]', num_rows=600)),
+  'milan': dict(
+    data=dict(train_split='train[:600]', heldout_split='test[:600]'),
+    units=dict(k=3),
+    encoder=dict(batch_size=100),
+    preact_resnet=dict(stage_sizes=(1, 1, 1, 1), width=16),
+  ),
   'mind_the_pad': dict(data=dict(train_split='train[:200]')),
   'mixup': dict(data=dict(train_split='train[:200]')),
   'performer': dict(data=dict(train_split='train[:100]')),

@@ -1,0 +1,292 @@
+"""What MILAN claims, measured: captions that tell units apart.
+
+The paper reports that descriptions by pointwise mutual information agree with
+people better than by likelihood (BERTScore .38 against .31, .37 against .31,
+.35 against .27 and .31 against .30 on four networks that the captioner has not
+seen), and that a classifier which reads class names in the corner of images
+(58.8 % where they are wrong, against 80.8 %) wins back 4.9 points when 13 units
+are taken out that MILAN describes by words such as text.
+
+Here all is drawn (`data/sets/scenes.py`): two things a scene, whose colour,
+filling and kind are known. Planted units look for some of these attributes, and
+annotators leave out each attribute of a caption with probability .25. A quarter
+of the concepts of several attributes have no captions; descriptions are counted
+there, right if they name all attributes and no other. The encoder, one network
+for all seeds, has learned kinds and fillings. Planted in a network of their own
+are six units that answer to an ink; their exemplars come from the same pass as
+those of any network. The classifier that reads letters has learned the kind of
+things in noise, with the letter of the class in the corner of half of the
+images (of any class, for comparison), and is tested with any letter; all units
+of its last maps that a description calls letters are taken out, and as many of
+the others, five times, for comparison.
+
+Thresholds are those that were asked for before anything was built, but for two
+with trials on other seeds in view: .7 for the captioner (.84 there) and .05 for
+grammar (.2). In these trials annotators left out .4; their rate was changed,
+and the noise of the classifier's images chosen so that letters are a help.
+
+What was found: captions by mutual information name all attributes twice as
+often, and would more often still with a larger lambda, up to about 1, at the
+price of grammar. Editing could not be tested: in five of six seeds no unit is
+called letters, in the sixth one is, so next to nothing was taken out, and the
+verdicts of the last two claims say nothing about the paper. The page of units
+shows why: a unit of the last maps stands for a class, and what it likes best
+are things of the class and letters of the class alike.
+"""
+
+from absl import logging
+import jax
+from ml_collections import config_dict
+import numpy as np
+import optax
+
+from configs import milan as recipe
+from configs import presets
+from configs.parts import described_units as parts
+from configs.parts import encoders
+from configs.parts import milan_measures as measures
+from configs.parts import milan_subjects as subjects
+from configs.parts import planted_captions
+from repjax import plots
+from repjax import trees
+from repjax import types
+from repjax.analysis import milan
+from repjax.data.sets import scenes
+from repjax.experiments import wiring
+from repjax.protocols import seed_loop
+from repjax.protocols import side_by_side
+
+SEEDS = (0, 1, 2, 3, 4, 5)
+
+CLAIMS = dict(
+  names_all_gain=dict(
+    says='concepts never captioned: share of descriptions that name all '
+    'attributes and no other, lambda = .2 minus lambda = 0',
+    paper='BERTScore +.07 on average over four held-out networks',
+    at_least=0.05,
+  ),
+  captioner_good=dict(
+    kind='first',
+    says='concepts with captions, new images: share that name all, lambda = .5',
+    paper='not reported',
+    at_least=0.7,
+  ),
+  too_large_hurts=dict(
+    says='share of descriptions that an annotator could have written '
+    '(grammar), lambda = .2 minus lambda = 1',
+    paper='not reported',
+    at_least=0.05,
+    needs=('captioner_good',),
+  ),
+  rarer_words=dict(
+    says='log-probability of descriptions under the language model, lambda = 0 '
+    'minus lambda = .2, nats',
+    paper='what equation 3 asks for',
+    at_least=0.0,
+  ),
+  planted_precision=dict(
+    says='planted units: share of their 15 exemplars that show what they look '
+    'for',
+    paper='not reported',
+    at_least=0.95,
+  ),
+  planted_overlap=dict(
+    says='planted units: intersection over union of masks and what they look '
+    'for, in exemplars',
+    paper='not reported',
+    at_least=0.6,
+  ),
+  clean_accuracy=dict(
+    kind='first',
+    says='images with any letter in the corner: accuracy of the classifier '
+    'trained with any letter',
+    paper='80.8 % (ResNet-18, 10 classes of ImageNet)',
+    at_least=0.9,
+  ),
+  letters_hurt=dict(
+    kind='first',
+    says='that minus the accuracy of the classifier trained with the letter of '
+    'the class',
+    paper='22 points',
+    at_least=0.1,
+  ),
+  recovered=dict(
+    says='accuracy without the units described as letters, minus with them',
+    paper='+4.9 points (13 units of ResNet-18)',
+    at_least=0.03,
+    needs=('clean_accuracy', 'letters_hurt'),
+  ),
+  above_random=dict(
+    says='accuracy without these units, minus without as many random others',
+    paper='random units do not help (figure not checked)',
+    at_least=0.0,
+    needs=('clean_accuracy', 'letters_hurt'),
+  ),
+)
+
+# teacher: the encoder; subject: the classifier. rows: of training; valid_rows
+# put units in order; marks: share of letters; positions: places of an image
+# that a quantile is made of; draws: of random units.
+_LAYER = dict(
+  small=dict(
+    teacher=dict(network='conv_net', rows=4000, steps=400, learning_rate=3e-3),
+    subject=dict(
+      **dict(network='conv_net', rows=5000, valid_rows=200, test_rows=1000),
+      **dict(steps=450, learning_rate=3e-3, noise=0.13, marks=0.5),
+      **dict(layers=('norm_2',), positions=36, draws=5),
+    ),
+  ),
+  smoke=dict(
+    teacher=dict(rows=64, steps=2),
+    subject=dict(rows=64, valid_rows=8, test_rows=40, steps=2, draws=1),
+  ),
+  gpu=dict(
+    teacher=dict(network='preact_resnet', rows=50_000, steps=12_000),
+    subject=dict(
+      **dict(network='preact_resnet', rows=40_000, valid_rows=1000),
+      **dict(test_rows=5000, steps=10_000, layers=('norm',)),
+    ),
+  ),
+)
+
+
+def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
+  """The recipe's numbers, and those of the networks that are described."""
+  return presets.get_config(preset, presets.RUN, recipe.PRESETS, _LAYER)
+
+
+def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
+  """Learns to describe units, and describes planted and learned ones."""
+  planted_captions.check(config)
+  seen_by = _encoder(config)
+  units = [planted_captions.draw(config, seen_by, seed) for seed in seeds]
+  describers = _describers(config, units, seeds)
+  method = subjects.classifier(config, 'subject', subjects.num_classes(config))
+  clean, marked = (_subjects(config, method, seeds, x) for x in (False, True))
+  numbers, sweeps, curves, figures = [], [], [], {}
+  for i, seed in enumerate(seeds):
+    describer = {'params': describers[i].params}
+    found, sweep = measures.of_captions(
+      config, describer, units[i], seen_by, seed
+    )
+
+    def describe(features, tokenizer=units[i].tokenizer, describer=describer):
+      return milan.describe(
+        parts.model(config, tokenizer.vocab_size),
+        describer,
+        features,
+        tokenizer,
+        length=config.units.length - 1,
+        width=config.describing.width,
+        strength=config.describing.strength,
+      )
+
+    inks, page = measures.of_inks(config, seen_by, describe, seed)
+    letters, curve, other = measures.of_letters(
+      config, seen_by, describe, method.predict, (clean[i], marked[i]), seed
+    )
+    numbers.append({**found, **inks, **letters})
+    sweeps.append(sweep)
+    curves.append(curve)
+    figures = figures or {**page, **other}
+  by_strength = np.array(sweeps)  # [S, lambda, 4]
+  names = ('names all', 'grammatical', 'names none')
+  figures |= {
+    'strength': plots.lines(
+      {
+        x: (measures.STRENGTHS, by_strength[..., j].mean(0))
+        for j, x in enumerate(names)
+      },
+      xlabel='lambda',
+      ylabel='share of descriptions, concepts never captioned',
+    ),
+    'removed': plots.lines(
+      {
+        f'seed {seed}': (np.arange(len(x)), x)
+        for seed, x in zip(seeds, curves, strict=True)
+      },
+      xlabel='units described as letters that are out, least useful first',
+      ylabel='accuracy, any letter in the corner',
+    ),
+  }
+  return types.Report(
+    scalars={k: np.array([x[k] for x in numbers]) for k in numbers[0]},
+    arrays={'by_strength': by_strength},
+    figures=figures,
+  )
+
+
+def _encoder(config):
+  """One network, trained to tell things apart."""
+  chosen = config.teacher
+  if config.data.name == 'scenes':
+    shown = scenes.draw(
+      chosen.rows,
+      seed=[7, chosen.rows],
+      num_things=1,
+      noise=config.planted.noise,
+    )
+    images = subjects.Marked(shown.image, subjects.kinds_and_fillings(shown))
+  else:
+    images = subjects.labelled(config, 'train', 7, chosen.rows)
+  rows = subjects.rows_of(config, images)
+  trained = side_by_side.train(
+    'encoder',
+    subjects.classifier(config, 'teacher', config.encoder.num_classes),
+    {},
+    {name: x[:500] for name, x in rows.items()},
+    seeds=(0,),
+    batch_size=config.batch_size,
+    steps=chosen.steps,
+    points=2,
+    shared=rows,
+    vectorize=False,
+  )
+  state = jax.tree.map(lambda x: x[0], trained.states)
+  return encoders.build(config, {'params': state.params, **state.model_state})
+
+
+def _describers(config, units, seeds):
+  """States of the two models, one a seed, side by side."""
+  count = min(len(x.train['tokens']) for x in units)
+  rng = np.random.default_rng(0)
+  chosen = [rng.permutation(len(x.train['tokens']))[:count] for x in units]
+  columns = {
+    name: np.stack(
+      [x.train[name][rows] for x, rows in zip(units, chosen, strict=True)]
+    )
+    for name in units[0].train
+  }
+  steps = wiring.steps_of(config, count)
+  method = parts.method(config, units[0], steps, optax.adamw)
+  fresh = side_by_side.begin(method, columns, seeds)
+  order = seed_loop.epochs(
+    count, seeds, steps=steps, batch_size=config.batch_size
+  )
+  *_, (_, states, means) = seed_loop.fit(
+    method, fresh, columns, order, seeds=seeds, every=steps
+  )
+  logging.info('describers: loss %.3f', means['loss'].mean())
+  return trees.unstack(states)
+
+
+def _subjects(config, method, seeds, tells):
+  """States of classifiers, one a seed; letters tell classes or nothing."""
+  rows = [
+    subjects.rows_of(
+      config, subjects.marked_part(config, 'train', x, tells=tells)
+    )
+    for x in seeds
+  ]
+  trained = side_by_side.train(
+    f'letters tell {"the class" if tells else "nothing"}',
+    method,
+    {name: np.stack([x[name] for x in rows]) for name in rows[0]},
+    {name: x[:200] for name, x in rows[0].items()},
+    seeds=seeds,
+    batch_size=config.batch_size,
+    steps=config.subject.steps,
+    points=2,
+    vectorize=False,
+  )
+  return trees.unstack(trained.states)

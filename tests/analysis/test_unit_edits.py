@@ -1,0 +1,78 @@
+"""Units are switched off, put in order, and removed for good."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from repjax import types
+from repjax.analysis import unit_edits
+from repjax.methods import supervised
+from repjax.models import conv_net
+
+_WIDTHS = {'norm_0': 4}
+
+
+@pytest.fixture(scope='module')
+def made():
+  rng = np.random.default_rng(0)
+  model = conv_net.ConvNet(3, channels=(4, 5))
+  method = supervised.make(model, optax.sgd(0.1))
+  rows = dict(
+    image=rng.normal(size=(30, 8, 8, 1)).astype(np.float32),
+    label=rng.integers(0, 3, 30),
+  )
+  state = method.init(jax.random.key(0), {**rows, 'mask': np.ones(30)})
+  return model, method, state, rows
+
+
+def _accuracy(model, state, rows, params):
+  logits = model.apply(
+    {'params': params, **state.model_state}, rows['image'], train=False
+  )
+  return (np.asarray(logits).argmax(-1) == rows['label']).mean()
+
+
+@pytest.mark.parametrize('units', [(0,), (1, 3), (0, 1, 2, 3)])
+def test_removing_for_good_is_switching_off(made, units):
+  model, method, state, rows = made
+  chosen = [('norm_0', x) for x in units]
+  params = unit_edits.remove(state.params, chosen)
+  assert not np.asarray(params['norm_0']['scale'])[list(units)].any()
+  off = {k: x[None] for k, x in unit_edits.chosen(chosen, _WIDTHS).items()}
+  left = unit_edits.accuracy_without(method.predict, state, rows, off)
+  expected = _accuracy(model, state, rows, params)
+  np.testing.assert_allclose(left, [expected], rtol=1e-6)
+  assert np.asarray(state.params['norm_0']['scale']).all()  # As it was.
+
+
+def test_the_least_useful_unit_comes_first(made):
+  model, method, state, rows = made
+  units = [('norm_0', x) for x in range(4)]
+  left = {
+    x: _accuracy(model, state, rows, unit_edits.remove(state.params, [x]))
+    for x in units
+  }
+  order = unit_edits.least_useful_first(
+    method.predict, state, rows, units, _WIDTHS
+  )
+  assert order == sorted(units, key=lambda x: -left[x])
+  assert (
+    unit_edits.least_useful_first(method.predict, state, rows, [], _WIDTHS)
+    == []
+  )
+
+
+@pytest.mark.parametrize(
+  ('unit', 'message'),
+  [
+    (('nrom_0', 1), "under 'nrom_0'.*norm_0"),
+    (('norm_0', 4), '4 columns, and no unit 4'),
+    (('norm_0', -1), 'no unit -1'),
+  ],
+)
+def test_an_unknown_unit_is_refused(made, unit, message):
+  with pytest.raises(types.InputError, match=message):
+    unit_edits.remove(made[2].params, [unit])
+  with pytest.raises(types.InputError, match='no unit'):
+    unit_edits.chosen([unit], _WIDTHS)

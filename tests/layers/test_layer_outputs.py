@@ -1,0 +1,65 @@
+"""Layers of an unmodified network are read, and changed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax import types
+from repjax.layers import layer_outputs
+from repjax.models import mlp
+
+
+@pytest.fixture(scope='module')
+def made():
+  model = mlp.Mlp(3, features=(4,))
+  image = np.random.default_rng(0).normal(size=(5, 2, 2, 1))
+  variables = model.init(jax.random.key(0), image, train=False)
+
+  def forward():
+    return model.apply(variables, image, train=False)
+
+  params = jax.tree.map(np.asarray, variables['params'])
+  first = next(x for x in params if params[x]['kernel'].shape == (4, 4))
+  hidden = image.reshape(5, 4) @ params[first]['kernel'] + params[first]['bias']
+  return forward, first, hidden, params['head']
+
+
+def test_outputs_are_what_the_layer_computes(made):
+  forward, first, hidden, _ = made
+  outputs, seen = layer_outputs.with_outputs_of(forward, (first, 'head'))
+  np.testing.assert_allclose(seen[first], hidden, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(seen['head'], outputs, rtol=1e-6)
+
+
+def test_units_that_are_off_are_0_for_what_follows(made):
+  forward, first, hidden, head = made
+  off = np.array([False, True, False, True])
+  found = layer_outputs.without_units(forward, {first: off})
+  kept = np.maximum(np.where(off, 0, hidden), 0)
+  expected = kept @ head['kernel'] + head['bias']
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+  none = layer_outputs.without_units(forward, {first: jnp.zeros(4)})
+  np.testing.assert_array_equal(none, forward())
+
+
+def test_an_unknown_layer_is_named_with_those_there_are(made):
+  forward = made[0]
+  with pytest.raises(types.InputError, match=r"no layer 'haed'.*head"):
+    layer_outputs.with_outputs_of(forward, ('haed',))
+
+
+def test_a_choice_has_a_place_for_each_unit(made):
+  with pytest.raises(types.InputError, match='has 3 units'):
+    layer_outputs.without_units(made[0], {'head': np.zeros(2)})
+
+
+def test_a_layer_that_is_applied_twice_is_refused(made):
+  forward = made[0]
+
+  def twice():
+    forward()
+    return forward()
+
+  with pytest.raises(types.InputError, match='2 times'):
+    layer_outputs.with_outputs_of(twice, ('head',))
