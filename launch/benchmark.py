@@ -22,6 +22,7 @@ from launch.benchmarks import dimension_speed
 from launch.benchmarks import distillation_costs
 from launch.benchmarks import few_labels
 from launch.benchmarks import generation_costs
+from launch.benchmarks import instruction_costs
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
 from launch.benchmarks import training
@@ -50,6 +51,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,
   'vitgan': generation_costs.vitgan,
+  'instructions': instruction_costs.instructions,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)
