@@ -67,7 +67,7 @@ PRESETS = dict(
   ),
   small=dict(
     eval_batch_size=300,
-    min_steps=600,
+    min_steps=500,
     data=dict(
       **dict(kind='digit_maps', held_out='0', num_rows=2000, num_eval_rows=50),
       **dict(source_length=12, target_length=3, packed=False),

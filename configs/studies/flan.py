@@ -16,9 +16,13 @@ this says that a model transfers between tasks of real text: --preset=gpu (with
 --data_dir) measures that on seven tasks, the cluster of sentiment held out,
 against the same model untuned and told names.
 
-Pilots were in view when the thresholds were written: those of
-another network, .99 of held-out answers right with 24 tasks, .24 with 12 and
-.10 with 6, .11 by names; and some of this one, .66 to 1.0 between seeds with 24.
+Found: what is trained on is learned in each arm but from the digits alone; of
+six seeds one does all that is held out, the others five tasks of six or a
+little more. With 12 tasks in place of 24 most of it is lost.
+
+Pilots were in view when the thresholds were written: another network's, .99 of
+held-out answers right with 24 tasks, .24 with 12 and .10 with 6, .11 by names;
+and two seeds of this one, .84 and .99 with 24.
 """
 
 from ml_collections import config_dict
@@ -30,7 +34,7 @@ from configs.parts import flan_text_study
 from repjax import plots
 from repjax import types
 
-SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)
+SEEDS = (0, 1, 2, 3, 4, 5)
 
 # The thresholds stood here before the first run, but for what is said above.
 CLAIMS = dict(
