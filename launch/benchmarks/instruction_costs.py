@@ -9,25 +9,26 @@ import numpy as np
 from launch.lib import timing
 
 _NUM_ROWS, _SOURCE, _TARGET = 5_000, 512, 128
-_PROMPTS, _OPTIONS = 64, 10
+_PROMPTS = 16
 
 
 def instructions(rounds: int) -> dict[str, Any]:
-  """Packing of 5,000 texts of many lengths, ranking of 64 prompts by a T5.
+  """Packing of 5,000 texts of many lengths, ranking of 16 prompts by a T5.
 
   Lengths are log-normal, of sources about 60 tokens and of targets a sixth of
-  it. Ranking has 10 options a prompt, by a T5 of four layers of width 128, over
-  a call for each option of each prompt.
+  it. Ranking has prompts of 128 tokens with 10 and with 50 options, by a T5 of
+  two and two layers of width 128, over a call for each option of each prompt.
   """
   padded, filled = _fill()
-  batched, single = _rankers()
   result = {
     'tokens that are no padding, packed': filled,
     'tokens that are no padding, a text a row': padded,
-    'ranking over one option at a time, speed': timing.alternate(
-      rounds, single, batched
-    ),
   }
+  for count in (10, 50):
+    batched, single = _rankers(count)
+    result[f'ranking {count} options over one at a time, speed'] = (
+      timing.alternate(rounds, single, batched)
+    )
   logging.info('instructions: %s', result)
   return result
 
@@ -57,7 +58,7 @@ def _fill():
   )
 
 
-def _rankers():
+def _rankers(num_options):
   """Two calls that give the seconds of ranking all options."""
   import jax
   import jax.numpy as jnp
@@ -79,14 +80,16 @@ def _rankers():
   variables = jax.jit(
     lambda rng: model.init(rng, row, source=row, train=False)
   )(jax.random.key(0))
-  prompts = [f'what comes after {i} in a row ?' for i in range(_PROMPTS)]
-  options = [f'{i}' for i in range(_OPTIONS)]
+  prompts = [
+    f'what comes after {i} in a row ? '.ljust(128, '.') for i in range(_PROMPTS)
+  ]
+  options = [f'{i}' for i in range(num_options)]
 
   def ranker(batch_size):
     return rank_classification.Ranker(
       model,
       tokenizer,
-      source_length=48,
+      source_length=128,
       target_length=4,
       batch_size=batch_size,
     )

@@ -145,6 +145,10 @@ class T5(nn.Module):
     Returns:
       [B, L, vocab_size] float32.
     """
+    if (segments is None) != (source_segments is None):
+      raise InputError(
+        'packed texts need segments and source_segments, not one of them'
+      )
     features = self.encode(
       source,
       train=train,
@@ -173,6 +177,8 @@ class T5(nn.Module):
     mask = _keys(source_mask)
     if source_segments is not None:
       mask = _both(mask, _alike(source_segments, source_segments))
+    if source_segments is None:
+      self._check_length(source.shape[1])
     embedded = self._embed(source, _places(source, source_segments))
     return self.encoder(embedded, train=train, mask=mask)[0]
 
@@ -187,15 +193,17 @@ class T5(nn.Module):
     segments: jax.Array | None = None,
     source_segments: jax.Array | None = None,
   ) -> jax.Array:
-    """Logits, from features of the source [B, S, D] (`encode`); see `T5`."""
-    if (segments is None) != (source_segments is None):
-      raise InputError(
-        'packed texts need segments and source_segments, not one of them'
-      )
+    """Logits, from features of the source [B, S, D] (`encode`); see `T5`.
+
+    With `segments` alone all texts of a row see the whole source.
+    """
     own, crossing = _keys(mask), _keys(source_mask)
-    if segments is not None and source_segments is not None:
+    if segments is not None:
       own = _both(own, _alike(segments, segments))
+    if segments is not None and source_segments is not None:
       crossing = _both(crossing, _alike(segments, source_segments))
+    if segments is None:
+      self._check_length(tokens.shape[1])
     features, _ = self.decoder(
       self._embed(tokens, _places(tokens, segments)),
       self.decoder.look(features),
@@ -278,7 +286,6 @@ class T5(nn.Module):
 
   def _embed(self, tokens, places):
     embedded = self.token_embedding(tokens)
-    self._check_length(tokens.shape[1])
     if self.num_positions:
       embedded += self.position_embedding(places)
     dtype = self.config.dtype
