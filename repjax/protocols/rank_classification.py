@@ -149,7 +149,11 @@ class Ranker:
     source_length, target_length = self._lengths
     blank = self._batch_size - len(prompts)
     ids, mask = running_text.pad(
-      [self._tokenizer.encode(x) for x in prompts] + [[0]] * blank,
+      [
+        instructions.source_ids(x, self._tokenizer, length=source_length)
+        for x in prompts
+      ]
+      + [np.zeros(1, np.int32)] * blank,
       length=source_length,
       truncate=True,
     )

@@ -16,6 +16,7 @@ from configs.studies import flan as study
 from repjax import optim
 from repjax import run
 from repjax import types
+from repjax.data.text import tokens
 from repjax.models import t5
 from repjax.weights import t5_weights
 
@@ -126,13 +127,51 @@ def test_links_and_adapters_are_put_in_by_override(link):
   assert all('lora' in x for x in names)
 
 
-def test_published_weights_are_where_it_starts(tmp_path):
+def test_weights_with_learned_places_are_not_published(tmp_path):
   made = config()
-  data = instruction_tasks.read(made)
-  made.model.num_positions = 12
-  params = _params(instruction_tasks.network(made, data))
+  model = instruction_tasks.network(made, instruction_tasks.read(made))
   with pytest.raises(types.InputError, match='num_positions=0'):
-    t5_weights.save(tmp_path / 'model.safetensors', params)
+    t5_weights.save(tmp_path / 'model.safetensors', _params(model))
+
+
+def published(folder):
+  """A tiny T5 as Hugging Face has it, with its tokenizer."""
+  tokenizers = pytest.importorskip('tokenizers')
+  learned = tokens.Subwords.train(['one two three 1 2'], vocab_size=300)
+  made = tokenizers.Tokenizer.from_str(learned.serialized)
+  made.add_special_tokens(['</s>'])
+  made.post_processor = tokenizers.processors.TemplateProcessing(
+    single='$A </s>', special_tokens=[('</s>', made.token_to_id('</s>'))]
+  )
+  folder.mkdir()
+  made.save(str(folder / 'tokenizer.json'))
+  fields = dict(
+    **dict(model_type='t5', vocab_size=320, d_model=8, d_kv=4, d_ff=8),
+    **dict(num_heads=2, num_layers=1, feed_forward_proj='gated-gelu'),
+    tie_word_embeddings=False,
+  )
+  (folder / 'config.json').write_text(json.dumps(fields))
+  params = _params(t5_weights.model(folder))
+  t5_weights.save(folder / 'model.safetensors', params)
+  return params, made.token_to_id('</s>')
+
+
+def test_published_weights_are_where_it_starts(tmp_path):
+  expected, end = published(tmp_path / 't5')
+  made = config(kind='jsonl', file=lines(tmp_path), held_out='two')
+  made.data.update(source_length=12, target_length=8)
+  made.weights = str(tmp_path / 't5')
+  experiment = recipe.build(made)
+  batch = experiment.train.batch(0)
+  # Texts end as they did when the weights were trained.
+  last = batch['source_mask'].sum(1).astype(int) - 1
+  rows = np.arange(len(last))
+  assert (batch['source'][rows, last] == end).all()
+  last = batch['weights'].sum(1).astype(int)
+  assert (batch['tokens'][rows, last] == end).all()
+  state = experiment.method.init(jax.random.key(1), batch)
+  state = experiment.warm_start(state)
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected)
 
 
 def _params(model):
