@@ -102,7 +102,7 @@ def _jsonl(config):
   data = config.data
   if not data.file:
     raise types.InputError(
-      'config.data.file names the JSONL file with the examples (a line each: '
+      '--config.data.file names the JSONL file with the examples (a line each: '
       'inputs, targets, task, options)'
     )
   found = instructions.read_jsonl(data.file)

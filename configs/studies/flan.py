@@ -138,8 +138,8 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   kinds = dict(digit_maps=_digits, text=_text)
   if config.data.kind not in kinds:
     raise types.InputError(
-      'the study of flan is about data.kind digit_maps or text; a file of '
-      'instructions is trained on by launch.train'
+      'the study of flan measures digit_maps (--preset=small) or real text '
+      '(--preset=gpu); a file of instructions is trained on by launch.train'
     )
   return kinds[config.data.kind](config, seeds)
 
