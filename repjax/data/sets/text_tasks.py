@@ -65,7 +65,7 @@ def suite(
     name: _drawn(name, split, num_rows, seed, data_dir)
     for name in ('glue/sst2', 'clinc_oos', 'e2e_nlg')
   }
-  tasks = []
+  tasks: list[instructions.Task] = []
   for name, cluster, of, make in _TASKS:
     rng = np.random.default_rng([seed, len(tasks)])
     rows = make(read[of], rng)
