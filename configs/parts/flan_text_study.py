@@ -21,7 +21,7 @@ def measure(config, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     seeds: S of them, side by side.
 
   Returns:
-    Name -> share of right answers, [S], a mean over templates and tasks.
+    Name -> share of right answers, [S], over templates and tasks.
   """
   found = {}
   for told in ('instruction', 'name'):
@@ -64,28 +64,29 @@ def _arm(config, told, seeds):
     states=_begin(config, method, columns, seeds),
     order=np.stack(order),
   )
+  suite = instruction_tasks.suite(config, fresh=True)
+  tasks = {
+    'held out': suite.held_out(config.data.held_out),
+    'trained on': suite.training(config.data.held_out),
+  }
+  asked = {x: _asked(y, config.study.num_ranked) for x, y in tasks.items()}
+  options = {z for x in asked.values() for y in x for z in y.options}
   ranker = rank_classification.Ranker(
     model,
     data.tokenizer,
     source_length=config.data.source_length,
-    target_length=config.data.target_length,
-    batch_size=64,
+    target_length=max(
+      len(instructions.target_ids(x, data.tokenizer)) for x in options
+    ),
+    batch_size=32,
   )
-  suite = instruction_tasks.suite(config, fresh=True)
-  asked = {
-    'held out': suite.held_out(config.data.held_out),
-    'trained on': suite.training(config.data.held_out),
-  }
   untuned = _begin(config, method, columns, seeds)
   return {
     f'{when}, {name}': np.array(
-      [
-        _share(ranker, states, i, tasks, config.study.num_ranked)
-        for i in range(len(seeds))
-      ]
+      [_share(ranker, states, i, examples) for i in range(len(seeds))]
     )
     for when, states in (('untuned', untuned), ('tuned', trained.states))
-    for name, tasks in asked.items()
+    for name, examples in asked.items()
   }
 
 
@@ -114,19 +115,21 @@ def _columns(source):
   return {k: columns[k] for k in (*names, *packed) if k in columns}
 
 
-def _share(ranker, states, place, tasks, num_ranked) -> float:
-  """Right answers, mean over the templates of tasks that have options."""
+def _asked(tasks, num_ranked) -> list[instructions.Example]:
+  """Rows by all templates, of tasks that have options: equally many of each."""
+  written = [
+    x
+    for task in tasks
+    for number in range(len(task.templates))
+    for x in task.told_by(number, cap=num_ranked)
+  ]
+  return [x for x in written if x.options]
+
+
+def _share(ranker, states, place, examples) -> float:
+  """Right answers of one model."""
   variables = {'params': jax.tree.map(lambda x: x[place], states.params)}
-  shares = []
-  for task in tasks:
-    for number, template in enumerate(task.templates):
-      examples: list[instructions.Example] = task.told_by(
-        number, cap=num_ranked
-      )
-      if template.inverted or not examples[0].options:
-        continue
-      chosen = ranker.choices(
-        variables, [x.source for x in examples], [x.options for x in examples]
-      )
-      shares.append(rank_classification.accuracy(examples, chosen))
-  return float(np.mean(shares))
+  chosen = ranker.choices(
+    variables, [x.source for x in examples], [x.options for x in examples]
+  )
+  return rank_classification.accuracy(examples, chosen)
