@@ -24,6 +24,7 @@ from launch.benchmarks import explanation_speed
 from launch.benchmarks import few_labels
 from launch.benchmarks import generation_costs
 from launch.benchmarks import poisoning_speed
+from launch.benchmarks import instruction_costs
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
 from launch.benchmarks import slice_discovery
@@ -58,6 +59,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'poisoning': poisoning_speed.poisoning,
   'shapley': explanation_speed.shapley_values,
   'exemplars': unit_costs.exemplars,
+  'instructions': instruction_costs.instructions,
 }
 _ONLY = flags.DEFINE_list('only', list(_BENCHMARKS), 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of each side.', 1)

@@ -32,6 +32,7 @@ def test_there_are_papers():
 _PARTS = {
   'anomaly_transformer': 'methods/anomaly_transformer',
   'beit': 'methods/beit',
+  'flan': 'methods/instruction_tuning',
   'gpm': 'optim/gradient_projection',
   'imprint': 'attacks/imprint',
   'dp_finetuning': 'privacy/clipping',

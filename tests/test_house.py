@@ -139,6 +139,7 @@ def test_a_closure_is_what_python_loads():
 _MANY = {
   'mam_adapter': 80,
   'dp_finetuning': 75,
+  'flan': 65,
   'fine_grained_shift': 70,
   'wilds': 65,
   'wilds_text': 81,

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.layers.positions import sequence_positions
 from repjax.models import t5_block
 from repjax.models import t5_stack
 from repjax.types import InputError
@@ -50,7 +51,7 @@ class T5(nn.Module):
   """One sequence from another.
 
   It is called like `transformer.EncoderDecoder`, and decodes like it. Several
-  texts in a row are told apart by `segments`; there are no places to restart.
+  texts in a row are told apart by `segments`, each of which has its own places.
 
   Attributes:
     vocab_size: Number of tokens.
@@ -61,6 +62,9 @@ class T5(nn.Module):
     scaled: Whether what logits are made of is divided by sqrt(D) (1.0).
     num_buckets: Of distances.
     max_distance: From which on all are alike.
+    num_positions: Longest text where tokens have learned places besides their
+      distances, which T5 has not: small models find 'the third' far sooner
+      with them. 0 for none.
   """
 
   vocab_size: int
@@ -72,9 +76,11 @@ class T5(nn.Module):
   scaled: bool = False
   num_buckets: int = 32
   max_distance: int = 128
+  num_positions: int = 0
 
   def setup(self):
     check_range('[2, inf)', vocab_size=self.vocab_size)
+    check_range('[0, inf)', num_positions=self.num_positions)
     config = self.config
     self.token_embedding = nn.Embed(
       self.vocab_size,
@@ -82,6 +88,13 @@ class T5(nn.Module):
       embedding_init=nn.initializers.normal(1.0),
       param_dtype=config.param_dtype,
     )
+    if self.num_positions:
+      self.position_embedding = nn.Embed(
+        self.num_positions,
+        config.hidden_dim,
+        embedding_init=nn.initializers.normal(1.0),
+        param_dtype=config.param_dtype,
+      )
 
     def stack(num_layers, *, decodes):
       return t5_stack.Stack(
@@ -132,6 +145,10 @@ class T5(nn.Module):
     Returns:
       [B, L, vocab_size] float32.
     """
+    if (segments is None) != (source_segments is None):
+      raise InputError(
+        'packed texts need segments and source_segments, not one of them'
+      )
     features = self.encode(
       source,
       train=train,
@@ -160,7 +177,10 @@ class T5(nn.Module):
     mask = _keys(source_mask)
     if source_segments is not None:
       mask = _both(mask, _alike(source_segments, source_segments))
-    return self.encoder(self._embed(source), train=train, mask=mask)[0]
+    if source_segments is None:
+      self._check_length(source.shape[1])
+    embedded = self._embed(source, _places(source, source_segments))
+    return self.encoder(embedded, train=train, mask=mask)[0]
 
   def decode(
     self,
@@ -173,17 +193,19 @@ class T5(nn.Module):
     segments: jax.Array | None = None,
     source_segments: jax.Array | None = None,
   ) -> jax.Array:
-    """Logits, from features of the source [B, S, D] (`encode`); see `T5`."""
-    if (segments is None) != (source_segments is None):
-      raise InputError(
-        'packed texts need segments and source_segments, not one of them'
-      )
+    """Logits, from features of the source [B, S, D] (`encode`); see `T5`.
+
+    With `segments` alone all texts of a row see the whole source.
+    """
     own, crossing = _keys(mask), _keys(source_mask)
-    if segments is not None and source_segments is not None:
+    if segments is not None:
       own = _both(own, _alike(segments, segments))
+    if segments is not None and source_segments is not None:
       crossing = _both(crossing, _alike(segments, source_segments))
+    if segments is None:
+      self._check_length(tokens.shape[1])
     features, _ = self.decoder(
-      self._embed(tokens),
+      self._embed(tokens, _places(tokens, segments)),
       self.decoder.look(features),
       train=train,
       mask=own,
@@ -221,6 +243,7 @@ class T5(nn.Module):
         f'a prompt of {length} tokens needs max_length >= {length}; got '
         f'{max_length=}'
       )
+    self._check_length(max_length)
     features = self.encode(source, train=False, source_mask=source_mask)
     sources, config = self.decoder.look(features), self.config
     shape = batch, max_length, config.num_heads, config.head_dim
@@ -233,16 +256,17 @@ class T5(nn.Module):
       jnp.pad(begun, ((0, 0), (0, max_length - length))),
       jnp.int32(0),
     )
-    return self._go_on(state, tokens)
+    return self._go_on(state, tokens, sequence_positions.from_mask(begun))
 
   def step(self, state: State, tokens: jax.Array) -> tuple[jax.Array, State]:
     """Reads one more token a row of the target, [B]; see `prefill`."""
     real = state.real.at[:, state.place].set(True)
-    return self._go_on(state._replace(real=real), tokens[:, None])
+    places = sequence_positions.from_mask(real)[:, -1:]
+    return self._go_on(state._replace(real=real), tokens[:, None], places)
 
-  def _go_on(self, state, tokens):
+  def _go_on(self, state, tokens, places):
     features, caches = self.decoder(
-      self._embed(tokens),
+      self._embed(tokens, places),
       state.sources,
       train=False,
       mask=state.real[:, None, None],
@@ -253,8 +277,17 @@ class T5(nn.Module):
     state = state._replace(caches=caches, place=state.place + tokens.shape[1])
     return self._logits(features[:, -1]), state
 
-  def _embed(self, tokens):
+  def _check_length(self, length):
+    if self.num_positions and length > self.num_positions:
+      raise InputError(
+        f'{length} tokens are more than num_positions={self.num_positions}: '
+        'shorten the texts (or max_length), or raise it'
+      )
+
+  def _embed(self, tokens, places):
     embedded = self.token_embedding(tokens)
+    if self.num_positions:
+      embedded += self.position_embedding(places)
     dtype = self.config.dtype
     return embedded if dtype is None else embedded.astype(dtype)
 
@@ -267,6 +300,13 @@ class T5(nn.Module):
       if self.tied
       else self.head(features)
     )
+
+
+def _places(tokens, segments):
+  """Places of tokens [B, L] in the text that they are of."""
+  if segments is None:
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  return sequence_positions.from_segments(segments)
 
 
 def _keys(mask):

@@ -21,11 +21,17 @@ from repjax.data.text import instructions
 from repjax.data.text import running_text
 from repjax.data.text import tokens as tokenizing
 
+# Of options in a row: attention costs their square.
+_TOKENS = 256
+
 Normalization = Literal['none', 'tokens']
 
 
 class Ranker:
   """Scores options by an encoder-decoder; each prompt is encoded once.
+
+  Options are read side by side, several in a row as texts that see nothing of
+  each other.
 
   Args:
     model: With `encode` and `decode`, as `t5.T5` has them.
@@ -60,23 +66,29 @@ class Ranker:
       features = apply(
         variables, source, train=False, source_mask=source_mask, method='encode'
       )
+      beside = min(count, max(1, _TOKENS // (length - 1)))
+      rows = -(-count // beside)  # Of each prompt.
       features, seen = (
-        jnp.repeat(x, count, axis=0) for x in (features, source_mask)
+        jnp.repeat(x, rows, axis=0) for x in (features, source_mask)
       )
-      flat = tokens.reshape(-1, length)
+      blank = ((0, 0), (0, rows * beside - count), (0, 0))
+      read = jnp.pad(tokens[..., :-1], blank).reshape(batch * rows, -1)
+      segments = jnp.repeat(jnp.arange(beside), length - 1)
       logits = apply(
         variables,
-        flat[:, :-1],
+        read,
         features,
         train=False,
         source_mask=seen,
+        segments=jnp.broadcast_to(segments, read.shape),
         method='decode',
       )
+      logits = logits.reshape(batch, rows * beside, length - 1, -1)[:, :count]
       found = jnp.take_along_axis(
         jax.nn.log_softmax(logits.astype(jnp.float32)),
-        flat[:, 1:, None],
+        tokens[..., 1:, None],
         axis=-1,
-      )[..., 0].reshape(batch, count, length - 1)
+      )[..., 0]
       weights = mask[..., 1:]
       total = (found * weights).sum(-1)
       if normalization == 'tokens':
@@ -137,7 +149,11 @@ class Ranker:
     source_length, target_length = self._lengths
     blank = self._batch_size - len(prompts)
     ids, mask = running_text.pad(
-      [self._tokenizer.encode(x) for x in prompts] + [[0]] * blank,
+      [
+        instructions.source_ids(x, self._tokenizer, length=source_length)
+        for x in prompts
+      ]
+      + [np.zeros(1, np.int32)] * blank,
       length=source_length,
       truncate=True,
     )

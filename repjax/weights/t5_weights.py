@@ -15,6 +15,7 @@ import numpy as np
 
 from repjax.models import t5
 from repjax.models import t5_block
+from repjax.types import InputError
 from repjax.types import PyTree
 from repjax.weights import stored_config
 from repjax.weights import torch_layout
@@ -130,6 +131,7 @@ def load(path: str | os.PathLike, params: PyTree) -> PyTree:
     if name not in (*_COPIES, *_UNUSED)
   }
   target = torch_layout.flatten(params)
+  _check_places(target)
   gated = _is_gated(target)
   if 'head/kernel' not in target and 'lm_head.weight' in source:
     # Files of version 1.0 may hold the embedding under this name, too.
@@ -152,8 +154,12 @@ def save(path: str | os.PathLike, params: PyTree) -> None:
   Args:
     path: File to write, usually `model.safetensors`. Replaced in one step.
     params: Of a `t5.T5`, of any floating type.
+
+  Raises:
+    InputError: The model has learned places, which T5 has not.
   """
   leaves = torch_layout.flatten(params)
+  _check_places(leaves)
   gated = _is_gated(leaves)
   torch_layout.save(
     path,
@@ -164,6 +170,13 @@ def save(path: str | os.PathLike, params: PyTree) -> None:
       for name, leaf in leaves.items()
     },
   )
+
+
+def _check_places(leaves):
+  if any(x.startswith('position_embedding/') for x in leaves):
+    raise InputError(
+      'published T5 has no learned places: make the model with num_positions=0'
+    )
 
 
 def _is_gated(leaves):

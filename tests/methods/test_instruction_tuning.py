@@ -139,11 +139,19 @@ PROMPTS = ['aa', 'bcd', 'e', 'ff', 'g']
 OPTIONS = [('x', 'yy'), ('zz', 'x', 'yy'), ('y',), ('x', 'yy'), ('zz', 'x')]
 
 
-@pytest.mark.parametrize('normalization', ['none', 'tokens'])
-def test_ranks_are_those_of_one_option_at_a_time(normalization):
+@pytest.mark.parametrize(
+  ('normalization', 'room', 'num_positions'),
+  # Three options side by side, or two and a blank one.
+  [('none', 256, 0), ('tokens', 256, 0), ('none', 8, 0), ('none', 256, 5)],
+)
+def test_ranks_are_those_of_one_option_at_a_time(
+  normalization, room, num_positions, monkeypatch
+):
+  monkeypatch.setattr(rank_classification, '_TOKENS', room)
+  model = MODEL.clone(num_positions=num_positions)
   params = jax.tree.map(
     lambda x: 3 * x,
-    MODEL.init(
+    model.init(
       jax.random.key(2),
       jnp.zeros((1, 3), int),
       source=jnp.zeros((1, 3), int),
@@ -151,7 +159,7 @@ def test_ranks_are_those_of_one_option_at_a_time(normalization):
     ),
   )
   ranker = rank_classification.Ranker(
-    MODEL,
+    model,
     tokens.Bytes(),
     source_length=5,
     target_length=5,
@@ -165,7 +173,7 @@ def test_ranks_are_those_of_one_option_at_a_time(normalization):
       source = tokens.Bytes().encode(prompt)[None]
       ids = instructions.target_ids(option, tokens.Bytes())[None]
       log_probs = jax.nn.log_softmax(
-        MODEL.apply(params, ids[:, :-1], source=source, train=False)
+        model.apply(params, ids[:, :-1], source=source, train=False)
       )
       each = [float(log_probs[0, j, x]) for j, x in enumerate(ids[0, 1:])]
       expected = np.mean(each) if normalization == 'tokens' else sum(each)

@@ -96,11 +96,15 @@ def test_nothing_sees_what_comes_later_or_is_padding():
   assert abs(first[:, 4:] - second[:, 4:]).max() > 1e-3
 
 
-def test_packed_texts_are_what_they_are_alone():
-  net = model()
+@pytest.mark.parametrize('num_positions', [0, 9])
+def test_packed_texts_are_what_they_are_alone(num_positions):
+  net = model(num_positions=num_positions)
   variables, source, target = begin(net)
   run = functools.partial(net.apply, variables, train=False)
   alone = run(target, source=source)
+  if num_positions:
+    with pytest.raises(types.InputError, match='num_positions=9'):
+      run(target.reshape(1, -1), source=source)
   packed = run(
     target.reshape(1, -1),
     source=source.reshape(1, -1),
@@ -114,8 +118,11 @@ def test_packed_texts_are_what_they_are_alone():
     run(target, source=source, segments=np.ones(target.shape))
 
 
-def test_decoding_gives_the_logits_of_one_pass():
-  net = model(num_decoder_layers=1, tied=True, scaled=True)
+@pytest.mark.parametrize('num_positions', [0, 9])
+def test_decoding_gives_the_logits_of_one_pass(num_positions):
+  net = model(
+    num_decoder_layers=1, tied=True, scaled=True, num_positions=num_positions
+  )
   variables, source, target = begin(net)
   mask = np.ones(source.shape)
   mask[1, 4:] = 0
@@ -156,6 +163,24 @@ def test_decoding_gives_the_logits_of_one_pass():
       max_length=1,
       method='prefill',
     )
+  if num_positions:
+    with pytest.raises(types.InputError, match='num_positions=9'):
+      net.apply(
+        variables, target, source=source, max_length=10, method='prefill'
+      )
+
+
+def test_learned_places_are_added_to_embedded_tokens():
+  net, plain = model(num_positions=6), model()
+  variables, source, target = begin(net, size=6)
+  params = dict(variables['params'])
+  table = params.pop('position_embedding')['embedding']
+  assert table.shape == (6, 12)
+  run = functools.partial(net.apply, source=source, train=False)
+  without = {**params, 'position_embedding': {'embedding': 0 * table}}
+  expected = plain.apply({'params': params}, target, source=source, train=False)
+  np.testing.assert_array_equal(run({'params': without}, target), expected)
+  assert abs(run(variables, target) - expected).max() > 1e-2
 
 
 def test_it_learns_to_copy_by_lora_and_as_a_whole():

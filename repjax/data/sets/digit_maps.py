@@ -28,22 +28,24 @@ PLACES = ('first', 'second', 'third', 'fourth', 'fifth')
 
 Told = Literal['instruction', 'name', 'nothing']
 
-# How a task is told; '{name}' says which one it is, and not what it is.
+# How a task is told; '{name}' says which one it is, and not what it is. Digits
+# come first, each at a place of its own: what is asked is what words mean, not
+# where a text holds its digits.
 _TOLD = {
   'instruction': (
-    'the {change} of the {place} digit : {digits}',
-    'the {place} digit , its {change} : {digits}',
+    '{digits} : {change} {place}',
+    '{digits} : {place} {change}',
     '{digits} : the {change} of the {place}',
-    '{digits} : of the {place} give the {change}',
-    'give the {change} of the {place} digit of {digits}',
-    'take {digits} and the {place} digit : its {change}',
-    'what is the {change} of the {place} digit in {digits}',
-    'in {digits} what is the {place} digit , as its {change}',
-    '{change} , {place} digit , {digits}',
-    '{place} digit , {change} , {digits}',
+    '{digits} : of the {place} the {change}',
+    '{digits} : give the {place} as its {change}',
+    '{digits} : give {change} of {place}',
+    '{digits} , {place} digit , {change}',
+    '{digits} , {change} , {place} digit',
+    '{digits} : what is the {place} , {change}',
+    '{digits} : what {change} has the {place}',
   ),
-  'name': ('{name} : {digits}', '{digits} : {name}', 'do {name} with {digits}'),
-  'nothing': ('{digits}', ': {digits}', '{digits} :'),
+  'name': ('{digits} : {name}', '{digits} : do {name}', '{digits} , {name}'),
+  'nothing': ('{digits}', '{digits} :', '{digits} : what'),
 }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from repjax import types
 from repjax.data.reading import source as sources
+from repjax.data.text import published_tokens
 from repjax.data.text import running_text
 from repjax.data.text import templates
 from repjax.data.text import tokens as tokenizing
@@ -266,7 +267,7 @@ def encoded(
         'there is nothing to look at'
       )
   ids, mask = running_text.pad(
-    [tokenizer.encode(x.source) for x in examples],
+    [source_ids(x.source, tokenizer, length=source_length) for x in examples],
     length=source_length,
     truncate=True,
   )
@@ -291,4 +292,23 @@ def encoded(
 
 def target_ids(text: str, tokenizer: tokenizing.Tokenizer) -> np.ndarray:
   """What a decoder is trained on: `START`, the text, the end, int32 [n]."""
-  return np.array([START, *tokenizer.encode(text), tokenizing.END], np.int32)
+  return np.array([START, *tokenizer.encode(text), _end(tokenizer)], np.int32)
+
+
+def source_ids(
+  text: str, tokenizer: tokenizing.Tokenizer, *, length: int
+) -> np.ndarray:
+  """What an encoder reads of a text, int32 [n], n <= `length`.
+
+  Published models were trained with an end behind it.
+  """
+  ids = tokenizer.encode(text)
+  if isinstance(tokenizer, published_tokens.Published):
+    return np.append(ids[: length - 1], np.int32(_end(tokenizer)))
+  return ids[:length]
+
+
+def _end(tokenizer):
+  if isinstance(tokenizer, published_tokens.Published):
+    return tokenizer.frame[1]
+  return tokenizing.END

@@ -62,15 +62,21 @@ class Published:
 
   @functools.cached_property
   def frame(self) -> tuple[int, int]:
-    """Ids (before, after) a single text, such as those of <s> and </s>."""
+    """Ids (before, after) a single text, such as those of <s> and </s>.
+
+    Both are what ends a text where nothing begins one (GPT-2, T5).
+    """
     ids = self._tokenizer.encode('', add_special_tokens=True).ids
+    if len(ids) == 1:
+      return ids[0], ids[0]
     if len(ids) == 2:
       return ids[0], ids[1]
     end = self._tokenizer.token_to_id(_END_OF_TEXT)
     if ids or end is None:
       raise types.InputError(
         f'the tokenizer puts {len(ids)} tokens around a text and has no '
-        f'{_END_OF_TEXT}: those of BERT, RoBERTa, BART and GPT-2 can be used'
+        f'{_END_OF_TEXT}: those of BERT, RoBERTa, BART, T5 and GPT-2 can be '
+        'used'
       )
     return end, end
 

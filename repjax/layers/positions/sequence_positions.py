@@ -21,6 +21,21 @@ def from_mask(mask: jax.Array) -> jax.Array:
   return jnp.maximum(counts - 1, 0)
 
 
+def from_segments(segments: jax.Array) -> jax.Array:
+  """Places of tokens in the text of a packed row that they are of.
+
+  Args:
+    segments: [B, L], integers: which text a token is of. Equal ones are
+      neighbours.
+
+  Returns:
+    [B, L] int32, from 0 in each text.
+  """
+  place = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+  begins = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
+  return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+
+
 def sinusoids(
   positions: jax.Array, dim: int, *, base: float = 10_000.0
 ) -> jax.Array:

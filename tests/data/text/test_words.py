@@ -1,4 +1,5 @@
 """One id a word."""
+"""Words are the same token wherever they stand."""
 
 import pytest
 
@@ -29,3 +30,19 @@ def test_an_unknown_word_is_named():
     words.Words.of(['red']).encode('red blue')
   with pytest.raises(types.InputError, match='no word'):
     words.Words.of([' ', '?!'])
+from repjax.data.text import words
+
+
+def test_texts_come_back_and_words_are_one_token():
+  made = words.Words.of(['b a', 'a c a'])
+  assert made.vocabulary == ('a', 'b', 'c')
+  assert made.vocab_size == 6
+  assert made.encode('c  a b').tolist() == [5, 3, 4]
+  assert made.encode(b'a a').tolist() == [3, 3]
+  # What begins, ends and fills a text leaves nothing.
+  assert made.decode([1, 5, 3, 2, 0]) == 'c a'
+
+
+def test_an_unknown_word_is_named():
+  with pytest.raises(types.InputError, match="'d' in 'a d' is none of the 2"):
+    words.Words(('a', 'b')).encode('a d')
