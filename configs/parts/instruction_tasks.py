@@ -95,7 +95,8 @@ def suite(config, *, fresh: bool) -> instructions.Suite:
 def digit_words(told: digit_maps.Told) -> words.Words:
   """All words of digit_maps; ten rows have every digit and template."""
   tasks = digit_maps.suite(told=told, num_rows=30, seed=0).tasks
-  return words.Words.of(y for x in tasks for z in x.examples() for y in z[:2])
+  texts = (y for x in tasks for z in x.examples() for y in z[:2])
+  return words.Words.of(texts, bare=False)
 
 
 def _jsonl(config):

@@ -1,5 +1,4 @@
-"""Host side: one id a word, for captions of a small vocabulary."""
-"""Host side: a tokenizer whose tokens are the words of a closed vocabulary."""
+"""Host side: one id a word, for texts whose words are all known."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -11,12 +10,14 @@ from repjax import types
 from repjax.data.text import tokens as tokenizing
 
 _FIRST = tokenizing.END + 1
-from repjax.data.text import tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-  """A `tokens.Tokenizer` of known words, lower case, split at spaces.
+  """A `tokens.Tokenizer` of known words, which stand between spaces.
+
+  For captions, and for texts that are generated: a word is one token wherever
+  it stands, which subwords do not promise.
 
   >>> words = Words.of(['red squares', 'blue squares'])
   >>> words.encode('red squares').tolist(), words.decode([1, 4, 5, 2])
@@ -24,55 +25,39 @@ class Words:
 
   Attributes:
     words: Those after PAD, START and END.
+    bare: Whether words are lower case, without the punctuation around them;
+      False takes what stands between spaces as it is.
   """
 
   words: tuple[str, ...]
+  bare: bool = True
 
   @classmethod
-  def of(cls, texts: Iterable[str], *, at_least: int = 1) -> 'Words':
+  def of(
+    cls, texts: Iterable[str], *, at_least: int = 1, bare: bool = True
+  ) -> 'Words':
     """The words of some texts, in the order of the alphabet.
 
     Args:
       texts: Training texts only, or validation is not held out.
       at_least: How often a word must be there.
+      bare: As in the class.
 
     Raises:
       InputError: There is no word.
     """
     counts: dict[str, int] = {}
     for text in texts:
-      for word in split(text):
+      for word in split(text, bare=bare):
         counts[word] = counts.get(word, 0) + 1
     words = tuple(sorted(x for x, n in counts.items() if n >= at_least))
     if not words:
-      raise types.InputError('there is no word in these captions')
-    return cls(words)
+      raise types.InputError('there is no word in these texts')
+    return cls(words, bare)
 
   @property
   def vocab_size(self) -> int:
     return _FIRST + len(self.words)
-  """One id a word, after the three special ones; words stand between spaces.
-
-  For texts that are generated, whose words are all known: a word is one token
-  wherever it stands, which subwords do not promise.
-
-  >>> Words(('the', 'first')).encode('first the').tolist()
-  [4, 3]
-
-  Attributes:
-    vocabulary: All words, each once.
-  """
-
-  vocabulary: tuple[str, ...]
-
-  @classmethod
-  def of(cls, texts: Iterable[str]) -> 'Words':
-    """The words of some texts, sorted."""
-    return cls(tuple(sorted({y for x in texts for y in x.split()})))
-
-  @property
-  def vocab_size(self) -> int:
-    return tokens.END + 1 + len(self.vocabulary)
 
   def encode(self, text: str | bytes) -> np.ndarray:
     """Ids of a text, int32 [n].
@@ -80,18 +65,20 @@ class Words:
     Raises:
       InputError: A word is not known; the message names it.
     """
-    unknown = [x for x in split(text) if x not in self._ids]
+    said = split(text, bare=self.bare)
+    unknown = [x for x in said if x not in self._ids]
     if unknown:
       raise types.InputError(
-        f'{unknown[0]!r} in the caption {text!r} is none of the '
+        f'{unknown[0]!r} in {text!r} is none of the '
         f'{len(self.words)} known words: make the vocabulary with it, or leave '
         'it out (`known`).'
       )
-    return np.asarray([self._ids[x] for x in split(text)], np.int32)
+    return np.asarray([self._ids[x] for x in said], np.int32)
 
   def known(self, text: str) -> str:
     """A text without the words that are not known."""
-    return ' '.join(x for x in split(text) if x in self._ids)
+    said = split(text, bare=self.bare)
+    return ' '.join(x for x in said if x in self._ids)
 
   def decode(self, ids: Iterable[int]) -> str:
     """Words of ids up to the first END."""
@@ -108,28 +95,9 @@ class Words:
     return {word: _FIRST + i for i, word in enumerate(self.words)}
 
 
-def split(text: str | bytes) -> list[str]:
-  """Words of a text: lower case, without the punctuation around them."""
-  words = (
-    x.strip('.,;:!?"\'()') for x in tokenizing.as_text(text).lower().split()
-  )
+def split(text: str | bytes, *, bare: bool = True) -> list[str]:
+  """Words of a text; bare ones are lower case, without punctuation around."""
+  words = tokenizing.as_text(text).split()
+  if bare:
+    words = [x.lower().strip('.,;:!?"\'()') for x in words]
   return [x for x in words if x]
-      InputError: A word is not in the vocabulary; names it.
-    """
-    words = tokens.as_text(text).split()
-    try:
-      return np.array([self._number[x] for x in words], np.int32)
-    except KeyError as error:
-      raise types.InputError(
-        f'{error} in {text!r} is none of the {len(self.vocabulary)} words: '
-        'learn them from all texts, or use tokens.Subwords'
-      ) from error
-
-  def decode(self, ids: Iterable[int]) -> str:
-    """Words of ids, with a space between them."""
-    first = tokens.END + 1
-    return ' '.join(self.vocabulary[i - first] for i in ids if i >= first)
-
-  @functools.cached_property
-  def _number(self):
-    return {x: i for i, x in enumerate(self.vocabulary, tokens.END + 1)}
