@@ -23,8 +23,8 @@ from launch.benchmarks import distillation_costs
 from launch.benchmarks import explanation_speed
 from launch.benchmarks import few_labels
 from launch.benchmarks import generation_costs
-from launch.benchmarks import poisoning_speed
 from launch.benchmarks import instruction_costs
+from launch.benchmarks import poisoning_speed
 from launch.benchmarks import privacy_costs
 from launch.benchmarks import pyramid_speed
 from launch.benchmarks import slice_discovery

@@ -12,6 +12,7 @@ PACKAGES = ('repjax', 'configs', 'launch')
 # `a.b`, `a.b.c`, `a.b(...)`; what is of no module of ours is not looked at.
 NAME = re.compile(r'`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`')
 
+_FILES = ('.py', '.md', '.json', '.npy', '.csv')  # Names of files.
 # A group of fields of configs, and a package: `data.name` is a field.
 FIELDS = re.compile(r'data\.\w+$')
 
@@ -85,7 +86,7 @@ def missing(text):
   found = [
     x
     for x in NAME.findall(text)
-    if not x.endswith(('.py', '.md')) and not FIELDS.match(x)
+    if not x.endswith(_FILES) and not FIELDS.match(x)
   ]
   return [x for x in found if is_there(x.split('.')) is False]
 

@@ -1,10 +1,10 @@
 """A work directory as a model that predicts: one line of a notebook.
 
     from launch.lib import trained
-    run = trained.load('runs/demo')
-    run.predict('photos/').table()
+    found = trained.load('runs/demo')
+    found.predict('photos/').table()
 
-`run.model.apply(run.variables, images, train=False)` is the bare network.
+`found.model.apply(found.variables, images, train=False)` is the bare network.
 """
 
 from collections.abc import Mapping

@@ -102,7 +102,7 @@ def trainer(
     pretrained: Parameters of `base` as drawn for a seed -> with pretrained
       ones, which are equal for all runs.
     rows: What is learned; those for validation choose the rate (`best_rate`).
-    plan: For `rows.train`.
+    plan: For the rows that train.
     tx: What makes updates of private gradients, at rate 1.
     adapter: What trains: arguments of `finetuning.adapt`.
     points: How often the test score is measured.
