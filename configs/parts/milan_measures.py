@@ -181,7 +181,7 @@ def of_letters(config, seen_by, describe, predict, states, seed):
       'accuracy without the least useful of all units': left(
         state, sorted_all[: len(units)]
       )[0],
-      'share of units described as letters': len(units) / len(everything),
+      'letters_named': len(units) / len(everything),
     },
     curve,
     pages,
