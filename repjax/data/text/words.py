@@ -41,7 +41,7 @@ class Words:
     Args:
       texts: Training texts only, or validation is not held out.
       at_least: How often a word must be there.
-      bare: As in the class.
+      bare: Whether they lose capitals and the punctuation around them.
 
     Raises:
       InputError: There is no word.
