@@ -27,11 +27,11 @@ and the noise of the classifier's images chosen so that letters are a help.
 
 What was found: captions by mutual information name all attributes twice as
 often, and would more often still with a larger lambda, up to about 1, at the
-price of grammar. Editing could not be tested: hardly any unit is called letters,
-and next to nothing was taken out. In the first record, which did not ask for
-such units, that was 'contradicted'. The page of units shows why there are none:
-one of the last maps stands for a class, and what it likes best are things of
-the class and letters of the class alike.
+price of grammar. Editing could not be tested: hardly any unit is called
+letters, and next to nothing was taken out. In the first record, which did not
+ask for such units, that was 'contradicted'. The page of units shows why there
+are none: one of the last maps stands for a class, and what it likes best are
+things of the class and letters of the class alike.
 """
 
 from absl import logging
