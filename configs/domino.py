@@ -1,4 +1,4 @@
-"""Domino (Eyuboglu et al., ICLR 2022): where a classifier fails, in words.
+r"""Domino (Eyuboglu et al., ICLR 2022): where a classifier fails, in words.
 
     python -m launch.reproduce --papers=domino
 

@@ -1,4 +1,4 @@
-"""FLAN (Wei et al., ICLR 2022): tasks that are told can be done unseen.
+r"""FLAN (Wei et al., ICLR 2022): tasks that are told can be done unseen.
 
     python -m launch.reproduce --papers=flan
 

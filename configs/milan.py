@@ -1,4 +1,4 @@
-"""MILAN (Hernandez et al., ICLR 2022): units of a network, described in words.
+r"""MILAN (Hernandez et al., ICLR 2022): units of a network, described in words.
 
     python -m launch.reproduce --papers=milan
 

@@ -92,6 +92,8 @@ def _as_first_import():
     for flag, module in given.items():
       flags.FLAGS[flag.name] = flag
       flags.FLAGS.register_flag_by_module(module, flag)
+    if 'only_check_args' in flags.FLAGS:  # Of absl: the next one would stop.
+      flags.FLAGS['only_check_args'].value = False
     if not parsed:
       flags.FLAGS.unparse_flags()
 
