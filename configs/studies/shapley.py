@@ -35,6 +35,7 @@ import numpy as np
 from configs import presets
 from configs import shapley as recipe
 from configs.parts import shapley_study as parts
+from repjax import matrix_plots
 from repjax import plots
 from repjax import types
 from repjax.analysis import games
@@ -274,7 +275,7 @@ def _planted(config, seeds):
     'chain': [parts.decreasing()],
   }
   maps = {'E[given row, measured column]': found.interactions}
-  figures = {'planted': plots.heatmaps(maps, names=found.names)}
+  figures = {'planted': matrix_plots.heatmaps(maps, names=found.names)}
   return scalars, {'planted': found.interactions}, figures
 
 
