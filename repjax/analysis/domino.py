@@ -26,6 +26,9 @@ import numpy as np
 from repjax import types
 from repjax.analysis import error_mixture
 
+# Of embeddings: squares, over the least variance, are below 3e38.
+_LARGEST = 1e12
+
 
 class Found(NamedTuple):
   """What `discover` found.
@@ -256,7 +259,8 @@ def _checked(embeddings, labels, probs) -> tuple[Any, Any, Any]:
       f'labels reach from {labels.min()} to {labels.max()}, and probs are of '
       f'{probs.shape[1]} classes: give one column a class.'
     )
-  if not np.issubdtype(embeddings.dtype, np.floating):
+  if embeddings.dtype not in (np.float32, np.float64):
+    # Half precision has no room for squares and small variances.
     embeddings = embeddings.astype(np.float32)
   for name, values in (('embeddings', embeddings), ('probs', probs)):
     bad = np.flatnonzero(~np.isfinite(values).all(1))
@@ -265,6 +269,12 @@ def _checked(embeddings, labels, probs) -> tuple[Any, Any, Any]:
         f'{name} of row {bad[0]} are not finite ({bad.size} rows): leave them '
         'out.'
       )
+  largest = abs(embeddings).max(initial=0)
+  if largest > _LARGEST:
+    raise types.InputError(
+      f'embeddings reach {largest:.3g}, too far for sums of their '
+      f'squares in 32 bits: divide them, so that none is beyond {_LARGEST:g}.'
+    )
   if probs.min() < 0 or abs(probs.sum(1) - 1).max() > 1e-3:
     raise types.InputError(
       'probs are no probabilities, which are >= 0 and sum to 1: take a softmax '

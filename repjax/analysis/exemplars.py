@@ -227,10 +227,12 @@ def _count(counts, maps, real, positions):
   batch_size, height, width, units = maps.shape
   values = maps.reshape(batch_size, height * width, units)
   if positions is not None and positions < height * width:
-    stride = height * width // positions
-    # No two neighbours begin alike, whatever the stride.
-    first = (jnp.arange(batch_size) * 7919) % stride
-    at = first[:, None] + stride * jnp.arange(positions)[None]
+    places = height * width
+    # No two neighbours begin alike, whatever the stride; and around the end, so
+    # that none is left out where positions do not divide the places.
+    first = (jnp.arange(batch_size) * 7919) % places
+    apart = np.arange(positions) * places // positions
+    at = (first[:, None] + apart[None]) % places
     values = values[jnp.arange(batch_size)[:, None], at]
   weight = jnp.repeat(real, values.shape[1])
   return quantile_sketch.add(counts, values.reshape(-1, units), weight)

@@ -23,6 +23,10 @@ import numpy as np
 
 from repjax import types
 
+_NO_PLAYERS = (
+  'The game has no players: at least one place of the row needs an owner.'
+)
+
 
 class Game(NamedTuple):
   """A number for each coalition.
@@ -73,15 +77,20 @@ class Masking(NamedTuple):
       row: What is explained.
       output: Column of the outputs; by default the largest one of the whole
         row, as in the paper: the probability of the class that is predicted.
+
+    Raises:
+      InputError: By the game: there is no such output.
     """
     if output is None:
       whole = np.ones((1, self.num_players), bool)
       output = int(self.outputs(row, whole)[0].argmax())
-    return Game(
-      lambda coalitions: self.outputs(row, coalitions)[:, output],
-      self.num_players,
-      self.rows_per_value,
-    )
+
+    def values(coalitions):
+      made = self.outputs(row, coalitions)
+      types.check_range(f'[0, {made.shape[1] - 1}]', output=output)
+      return made[:, output]
+
+    return Game(values, self.num_players, self.rows_per_value)
 
 
 def columns(
@@ -203,11 +212,14 @@ def masking(
     at_once: Rows that the model sees in a call.
 
   Raises:
-    InputError: By `outputs`: the row has another shape than the baseline.
+    InputError: There are no players; or, by `outputs`, the row has another
+      shape than the baseline.
   """
   baseline = players.baseline
   shape, count = baseline.shape[1:], len(baseline)
   num_players = _count(players.owner)
+  if not num_players:
+    raise types.InputError(_NO_PLAYERS)
   per_call = max(1, at_once // count)
   # What nobody owns has a place of its own behind the players, always True.
   owner = np.where(players.owner < 0, num_players, players.owner)
@@ -249,6 +261,12 @@ def masking(
   return Masking(outputs, num_players, count)
 
 
+def check_players(game: Game) -> None:
+  """Raises InputError unless somebody plays."""
+  if game.num_players < 1:
+    raise types.InputError(_NO_PLAYERS)
+
+
 def evaluate(game: Game, coalitions: Any) -> tuple[np.ndarray, int]:
   """Values of coalitions; equal ones are asked for once.
 
@@ -263,10 +281,7 @@ def evaluate(game: Game, coalitions: Any) -> tuple[np.ndarray, int]:
     InputError: The game has no players.
     NonFiniteError: A value is NaN or infinite; names who is present.
   """
-  if game.num_players < 1:
-    raise types.InputError(
-      'The game has no players: at least one place of the row needs an owner.'
-    )
+  check_players(game)
   coalitions = np.asarray(coalitions, bool)
   packed = np.packbits(coalitions, axis=1)
   width = packed.shape[1]
@@ -292,6 +307,10 @@ def evaluate(game: Game, coalitions: Any) -> tuple[np.ndarray, int]:
 
 def _players(owner, baseline, names) -> Players:
   owner, baseline = np.asarray(owner), np.asarray(baseline)
+  if not len(baseline):
+    raise types.InputError(
+      'There is no baseline: values are means over one row or more.'
+    )
   count = _count(owner)
   missing = np.setdiff1d(np.arange(count), owner)
   if missing.size:

@@ -30,7 +30,8 @@ def kernel(
 
   Sizes s and d - s are taken whole while `num` allows it, as in the package
   `shap`; those in the middle are drawn, each with its complement. Standard
-  errors are of bootstrap samples of what was drawn, 0 if nothing was.
+  errors are of bootstrap samples of what was drawn, 0 if nothing was, NaN if a
+  single pair was.
 
   Args:
     game: Of any number of players.
@@ -39,6 +40,7 @@ def kernel(
     resamples: Bootstrap samples, at least 2.
     seed: Of coalitions and bootstrap samples.
   """
+  games.check_players(game)
   dim = game.num_players
   num = 2 * (2 * dim + 2**11) if num is None else num
   types.check_range(f'[{2 * dim}, inf)', num=num)
@@ -68,6 +70,8 @@ def kernel(
     again = rng.multinomial(pairs, np.full(pairs, 1 / pairs), resamples)
     found = [fit(counts) for counts in again]
     errors = tuple(np.std(x, 0, ddof=1) for x in zip(*found, strict=True))
+  if pairs == 1:  # All samples are that pair, whatever its error.
+    errors = tuple(np.full_like(x, np.nan) for x in errors)
   return shapley.Explanation(
     phi, given, *errors, empty=empty, full=full, calls=calls
   )

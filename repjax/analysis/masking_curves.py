@@ -55,18 +55,27 @@ def agreement(
     masking: A classifier, of two outputs or more.
     rows: [N, ...].
     present: Who is seen of each row, [N, d] or [N, M, d].
+
+  Raises:
+    InputError: There is one output.
+    NonFiniteError: An output is NaN, and nothing is predicted.
   """
   present = np.asarray(present, bool)
   if present.ndim == 2:
     present = present[:, None]
   same = []
-  for row, seen in zip(rows, present, strict=True):
+  for number, (row, seen) in enumerate(zip(rows, present, strict=True)):
     whole = np.ones((1, masking.num_players), bool)
     outputs = masking.outputs(row, np.concatenate([whole, seen]))
     if outputs.shape[1] < 2:
       raise types.InputError(
         'Post-hoc accuracy is of classes: predict must give two outputs or '
         'more, probabilities of each.'
+      )
+    if np.isnan(outputs).any():
+      raise types.NonFiniteError(
+        f'The model gives NaN for row {number}, whole or masked: are the row '
+        'and its baseline what it can read?'
       )
     said = outputs.argmax(1)
     same.append(said[1:] == said[0])
@@ -80,6 +89,8 @@ def lowest_masked(rankings: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     rankings: Players of each row, the most important first, [N, d].
     shares: M shares that go, in [0, 1]; the paper has 0, .04, ..., 1.
   """
+  for share in shares:
+    types.check_range('[0, 1]', shares=float(share))
   rankings = np.asarray(rankings)
   dim = rankings.shape[1]
   places = np.stack([_places(x, dim) for x in rankings])

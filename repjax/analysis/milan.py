@@ -86,17 +86,11 @@ def search(
   Raises:
     InputError: A number is out of range, there is no unit, or a feature is no
       number.
+    NonFiniteError: A probability is NaN.
   """
   types.check_range('[1, inf)', length=length, width=width)
   types.check_range('[1, inf)', batch_size=batch_size)
-  features = np.asarray(features, np.float32)
-  if features.ndim != 3 or not features.size:
-    raise types.InputError(
-      f'features of units are [U, k, D], none of them 0; got {features.shape}'
-    )
-  if not np.isfinite(features).all():
-    unit = int(np.flatnonzero(~np.isfinite(features).all((1, 2)))[0])
-    raise types.InputError(f'the features of unit {unit} are no numbers')
+  features = _checked(features)
   # Few sizes, so that few programs are compiled.
   size = min(batch_size, 1 << (len(features) - 1).bit_length())
   parts = []
@@ -106,7 +100,25 @@ def search(
     part = np.pad(part, ((0, lacking), (0, 0), (0, 0)))
     found = jax.device_get(_search(model, variables, part, width, length))
     parts.append(jax.tree.map(lambda x, n=size - lacking: x[:n], found))
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  beams = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  # Captions that are not there have -inf, and NaN is none of those.
+  if np.isnan(beams.likelihood).any() or np.isnan(beams.prior).any():
+    raise types.NonFiniteError(
+      'the models give probabilities that are NaN: are their parameters finite?'
+    )
+  return beams
+
+
+def _checked(features):
+  features = np.asarray(features, np.float32)
+  if features.ndim != 3 or not features.size:
+    raise types.InputError(
+      f'features of units are [U, k, D], none of them 0; got {features.shape}'
+    )
+  if not np.isfinite(features).all():
+    unit = int(np.flatnonzero(~np.isfinite(features).all((1, 2)))[0])
+    raise types.InputError(f'the features of unit {unit} are no numbers')
+  return features
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -134,8 +146,17 @@ def choose(
     level: Evidence below which a unit is 'unknown'; `null_level` gives one.
     is_active: [U]; where False a unit is 'never active', and not described.
     units: Their numbers; None counts from 0.
+
+  Raises:
+    InputError: strength is out of range, or is_active or units are of others.
   """
   types.check_range('[0, inf)', strength=strength)
+  for name, given in (('is_active', is_active), ('units', units)):
+    if given is not None and len(given) != len(beams.tokens):
+      raise types.InputError(
+        f'{name} has {len(given)} numbers for {len(beams.tokens)} units: give '
+        'one each'
+      )
   scores = np.asarray(beam_search.pointwise(beams, strength))
   own = np.arange(len(scores)), scores.argmax(1)
   found = []
@@ -230,8 +251,14 @@ def score(
     tokenizer: Of the captions.
 
   Raises:
-    InputError: A caption has a word that the tokenizer does not know.
+    InputError: A caption has a word that the tokenizer does not know, there are
+      not as many as units, or a feature is no number.
   """
+  features = _checked(features)
+  if len(captions) != len(features):
+    raise types.InputError(
+      f'{len(captions)} captions are of {len(features)} units: give one each'
+    )
   ids = [
     [tokenizing.START, *tokenizer.encode(x), tokenizing.END] for x in captions
   ]
@@ -268,5 +295,6 @@ def table(descriptions: Sequence[Description], *, layer: str) -> str:
   lines = ['layer,unit,description,evidence,score']
   for x in descriptions:
     numbers = ',' if x.state == SILENT else f'{x.evidence:.3f},{x.score:.3f}'
-    lines.append(f'{layer},{x.unit},"{x.words}",{numbers}')
+    words = x.words.replace('"', '""')
+    lines.append(f'{layer},{x.unit},"{words}",{numbers}')
   return '\n'.join(lines) + '\n'

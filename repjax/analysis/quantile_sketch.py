@@ -56,7 +56,9 @@ def quantile(counts: np.ndarray, share: float) -> np.ndarray:
   total = counts.sum(1)
   below = counts.cumsum(1)
   wanted = share * total
-  place = np.minimum((below < wanted[:, None]).sum(1), NUM_BINS - 1)
+  # The first bin that has reached it; of no value at all there is none.
+  before = (below < wanted[:, None]) | (below == 0)
+  place = np.minimum(before.sum(1), NUM_BINS - 1)
   units = np.arange(len(counts))
   inside = counts[units, place]
   rest = wanted - (below[units, place] - inside)

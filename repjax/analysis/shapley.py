@@ -131,6 +131,7 @@ def permutations(
     num: Orders, at least 2 (standard errors are of their mean).
     seed: Of the orders.
   """
+  games.check_players(game)
   types.check_range('[2, inf)', num=num)
   dim = game.num_players
   rng = np.random.default_rng(seed)

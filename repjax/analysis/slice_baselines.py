@@ -69,9 +69,14 @@ def george(
     num_slices: Of all classes together.
     num_components: Clusters of each class.
     pca_dim: Dimensions of each class; 2 in the authors' code.
+
+  Raises:
+    InputError: There are more classes than slices.
   """
   parts = []
   classes = np.unique(labels)
+  # Else errors of the last ones would be in no slice.
+  types.check_range(f'[{len(classes)}, inf)', num_slices=num_slices)
   each = -(-num_slices // len(classes))
   for label in classes:
     own = labels == label

@@ -101,8 +101,16 @@ def audit(psi: np.ndarray, wrong: np.ndarray) -> list[Audit]:
     psi: Probabilities of slices, [N, J]. A slice has as many rows as its
       probabilities sum to, those with the largest.
     wrong: Whether rows are misread, bool [N].
+
+  Raises:
+    InputError: Their numbers differ, or psi is none of probabilities.
   """
   psi, wrong = _pair(psi, np.asarray(wrong)[:, None])
+  if not ((psi >= 0) & (psi <= 1)).all():
+    raise types.InputError(
+      f'psi is of probabilities, in [0, 1]; got {psi.min()} to {psi.max()}: '
+      'take those of `domino.scores`, not `log_odds`.'
+    )
   found = []
   for share in psi.T:
     count = round(float(share.sum()))
@@ -150,5 +158,10 @@ def _pair(scores, truth):
     raise types.InputError(
       'scores [N, J] and truth [N, S] are of the same rows; got '
       f'{scores.shape} and {truth.shape}.'
+    )
+  bad = np.flatnonzero(np.isnan(scores).any(1))
+  if bad.size:
+    raise types.InputError(
+      f'scores of row {bad[0]} are NaN ({bad.size} rows): they rank nothing.'
     )
   return scores, truth

@@ -109,10 +109,21 @@ def of_cosines(
     phrases: P candidates.
     num_words: Phrases of each slice; all if there are fewer.
     reference: 'class' or 'all', as in `describe`.
+
+  Raises:
+    InputError: psi is none of probabilities, or labels are no integers.
   """
   types.check_choice('reference', reference, ('class', 'all'))
+  psi, labels = np.asarray(psi), np.asarray(labels)
+  if not ((psi >= 0) & (psi <= 1)).all():
+    raise types.InputError(
+      f'psi is of probabilities, in [0, 1]; got {psi.min()} to {psi.max()}: '
+      'take those of `domino.scores`, not `log_odds`.'
+    )
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise types.InputError(f'labels are integers; got {labels.dtype}.')
   found: list[Words | None] = []
-  for share in np.asarray(psi).T:
+  for share in psi.T:
     # Less than a row in all is nothing to be described.
     if share.sum() < 1:
       found.append(None)

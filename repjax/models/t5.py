@@ -138,8 +138,8 @@ class T5(nn.Module):
       train: Whether to apply dropout; it draws from the rngs 'dropout'.
       mask: [B, L], 0 for padding; padding behind a text needs none.
       source_mask: [B, S], 0 for padding; None if all tokens are real.
-      segments: [B, L], integers: which of several texts a token is of; tokens
-        of other ones see nothing of it, in the source neither.
+      segments: [B, L], integers: which of several texts a token is of, 0 for
+        padding; tokens of other ones see nothing of it, in the source neither.
       source_segments: [B, S]; both or none.
 
     Returns:
@@ -306,7 +306,10 @@ def _places(tokens, segments):
   """Places of tokens [B, L] in the text that they are of."""
   if segments is None:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  return sequence_positions.from_segments(segments)
+  places = sequence_positions.from_segments(segments)
+  # Padding may be longer than any text, and must not be at a missing place:
+  # NaN would reach all tokens, whatever they see.
+  return jnp.where(segments > 0, places, 0)
 
 
 def _keys(mask):

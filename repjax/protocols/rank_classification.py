@@ -73,7 +73,7 @@ class Ranker:
       )
       blank = ((0, 0), (0, rows * beside - count), (0, 0))
       read = jnp.pad(tokens[..., :-1], blank).reshape(batch * rows, -1)
-      segments = jnp.repeat(jnp.arange(beside), length - 1)
+      segments = jnp.repeat(1 + jnp.arange(beside), length - 1)
       logits = apply(
         variables,
         read,
@@ -113,6 +113,7 @@ class Ranker:
     Raises:
       InputError: A prompt is empty or has no options, or one is longer than the
         targets.
+      NonFiniteError: A score is NaN or infinite; names the prompt.
     """
     if not all(prompts):
       raise types.InputError(
@@ -132,6 +133,13 @@ class Ranker:
       found += [
         row[: len(x)] for row, x in zip(values, options[part], strict=True)
       ]
+    wrong = [i for i, x in enumerate(found) if not np.isfinite(x).all()]
+    if wrong:
+      raise types.NonFiniteError(
+        f'scores of the options of prompt {wrong[0]} are not finite '
+        f'({len(wrong)} of {len(found)} prompts): are the parameters, and has '
+        'the model places for target_length?'
+      )
     return found
 
   def choices(
@@ -178,7 +186,16 @@ def accuracy(
   Args:
     examples: With options.
     chosen: Numbers of options, [N].
+
+  Raises:
+    InputError: There are no examples, or one has no options.
   """
+  count = sum(bool(x.options) for x in examples)
+  if not examples or count < len(examples):
+    raise types.InputError(
+      f'accuracy by ranking needs options: {count} of {len(examples)} examples '
+      'have some'
+    )
   right = [
     x.options[i] == x.target for x, i in zip(examples, chosen, strict=True)
   ]

@@ -99,6 +99,11 @@ def _with(name, row, value):
     (_changed(probs=np.ones(60)), {}, r'probs \[N, C\]'),
     (_with('embeddings', 3, np.nan), {}, 'embeddings of row 3 are not finite'),
     (_with('probs', 4, np.inf), {}, 'probs of row 4 are not finite'),
+    (
+      _changed(embeddings=np.full((60, 3), 1e25)),
+      {},
+      r'embeddings reach 1e\+25',
+    ),
     (_changed(), dict(pca_dim=13), r'pca_dim must be in \[1, 12\]'),
     (_changed(), dict(num_slices=26), 'num_components must be in'),
     (_changed(), dict(label_weight=-1.0), 'label_weight must be in'),
@@ -120,6 +125,19 @@ def test_what_it_cannot_work_on_is_said(columns, settings, message):
     return
   with pytest.raises(types.InputError, match=message):
     domino.discover(**columns, seed=0, **settings)
+
+
+def test_half_precision_is_enough_of_a_row():
+  z, labels, probs, _ = planted_slices.draw(60)
+  half = z.astype(np.float16)
+  found, expected = (
+    domino.discover(x, labels, probs, seed=0, num_components=6)
+    for x in (half, half.astype(np.float32))
+  )
+  np.testing.assert_array_equal(found.gaps, expected.gaps)
+  np.testing.assert_array_equal(
+    domino.scores(found, half), domino.scores(expected, half.astype(np.float32))
+  )
 
 
 def test_new_rows_must_be_of_the_same_kind():

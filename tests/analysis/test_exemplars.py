@@ -132,6 +132,22 @@ def _pixels(variables, batch):
   return _Same().apply(variables, batch['image'])
 
 
+@pytest.mark.parametrize('positions', [30, 50, 80])
+def test_no_place_is_left_out_of_a_quantile(positions):
+  # Of 81 places the last ones have the largest values.
+  image = np.broadcast_to(np.arange(81.0).reshape(9, 9, 1), (81, 9, 9, 1))
+  found = exemplars.collect(
+    _pixels,
+    {},
+    _batches(image.astype(np.float32), 81),
+    ('same',),
+    k=2,
+    quantile=0.9,
+    positions=positions,
+  )
+  assert found['same'].threshold == pytest.approx(0.9 * 81, rel=0.05)
+
+
 def test_units_that_are_never_active_are_said_to_be():
   image = np.zeros((6, 2, 2, 3), np.float32)
   image[..., 1] = np.arange(6)[:, None, None] + 1

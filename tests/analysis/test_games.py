@@ -137,9 +137,16 @@ def test_mistakes_are_said_in_one_line():
     games.columns([0, 2, 2], np.zeros(3))
   with pytest.raises(types.InputError, match='3 players need'):
     games.columns(3, np.zeros(3), names=('a', 'b'))
-  nobody = games.masking(_linear, games.columns([-1, -1], np.zeros(2)))
+  for owner in ([-1, -1], []):
+    nobody = games.columns(np.asarray(owner, int), np.zeros(len(owner)))
+    with pytest.raises(types.InputError, match='no players'):
+      games.masking(_linear, nobody)
   with pytest.raises(types.InputError, match='no players'):
-    games.evaluate(nobody.game(np.zeros(2), output=0), np.zeros((1, 0), bool))
+    games.evaluate(games.Game(lambda x: x.sum(1), 0), np.zeros((1, 0), bool))
+  with pytest.raises(types.InputError, match='no baseline'):
+    games.columns(3, np.zeros((0, 3)))
+  with pytest.raises(types.InputError, match=r'output must be in \[0, 1\]'):
+    games.evaluate(made.game(np.zeros(3), output=2), _SOME)
   broken = games.masking(lambda x: jnp.log(x - 1.0), players)
   with pytest.raises(types.NonFiniteError, match=r'\[1\] are present'):
     games.evaluate(broken.game(np.full(3, 2.0), 0), _SOME[3:4])

@@ -89,3 +89,13 @@ def test_rankings_and_outputs_are_checked():
   )
   with pytest.raises(types.InputError, match='two outputs'):
     masking_curves.agreement(one, np.ones((1, 3)), np.ones((1, 3), bool))
+  with pytest.raises(types.InputError, match='shares must be'):
+    masking_curves.lowest_masked(np.asarray([[0, 1, 2]]), [0.5, -0.5])
+
+
+def test_a_model_that_says_nothing_agrees_with_nothing():
+  silent = games.masking(
+    lambda x: x * np.nan, games.columns(3, np.zeros(3)), compiled=False
+  )
+  with pytest.raises(types.NonFiniteError, match='NaN for row 0'):
+    masking_curves.agreement(silent, np.ones((1, 3)), np.ones((1, 3), bool))

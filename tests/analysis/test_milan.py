@@ -1,5 +1,7 @@
 """Descriptions of units: which one is chosen, and when there is none."""
 
+import csv
+
 import jax
 import numpy as np
 import pytest
@@ -164,7 +166,27 @@ def test_bad_input_is_said_in_one_line(made, features, how, message):
 
 def test_captions_of_unknown_words_are_refused(made, beams):
   model, variables, features = made
-  with pytest.raises(types.InputError, match="'purple' in the caption"):
+  with pytest.raises(types.InputError, match="'purple' in 'purple squares'"):
     milan.score(model, variables, features[:1], ['purple squares'], _TOKENIZER)
   with pytest.raises(types.InputError, match='strength must be'):
     milan.choose(beams, _TOKENIZER, strength=-1.0)
+  with pytest.raises(types.InputError, match='2 captions are of 1 units'):
+    milan.score(model, variables, features[:1], ['', ''], _TOKENIZER)
+  with pytest.raises(types.InputError, match='features of unit 0'):
+    milan.score(model, variables, features[:1] * np.nan, [''], _TOKENIZER)
+  for name in ('is_active', 'units'):
+    with pytest.raises(types.InputError, match=f'{name} has 2 numbers'):
+      milan.choose(beams, _TOKENIZER, **{name: [0, 1]})
+
+
+def test_models_that_give_no_probabilities_describe_nothing(made):
+  model, variables, features = made
+  broken = jax.tree.map(lambda x: x * np.nan, variables)
+  with pytest.raises(types.NonFiniteError, match='parameters finite'):
+    milan.search(model, broken, features, **_HOW)
+
+
+def test_a_table_keeps_quotes():
+  said = milan.Description(0, 'a "red" thing', 1.0, 1.0, 1.0)
+  rows = csv.reader(milan.table([said], layer='conv').splitlines())
+  assert [*rows][1][2] == 'a "red" thing'

@@ -45,3 +45,10 @@ def test_what_is_too_large_or_too_small_stays_in_its_place():
   assert sketch.quantile(counts, 0.0) < -1e5
   assert sketch.quantile(counts, 0.6) == 0
   assert sketch.quantile(counts, 1.0) > 1e5
+
+
+def test_the_least_share_is_the_least_value(values):
+  counts = sketch.add(sketch.empty(4), jnp.asarray(values), jnp.ones(4000))
+  least = values.min(0)
+  bound = sketch.RELATIVE * abs(least)
+  assert (abs(sketch.quantile(counts, 0.0) - least) <= bound).all()

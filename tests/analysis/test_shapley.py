@@ -188,11 +188,19 @@ def test_bootstrap_says_how_sure_a_small_interaction_is():
   )
 
 
+def test_a_single_drawn_pair_has_no_standard_error():
+  told = kernel_shapley.kernel(_random(8), num=16)
+  assert np.isfinite(told.values).all()
+  assert np.isnan(told.values_error).all()
+  assert np.isnan(told.interactions_error).all()
+
+
 def test_what_cannot_be_explained_is_refused():
   with pytest.raises(types.InputError, match=r'2\^21 coalitions'):
     shapley.exact(games.Game(lambda x: x[:, 0], 21))
-  with pytest.raises(types.InputError, match='no players'):
-    shapley.exact(games.Game(lambda x: np.zeros(len(x)), 0))
+  for way in (shapley.exact, shapley.permutations, kernel_shapley.kernel):
+    with pytest.raises(types.InputError, match='no players'):
+      way(games.Game(lambda x: np.zeros(len(x)), 0))
   with pytest.raises(types.InputError, match='num must be'):
     shapley.permutations(_random(3), num=1)
   with pytest.raises(types.InputError, match='num must be'):

@@ -4,6 +4,7 @@ import numpy as np
 import planted_slices
 import pytest
 
+from repjax import types
 from repjax.analysis import slice_baselines
 from repjax.analysis import slice_scores
 
@@ -43,3 +44,9 @@ def test_the_first_ball_is_where_losses_are(rows):
   assert slice_scores.precision_at(found, truth)[0] >= 0.9
   # It holds at least about min_weight of the rows.
   assert np.exp(found[:, 0]).sum() > 0.01 * len(found)
+
+
+def test_no_class_is_left_without_a_slice(rows):
+  valid, _, _ = rows
+  with pytest.raises(types.InputError, match=r'num_slices must be in \[2'):
+    slice_baselines.george(*valid, seed=0, num_slices=1)

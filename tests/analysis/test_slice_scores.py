@@ -95,3 +95,8 @@ def test_what_does_not_fit_is_said():
     slice_scores.precision_at(np.ones(9), truth)
   with pytest.raises(types.InputError, match='level must be in'):
     slice_scores.precision_interval(np.ones((9, 2)), truth, k=2, level=1.0)
+  with pytest.raises(types.InputError, match='row 0 are NaN'):
+    slice_scores.precision_at(np.full((9, 2), np.nan), truth, k=2)
+  for odds in (-1.0, 3.0):
+    with pytest.raises(types.InputError, match='not `log_odds`'):
+      slice_scores.audit(np.full((9, 2), odds), truth[:, 0])

@@ -62,6 +62,13 @@ def test_the_published_slip_is_a_character_in_the_place_of_a_line():
       "row 0 of the task 't' has the answer 'so'",
     ),
     (
+      # A text is no list of options, though it holds the answer.
+      lambda: instructions.Task(
+        't', ('c',), [dict(text='x', answer='ab', options='abc')], [ASK]
+      ),
+      "'ab', which is none of its options",
+    ),
+    (
       lambda: instructions.Task('t', ('c',), [dict(options=('a',))], [ASK]),
       "no column 'answer'",
     ),

@@ -189,3 +189,10 @@ def test_ranks_are_those_of_one_option_at_a_time(
   assert rank_classification.accuracy(examples, chosen) == 1.0
   with pytest.raises(types.InputError, match='needs options'):
     ranker.scores(params, ['a'], [()])
+  with pytest.raises(types.InputError, match='1 of 2 examples'):
+    rank_classification.accuracy(
+      [examples[0], examples[0]._replace(options=())], chosen[:2]
+    )
+  broken = jax.tree.map(lambda x: x * np.nan, params)
+  with pytest.raises(types.NonFiniteError, match='prompt 0 are not finite'):
+    ranker.choices(broken, PROMPTS, OPTIONS)

@@ -114,6 +114,14 @@ def test_packed_texts_are_what_they_are_alone(num_positions):
   np.testing.assert_allclose(
     packed.reshape(alone.shape), alone, rtol=0, atol=1e-5
   )
+  # Padding longer than any text may be.
+  padded = run(
+    np.pad(target.reshape(1, -1), ((0, 0), (0, 14))),
+    source=np.pad(source.reshape(1, -1), ((0, 0), (0, 14))),
+    segments=np.repeat([[1, 2, 0]], (6, 6, 14), -1),
+    source_segments=np.repeat([[1, 2, 0]], (9, 9, 14), -1),
+  )
+  np.testing.assert_allclose(padded[:, :12], packed, rtol=0, atol=1e-5)
   with pytest.raises(types.InputError, match='source_segments'):
     run(target, source=source, segments=np.ones(target.shape))
 

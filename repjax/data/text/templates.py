@@ -111,7 +111,8 @@ def check_answer(
   answer: str, options: Sequence[str], *, task: str, row: int
 ) -> None:
   """Raises InputError unless the answer is one of the options."""
-  if answer not in options:
+  # As a list: a text would hold its parts, too.
+  if answer not in [*options]:
     raise types.InputError(
       f'row {row} of the task {task!r} has the answer {answer!r}, which is '
       f'none of its options {[*options]}'
