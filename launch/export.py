@@ -46,6 +46,7 @@ def main() -> None:
     raise types.InputError(
       f'--to={folder} is there already: give another folder, or an empty one.'
     )
+  app.check_place(folder, f'--to={folder}')
   run = restored.restore(_FLAGS)
 
   from launch.lib import exporting

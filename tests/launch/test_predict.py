@@ -138,6 +138,24 @@ def test_inputs_that_do_not_fit_are_refused(run, digits, tmp_path):
     'ends in .csv or .jsonl',
     *(*predict, f'--inputs={digits / "new"}', '--outputs=a.txt'),
   )
+  _refused('--inputs is empty', *(*predict, '--inputs='))
+  same = shutil.copyfile(next((digits / 'new').rglob('*.png')), tmp_path / 'a')
+  for inputs, outputs, match in (
+    ('new', tmp_path / 'a' / 'b.csv', f'{same} is a file: give another'),
+    ('b.csv', digits / 'b.csv', 'is what is predicted'),
+    ('new', digits / 'c.csv', 'is a folder: give a file'),
+  ):
+    (digits / 'c.csv').mkdir(exist_ok=True)
+    given = (f'--inputs={digits / inputs}', f'--outputs={outputs}')
+    _refused(match, *(*predict, *given))
+  _refused(
+    f'{same} is a file: give another place',
+    *('export', f'--workdir={run}', f'--to={same / "b"}'),
+  )
+  _refused(
+    f'--outputs={same} cannot be written',
+    *('evaluate', f'--workdir={run}', f'--outputs={same}'),
+  )
   _refused(
     'has no folders of classes',
     *('evaluate', f'--workdir={run}', f'--inputs={digits / "new" / "3"}'),
