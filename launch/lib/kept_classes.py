@@ -34,7 +34,11 @@ def keep(
   names = _names(experiment, config)
   if names is None:
     return
-  if (workdir / _FILE).exists():
+  # A run that was refused before its first checkpoint has learned none.
+  learned = (workdir / 'report.json').exists() or any(
+    (workdir / 'checkpoints').glob('[0-9]*')
+  )
+  if learned and (workdir / _FILE).exists():
     check(workdir, experiment, config)
   elif jax.process_index() == 0:
     files.write_json(workdir / _FILE, {_KEY: names})

@@ -119,6 +119,21 @@ def test_classes_that_are_no_longer_those_of_the_run_are_refused(run, digits):
     _refused(match, *flags)
 
 
+def test_names_of_a_run_that_never_began_are_forgotten(digits, tmp_path):
+  kept = tmp_path / 'classes.json'
+  kept.write_text('{"classes": ["a", "b"]}')
+  _call(
+    'train',
+    '--config=configs/mixup.py:smoke',
+    f'--workdir={tmp_path}',
+    '--config.data.name=folder',
+    f'--data_dir={digits / "mine"}',
+    '--config.epochs=0',
+    '--config.min_steps=1',
+  )
+  assert json.loads(kept.read_text())['classes'] == [str(i) for i in range(10)]
+
+
 def _refused(match, *arguments):
   code, output = launching.call(*arguments)
   assert code == 1
