@@ -93,6 +93,8 @@ def test_what_cannot_be_written_leaves_nothing(workdir, tmp_path):
   code, output = export(workdir, tmp_path / 'new', '--network=Swin')
   assert code == 1
   assert 'ViT: name one of them by --network' in output.splitlines()[-1]
+  code, output = export(workdir, tmp_path / 'new', '--rows=8')
+  assert code == 1 and '--rows=8 is of --format=jax alone' in output
   assert [x.name for x in tmp_path.iterdir()] == ['full']
 
 
