@@ -59,6 +59,9 @@ def main() -> None:
   """Restores a checkpoint and prints its metrics as one JSON object."""
   from launch.lib import judged_features
 
+  if _OUTPUTS.value:
+    place = files.path_of(_OUTPUTS.value)
+    app.check_place(place / 'a.csv', f'--outputs={place}')
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
   workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:

@@ -41,11 +41,17 @@ _ROWS = flags.DEFINE_integer(
 def main() -> None:
   """Restores a checkpoint and writes it."""
   types.check_range('[0, inf)', **{'--rows': _ROWS.value})
+  if _ROWS.value and _FORMAT.value != 'jax':
+    raise types.InputError(
+      f'--rows={_ROWS.value} is of --format=jax alone: leave it out, or give '
+      'that.'
+    )
   folder = files.path_of(_TO.value)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise types.InputError(
       f'--to={folder} is there already: give another folder, or an empty one.'
     )
+  app.check_place(folder, f'--to={folder}')
   run = restored.restore(_FLAGS)
 
   from launch.lib import exporting

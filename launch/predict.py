@@ -42,6 +42,11 @@ def main() -> None:
     raise types.InputError(
       f'--outputs={place}: the name of a file that ends in .csv or .jsonl.'
     )
+  if not _INPUTS.value:
+    raise types.InputError('--inputs is empty: give a file or a folder.')
+  place = files.path_of(_OUTPUTS.value)
+  if _OUTPUTS.value:
+    _check(place, files.path_of(_INPUTS.value))
   made = restored.restore(_FLAGS)
 
   from launch.lib import trained
@@ -54,11 +59,21 @@ def main() -> None:
   if not _OUTPUTS.value:
     print(_json(header, lines), end='', flush=True)
     return
-  place = files.path_of(_OUTPUTS.value)
-  place.parent.mkdir(parents=True, exist_ok=True)
   write = _json if place.suffix.lower() == '.jsonl' else _csv
-  place.write_text(write(header, lines), 'utf-8')
+  place.parent.mkdir(parents=True, exist_ok=True)
+  files.replace(place, write(header, lines))
   logging.info('predictions: %s', place)
+
+
+def _check(place, inputs):
+  """Refuses a file that cannot be written, before anything is predicted."""
+  if place.resolve() == inputs.resolve():
+    raise types.InputError(
+      f'--outputs={place} is what is predicted: give another file.'
+    )
+  if place.is_dir():
+    raise types.InputError(f'--outputs={place} is a folder: give a file.')
+  app.check_place(place, f'--outputs={place}')
 
 
 def _csv(header, lines):

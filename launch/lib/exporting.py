@@ -7,6 +7,7 @@ import shutil
 
 import jax
 
+from launch.lib import kept_classes
 from launch.lib import restored
 from repjax import files
 from repjax import report
@@ -78,17 +79,18 @@ def write(
       found = networks.of(experiment.method, state, batch, name=network)
       found = found.merged if merge else found
       write_it = _npz if form == 'npz' else _transformers
-      use = write_it(partial, found, made.config)
+      use = write_it(partial, found, made)
     card.write(partial, _facts(made), use)
 
 
-def _npz(folder, network, config) -> card.Use:
-  del config
+def _npz(folder, network, made) -> card.Use:
+  del made
   published.write_npz(folder, network)
   return snippets.of_npz(network)
 
 
-def _transformers(folder, network, config) -> card.Use:
+def _transformers(folder, network, made) -> card.Use:
+  config = made.config
   weights = config.weights if 'weights' in config else ''
   scaling = None
   if 'augment' in config and 'mean' in config.augment:
@@ -102,6 +104,7 @@ def _transformers(folder, network, config) -> card.Use:
   written = published.write(
     folder,
     network,
+    class_names=kept_classes.names_of(made.experiment),
     scaling=scaling,
     token_ids=ids,
     base=str(source) if source is not None else '',
@@ -135,6 +138,7 @@ def _facts(made: restored.Restored) -> card.Facts:
     recipe=f'{said["config"]["file"]}:{said["config"]["preset"]}'.rstrip(':'),
     step=step,
     config=runs.identity(made.config),
+    class_names=kept_classes.names_of(made.experiment) or (),
     results=results,
     privacy=privacy,
     versions=said['versions'],

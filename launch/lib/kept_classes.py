@@ -34,7 +34,11 @@ def keep(
   names = _names(experiment, config)
   if names is None:
     return
-  if (workdir / _FILE).exists():
+  # A run that was refused before its first checkpoint has learned none.
+  learned = (workdir / 'report.json').exists() or any(
+    (workdir / 'checkpoints').glob('[0-9]*')
+  )
+  if learned and (workdir / _FILE).exists():
     check(workdir, experiment, config)
   elif jax.process_index() == 0:
     files.write_json(workdir / _FILE, {_KEY: names})
@@ -68,13 +72,18 @@ def check(
     )
 
 
-def _names(experiment, config):
-  """Names of the classes of an experiment's own files, or None."""
-  own = 'name' in config.data and prepared.is_own(config.data.name, '')
-  if not own or not experiment.eval_splits:
+def names_of(experiment: types.Experiment) -> list[str] | None:
+  """Names of the classes of the rows that a run is evaluated on, or None."""
+  if not experiment.eval_splits:
     return None
   batches = experiment.evals(experiment.eval_splits[0])
   if not isinstance(batches, in_order.EvalBatches):
     return None
   names = batches.source.class_names
   return None if names is None else list(names)
+
+
+def _names(experiment, config):
+  """Names of the classes of an experiment's own files, or None."""
+  own = 'name' in config.data and prepared.is_own(config.data.name, '')
+  return names_of(experiment) if own else None

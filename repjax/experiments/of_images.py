@@ -71,7 +71,16 @@ def classifier(
     sources: Split -> its rows; by default those of the set `config.data.name`.
     multiple: Rows that the method mixes with each other.
     warm_start: Fresh state -> the state to train from.
+
+  Raises:
+    InputError: The set has no classes.
   """
+  if data.train.num_classes is None:
+    raise types.InputError(
+      f'--config.data.name={config.data.name} has no labels to learn: give '
+      'rows with a column label, or say which it is by csv:label=COLUMN or '
+      'npz:label=COLUMN.'
+    )
   if batches is None:
     batches = wiring.shuffled(
       config, data.train, data.recipe, multiple=multiple

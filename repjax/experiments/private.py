@@ -234,7 +234,13 @@ class Plan(NamedTuple):
 def count(source: sources.Source, user_column: str = '') -> int:
   """Rows of a training set or, where a column names them, its users: n."""
   if user_column:
-    return len(np.unique(source.column(user_column)))
+    users_of_rows = source.column(user_column)
+    if users_of_rows.dtype.kind == 'f':  # Long numbers have become equal.
+      raise types.InputError(
+        f'The column {user_column!r} has fractions, or numbers of 2^31 and '
+        'more: call users by smaller whole numbers, or by texts such as u123.'
+      )
+    return len(np.unique(users_of_rows))
   return len(source)
 
 

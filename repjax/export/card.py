@@ -24,6 +24,7 @@ class Facts(NamedTuple):
     recipe: File and preset.
     step: Number of updates.
     config: All numbers that decide the result.
+    class_names: In the order of the logits; empty where none are known.
     results: Name -> value, as measured at this step.
     privacy: The statement of a private run, or None.
     versions: Package -> version, as trained.
@@ -32,6 +33,7 @@ class Facts(NamedTuple):
   recipe: str
   step: int
   config: Mapping[str, Any]
+  class_names: Sequence[str]
   results: Mapping[str, float]
   privacy: Mapping[str, Any] | None
   versions: Mapping[str, str]
@@ -66,6 +68,8 @@ def text(facts: Facts, use: Use) -> str:
     head.append(f'pipeline_tag: {use.task}')
   head += ['tags:', '- repjax', f'- {name}', '---']
   data = facts.config['data']
+  named = list(facts.class_names)
+  classes = {'classes, in the order of logits': named} if named else {}
   parts = [
     '\n'.join(head),
     f'# {name}',
@@ -73,7 +77,7 @@ def text(facts: Facts, use: Use) -> str:
     f'## Use\n\n```python\n{use.code.strip()}\n```',
     *use.notes,
     '## Data',
-    _table(('field', 'value'), _without_places(data)),
+    _table(('field', 'value'), {**_without_places(data), **classes}),
     '## Results',
     _table(('measure', 'value'), facts.results)
     if facts.results

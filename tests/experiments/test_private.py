@@ -437,6 +437,12 @@ def test_a_run_goes_on_with_its_key_and_its_config_alone(plan, rows):
     check_resumed(state_of(experiment_of(other, rows)), later, True)
 
 
+def test_users_whose_numbers_have_become_equal_are_refused(rows):
+  long = rows.with_columns(author=np.full(len(rows), 1e10, np.float32))
+  with pytest.raises(types.InputError, match="'author' has fractions, or num"):
+    private.count(long, 'author')
+
+
 def test_a_column_of_users_makes_the_run_protect_them(rows):
   # Seven users: of one row, of two ... the last of 19.
   sizes = [1, 2, 3, 4, 5, 6, 19]

@@ -10,6 +10,7 @@ FACTS = card.Facts(
     'weights': '/home/me/secret/roberta',
     'tx': {'learning_rate': 0.1},
   },
+  class_names=('cat', 'dog'),
   results={'test/accuracy': 0.98},
   privacy=None,
   versions={'jax': '0.7.2'},
@@ -26,6 +27,7 @@ def test_a_card_says_what_was_trained():
   assert 'pipeline_tag: image-classification' in head
   assert 'configs/sam.py:small' in text and '1,500 steps' in text
   assert '| test/accuracy | 0.98 |' in text and '| jax | 0.7.2 |' in text
+  assert '| classes, in the order of logits | ["cat", "dog"] |' in text
   assert 'A note.' in text and 'Nothing is promised' in text
   assert '"learning_rate": 0.1' in text
 

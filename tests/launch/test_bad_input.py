@@ -168,6 +168,15 @@ def test_a_platform_that_is_not_there():
       ['data.column', 'int'],
       ['Error'],
     ),
+    *(
+      (
+        card,
+        ['data.name=npz', 'data.dir={}/b.npz'],
+        ['config.data.name=npz has no labels', 'csv:label=COLUMN'],
+        ['Error', 'None'],
+      )
+      for card in ('vit', 'mixup')
+    ),
     ('vit', ['weights={}/a.npz'], ['{}/a.npz', 'no .npz file'], ['pickle']),
     *(
       (card, [f'{name}=-14'], [name, '[1, inf)', '-14'], ['use -14', 'are .'])
@@ -179,6 +188,7 @@ def test_a_platform_that_is_not_there():
 def test_messages_name_what_is_wrong(card, flags, says, never, tmp_path):
   (tmp_path / 'a.fasta').write_text('>a\nMKV\n>b\nACDEFGH\n')
   (tmp_path / 'a.npz').write_bytes(b'abc')
+  np.savez(tmp_path / 'b.npz', image=np.zeros((20, 8, 8), np.uint8))
   code, output = launching.call(
     'train',
     f'--config=configs/{card}.py:smoke',

@@ -70,6 +70,8 @@ def test_a_run_becomes_a_folder_of_hugging_face(workdir, tmp_path):
   assert str(workdir) not in card
   pixels = json.loads((folder / 'preprocessor_config.json').read_text())
   assert pixels['image_mean'] == [0.5]
+  named = json.loads((folder / 'config.json').read_text())['id2label']
+  assert named == {str(i): str(i) for i in range(10)}
 
 
 def test_the_authors_names_and_a_program(workdir, tmp_path):
@@ -91,6 +93,8 @@ def test_what_cannot_be_written_leaves_nothing(workdir, tmp_path):
   code, output = export(workdir, tmp_path / 'new', '--network=Swin')
   assert code == 1
   assert 'ViT: name one of them by --network' in output.splitlines()[-1]
+  code, output = export(workdir, tmp_path / 'new', '--rows=8')
+  assert code == 1 and '--rows=8 is of --format=jax alone' in output
   assert [x.name for x in tmp_path.iterdir()] == ['full']
 
 

@@ -119,6 +119,21 @@ def test_classes_that_are_no_longer_those_of_the_run_are_refused(run, digits):
     _refused(match, *flags)
 
 
+def test_names_of_a_run_that_never_began_are_forgotten(digits, tmp_path):
+  kept = tmp_path / 'classes.json'
+  kept.write_text('{"classes": ["a", "b"]}')
+  _call(
+    'train',
+    '--config=configs/mixup.py:smoke',
+    f'--workdir={tmp_path}',
+    '--config.data.name=folder',
+    f'--data_dir={digits / "mine"}',
+    '--config.epochs=0',
+    '--config.min_steps=1',
+  )
+  assert json.loads(kept.read_text())['classes'] == [str(i) for i in range(10)]
+
+
 def _refused(match, *arguments):
   code, output = launching.call(*arguments)
   assert code == 1
@@ -137,6 +152,24 @@ def test_inputs_that_do_not_fit_are_refused(run, digits, tmp_path):
   _refused(
     'ends in .csv or .jsonl',
     *(*predict, f'--inputs={digits / "new"}', '--outputs=a.txt'),
+  )
+  _refused('--inputs is empty', *(*predict, '--inputs='))
+  same = shutil.copyfile(next((digits / 'new').rglob('*.png')), tmp_path / 'a')
+  for inputs, outputs, match in (
+    ('new', tmp_path / 'a' / 'b.csv', f'{same} is a file: give another'),
+    ('b.csv', digits / 'b.csv', 'is what is predicted'),
+    ('new', digits / 'c.csv', 'is a folder: give a file'),
+  ):
+    (digits / 'c.csv').mkdir(exist_ok=True)
+    given = (f'--inputs={digits / inputs}', f'--outputs={outputs}')
+    _refused(match, *(*predict, *given))
+  _refused(
+    f'{same} is a file: give another place',
+    *('export', f'--workdir={run}', f'--to={same / "b"}'),
+  )
+  _refused(
+    f'--outputs={same} cannot be written',
+    *('evaluate', f'--workdir={run}', f'--outputs={same}'),
   )
   _refused(
     'has no folders of classes',

@@ -10,6 +10,7 @@
 
 from collections.abc import Mapping
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -110,14 +111,22 @@ def _of_suffixes(columns):
 def _npz(path):
   if not path.is_file():
     raise types.InputError(f'There is no file {path}: give --data_dir one.')
+  if not zipfile.is_zipfile(path):
+    raise types.InputError(
+      f'{path} cannot be read as an .npz file: it is another one, or damaged. '
+      'numpy.savez writes such.'
+    )
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in arrays}
-  # A .npy file is no context, a pickle is refused, a damaged archive is none.
+      found = {name: arrays[name] for name in arrays}
+  # Objects are pickles, which are refused; a damaged archive is none.
   except Exception as error:
     raise types.InputError(
       f'{path} cannot be read as an .npz file of arrays of numbers: {error}'
     ) from error
+  if not found:
+    raise types.InputError(f'{path} has no arrays.')
+  return found
 
 
 def _npy(path):
@@ -173,6 +182,12 @@ def _column(path, name, values):
       raise types.InputError(
         f'{path}: images are uint8 [N, H, W, C], grey values of 0 to 255; got '
         f'{values.dtype} {values.shape}.'
+      )
+    _, height, _, num_channels = values.shape
+    if not values[0].size or (num_channels > 4 and height in (1, 3, 4)):
+      raise types.InputError(
+        f'{path}: images are [N, H, W, C], the channels last; got '
+        f'{values.shape}.'
       )
     return values
   kind = values.dtype.kind

@@ -86,19 +86,24 @@ def read_unlabelled(
   return _rows(root, files, unreadable, channels, keeps=False)
 
 
+def has_images(folder: pathlib.Path) -> bool:
+  """Whether there is an image in a folder, or in those in it."""
+  return bool(_images(folder))
+
+
 def fingerprint(files: Sequence[pathlib.Path]) -> str:
   """Changes whenever one of the files does, by its name, size and time."""
   whole = hashlib.sha256()
   for file in files:
     status = os.stat(file)
-    whole.update(
-      f'{file.absolute()}\0{status.st_size} {status.st_mtime_ns}\n'.encode()
-    )
+    whole.update(os.fsencode(file.absolute()))
+    whole.update(f'\0{status.st_size} {status.st_mtime_ns}\n'.encode())
   return whole.hexdigest()[:16]
 
 
 def _rows(root, files, unreadable, channels, *, keeps):
   paths = [x.path for x in files]
+  _check_names(root, paths)
   found = _Looked(tuple(paths))
   if keeps:
     found = cache.columns(f'{_key(root, paths)}-looked', found, len(paths))
@@ -152,11 +157,7 @@ def _listed(root):
   """All images, by split and class."""
   folders = _folders(root)
   splits = {x: rows.SPLITS.get(x.name.lower(), '') for x in folders}
-  if (
-    len(splits) > 1
-    and all(splits.values())
-    and ('train' not in splits.values())
-  ):
+  if splits and all(splits.values()) and 'train' not in splits.values():
     raise types.InputError(
       f'{root} has folders of splits, {", ".join(x.name for x in splits)}, and '
       'none is called train: add it.'
@@ -229,15 +230,43 @@ def _folders(root):
 
 
 def _images(folder):
-  return [x for x in sorted(folder.rglob('*')) if _is_image(x)]
+  return [
+    x
+    for x in sorted(folder.rglob('*'))
+    if _is_image(x) and not _is_hidden(x.relative_to(folder).parts)
+  ]
 
 
 def _is_image(path):
   return (
     path.suffix.lower() in SUFFIXES
-    and not path.name.startswith('.')
+    and not _is_hidden([path.name])
     and path.is_file()
   )
+
+
+def _is_hidden(parts):
+  """Whether a file is one that programs leave behind: previews, copies."""
+  return any(x.startswith('.') or x == '__MACOSX' for x in parts)
+
+
+def _check_names(root, paths):
+  """Refuses names that cannot be written to a table of predictions."""
+  names = [x.relative_to(root).as_posix() for x in paths]
+  odd = [x for x in names if not _is_unicode(x)]
+  if odd:
+    raise types.InputError(
+      f'{len(odd)} of {len(names)} images of {root} have names that are not in '
+      f'UTF-8, such as {odd[0]!a}: rename them.'
+    )
+
+
+def _is_unicode(text):
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _report(root, bad, num, unreadable):

@@ -57,8 +57,9 @@ def parse(name: str) -> Name:
   share = _number(name, said, 'test_share', 0.2, '(0, 1)')
   channels, unreadable = 0, 'refuse'
   if kind == 'folder':
-    channels = int(_number(name, said, 'channels', 0, '[0, 3]'))
-    types.check_choice(f'channels of --config.data.name={name}', channels, _ANY)
+    number = _number(name, said, 'channels', 0, '[0, 3]')
+    types.check_choice(f'channels of --config.data.name={name}', number, _ANY)
+    channels = int(number)
     unreadable = said.pop('unreadable', unreadable)
     types.check_choice(
       f'unreadable of --config.data.name={name}', unreadable, _WAYS

@@ -103,6 +103,8 @@ def _read(path, name, like, needs_label) -> rows.Rows:
   suffixes = {path.suffix.lower()}
   if path.is_dir():
     suffixes = {x.suffix.lower() for x in path.iterdir() if x.is_file()}
+    if like.num_channels is not None and folders.has_images(path):
+      suffixes = set()  # Notes beside them are no rows.
   for kind, known in tables.SUFFIXES.items():
     if suffixes & set(known):
       return tables.read(
@@ -116,6 +118,10 @@ def _read(path, name, like, needs_label) -> rows.Rows:
   if suffixes & {'.npz', '.npy'}:
     return arrays.read(path, renamed=said.renamed, needs_label=needs_label)
   if suffixes & {'.txt'}:
+    if path.is_dir():
+      raise types.InputError(
+        f'{path} is a folder of texts: give one file, a text a line.'
+      )
     return tables.lines(path, _text_columns(like, path))
   if not path.is_dir() and path.suffix.lower() not in folders.SUFFIXES:
     raise types.InputError(
@@ -123,6 +129,11 @@ def _read(path, name, like, needs_label) -> rows.Rows:
       '.npz, or a folder of such.'
     )
   like.check_images()
+  if needs_label and not path.is_dir():
+    raise types.InputError(
+      f'{path} is one image, without a label: give a folder that has a folder '
+      'of images for each class.'
+    )
   read = folders.read if needs_label else folders.read_unlabelled
   return read(path, unreadable=said.unreadable, channels=like.num_channels or 0)
 

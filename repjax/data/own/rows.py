@@ -83,9 +83,17 @@ def split_files(
     if split:
       found[split] = file
   if 'train' in found:
+    others = [x.name for x in there if x not in found.values()]
+    if others:
+      logging.warning(
+        '%s: %d file(s) of no split are left out, such as %s.',
+        folder,
+        len(others),
+        others[0],
+      )
     return found
   if len(there) == 1:
-    return {'': there[0]}
+    return found or {'': there[0]}
   raise types.InputError(
     f'{folder} has {len(there)} files, {there[0].name} and so on, and none is '
     f'called train{suffixes[0]}: give --data_dir the one file, or call them '
@@ -99,7 +107,16 @@ def with_splits(rows: Rows, *, test_share: float, title: str) -> Rows:
   Where there is no test split, the share is taken of each class of the training
   rows, by `order`: another order of lines or files gives the same split, and
   equal rows are on one side. The log says so.
+
+  Raises:
+    InputError: There are no training rows, or too few.
   """
+  given = set(rows.splits)
+  if not given & {'', 'train'}:
+    raise types.InputError(
+      f'{title} has rows of {", ".join(sorted(given))} alone, and none to '
+      'train on: call them train, or add such.'
+    )
   if 'test' in rows.splits or (
     'validation' in rows.splits and 'train' in rows.splits
   ):

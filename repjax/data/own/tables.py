@@ -195,7 +195,9 @@ def _json_lines(path):
       continue
     try:
       row = json.loads(line)
-    except ValueError as error:
+      if '\\ud' in line.lower():  # Half of a pair is no character.
+        json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
       raise types.InputError(
         f'{path}: line {number} is no JSON: {error}.'
       ) from error
@@ -243,13 +245,22 @@ def _renamed(table, renamed, features, title, needs_label):
 
 def _labels(cells, names, path, needs_label):
   labels = np.array([str(x).strip() for x in cells], object)
-  empty = np.flatnonzero(labels == '')
+  empty = np.flatnonzero(np.isin(labels, ['', *_no_numbers(labels)]))
   if needs_label and empty.size:
     raise types.InputError(
       f'{path}: {empty.size} row(s) have no label, the first is '
       f'{names[empty[0]]}: fill them in, or remove the rows.'
     )
   return None if empty.size else labels
+
+
+def _no_numbers(labels):
+  """How NaN is written among labels that are numbers."""
+  try:
+    numbers = {x: float(x) for x in set(labels) - {''}}
+  except ValueError:
+    return []
+  return [name for name, x in numbers.items() if np.isnan(x)]
 
 
 def _typed(columns, names, as_texts):
@@ -279,7 +290,7 @@ def _numbers(cells):
     return None
   try:
     found = [float(x) if str(x).strip() else np.nan for x in cells]
-  except ValueError:
+  except (ValueError, OverflowError):  # Of JSON's whole numbers.
     return None
   wide = np.array(found, np.float64)
   whole = np.isfinite(wide).all() and (wide == np.rint(wide)).all()

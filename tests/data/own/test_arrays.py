@@ -68,6 +68,14 @@ def test_one_file_a_column(tmp_path):
     (dict(x=np.array([None] * 20), y=LABELS), 'npz', 'cannot be read'),
     (dict(x_train=IMAGES, y_test=LABELS), 'npz', 'the split test has'),
     (dict(x=np.float32(1), y=LABELS), 'npz', 'one number'),
+    ({}, 'npz', 'has no arrays'),
+    (
+      dict(x_test=IMAGES, y_test=LABELS),
+      'npz',
+      'test alone, and none to train',
+    ),
+    (dict(x=np.zeros((20, 3, 8, 8), np.uint8), y=LABELS), 'npz', 'last; got'),
+    (dict(x=IMAGES[:, :0], y=LABELS), 'npz', 'channels last'),
   ],
 )
 def test_what_is_no_set_is_refused_in_one_line(tmp_path, arrays, name, match):
@@ -81,3 +89,9 @@ def test_a_damaged_file(tmp_path):
   (tmp_path / 'a.npz').write_bytes(b'PK no archive')
   with pytest.raises(types.InputError, match='cannot be read as an'):
     _load(tmp_path / 'a.npz')
+
+
+def test_another_file(tmp_path):
+  np.save(tmp_path / 'a.npy', IMAGES)
+  with pytest.raises(types.InputError, match=r'numpy\.savez writes such'):
+    _load(tmp_path / 'a.npy')

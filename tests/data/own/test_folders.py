@@ -1,6 +1,7 @@
 """Folders of images: what is read, how it is split, and what is refused."""
 
 import logging
+import os
 import pickle
 
 import numpy as np
@@ -146,6 +147,13 @@ def test_damaged_images_are_named_and_refused_or_left_out(pets, caplog):
   assert 'left out' in caplog.text and 'dog/3.png' in caplog.text
 
 
+def test_what_programs_leave_behind_is_no_image(pets):
+  before = len(_load(pets, 'train+test'))
+  for name in ('.thumbnails', '.ipynb_checkpoints', '__MACOSX'):
+    _picture(pets / 'cat' / name / '0.png', 0)
+  assert len(_load(pets, 'train+test')) == before
+
+
 def _one_class(root):
   _picture(root / 'a' / '1.png', 1)
   _picture(root / 'a' / '2.png', 2)
@@ -177,6 +185,16 @@ def _no_training(root):
     _picture(root / name / 'x' / '1.png', 1)
 
 
+def _tests_alone(root):
+  for name in 'ab':
+    _picture(root / 'test' / name / '1.png', 1)
+
+
+def _a_name_in_latin_1(root):
+  _one_class(root)
+  _picture(root / os.fsdecode(b'caf\xe9') / '1.png', 1)
+
+
 def _split_among_classes(root):
   for name in ('train', 'bus'):
     _picture(root / name / 'x' / '1.png', 1)
@@ -191,6 +209,8 @@ def _split_among_classes(root):
     (_twins, r'1\.bmp and 1\.png have one stem'),
     (_class_of_tests_alone, r"labels that no training row has: 'c' \(1\)"),
     (_no_training, 'val, and none is called train'),
+    (_tests_alone, 'splits, test, and none is called train'),
+    (_a_name_in_latin_1, r'not in UTF-8, such as .caf\\udce9/1\.png.: rename'),
     (_split_among_classes, 'and others beside them, such as bus'),
   ],
 )
@@ -207,6 +227,7 @@ def test_folders_that_are_no_set_are_refused(tmp_path, make, match):
     ('folder:unreadble=skip', "no option 'unreadble'"),
     ('folder:unreadable=maybe', "'refuse', 'skip'"),
     ('folder:channels=2', 'channels'),
+    ('folder:channels=1.5', 'channels'),
     ('folder:test_share=1', r'must be in \(0, 1\)'),
     ('folder:skip', "'skip' is no option"),
   ],

@@ -1,6 +1,7 @@
 """Files as a further split of a set that was trained on."""
 
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -50,6 +51,21 @@ def test_files_without_labels_have_the_order_of_their_names(digits):
     np.testing.assert_array_equal(rows.read([row])['image'][0, ..., 0], wanted)
   single = source.load('digits', f'inputs:{digits / "3" / names[0]}')
   assert len(single) == 1
+
+
+def test_notes_beside_images_are_no_rows(digits, tmp_path):
+  shutil.copytree(digits / '3', tmp_path / '3')
+  for name in ('notes.txt', 'labels.csv'):
+    (tmp_path / name).write_text('a,b\n1,2\n')
+  num = len(list((tmp_path / '3').iterdir()))
+  for marker in ('inputs', 'labelled'):
+    assert len(source.load('digits', f'{marker}:{tmp_path}')) == num
+
+
+def test_one_image_has_no_label(digits):
+  file = next((digits / '3').iterdir())
+  with pytest.raises(types.InputError, match='one image, without a label'):
+    source.load('digits', f'labelled:{file}')
 
 
 def test_unknown_classes_are_refused(digits, tmp_path):
@@ -122,6 +138,14 @@ def test_texts_without_the_columns_of_the_set(reviews, tmp_path, text, match):
     source.load(
       'csv:label=stars', f'inputs:{tmp_path / "new.jsonl"}', data_dir=reviews
     )
+
+
+def test_a_folder_of_texts_is_refused(reviews, tmp_path):
+  folder = tmp_path / 'texts'
+  folder.mkdir()
+  (folder / 'a.txt').write_text('text')
+  with pytest.raises(types.InputError, match='give one file, a text a line'):
+    source.load('csv:label=stars', f'inputs:{folder}', data_dir=reviews)
 
 
 def test_numbers_are_texts_where_the_set_has_texts(reviews, tmp_path):

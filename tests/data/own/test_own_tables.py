@@ -120,6 +120,10 @@ def _written(text):
     ('text,label\n"a,1\n', 'csv', 'cannot be read as a CSV file'),
     ('{"text": 1}\nno\n', 'jsonl', 'line 2 is no JSON'),
     ('[1]\n', 'jsonl', 'line 1 is no object'),
+    ('{"text": "\\ud800"}\n', 'jsonl', 'line 1 is no JSON'),
+    ('[' * 100_000, 'jsonl', 'line 1 is no JSON'),
+    ('text,label\na,1\nb,2\nc,NaN\n', 'csv', 'no label, the first is a.csv:4'),
+    ('{"a": 1, "label": NaN}\n', 'jsonl', 'no label, the first is a.csv:1'),
     ('text,label\na,1\nb,2\n', 'csv:label', "'label' is no option"),
   ],
 )
@@ -135,6 +139,27 @@ def test_a_number_for_each_row_is_no_class(tmp_path):
   path = _csv(tmp_path / 'a.csv', rows, ('text', 'label'))
   with pytest.raises(types.InputError, match='60 different labels in 60 rows'):
     _load(path, 'train', 'csv')
+
+
+def test_whole_numbers_beyond_all_others_are_texts(tmp_path):
+  rows = [(int('9' * n), 'xy'[n % 2]) for n in range(400, 404)]
+  path = _jsonl(tmp_path / 'a.jsonl', rows, ('text', 'label'))
+  read = _load(path, 'train+test', 'jsonl').column('text')
+  assert sorted(map(len, read)) == [400, 401, 402, 403]
+
+
+def test_files_of_no_split_are_named(tmp_path, caplog):
+  rows = [('a', 'x'), ('b', 'y')]
+  for name in ('train', 'test', 'train2'):
+    _csv(tmp_path / f'{name}.csv', rows, ('text', 'label'))
+  assert len(_load(tmp_path, 'train', 'csv')) == 2
+  assert '1 file(s) of no split are left out, such as train2.csv' in caplog.text
+
+
+def test_a_split_of_tests_alone_is_not_trained_on(tmp_path):
+  _csv(tmp_path / 'test.csv', [('a', 'x'), ('b', 'y')] * 5, ('text', 'label'))
+  with pytest.raises(types.InputError, match='test alone, and none to train'):
+    _load(tmp_path, 'train', 'csv')
 
 
 def test_two_files_of_one_split_and_files_of_none(tmp_path):
