@@ -2,7 +2,8 @@ r"""FLAN (Wei et al., ICLR 2022): tasks that are told can be done unseen.
 
     python -m launch.reproduce --papers=flan
 
-measures the claims (`configs/studies/flan.py`). https://arxiv.org/abs/2109.01652
+measures the claims (`configs/studies/flan.py`).
+https://arxiv.org/abs/2109.01652
 
     python -m launch.train --config=configs/flan.py:paper --workdir=runs/flan \
       --config.weights=FOLDER --config.data.file=tasks.jsonl \

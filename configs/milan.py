@@ -2,7 +2,8 @@ r"""MILAN (Hernandez et al., ICLR 2022): units of a network, described in words.
 
     python -m launch.reproduce --papers=milan
 
-measures the claims (`configs/studies/milan.py`). https://arxiv.org/abs/2201.11114
+measures the claims (`configs/studies/milan.py`).
+https://arxiv.org/abs/2201.11114
 
 A run trains two models, p(caption | exemplars) and p(caption); those exemplars
 are of any network (`analysis/exemplars.py`), and `analysis/milan.py` describes.

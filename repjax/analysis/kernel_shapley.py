@@ -65,7 +65,7 @@ def kernel(
 
   pairs = len(drawn) // 2
   phi, given = fit(np.ones(pairs))
-  errors = np.zeros(dim), np.zeros((dim, dim))
+  errors: tuple[np.ndarray, ...] = np.zeros(dim), np.zeros((dim, dim))
   if pairs:
     again = rng.multinomial(pairs, np.full(pairs, 1 / pairs), resamples)
     found = [fit(counts) for counts in again]
@@ -73,7 +73,13 @@ def kernel(
   if pairs == 1:  # All samples are that pair, whatever its error.
     errors = tuple(np.full_like(x, np.nan) for x in errors)
   return shapley.Explanation(
-    phi, given, *errors, empty=empty, full=full, calls=calls
+    phi,
+    given,
+    values_error=errors[0],
+    interactions_error=errors[1],
+    empty=empty,
+    full=full,
+    calls=calls,
   )
 
 
