@@ -55,7 +55,6 @@ _NEEDS = (
   '--data_dir=',
   'FOLDER',
   'FILE',
-  'NAME',
   '$SHARED',
   '/mnt/shared',
   'package:',

@@ -43,6 +43,10 @@ def embedded(name: str) -> Any:
     from repjax.data.sets import digits
 
     return digits.Digits
+  if family == 'handwriting':
+    from repjax.data.sets import handwriting
+
+    return handwriting.Handwriting
   if family == 'python_topics':
     from repjax.data.sets import topics
 

@@ -259,8 +259,9 @@ def load(
 
   Args:
     name: As TFDS writes it: 'mnist', 'glue/sst2', 'mnist:3.0.1'. Without a
-      version, the highest one that is there. 'digits' and 'python_topics' are
-      embedded; 'folder', 'csv', 'jsonl' and 'npz' are own (`own.names`).
+      version, the highest one that is there. 'digits', 'handwriting' (with the
+      column 'author') and 'python_topics' are embedded; 'folder', 'csv',
+      'jsonl' and 'npz' are own (`own.names`).
     split: As TFDS writes it: 'train', 'train[:10%]', 'train+test'.
     data_dir: Folder of prepared sets, may be read-only; '' means
       $TFDS_DATA_DIR, or ~/tensorflow_datasets. Own files, or their folder.

@@ -52,9 +52,7 @@ def draw(
   types.check_range('[8, 1024]', size=size)
   rng = np.random.default_rng([seed, num_rows, num_classes])
   label = rng.permutation(np.arange(num_rows) % num_classes)
-  strokes = np.stack(
-    [_character(alphabet, x, num_strokes) for x in range(num_classes)]
-  )
+  strokes = characters(alphabet, num_classes, num_strokes)
   points = strokes[label] + rng.normal(0, 0.035, (num_rows, num_strokes, 3, 2))
   angle = rng.uniform(-0.25, 0.25, num_rows)
   scale = rng.uniform(0.8, 1.05, num_rows)
@@ -74,6 +72,24 @@ def draw(
     },
     num_classes=num_classes,
     split=split,
+  )
+
+
+def characters(
+  alphabet: int, num_classes: int, num_strokes: int = 3
+) -> np.ndarray:
+  """Control points (right, down) of the first classes of an alphabet.
+
+  Args:
+    alphabet: Decides them.
+    num_classes: C.
+    num_strokes: S, of each character.
+
+  Returns:
+    [C, S, 3, 2], in parts of the side.
+  """
+  return np.stack(
+    [_character(alphabet, x, num_strokes) for x in range(num_classes)]
   )
 
 
