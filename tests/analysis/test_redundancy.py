@@ -81,14 +81,17 @@ def test_structure_of_any_graph_is_that_of_reachable_nodes():
       assert (i in found.alone) == (not has_in and not has_out)
 
 
-def test_kept_players_reach_all_others():
+def test_kept_players_reach_all_others_and_are_the_largest_of_their_group():
   rng = np.random.default_rng(1)
   for _ in range(30):
     edges = (rng.random((6, 6)) < 0.25) & ~np.eye(6, dtype=bool)
     found = redundancy.structure(edges, np.zeros((6, 6)))
-    kept = redundancy.kept(found, rng.normal(size=6))
+    values = rng.normal(size=6)
+    kept = redundancy.kept(found, values)
     reach = np.linalg.matrix_power(np.eye(6) + edges, 6) > 0
     assert reach[kept].any(0).all()
+    for i in np.flatnonzero(kept):
+      assert values[i] == values[reach[i] & reach[:, i]].max()
 
 
 def test_a_group_of_a_high_threshold_says_how_loose_it_is():
