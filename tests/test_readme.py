@@ -5,6 +5,7 @@ import shlex
 
 import launching
 import numpy as np
+from PIL import Image
 import pytest
 
 _README = launching.ROOT / 'README.md'
@@ -52,7 +53,8 @@ def test_flags_and_fields_of_a_command_are_there(command):
 
 # What needs more than comes with repjax, and what takes minutes.
 _NEEDS = (
-  '--data_dir=',
+  '--data_dir=~/tensorflow_datasets',
+  '--data_dir=~/wilds',
   'FOLDER',
   'FILE',
   '$SHARED',
@@ -60,6 +62,7 @@ _NEEDS = (
   'package:',
   'walker-walk',
   '--config.data.name=cifar10',
+  'wandb',
 )
 _LONG = ('reproduce', 'benchmark', 'grid', 'prepare', 'configs')
 
@@ -67,7 +70,18 @@ _LONG = ('reproduce', 'benchmark', 'grid', 'prepare', 'configs')
 def _can_run(command):
   module, arguments = command
   text = ' '.join(arguments)
-  return module not in _LONG and not any(x in text for x in _NEEDS)
+  if module in _LONG or any(x in text for x in _NEEDS):
+    return False
+  if module in ('train', 'sweep'):
+    return True
+  # What goes on from a run needs one that was trained here.
+  runs = {x for x in arguments if x.startswith('--workdir=')}
+  trained = {x for other in _COMMANDS if _trains(other) for x in other[1]}
+  return runs <= trained
+
+
+def _trains(command):
+  return command[0] == 'train' and _can_run(command)
 
 
 def _quick(argument, folder):
@@ -75,7 +89,20 @@ def _quick(argument, folder):
   argument = re.sub(r'(--config=\S+):small', r'\1:smoke', argument)
   argument = argument.replace('=runs/', f'={folder}/runs/')
   argument = argument.replace('=KEY', f'={folder}/KEY')
-  return re.sub(r'=(\w+\.csv)$', rf'={folder}/\1', argument)
+  argument = argument.replace('=~/', f'={folder}/')
+  return re.sub(r'=(\w+\.(csv|png)|\w+/)$', rf'={folder}/\1', argument)
+
+
+def _append(path, start, stop):
+  """Writes hours of a series behind those that a file has."""
+  hours = np.arange(start, stop)
+  noise = np.random.default_rng(start).normal(size=len(hours))
+  load = np.sin(hours / 24 * 2 * np.pi) + 0.1 * noise
+  times = np.datetime64('2026-01-01T00') + hours
+  with path.open('a') as file:
+    for time, x in zip(times, load, strict=True):
+      stamp = str(time).replace('T', ' ')
+      file.write(f'{stamp}:00:00,{x:.3f},{-x:.3f}\n')
 
 
 @pytest.fixture(scope='module')
@@ -83,16 +110,19 @@ def workplace(tmp_path_factory):
   """A folder with the files that commands name as a user's own."""
   folder = tmp_path_factory.mktemp('readme')
   rng = np.random.default_rng(0)
-  hours = np.arange(1500)
-  load = np.sin(hours / 24 * 2 * np.pi) + 0.1 * rng.normal(size=len(hours))
-  times = np.datetime64('2026-01-01T00') + hours
-  for name in ('my', 'pump'):
-    lines = [
-      f'{str(t).replace("T", " ")}:00:00,{x:.3f},{-x:.3f}'
-      for t, x in zip(times, load, strict=True)
-    ]
-    text = 'time,load,temperature\n' + '\n'.join(lines) + '\n'
-    (folder / f'{name}.csv').write_text(text)
+  for name, hours in (('my', 1500), ('pump', 1500), ('newer', 1600)):
+    (folder / f'{name}.csv').write_text('time,load,temperature\n')
+    _append(folder / f'{name}.csv', 0, hours)
+  grey = rng.integers(0, 256, (200, 32, 32), np.uint8)
+  for i, pixels in enumerate(grey):
+    for group in ('pets', 'others'):
+      place = folder / group / ('cat', 'dog')[i % 2] / f'{i}.png'
+      place.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(pixels).save(place)
+  (folder / 'new').mkdir()
+  Image.fromarray(grey[0]).save(folder / 'new' / 'one.png')
+  # The demo's images are digits.
+  Image.fromarray(grey[0, :8, :8]).save(folder / 'my.png')
   (folder / 'KEY').write_bytes(rng.bytes(32))
   (folder / 'KEY').chmod(0o600)
   return folder
@@ -105,6 +135,8 @@ def workplace(tmp_path_factory):
 )
 def test_a_command_runs_as_it_is_printed(command, workplace):
   module, arguments = command
+  if '--split=new' in arguments:  # 'rows appended since'
+    _append(workplace / 'my.csv', 1500, 1700)
   code, output = launching.call(
     module, *(_quick(argument, workplace) for argument in arguments)
   )
