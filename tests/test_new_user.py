@@ -3,16 +3,20 @@
 As a user does it, in processes, without TensorFlow and without a prepared set.
 """
 
+import contextlib
 import csv
 import importlib.util
 import json
 import random
+import re
 
 import launching
 import numpy as np
 from PIL import Image
 import pytest
 from sklearn import datasets
+
+from launch.lib import trained
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +45,6 @@ def _run(home, *arguments):
   return output
 
 
-def _predictions(path):
-  with path.open(newline='', encoding='utf-8') as file:
-    return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope='module')
 def digits(home):
   """Digits as PNG: those to learn, and new ones."""
@@ -58,10 +57,9 @@ def digits(home):
   return home
 
 
-@pytest.mark.parametrize('recipe', ['sam', 'mixup'])
-def test_pictures_are_learned_evaluated_and_predicted(digits, recipe):
+def _learn_pictures(digits, recipe, *more):
+  """Trains on the digits; gives the work directory."""
   workdir = digits / recipe
-  noise = ['--config.data.label_noise=0'] if recipe == 'sam' else []
   _run(
     digits,
     'train',
@@ -70,23 +68,85 @@ def test_pictures_are_learned_evaluated_and_predicted(digits, recipe):
     '--config.data.name=folder',
     f'--data_dir={digits / "digits"}',
     '--config.min_steps=150',
-    *noise,
+    *more,
   )
+  return workdir
+
+
+def _predict(home, workdir, inputs):
+  """Predicts files; gives the lines."""
+  outputs = home / f'{workdir.name}.csv'
+  _run(
+    home,
+    'predict',
+    f'--workdir={workdir}',
+    f'--inputs={inputs}',
+    f'--outputs={outputs}',
+  )
+  with outputs.open(newline='', encoding='utf-8') as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize('recipe', ['sam', 'mixup'])
+def test_pictures_are_learned_evaluated_and_predicted(digits, recipe):
+  noise = ['--config.data.label_noise=0'] if recipe == 'sam' else []
+  workdir = _learn_pictures(digits, recipe, *noise)
   output = _run(
     digits, 'evaluate', f'--workdir={workdir}', f'--inputs={digits / "new"}'
   )
   accuracy = json.loads(output.splitlines()[-1])['accuracy']
   assert accuracy > 0.7
-  _run(
-    digits,
-    'predict',
-    f'--workdir={workdir}',
-    f'--inputs={digits / "new"}',
-    f'--outputs={digits / recipe}.csv',
-  )
-  lines = _predictions(digits / f'{recipe}.csv')
+  lines = _predict(digits, workdir, digits / 'new')
   right = [x['predicted'] == x['input'].partition('/')[0] for x in lines]
   assert len(right) == 100 and np.mean(right) == pytest.approx(accuracy)
+
+
+def _assert_same(logits, names, lines, run):
+  """Of another program: the logits of a run, and what was predicted by it.
+
+  Args:
+    logits: Of the other program, [N, C].
+    names: What it calls the classes, [C].
+    lines: Of `launch.predict`.
+    run: The run as `launch.lib.trained` has it, and the files: (run, path).
+  """
+  own, inputs = run
+  expected = own.predict(inputs)
+  assert list(expected.class_names) == list(names)
+  np.testing.assert_allclose(logits, expected.outputs['logits'], atol=1e-4)
+  # What hardly differs between rows would prove little.
+  assert np.ptp(logits, axis=0).max() > 0.1
+  assert [names[i] for i in logits.argmax(-1)] == [
+    x['predicted'] for x in lines
+  ]
+
+
+def test_pictures_become_a_model_of_transformers(digits):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  workdir, folder = _learn_pictures(digits, 'vit'), digits / 'vit-hub'
+  lines = _predict(digits, workdir, digits / 'new')
+  _run(
+    digits,
+    'export',
+    f'--workdir={workdir}',
+    f'--to={folder}',
+    '--format=transformers',
+  )
+  model = transformers.AutoModelForImageClassification.from_pretrained(folder)
+  processor = transformers.AutoImageProcessor.from_pretrained(folder)
+  pixels = [
+    np.asarray(Image.open(digits / 'new' / x['input']))[..., None]
+    for x in lines
+  ]
+  with torch.no_grad():
+    given = processor(
+      pixels, return_tensors='pt', input_data_format='channels_last'
+    )
+    logits = model.eval()(**given).logits.numpy()
+  names = [model.config.id2label[i] for i in range(10)]
+  assert names == [str(i) for i in range(10)]
+  _assert_same(logits, names, lines, (trained.load(workdir), digits / 'new'))
 
 
 _WORDS = {
@@ -124,6 +184,8 @@ def _texts(reviews):
   )
 
 
+# Of peft, which calls what transformers has renamed.
+@pytest.mark.filterwarnings('ignore:.*is deprecated:FutureWarning')
 def test_texts_are_learned_by_lora(reviews):
   workdir = reviews / 'lora'
   flags = _texts(reviews)
@@ -139,15 +201,36 @@ def test_texts_are_learned_by_lora(reviews):
     '--config.min_steps=60',
     '--config.tx.learning_rate=0.01',
   )
-  _run(
-    reviews,
-    'predict',
-    f'--workdir={workdir}',
-    f'--inputs={reviews / "new.txt"}',
-    f'--outputs={reviews / "lora.csv"}',
-  )
-  lines = _predictions(reviews / 'lora.csv')
+  lines = _predict(reviews, workdir, reviews / 'new.txt')
   assert [x['predicted'] for x in lines] == ['good', 'bad']
+  if importlib.util.find_spec(_MINILM):
+    _assert_peft_loads(reviews, workdir, lines)
+
+
+def _assert_peft_loads(reviews, workdir, lines):
+  """As the model card says it, the LoRA on its base predicts the same."""
+  peft = pytest.importorskip('peft')
+  torch = pytest.importorskip('torch')
+  folder = reviews / 'lora-peft'
+  _run(reviews, 'export', f'--workdir={workdir}', f'--to={folder}')
+  said = json.loads((folder / 'adapter_config.json').read_text('utf-8'))
+  code = re.search(
+    r'```python\n(.*?)```', (folder / 'README.md').read_text('utf-8'), re.S
+  )[1]
+  code = code.replace("'BASE'", repr(said['base_model_name_or_path']))
+  scope = {}
+  with contextlib.chdir(folder):
+    exec(code, scope)
+  model = scope['model'].eval()
+  assert isinstance(model, peft.PeftModel)
+  texts = (reviews / 'new.txt').read_text('utf-8').splitlines()
+  given = scope['tokenizer'](texts, padding=True, return_tensors='pt')
+  with torch.no_grad():
+    logits = model(**given).logits.numpy()
+  names = [model.config.id2label[i] for i in range(2)]
+  assert names == ['bad', 'good']
+  run = trained.load(workdir), reviews / 'new.txt'
+  _assert_same(logits, names, lines, run)
 
 
 def test_texts_of_users_are_learned_privately(reviews):
