@@ -9,6 +9,8 @@ from repjax.export import program
 from repjax.export import published
 from repjax.models import vit
 
+# Classes that are named one by one, and the name of one that has none.
+_FEW, _NAMELESS = 20, 'LABEL_0'
 _AS_GIVEN = 'What it sees is what repjax has made of the data: see below.'
 
 
@@ -27,8 +29,7 @@ def of_published(
   load = f"model = {form.auto}.from_pretrained('.')"
   if written.base:
     lines.insert(0, 'from peft import PeftModel')
-    count = len(form.config['id2label']) if 'id2label' in form.config else 0
-    more = f', num_labels={count}' if count else ''
+    more = _classes(form.config)
     place = pathlib.PurePath(written.base)
     if place.is_absolute():
       notes.append(
@@ -58,6 +59,16 @@ def of_published(
     )
   library = 'peft' if written.base else 'transformers'
   return card.Use(library, '\n'.join([*lines, '', load]), form.task, notes)
+
+
+def _classes(config):
+  """What the base of LoRA is told of the classes, as the last argument."""
+  if 'id2label' not in config:
+    return ''
+  names = {int(i): name for i, name in config['id2label'].items()}
+  if len(names) > _FEW or names[0] == _NAMELESS:
+    return f', num_labels={len(names)}'
+  return f', id2label={names}'
 
 
 def of_npz(network: networks.Network) -> card.Use:
