@@ -16,7 +16,6 @@ from typing import Any
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from configs import presets
@@ -26,7 +25,7 @@ from repjax import types
 from repjax.data.own import opening
 from repjax.data.reading import prepared
 from repjax.experiments import of_series
-from repjax.methods import step as step_lib
+from repjax.export import networks
 from repjax.metrics import classification
 
 # As `experiment.tables` gives them: columns, and lines of them.
@@ -91,35 +90,28 @@ class Trained:
   experiment: types.Experiment
   state: types.TrainState
 
-  @property
-  def variables(self) -> types.PyTree:
-    """What the network predicts with: parameters, or their average, and all."""
-    return step_lib.variables(self.state)
-
   @functools.cached_property
-  def model(self) -> nn.Module:
-    """The network that `predict` applies first.
+  def network(self) -> networks.Network:
+    """The network that `predict` applies, and what it is applied with.
 
     Raises:
-      InputError: It applies none by its `__call__`.
+      InputError: It applies none, or several.
     """
-    found: list[nn.Module] = []
+    return networks.of(
+      self.experiment.method,
+      self.state,
+      _first(self.experiment, self.experiment.eval_splits[0]),
+    )
 
-    def interceptor(next_fn, args, kwargs, context):
-      module = context.module
-      if not module.path and context.method_name == '__call__' and not found:
-        found.append(module.clone())
-      return next_fn(*args, **kwargs)
+  @property
+  def model(self) -> nn.Module:
+    """The linen module of `network`."""
+    return self.network.module
 
-    with nn.intercept_methods(interceptor):
-      jax.eval_shape(
-        self.experiment.method.predict,
-        self.state,
-        _first(self.experiment, self.experiment.eval_splits[0]),
-      )
-    if not found:
-      raise types.InputError(f'{self.workdir}: the method applies no network.')
-    return found[0]
+  @property
+  def variables(self) -> types.PyTree:
+    """Parameters, or their average, and other collections of `network`."""
+    return self.network.variables
 
   def predict(self, inputs: str | pathlib.Path) -> Predicted:
     """Predicts files, which need no labels; with them, too.
