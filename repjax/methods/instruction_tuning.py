@@ -26,6 +26,7 @@ def make(
   model: nn.Module,
   tx: optax.GradientTransformation,
   *,
+  inputs: model_inputs.Inputs = model_inputs.packed_pair,
   mean: Literal['tokens', 'rows'] = 'tokens',
   label_smoothing: float = 0.0,
   **settings: Any,
@@ -37,10 +38,12 @@ def make(
   tokens, and packing changes neither loss nor gradient.
 
   Args:
-    model: Called as `apply(variables, tokens, source=..., source_mask=...,
-      train=...)` -> logits, with segments if rows are packed: `t5.T5`, or
-      `transformer.EncoderDecoder` for rows that are not.
+    model: Gives logits [B, T - 1, V] of what comes next: `t5.T5`;
+      `transformer.EncoderDecoder` for rows that are not packed; or
+      `transformer.DecoderLM`.
     tx: Optax chain; links that take `grad_fn` get it.
+    inputs: What the model is called with; `model_inputs.packed_text` for a
+      language model.
     mean: 'tokens'; or 'rows', where a row's loss is the mean over its own
       tokens and depends on no other row, as private links need it.
     label_smoothing: Share of a target that is spread over all tokens, in
@@ -48,9 +51,10 @@ def make(
     **settings: microbatches, compute_dtype, ema_decay; see `steps.make`.
 
   Returns:
-    A `types.Method` over batches of 'tokens' int32 [B, T], 'weights' [B, T],
-    'source' [B, S], 'source_mask' [B, S], and of packed ones 'segments' and
-    'source_segments' (`data.text.packing`). Sums: 'loss' and 'accuracy', means
+    A `types.Method` over batches of 'tokens' int32 [B, T] and 'weights' [B, T];
+    but for a language model 'source' [B, S] and 'source_mask' [B, S]; and of
+    packed ones 'segments', with a source 'source_segments'
+    (`data.text.packing`). Sums: 'loss' and 'accuracy', means
     over tokens. `predict` gives 'log_likelihood' [B], the sum over a row's
     tokens, 'tokens' [B] and 'hits' [B].
 
@@ -64,7 +68,7 @@ def make(
   def loss_fn(params, model_state, batch, rng):
     logits, model_state = model_inputs.forward(
       model,
-      model_inputs.packed_pair,
+      inputs,
       {'params': params, **model_state},
       batch,
       rng,
@@ -94,14 +98,10 @@ def make(
   )
 
   def init(rng, batch):
-    return step.init(
-      model_inputs.init(model, model_inputs.packed_pair, rng, batch)
-    )
+    return step.init(model_inputs.init(model, inputs, rng, batch))
 
   def predict(state, batch):
-    logits = model_inputs.evaluate(
-      model, model_inputs.packed_pair, steps.variables(state), batch
-    )
+    logits = model_inputs.evaluate(model, inputs, steps.variables(state), batch)
     nll, _, hits, weights = _of_tokens(logits, batch)
     return {
       'log_likelihood': -(nll * weights).sum(1),

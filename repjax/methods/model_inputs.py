@@ -68,6 +68,14 @@ def packed_pair(batch: types.Batch):
   }
 
 
+def packed_text(batch: types.Batch):
+  """As `text_before`, with optional 'segments' of several texts of a row."""
+  args, _ = text_before(batch)
+  if 'segments' not in batch:
+    return args, {}
+  return args, {'segments': batch['segments'][:, :-1]}
+
+
 def init(
   model: nn.Module, inputs: Inputs, rng: jax.Array, batch: types.Batch
 ) -> types.PyTree:

@@ -90,6 +90,7 @@ class Stack(nn.Module):
     mask: jax.Array | None = None,
     context_mask: jax.Array | None = None,
     token_types: jax.Array | None = None,
+    segments: jax.Array | None = None,
     max_length: int | None = None,
     state: StackState | None = None,
   ) -> tuple[jax.Array, StackState]:
@@ -102,6 +103,8 @@ class Stack(nn.Module):
       mask: 0 for padding, [B, L].
       context_mask: 0 for padding, [B, S].
       token_types: [B, L] in [0, num_token_types); None means 0.
+      segments: Which of several texts a token is of, [B, L], 0 for padding.
+        Texts see nothing of each other, and each has places of its own.
       max_length: Begins decoding, with room for this many positions.
       state: Goes on decoding from here.
 
@@ -113,13 +116,19 @@ class Stack(nn.Module):
     batch, length, dim = tokens.shape
     if state is not None:
       positions = state.position[:, None]
+    elif segments is not None:
+      multi_head.check_mask(segments, tokens)
+      positions = sequence_positions.from_segments(segments)
+      # Padding may be longer than the longest text.
+      positions = jnp.where(segments > 0, positions, 0)
     elif mask is not None:
       positions = sequence_positions.from_mask(mask)
     else:
       positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
 
     if config.position == 'learned':
-      config.check_length(max(length, max_length or 0))
+      if segments is None:  # Packed texts are shorter than their row.
+        config.check_length(max(length, max_length or 0))
       assert config.num_positions is not None  # As just checked.
       tokens = tokens + nn.Embed(
         config.num_positions + config.position_offset,
@@ -157,6 +166,7 @@ class Stack(nn.Module):
         train=train,
         mask=mask,
         context_mask=context_mask,
+        segments=segments,
         positions=positions,
         max_length=max_length,
         state=state,

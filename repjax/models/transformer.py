@@ -117,6 +117,7 @@ class DecoderLM(stack.TokenModel):
     *,
     train: bool,
     mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
   ) -> jax.Array:
     """Logits of the token after each token.
 
@@ -125,11 +126,15 @@ class DecoderLM(stack.TokenModel):
       train: Whether to apply dropout; it draws from the rngs 'dropout'.
       mask: [B, L], 0 for padding. Padding after a text needs none: nothing
         before it sees it.
+      segments: [B, L], integers: which of several texts a token is of, 0 for
+        padding (`data.text.packing`). Each has learned places of its own.
 
     Returns:
       [B, L, vocab_size] float32.
     """
-    features, _ = self.decoder(self._embed(tokens), train=train, mask=mask)
+    features, _ = self.decoder(
+      self._embed(tokens), train=train, mask=mask, segments=segments
+    )
     return self._logits(features)
 
   def prefill(

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +16,10 @@ from repjax.data.text import instructions
 from repjax.data.text import packing
 from repjax.data.text import tokens
 from repjax.methods import instruction_tuning
+from repjax.methods import model_inputs
 from repjax.models import t5
 from repjax.models import t5_block
+from repjax.models import transformer
 from repjax.protocols import rank_classification
 
 MODEL = t5.T5(
@@ -26,9 +29,9 @@ MODEL = t5.T5(
 )
 
 
-def rows(count=6):
+def examples(count):
   rng = np.random.default_rng(0)
-  examples = [
+  return [
     instructions.Example(
       'xyz'[i % 3] * int(rng.integers(1, 6)),
       'ab'[i % 2] * int(rng.integers(1, 4)),
@@ -39,8 +42,15 @@ def rows(count=6):
     )
     for i in range(count)
   ]
+
+
+def rows(count=6):
   return instructions.encoded(
-    examples, tokens.Bytes(), source_length=6, target_length=6, tasks=['t']
+    examples(count),
+    tokens.Bytes(),
+    source_length=6,
+    target_length=6,
+    tasks=['t'],
   ).columns()
 
 
@@ -86,6 +96,81 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_single_ones():
       moved,
       expected,
     )
+
+
+LM = transformer.DecoderLM(
+  260,
+  hidden_dim=8,
+  mlp_dim=8,
+  num_heads=2,
+  num_layers=2,
+  num_positions=13,
+  kernel_init=nn.initializers.normal(1.0),
+)
+
+
+@pytest.mark.parametrize('position', ['learned', 'rotary'])
+def test_packed_texts_of_a_language_model_train_it_as_single_ones(position):
+  method = instruction_tuning.make(
+    LM.clone(position=position),
+    optax.sgd(1.0),
+    inputs=model_inputs.packed_text,
+  )
+  single = instructions.encoded_texts(
+    examples(6), tokens.Bytes(), length=14, tasks=['t']
+  ).columns()
+  # Longer than there are positions: each text counts its own.
+  together = packing.packed_texts(single, length=24)
+  assert len(together) < 6
+  loss, expected = gradient(method, batch(single, 8))
+  found, moved = gradient(method, batch(together.columns(), 4))
+  assert loss > 0.1
+  np.testing.assert_allclose(found, loss, rtol=1e-5)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    moved,
+    expected,
+  )
+
+
+def test_a_packed_text_sees_nothing_of_the_others():
+  segments = np.array([[1, 1, 1, 2, 2, 2, 2, 3, 0, 0]])
+  read = np.arange(10)[None] + 3
+  variables = LM.init(jax.random.key(0), read, train=False)
+  run = functools.partial(LM.apply, variables, train=False, segments=segments)
+  before, after = run(read), run(np.where(segments == 2, 77, read))
+  same = (before == after).all(-1)[0]
+  np.testing.assert_array_equal(same, segments[0] != 2)
+  alone = LM.apply(variables, read[:, 3:7], train=False)
+  np.testing.assert_allclose(before[:, 3:7], alone, rtol=1e-5, atol=1e-6)
+  with pytest.raises(types.InputError, match='mask'):
+    LM.apply(variables, read, train=False, segments=segments[:, :4])
+
+
+def test_a_text_of_a_language_model_is_source_end_target_end():
+  row = instructions.Example('xyz', 'ab', (), 't', 3, 5)
+  made = instructions.encoded_texts(
+    [row], tokens.Bytes(), length=8, tasks=['s', 't']
+  ).columns()
+  source, target = (tokens.Bytes().encode(x).tolist() for x in ('xyz', 'ab'))
+  text = [*source, tokens.END, *target, tokens.END]
+  assert made['tokens'].tolist() == [[*text, 0]]
+  assert made['token_mask'].tolist() == [[1] * 7 + [0]]
+  assert made['weights'].tolist() == [[0] * 4 + [1] * 3 + [0]]
+  assert (made['task'], made['template'], made['row']) == (1, 3, 5)
+  # A source makes room; a target does not.
+  made = instructions.encoded_texts(
+    [row], tokens.Bytes(), length=5, tasks=['t']
+  ).columns()
+  assert made['tokens'].tolist() == [[source[0], *text[3:]]]
+  for wrong, length, said in (
+    (row, 4, 'leave no room for a source in 4'),
+    (row._replace(source=''), 8, 'empty source'),
+  ):
+    with pytest.raises(types.InputError, match=said):
+      instructions.encoded_texts(
+        [wrong], tokens.Bytes(), length=length, tasks=['t']
+      )
 
 
 def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():

@@ -261,11 +261,7 @@ def encoded(
     InputError: A source is empty, or a target is longer.
   """
   for example in examples:
-    if not example.source:
-      raise types.InputError(
-        f'row {example.row} of the task {example.task!r} has an empty source: '
-        'there is nothing to look at'
-      )
+    _check_source(example)
   ids, mask = running_text.pad(
     [source_ids(x.source, tokenizer, length=source_length) for x in examples],
     length=source_length,
@@ -275,7 +271,6 @@ def encoded(
     [target_ids(x.target, tokenizer) for x in examples], length=target_length
   )
   weights[:, 0] = 0.0
-  number = {name: i for i, name in enumerate(tasks)}
   return sources.from_arrays(
     'instructions',
     {
@@ -283,11 +278,73 @@ def encoded(
       'source_mask': mask,
       'tokens': tokens,
       'weights': weights,
-      'task': np.array([number[x.task] for x in examples], np.int32),
-      'template': np.array([x.template for x in examples], np.int32),
-      'row': np.array([x.row for x in examples], np.int32),
+      **_origin(examples, tasks),
     },
   )
+
+
+def encoded_texts(
+  examples: Sequence[Example],
+  tokenizer: tokenizing.Tokenizer,
+  *,
+  length: int,
+  tasks: Sequence[str],
+) -> sources.Source:
+  """Examples as rows of a language model: source, end, target, end.
+
+  An end stands between the two as in the paper's section 2.4.
+
+  Args:
+    examples: N of them.
+    tokenizer: What makes ids of them.
+    length: Tokens of a row; a source is cut at its end to make room.
+    tasks: Names of all tasks, whose numbers are the column 'task'.
+
+  Returns:
+    A source of 'tokens', 'token_mask' (1 for real ones), 'weights' (1 for what
+    is to be written), 'task', 'template' and 'row'.
+
+  Raises:
+    InputError: A source is empty, or a target leaves no room for one.
+  """
+  texts, written = [], []
+  for example in examples:
+    _check_source(example)
+    target = target_ids(example.target, tokenizer)[1:]
+    room = length - len(target) - 1
+    if room < 1:
+      raise types.InputError(
+        f'the target of row {example.row} of the task {example.task!r} has '
+        f'{len(target)} tokens, which leave no room for a source in {length}'
+      )
+    source = [*tokenizer.encode(example.source)[:room], _end(tokenizer)]
+    texts.append(np.array([*source, *target], np.int32))
+    written.append(len(target))
+  tokens, mask = running_text.pad(texts, length=length)
+  begins = mask.sum(1, keepdims=True) - np.array(written)[:, None]
+  weights = mask * (np.arange(length) >= begins)
+  columns = {'tokens': tokens, 'token_mask': mask, 'weights': weights}
+  return sources.from_arrays(
+    'instructions', {**columns, **_origin(examples, tasks)}
+  )
+
+
+def _check_source(example):
+  if not example.source:
+    raise types.InputError(
+      f'row {example.row} of the task {example.task!r} has an empty source: '
+      'there is nothing to look at'
+    )
+
+
+def _origin(examples, tasks):
+  """Columns that say where rows come from."""
+  number = {name: i for i, name in enumerate(tasks)}
+  return {
+    'task': np.array([number[x.task] for x in examples], np.int32),
+    'template': np.array([x.template for x in examples], np.int32),
+    'row': np.array([x.row for x in examples], np.int32),
+  }
 
 
 def target_ids(text: str, tokenizer: tokenizing.Tokenizer) -> np.ndarray:

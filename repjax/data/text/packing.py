@@ -80,34 +80,62 @@ def packed(
     ],
     1,
   )
-  places = first_fit(sizes, (source_length, target_length))
-  kinds = {
-    'source': (source_length, np.int32),
-    'source_mask': (source_length, np.float32),
-    'source_segments': (source_length, np.int32),
-    'tokens': (target_length, np.int32),
-    'weights': (target_length, np.float32),
-    'segments': (target_length, np.int32),
-  }
-  made = {
-    name: np.zeros((len(places), length), kind)
-    for name, (length, kind) in kinds.items()
-  }
+  room = source_length, target_length
+  columns = _filled(
+    rows,
+    sizes,
+    room,
+    {
+      'source_segments': ('source', 'source_mask'),
+      'segments': ('tokens', 'weights'),
+    },
+  )
+  return sources.from_arrays('packed instructions', columns)
+
+
+def packed_texts(
+  rows: Mapping[str, np.ndarray], *, length: int
+) -> sources.Source:
+  """Rows of a language model, packed by `first_fit`.
+
+  Args:
+    rows: 'tokens', 'token_mask' and 'weights' of N rows, as
+      `instructions.encoded_texts` makes them.
+    length: Tokens of a packed row.
+
+  Returns:
+    A source of these columns and of 'segments', as `packed` has it.
+  """
+  sizes = rows['token_mask'].sum(1).astype(np.int64)[:, None]
+  kinds = {'segments': ('tokens', 'token_mask', 'weights')}
+  return sources.from_arrays(
+    'packed texts', _filled(rows, sizes, (length,), kinds)
+  )
+
+
+def _filled(rows, sizes, room, kinds):
+  """Columns of packed rows.
+
+  Args:
+    rows: Columns of N rows.
+    sizes: Of each of the K kinds of length, [N, K].
+    room: Of a place, K.
+    kinds: Name of the segments -> columns that are so long; K of them.
+  """
+  places = first_fit(sizes, room)
+  made = {}
+  for (segments, names), length in zip(kinds.items(), room, strict=True):
+    shape = len(places), length
+    made[segments] = np.zeros(shape, np.int32)
+    made |= {x: np.zeros(shape, rows[x].dtype) for x in names}
   for place, members in enumerate(places):
-    start = [0, 0]
+    start = np.zeros(len(room), np.int64)
     for segment, row in enumerate(members, 1):
-      read, written = (
-        slice(x, x + y) for x, y in zip(start, sizes[row], strict=True)
-      )
-      for name, at in (
-        ('source', read),
-        ('source_mask', read),
-        ('tokens', written),
-        ('weights', written),
-      ):
-        count = at.stop - at.start
-        made[name][place, at] = rows[name][row, :count]
-      made['source_segments'][place, read] = segment
-      made['segments'][place, written] = segment
-      start = [read.stop, written.stop]
-  return sources.from_arrays('packed instructions', made)
+      for kind, (segments, names) in enumerate(kinds.items()):
+        size = sizes[row, kind]
+        at = slice(start[kind], start[kind] + size)
+        made[segments][place, at] = segment
+        for name in names:
+          made[name][place, at] = rows[name][row, :size]
+      start += sizes[row]
+  return made

@@ -83,6 +83,7 @@ class MultiHeadAttention(nn.Module):
     train: bool,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
+    segments: jax.Array | None = None,
     positions: jax.Array | None = None,
     max_length: int | None = None,
     state: Any = None,
@@ -97,6 +98,8 @@ class MultiHeadAttention(nn.Module):
       bias: Added to scores, [H, L, S]; not to those of decoding.
       mask: 0 for keys that are padding, [B, L] or, with `context`, [B, S].
         Ignored with `state`, which remembers it.
+      segments: [B, L], integers: a token sees those alone whose number is its
+        own. Not for another sequence, nor for decoding.
       positions: Places of the tokens, [B, L], for rotary attention.
       max_length: Begins decoding: `tokens` is a prompt, and the state returned
         has room for this many positions. Ignored for `context`.
@@ -141,7 +144,8 @@ class MultiHeadAttention(nn.Module):
       )
 
     if context is not None or isinstance(state, CrossState):
-      output = self._attend(query, key, value, bias, mask, train=train)
+      seen = None if mask is None else (mask > 0)[:, None, None, :]
+      output = self._attend(query, key, value, bias, seen, train=train)
       if state is None and max_length is not None:
         if mask is None:
           mask = jnp.ones(key.shape[:2], bool)
@@ -160,6 +164,11 @@ class MultiHeadAttention(nn.Module):
       )
       output, state = attention_fn.prefill(state, query, key, value, mask=mask)
     else:
+      if mask is not None:
+        mask = (mask > 0)[:, None, None, :]
+      if segments is not None:
+        alike = (segments[:, :, None] == segments[:, None])[:, None]
+        mask = alike if mask is None else mask & alike
       output = self._attend(query, key, value, bias, mask, train=train)
 
     output = nn.DenseGeneral(
@@ -182,7 +191,7 @@ class MultiHeadAttention(nn.Module):
     if bias is not None:
       settings['bias'] = bias
     if mask is not None:
-      settings['mask'] = (mask > 0)[:, None, None, :]
+      settings['mask'] = mask
     return signature.call(
       self.attention_fn,
       query,
