@@ -75,7 +75,8 @@ def rfa(
     floor: Of 'bounded', > 0: outputs of Gaussian features are at most
       max |v| / floor.
     norm_epsilon: Added to norms; 1e-3 in the authors' code.
-    chunk_size: Keys at a time, >= 1; None is 128 if causal, else 1,024.
+    chunk_size: Keys at a time, >= 1; None is 1,024, or if causal 128 on CPUs
+      and 256 elsewhere.
     precision: Of the sums' products; features are float32 in any case.
 
   Returns:

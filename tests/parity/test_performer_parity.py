@@ -8,6 +8,7 @@ import pytest
 
 from repjax.layers import performer
 from repjax.layers.attention.linear import attention_sums
+from repjax.layers.attention.linear import causal_attention
 from repjax.layers.attention.linear import linear_attention
 from repjax.layers.attention.linear import random_features
 
@@ -48,7 +49,7 @@ def paper_code(x, projection, *, axes):
 @functools.partial(jax.jit, static_argnames='causal')
 def ours(query, key, value, *, causal):
   if causal:
-    totals, _ = linear_attention.causal(query, key, value, chunk_size=16)
+    totals, _ = causal_attention.causal(query, key, value, chunk_size=16)
   else:
     totals = linear_attention.read(
       query, linear_attention.summarize(key, value)

@@ -111,6 +111,21 @@ def join(x: jax.Array, length: int) -> jax.Array:
   return x[..., :length, :, :]
 
 
+def grouped(chunks: Chunks, size: int) -> Chunks:
+  """[T, ...] -> [T / size, size, ...]; fills up with chunks without a key."""
+  missing = -chunks.key.shape[0] % size
+
+  def group(x, fill=0):
+    if x is None:
+      return None
+    pad = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
+    x = jnp.pad(x, pad, constant_values=fill)
+    return x.reshape(-1, size, *x.shape[1:])
+
+  made = Chunks(*(group(x) for x in chunks))
+  return made._replace(segments=group(chunks.segments, -1))
+
+
 def scan(
   body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, chunks: Any
 ) -> tuple[Any, Any]:

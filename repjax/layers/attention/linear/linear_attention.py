@@ -5,13 +5,13 @@ With features f, attention is a ratio of two sums over keys,
   output_t = sum_s w_s (f(q_t) . f(k_s)) v_s / sum_s w_s (f(q_t) . f(k_s)),
 
 and both sums are products of f(q_t) with something of constant size, a `State`.
-`summarize` and `read` are the bidirectional form and that of cross attention,
-`causal` lets a query see the keys up to its own, `segmented` those of its own
+`summarize` and `read` are the bidirectional form and that of cross attention;
+`causal_attention` has those that see the keys up to their own, or their own
 segment. They return `Totals`, which `attention_sums.divide` turns into outputs.
 
 Weights w_s carry the scales of features and the gates of recurrent forms, see
-`attention_sums`. Nothing of size L x M is held beyond one chunk: features are
-made chunk by chunk, and made again in the backward pass.
+`attention_sums`. Nothing of size L x M is held beyond one chunk, or a group of
+them: features are made chunk by chunk, and made again in the backward pass.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,8 @@ from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import chunks
 from repjax.layers.attention.linear import random_features
 
-# The causal form has products of all pairs inside a chunk. The others have
-# none, large products are faster, and short sequences are then one chunk.
-CHUNK_SIZE, CAUSAL_CHUNK_SIZE = 1024, 128
+# Large products are faster, and short sequences are then one chunk.
+CHUNK_SIZE = 1024
 
 
 def summarize(
@@ -62,7 +61,7 @@ def summarize(
     )
     return state, None
 
-  return chunks.scan(add, _start(key_map, inputs), inputs)[0]
+  return chunks.scan(add, start(key_map, inputs), inputs)[0]
 
 
 def read(
@@ -90,150 +89,7 @@ def read(
   totals = attention_sums.Totals(
     numerator, denominator, weight, state.log_scale[..., None]
   )
-  return _join_totals(totals, length)
-
-
-def causal(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  *,
-  query_map: random_features.FeatureMap = random_features.identity,
-  key_map: random_features.FeatureMap = random_features.identity,
-  mask: jax.Array | None = None,
-  segments: jax.Array | None = None,
-  log_weight: jax.Array | None = None,
-  log_decay: jax.Array | None = None,
-  state: attention_sums.State | None = None,
-  strict: bool = False,
-  chunk_size: int | None = None,
-  precision: jax.lax.PrecisionLike = None,
-) -> tuple[attention_sums.Totals, attention_sums.State]:
-  """A query sees the keys of its own position and before.
-
-  Matrix products inside a chunk, a state from one to the next. Inside a chunk
-  each pair has a weight of its own, exp(log w_s - log of the largest w that
-  query t sees): no later key can change or drown an output.
-
-  Args:
-    query: [..., L, H, D].
-    key: [..., L, H, D].
-    value: [..., L, H, V].
-    query_map: [..., H, C, D] -> features; their scale cancels.
-    key_map: As `query_map`; its scale is part of w.
-    mask: Which keys there are, [..., L] bool; None for all. What is not there
-      neither counts nor decays.
-    segments: Ids, [..., L] int32 >= 0, of segments that lie side by side: a
-      query sees its own alone. Not with `state`.
-    log_weight: Added to log w_s, [..., L, H].
-    log_decay: What position t multiplies all earlier keys' w by, as a
-      logarithm, [..., L, H], <= 0.
-    state: What came before; no gradient flows into it.
-    strict: Whether a query does not see the key of its own position.
-    chunk_size: C, None is 128. Products take L C (M + V) + 2 L M V
-      multiplications, and the backward pass holds a state a chunk, L M V / C
-      numbers.
-    precision: Of the sums' products; see `jax.lax.Precision`.
-
-  Returns:
-    (`Totals`, the state after the last key).
-
-  Raises:
-    ValueError: `segments` come together with `state`.
-  """
-  if segments is not None and state is not None:
-    raise ValueError('Segments start from nothing: pass segments or a state')
-  length = key.shape[-3]
-  inputs = chunks.cut(
-    _or(chunk_size, CAUSAL_CHUNK_SIZE),
-    query,
-    key,
-    value,
-    mask=mask,
-    segments=segments,
-    log_weight=log_weight,
-    log_decay=log_decay,
-  )
-  size = inputs.key.shape[-2]
-  before = jnp.tril(jnp.ones((size, size), bool), -1 if strict else 0)
-  before = jnp.expand_dims(before, tuple(range(inputs.key.ndim - 3)))
-
-  def advance(carry, chunk):
-    state, last_segment = carry
-    q = query_map(chunk.query).values
-    k, logs = key_map(chunk.key)
-    logs = _sum(logs, chunk.log_weight)
-    faded = chunk.log_decay
-    if faded is not None:
-      faded = jnp.cumsum(faded, axis=-1)
-      logs = _sum(logs, -faded)
-    sees, counts, goes_on, stays = before, chunk.real, None, None
-    if chunk.segments is not None:
-      ids = chunk.segments
-      sees = sees & (ids[..., :, None] == ids[..., None, :])
-      goes_on = ids == last_segment[..., None]
-      stays = goes_on[..., -1]
-      counts = counts * (ids == ids[..., -1:])
-      last_segment = ids[..., -1]
-    totals = _pairs(state, q, k, chunk, logs, sees, goes_on, faded, precision)
-    state = attention_sums.absorb(
-      state,
-      k,
-      chunk.value,
-      logs=logs,
-      counts=counts,
-      keep=stays,
-      faded=None if faded is None else faded[..., -1],
-      precision=precision,
-    )
-    return (state, last_segment), totals
-
-  if state is None:
-    state = _start(key_map, inputs)
-  else:
-    state = jax.lax.stop_gradient(state)
-  last_segment = (
-    None
-    if inputs.segments is None
-    else jnp.full(inputs.segments.shape[1:-1], -2, jnp.int32)
-  )
-  (state, _), totals = chunks.scan(advance, (state, last_segment), inputs)
-  return _join_totals(totals, length), state
-
-
-def segmented(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  *,
-  segments: jax.Array,
-  mask: jax.Array | None = None,
-  **settings,
-) -> attention_sums.Totals:
-  """A query sees all keys of its own segment, before and after itself.
-
-  Two causal passes, the second from the end and without a query's own key.
-  Arguments are those of `causal`.
-  """
-  left, _ = causal(query, key, value, segments=segments, mask=mask, **settings)
-  right, _ = causal(
-    *(jnp.flip(x, -3) for x in (query, key, value)),
-    segments=jnp.flip(segments, -1),
-    mask=None if mask is None else jnp.flip(mask, -1),
-    strict=True,
-    **settings,
-  )
-  right = attention_sums.Totals(
-    jnp.flip(right.numerator, -3), *(jnp.flip(x, -2) for x in right[1:])
-  )
-  unit = jnp.maximum(left.log_scale, right.log_scale)
-  a, b = jnp.exp(left.log_scale - unit), jnp.exp(right.log_scale - unit)
-  return attention_sums.Totals(
-    left.numerator * a[..., None] + right.numerator * b[..., None],
-    left.denominator * a + right.denominator * b,
-    left.weight * a + right.weight * b,
-    unit,
-  )
+  return join_totals(totals, length)
 
 
 def attention_matrix(
@@ -256,43 +112,11 @@ def attention_matrix(
   return attention_fn(query, key, names).swapaxes(-3, -2)
 
 
-# Inside a chunk: everything is [..., H, C, ...].
+def join_totals(
+  totals: attention_sums.Totals, length: int
+) -> attention_sums.Totals:
+  """Those of all chunks [T, ..., H, C, ...] as [..., length, H, ...]."""
 
-
-def _pairs(state, q, k, chunk, logs, sees, goes_on, faded, precision):
-  """Totals of a chunk's queries over the state and the chunk's keys."""
-  real = chunk.real[..., None, :]
-  scores = jnp.einsum('...tm,...sm->...ts', q, k, precision=precision)
-  if logs is None:
-    weights = jnp.where(sees, real, 0.0)
-    carried = jnp.ones(scores.shape[:-1])
-    unit = jnp.zeros(scores.shape[:-1], scores.dtype)
-  else:
-    logs = jnp.where(
-      sees & (real > 0), logs[..., None, :], attention_sums.EMPTY
-    )
-    past = state.log_scale[..., None]
-    if goes_on is not None:
-      past = jnp.where(goes_on, past, attention_sums.EMPTY)
-    weights, carried, unit = attention_sums.weigh(logs, past)
-  if goes_on is not None:
-    carried = jnp.where(goes_on, carried, 0.0)
-  scores = scores * weights
-  numerator, denominator, weight = attention_sums.look(
-    q, state, precision=precision
-  )
-  return attention_sums.Totals(
-    carried[..., None] * numerator
-    + jnp.einsum(
-      '...ts,...sv->...tv', scores, chunk.value, precision=precision
-    ),
-    carried * denominator + scores.sum(-1),
-    carried * weight + weights.sum(-1),
-    unit if faded is None else unit + faded,
-  )
-
-
-def _join_totals(totals, length):
   def join(x):
     x = jnp.broadcast_to(x, totals.denominator.shape)
     return chunks.join(x[..., None], length)[..., 0]
@@ -302,7 +126,9 @@ def _join_totals(totals, length):
   )
 
 
-def _start(key_map, inputs):
+def start(
+  key_map: random_features.FeatureMap, inputs: chunks.Chunks
+) -> attention_sums.State:
   """The empty state for these inputs."""
   key = jax.eval_shape(lambda x: key_map(x).values, inputs.key[0])
   *batch, num_heads, _, num_features = key.shape
@@ -316,10 +142,3 @@ def _start(key_map, inputs):
 
 def _or(chunk_size, default):
   return default if chunk_size is None else chunk_size
-
-
-def _sum(a, b):
-  """Sum of logarithms where None is 0."""
-  if a is None or b is None:
-    return b if a is None else a
-  return a + b

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from repjax.layers.attention.linear import attention_sums
+from repjax.layers.attention.linear import causal_attention
 from repjax.layers.attention.linear import linear_attention
+from repjax.layers.attention.linear import prefix_states
 from repjax.layers.attention.linear import random_features
 
 BATCH, LENGTH, HEADS, DIM, VALUES = 2, 13, 2, 5, 3
@@ -77,12 +79,23 @@ def output(totals):
   return attention_sums.divide(totals, floor=1e-30)
 
 
-@functools.partial(jax.jit, static_argnames=('kind', 'chunk_size'))
-def causal(kind, *arrays, chunk_size=4, **settings):
-  totals, _ = linear_attention.causal(
-    *arrays, **maps(kind), chunk_size=chunk_size, **settings
+@functools.partial(
+  jax.jit, static_argnames=('kind', 'chunk_size', 'group_size')
+)
+def causal(kind, *arrays, chunk_size=4, group_size=None, **settings):
+  totals, _ = causal_attention.causal(
+    *arrays,
+    **maps(kind),
+    chunk_size=chunk_size,
+    group_size=group_size,
+    **settings,
   )
   return output(totals)
+
+
+# From one chunk to the next; two groups, of which the last is filled up with a
+# chunk; all four at once.
+_each_form = pytest.mark.parametrize('group_size', [1, 3, 4])
 
 
 @functools.partial(jax.jit, static_argnames=('kind', 'chunk_size'))
@@ -107,10 +120,15 @@ SEGMENTS = np.array([[0] * 3 + [1] * 6 + [2] * 4, [5] * 1 + [3] * 12])
     ('plain', 'mask', 4),
     ('scaled', 'plain', 100),
     ('scaled', 'segments', 4),
+    ('scaled', 'gate', 4),
+    ('plain', 'segments', 4),
     ('scaled', 'all', 4),
   ],
 )
-def test_causal_form_is_the_sum_over_earlier_keys(kind, case, chunk_size):
+@_each_form
+def test_causal_form_is_the_sum_over_earlier_keys(
+  kind, case, chunk_size, group_size
+):
   arrays = inputs()
   mask = MASK if case in ('mask', 'all') else None
   segments = SEGMENTS if case in ('segments', 'all') else None
@@ -124,7 +142,13 @@ def test_causal_form_is_the_sum_over_earlier_keys(kind, case, chunk_size):
 
   expected = dense(*arrays, kind, sees=sees, gate=gate)
   found = causal(
-    kind, *arrays, **logs, mask=mask, segments=segments, chunk_size=chunk_size
+    kind,
+    *arrays,
+    **logs,
+    mask=mask,
+    segments=segments,
+    chunk_size=chunk_size,
+    group_size=group_size,
   )
   np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-5)
 
@@ -149,7 +173,7 @@ def test_bidirectional_and_cross_forms_are_the_sum_over_keys(kind, mask):
 def test_segmented_form_sees_its_own_segment_on_both_sides():
   arrays = inputs()
   run = functools.partial(
-    linear_attention.segmented, **maps('scaled'), chunk_size=4
+    causal_attention.segmented, **maps('scaled'), chunk_size=4
   )
   totals = jax.jit(run)(*arrays, segments=SEGMENTS, mask=MASK)
   expected = dense(
@@ -160,13 +184,19 @@ def test_segmented_form_sees_its_own_segment_on_both_sides():
   np.testing.assert_allclose(output(totals), expected, rtol=2e-5, atol=1e-6)
 
 
-def test_a_sequence_in_parts_is_the_sequence():
+@pytest.mark.parametrize('group_size', [1, 3])
+def test_a_sequence_in_parts_is_the_sequence(group_size):
   arrays, (gate, logs) = inputs(), gates()
 
   @jax.jit
   def run(state, arrays, logs):
-    totals, state = linear_attention.causal(
-      *arrays, **logs, **maps('scaled'), chunk_size=4, state=state
+    totals, state = causal_attention.causal(
+      *arrays,
+      **logs,
+      **maps('scaled'),
+      chunk_size=2,
+      group_size=group_size,
+      state=state,
     )
     return output(totals), state
 
@@ -186,14 +216,15 @@ def test_a_sequence_in_parts_is_the_sequence():
   assert all((leaf == 0).all() for leaf in slopes)
 
 
-def test_gradients_are_those_of_the_dense_form():
+@_each_form
+def test_gradients_are_those_of_the_dense_form(group_size):
   gate_logits = jnp.asarray(
     np.random.default_rng(4).normal(size=(BATCH, LENGTH, HEADS))
   )
   arrays = tuple(map(jnp.asarray, inputs()))
 
   def linear(query, key, value, logits):
-    totals, _ = linear_attention.causal(
+    totals, _ = causal_attention.causal(
       query,
       key,
       value,
@@ -202,6 +233,7 @@ def test_gradients_are_those_of_the_dense_form():
       log_decay=jax.nn.log_sigmoid(logits),
       mask=MASK,
       chunk_size=4,
+      group_size=group_size,
     )
     return output(totals)
 
@@ -233,10 +265,14 @@ def test_gradients_are_those_of_the_dense_form():
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize('chunk_size', [4, 100])
-def test_no_later_key_changes_an_output(chunk_size):
+@pytest.mark.parametrize(
+  ('chunk_size', 'group_size'), [(4, 1), (100, 1), (4, 3), (2, 7)]
+)
+def test_no_later_key_changes_an_output(chunk_size, group_size):
   query, key, value = inputs()
-  run = functools.partial(causal, 'scaled', query, chunk_size=chunk_size)
+  run = functools.partial(
+    causal, 'scaled', query, chunk_size=chunk_size, group_size=group_size
+  )
   before = run(key, value)
   for factor in (6.0, 1e4):
     changed = np.array(key)
@@ -249,12 +285,13 @@ def test_no_later_key_changes_an_output(chunk_size):
     assert not np.array_equal(after[:, 9:], before[:, 9:])
 
 
-def test_masked_keys_may_hold_anything_also_for_gradients():
+@pytest.mark.parametrize('group_size', [1, 3])
+def test_masked_keys_may_hold_anything_also_for_gradients(group_size):
   query, key, value = inputs()
   dirty = [np.where(MASK[..., None, None], x, np.nan) for x in (key, value)]
 
   def loss(key, value):
-    left = causal('scaled', query, key, value, mask=MASK)
+    left = causal('scaled', query, key, value, mask=MASK, group_size=group_size)
     both = bidirectional('scaled', query, key, value, mask=MASK)
     return (jnp.cos(left) + jnp.cos(both)).sum()
 
@@ -263,22 +300,24 @@ def test_masked_keys_may_hold_anything_also_for_gradients():
   jax.tree.map(np.testing.assert_array_equal, grad(*dirty), grad(*clean))
 
 
-def test_extreme_keys_never_give_nan_or_zero():
+@pytest.mark.parametrize('group_size', [1, 3])
+def test_extreme_keys_never_give_nan_or_zero(group_size):
+  run = functools.partial(causal, 'scaled', group_size=group_size)
   # Each key's largest feature is 1 in its own scale, so one key that is there
   # alone always counts.
   query, key, value = inputs()
   for factor in (-300.0, 300.0):
-    first = causal('scaled', query, factor * key, value)[:, 0]
+    first = run(query, factor * key, value)[:, 0]
     np.testing.assert_allclose(first, value[:, 0], rtol=1e-5)
   # Each key is nothing beside the ones before it.
   falling = key - np.linspace(0, 1e4, LENGTH, dtype=np.float32)[:, None, None]
-  found = causal('scaled', query, falling, value)
+  found = run(query, falling, value)
   np.testing.assert_allclose(
     found, np.broadcast_to(value[:, :1], value.shape), rtol=1e-5
   )
   # And each is everything.
   np.testing.assert_allclose(
-    causal('scaled', query, 2 * key - falling, value), value, rtol=1e-5
+    run(query, 2 * key - falling, value), value, rtol=1e-5
   )
 
 
@@ -289,7 +328,7 @@ def test_memory_never_holds_a_state_or_features_per_position():
   feature_map = functools.partial(random_features.positive, projection=matrix)
 
   def loss(x):
-    totals, _ = linear_attention.causal(
+    totals, _ = causal_attention.causal(
       x, x, x, query_map=feature_map, key_map=feature_map, chunk_size=64
     )
     return output(totals).sum()
@@ -308,6 +347,58 @@ def test_memory_never_holds_a_state_or_features_per_position():
   largest = max(sizes(jax.make_jaxpr(jax.grad(loss))(x).jaxpr))
   # Inputs, or one state a chunk; features would be length * num_features.
   assert largest <= length * width
+
+
+def test_a_group_is_computed_without_a_loop():
+  arrays = inputs(length=64)
+
+  def loops(group_size):
+    lowered = causal.lower('scaled', *arrays, group_size=group_size)
+    return lowered.as_text().count('stablehlo.while')
+
+  assert loops(16) == 0  # 16 chunks of 4.
+  assert loops(4) == loops(1) == 1
+
+
+@pytest.mark.parametrize('kind', ['plain', 'scaled'])
+def test_all_chunks_at_once_are_as_exact_as_one_after_the_other(kind):
+  # Far from the beginning, too, where sums are of thousands of keys.
+  arrays = inputs(length=3000)
+  one, all_of = (
+    causal(kind, *arrays, chunk_size=8, group_size=x) for x in (1, 375)
+  )
+  query, key, value = arrays
+  exact = dense(query[:, -1:], key, value, kind, sees=lambda b, t, s: True)
+  np.testing.assert_allclose(all_of[:, -1:], exact, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(all_of, one, rtol=1e-3, atol=1e-5)
+
+
+def test_work_grows_as_the_length():
+  def flops(length):
+    x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+    cost = causal.lower(
+      'scaled', x, x, x, chunk_size=16, group_size=length // 16
+    )
+    return cost.compile().cost_analysis()['flops']
+
+  assert flops(4096) / flops(1024) < 4.2
+
+
+def test_groups_are_as_large_as_memory_allows(monkeypatch):
+  size = functools.partial(
+    prefix_states.group_size, chunk_size=256, num_features=256, value_dim=64
+  )
+  assert size(64, rows=12) == 1  # On CPUs.
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  # A chunk of a row takes 4 * (256 * (2 * 256 + 256) + 3 * 256 * 64) bytes.
+  each = 4 * (256 * 768 + 3 * 256 * 64)
+  for num_chunks, rows in ((64, 12), (256, 12), (256, 200), (7, 10**6)):
+    found = size(num_chunks, rows=rows)
+    most = max(1, prefix_states.GROUP_BYTES // (each * rows))
+    assert 1 <= found <= most
+    groups = -(-num_chunks // found)
+    # With fewer groups they would be too large.
+    assert groups == 1 or num_chunks / (groups - 1) > most
 
 
 def test_vmap_over_examples_is_the_batch():
@@ -334,4 +425,4 @@ def test_attention_matrix_is_the_weights():
 def test_segments_with_a_state_are_refused():
   state = attention_sums.empty_state((BATCH,), HEADS, DIM, VALUES)
   with pytest.raises(ValueError, match='segments'):
-    linear_attention.causal(*inputs(), segments=SEGMENTS, state=state)
+    causal_attention.causal(*inputs(), segments=SEGMENTS, state=state)
