@@ -8,6 +8,7 @@ import numpy as np
 from configs.parts import instruction_tasks
 from repjax import types
 from repjax.data.batches import mixtures
+from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.protocols import rank_classification
 from repjax.protocols import side_by_side
@@ -76,7 +77,7 @@ def _arm(config, told, seeds):
     data.tokenizer,
     source_length=config.data.source_length,
     target_length=max(
-      len(instructions.target_ids(x, data.tokenizer)) for x in options
+      len(instruction_rows.target_ids(x, data.tokenizer)) for x in options
     ),
     batch_size=32,
   )

@@ -16,6 +16,7 @@ from repjax.data.batches import mixtures
 from repjax.data.reading import source as sources
 from repjax.data.sets import digit_maps
 from repjax.data.sets import text_tasks
+from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import packing
 from repjax.data.text import published_tokens
@@ -146,7 +147,7 @@ def rows(
       'config.data.held_out, raise config.data.num_rows (num_eval_rows) to the '
       "number of templates, or set config.data.eval_splits=('known',)"
     )
-  return instructions.encoded(
+  return instruction_rows.encoded(
     examples,
     data.tokenizer,
     source_length=config.data.source_length,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from repjax import types
+from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import running_text
 from repjax.data.text import tokens as tokenizing
@@ -158,7 +159,7 @@ class Ranker:
     blank = self._batch_size - len(prompts)
     ids, mask = running_text.pad(
       [
-        instructions.source_ids(x, self._tokenizer, length=source_length)
+        instruction_rows.source_ids(x, self._tokenizer, length=source_length)
         for x in prompts
       ]
       + [np.zeros(1, np.int32)] * blank,
@@ -166,7 +167,7 @@ class Ranker:
       truncate=True,
     )
     flat = [
-      instructions.target_ids(x, self._tokenizer)
+      instruction_rows.target_ids(x, self._tokenizer)
       for row in options
       for x in (*row, *[row[0]] * (most - len(row)))
     ] + [np.zeros(1, np.int32)] * (blank * most)

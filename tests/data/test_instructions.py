@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import packing
 from repjax.data.text import templates
@@ -75,7 +76,7 @@ def test_the_published_slip_is_a_character_in_the_place_of_a_line():
     (lambda: task('t', 'c').examples(cap=-1), 'cap must be'),
     (lambda: task('t', 'c').told_by(2), 'template must be'),
     (
-      lambda: instructions.encoded(
+      lambda: instruction_rows.encoded(
         [instructions.Example('', 'b', (), 't', 0, 4)],
         tokens.Bytes(),
         source_length=4,
@@ -201,7 +202,7 @@ def encoded(count=60):
     )
     for i in range(count)
   ]
-  return instructions.encoded(
+  return instruction_rows.encoded(
     examples, tokens.Bytes(), source_length=12, target_length=7, tasks=['t']
   )
 
@@ -209,7 +210,7 @@ def encoded(count=60):
 def test_targets_begin_end_and_count_but_for_their_beginning():
   rows = encoded(1).columns()
   length = int(rows['weights'].sum())
-  assert rows['tokens'][0, 0] == instructions.START
+  assert rows['tokens'][0, 0] == instruction_rows.START
   assert rows['tokens'][0, length] == tokens.END
   assert rows['weights'][0].tolist() == [0] + [1] * length + [0] * (6 - length)
 

@@ -12,6 +12,7 @@ import pytest
 from repjax import optim
 from repjax import parallel
 from repjax import types
+from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import packing
 from repjax.data.text import tokens
@@ -45,7 +46,7 @@ def examples(count):
 
 
 def rows(count=6):
-  return instructions.encoded(
+  return instruction_rows.encoded(
     examples(count),
     tokens.Bytes(),
     source_length=6,
@@ -116,7 +117,7 @@ def test_packed_texts_of_a_language_model_train_it_as_single_ones(position):
     optax.sgd(1.0),
     inputs=model_inputs.packed_text,
   )
-  single = instructions.encoded_texts(
+  single = instruction_rows.encoded_texts(
     examples(6), tokens.Bytes(), length=14, tasks=['t']
   ).columns()
   # Longer than there are positions: each text counts its own.
@@ -149,7 +150,7 @@ def test_a_packed_text_sees_nothing_of_the_others():
 
 def test_a_text_of_a_language_model_is_source_end_target_end():
   row = instructions.Example('xyz', 'ab', (), 't', 3, 5)
-  made = instructions.encoded_texts(
+  made = instruction_rows.encoded_texts(
     [row], tokens.Bytes(), length=8, tasks=['s', 't']
   ).columns()
   source, target = (tokens.Bytes().encode(x).tolist() for x in ('xyz', 'ab'))
@@ -159,7 +160,7 @@ def test_a_text_of_a_language_model_is_source_end_target_end():
   assert made['weights'].tolist() == [[0] * 4 + [1] * 3 + [0]]
   assert (made['task'], made['template'], made['row']) == (1, 3, 5)
   # A source makes room; a target does not.
-  made = instructions.encoded_texts(
+  made = instruction_rows.encoded_texts(
     [row], tokens.Bytes(), length=5, tasks=['t']
   ).columns()
   assert made['tokens'].tolist() == [[source[0], *text[3:]]]
@@ -168,7 +169,7 @@ def test_a_text_of_a_language_model_is_source_end_target_end():
     (row._replace(source=''), 8, 'empty source'),
   ):
     with pytest.raises(types.InputError, match=said):
-      instructions.encoded_texts(
+      instruction_rows.encoded_texts(
         [wrong], tokens.Bytes(), length=length, tasks=['t']
       )
 
@@ -256,7 +257,7 @@ def test_ranks_are_those_of_one_option_at_a_time(
     assert len(values) == len(options)
     for option, value in zip(options, values, strict=True):
       source = tokens.Bytes().encode(prompt)[None]
-      ids = instructions.target_ids(option, tokens.Bytes())[None]
+      ids = instruction_rows.target_ids(option, tokens.Bytes())[None]
       log_probs = jax.nn.log_softmax(
         model.apply(params, ids[:, :-1], source=source, train=False)
       )

@@ -63,7 +63,8 @@ def packed(
 
   Args:
     rows: 'source', 'source_mask', 'tokens' and 'weights' of N rows, as
-      `instructions.encoded` makes them: a target is `weights`' last one long.
+      `instruction_rows.encoded` makes them: a target is as long as its weights'
+      last one.
     source_length: Tokens of a packed source.
     target_length: Tokens of a packed target.
 
@@ -100,7 +101,7 @@ def packed_texts(
 
   Args:
     rows: 'tokens', 'token_mask' and 'weights' of N rows, as
-      `instructions.encoded_texts` makes them.
+      `instruction_rows.encoded_texts` makes them.
     length: Tokens of a packed row.
 
   Returns:

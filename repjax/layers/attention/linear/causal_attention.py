@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import chunks
 from repjax.layers.attention.linear import linear_attention
-from repjax.layers.attention.linear import prefix_states
 from repjax.layers.attention.linear import random_features
 
 # Products of all pairs inside a chunk take time: small ones, unless many are
@@ -62,7 +61,7 @@ def causal(
     chunk_size: C, None is 128 on CPUs and 256 elsewhere. Products take
       L C (M + V) + 2 L M V multiplications, and the backward pass holds a state
       a chunk, L M V / C numbers, or, of a group, its features, too.
-    group_size: Chunks of a group; None is `prefix_states.group_size`.
+    group_size: Chunks of a group; None is `attention_sums.group_size`.
     precision: Of the sums' products; see `jax.lax.Precision`.
 
   Returns:
@@ -122,19 +121,19 @@ def causal(
       lambda x: jnp.broadcast_to(x, (group.key.shape[0], *x.shape)),
       linear_attention.start(key_map, inputs),
     )
-    parts = prefix_states.Part(
+    parts = attention_sums.Part(
       _absorb(empty, own._replace(stays=None), group, precision),
       None if own.faded is None else own.faded[..., -1],
       own.stays,
     )
-    befores, state = prefix_states.before_each(
+    befores, state = attention_sums.before_each(
       state, parts, weighted=own.logs is not None
     )
     return (state, last_segment), _pairs(befores, own, group, precision)
 
   together = group_size
   if together is None:
-    together = prefix_states.group_size(
+    together = attention_sums.group_size(
       inputs.key.shape[0],
       rows=math.prod(inputs.key.shape[1:-2]),
       chunk_size=size,

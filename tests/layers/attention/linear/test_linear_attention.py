@@ -10,7 +10,6 @@ import pytest
 from repjax.layers.attention.linear import attention_sums
 from repjax.layers.attention.linear import causal_attention
 from repjax.layers.attention.linear import linear_attention
-from repjax.layers.attention.linear import prefix_states
 from repjax.layers.attention.linear import random_features
 
 BATCH, LENGTH, HEADS, DIM, VALUES = 2, 13, 2, 5, 3
@@ -386,7 +385,7 @@ def test_work_grows_as_the_length():
 
 def test_groups_are_as_large_as_memory_allows(monkeypatch):
   size = functools.partial(
-    prefix_states.group_size, chunk_size=256, num_features=256, value_dim=64
+    attention_sums.group_size, chunk_size=256, num_features=256, value_dim=64
   )
   assert size(64, rows=12) == 1  # On CPUs.
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
@@ -394,7 +393,7 @@ def test_groups_are_as_large_as_memory_allows(monkeypatch):
   each = 4 * (256 * 768 + 3 * 256 * 64)
   for num_chunks, rows in ((64, 12), (256, 12), (256, 200), (7, 10**6)):
     found = size(num_chunks, rows=rows)
-    most = max(1, prefix_states.GROUP_BYTES // (each * rows))
+    most = max(1, attention_sums.GROUP_BYTES // (each * rows))
     assert 1 <= found <= most
     groups = -(-num_chunks // found)
     # With fewer groups they would be too large.
