@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -145,9 +146,12 @@ class Evaluator:
         NaN logits would count as class 0.
     """
     parts = []
+    running: collections.deque[Any] = collections.deque()
     for batch in batches:
-      result = self._predict(state, parallel.shard(batch, self._devices))
-      parts.append(jax.device_get(result))
+      running.append(self._predict(state, parallel.shard(batch, self._devices)))
+      if len(running) > RUN_AHEAD:
+        parts.append(jax.device_get(running.popleft()))
+    parts += jax.device_get(list(running))
     outputs, columns = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     rows = np.flatnonzero(columns['mask'] > 0)
     if 'index' in columns:
@@ -175,7 +179,8 @@ def _check_finite(outputs, names, split):
 class Progress:
   """Averages the sums of an interval, prints a line and writes the numbers.
 
-  Stops the run at the first NaN or infinity among the sums.
+  Its line is made when the next step is queued, for the devices to have work
+  meanwhile. Stops the run at the first NaN or infinity among the sums.
   """
 
   def __init__(
@@ -204,6 +209,7 @@ class Progress:
     self._every, self._steps, self._batch_size = every, steps, batch_size
     self._write, self._also = write, also
     self._window: list[tuple[int, types.Sums]] = []  # Still on the devices.
+    self._due: int | None = None  # Step whose line is to be written.
     self._total = {name: (x, w) for name, (x, w) in (sums or {}).items()}
     self._compiling = True
     self._since = time.monotonic()
@@ -212,8 +218,9 @@ class Progress:
     self.train_seconds = 0.0
 
   def __call__(self, step, state, sums):
+    if self._due is not None:
+      self.check(state)
     self._window.append((step, sums))
-    due = step % self._every == 0 or step == self._steps
     if self._compiling:
       # The first step compiles: it would spoil the rate and the time left.
       jax.block_until_ready(sums)
@@ -221,9 +228,30 @@ class Progress:
       logging.info('compiled and made the first step in %.1f s', seconds)
       self._compiling = False
       self._reset(step)
-    if not due:
-      return
-    self.check(state)
+    if step % self._every == 0 or step == self._steps:
+      self._due = step
+    if step == self._steps:
+      self.check(state)
+
+  def check(self, state: types.TrainState) -> None:
+    """Fetches all sums so far and writes the line that is due.
+
+    Raises:
+      NonFiniteError: If one of the sums is not finite.
+    """
+    window, self._window = jax.device_get(self._window), []
+    for step, sums in window:
+      for name, value in _means(sums).items():
+        if not np.isfinite(value):
+          leaf = trees.first_nonfinite(jax.device_get(state.params))
+          where = f' (and so is by now the parameter {leaf})' if leaf else ''
+          raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
+      self._add(sums)
+    if self._due is not None:
+      step, self._due = self._due, None
+      self._report(step)
+
+  def _report(self, step):
     values, self._total = _means(self._total), {}
     seconds = time.monotonic() - self._since - self._paused
     made = step - self._since_step
@@ -236,17 +264,6 @@ class Progress:
     logging.info('%s', _line(step, self._steps, values, left))
     self._write(step, values)
     self._reset(step)
-
-  def check(self, state: types.TrainState) -> None:
-    """Fetches all sums so far; raises if one of them is not finite."""
-    window, self._window = jax.device_get(self._window), []
-    for step, sums in window:
-      for name, value in _means(sums).items():
-        if not np.isfinite(value):
-          leaf = trees.first_nonfinite(jax.device_get(state.params))
-          where = f' (and so is by now the parameter {leaf})' if leaf else ''
-          raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
-      self._add(sums)
 
   @property
   def sums(self) -> dict[str, tuple[float, float]]:

@@ -112,6 +112,38 @@ def _rows(values, stop=None, sums=None):
   return rows, progress.sums
 
 
+def test_a_line_is_made_when_the_next_step_is_queued():
+  events = []
+  progress = loop.Progress(
+    every=2,
+    steps=7,
+    batch_size=4,
+    write=lambda step, numbers: events.append((step, numbers['loss'])),
+  )
+  queued = lambda step, state, sums: events.append(f'queued {step}')  # noqa: E731
+  checked = lambda step, state, sums: step == 6 and progress.check(state)  # noqa: E731
+  loop.fit(
+    _METHOD,
+    _Stream(np.arange(1.0, 8.0)),
+    steps=7,
+    seed=0,
+    hooks=(queued, progress, checked),
+  )
+  assert events == [
+    'queued 1',
+    'queued 2',
+    'queued 3',
+    (2, 1.5),  # Of the steps up to 2 alone.
+    'queued 4',
+    'queued 5',
+    (4, 3.5),
+    'queued 6',
+    (6, 5.5),  # Whoever saves a step has its line.
+    'queued 7',
+    (7, 7.0),  # And none is after the last one.
+  ]
+
+
 def test_averages_of_a_resumed_run_are_over_the_whole_interval():
   values = np.random.default_rng(0).normal(size=8)
   whole, _ = _rows(values)
