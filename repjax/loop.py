@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from repjax import parallel
@@ -29,6 +30,10 @@ Hook = Callable[[int, types.TrainState, types.Sums], None]
 # Enough to hide the host, and bounded: several virtual CPU devices deadlock
 # when hundreds of steps with collectives are queued.
 RUN_AHEAD = 2
+
+# Steps whose sums are fetched together: to fetch every number by itself costs
+# more than a small step.
+_TOGETHER = 16
 
 # Streams of one seed: names for `fold_in`.
 INIT, TRAIN = 0, 1
@@ -208,7 +213,9 @@ class Progress:
     """
     self._every, self._steps, self._batch_size = every, steps, batch_size
     self._write, self._also = write, also
-    self._window: list[tuple[int, types.Sums]] = []  # Still on the devices.
+    # Still on the devices: sums of single steps, after those that are stacked.
+    self._window: list[tuple[int, types.Sums]] = []
+    self._stacks: list[tuple[tuple[int, ...], types.Sums]] = []
     self._due: int | None = None  # Step whose line is to be written.
     self._total = {name: (x, w) for name, (x, w) in (sums or {}).items()}
     self._compiling = True
@@ -221,6 +228,10 @@ class Progress:
     if self._due is not None:
       self.check(state)
     self._window.append((step, sums))
+    if len(self._window) == _TOGETHER:
+      steps, several = zip(*self._window, strict=True)
+      self._stacks.append((steps, _stack(several)))
+      self._window = []
     if self._compiling:
       # The first step compiles: it would spoil the rate and the time left.
       jax.block_until_ready(sums)
@@ -239,8 +250,7 @@ class Progress:
     Raises:
       NonFiniteError: If one of the sums is not finite.
     """
-    window, self._window = jax.device_get(self._window), []
-    for step, sums in window:
+    for step, sums in self._fetched():
       for name, value in _means(sums).items():
         if not np.isfinite(value):
           leaf = trees.first_nonfinite(jax.device_get(state.params))
@@ -250,6 +260,15 @@ class Progress:
     if self._due is not None:
       step, self._due = self._due, None
       self._report(step)
+
+  def _fetched(self):
+    """(step, sums) of all steps so far, which it forgets."""
+    stacks, window = jax.device_get((self._stacks, self._window))
+    self._stacks, self._window = [], []
+    for steps, sums in stacks:
+      for i, step in enumerate(steps):
+        yield step, {name: (x[i], w[i]) for name, (x, w) in sums.items()}
+    yield from window
 
   def _report(self, step):
     values, self._total = _means(self._total), {}
@@ -286,6 +305,12 @@ class Progress:
 
   def _reset(self, step):
     self._since, self._since_step, self._paused = time.monotonic(), step, 0.0
+
+
+@jax.jit
+def _stack(several):
+  """Sums of several steps, name -> ([steps], [steps]), each in its type."""
+  return jax.tree.map(lambda *x: jnp.stack(x), *several)
 
 
 def _means(sums):

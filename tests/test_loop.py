@@ -144,6 +144,45 @@ def test_a_line_is_made_when_the_next_step_is_queued():
   ]
 
 
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('count', [1, 4])
+def test_a_long_interval_is_averaged_over_all_its_steps(count):
+  # More steps than are fetched together, and not a multiple of them.
+  values = np.random.default_rng(0).normal(size=47).astype(np.float32)
+  lines = []
+
+  def progress(**more):
+    return loop.Progress(
+      every=40,
+      steps=47,
+      batch_size=4,
+      write=lambda step, numbers: lines.append((step, numbers['loss'])),
+      **more,
+    )
+
+  devices = jax.local_devices()[:count]
+  arguments = dict(steps=47, seed=0, devices=devices)
+  hook = progress()
+  loop.fit(_METHOD, _Stream(values), hooks=(hook,), **arguments)
+  means = values[:40].mean(dtype=float), values[40:].mean(dtype=float)
+  assert [x for x, _ in lines] == [40, 47]
+  np.testing.assert_allclose([x for _, x in lines], means, rtol=1e-5)
+  values[20], values[35] = np.inf, np.nan
+  with pytest.raises(types.NonFiniteError, match='loss is inf at step 21'):
+    loop.fit(_METHOD, _Stream(values), hooks=(progress(),), **arguments)
+
+
+def test_sums_keep_their_types_when_they_are_stacked():
+  big = 2**24 + 1  # No number of float32.
+  progress = loop.Progress(
+    every=100, steps=100, batch_size=4, write=lambda step, numbers: None
+  )
+  for step in range(1, 21):
+    progress(step, None, {'rows': (jnp.int32(big), jnp.float32(step))})
+  progress.check(None)
+  assert progress.sums == {'rows': (20 * big, 210.0)}
+
+
 def test_averages_of_a_resumed_run_are_over_the_whole_interval():
   values = np.random.default_rng(0).normal(size=8)
   whole, _ = _rows(values)
