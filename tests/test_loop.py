@@ -223,3 +223,18 @@ def test_evaluation_leaves_out_padding_and_keeps_the_order():
   outputs, columns = loop.Evaluator(_METHOD)(state, batches)
   np.testing.assert_array_equal(outputs['twice'], [0, 2, 4, 6])
   np.testing.assert_array_equal(columns['x'], [0, 1, 2, 3])
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('count', [1, 4])
+def test_predictions_of_many_batches_come_back_in_order(count):
+  values = np.random.default_rng(0).permutation(np.arange(36.0))
+  batches = [
+    {'x': x, 'index': x.astype(np.int32), 'mask': np.ones(4, np.float32)}
+    for x in values.reshape(9, 4)
+  ]
+  devices = jax.local_devices()[:count]
+  state = loop.init(_METHOD, batches[0], 0, devices)
+  outputs, columns = loop.Evaluator(_METHOD, devices)(state, batches)
+  np.testing.assert_array_equal(outputs['twice'], 2 * np.arange(36))
+  np.testing.assert_array_equal(columns['index'], np.arange(36))
