@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from repjax import parallel
@@ -28,6 +30,10 @@ Hook = Callable[[int, types.TrainState, types.Sums], None]
 # Enough to hide the host, and bounded: several virtual CPU devices deadlock
 # when hundreds of steps with collectives are queued.
 RUN_AHEAD = 2
+
+# Steps whose sums are fetched together: to fetch every number by itself costs
+# more than a small step.
+_TOGETHER = 16
 
 # Streams of one seed: names for `fold_in`.
 INIT, TRAIN = 0, 1
@@ -145,9 +151,12 @@ class Evaluator:
         NaN logits would count as class 0.
     """
     parts = []
+    running: collections.deque[Any] = collections.deque()
     for batch in batches:
-      result = self._predict(state, parallel.shard(batch, self._devices))
-      parts.append(jax.device_get(result))
+      running.append(self._predict(state, parallel.shard(batch, self._devices)))
+      if len(running) > RUN_AHEAD:
+        parts.append(jax.device_get(running.popleft()))
+    parts += jax.device_get(list(running))
     outputs, columns = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     rows = np.flatnonzero(columns['mask'] > 0)
     if 'index' in columns:
@@ -175,7 +184,8 @@ def _check_finite(outputs, names, split):
 class Progress:
   """Averages the sums of an interval, prints a line and writes the numbers.
 
-  Stops the run at the first NaN or infinity among the sums.
+  Its line is made when the next step is queued, for the devices to have work
+  meanwhile. Stops the run at the first NaN or infinity among the sums.
   """
 
   def __init__(
@@ -203,7 +213,10 @@ class Progress:
     """
     self._every, self._steps, self._batch_size = every, steps, batch_size
     self._write, self._also = write, also
-    self._window: list[tuple[int, types.Sums]] = []  # Still on the devices.
+    # Still on the devices: sums of single steps, after those that are stacked.
+    self._window: list[tuple[int, types.Sums]] = []
+    self._stacks: list[tuple[tuple[int, ...], types.Sums]] = []
+    self._due: int | None = None  # Step whose line is to be written.
     self._total = {name: (x, w) for name, (x, w) in (sums or {}).items()}
     self._compiling = True
     self._since = time.monotonic()
@@ -212,8 +225,13 @@ class Progress:
     self.train_seconds = 0.0
 
   def __call__(self, step, state, sums):
+    if self._due is not None:
+      self.check(state)
     self._window.append((step, sums))
-    due = step % self._every == 0 or step == self._steps
+    if len(self._window) == _TOGETHER:
+      steps, several = zip(*self._window, strict=True)
+      self._stacks.append((steps, _stack(several)))
+      self._window = []
     if self._compiling:
       # The first step compiles: it would spoil the rate and the time left.
       jax.block_until_ready(sums)
@@ -221,9 +239,38 @@ class Progress:
       logging.info('compiled and made the first step in %.1f s', seconds)
       self._compiling = False
       self._reset(step)
-    if not due:
-      return
-    self.check(state)
+    if step % self._every == 0 or step == self._steps:
+      self._due = step
+    if step == self._steps:
+      self.check(state)
+
+  def check(self, state: types.TrainState) -> None:
+    """Fetches all sums so far and writes the line that is due.
+
+    Raises:
+      NonFiniteError: If one of the sums is not finite.
+    """
+    for step, sums in self._fetched():
+      for name, value in _means(sums).items():
+        if not np.isfinite(value):
+          leaf = trees.first_nonfinite(jax.device_get(state.params))
+          where = f' (and so is by now the parameter {leaf})' if leaf else ''
+          raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
+      self._add(sums)
+    if self._due is not None:
+      step, self._due = self._due, None
+      self._report(step)
+
+  def _fetched(self):
+    """(step, sums) of all steps so far, which it forgets."""
+    stacks, window = jax.device_get((self._stacks, self._window))
+    self._stacks, self._window = [], []
+    for steps, sums in stacks:
+      for i, step in enumerate(steps):
+        yield step, {name: (x[i], w[i]) for name, (x, w) in sums.items()}
+    yield from window
+
+  def _report(self, step):
     values, self._total = _means(self._total), {}
     seconds = time.monotonic() - self._since - self._paused
     made = step - self._since_step
@@ -236,17 +283,6 @@ class Progress:
     logging.info('%s', _line(step, self._steps, values, left))
     self._write(step, values)
     self._reset(step)
-
-  def check(self, state: types.TrainState) -> None:
-    """Fetches all sums so far; raises if one of them is not finite."""
-    window, self._window = jax.device_get(self._window), []
-    for step, sums in window:
-      for name, value in _means(sums).items():
-        if not np.isfinite(value):
-          leaf = trees.first_nonfinite(jax.device_get(state.params))
-          where = f' (and so is by now the parameter {leaf})' if leaf else ''
-          raise types.NonFiniteError(f'{name} is {value} at step {step}{where}')
-      self._add(sums)
 
   @property
   def sums(self) -> dict[str, tuple[float, float]]:
@@ -269,6 +305,12 @@ class Progress:
 
   def _reset(self, step):
     self._since, self._since_step, self._paused = time.monotonic(), step, 0.0
+
+
+@jax.jit
+def _stack(several):
+  """Sums of several steps, name -> ([steps], [steps]), each in its type."""
+  return jax.tree.map(lambda *x: jnp.stack(x), *several)
 
 
 def _means(sums):

@@ -1,8 +1,11 @@
 """The only file that spreads work over devices (pmap) and processes.
 
-The state is replicated and carries no device axis; batches carry one in
-front. The same form runs on one device, on n devices of one process and on n
-processes, so checkpoints do not know the number of devices.
+The state is replicated and carries no device axis; of several devices, batches
+carry one in front. The same functions serve one device, n devices of one
+process and n processes, so checkpoints do not know the number of devices.
+
+One device has nobody to exchange with: its step is plain jit, whose dispatch
+costs a fraction of pmap's, and makes the same numbers.
 
 Memory: on one process the state is donated, so a step keeps one copy of it.
 With several processes pmap turns its host-local arguments into global arrays
@@ -14,10 +17,7 @@ donated, and a step briefly holds two copies of it.
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
-import importlib.util
-import os
 from typing import Any
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,6 @@ import numpy as np
 from repjax import types
 
 AXIS = 'devices'
-
-# Variables that give the number of processes, a list of hosts, or whose mere
-# presence means several processes, where `jax.distributed` finds the rest.
-_COUNTS = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'JAX_NUM_PROCESSES')
-_HOSTS = ('TPU_WORKER_HOSTNAMES',)
-_PRESENT = ('MEGASCALE_COORDINATOR_ADDRESS', 'JAX_COORDINATOR_ADDRESS')
 
 
 # Inside a step: collectives that are the identity outside of one.
@@ -118,6 +112,13 @@ def train_step(
   def step(state, batch, rng):
     return update(state, batch, jax.random.fold_in(rng, state.step))
 
+  if (only := _only(devices)) is not None:
+    # Without them, what comes out of the first step is placed otherwise than
+    # what went in, and the second one compiles again.
+    place = _replicated(only)
+    return jax.jit(
+      step, in_shardings=place, out_shardings=place, donate_argnums=0
+    )
   return jax.pmap(
     step,
     axis_name=AXIS,
@@ -146,6 +147,9 @@ def predict_step(
     columns = {name: x for name, x in batch.items() if x.ndim == 1}
     return all_gather((dict(predict(state, batch)), columns))
 
+  if (only := _only(devices)) is not None:
+    place = _replicated(only)
+    return jax.jit(step, in_shardings=place, out_shardings=place)
   return jax.pmap(
     step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices
   )
@@ -156,9 +160,12 @@ def shard(
 ) -> types.HostBatch:
   """Splits this process's rows over its devices: [B, ...] -> [n, B / n, ...].
 
-  On the host: the mapped step places what it is called with as soon as it is
-  queued, for small batches ten times cheaper than to place each column before.
+  On the host: a step places what it is called with as soon as it is queued,
+  which is ahead of its turn, and for small batches ten times cheaper than to
+  place each column before. One device gets the rows as they are.
   """
+  if _only(devices) is not None:
+    return {name: np.asarray(x) for name, x in batch.items()}
   devices = jax.local_devices() if devices is None else devices
 
   def split(x):
@@ -177,13 +184,25 @@ def replicate(
   the student) must not be donated as it is.
   """
   devices = jax.local_devices() if devices is None else devices
-  kinds = (jax.sharding.AxisType.Auto,)
-  mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,), axis_types=kinds)
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   # One of several devices would share what it has, whatever `may_alias` says.
   own = lambda x: jnp.array(x) if isinstance(x, jax.Array) else x  # noqa: E731
-  put = functools.partial(jax.device_put, device=sharding, may_alias=False)
+  put = functools.partial(
+    jax.device_put, device=_replicated(devices), may_alias=False
+  )
   return jax.tree.map(lambda x: put(own(x)), tree)
+
+
+def _replicated(devices):
+  """Where a whole copy is on each of these devices."""
+  kinds = (jax.sharding.AxisType.Auto,)
+  mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,), axis_types=kinds)
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def _only(devices):
+  """The devices of a step if it is on one alone, else None."""
+  devices = jax.devices() if devices is None else devices
+  return devices if len(devices) == 1 else None
 
 
 def check_batch_size(
@@ -225,86 +244,7 @@ def round_up(batch_size: int) -> int:
   return -(-batch_size // jax.device_count()) * jax.device_count()
 
 
-# Processes.
-
-
-def initialize(
-  coordinator_address: str | None = None,
-  num_processes: int | None = None,
-  process_id: int | None = None,
-  *,
-  detect: Literal['auto', 'on', 'off'] = 'auto',
-  timeout_s: int = 300,
-) -> None:
-  """Joins the processes of a job; does nothing for a job of one process.
-
-  Call it before anything else touches JAX. Without arguments, SLURM, Open
-  MPI, GKE and TPU pods are detected by their environment.
-
-  Args:
-    coordinator_address: host:port of process 0.
-    num_processes: Number of processes of the job.
-    process_id: Index of this one.
-    detect: Without the three: 'auto' joins where the environment is that of
-      several processes, 'on' always, 'off' never.
-    timeout_s: Seconds to wait for the others, then an error.
-
-  Raises:
-    InputError: If only some of the three arguments are given, or if the other
-      processes did not come.
-  """
-  given = [
-    x is not None for x in (coordinator_address, num_processes, process_id)
-  ]
-  if any(given) and not all(given):
-    raise types.InputError(
-      '--coordinator_address, --num_processes and --process_id go together: '
-      'give all three, or none to detect the cluster.'
-    )
-  alone = detect == 'off' or (detect == 'auto' and not _in_cluster())
-  if not any(given) and alone:
-    return
-  if (
-    process_id is not None
-    and num_processes is not None
-    and not 0 <= process_id < num_processes
-  ):
-    raise types.InputError(
-      f'--process_id={process_id} must lie in [0, {num_processes}), the '
-      'range that --num_processes gives.'
-    )
-  try:
-    jax.distributed.initialize(
-      coordinator_address,
-      num_processes,
-      process_id,
-      initialization_timeout=timeout_s,
-    )
-  except (RuntimeError, ValueError) as error:
-    raise types.InputError(
-      f'Could not join the job at --coordinator_address='
-      f'{coordinator_address}: {str(error).splitlines()[0]}'
-    ) from error
-
-
-def _in_cluster() -> bool:
-  """Whether the environment is that of a job of several processes."""
-  counts = [os.environ.get(name, '') for name in _COUNTS]
-  hosts = [os.environ.get(name, '') for name in _HOSTS]
-  return (
-    any(x.isdigit() and int(x) > 1 for x in counts)
-    or any(',' in x for x in hosts)
-    or any(os.environ.get(name) for name in _PRESENT)
-    or _on_tpu_vm()
-  )
-
-
-def _on_tpu_vm() -> bool:
-  # A slice of several hosts looks like a single one until libtpu is asked.
-  devices = ('/dev/accel0', '/dev/vfio/0')
-  return importlib.util.find_spec('libtpu') is not None and any(
-    os.path.exists(path) for path in devices
-  )
+# Between processes, that `clusters` joined.
 
 
 def agree_to_stop(step: int, *, asked: bool) -> bool:

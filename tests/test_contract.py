@@ -152,6 +152,57 @@ def test_one_device_equals_four(bench):
   )
 
 
+# One recipe of each kind of method: one loss, rows that meet, a teacher, a
+# queue, statistics, two losses, words, groups, a private optimizer, an actor.
+_KINDS = [
+  'sam',
+  'mixup',
+  'esvit',
+  'pico',
+  'tent',
+  'vitgan',
+  'flan',
+  'wilds',
+  'dp_finetuning',
+  'sac',
+]
+
+
+@pytest.mark.parametrize('bench', _KINDS, indirect=True)
+def test_one_device_makes_the_numbers_of_a_mapped_one(bench):
+  one = jax.local_devices()[:1]
+  mapped_step = jax.pmap(
+    lambda state, batch, rng: bench.method.update(
+      state, batch, jax.random.fold_in(rng, state.step)
+    ),
+    axis_name=parallel.AXIS,
+    in_axes=(None, 0, None),
+    out_axes=None,
+    devices=one,
+  )
+  mapped_predict = jax.pmap(
+    bench.method.predict,
+    axis_name=parallel.AXIS,
+    in_axes=(None, 0),
+    out_axes=0,
+    devices=one,
+  )
+  state, mapped = bench.init(devices=one), bench.init(devices=one)
+  for batch in bench.batches:
+    rows = {name: x[None] for name, x in batch.items()}
+    mapped, expected = mapped_step(mapped, rows, bench.rng)
+    state, sums = bench.step_on_one(
+      state, parallel.shard(batch, one), bench.rng
+    )
+    chex.assert_trees_all_equal(sums, expected)
+  chex.assert_trees_all_equal(_data(state), _data(mapped))
+  outputs, _ = parallel.predict_step(bench.method.predict, one)(
+    state, parallel.shard(batch, one)
+  )
+  expected = {k: x[0] for k, x in mapped_predict(mapped, rows).items()}
+  chex.assert_trees_all_equal(dict(outputs), expected)
+
+
 @pytest.mark.parametrize('num_real', [11, 5])
 @keeps('padding counts for nothing')
 def test_garbage_in_padding_changes_nothing(bench, num_real):

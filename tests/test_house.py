@@ -207,7 +207,7 @@ def test_recipes_are_cards(record_property):
 
 _RANKS = (
   ('types',),
-  ('files', 'trees', 'parallel', 'metrics', 'float64'),
+  ('files', 'trees', 'clusters', 'parallel', 'metrics', 'float64'),
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
   ('weights', 'methods', 'adapt'),

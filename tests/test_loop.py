@@ -112,6 +112,77 @@ def _rows(values, stop=None, sums=None):
   return rows, progress.sums
 
 
+def test_a_line_is_made_when_the_next_step_is_queued():
+  events = []
+  progress = loop.Progress(
+    every=2,
+    steps=7,
+    batch_size=4,
+    write=lambda step, numbers: events.append((step, numbers['loss'])),
+  )
+  queued = lambda step, state, sums: events.append(f'queued {step}')  # noqa: E731
+  checked = lambda step, state, sums: step == 6 and progress.check(state)  # noqa: E731
+  loop.fit(
+    _METHOD,
+    _Stream(np.arange(1.0, 8.0)),
+    steps=7,
+    seed=0,
+    hooks=(queued, progress, checked),
+  )
+  assert events == [
+    'queued 1',
+    'queued 2',
+    'queued 3',
+    (2, 1.5),  # Of the steps up to 2 alone.
+    'queued 4',
+    'queued 5',
+    (4, 3.5),
+    'queued 6',
+    (6, 5.5),  # Whoever saves a step has its line.
+    'queued 7',
+    (7, 7.0),  # And none is after the last one.
+  ]
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('count', [1, 4])
+def test_a_long_interval_is_averaged_over_all_its_steps(count):
+  # More steps than are fetched together, and not a multiple of them.
+  values = np.random.default_rng(0).normal(size=47).astype(np.float32)
+  lines = []
+
+  def progress(**more):
+    return loop.Progress(
+      every=40,
+      steps=47,
+      batch_size=4,
+      write=lambda step, numbers: lines.append((step, numbers['loss'])),
+      **more,
+    )
+
+  devices = jax.local_devices()[:count]
+  arguments = dict(steps=47, seed=0, devices=devices)
+  hook = progress()
+  loop.fit(_METHOD, _Stream(values), hooks=(hook,), **arguments)
+  means = values[:40].mean(dtype=float), values[40:].mean(dtype=float)
+  assert [x for x, _ in lines] == [40, 47]
+  np.testing.assert_allclose([x for _, x in lines], means, rtol=1e-5)
+  values[20], values[35] = np.inf, np.nan
+  with pytest.raises(types.NonFiniteError, match='loss is inf at step 21'):
+    loop.fit(_METHOD, _Stream(values), hooks=(progress(),), **arguments)
+
+
+def test_sums_keep_their_types_when_they_are_stacked():
+  big = 2**24 + 1  # No number of float32.
+  progress = loop.Progress(
+    every=100, steps=100, batch_size=4, write=lambda step, numbers: None
+  )
+  for step in range(1, 21):
+    progress(step, None, {'rows': (jnp.int32(big), jnp.float32(step))})
+  progress.check(None)
+  assert progress.sums == {'rows': (20 * big, 210.0)}
+
+
 def test_averages_of_a_resumed_run_are_over_the_whole_interval():
   values = np.random.default_rng(0).normal(size=8)
   whole, _ = _rows(values)
@@ -152,3 +223,18 @@ def test_evaluation_leaves_out_padding_and_keeps_the_order():
   outputs, columns = loop.Evaluator(_METHOD)(state, batches)
   np.testing.assert_array_equal(outputs['twice'], [0, 2, 4, 6])
   np.testing.assert_array_equal(columns['x'], [0, 1, 2, 3])
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('count', [1, 4])
+def test_predictions_of_many_batches_come_back_in_order(count):
+  values = np.random.default_rng(0).permutation(np.arange(36.0))
+  batches = [
+    {'x': x, 'index': x.astype(np.int32), 'mask': np.ones(4, np.float32)}
+    for x in values.reshape(9, 4)
+  ]
+  devices = jax.local_devices()[:count]
+  state = loop.init(_METHOD, batches[0], 0, devices)
+  outputs, columns = loop.Evaluator(_METHOD, devices)(state, batches)
+  np.testing.assert_array_equal(outputs['twice'], 2 * np.arange(36))
+  np.testing.assert_array_equal(columns['index'], np.arange(36))

@@ -1,4 +1,4 @@
-"""What is copied to devices is copied."""
+"""What is copied to devices is copied, and what a step donates is gone."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from repjax import parallel
+from repjax import types
 
 
 @pytest.mark.devices(4)
@@ -41,3 +42,65 @@ def test_one_array_in_two_places_becomes_two_on_each_device(count):
   assert (
     jax.random.key_data(moved['key']) == jax.random.key_data(tree['key'])
   ).all()
+
+
+def _add(state, batch, rng):
+  """Adds the rows to each of many numbers."""
+  del rng
+  total = parallel.psum(batch['x'].sum())
+  params = jax.tree.map(lambda x: x + total, state.params)
+  return state.replace(step=state.step + 1, params=params), {
+    'rows': (total, total)
+  }
+
+
+def _state(devices):
+  params = {'a': jnp.zeros(100_000), 'b': jnp.ones(3)}
+  state = types.TrainState(jnp.zeros((), jnp.int32), params, (), {}, ())
+  return parallel.replicate(state, devices)
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('count', [1, 4])
+def test_a_step_keeps_one_copy_of_the_state(count):
+  devices = jax.local_devices()[:count]
+  step, rng = parallel.train_step(_add, devices), jax.random.key(0)
+  batch = parallel.shard({'x': np.ones(8, np.float32)}, devices)
+  state = _state(devices)
+  memory = step.lower(state, batch, rng).compile().memory_analysis()
+  assert memory.alias_size_in_bytes >= 4 * 100_003
+  new, _ = step(state, batch, rng)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state))
+  np.testing.assert_array_equal(new.params['b'], 9.0)
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('place', [0, 2])
+def test_a_step_of_one_device_stays_there_and_compiles_once(place):
+  devices = jax.local_devices()[place : place + 1]
+  traces = []
+
+  def update(state, batch, rng):
+    traces.append(parallel.axis_name())
+    return _add(state, batch, rng)
+
+  step = parallel.train_step(update, devices)
+  state = _state(devices)
+  for _ in range(3):
+    batch = parallel.shard({'x': np.ones(8, np.float32)}, devices)
+    state, sums = step(state, batch, jax.random.key(0))
+    assert {*state.params['a'].devices(), *sums['rows'][0].devices()} == {
+      *devices
+    }
+  assert traces == [None]  # Nobody to exchange with.
+  assert int(state.step) == 3
+  predict = parallel.predict_step(
+    lambda state, batch: {'x': state.params['b'][0] + batch['x'][:, None]},
+    devices,
+  )
+  # Wherever a state comes from.
+  outputs, columns = predict(jax.device_get(state), batch)
+  assert outputs['x'].devices() == {*devices}
+  assert outputs['x'].shape == (8, 1)
+  assert set(columns) == {'x'}
+  np.testing.assert_array_equal(outputs['x'], 1 + 24 + 1.0)

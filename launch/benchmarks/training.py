@@ -16,11 +16,13 @@ from repjax import types
 _BATCH_SIZE = 64
 
 
-def _experiment(rho: float | None) -> types.Experiment:
+def _experiment(
+  rho: float | None, batch_size: int = _BATCH_SIZE
+) -> types.Experiment:
   """The `small` ViT with this radius of SAM, 0 for none, None for its own."""
   module = recipes.load_config_module(recipes.own_recipe('configs/vit.py'))
   config = module.get_config('small')
-  config.batch_size = _BATCH_SIZE
+  config.batch_size = batch_size
   if rho is not None:
     config.sam.rho = rho
   return module.build(config)
@@ -29,27 +31,38 @@ def _experiment(rho: float | None) -> types.Experiment:
 def training_loop(rounds: int) -> dict[str, float]:
   """`loop.fit`, its input pipeline and progress line against the bare step.
 
-  A round is 25 pairs of ten steps each, so that both sides meet the same load;
-  CPU time does not count what other machines of the host take.
+  A round is 25 pairs of ten steps of the ViT, and of 200 of a network that is
+  so small that most of a step is what comes before it, so that both sides meet
+  the same load; CPU time does not count what other machines of the host take.
   """
-  forms = {
-    'as launched': _experiment(None),
-    'without SAM': _experiment(0.0),
-  }
+  vit = {'as launched': _experiment(None), 'without SAM': _experiment(0.0)}
+  forms = {name: (x.method, x.train, 10) for name, x in vit.items()}
+  tiny = _experiment(0.0, batch_size=32).train
+  forms['MLP of 9,610 parameters, batch 32'] = (_tiny_method(), tiny, 200)
   return {
     f'{name}, {what}': value
-    for name, experiment in forms.items()
-    for what, value in _fit_over_bare(experiment, 25 * rounds).items()
+    for name, form in forms.items()
+    for what, value in _fit_over_bare(*form, pairs=25 * rounds).items()
   }
 
 
-def _fit_over_bare(experiment: types.Experiment, pairs: int):
+def _tiny_method() -> types.Method:
+  import optax
+
+  from repjax.methods import supervised
+  from repjax.models import mlp
+
+  return supervised.make(mlp.Mlp(10, features=(128,)), optax.adamw(1e-3))
+
+
+def _fit_over_bare(
+  method: types.Method, train: types.Batches, steps: int, *, pairs: int
+):
   import jax
 
   from repjax import loop
 
-  method, steps = experiment.method, 10
-  bare = timing.Bare(method, experiment.train.batch(0))
+  bare = timing.Bare(method, train.batch(0))
   bare.run(steps)
   wall, cpu = [], []
 
@@ -74,14 +87,14 @@ def _fit_over_bare(experiment: types.Experiment, pairs: int):
 
   total = (pairs + 1) * steps
   progress = loop.Progress(
-    every=20,
+    every=2 * steps,
     steps=total,
-    batch_size=_BATCH_SIZE,
+    batch_size=round(train.expected_rows),
     write=lambda step, values: None,
   )
   loop.fit(
     method,
-    experiment.train.iterate,
+    train.iterate,
     steps=total,
     seed=0,
     hooks=(progress, Alternate()),

@@ -86,10 +86,10 @@ def initialize() -> None:
   """Joins the job's processes and checks the platform; before any compute."""
   import jax
 
-  from repjax import parallel
+  from repjax import clusters
 
   values = flags.FLAGS
-  parallel.initialize(
+  clusters.initialize(
     values.coordinator_address,
     values.num_processes,
     values.process_id,

@@ -19,7 +19,14 @@ pytestmark = pytest.mark.slow
 def runs(tmp_path_factory):
   """Work directories of the same 20 steps on three kinds of machine."""
   folder = tmp_path_factory.mktemp('runs')
-  flags = ('--config=tests/vit_sgd.py:smoke', '--config.min_steps=20')
+  flags = (
+    '--config=tests/vit_sgd.py:smoke',
+    '--config.min_steps=20',
+    # Long enough for sums of several steps to be fetched together.
+    '--config.run.log_every=20',
+    '--config.run.eval_every=0',
+    '--config.run.save_every=0',
+  )
   for name, devices in (('one', 1), ('four', 4)):
     code, output = launching.run(
       'train', *flags, f'--workdir={folder / name}', devices=devices

@@ -10,15 +10,12 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import hashlib
-import multiprocessing
-import os
+import math
 import sys
-import threading
+import time
 from typing import Any
 from typing import TypeVar
 
-from absl import flags
-from absl import logging
 import numpy as np
 
 from repjax import types
@@ -32,6 +29,11 @@ _ORDER, _DRAWS = 0, 1  # Which random numbers a generator is for.
 
 # Rows of a fingerprint at the most: arrays, and images that must be decoded.
 _COMPARED, _DECODED = 4096, 64
+
+# Seconds below which a batch is read when it is asked for: to get it from a
+# thread costs 0.1 ms, and the devices have work for the meantime. The quickest
+# of the first few tells.
+_QUICK, _TRIED = 2e-4, 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,49 +72,27 @@ class _Batches:
     return {**numbers, 'mask': mask, 'index': rows.astype(np.int32)}
 
   def _stream(self, fn, start, stop) -> Iterator[Batch]:
-    """fn(start), fn(start + 1), ... from threads or worker processes."""
-    import grain  # Takes a second, and `batch` does without it.
+    """fn(start), fn(start + 1), ..., read ahead where that saves time."""
+    step, seconds = start, math.inf
+    direct = not self.num_workers and not self.source.encoded
+    while direct and step < stop:
+      began = time.perf_counter()
+      batch = fn(step)
+      seconds = min(seconds, time.perf_counter() - began)
+      yield batch
+      step += 1
+      direct = seconds < _QUICK or step - start < _TRIED
+    if step < stop:
+      from repjax.data.batches import ahead  # Who reads quickly loads no grain.
 
-    threads = grain.ReadOptions(
-      num_threads=self.num_threads,
-      prefetch_buffer_size=max(self.prefetch, self.num_threads),
-    )
-    steps = grain.MapDataset.range(start, stop).map(fn)
-    if not self.num_workers:
-      return iter(steps.to_iter_dataset(threads))
-    if not flags.FLAGS.is_parsed():
-      logging.warning(
-        'num_workers=%d needs absl flags to be parsed (absl.app.run), as in no '
-        'notebook; reading with %d thread(s) instead gives the same batches.',
-        self.num_workers,
-        max(self.num_threads, 1),
+      yield from ahead.read(
+        fn,
+        step,
+        stop,
+        num_workers=self.num_workers,
+        num_threads=self.num_threads,
+        prefetch=self.prefetch,
       )
-      return iter(steps.to_iter_dataset(threads))
-    one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    workers = grain.MultiprocessingOptions(
-      num_workers=self.num_workers,
-      per_worker_buffer_size=max(self.prefetch, 1),
-    )
-    steps = steps.map(_in_worker)
-    return iter(steps.to_iter_dataset(one).mp_prefetch(workers))
-
-
-def _in_worker(batch):
-  _end_with_parent()
-  return batch
-
-
-@functools.cache
-def _end_with_parent():
-  """A worker whose parent is killed would wait for it for ever."""
-  parent = multiprocessing.parent_process()
-
-  def wait():
-    parent.join()
-    os._exit(1)
-
-  if parent is not None:
-    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -167,9 +147,10 @@ class TrainBatches(_Batches):
     return kind(**own, **fields)
 
   def iterate(self, start_step: int = 0) -> Iterator[Batch]:
-    """batch(start_step), batch(start_step + 1), ..., read ahead, endless.
+    """batch(start_step), batch(start_step + 1), ..., endless.
 
-    The iterator has `close()`, which ends its threads and processes.
+    Read ahead, unless that costs more than it saves. The iterator has
+    `close()`, which ends its threads and processes.
     """
     return self._stream(self.batch, start_step, sys.maxsize)
 
@@ -231,6 +212,7 @@ def train_batches(
       main module that can be imported; without parsed flags (notebooks)
       threads read.
     num_threads: Threads that read where there are no workers, 0 for none.
+      Batches that are read within 0.2 ms need none.
     prefetch: Batches to read ahead, of each worker.
     process_index: This process, by default `jax.process_index()`.
     process_count: All processes, by default `jax.process_count()`.

@@ -5,11 +5,14 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from repjax import types
+from repjax.data.batches import ahead
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
 from repjax.data.reading import decode
@@ -202,12 +205,70 @@ def test_workers_without_parsed_flags_are_replaced_by_threads(
   rows, monkeypatch
 ):
   monkeypatch.setattr(
-    in_order.flags.FLAGS.__class__, 'is_parsed', lambda self: False
+    ahead.flags.FLAGS.__class__, 'is_parsed', lambda self: False
   )
   loader = train(rows, num_workers=2)
   stream = loader.iterate(5)
   same(next(stream), loader.batch(5))
   stream.close()
+
+
+@pytest.mark.parametrize(('pause', 'reads_ahead'), [(0.0, False), (3e-3, True)])
+def test_threads_read_where_reading_takes_time(
+  rows, monkeypatch, pause, reads_ahead
+):
+  monkeypatch.setattr(in_order, '_QUICK', 1e-3 if pause else 10.0)
+  here, seen = threading.get_ident(), []
+
+  def note(columns, draws):
+    time.sleep(pause)
+    seen.append(threading.get_ident())
+    return columns
+
+  loader = train(rows, transform=transforms.Transform(0, note))
+  stream = loader.iterate(4)
+  batches = [next(stream) for _ in range(7)]
+  stream.close()
+  others = [x for x in seen if x != here]
+  assert bool(others) == reads_ahead
+  assert len(seen) == 7 or reads_ahead  # None is read that nobody asked for.
+  for step, batch in enumerate(batches, 4):  # Nothing is lost between both.
+    same(batch, loader.batch(step))
+
+
+def test_a_stream_that_is_closed_leaves_no_threads(rows):
+  def slow(columns, draws):
+    time.sleep(3e-3)
+    return columns
+
+  before = set(threading.enumerate())
+  loader = train(rows, transform=transforms.Transform(0, slow))
+  stream = loader.iterate(0)
+  for _ in range(5):
+    next(stream)
+  assert set(threading.enumerate()) - before
+  stream.close()
+  deadline = time.monotonic() + 10
+  while set(threading.enumerate()) - before and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert not set(threading.enumerate()) - before
+
+
+@pytest.mark.slow
+def test_who_reads_quickly_does_not_load_grain():
+  code = (
+    'import sys; import numpy as np; '
+    'from repjax.data.batches import in_order; '
+    'from repjax.data.reading import source; '
+    'rows = source.from_arrays("x", {"image": np.zeros((8, 1))}); '
+    'in_order._QUICK = 10.0; '
+    'stream = in_order.train_batches(rows, batch_size=4, seed=0, '
+    'process_index=0, process_count=1).iterate(0); '
+    '[next(stream) for _ in range(9)]; '
+    'assert "grain" not in sys.modules'
+  )
+  root = pathlib.Path(in_order.__file__).parents[3]
+  subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
 
 
 @pytest.mark.slow
