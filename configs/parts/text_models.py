@@ -150,7 +150,10 @@ def warm_start(config, model: nn.Module, adapted: nn.Module):
 
 
 def sentences(config, tokenizer: tokens.Tokenizer) -> Load:
-  """Split -> texts with a class of a TFDS set."""
+  """Split -> texts, or pairs of them, with a class of a TFDS set."""
+  fields = config.model
+  if config.weights:
+    fields = text_config.read(packaged.folder(config.weights)).fields
   return functools.partial(
     labelled_text.load,
     config.data.name,
@@ -159,6 +162,7 @@ def sentences(config, tokenizer: tokens.Tokenizer) -> Load:
     length=config.data.length,
     data_dir=config.data.dir,
     frame=frame(tokenizer),
+    num_types={'num_token_types': 0, **fields}['num_token_types'],
   )
 
 
