@@ -217,6 +217,15 @@ def test_a_dry_run_says_what_the_run_would_be(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_refuses_a_tracker_that_is_not_there():
+  code, output = launching.call(
+    'train', f'--config={launching.SMOKE}', '--dry_run', '--track=wandbb'
+  )
+  assert code == 1
+  assert '--track must be one of' in output
+  assert 'parameters:' not in output
+
+
 def test_a_dry_run_of_a_private_run_leaves_no_key(tmp_path, monkeypatch):
   monkeypatch.chdir(launching.ROOT)
   before = set(pathlib.Path('.').iterdir())
