@@ -186,5 +186,10 @@ def completions(config, tokenizer: tokens.Tokenizer) -> Load:
 def columns(config, split: str):
   """(texts, targets) of a TFDS set."""
   data = config.data
+  if not data.target:
+    raise types.InputError(
+      f'config.data.kind={data.kind} needs --config.data.target=COLUMN: what '
+      'is made of each text.'
+    )
   read = source.load(data.name, split, data_dir=data.dir)
   return read.column(data.column), read.column(data.target)

@@ -63,7 +63,7 @@ def test_help_of_a_recipe_has_its_docstring_presets_and_fields():
   assert re.search(r"data.name = 'cifar10' .*# Set", output)
   code, output = launching.call('sweep', '--config=configs/sma.py', '--help')
   assert code == 1
-  assert "mean 'sam.py'" in output
+  assert "mean 'configs/sam.py'" in output
   code, output = launching.call('train', '--config=configs/sam.py:x', '-h')
   assert code == 1
   assert 'paper, small, smoke' in output

@@ -33,12 +33,12 @@ def names(column: str, there: Collection[str]) -> tuple[str, ...]:
     there: Columns of the set.
 
   Raises:
-    InputError: There are more than two, or one without a name.
+    InputError: There are more than two, one twice, or one without a name.
   """
   if column in there:
     return (column,)
   found = tuple(x.strip() for x in column.split('+'))
-  if len(found) > 2 or (len(found) == 2 and not all(found)):
+  if len(found) > 1 and (len(found) > 2 or not all(found) or len({*found}) < 2):
     raise types.InputError(
       f'--config.data.column={column}: one column of texts, or two as '
       'premise+hypothesis.'

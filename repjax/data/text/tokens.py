@@ -229,9 +229,12 @@ def as_text(text: str | bytes) -> str:
     InputError: It is something else.
   """
   if not isinstance(text, (str, bytes)):
+    found = f'arrays of shape {np.shape(text)}'
+    if not np.shape(text):
+      found = f'numbers such as {text}'
     raise types.InputError(
-      f'a column of text holds {text!r}, a {type(text).__name__}: name another '
-      'column (--config.data.column)'
+      f'a column of text holds {found}, not texts: name another column '
+      '(--config.data.column)'
     )
   return text.decode('utf-8', 'replace') if isinstance(text, bytes) else text
 

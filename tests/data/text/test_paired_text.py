@@ -105,7 +105,7 @@ def test_names_of_columns():
   assert paired_text.names('a + b', ()) == ('a', 'b')
   # A column that a set calls so is one.
   assert paired_text.names('a+b', ('a+b', 'a', 'b')) == ('a+b',)
-  for column in ('a+', '+b', 'a+b+c'):
+  for column in ('a+', '+b', 'a+b+c', 'a+a'):
     with pytest.raises(types.InputError, match=re.escape(column)):
       paired_text.names(column, ('a', 'b', 'c'))
 
