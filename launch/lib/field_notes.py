@@ -149,12 +149,11 @@ def _behind(text: str) -> dict[int, str]:
 def _presets(recipe: pathlib.Path) -> Iterator[ast.expr]:
   """The presets that a recipe's file writes down, in their order."""
   for node in _tree(recipe).body:
-    targets = node.targets if isinstance(node, ast.Assign) else ()
-    if isinstance(node, ast.AnnAssign):
-      targets = [node.target]
-    if [x.id for x in targets if isinstance(x, ast.Name)] == [
-      'PRESETS'
-    ] and isinstance(node.value, ast.Call):
+    if not isinstance(node, ast.Assign | ast.AnnAssign):
+      continue
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    named = isinstance(target, ast.Name) and target.id == 'PRESETS'
+    if named and isinstance(node.value, ast.Call):
       yield from (keyword.value for keyword in node.value.keywords)
 
 

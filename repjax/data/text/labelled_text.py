@@ -1,6 +1,7 @@
 """Host side: texts with a class, with a completion, or with another text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -89,7 +90,7 @@ def load(
       f'{name} has no column of class labels; a file of your own says which '
       'it is by --config.data.name=csv:label=COLUMN.'
     )
-  shared = dict(
+  shared: dict[str, Any] = dict(
     tokenizer=tokenizer,
     length=length,
     num_classes=read.num_classes,

@@ -229,14 +229,16 @@ def as_text(text: str | bytes) -> str:
     InputError: It is something else.
   """
   if not isinstance(text, (str, bytes)):
-    found = f'arrays of shape {np.shape(text)}'
-    if not np.shape(text):
-      found = f'numbers such as {text}'
     raise types.InputError(
-      f'a column of text holds {found}, not texts: name another column '
-      '(--config.data.column)'
+      f'a column of text holds {_described(text)}, not texts: name another '
+      'column (--config.data.column)'
     )
   return text.decode('utf-8', 'replace') if isinstance(text, bytes) else text
+
+
+def _described(value: Any) -> str:
+  shape = np.shape(value)
+  return f'arrays of shape {shape}' if shape else f'numbers such as {value}'
 
 
 def as_bytes(text: str | bytes) -> bytes:
