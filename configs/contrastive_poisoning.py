@@ -12,7 +12,9 @@ https://arxiv.org/abs/2106.09667
 trains CLIP on images and captions of which 20 are poisoned; attacked/success is
 how many test images with the trigger are taken for class poison.wanted.
 kind=targeted adds copies of the test image poison.target instead, and
---config.clip.in_modal=1 trains as CleanCLIP does.
+--config.clip.in_modal=1 trains as CleanCLIP does. Weights decay, gains, biases
+and the scale, too; build(config, functools.partial(optax.adamw,
+mask=clip.weight_decay_mask)) spares these three, as CLIP and open_clip do.
 
 paper: a ResNet-50 and a text transformer in batches of 1,024 for 30 epochs, on
   captions of ImageNet's classes: there is no reader of Conceptual Captions.

@@ -33,8 +33,8 @@ PRESETS = dict(
     eval_batch_size=256,
     epochs=3.0,
     min_steps=0,
-    # kind: 'sentences' (a text and its class), 'completions' (a prompt and what
-    # follows) or 'images'.
+    # kind: 'sentences' (a text and its class; column='premise+hypothesis' reads
+    # two), 'completions' (a prompt and what follows) or 'images'.
     data=dict(
       kind='sentences',
       name='glue/sst2',

@@ -52,8 +52,9 @@ PRESETS = dict(
     eval_batch_size=64,
     epochs=0.0,
     min_steps=100_000,
-    # kind: 'sentences' (a text and its class), 'pairs' (a text and what is made
-    # of it, by an encoder-decoder) or 'completions' (the same by a decoder).
+    # kind: 'sentences' (a text and its class; column='premise+hypothesis' reads
+    # two), 'pairs' (a text and what is made of it, by an encoder-decoder) or
+    # 'completions' (the same by a decoder).
     data=dict(
       kind='pairs',
       name='xsum',

@@ -27,7 +27,7 @@ PRESETS = dict(
     epochs=5.0,
     min_steps=0,
     squared_weight=0.0,  # Beside the likelihood of output='gaussian'.
-    network='pyraformer',  # Or 'linear'.
+    network='pyraformer',  # Or 'linear', of trend and rest.
     model=dict(
       children=(4, 4, 4),
       adjacent=3,

@@ -37,7 +37,7 @@ PRESETS = dict(
       name='camelyon17',
       group_by=('hospital',),
       eval_splits=('val', 'id_val', 'test'),
-      # fraction: of the rows. Hospitals: draw of their looks, digits (0: all).
+      # looks: seed of how hospitals look; num_digits: of all, 0 for all.
       **dict(fraction=1.0, looks=0, num_digits=0),
     ),
     augment=dict(

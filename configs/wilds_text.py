@@ -40,7 +40,7 @@ PRESETS = dict(
       eval_splits=('val', 'id_val', 'test'),
       # tokenizer: a file of `tokens.Subwords.save`; '' reads bytes.
       **dict(tokenizer='', length=512),
-      # looks, num_reviews: of shops.
+      # looks: seed of shops' words; num_reviews: of all shops.
       **dict(fraction=1.0, looks=0, num_reviews=0),
     ),
     model=dict({**transformer.BERT, 'num_layers': 6, 'dropout_rate': 0.1}),

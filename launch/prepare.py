@@ -2,14 +2,19 @@
 
     python -m launch.prepare --name=mnist --data_dir=/data/tfds
 
-Downloads the sources with TFDS and writes array_record files, which needs
-TensorFlow (pip install -e ".[prepare]"); reading them does not. A set that
-lies in --data_dir as TFRecord is converted instead, without TensorFlow and
-without a download.
+Downloads the sources with TFDS and writes array_record files. For most sets
+TFDS needs TensorFlow to do so (pip install -e ".[prepare]"): to unpack archives
+or to read what they hold. Sets that need it for neither are prepared without,
+and reading needs it for none. A set that lies in --data_dir as TFRecord is
+converted instead, without TensorFlow and without a download.
 """
 
+from collections.abc import Iterator
+import contextlib
 import importlib.util
+import io
 import os
+import sys
 
 from absl import flags
 
@@ -73,11 +78,7 @@ def prepare(name: str, *, data_dir: str = '', manual_dir: str = ''):
 def _download(name, *, data_dir, manual_dir):
   import tensorflow_datasets as tfds
 
-  if importlib.util.find_spec('tensorflow') is None:
-    raise types.InputError(
-      f'Preparing {name} from its sources needs TensorFlow: pip install '
-      '-e ".[prepare]". (Reading it afterwards does not.)'
-    )
+  without = importlib.util.find_spec('tensorflow') is None
   root = prepared.root(data_dir)
   # One folder a set: TFDS tells extracted archives apart by file name only,
   # so that in a shared folder one set can be built from another's images.
@@ -85,24 +86,73 @@ def _download(name, *, data_dir, manual_dir):
   # TFDS raises anything from AssertionError (manual download) to its own
   # errors for checksums, missing versions and lost connections.
   try:
-    builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
-    builder.download_and_prepare(
-      download_dir=str(downloads),
-      download_config=tfds.download.DownloadConfig(
-        manual_dir=manual_dir or str(downloads / 'manual'),
-        try_download_gcs=False,
-      ),
-      file_format='array_record',
-    )
+    # TFDS prints a banner whenever it misses TensorFlow.
+    with contextlib.redirect_stdout(io.StringIO() if without else sys.stdout):
+      builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
+      if without:
+        _check_needs_none(name, builder)
+      builder.download_and_prepare(
+        download_dir=str(downloads),
+        download_config=tfds.download.DownloadConfig(
+          manual_dir=manual_dir or str(downloads / 'manual'),
+          try_download_gcs=False,
+        ),
+        file_format='array_record',
+      )
+  except types.InputError:
+    raise
   except tfds.core.DatasetNotFoundError as error:
+    if without:
+      raise types.InputError(
+        f'Without TensorFlow TFDS has no data set {name}: check the name at '
+        'https://www.tensorflow.org/datasets/catalog/overview; if it is there, '
+        f'{_REMEDY}'
+      ) from error
     raise types.InputError(
       f'TFDS has no data set {name}: see '
       'https://www.tensorflow.org/datasets/catalog/overview for names.'
     ) from error
   except Exception as error:
+    if without and any(map(_lacks_tensorflow, _causes(error))):
+      kept = f'What was downloaded is kept in {downloads}; '
+      raise types.InputError(
+        f'TFDS cannot prepare {name} without TensorFlow, by which it unpacks '
+        f'archives and reads many files. {kept * downloads.exists()}{_REMEDY}'
+      ) from error
     raise types.InputError(
       f'{name} could not be prepared in {root}: {type(error).__name__}: {error}'
     ) from error
+
+
+_REMEDY = (
+  'pip install -e ".[prepare]" and repeat the command. (Reading a set '
+  'afterwards needs no TensorFlow.)'
+)
+
+
+def _check_needs_none(name: str, builder) -> None:
+  """Refuses a set before its download, if its own code is of TensorFlow."""
+  for kind in type(builder).__mro__:
+    # By TFDS's convention, as a module that is imported at its first use.
+    if not kind.__module__.startswith('tensorflow_datasets.core.') and hasattr(
+      sys.modules[kind.__module__], 'tf'
+    ):
+      raise types.InputError(
+        f'TFDS reads the sources of {name} by TensorFlow: {_REMEDY}'
+      )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """An error and those that it was raised from or beside."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _lacks_tensorflow(error: BaseException) -> bool:
+  return isinstance(error, ImportError) and 'tensorflow' in (
+    error.name or str(error).lower()
+  )
 
 
 if __name__ == '__main__':

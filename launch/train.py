@@ -75,7 +75,9 @@ def _describe() -> None:
   app.initialize()
 
   from launch.lib import dry_run
+  from repjax.tracking import writers
 
+  writers.check(_TRACK.value)
   for line in dry_run.describe(_experiment(), _CONFIG.value):
     print(line, flush=True)
 

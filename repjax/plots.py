@@ -275,6 +275,8 @@ def bars(
 ) -> Figure:
   """One bar a group and kind, of the mean over seeds, and a point a seed.
 
+  Where each has one value alone, there are no points.
+
   Args:
     groups: Name below the bars -> kind, a colour -> one value a seed, [S]. All
       groups have the same kinds.
@@ -284,14 +286,17 @@ def bars(
   kinds = list(next(iter(groups.values())))
   fig, axes = _drawn(1.1 * len(groups) + 1.5, 3.6)
   width = 0.8 / len(kinds)
+  several = any(
+    np.size(x) > 1 for group in groups.values() for x in group.values()
+  )
   for place, kind in enumerate(kinds):
     at = np.arange(len(groups)) + (place - (len(kinds) - 1) / 2) * width
     values = [np.asarray(group[kind]) for group in groups.values()]
     axes.bar(at, [x.mean() for x in values], width, alpha=0.5, label=kind)
-    for x, of_seeds in zip(at, values, strict=True):
+    for x, of_seeds in zip(at, values if several else (), strict=several):
       axes.scatter(np.full(len(of_seeds), x), of_seeds, s=10, color='black')
   axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
-  note = 'mean; points are seeds'
+  note = 'mean; points are seeds' if several else ''
   _finish(axes, axis='y', note=note, log='y' if log else False, ylabel=ylabel)
   return fig
 

@@ -138,7 +138,7 @@ def test_a_closure_is_what_python_loads():
 # networks.
 _MANY = {
   'mam_adapter': 80,
-  'dp_finetuning': 75,
+  'dp_finetuning': 76,
   'flan': 65,
   'fine_grained_shift': 70,
   'wilds': 65,

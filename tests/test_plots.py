@@ -134,6 +134,16 @@ def test_counts_have_whole_ticks():
   assert all(tick % 1 == 0 for tick in axes.get_xticks())
 
 
+def test_bars_of_single_values_say_nothing_of_seeds():
+  groups = {'blur': {'Tent': np.asarray([0.2])}, 'fog': {'Tent': np.ones(1)}}
+  (axes,) = plots.bars(groups, ylabel='error').axes
+  assert not axes.collections
+  assert axes.get_legend().get_title().get_text() == ''
+  groups['fog']['Tent'] = np.ones(2)
+  (axes,) = plots.bars(groups, ylabel='error').axes
+  assert axes.get_legend().get_title().get_text() == 'mean; points are seeds'
+
+
 def test_bars_are_means_and_points_are_seeds():
   groups = {
     'one': {'id': np.asarray([0.2, 0.4]), 'ood': np.asarray([0.1, 0.1])},

@@ -150,7 +150,10 @@ def warm_start(config, model: nn.Module, adapted: nn.Module):
 
 
 def sentences(config, tokenizer: tokens.Tokenizer) -> Load:
-  """Split -> texts with a class of a TFDS set."""
+  """Split -> texts, or pairs of them, with a class of a TFDS set."""
+  fields = config.model
+  if config.weights:
+    fields = text_config.read(packaged.folder(config.weights)).fields
   return functools.partial(
     labelled_text.load,
     config.data.name,
@@ -159,6 +162,7 @@ def sentences(config, tokenizer: tokens.Tokenizer) -> Load:
     length=config.data.length,
     data_dir=config.data.dir,
     frame=frame(tokenizer),
+    num_types={'num_token_types': 0, **fields}['num_token_types'],
   )
 
 
@@ -182,5 +186,10 @@ def completions(config, tokenizer: tokens.Tokenizer) -> Load:
 def columns(config, split: str):
   """(texts, targets) of a TFDS set."""
   data = config.data
+  if not data.target:
+    raise types.InputError(
+      f'config.data.kind={data.kind} needs --config.data.target=COLUMN: what '
+      'is made of each text.'
+    )
   read = source.load(data.name, split, data_dir=data.dir)
   return read.column(data.column), read.column(data.target)

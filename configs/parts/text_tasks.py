@@ -17,6 +17,7 @@ from repjax.data.sets import intents
 from repjax.data.sets import relatives
 from repjax.data.sets import topic_tasks
 from repjax.data.text import labelled_text
+from repjax.data.text import paired_text
 from repjax.data.text import running_text
 from repjax.data.text import tokens
 from repjax.protocols import pretraining
@@ -127,16 +128,16 @@ def _sentences(config):
 
 
 def _texts(config, public: str) -> list[bytes]:
-  """Training texts of a set, 'name:column'."""
+  """Training texts of a set, 'name:column'; of two columns first, then last."""
   name, _, column = public.rpartition(':')
   if not name:
     raise types.InputError(
       f"config.data.public names sets and columns, 'name:column'; got "
       f'{public!r}.'
     )
-  return running_text.load(
-    name, config.data.train_split, data_dir=config.data.dir, column=column
-  )
+  read = source.load(name, config.data.train_split, data_dir=config.data.dir)
+  columns = paired_text.names(column, read.read([0]))
+  return [text for x in columns for text in read.column(x)]
 
 
 def _intents(config, tokenizer, split: str) -> source.Source:

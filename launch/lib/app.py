@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import os
 import pathlib
+import re
 import sys
 import traceback
 from typing import Any
@@ -300,7 +301,7 @@ def _existing_file(name: str) -> pathlib.Path:
   path = pathlib.Path(name.partition(':')[0])
   if not path.is_file():
     known = [f'configs/{p.name}' for p in recipes.config_files()]
-    near = trees.nearest(path.name, [pathlib.Path(k).name for k in known])
+    near = trees.nearest(f'configs/{path.stem}.py', known)
     raise types.InputError(
       f'--config={name}: there is no file {path}.{near} '
       f'The configs are: {", ".join(known)}.'
@@ -312,6 +313,9 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
   """Finds the flag behind an error of ml_collections."""
   given = _config_argument(argv)
   text = ' '.join(str(error).split()) or type(error).__name__
+  missing = re.match(r'flag --(\w+)=None: .* must have a value', text)
+  if missing:
+    return f'--{missing[1]} is missing: --help says what it takes.'
   if given is None or isinstance(error, types.InputError):
     return text
   try:

@@ -1,21 +1,27 @@
 """What the fields of a recipe's config mean, from where it is written already.
 
 A group of settings is the argument list of what takes it, so that its meaning
-stands in that docstring: of `mixup.make(**config.mixup)` under 'Args'. Before
-it counts a comment above the field, in the recipe, and behind it what stands
-in `field_meanings`. Nothing is imported: sources are read.
+stands in that docstring: of `mixup.make(**config.mixup)` under 'Args'. Where no
+docstring tells it, or none that can be found so, `field_meanings` does. A
+comment above the field, in the recipe, comes behind it. Nothing is imported:
+sources are read.
 """
 
 import ast
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
+import io
 import pathlib
 import re
+import tokenize
 
 from launch.lib import field_meanings
 from launch.lib import sources
 
+# The names that a part of a comment is about.
+_NAMED = re.compile(r'(?:^|(?<=[.;] ))(\w+(?:(?:, (?:and )?| and )\w+)*): ')
 _ENTRY = re.compile(r'(\*{0,2}\w+): (.*)')
 _FOLDERS = (
   sources.ROOT / 'configs' / 'parts',
@@ -33,73 +39,130 @@ def notes(recipe: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
   recipe = recipe.resolve()
   above = _comments(recipe)
   taken = _taken(recipe)
-  return {
-    name: _first_sentence(
-      above.get(name)
-      or taken.get(name)
-      or _common(name)
-      or _of_group(above, name)
+  found = {}
+  for name in names:
+    meaning = (
+      taken.get(name)
+      or _told(name, field_meanings.COMMON)
+      or _told(name, field_meanings.OF_RECIPES)
+      or _documented(name)
     )
-    for name in names
-  }
+    # What a recipe says above a field may be all, or a remark.
+    texts = map(_first_sentence, (meaning, above.get(name, '')))
+    found[name] = ' '.join(dict.fromkeys(x for x in texts if x))
+  return found
 
 
-def _of_group(above, name: str) -> str:
-  """The comment above the innermost group that has one, as such."""
-  parts = name.split('.')
-  for depth in range(len(parts) - 1, 0, -1):
-    group = '.'.join(parts[:depth])
-    if group in above:
-      return f'({group}) {above[group]}'
+def _told(name: str, table: Mapping[str, str]) -> str:
+  """The meaning of the longest end of a name that a table has."""
+  ends = [x for x in table if f'.{name}'.endswith(f'.{x}')]
+  return table[max(ends, key=len)] if ends else ''
+
+
+def _documented(name: str) -> str:
+  """What the docstring says that `field_meanings` names for the group."""
+  group, _, argument = name.rpartition('.')
+  places = field_meanings.DOCUMENTED.get(group.rpartition('.')[2], ())
+  for file, _, definition in (x.partition(' ') for x in places):
+    found = _arguments(sources.ROOT / file, definition)
+    if argument in found:
+      return found[argument]
   return ''
-
-
-def _common(name: str) -> str:
-  ends = [x for x in field_meanings.COMMON if f'.{name}'.endswith(f'.{x}')]
-  return field_meanings.COMMON[max(ends, key=len)] if ends else ''
 
 
 def _first_sentence(text: str) -> str:
   text = ' '.join(text.split())
   found = re.match(r'(.{12,}?[^.A-Z][.:;])(?= [A-Z])', text)
-  return found.group(1) if found else text
+  return re.sub('[;:]$', '.', found.group(1) if found else text)
 
 
 def _comments(recipe: pathlib.Path) -> dict[str, str]:
-  """Field or group -> the comment above it in the first preset."""
-  lines = recipe.read_text('utf-8').splitlines()
-  found = {}
-  seen = set()
-  for name, node in _fields(_first_preset(recipe)):
-    if node.lineno in seen:  # It is above what begins the line.
-      continue
-    seen.add(node.lineno)
-    at = node.lineno - 2
-    words: list[str] = []
-    while at >= 0 and lines[at].strip().startswith('#'):
-      words.insert(0, lines[at].strip().lstrip('# '))
-      at -= 1
-    if words:
-      found[name] = ' '.join(words)
+  """Field or group -> the comment above it or behind it.
+
+  Of a comment above a group, or above a line of several fields, 'kind: how.
+  count, total: of rows.' is a comment of each field that it names.
+  """
+  text = recipe.read_text('utf-8')
+  lines = text.splitlines()
+  behind = _behind(text)
+  found: dict[str, str] = {}
+  for preset in _presets(recipe):
+    by_line: dict[int, list[str]] = {}
+    for name, node in _fields(preset):
+      by_line.setdefault(node.lineno, []).append(name)
+    for number, names in by_line.items():
+      at = number - 2
+      words: list[str] = []
+      while at >= 0 and lines[at].strip().startswith('#'):
+        words.insert(0, lines[at].strip().lstrip('# '))
+        at -= 1
+      comment = ' '.join([*words, behind.get(number, '')]).strip()
+      if comment:
+        group = names[0].rpartition('.')[0]
+        below = [
+          x
+          for x, _ in _fields(preset)
+          if x in names or x.startswith(f'{names[0]}.')
+        ]
+        said = _by_name(comment, below, {group, names[0]})
+        beside = [x for x in names[1:] if not x.startswith(f'{names[0]}.')]
+        if not said and not beside:  # Else nobody knows of which.
+          said = {names[0]: comment}
+        for name, x in said.items():
+          found.setdefault(name, x)
   return found
 
 
-def _first_preset(recipe: pathlib.Path) -> ast.expr | None:
+def _by_name(
+  comment: str, fields: Sequence[str], groups: set[str]
+) -> dict[str, str]:
+  """Field -> its part of 'kind: how. count, total: of rows.'"""
+  short = {x.rpartition('.')[2]: x for x in fields}
+  for group in sorted(groups):  # Where two have a name, the outermost.
+    short |= {
+      x.rpartition('.')[2]: x for x in fields if x.rpartition('.')[0] == group
+    }
+  parts = []
+  for match in _NAMED.finditer(comment):
+    names = re.findall(r'\w+', match[1].replace(' and ', ' '))
+    if all(x in short for x in names):
+      parts.append((match, names))
+  found = {}
+  end = len(comment)
+  for match, names in reversed(parts):
+    text = comment[match.end() : end].strip(' ;')
+    found.update({short[name]: text[:1].upper() + text[1:] for name in names})
+    end = match.start()
+  return found
+
+
+def _behind(text: str) -> dict[int, str]:
+  """Line -> the comment behind its code."""
+  read = tokenize.generate_tokens(io.StringIO(text).readline)
+  return {
+    x.start[0]: x.string.lstrip('# ')
+    for x in read
+    if x.type == tokenize.COMMENT and x.line[: x.start[1]].strip()
+  }
+
+
+def _presets(recipe: pathlib.Path) -> Iterator[ast.expr]:
+  """The presets that a recipe's file writes down, in their order."""
   for node in _tree(recipe).body:
-    if (
-      isinstance(node, ast.Assign)
-      and [x.id for x in node.targets if isinstance(x, ast.Name)] == ['PRESETS']
-      and isinstance(node.value, ast.Call)
-      and node.value.keywords
-    ):
-      return node.value.keywords[0].value
-  return None
+    if not isinstance(node, ast.Assign | ast.AnnAssign):
+      continue
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    named = isinstance(target, ast.Name) and target.id == 'PRESETS'
+    if named and isinstance(node.value, ast.Call):
+      yield from (keyword.value for keyword in node.value.keywords)
 
 
 def _fields(node, above='') -> Iterator[tuple[str, ast.keyword]]:
   """(name, keyword) of nested calls of `dict`."""
   for keyword in node.keywords if isinstance(node, ast.Call) else ():
-    if keyword.arg:
+    if keyword.arg is None:
+      yield from _fields(keyword.value, above)
+    else:
       name = f'{above}{keyword.arg}'
       yield name, keyword
       yield from _fields(keyword.value, f'{name}.')
@@ -115,7 +178,12 @@ def _taken(recipe: pathlib.Path) -> dict[str, str]:
       for field, text in _taken_in(path):
         found.setdefault(field, text)
   # A group named as a network, a method or a link: config[config.network].
-  for group in {x.partition('.')[0] for x, _ in _fields(_first_preset(recipe))}:
+  groups = {
+    x.partition('.')[0]
+    for preset in _presets(recipe)
+    for x, _ in _fields(preset)
+  }
+  for group in sorted(groups):
     for place in _called(recipe, group):
       for argument, text in _arguments(*place).items():
         found.setdefault(f'{group}.{argument}', text)

@@ -1,7 +1,11 @@
 """The candidates of a private search: built, checked, and what they cost."""
 
+from typing import Any
 from typing import NamedTuple
 
+from absl import logging
+
+from configs import presets
 from launch.lib import building
 from launch.lib import one_candidate
 from launch.lib import recipes
@@ -9,12 +13,14 @@ from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import types
 from repjax.data.batches import users
+from repjax.privacy import overflow
 from repjax.privacy.search import costs
 from repjax.privacy.search import laws
 from repjax.privacy.statements import Statement
 
 # Candidates that are looked at before the search.
 _LARGEST_GRID = 1024
+_OVERFLOW = 'dp.overflow'
 
 
 class Candidates(NamedTuple):
@@ -25,12 +31,14 @@ class Candidates(NamedTuple):
     delta: Of the whole search.
     costs: What the whole search costs.
     num_rows: Rows that a score with noise counts; else 0.
+    sweep: What is searched: batches may have become larger.
   """
 
   statements: list[Statement]
   delta: float
   costs: costs.Costs
   num_rows: int
+  sweep: all_trials.Sweep
 
 
 def of_search(
@@ -42,6 +50,10 @@ def of_search(
   score_noise: float | None,
 ) -> Candidates:
   """Builds every candidate and accounts for the worst.
+
+  Delta covers batches that overflow in all runs together, so that they may have
+  to hold more rows than those of one run: where the command line says nothing
+  of dp.overflow, it becomes what the search allows.
 
   Args:
     sweep: What is searched.
@@ -56,6 +68,32 @@ def of_search(
   """
   if score_noise is not None and not score_noise > 0:
     raise types.InputError(f'--score_noise must be > 0; got {score_noise}.')
+  settings: dict[str, Any] = dict(
+    delta=delta, max_trials=max_trials, score_noise=score_noise
+  )
+  try:
+    return _of_search(sweep, law, **settings)
+  except overflow.TooOftenError as error:
+    if not _can_grow(sweep):
+      raise
+    overrides = {**sweep.overrides, _OVERFLOW: error.enough}
+    logging.info(
+      '--config.%s=%g: a search allows batches to overflow less often than one '
+      'run does',
+      *(_OVERFLOW, error.enough),
+    )
+  # Larger batches change epsilon a little, and nothing else.
+  return _of_search(sweep._replace(overrides=overrides), law, **settings)
+
+
+def _can_grow(sweep) -> bool:
+  """Whether dp.overflow is a field, and nobody has said what it is."""
+  module = recipes.load_config_module(sweep.file)
+  first = one_candidate.config_of(sweep, module, spaces.grid(sweep.space)[0])
+  return presets.fields(first).get(_OVERFLOW) == 0
+
+
+def _of_search(sweep, law, *, delta, max_trials, score_noise) -> Candidates:
   statements, num_rows = _statements(sweep, noisy=score_noise is not None)
   distinct = set(statements)
   if spaces.has_ranges(sweep.space) and len(distinct) > 1:
@@ -78,7 +116,7 @@ def of_search(
   except ValueError as error:
     limit = laws.most(law) if max_trials is None else max_trials
     raise types.InputError(f'--max_trials={limit}: {error}') from error
-  return Candidates(statements, delta, found, num_rows)
+  return Candidates(statements, delta, found, num_rows, sweep)
 
 
 def _statements(sweep, *, noisy):

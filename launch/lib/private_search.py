@@ -85,7 +85,6 @@ NOT_COVERED = (
   'rows that --score=public is about',
 )
 
-
 _ASKED_FOR = ('delta', 'law', 'eta', 'expected_trials', 'max_trials', 'score')
 
 
@@ -129,6 +128,7 @@ def run(
     max_trials=_MOST.value,
     score_noise=_SCORE_NOISE.value if _SCORE.value == 'noisy' else None,
   )
+  sweep = candidates.sweep
   said = _said(sweep, candidates)
   logging.info(
     'the whole search is (%.4g, %.3g)-differentially private (one run: %.4g); '

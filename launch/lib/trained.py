@@ -24,6 +24,7 @@ from repjax import loop
 from repjax import types
 from repjax.data.own import opening
 from repjax.data.reading import prepared
+from repjax.data.text import paired_text
 from repjax.experiments import of_series
 from repjax.export import networks
 from repjax.metrics import classification
@@ -200,10 +201,17 @@ def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
   data = config.data
   if 'column' in data and data.column:
     there = opening.named(data.name, split, data_dir=data.dir).columns
-    if data.column not in there:
+    path = split.partition(':')[2]
+    wanted = paired_text.names(data.column, there)
+    if len(wanted) > 1 and path.lower().endswith('.txt'):
       raise types.InputError(
-        f'{split.partition(":")[2]} has no column {data.column!r}, which the '
-        f'run reads (config.data.column); it has {", ".join(there)}.'
+        f'{path} has one text a line, and the run reads two, {data.column}: '
+        'give a .csv or .jsonl with both columns.'
+      )
+    for column in set(wanted) - set(there):
+      raise types.InputError(
+        f'{path} has no column {column!r}, which the run reads '
+        f'(config.data.column); it has {", ".join(there)}.'
       )
   usual = _first(experiment, experiment.eval_splits[0])
   if read.encoded and read.image_shape is None and batches.decode is None:

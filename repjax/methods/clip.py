@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import optim
 from repjax import parallel
 from repjax import types
 from repjax.methods import contrastive
@@ -157,6 +158,17 @@ def make(
     return outputs
 
   return types.Method(init, update, predict)
+
+
+def weight_decay_mask(params: types.PyTree) -> types.PyTree:
+  """Which parameters decay: 'all weights that are not gains or biases'.
+
+  So Radford et al. have it (2021, https://arxiv.org/abs/2103.00020, section
+  2.5); open_clip leaves out all vectors and the scale, and so does this.
+
+      tx = optax.adamw(1e-3, weight_decay=0.2, mask=clip.weight_decay_mask)
+  """
+  return optim.weight_decay_mask(params, exempt=('bias',))
 
 
 def softmax_loss(

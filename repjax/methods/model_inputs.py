@@ -33,8 +33,14 @@ def features(batch: types.Batch):
 
 
 def text(batch: types.Batch):
-  """'tokens' [B, L], and which of them are real: optional 'token_mask'."""
-  return (batch['tokens'],), {'mask': batch.get('token_mask')}
+  """'tokens' [B, L], and which of them are real: optional 'token_mask'.
+
+  Also the segments of rows of two texts: optional 'token_types' [B, L].
+  """
+  kwargs = {'mask': batch.get('token_mask')}
+  if 'token_types' in batch:
+    kwargs['token_types'] = batch['token_types']
+  return (batch['tokens'],), kwargs
 
 
 def masked_text(batch: types.Batch):

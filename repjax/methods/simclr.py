@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
+from repjax import parallel
 from repjax import types
 from repjax.methods import classifier
 from repjax.methods import contrastive
@@ -63,7 +64,7 @@ def make(
 
   Raises:
     InputError: If a setting is out of range, or, when a step is traced, if a
-      link of the chain looks at parts of the rows.
+      link of the chain looks at parts of the rows, or there is one row alone.
   """
   types.check_range('(0, inf)', temperature=temperature)
   types.check_choice('positives', positives, ('rows', 'labels'))
@@ -108,4 +109,13 @@ def make(
   def init(rng, batch):
     return step.init(own.init(rng, batch))
 
-  return types.Method(init, step.update, own.predict)
+  def update(state, batch, rng):
+    made = step.update(state, batch, rng)  # Refuses a link that sees parts.
+    if len(parallel.all_gather(batch['mask'])) < 2:
+      raise types.InputError(
+        'A step has one row, and SimCLR learns from what tells rows apart: '
+        'raise config.batch_size.'
+      )
+    return made
+
+  return types.Method(init, update, own.predict)

@@ -16,6 +16,18 @@ SHARE = 0.01
 MOST = 600.0
 
 
+class TooOftenError(InputError):
+  """Batches overflow more often than delta covers.
+
+  Attributes:
+    enough: A probability in one step that it covers.
+  """
+
+  def __init__(self, message: str, enough: float):
+    super().__init__(message)
+    self.enough = enough
+
+
 def allowed(epsilon: float, delta: float, steps: float) -> float:
   """How often a step may draw more rows than a batch can hold.
 
@@ -40,12 +52,13 @@ def check(overflow: float, most: float) -> None:
     most: What is `allowed`.
 
   Raises:
-    InputError: If it is more than that.
+    TooOftenError: If it is more than that.
   """
   if overflow > most:
     enough = f'{0.95 * most:.1e}'  # Below also when it is rounded.
-    raise InputError(
+    raise TooOftenError(
       f'batches overflow too often: with probability {overflow:.1e} in a step, '
       f'where epsilon and delta allow {most:.1e}; raise their capacity: '
-      f'--config.dp.overflow={enough}, or poisson.capacity(tail={enough}).'
+      f'--config.dp.overflow={enough}, or poisson.capacity(tail={enough}).',
+      float(enough),
     )

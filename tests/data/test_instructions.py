@@ -74,6 +74,10 @@ def test_the_published_slip_is_a_character_in_the_place_of_a_line():
       "no column 'answer'",
     ),
     (lambda: task('t', 'c').examples(cap=-1), 'cap must be'),
+    (
+      lambda: task('t', 'c').examples(cap=1),
+      r"'t' has 1 row\(s\) for 2 templates",
+    ),
     (lambda: task('t', 'c').told_by(2), 'template must be'),
     (
       lambda: instruction_rows.encoded(

@@ -30,7 +30,12 @@ def _one_line(output):
       ['--config=configs/vit.py:smal'],
       ['paper, small, smoke', "mean 'small'"],
     ),
-    (['--config=configs/vitt.py'], ['configs/vitt.py', "mean 'vit.py'"]),
+    (
+      ['--config=configs/vitt.py'],
+      ['configs/vitt.py', "mean 'configs/vit.py'"],
+    ),
+    (['--config=vit'], ["Did you mean 'configs/vit.py'"]),
+    (['--workdir=x'], ['--config is missing: --help says what it takes']),
     (
       [f'--config={launching.SMOKE}', '--config.sam.roh=0.1'],
       ['--config.sam.roh', "Did you mean 'rho'", 'rho (float)'],
@@ -165,8 +170,26 @@ def test_a_platform_that_is_not_there():
     (
       'mam_adapter',
       ['data.name=digits', 'data.column=label'],
-      ['data.column', 'int'],
+      ['data.column', 'holds numbers such as '],
+      ['Error', 'int32'],
+    ),
+    (
+      'mam_adapter',
+      ['data.name=csv', 'data.dir={}/a.csv', 'data.column=a+a'],
+      ['--config.data.column=a+a', 'premise+hypothesis'],
       ['Error'],
+    ),
+    (
+      'mam_adapter',
+      ['data.name=csv', 'data.dir={}/a.csv', 'data.kind=pairs'],
+      ['data.kind=pairs', '--config.data.target=COLUMN'],
+      ["''"],
+    ),
+    (
+      'vit',
+      ['data.name=folder', 'data.dir={}/a.csv'],
+      ['{}/a.csv is a file', '--config.data.name=csv'],
+      ['no folder'],
     ),
     *(
       (
@@ -188,6 +211,7 @@ def test_a_platform_that_is_not_there():
 def test_messages_name_what_is_wrong(card, flags, says, never, tmp_path):
   (tmp_path / 'a.fasta').write_text('>a\nMKV\n>b\nACDEFGH\n')
   (tmp_path / 'a.npz').write_bytes(b'abc')
+  (tmp_path / 'a.csv').write_text('a,label\nx,1\ny,2\n' * 5)
   np.savez(tmp_path / 'b.npz', image=np.zeros((20, 8, 8), np.uint8))
   code, output = launching.call(
     'train',

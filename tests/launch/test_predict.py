@@ -266,6 +266,53 @@ def test_a_table_of_texts_is_learned_by_lora_and_new_ones_predicted(reviews):
   assert set(loaded.variables) >= {'params', types.FROZEN}
 
 
+def test_pairs_of_texts_are_learned_and_new_ones_predicted(tmp_path):
+  sides = {'cat': ('a cat', 'one cat'), 'dog': ('a dog', 'one dog')}
+  ends = {'ran': ('it ran', 'that ran'), 'sat': ('it sat', 'that sat')}
+  lines = [
+    {'premise': x, 'hypothesis': y, 'label': f'{animal} {deed}'}
+    for animal, firsts in sides.items()
+    for deed, seconds in ends.items()
+    for x in firsts
+    for y in seconds
+    for _ in range(4)
+  ]
+  table = tmp_path / 'pairs.jsonl'
+  table.write_text(''.join(f'{json.dumps(x)}\n' for x in lines))
+  workdir = tmp_path / 'run'
+  flags = (
+    '--config=configs/mam_adapter.py:smoke',
+    '--config.data.name=jsonl',
+    f'--data_dir={table}',
+    '--config.data.column=premise+hypothesis',
+    '--config.data.vocab_size=280',
+    '--config.adapter.kind=full',
+    '--config.tx.learning_rate=0.02',
+    '--config.min_steps=60',
+  )
+  _call('train', f'--workdir={workdir}', *flags)
+  new = tmp_path / 'new.csv'
+  new.write_text('hypothesis,premise\nit sat,one dog\nthat ran,a cat\n')
+  output = _call('predict', f'--workdir={workdir}', f'--inputs={new}')
+  found = [json.loads(x) for x in output.splitlines() if x.startswith('{')]
+  assert [x['predicted'] for x in found] == ['dog sat', 'cat ran']
+  predict = ('predict', f'--workdir={workdir}')
+  (tmp_path / 'new.txt').write_text('one dog\n')
+  _refused(
+    'has one text a line, and the run reads two, premise+hypothesis: give',
+    *(*predict, f'--inputs={tmp_path / "new.txt"}'),
+  )
+  (tmp_path / 'half.csv').write_text('premise\none dog\n')
+  _refused(
+    "no column 'hypothesis', which the run reads",
+    *(*predict, f'--inputs={tmp_path / "half.csv"}'),
+  )
+  _refused(
+    "no column 'answer'",
+    *('train', *flags, '--config.data.column=premise+answer'),
+  )
+
+
 def test_what_a_file_lacks_is_named(reviews):
   _refused(
     '--config.data.name takes for label; it has review, stars',

@@ -10,6 +10,7 @@ import pytest
 
 from repjax import optim
 from repjax import parallel
+from repjax import trees
 from repjax import types
 from repjax.methods import clip as method
 from repjax.methods import contrastive
@@ -294,3 +295,27 @@ def test_embeddings_of_zero_are_no_nan():
     ).sum()
   )(jnp.zeros((ROWS, DIM)))
   assert np.isfinite(gradient).all()
+
+
+def test_weights_decay_and_gains_biases_and_the_scale_do_not():
+  own = model(initial_bias=-10.0)
+  rows = batch()
+  params = own.init(
+    jax.random.key(0),
+    rows['image'],
+    rows['tokens'],
+    train=False,
+    mask=rows['mask'],
+    token_mask=rows['token_mask'],
+  )['params']
+  tx = optax.adamw(1.0, weight_decay=0.5, mask=method.weight_decay_mask)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = tx.update(zeros, tx.init(params), params)
+  flat, old = (trees.flatten(x) for x in (updates, params))
+  still = {path for path, x in flat.items() if not np.any(x)}
+  for path in set(flat) - still:
+    np.testing.assert_allclose(flat[path], -0.5 * old[path], rtol=1e-6)
+    assert path[-1] in ('kernel', 'embedding') or old[path].ndim > 1, path
+  assert {('logit_scale',), ('logit_bias',)} <= still
+  assert {x[-1] for x in still} >= {'bias', 'scale'}
+  assert not {x[-1] for x in still} & {'kernel', 'embedding'}

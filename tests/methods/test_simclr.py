@@ -156,3 +156,12 @@ def test_what_cannot_be_is_refused():
   only = {x: jnp.asarray(BATCH[x]) for x in ('label', 'mask')}
   with pytest.raises((types.InputError, KeyError)):
     method.init(jax.random.key(0), only)
+
+
+@pytest.mark.parametrize('positives', ['rows', 'labels'])
+def test_one_row_a_step_is_refused(positives):
+  method = _method(positives=positives)
+  row = {name: x[:1] for name, x in BATCH.items()}
+  state = method.init(jax.random.key(0), row)
+  with pytest.raises(types.InputError, match=r'one row.*config\.batch_size'):
+    jax.jit(method.update)(state, row, jax.random.key(1))

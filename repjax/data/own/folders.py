@@ -219,6 +219,11 @@ def _of_classes(root, folders, split):
 
 
 def _folders(root):
+  if root.is_file():
+    raise types.InputError(
+      f'{root} is a file, not a folder of images: --config.data.name=csv, '
+      'jsonl or npz read files.'
+    )
   if not root.is_dir():
     raise types.InputError(
       f'There is no folder {root}: give --data_dir one that has a folder of '

@@ -79,8 +79,17 @@ class Task:
 
     Args:
       cap: Rows that are used at most; the paper has 30,000.
+
+    Raises:
+      InputError: There are fewer rows than templates, so that none is left.
     """
     rows = self._first(cap)
+    if len(rows) < len(self.templates):
+      raise types.InputError(
+        f'the task {self.name!r} has {len(rows)} row(s) for '
+        f'{len(self.templates)} templates, and needs one for each: give it '
+        'more rows (config.data.num_rows, num_eval_rows, cap)'
+      )
     which = templates.in_turn(len(rows), len(self.templates))
     return [
       self._written(int(number), row)

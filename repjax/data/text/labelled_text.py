@@ -1,12 +1,14 @@
 """Host side: texts with a class, with a completion, or with another text."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 import numpy as np
 
 from repjax import types
 from repjax.data.reading import source as sources
+from repjax.data.text import paired_text
 from repjax.data.text import running_text
 from repjax.data.text import tokens as tokenizing
 
@@ -64,11 +66,23 @@ def load(
   length: int,
   data_dir: str = '',
   frame: Frame = None,
+  num_types: int = 0,
 ) -> sources.Source:
-  """Rows of a prepared TFDS set with a text and a class, as `glue/sst2`.
+  """Rows of a set with a text, or two, and a class: `glue/sst2`, `glue/mnli`.
+
+  Args:
+    name: Of the set, as `source.load` takes it.
+    split: Of the set.
+    column: Of the texts; 'premise+hypothesis' makes rows of two
+      (`paired_text.rows`).
+    tokenizer: What makes ids of them.
+    length: Tokens of a row.
+    data_dir: Where the set is.
+    frame: What stands around a single text.
+    num_types: Segments that the model tells two texts apart by.
 
   Raises:
-    InputError: If the set has no class labels.
+    InputError: The set has no class labels, or no such column.
   """
   read = sources.load(name, split, data_dir=data_dir)
   if read.num_classes is None:
@@ -76,17 +90,20 @@ def load(
       f'{name} has no column of class labels; a file of your own says which '
       'it is by --config.data.name=csv:label=COLUMN.'
     )
-  return rows(
-    read.column(column),
-    read.column('label'),
+  shared: dict[str, Any] = dict(
     tokenizer=tokenizer,
     length=length,
     num_classes=read.num_classes,
     class_names=read.class_names,
     name=name,
     split=split,
-    frame=frame,
   )
+  first, *second = paired_text.names(column, read.read([0]))
+  texts, labels = read.column(first), read.column('label')
+  if second:
+    other = read.column(second[0])
+    return paired_text.rows(texts, other, labels, num_types=num_types, **shared)
+  return rows(texts, labels, frame=frame, **shared)
 
 
 def completions(

@@ -1,10 +1,12 @@
 """Host side: tokenizers of published models, from their tokenizer.json."""
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 import functools
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,22 @@ from repjax.data.text import tokens as tokenizing
 
 # What GPT-2 has between texts; its tokenizer puts nothing around one.
 _END_OF_TEXT = '<|endoftext|>'
+
+
+class PairFrame(NamedTuple):
+  """What stands around two texts of a row.
+
+  Attributes:
+    before: Ids before the first text.
+    between: Ids between both, of the first one's segment.
+    after: Ids behind the second text.
+    second_type: Segment of the second text: 1 in BERT; 0 where there are none.
+  """
+
+  before: Sequence[int]
+  between: Sequence[int]
+  after: Sequence[int]
+  second_type: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +97,23 @@ class Published:
         'used'
       )
     return end, end
+
+  @functools.cached_property
+  def pair_frame(self) -> PairFrame:
+    """What stands around a pair of texts, as the tokenizer's own file says.
+
+    Raises:
+      InputError: It puts no signs around pairs.
+    """
+    pair = self._tokenizer.encode('', '', add_special_tokens=True)
+    if len(pair.ids) < 3:
+      raise types.InputError(
+        f'the tokenizer puts {len(pair.ids)} tokens around a pair of texts: '
+        'those of BERT and RoBERTa tell two texts apart'
+      )
+    return PairFrame(
+      pair.ids[:1], pair.ids[1:-1], pair.ids[-1:], pair.type_ids[-1]
+    )
 
   def encode(self, text: str | bytes) -> np.ndarray:
     """Ids of a text, int32 [n], without what stands around it.

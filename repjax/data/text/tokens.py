@@ -230,10 +230,15 @@ def as_text(text: str | bytes) -> str:
   """
   if not isinstance(text, (str, bytes)):
     raise types.InputError(
-      f'a column of text holds {text!r}, a {type(text).__name__}: name another '
+      f'a column of text holds {_described(text)}, not texts: name another '
       'column (--config.data.column)'
     )
   return text.decode('utf-8', 'replace') if isinstance(text, bytes) else text
+
+
+def _described(value: Any) -> str:
+  shape = np.shape(value)
+  return f'arrays of shape {shape}' if shape else f'numbers such as {value}'
 
 
 def as_bytes(text: str | bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import shutil
 import threading
 
@@ -135,6 +136,48 @@ def search(sweep, train, **settings):
     return private_search.run(sweep, train, threading.Event())
 
 
+@pytest.fixture
+def overflowing(sweep):
+  """Candidates whose batches overflow more often than a search allows."""
+  path = pathlib.Path(sweep.file)
+  text = path.read_text().replace(
+    "dp=dict(key_file='')", "dp=dict(key_file='', overflow=0.0)"
+  )
+  path.write_text(
+    text.replace(
+      'unit=config.unit)',
+      'unit=config.unit, overflow=(\n        config.dp.overflow or 2e-11))',
+    )
+  )
+  return sweep
+
+
+def test_batches_become_large_enough_for_the_whole_search(overflowing):
+  train = Train()
+  report = search(overflowing, train, expected_trials=30.0)
+  given = {
+    x.partition('=')[2]
+    for job in train.jobs
+    for x in job.command
+    if x.startswith('--config.dp.overflow=')
+  }
+  (found,) = given  # That of all trials.
+  assert 0 < float(found) < 2e-11
+  # What is promised covers it: asked for by hand the search is the same.
+  same = overflowing._replace(
+    workdir=overflowing.workdir.parent / 'same',
+    overrides={'dp.overflow': float(found)},
+  )
+  again = search(same, Train(), expected_trials=30.0)
+  assert again['privacy']['epsilon'] == report['privacy']['epsilon']
+
+
+def test_a_batch_size_that_was_asked_for_stays(overflowing):
+  asked = overflowing._replace(overrides={'dp.overflow': 2e-11})
+  with pytest.raises(types.InputError, match=r'--config\.dp\.overflow=.*e-1'):
+    search(asked, Train(), expected_trials=30.0)
+
+
 def plan_of(sweep):
   return json.loads((sweep.workdir / 'sealed' / 'plan.json').read_text())
 
@@ -188,7 +231,7 @@ def test_a_resumed_search_is_the_same_search(sweep):
   with pytest.raises(types.PreemptedError):
     for _ in range(30):  # A search may have a single trial; none is rare.
       search(sweep, Train(codes=everything), law='poisson')
-      shutil.rmtree(sweep.workdir / 'sealed')
+      shutil.rmtree(sweep.workdir)  # Its report, too.
   plan = plan_of(sweep)
   train = Train()
   report = search(sweep, train, law='poisson')
