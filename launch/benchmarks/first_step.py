@@ -1,5 +1,6 @@
 """Time from a launch to its first step, and of compiling large ViTs."""
 
+import functools
 import json
 import os
 import pathlib
@@ -101,9 +102,7 @@ def compile_large(
   result = {}
   for name, of_one in (sizes or LARGE).items():
     method, batch = vit_throughput.training(of_one)
-    _, seconds = timing.compiling(
-      lambda method=method, batch=batch: timing.Bare(method, batch)
-    )
+    _, seconds = timing.compiling(functools.partial(timing.Bare, method, batch))
     logging.info('%s: %.1f s', name, seconds)
     result[f'{name}, seconds'] = seconds
   return result

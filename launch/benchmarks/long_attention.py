@@ -23,7 +23,7 @@ class Sizes(NamedTuple):
     calls: Of a round.
   """
 
-  lengths: tuple[int, ...] = tuple(2**i for i in range(10, 17))
+  lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)
   heads: int = 12
   dim: int = 64
   features: int = 256
