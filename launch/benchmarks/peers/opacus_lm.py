@@ -130,7 +130,8 @@ def decoder(sizes: Mapping[str, int]) -> Any:
 
     def forward(self, tokens):
       places = torch.arange(tokens.shape[1], device=tokens.device)
-      x = self.tokens(tokens) + self.positions(places.expand_as(tokens))
+      places = places.expand_as(tokens).contiguous()  # As above.
+      x = self.tokens(tokens) + self.positions(places)
       for block in self.blocks:
         x = block(x)
       return self.head(self.norm(x))
