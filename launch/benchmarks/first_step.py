@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,9 +36,11 @@ def first_step(rounds: int, preset: str = 'small') -> dict[str, Any]:
   """
   module = recipes.load_config_module(recipes.own_recipe('configs/vit.py'))
   config = module.get_config(preset)
+  shape = module.build(config).train.batch(0)['image'].shape
   settings = {
-    'batch_size': config.batch_size,
+    'image': shape,
     'classes': 10,
+    'patch': [side // config.patch_grid for side in shape[1:3]],
     'model': config.model.to_dict(),
   }
   bare = ['-m', 'launch.benchmarks.peers.bare_vit', json.dumps(settings)]
@@ -47,7 +50,7 @@ def first_step(rounds: int, preset: str = 'small') -> dict[str, Any]:
   ]
   seconds: dict[str, list[float]] = {'bare': [], 'launched': [], 'as it is': []}
   for _ in range(max(1, rounds // 2)):
-    seconds['bare'].append(_until('made the first step', bare))
+    seconds['bare'].append(_until(r'made the first step: its loss is \d', bare))
     for name, flags in (
       ('launched', ['--config.sam.rho=0.0']),
       ('as it is', []),
@@ -55,7 +58,8 @@ def first_step(rounds: int, preset: str = 'small') -> dict[str, Any]:
       with tempfile.TemporaryDirectory(prefix='repjax-') as workdir:
         seconds[name].append(
           _until(
-            'made the first step', [*launched, *flags, f'--workdir={workdir}']
+            r'made the first step in \d',
+            [*launched, *flags, f'--workdir={workdir}'],
           )
         )
   logging.info('%s', seconds)
@@ -68,7 +72,7 @@ def first_step(rounds: int, preset: str = 'small') -> dict[str, Any]:
   }
 
 
-def _until(text: str, arguments: list[str]) -> float:
+def _until(pattern: str, arguments: list[str]) -> float:
   """Seconds until a program says something; it is stopped then."""
   start = time.perf_counter()
   with subprocess.Popen(
@@ -83,7 +87,7 @@ def _until(text: str, arguments: list[str]) -> float:
     said = []
     for line in process.stdout:
       said.append(line)
-      if text in line:
+      if re.search(pattern, line):
         seconds = time.perf_counter() - start
         process.kill()
         return seconds

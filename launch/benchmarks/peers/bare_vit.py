@@ -13,33 +13,38 @@ import optax
 
 from repjax.models import vit
 
-_SIDE = 28
 
-
-def step(*, batch_size: int, classes: int, model: dict[str, Any]) -> float:
-  """The loss of one step of AdamW on random grey images of 28 x 28.
+def step(
+  *,
+  image: list[int],
+  classes: int,
+  patch: list[int],
+  model: dict[str, Any],
+) -> float:
+  """The loss of one step of AdamW on random images.
 
   Args:
-    batch_size: Images.
+    image: Shape of a batch of them.
     classes: Of the head.
-    model: Fields of `vit.ViT`.
+    patch: Height and width of a patch.
+    model: Further fields of `vit.ViT`.
   """
   rng = np.random.default_rng(0)
-  image = rng.normal(size=(batch_size, _SIDE, _SIDE, 1)).astype(np.float32)
-  label = rng.integers(0, classes, batch_size)
-  network: Any = vit.ViT(classes, **model)
+  images = rng.normal(size=image).astype(np.float32)
+  label = rng.integers(0, classes, len(images))
+  network: Any = vit.ViT(classes, patch_size=tuple(patch), **model)
   tx = optax.adamw(1e-3)
 
   def loss_fn(params, rng):
     logits = network.apply(
-      {'params': params}, image, train=True, rngs={'dropout': rng}
+      {'params': params}, images, train=True, rngs={'dropout': rng}
     )
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return loss.mean()
 
   @jax.jit
   def init(rng):
-    params = network.init(rng, image[:1], train=False)['params']
+    params = network.init(rng, images[:1], train=False)['params']
     return params, tx.init(params)
 
   @jax.jit
@@ -53,4 +58,5 @@ def step(*, batch_size: int, classes: int, model: dict[str, Any]) -> float:
 
 
 if __name__ == '__main__':
-  print(f'made the first step, loss {step(**json.loads(sys.argv[1]))}')
+  loss = step(**json.loads(sys.argv[1]))
+  print(f'made the first step: its loss is {loss}')

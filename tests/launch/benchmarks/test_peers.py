@@ -92,6 +92,13 @@ def test_opacus_has_our_parameters_and_a_matrix_of_its_own():
 
 
 @pytest.mark.slow
+def test_a_process_that_never_says_so_has_no_time():
+  broken = ['-c', "print(f'made the first step in {1 / 0} s')"]
+  with pytest.raises(RuntimeError, match='ended before its first step'):
+    first_step._until(r'made the first step in \d', broken)
+
+
+@pytest.mark.slow
 def test_a_launch_is_timed_to_its_first_step():
   result = first_step.first_step(1, preset='smoke')
   assert result['seconds, bare'] > 0
