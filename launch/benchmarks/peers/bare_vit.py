@@ -32,7 +32,8 @@ def step(
   rng = np.random.default_rng(0)
   images = rng.normal(size=image).astype(np.float32)
   label = rng.integers(0, classes, len(images))
-  network: Any = vit.ViT(classes, patch_size=tuple(patch), **model)
+  height, width = patch
+  network: Any = vit.ViT(classes, patch_size=(height, width), **model)
   tx = optax.adamw(1e-3)
 
   def loss_fn(params, rng):
