@@ -20,6 +20,7 @@ if 'xla_force_host_platform_device_count' not in _flags:
 
 import jax
 import jaxlib
+import marks
 import pytest
 import summary
 
@@ -62,9 +63,11 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup(item):
-  needed = item.get_closest_marker('devices')
-  if needed and (there := jax.local_device_count()) < needed.args[0]:
-    pytest.skip(f'needs {needed.args[0]} devices, has {there}')
+  reason = marks.reason_to_skip(
+    item, devices=jax.local_device_count(), backend=jax.default_backend()
+  )
+  if reason:
+    pytest.skip(reason)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -130,14 +130,23 @@ def _against_length(forms, rounds, *, backward):
 
 
 def compile_attention(
-  form, length: int, backward: bool, *, heads: int = _HEADS, dim: int = _DIM
-) -> tuple[Callable[[], float], int]:
-  """(seconds of a call, temporary bytes) of attention on random inputs."""
+  form,
+  length: int,
+  backward: bool,
+  *,
+  heads: int = _HEADS,
+  dim: int = _DIM,
+  dtype: Any = np.float32,
+) -> tuple[Callable[..., float], int]:
+  """(seconds of a call, temporary bytes) of attention on random inputs.
+
+  The first takes how many calls follow each other, 1 unless told.
+  """
   import jax
 
   rng = np.random.default_rng(0)
   inputs = [
-    (0.5 * rng.normal(size=(1, length, heads, dim))).astype(np.float32)
+    (0.5 * rng.normal(size=(1, length, heads, dim))).astype(dtype)
     for _ in range(3)
   ]
   inputs = jax.device_put(inputs)
@@ -269,17 +278,19 @@ def _decode_model(attention_fn, batch_size, length):
   return _compiled(decode, state, start[:, 0])[0], _bytes(state)
 
 
-def _compiled(fn, *args) -> tuple[Callable[[], float], int]:
+def _compiled(fn, *args) -> tuple[Callable[..., float], int]:
   """(seconds of a call, its temporary bytes)."""
   import jax
 
   compiled = jax.jit(fn).lower(*args).compile()
   memory: Any = compiled.memory_analysis()
 
-  def call():
+  def call(repeats: int = 1) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(compiled(*args))
-    return time.perf_counter() - start
+    for _ in range(repeats):
+      output = compiled(*args)
+    jax.block_until_ready(output)
+    return (time.perf_counter() - start) / repeats
 
   return call, memory.temp_size_in_bytes
 

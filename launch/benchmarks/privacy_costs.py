@@ -15,11 +15,10 @@ _SHAPES = flags.DEFINE_list(
   'privacy_shapes', None, 'Of the privacy benchmark; by default all.'
 )
 
-_CLIP_NORM, _NOISE_MULTIPLIER, _LEARNING_RATE = 0.1, 1.0, 1e-3
-_VOCABULARY = 10_000
+CLIP_NORM, NOISE_MULTIPLIER, LEARNING_RATE = 0.1, 1.0, 1e-3
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
   """A network and a batch.
 
   Attributes:
@@ -28,6 +27,8 @@ class _Shape(NamedTuple):
     length: Tokens of a row.
     width: Of the network.
     layers: Its blocks.
+    vocabulary: Different tokens.
+    dtype: Of the computation; None infers it from the parameters, float32.
   """
 
   kind: str
@@ -35,16 +36,18 @@ class _Shape(NamedTuple):
   length: int
   width: int
   layers: int
+  vocabulary: int = 10_000
+  dtype: str | None = None
 
 
 # The first is the one that is timed, too.
-_ALL: dict[str, _Shape] = {
-  'LM, width 320, 32 x 64': _Shape('lm', 32, 64, 320, 4),
-  'LM, width 512, 32 x 64': _Shape('lm', 32, 64, 512, 4),
-  'LM, width 768, 32 x 64': _Shape('lm', 32, 64, 768, 4),
-  'LM, width 320, 32 x 16': _Shape('lm', 32, 16, 320, 4),
-  'LM, width 320, 8 x 512': _Shape('lm', 8, 512, 320, 4),
-  'ViT-S/16, 16 images': _Shape('vit', 16, 197, 384, 12),
+_ALL: dict[str, Shape] = {
+  'LM, width 320, 32 x 64': Shape('lm', 32, 64, 320, 4),
+  'LM, width 512, 32 x 64': Shape('lm', 32, 64, 512, 4),
+  'LM, width 768, 32 x 64': Shape('lm', 32, 64, 768, 4),
+  'LM, width 320, 32 x 16': Shape('lm', 32, 16, 320, 4),
+  'LM, width 320, 8 x 512': Shape('lm', 8, 512, 320, 4),
+  'ViT-S/16, 16 images': Shape('vit', 16, 197, 384, 12),
 }
 _FORMS = ('none', 'ghost', 'vmap', 'microbatch', 'jax-privacy')
 
@@ -69,7 +72,7 @@ def privacy(rounds: int) -> dict[str, Any]:
       raise types.InputError(
         f'--privacy_shapes: there is no {name!r}; there are {", ".join(_ALL)}.'
       )
-    steps = {form: _Step(_ALL[name], form) for form in forms}
+    steps = {form: Step(_ALL[name], form) for form in forms}
     plain = steps['none']
     numbers = {
       'parameters': plain.num_parameters,
@@ -104,10 +107,18 @@ def _time(steps, rounds):
   }
 
 
-class _Step:
-  """A compiled step of one form."""
+class Step:
+  """A compiled step of one form.
 
-  def __init__(self, shape: _Shape, form: str):
+  Attributes:
+    num_parameters: Of the network.
+    flops: XLA's count.
+    temporary_bytes: Beside state, parameters and batch.
+    peak_bytes: With them; what is donated counts once.
+  """
+
+  def __init__(self, shape: Shape, form: str):
+    """Compiles it; `form` is of 'none', 'ghost', 'vmap' and so on."""
     import jax
 
     loss_fn, init, batch = _network(shape)
@@ -130,6 +141,12 @@ class _Step:
     memory: Any = self._step.memory_analysis()
     self.flops = costs['flops']
     self.temporary_bytes = memory.temp_size_in_bytes
+    self.peak_bytes = (
+      memory.argument_size_in_bytes
+      + memory.temp_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
 
   def run(self) -> float:
     """Seconds of one step."""
@@ -156,11 +173,11 @@ def _step(loss_fn, form, batch_size) -> tuple[Callable[..., Any], ...]:
   from repjax import gradients
   from repjax import optim
 
-  links = [optax.adam(_LEARNING_RATE)]
+  links = [optax.adam(LEARNING_RATE)]
   if form not in ('none', 'jax-privacy'):
     private = optim.dp_sgd(
-      _CLIP_NORM,
-      _NOISE_MULTIPLIER,
+      CLIP_NORM,
+      NOISE_MULTIPLIER,
       expected_batch_size=batch_size,
       key=jax.random.key(0),
       method=form,
@@ -176,12 +193,12 @@ def _step(loss_fn, form, batch_size) -> tuple[Callable[..., Any], ...]:
     if form == 'jax-privacy':
       import jax_privacy
 
-      total = jax_privacy.clipped_grad(plain_loss, l2_clip_norm=_CLIP_NORM)(
+      total = jax_privacy.clipped_grad(plain_loss, l2_clip_norm=CLIP_NORM)(
         params, batch
       )
       leaves, treedef = jax.tree.flatten(total)
       rngs = jax.random.split(rng, len(leaves))
-      stddev = _CLIP_NORM * _NOISE_MULTIPLIER
+      stddev = CLIP_NORM * NOISE_MULTIPLIER
       leaves = [
         (x + stddev * jax.random.normal(r, x.shape)) / batch_size
         for x, r in zip(leaves, rngs, strict=True)
@@ -206,22 +223,23 @@ def _network(shape):
   rng = np.random.default_rng(0)
   if shape.kind == 'lm':
     size = (shape.batch_size, shape.length + 1)
-    tokens = rng.integers(0, _VOCABULARY, size).astype(np.int32)
+    tokens = rng.integers(0, shape.vocabulary, size).astype(np.int32)
     batch = {'inputs': tokens[:, :-1], 'label': tokens[:, 1:]}
     model = transformer.DecoderLM(
-      _VOCABULARY,
+      shape.vocabulary,
       hidden_dim=shape.width,
       mlp_dim=4 * shape.width,
       num_heads=shape.width // 64,
       num_layers=shape.layers,
       num_positions=shape.length,
+      dtype=shape.dtype,
     )
   else:
     batch = {
       'inputs': rng.normal(size=(shape.batch_size, 224, 224, 3)).astype('f4'),
       'label': rng.integers(0, 1000, (shape.batch_size, 1)).astype(np.int32),
     }
-    model = vit.ViT(1000, patch_size=16, **vit.SIZES['S'])
+    model = vit.ViT(1000, patch_size=16, dtype=shape.dtype, **vit.SIZES['S'])
   batch['mask'] = np.ones(shape.batch_size, np.float32)
 
   def loss_fn(params, model_state, batch, rng):

@@ -14,18 +14,24 @@ from repjax import types
 
 # The geometry of the `small` ViT on its data.
 _BATCH_SIZE = 64
+_RHO = 0.05
 
 
 def _experiment(
-  rho: float | None, batch_size: int = _BATCH_SIZE
+  rho: float | None,
+  batch_size: int = _BATCH_SIZE,
+  optimizer: types.Optimizer | None = None,
 ) -> types.Experiment:
-  """The `small` ViT with this radius of SAM, 0 for none, None for its own."""
+  """The `small` ViT with this radius of SAM, 0 for none, None for its own.
+
+  Its optimizer is AdamW, unless told.
+  """
   module = recipes.load_config_module(recipes.own_recipe('configs/vit.py'))
   config = module.get_config('small')
   config.batch_size = batch_size
   if rho is not None:
     config.sam.rho = rho
-  return module.build(config)
+  return module.build(config, *([] if optimizer is None else [optimizer]))
 
 
 def training_loop(rounds: int) -> dict[str, float]:
@@ -112,10 +118,14 @@ def _clocks():
 
 
 def sam(rounds: int) -> dict[str, float]:
-  """A step with SAM against the same step without."""
-  plain, sam = (
+  """A step with SAM against the same step without, and optax.contrib's SAM."""
+  plain, sam, peer = (
     timing.Bare(e.method, e.train.batch(0))
-    for e in (_experiment(0.0), _experiment(0.05))
+    for e in (
+      _experiment(0.0),
+      _experiment(_RHO),
+      _experiment(0.0, _sam_of_optax),
+    )
   )
   times = timing.alternate(rounds, lambda: sam.run(20), lambda: plain.run(20))
   return {
@@ -123,7 +133,31 @@ def sam(rounds: int) -> dict[str, float]:
     'flops_of_sam_over_plain_step': sam.flops / plain.flops,
     'temporary_memory_of_sam_over_plain_step': sam.temporary_bytes
     / plain.temporary_bytes,
+    'time of sam over that of optax.contrib': timing.alternate(
+      rounds, lambda: sam.run(20), lambda: peer.run(20)
+    ),
+    'flops of sam over those of optax.contrib': sam.flops / peer.flops,
   }
+
+
+def _sam_of_optax(*args, **kwargs):
+  """AdamW behind optax's SAM, whose climb is a step of normalised SGD."""
+  import optax
+  from optax import contrib
+
+  peer = contrib.sam(
+    optax.adamw(*args, **kwargs),
+    optax.chain(contrib.normalize(), optax.sgd(_RHO)),
+    opaque_mode=True,
+  )
+
+  def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
+    del extra
+    return peer.update(
+      updates, state, params, grad_fn=lambda params, _: grad_fn(params)[0]
+    )
+
+  return optax.GradientTransformationExtraArgs(peer.init, update_fn)
 
 
 def input_pipeline(rounds: int) -> dict[str, float]:

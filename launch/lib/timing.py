@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 import time
+from typing import Any
+from typing import TypeVar
 
 import numpy as np
+
+_T = TypeVar('_T')
 
 
 class Bare:
@@ -47,3 +51,20 @@ def alternate(
   one()
   other()
   return float(np.median([one() / other() for _ in range(rounds)]))
+
+
+def compiling(make: Callable[[], _T]) -> tuple[_T, float]:
+  """What a call returned, and its seconds with no program kept from before."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  settings: Any = jax.config  # Its type does not name the settings.
+  before = settings.jax_enable_compilation_cache
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()  # It asks for the setting but once.
+  start = time.perf_counter()
+  try:
+    return make(), time.perf_counter() - start
+  finally:
+    jax.config.update('jax_enable_compilation_cache', before)
+    compilation_cache.reset_cache()

@@ -84,6 +84,7 @@ def test_bad_input_is_refused_before_any_compute(changes, words):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.devices(4)
 def test_the_published_recipe_builds_on_four_devices(real_data):
   config = recipe.get_config('paper')
   config.update(data=dict(dir=real_data, train_split='train[:600]'))

@@ -282,6 +282,7 @@ def kind(request):
   return request.param
 
 
+@pytest.mark.devices(4)
 def test_it_trains_and_its_replicas_agree(kind):
   states, sums, last = trajectory(kind)
   chex.assert_tree_all_finite((states, sums))
@@ -296,6 +297,7 @@ def test_it_trains_and_its_replicas_agree(kind):
   assert not any(jax.tree.leaves(unmoved)), unmoved
 
 
+@pytest.mark.devices(4)
 def test_one_device_equals_four(kind):
   last = fit(METHODS[kind], devices=jax.local_devices()[:1])
   chex.assert_trees_all_close(

@@ -165,6 +165,7 @@ def test_smoothing_spreads_the_target_and_leaves_nats_alone():
   np.testing.assert_allclose(sums['nats'], plain['nats'], rtol=1e-6)
 
 
+@pytest.mark.devices(4)
 def test_one_device_equals_four_with_garbage_in_padding():
   method = language_modeling.make(MODEL, optax.sgd(0.5))
   batch = causal_batch()

@@ -233,8 +233,15 @@ def assert_equal(actual, expected, tolerance):
 
 @pytest.mark.parametrize(
   'settings',
-  [{'kind': 'mixup'}, {'kind': 'manifold', 'layers': ('hidden_0', 'input')}],
-  ids=lambda settings: settings['kind'],
+  [
+    pytest.param({'kind': 'mixup'}, id='mixup'),
+    # A conditional over layers is compiled in another way than none.
+    pytest.param(
+      {'kind': 'manifold', 'layers': ('hidden_0', 'input')},
+      id='manifold',
+      marks=pytest.mark.cpu_bits,
+    ),
+  ],
 )
 def test_alpha_zero_is_plain_training_bit_for_bit(settings):
   _, plain, sums = one_update(supervised.make)

@@ -130,6 +130,7 @@ def test_the_loss_of_every_step_is_a_loop_over_rows_and_classes(kind):
   assert np.abs(after['kernel'] - before['kernel']).max() > 1e-2
 
 
+@pytest.mark.devices(4)
 @pytest.mark.parametrize('kind', ['cc', 'proden', 'lws'])
 def test_one_device_equals_four(kind):
   one, four = (

@@ -209,6 +209,7 @@ def test_five_steps_are_those_of_the_oracle():
       assert label == entry[1]
 
 
+@pytest.mark.devices(4)
 def test_one_device_equals_four():
   last = _fit(_method(), devices=jax.local_devices()[:1])
   chex.assert_trees_all_close(

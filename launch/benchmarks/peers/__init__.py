@@ -1,0 +1,1 @@
+"""What is measured in PyTorch beside ours, each in a process of its own."""
