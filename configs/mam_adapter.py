@@ -90,7 +90,7 @@ PRESETS = dict(
     # pretraining.steps.
     weights='',
     adapter=dict(kind='mam', rank=512, length=30, scale=4.0, hidden_dim=800),
-    # kind: 'exact', or 'favor' for that of the encoder.
+    # kind: 'exact', 'flash', or 'favor' for that of the encoder.
     attention=dict(kind='exact', num_features=64, redraw_every=1000),
     sam=dict(rho=0.0),
     tx=dict(learning_rate=5e-5, weight_decay=0.01, warmup=0.0, clip=0.1),

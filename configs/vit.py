@@ -60,9 +60,10 @@ PRESETS = dict(
       dropout_rate=0.1,
       drop_path_rate=0.0,
     ),
-    # kind: 'exact', or linear in the number of patches: 'performer' or 'rfa',
-    # with `num_features` random features a head.
-    attention=dict(kind='exact', num_features=64),
+    # kind: 'exact'; 'flash', by a fused kernel where there is one; or linear in
+    # the number of patches: 'performer' or 'rfa', with `num_features` random
+    # features a head.
+    attention=dict(kind='flash', num_features=64),
     # Published weights to start from: .npz or safetensors; '' trains from
     # scratch.
     weights='',
@@ -90,6 +91,7 @@ PRESETS = dict(
       pool='average',
       dropout_rate=0.0,
     ),
+    attention=dict(kind='exact'),
     tx=dict(learning_rate=4e-3, weight_decay=0.05),
     sam=dict(rho=0.02),
     mixup=dict(alpha=0.2),

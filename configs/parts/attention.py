@@ -12,10 +12,12 @@ from repjax.layers import rfa
 
 _CLASSES = dict(
   exact=attention.Softmax,
+  flash=attention.Flash,
   favor=performer.Favor,
   performer=performer.Favor,
   rfa=rfa.Rfa,
 )
+_EXACT = ('exact', 'flash')
 
 
 def attention_fn(
@@ -24,8 +26,9 @@ def attention_fn(
   """Exact attention, FAVOR+ or RFA, as an `attention_fn` of linen.
 
   Args:
-    settings: kind, 'exact', 'favor' or its other name 'performer', or 'rfa';
-      and fields of that attention. 'exact' looks at none of them, so that
+    settings: kind, 'exact', 'flash' (exact, too, by a fused kernel where the
+      device has one), 'favor' or its other name 'performer', or 'rfa'; and
+      fields of that attention. The exact ones look at none of them, so that
       kind='exact' switches any other one off.
     causal: Whether a query sees no later keys. Without it there is no order in
       which RFA's gate could forget, and it has none.
@@ -39,14 +42,14 @@ def attention_fn(
   kinds = [
     name
     for name, made in _CLASSES.items()
-    if name == 'exact' or fields.keys() <= _names(made)
+    if name in _EXACT or fields.keys() <= _names(made)
   ]
   if kind not in kinds:
     raise types.InputError(
       f'config.attention.kind is one of {", ".join(kinds)} (what the other '
       f'fields of the group, {", ".join(fields)}, fit); got {kind!r}.'
     )
-  if kind == 'exact':
+  if kind in _EXACT:
     fields = {}
   elif kind == 'rfa' and not causal:
     fields['gate'] = 'none'

@@ -39,22 +39,25 @@ def test_a_performer_is_one_override_away_from_rfa():
 
 
 @pytest.mark.parametrize('recipe', [performer_recipe, rfa_recipe])
-def test_exact_attention_is_one_override_away(recipe):
+@pytest.mark.parametrize('kind', ['exact', 'flash'])
+def test_exact_attention_is_one_override_away(recipe, kind):
   config = recipe.get_config('small')
   before = config.attention.to_dict()
-  config.attention.kind = 'exact'
+  config.attention.kind = kind
+  made = dict(exact=attention.Softmax, flash=attention.Flash)[kind]
   for causal in (True, False):
-    expected = attention.Softmax(causal=causal)
-    assert attention_fn(config.attention, causal=causal) == expected
-  assert config.attention.to_dict() == {**before, 'kind': 'exact'}
+    expected = made(causal=causal)
+    found = attention_fn(config.attention, causal=causal)
+    assert found == expected and type(found) is made
+  assert config.attention.to_dict() == {**before, 'kind': kind}
 
 
 @pytest.mark.parametrize(
   ('kind', 'fields', 'kinds'),
   [
-    ('local', dict(num_features=8), 'exact, favor, performer, rfa'),
+    ('local', dict(num_features=8), 'exact, flash, favor, performer, rfa'),
     # FAVOR+ has no gate.
-    ('favor', dict(num_features=8, gate='none'), 'exact, rfa'),
+    ('favor', dict(num_features=8, gate='none'), 'exact, flash, rfa'),
   ],
 )
 def test_other_kinds_are_refused(kind, fields, kinds):

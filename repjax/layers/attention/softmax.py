@@ -50,16 +50,18 @@ class Softmax(signature.Attention):
 
   causal: bool = False
 
-  def _attend(self, query, key, value, settings):
+  def _check_lengths(self, query, key):
     if self.causal and query.shape[-3] != key.shape[-3]:
       raise InputError(
         'causal attention needs one key a query; got '
         f'{query.shape[-3]} queries and {key.shape[-3]} keys: use '
-        'Softmax(causal=False) for attention to another sequence, and `step` '
-        'to decode'
+        'causal=False for attention to another sequence, and `step` to decode'
       )
-    bias = _fitting('bias', settings.bias, query, key)
-    mask = _fitting('mask', settings.mask, query, key)
+
+  def _attend(self, query, key, value, settings):
+    self._check_lengths(query, key)
+    bias = fitting('bias', settings.bias, query, key)
+    mask = fitting('mask', settings.mask, query, key)
     if self.causal:
       past = jnp.tril(jnp.ones((query.shape[-3],) * 2, bool))
       past = jnp.expand_dims(past, tuple(range(query.ndim - 2)))
@@ -234,7 +236,9 @@ class Softmax(signature.Attention):
 softmax_attention = Softmax()  # Where a function is wanted.
 
 
-def _fitting(name, array, query, key):
+def fitting(
+  name: str, array: jax.Array | None, query: jax.Array, key: jax.Array
+) -> jax.Array | None:
   """An array with as many axes as the scores; InputError if it cannot fit."""
   if array is None:
     return None
