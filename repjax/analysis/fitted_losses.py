@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import precision
 from repjax import types
 from repjax.analysis.h_divergence import Loss
 from repjax.methods import vae as vae_method
@@ -78,6 +79,7 @@ class Mixture(NamedTuple):
   covariances: jax.Array
 
 
+@precision.full
 def fit_mixture(
   rows: jax.Array,
   weights: jax.Array,
@@ -98,6 +100,7 @@ def fit_mixture(
   return _fit(_monomials(rows), weights, start, ridge, steps)
 
 
+@precision.full
 def log_density(mixture: Mixture, rows: jax.Array) -> jax.Array:
   """Log p of rows [N, D], [N]."""
   return jax.nn.logsumexp(_joint(mixture, _monomials(rows)), -1)

@@ -24,6 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax import precision
 from repjax.types import check_choice
 from repjax.types import check_range
 
@@ -74,6 +75,7 @@ class SpectralDense(nn.Module):
       outputs += bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return outputs
 
+  @precision.full
   def _normalised(self, kernel, *, train):
     published = self.kind == 'published'
     constant = jax.lax.stop_gradient(kernel)
@@ -99,6 +101,7 @@ class SpectralDense(nn.Module):
     return kernel * (target / jnp.maximum(sigma, 1e-12))
 
 
+@precision.full
 def right_vector(kernel: jax.Array) -> jax.Array:
   """The right singular vector of the largest singular value.
 
@@ -120,6 +123,7 @@ def right_vector(kernel: jax.Array) -> jax.Array:
   return _unit(kernel.T @ vector if wide else vector)
 
 
+@precision.full
 def norm(kernel: jax.Array) -> jax.Array:
   """The largest singular value of a matrix, a scalar."""
   return jnp.sqrt(jnp.square(kernel @ right_vector(kernel)).sum())

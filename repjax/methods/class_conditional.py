@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import precision
 from repjax import types
 from repjax.methods import classifier
 from repjax.methods import group_dro
@@ -155,6 +156,7 @@ def dro(
   return made._replace(update=update)
 
 
+@precision.full
 def mmd(
   features: jax.Array,
   group: jax.Array,

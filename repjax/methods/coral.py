@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import precision
 from repjax import types
 from repjax.methods import grouped
 
@@ -63,6 +64,7 @@ def make(
   )
 
 
+@precision.full
 def penalty(
   features: jax.Array,
   group: jax.Array,

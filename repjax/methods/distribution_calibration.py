@@ -30,6 +30,7 @@ from jax import tree_util
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import precision
 from repjax import types
 from repjax.methods import few_shot
 
@@ -125,6 +126,7 @@ def check_power(features: np.ndarray, power: float) -> None:
     )
 
 
+@precision.full
 def calibrated(
   base: Base,
   row: jax.Array,
@@ -148,6 +150,7 @@ def calibrated(
   return mean, covariances / neighbours + alpha * added
 
 
+@precision.full
 def drawn(
   rng: jax.Array,
   base: Base,

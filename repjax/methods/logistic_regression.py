@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import precision
+
 # Shares of a Newton step that are tried, all at once.
 _SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 
@@ -50,6 +52,7 @@ def zeros(width: int, num_outputs: int) -> Fit:
   )
 
 
+@precision.full
 def fit(
   features: jax.Array,
   labels: jax.Array,

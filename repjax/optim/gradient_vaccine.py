@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import precision
 from repjax import trees
 from repjax.optim import link
 
@@ -235,6 +236,7 @@ def gram(leaves: list[jax.Array], indices: list[int]) -> jax.Array:
   return jnp.stack(products)
 
 
+@precision.full
 def surgery(
   gram: jax.Array,
   present: jax.Array,
