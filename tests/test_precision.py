@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from repjax import precision
 from repjax.analysis import fitted_losses
 from repjax.analysis import kernels
 from repjax.layers import spectral_norm
@@ -148,11 +147,11 @@ def test_no_product_is_rounded(name):
 )
 def test_a_rounded_product_is_found_wherever_it_stands(fn):
   assert rounded(fn, ROWS)[1]
-  assert not rounded(precision.full(fn), ROWS)[1]
+  assert not rounded(jax.default_matmul_precision('highest')(fn), ROWS)[1]
 
 
 def test_a_precision_that_is_named_stays():
   def fn(x):
     return jnp.matmul(x, x.T, precision='default')
 
-  assert rounded(precision.full(fn), ROWS)[1]
+  assert rounded(jax.default_matmul_precision('highest')(fn), ROWS)[1]

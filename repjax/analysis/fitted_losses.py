@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import precision
 from repjax import types
 from repjax.analysis.h_divergence import Loss
 from repjax.methods import vae as vae_method
@@ -79,7 +78,7 @@ class Mixture(NamedTuple):
   covariances: jax.Array
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def fit_mixture(
   rows: jax.Array,
   weights: jax.Array,
@@ -100,7 +99,7 @@ def fit_mixture(
   return _fit(_monomials(rows), weights, start, ridge, steps)
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def log_density(mixture: Mixture, rows: jax.Array) -> jax.Array:
   """Log p of rows [N, D], [N]."""
   return jax.nn.logsumexp(_joint(mixture, _monomials(rows)), -1)

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import precision
 from repjax import types
 from repjax.methods import classifier
 from repjax.methods import group_dro
@@ -156,7 +155,7 @@ def dro(
   return made._replace(update=update)
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def mmd(
   features: jax.Array,
   group: jax.Array,

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import precision
 from repjax import types
 from repjax.methods import grouped
 
@@ -64,7 +63,7 @@ def make(
   )
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def penalty(
   features: jax.Array,
   group: jax.Array,

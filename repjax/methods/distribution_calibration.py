@@ -30,7 +30,6 @@ from jax import tree_util
 import jax.numpy as jnp
 import numpy as np
 
-from repjax import precision
 from repjax import types
 from repjax.methods import few_shot
 
@@ -126,7 +125,7 @@ def check_power(features: np.ndarray, power: float) -> None:
     )
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def calibrated(
   base: Base,
   row: jax.Array,
@@ -150,7 +149,7 @@ def calibrated(
   return mean, covariances / neighbours + alpha * added
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def drawn(
   rng: jax.Array,
   base: Base,

@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import precision
-
 # Shares of a Newton step that are tried, all at once.
 _SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 
@@ -52,7 +50,7 @@ def zeros(width: int, num_outputs: int) -> Fit:
   )
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def fit(
   features: jax.Array,
   labels: jax.Array,

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from repjax import precision
 from repjax import trees
 from repjax.optim import link
 
@@ -236,7 +235,7 @@ def gram(leaves: list[jax.Array], indices: list[int]) -> jax.Array:
   return jnp.stack(products)
 
 
-@precision.full
+@jax.default_matmul_precision('highest')
 def surgery(
   gram: jax.Array,
   present: jax.Array,
