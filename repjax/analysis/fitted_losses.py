@@ -78,6 +78,7 @@ class Mixture(NamedTuple):
   covariances: jax.Array
 
 
+@jax.default_matmul_precision('highest')
 def fit_mixture(
   rows: jax.Array,
   weights: jax.Array,
@@ -98,6 +99,7 @@ def fit_mixture(
   return _fit(_monomials(rows), weights, start, ridge, steps)
 
 
+@jax.default_matmul_precision('highest')
 def log_density(mixture: Mixture, rows: jax.Array) -> jax.Array:
   """Log p of rows [N, D], [N]."""
   return jax.nn.logsumexp(_joint(mixture, _monomials(rows)), -1)

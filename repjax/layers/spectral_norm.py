@@ -74,6 +74,7 @@ class SpectralDense(nn.Module):
       outputs += bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return outputs
 
+  @jax.default_matmul_precision('highest')
   def _normalised(self, kernel, *, train):
     published = self.kind == 'published'
     constant = jax.lax.stop_gradient(kernel)
@@ -99,6 +100,7 @@ class SpectralDense(nn.Module):
     return kernel * (target / jnp.maximum(sigma, 1e-12))
 
 
+@jax.default_matmul_precision('highest')
 def right_vector(kernel: jax.Array) -> jax.Array:
   """The right singular vector of the largest singular value.
 
@@ -120,6 +122,7 @@ def right_vector(kernel: jax.Array) -> jax.Array:
   return _unit(kernel.T @ vector if wide else vector)
 
 
+@jax.default_matmul_precision('highest')
 def norm(kernel: jax.Array) -> jax.Array:
   """The largest singular value of a matrix, a scalar."""
   return jnp.sqrt(jnp.square(kernel @ right_vector(kernel)).sum())

@@ -155,6 +155,7 @@ def dro(
   return made._replace(update=update)
 
 
+@jax.default_matmul_precision('highest')
 def mmd(
   features: jax.Array,
   group: jax.Array,

@@ -63,6 +63,7 @@ def make(
   )
 
 
+@jax.default_matmul_precision('highest')
 def penalty(
   features: jax.Array,
   group: jax.Array,

@@ -125,6 +125,7 @@ def check_power(features: np.ndarray, power: float) -> None:
     )
 
 
+@jax.default_matmul_precision('highest')
 def calibrated(
   base: Base,
   row: jax.Array,
@@ -148,6 +149,7 @@ def calibrated(
   return mean, covariances / neighbours + alpha * added
 
 
+@jax.default_matmul_precision('highest')
 def drawn(
   rng: jax.Array,
   base: Base,

@@ -50,6 +50,7 @@ def zeros(width: int, num_outputs: int) -> Fit:
   )
 
 
+@jax.default_matmul_precision('highest')
 def fit(
   features: jax.Array,
   labels: jax.Array,

@@ -235,6 +235,7 @@ def gram(leaves: list[jax.Array], indices: list[int]) -> jax.Array:
   return jnp.stack(products)
 
 
+@jax.default_matmul_precision('highest')
 def surgery(
   gram: jax.Array,
   present: jax.Array,

@@ -1,0 +1,157 @@
+"""Products that must keep all of float32 do so whatever a device's default."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from repjax.analysis import fitted_losses
+from repjax.analysis import kernels
+from repjax.layers import spectral_norm
+from repjax.layers.attention.linear import random_features
+from repjax.methods import class_conditional
+from repjax.methods import contrastive
+from repjax.methods import coral
+from repjax.methods import disambiguation
+from repjax.methods import distribution_calibration
+from repjax.methods import grouped
+from repjax.methods import logistic_regression
+from repjax.optim.gradient_vaccine import gram
+from repjax.optim.gradient_vaccine import surgery
+from repjax.privacy.ghost import rules
+
+_HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
+
+
+def products(jaxpr):
+  """All matrix products and convolutions, those of inner programs too."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+      yield equation
+    for value in equation.params.values():
+      for x in value if isinstance(value, tuple | list) else (value,):
+        inner = getattr(x, 'jaxpr', x)
+        if hasattr(inner, 'eqns'):
+          yield from products(inner)
+
+
+def rounded(fn, *args):
+  """(number of products of a function, those that a device may round)."""
+  found = list(products(jax.make_jaxpr(fn)(*args).jaxpr))
+  return len(found), [x for x in found if x.params['precision'] != _HIGHEST]
+
+
+ROWS = jnp.cos(jnp.arange(24.0)).reshape(6, 4)
+IDS, MASK = jnp.arange(6) % 2, jnp.ones(6)
+KERNEL = ROWS[:4]
+BASE = distribution_calibration.Base(
+  ROWS[:3], jnp.stack([KERNEL, 2 * KERNEL, -KERNEL]), None, 1.0
+)
+MIXTURE = fitted_losses.Mixture(
+  jnp.full(2, 0.5), ROWS[:2], jnp.stack([jnp.eye(4)] * 2)
+)
+
+CASES = {
+  'random features': (random_features.positive, ROWS[None, None], KERNEL),
+  'features of RFA': (random_features.gaussian, ROWS[None, None], KERNEL),
+  'distances of kernels': (kernels.squared_distances, ROWS),
+  'logistic regression': (
+    lambda x: logistic_regression.fit(x, IDS, num_classes=2, strength=1.0),
+    ROWS,
+  ),
+  'logistic regression of few rows': (
+    lambda x: logistic_regression.fit(
+      x, jnp.arange(3), num_classes=3, strength=1.0
+    ),
+    ROWS[:3],
+  ),
+  'means of groups': (lambda x: grouped.means(x, IDS, MASK, 2), ROWS),
+  'CORAL': (lambda x: coral.penalty(x, IDS, MASK, num_groups=2), ROWS),
+  'MMD': (lambda x: class_conditional.mmd(x, IDS, MASK, num_groups=2), ROWS),
+  'calibrated covariance': (
+    lambda x: distribution_calibration.calibrated(BASE, x),
+    ROWS[0],
+  ),
+  'draws of a calibrated distribution': (
+    lambda x: distribution_calibration.drawn(
+      jax.random.key(0), BASE, x, num_drawn=3
+    ),
+    ROWS[0],
+  ),
+  'spectral norm': (spectral_norm.norm, ROWS),
+  "spectral norm's gradient": (jax.grad(spectral_norm.norm), ROWS),
+  "gradient vaccine's products": (
+    lambda x: gram([x], [0]),
+    ROWS,
+  ),
+  'gradient vaccine': (
+    lambda x: surgery(
+      x,
+      jnp.ones(4, bool),
+      jnp.stack([jnp.arange(4)] * 4),
+      jnp.zeros((1, 4, 4)),
+      decay=0.1,
+    ),
+    (KERNEL @ KERNEL.T)[None],
+  ),
+  'EM of a mixture': (
+    lambda x: fitted_losses.fit_mixture(
+      x, MASK, MIXTURE, ridge=jnp.eye(4), steps=2
+    ),
+    ROWS,
+  ),
+  'InfoNCE': (
+    lambda x: contrastive.info_nce(
+      x,
+      x,
+      positive=jnp.eye(6, dtype=bool),
+      counted=MASK > 0,
+      temperature=0.1,
+    ),
+    ROWS,
+  ),
+  'moved prototypes': (
+    lambda x: disambiguation.moved_prototypes(
+      ROWS[:2], x, IDS, MASK, momentum=0.9
+    ),
+    ROWS,
+  ),
+  'a norm of ghost clipping': (rules._product, ROWS[:, :2], ROWS),
+  'a norm of ghost clipping by Gram matrices': (
+    rules._product,
+    jnp.ones((1, 4)),
+    jnp.ones((1, 4)),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_no_product_is_rounded(name):
+  number, found = rounded(*CASES[name])
+  assert number, 'the case has no product'
+  assert not found
+
+
+@pytest.mark.parametrize(
+  'fn',
+  [
+    lambda x: x @ x.T,
+    jax.jit(lambda x: x @ x.T),
+    lambda x: jax.lax.scan(lambda c, _: (c @ x @ x.T, None), x @ x.T, None, 2),
+    lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x.T, lambda: jnp.eye(6)),
+    lambda x: jax.lax.while_loop(
+      lambda y: y.sum() > 0, lambda y: y @ x.T @ x, x
+    ),
+    jax.grad(jax.checkpoint(lambda x: (x @ x.T).sum())),
+  ],
+  ids=['plain', 'jit', 'scan', 'cond', 'while', 'checkpoint'],
+)
+def test_a_rounded_product_is_found_wherever_it_stands(fn):
+  assert rounded(fn, ROWS)[1]
+  assert not rounded(jax.default_matmul_precision('highest')(fn), ROWS)[1]
+
+
+def test_a_precision_that_is_named_stays():
+  def fn(x):
+    return jnp.matmul(x, x.T, precision='default')
+
+  assert rounded(jax.default_matmul_precision('highest')(fn), ROWS)[1]
