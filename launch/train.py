@@ -9,6 +9,7 @@ costly and how long the run would be, and writes nothing.
 """
 
 from collections.abc import Callable
+import functools
 import tempfile
 import threading
 import time
@@ -98,6 +99,7 @@ def _train(workdir: str) -> None:
   app.initialize()
 
   from launch.lib import kept_classes
+  from launch.lib import step_memory
   from repjax import report
   from repjax import run
   from repjax.tracking import writers
@@ -108,16 +110,18 @@ def _train(workdir: str) -> None:
   logging.info('reading data and building the network')
   experiment = _experiment()
   kept_classes.keep(files.path_of(workdir), experiment, _CONFIG.value)
-  run.fit(
-    experiment,
-    _CONFIG.value,
-    workdir,
-    origin={'file': file, 'preset': preset},
-    resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
-    asked_to_stop=_catch_signals(),
-    started=started,
-    track=track,
-  )
+  with step_memory.explained(_CONFIG.value):
+    run.fit(
+      experiment,
+      _CONFIG.value,
+      workdir,
+      origin={'file': file, 'preset': preset},
+      resume_config='new' if _RESUME_CONFIG.value == 'new' else 'same',
+      asked_to_stop=_catch_signals(),
+      started=started,
+      track=track,
+      compiled=functools.partial(step_memory.say, _CONFIG.value),
+    )
 
 
 def _catch_signals() -> Callable[[], bool]:

@@ -67,6 +67,7 @@ def fit(
   state: types.TrainState | None = None,
   hooks: Sequence[Hook] = (),
   devices: Sequence[jax.Device] | None = None,
+  compiled: Callable[[jax.stages.Compiled], None] | None = None,
 ) -> types.TrainState:
   """Trains until `steps` updates have been made in all.
 
@@ -81,6 +82,7 @@ def fit(
     state: State to go on from; a new one if None. It may be donated.
     hooks: Called in order after every step.
     devices: Devices of this process; all if None.
+    compiled: Called with the compiled step before the first one is made.
 
   Returns:
     The last state, replicated.
@@ -94,7 +96,7 @@ def fit(
   start = int(state.step)
   if start >= steps:
     return state
-  step_fn = parallel.train_step(method.update, devices)
+  step_fn: Any = parallel.train_step(method.update, devices)
   running: collections.deque[types.Sums] = collections.deque()
   with contextlib.ExitStack() as stack:
     stream = iter(batches(start))
@@ -107,7 +109,13 @@ def fit(
         raise ValueError(
           f'The batches ended at step {step - 1}, before {steps=}'
         ) from None
-      state, sums = step_fn(state, parallel.shard(batch, devices), rng)
+      batch = parallel.shard(batch, devices)
+      if compiled is not None:
+        # The call below finds it compiled; the oldest JAX that is promised
+        # compiles it again where it is mapped over several devices.
+        compiled(step_fn.lower(state, batch, rng).compile())
+        compiled = None
+      state, sums = step_fn(state, batch, rng)
       running.append(sums)
       if len(running) > RUN_AHEAD:
         jax.block_until_ready(running.popleft())

@@ -61,6 +61,7 @@ def fit(
   asked_to_stop: Callable[[], bool] = lambda: False,
   started: float | None = None,
   track: Callable[[pathlib.Path], report.Writer] = report.Events,
+  compiled: Callable[[jax.stages.Compiled], None] | None = None,
 ) -> dict[str, Any]:
   """Trains an experiment in a directory, from where it was left there.
 
@@ -76,6 +77,7 @@ def fit(
     asked_to_stop: Polled after every step: whether to save and stop.
     started: `time.monotonic()` of the beginning; that of this call if None.
     track: What gets the run's numbers, too; see `tracking.writers`.
+    compiled: Called with the compiled step before the first; see `loop.fit`.
 
   Returns:
     The content of report.json.
@@ -105,15 +107,16 @@ def fit(
       experiment,
       config,
       directory,
-      origin=origin or {},
-      resume_config=resume_config,
-      asked_to_stop=asked_to_stop,
-      since=started,
+      origin or {},
+      resume_config,
+      asked_to_stop,
+      started,
+      compiled,
     )
 
 
 def _fit(
-  experiment, config, directory, *, origin, resume_config, asked_to_stop, since
+  experiment, config, directory, origin, resume_config, asked, since, compiled
 ):
   _check_best(experiment, config)
   experiment = experiment.guard.begin(
@@ -173,7 +176,7 @@ def _fit(
 
   def stop(step, state, sums):
     del sums
-    if parallel.agree_to_stop(step, asked=asked_to_stop()):
+    if parallel.agree_to_stop(step, asked=asked()):
       progress.check(state)
       experiment.companion.save(step)
       store.save(state, identity(config), sums=progress.sums)
@@ -191,6 +194,7 @@ def _fit(
       seed=config.seed,
       state=state,
       hooks=(progress, act, evaluate_and_save, stop),
+      compiled=compiled,
     )
     if not evaluate.values:  # Nothing was left to train.
       evaluate(state)

@@ -137,7 +137,7 @@ def test_a_closure_is_what_python_loads():
 # on images and on texts; and four ways to learn without labels, on three
 # networks.
 _MANY = {
-  'mam_adapter': 81,
+  'mam_adapter': 82,
   'dp_finetuning': 76,
   'flan': 65,
   'fine_grained_shift': 70,

@@ -124,7 +124,7 @@ def sam(rounds: int) -> dict[str, float]:
     for e in (
       _experiment(0.0),
       _experiment(_RHO),
-      _experiment(0.0, _sam_of_optax),
+      _experiment(0.0, optimizer=_sam_of_optax),
     )
   )
   times = timing.alternate(rounds, lambda: sam.run(20), lambda: plain.run(20))

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from launch.lib import step_memory
 from repjax import loop
 from repjax import parallel
 from repjax import run
@@ -41,6 +42,9 @@ def describe(experiment: types.Experiment, config: Any) -> Iterator[str]:
   step = mapped.lower(state, parallel.shard(batch), rng).compile()
   yield f'a step: compiled in {time.monotonic() - started:.1f} s'
   yield from _costs(step)
+  advice = step_memory.advice(step_memory.of(step), config)
+  if advice:
+    yield f'  {advice}'
   seconds = _seconds_of_a_step(step, state, experiment, rng)
   yield (
     f'{experiment.steps:,} steps of {experiment.train.expected_rows:,.0f} rows '
@@ -75,16 +79,9 @@ def _costs(step) -> Iterator[str]:
   flops = (step.cost_analysis() or {}).get('flops', float('nan'))
   if flops > 0:  # Some backends do not count.
     yield f'  {flops / 1e9:,.3g} GFLOP a device, as XLA counts'
-  memory = step.memory_analysis()
+  memory = step_memory.of(step)
   if memory is not None:
-    kept = memory.argument_size_in_bytes
-    # What is returned takes the place of what was given, where it is donated.
-    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    temporary = memory.temp_size_in_bytes
-    yield (
-      f'  {_mib(kept + new + temporary)} a device: {_mib(kept)} of state and '
-      f'rows, {_mib(new)} of results, {_mib(temporary)} temporary'
-    )
+    yield f'  {step_memory.needs(memory, step_memory.room())}'
 
 
 def _seconds_of_a_step(step, state, experiment, rng) -> float:
@@ -105,11 +102,7 @@ def _seconds_of_a_step(step, state, experiment, rng) -> float:
 
 
 def _bytes(tree) -> str:
-  return _mib(sum(x.nbytes for x in jax.tree.leaves(tree)))
-
-
-def _mib(size: int) -> str:
-  return f'{size / 2**20:,.1f} MiB'
+  return step_memory.readable(sum(x.nbytes for x in jax.tree.leaves(tree)))
 
 
 def _duration(seconds: float) -> str:

@@ -213,7 +213,7 @@ def test_a_dry_run_says_what_the_run_would_be(tmp_path):
   for name, size in sizes.items():
     assert re.search(rf'^  {name} +{size:,}$', output, re.M)
   assert re.search(r'^8 steps of 16 rows at [\d.]+ ms: ', output, re.M)
-  assert re.search(r'[\d.]+ MiB a device: .* temporary', output)
+  assert re.search(r'needs [\d.]+ MiB of .* a device: .* temporary', output)
   assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,155 @@
+"""How much memory a compiled step needs, and what to do if it is too much."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+from typing import Any
+from typing import NamedTuple
+
+from absl import logging
+import jax
+
+from repjax import types
+
+
+class StepMemory(NamedTuple):
+  """Bytes that a step needs on each device.
+
+  Attributes:
+    given: State and rows.
+    results: What is returned, but for what takes the place of what was given.
+    temporary: Everything between.
+  """
+
+  given: int
+  results: int
+  temporary: int
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return sum(self)
+
+  def __str__(self) -> str:
+    return (
+      f'{readable(self.given)} of state and rows, {readable(self.results)} of '
+      f'results, {readable(self.temporary)} temporary'
+    )
+
+
+def of(step: jax.stages.Compiled) -> StepMemory | None:
+  """What XLA says of a compiled step; None where it does not."""
+  found: Any = step.memory_analysis()
+  if found is None:
+    return None
+  # What is returned takes the place of what was given, where it is donated.
+  results = found.output_size_in_bytes - found.alias_size_in_bytes
+  return StepMemory(
+    found.argument_size_in_bytes, max(results, 0), found.temp_size_in_bytes
+  )
+
+
+def room() -> int:
+  """Bytes that each device of this process has, 0 where that is unknown."""
+  devices = jax.local_devices()
+  stats = devices[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  if devices[0].platform != 'cpu':
+    return 0
+  # CPU devices share what the machine has.
+  pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return pages // len(devices)
+
+
+def needs(memory: StepMemory, limit: int) -> str:
+  """A line about a step and a device of `limit` bytes, 0 where unknown."""
+  had = f' of {readable(limit)}' if limit else ''
+  return f'a step needs {readable(memory.total)}{had} a device: {memory}'
+
+
+def advice(
+  memory: StepMemory | None, config: Any, limit: int | None = None
+) -> str:
+  """What to change where a step does not fit, '' where it does.
+
+  Args:
+    memory: Of the step.
+    config: Of the run; its fields are named.
+    limit: Bytes of a device; None asks it.
+  """
+  limit = room() if limit is None else limit
+  if memory is None or not limit or memory.total <= limit:
+    return ''
+  kept = memory.total - memory.temporary
+  said = (
+    f'a step needs {readable(memory.total)} and the device has '
+    f'{readable(limit)}: '
+  )
+  if kept >= limit:
+    return (
+      f'{said}{readable(kept)} of it are state, which every device holds: use '
+      'a smaller model, or train a part of it (config.adapter.kind=lora where '
+      'a recipe has it)'
+    )
+  # Activations are of the rows that are computed at a time.
+  times = -(-memory.temporary // (limit - kept))
+  return said + '; or '.join(_remedies(config, times))
+
+
+def _remedies(config: Any, times: int) -> Iterator[str]:
+  """What makes the activations so many times smaller, the mildest first."""
+  for group in {'model', 'net'} & set(config):
+    if 'remat' in config[group] and not config[group].remat:
+      yield f'try --config.{group}.remat=true (the same numbers, slower)'
+  if 'step' in config and 'microbatches' in config.step:
+    rows = config.batch_size // jax.device_count()
+    parts = config.step.microbatches * times
+    fitting = [x for x in range(parts, rows + 1) if rows % x == 0]
+    if fitting:
+      yield (
+        f'--config.step.microbatches={fitting[0]} (the same step in parts)'
+      )
+  smaller = max(config.batch_size // times, 1)
+  yield f'--config.batch_size={smaller}, which trains otherwise'
+
+
+def say(config: Any, step: jax.stages.Compiled) -> None:
+  """Logs what a compiled step needs, and what to do if it is too much."""
+  memory = of(step)
+  if memory is None:
+    return
+  limit = room()
+  logging.info('%s', needs(memory, limit))
+  found = advice(memory, config, limit)
+  if found:
+    logging.warning('%s', found)
+
+
+@contextlib.contextmanager
+def explained(config: Any) -> Iterator[None]:
+  """Turns a device that is full into one line that names fields.
+
+  Raises:
+    InputError: What runs inside took more memory than there is.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    remedies = '; or '.join(_remedies(config, 2))
+    raise types.InputError(
+      f'the device is out of memory: {remedies}'
+    ) from error
+
+
+def readable(size: float) -> str:
+  """Bytes as people say them: '1.5 GiB'.
+
+  >>> readable(1.5 * 2**30), readable(2**20)
+  ('1.5 GiB', '1.0 MiB')
+  """
+  if size >= 2**30:
+    return f'{size / 2**30:,.1f} GiB'
+  return f'{size / 2**20:,.1f} MiB'

@@ -1,0 +1,93 @@
+"""What a step needs is XLA's count; what is advised would fit."""
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_dict
+import pytest
+
+from launch.lib import step_memory
+from repjax import types
+
+
+def config(**fields):
+  return config_dict.ConfigDict(
+    dict(batch_size=64, step=dict(microbatches=1), **fields)
+  )
+
+
+def memory(given, temporary):
+  return step_memory.StepMemory(given, 0, temporary)
+
+
+def test_what_is_donated_counts_once():
+  def step(state, rows):
+    return state + rows.sum()
+
+  state, rows = jnp.ones(1000), jnp.ones(500)
+  for donated, results in (((), 4000), ((0,), 0)):
+    made = jax.jit(step, donate_argnums=donated).lower(state, rows).compile()
+    found = step_memory.of(made)
+    assert (found.given, found.results) == (6000, results)
+    assert found.total == 6000 + results + found.temporary
+
+
+def test_nothing_is_advised_where_a_step_fits():
+  assert step_memory.advice(memory(50, 50), config(), limit=100) == ''
+  assert step_memory.advice(None, config(), limit=1) == ''
+  # It is not known what the device has.
+  assert step_memory.advice(memory(50, 50), config(), limit=0) == ''
+
+
+def test_the_parts_that_are_advised_would_fit(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  found = step_memory.advice(memory(40, 150), config(), limit=100)
+  # 150 / 4 + 40 is less than 100; 3 parts are no divisor of 64 rows.
+  assert 'config.step.microbatches=4' in found
+  assert 'config.batch_size=21' in found
+  assert 'remat' not in found
+  found = step_memory.advice(
+    memory(40, 150), config(model=dict(remat=False)), limit=100
+  )
+  assert found.index('config.model.remat=true') < found.index('microbatches')
+  found = step_memory.advice(
+    memory(40, 150), config(model=dict(remat=True)), limit=100
+  )
+  assert 'remat' not in found
+
+
+def test_a_state_that_is_too_large_is_not_the_batch_s_fault():
+  found = step_memory.advice(memory(200, 10), config(), limit=100)
+  assert 'smaller model' in found and 'batch_size' not in found
+
+
+def test_both_lines_are_logged(monkeypatch):
+  said = []
+  for kind in ('info', 'warning'):
+    monkeypatch.setattr(logging, kind, lambda form, *x: said.append(form % x))
+  monkeypatch.setattr(step_memory, 'room', lambda: 2**30)
+  made = jax.jit(lambda x: x + 1).lower(jnp.ones(1000)).compile()
+  step_memory.say(config(), made)
+  assert len(said) == 1
+  assert said[0].startswith('a step needs 0.0 MiB of 1.0 GiB a device: ')
+  monkeypatch.setattr(step_memory, 'room', lambda: 100)
+  step_memory.say(config(), made)
+  assert 'smaller model' in said[2]
+
+
+def test_the_machine_s_memory_is_shared_by_its_cpu_devices():
+  assert 2**28 < step_memory.room() < 2**50
+
+
+def test_a_full_device_is_one_line_that_names_fields():
+  error = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory.')
+  with (
+    pytest.raises(types.InputError, match=r'config\.step\.microbatches=2'),
+    step_memory.explained(config()),
+  ):
+    raise error
+  with (
+    pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'),
+    step_memory.explained(config()),
+  ):
+    raise jax.errors.JaxRuntimeError('INTERNAL: a fault')
