@@ -11,9 +11,11 @@ the blocks' parameters and of their gradients a step.
 Dropout and stochastic depth draw other masks than blocks one after another
 (those of a layer come from a key of its own); everything else is the same.
 Blocks run one after another all the same, whatever is asked for: while the
-model is initialized, in decoding (a loop would copy the caches of all blocks
-for every token), and under `nn.intercept_methods`, which adapters, ghost
-clipping and readers of layers see each block by its name with.
+model is initialized, in steps of decoding (a loop would copy the caches of all
+blocks for every token), and where something looks into layers that has to see
+each block by its name (`repjax.layers.loops`): what reads their inputs or
+outputs, adapters of some blocks alone, clipping by layer. Adapters that are the
+same in all blocks, and ghost clipping by one norm, run in the loop.
 """
 
 from collections.abc import Callable
@@ -21,12 +23,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import core
+from flax import traverse_util
 from flax.core import scope as scope_lib
-import flax.linen as nn
-from flax.linen import module as linen_module
 import jax
 import jax.numpy as jnp
 
+from repjax.layers import loops
 from repjax.models import block
 from repjax.types import InputError
 
@@ -34,11 +36,15 @@ from repjax.types import InputError
 Call = Callable[..., tuple[jax.Array, Any]]
 
 
-def is_open(module: nn.Module) -> bool:
-  """Whether nothing needs a module's blocks one after another."""
-  # Flax has no public way to ask for interceptors.
-  watched = len(linen_module._global_interceptor_stack._storage) > 0
-  return not watched and not module.is_initializing()
+def can_scan(layers: Sequence[block.Block]) -> bool:
+  """Whether nothing needs these blocks one after another."""
+  if layers[0].is_initializing():
+    return False
+  leaves = traverse_util.flatten_dict(layers[0].variables.get('params', {}))
+  inside = {leaf[:i] for leaf in leaves for i in range(len(leaf))}
+  return loops.may_loop(
+    [[(*layer.path, *rest) for layer in layers] for rest in sorted(inside)]
+  )
 
 
 def scan(
@@ -52,7 +58,7 @@ def scan(
   """Tokens through blocks that differ in `drop_path_rate` alone.
 
   Args:
-    layers: The blocks, bound to the model, which `is_open`.
+    layers: The blocks, bound to the model, of which `can_scan` is true.
     call: How one is called; `drop_path_rate` stands in for that of its config
       and is None or a scalar.
     tokens: [B, T, D].

@@ -173,7 +173,7 @@ class Stack(nn.Module):
       for i, each in enumerate(layer.repeat(config.num_layers))
     ]
     states = []
-    if config.scan_layers and state is None and deep.is_open(self):
+    if config.scan_layers and state is None and deep.can_scan(layers):
       tokens, states = deep.scan(
         layers,
         functools.partial(run, context=context, state=None),

@@ -200,7 +200,7 @@ class ViT(nn.Module):
       return tokens, tokens if keep else None
 
     tokens = self.embed(image, train=train)
-    if self.scan_layers and deep.is_open(self):
+    if self.scan_layers and deep.can_scan(self.block):
       return deep.scan(self.block, call, tokens, train=train)
     left = []
     for layer in self.block:
