@@ -27,6 +27,7 @@ from launch.benchmarks import adaptation_costs
 from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
 from launch.benchmarks import attention_speed
+from launch.benchmarks import compile_times
 from launch.benchmarks import contrastive_costs
 from launch.benchmarks import dimension_speed
 from launch.benchmarks import distillation_costs
@@ -62,6 +63,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'attention': attention_speed.attention,
   'decoding': attention_speed.decoding,
   'pyramid': pyramid_speed.pyramid,
+  'compile': compile_times.compile_times,
   'privacy': privacy_costs.privacy,
   'adapters': adapter_costs.adapters,
   'adaptation': adaptation_costs.adaptation,

@@ -25,11 +25,14 @@ class Bare:
     def step(state, batch, rng):
       return method.update(state, batch, jax.random.fold_in(rng, state.step))
 
+    start = time.perf_counter()
     self._step = (
       jax.jit(step, donate_argnums=0)
       .lower(self._state, self._batch, self._rng)
       .compile()
     )
+    self.seconds_to_compile = time.perf_counter() - start
+    self.text = self._step.as_text()
     self.flops = self._step.cost_analysis()['flops']
     self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
 

@@ -23,12 +23,25 @@ class DropPath(nn.Module):
   rng_collection: str = 'dropout'
 
   @nn.compact
-  def __call__(self, branch: jax.Array, *, train: bool) -> jax.Array:
-    """Applies stochastic depth to `branch`, [B, ...], when training."""
+  def __call__(
+    self,
+    branch: jax.Array,
+    *,
+    train: bool,
+    rate: jax.Array | None = None,
+  ) -> jax.Array:
+    """Applies stochastic depth when training.
+
+    Args:
+      branch: [B, ...].
+      train: Whether to draw.
+      rate: Stands in for `rate` of the layer, where one layer runs as several.
+    """
     check_range('[0, 1)', drop_path_rate=self.rate)
-    if not train or self.rate == 0:
+    if not train or (rate is None and self.rate == 0):
       return branch
+    kept = 1 - (self.rate if rate is None else rate.astype(branch.dtype))
     keep_shape = branch.shape[:1] + (1,) * (branch.ndim - 1)
     rng = self.make_rng(self.rng_collection)
-    keep = jax.random.bernoulli(rng, 1 - self.rate, keep_shape)
-    return jnp.where(keep, branch / (1 - self.rate), 0).astype(branch.dtype)
+    keep = jax.random.bernoulli(rng, kept, keep_shape)
+    return jnp.where(keep, branch / kept, 0).astype(branch.dtype)

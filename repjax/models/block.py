@@ -208,8 +208,11 @@ class Block(_Configured):
     positions: jax.Array | None = None,
     max_length: int | None = None,
     state: BlockState | None = None,
+    drop_path_rate: jax.Array | None = None,
   ) -> tuple[jax.Array, BlockState]:
     """Arguments as in `multi_head.MultiHeadAttention`.
+
+    `drop_path_rate`, a scalar, stands in for that of the config.
 
     Returns:
       (output [B, L, D], decoding states).
@@ -239,7 +242,7 @@ class Block(_Configured):
         scale = scale.reshape((1,) * (branch.ndim - 1) + (-1,))
         branch = branch * scale.astype(branch.dtype)
       drop = drop_path.DropPath(config.drop_path_rate, name=f'{name}_drop_path')
-      x = x + drop(branch, train=train)
+      x = x + drop(branch, train=train, rate=drop_path_rate)
       return (x if config.norm == 'pre' else norm(x)), new_state
 
     attend = functools.partial(

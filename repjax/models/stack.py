@@ -15,6 +15,7 @@ from repjax.layers.attention import multi_head
 from repjax.layers.attention import signature
 from repjax.layers.positions import sequence_positions
 from repjax.models import block
+from repjax.models import deep
 from repjax.types import InputError
 from repjax.types import check_choice
 
@@ -35,6 +36,8 @@ class StackConfig:
     embedding_norm: Whether embedded tokens are normalised (BERT, BART).
     remat: Whether blocks are computed again in the backward pass, which then
       keeps one block's activations at a time.
+    scan_layers: Whether blocks run as one loop (`deep`), which compiles once,
+      where nothing looks into them. Parameters are the same.
   """
 
   block: block.BlockConfig
@@ -45,6 +48,7 @@ class StackConfig:
   num_token_types: int = 0
   embedding_norm: bool = False
   remat: bool = False
+  scan_layers: bool = False
 
   def __post_init__(self):
     check_choice('position', self.position, ('learned', 'sinusoidal', 'rotary'))
@@ -159,7 +163,7 @@ class Stack(nn.Module):
       layer.dropout_rate, deterministic=not train, name='embedding_dropout'
     )(tokens)
 
-    def run(module, tokens, context, state):
+    def run(module, tokens, context, state, **own):
       return module(
         tokens,
         context,
@@ -170,20 +174,30 @@ class Stack(nn.Module):
         positions=positions,
         max_length=max_length,
         state=state,
+        **own,
       )
 
-    # The states of blocks hold no more than what they compute.
-    run = nn.remat(run) if config.remat and state is None else run
     layer = dataclasses.replace(layer, rotary=config.position == 'rotary')
+    layers = [
+      block.Block(each, name=f'block_{i}')
+      for i, each in enumerate(layer.repeat(config.num_layers))
+    ]
     states = []
-    for i, each in enumerate(layer.repeat(config.num_layers)):
-      tokens, block_state = run(
-        block.Block(each, name=f'block_{i}'),
+    if config.scan_layers and state is None and deep.can_scan(layers):
+      tokens, states = deep.scan(
+        layers,
+        functools.partial(run, context=context, state=None),
         tokens,
-        context,
-        None if state is None else state.blocks[i],
+        train=train,
+        remat=config.remat,
       )
-      states.append(block_state)
+    else:
+      # The states of blocks hold no more than what they compute.
+      run = nn.remat(run) if config.remat and state is None else run
+      for i, each in enumerate(layers):
+        own = None if state is None else state.blocks[i]
+        tokens, block_state = run(each, tokens, context, own)
+        states.append(block_state)
     if layer.norm == 'pre':
       tokens = norm(name='norm')(tokens)
     return tokens, StackState(tuple(states), positions.max(axis=1) + 1)
@@ -216,6 +230,7 @@ class TokenModel(nn.Module):
   num_token_types: int = 0
   embedding_norm: bool = False
   remat: bool = False
+  scan_layers: bool = False
   mlp_dim: int
   num_heads: int
   norm: Literal['pre', 'post'] = 'pre'
@@ -264,6 +279,7 @@ class TokenModel(nn.Module):
         num_token_types=self.num_token_types,
         embedding_norm=self.embedding_norm,
         remat=self.remat,
+        scan_layers=self.scan_layers,
       )
     )
 

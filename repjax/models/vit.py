@@ -20,6 +20,7 @@ from repjax.layers import patches
 from repjax.layers.attention import signature
 from repjax.layers.positions import grid_positions
 from repjax.models import block
+from repjax.models import deep
 from repjax.types import InputError
 from repjax.types import check_choice
 
@@ -63,6 +64,8 @@ class ViT(nn.Module):
     attention_fn: Attention like `nn.dot_product_attention`.
     gelu: 'tanh' as in the authors' code, 'exact' as in PyTorch ports.
     layer_norm_epsilon: Added to variances.
+    scan_layers: Whether blocks run as one loop (`deep`), which compiles once,
+      where nothing looks into them. Parameters are the same.
     head_init: Initial kernel of the head; zero is the authors', and makes all
       logits equal before training.
     dtype: Type of the computation; None infers it from image and parameters.
@@ -87,6 +90,7 @@ class ViT(nn.Module):
   attention_fn: signature.AttentionFn = attention.Softmax()
   gelu: Literal['tanh', 'exact'] = 'tanh'
   layer_norm_epsilon: float = 1e-6
+  scan_layers: bool = False
   head_init: block.Init = nn.initializers.zeros
   dtype: Any = None
   param_dtype: Any = jnp.float32
@@ -170,11 +174,11 @@ class ViT(nn.Module):
 
   def encode(self, image: jax.Array, *, train: bool) -> jax.Array:
     """Normalised tokens after the last block, [B, T, D]."""
-    return self.encoder_norm(self._blocks(image, train=train))
+    return self.encoder_norm(self._blocks(image, train=train)[0])
 
   def features(self, image: jax.Array, *, train: bool) -> jax.Array:
     """What the head sees, [B, D] or [B, representation_dim]."""
-    return self._pool(self._blocks(image, train=train))
+    return self._pool(self._blocks(image, train=train)[0])
 
   def classify(self, tokens: jax.Array) -> jax.Array:
     """Logits [B, num_classes] of tokens [B, T, D] as they leave any block."""
@@ -186,14 +190,23 @@ class ViT(nn.Module):
 
   def each_block(self, image: jax.Array, *, train: bool) -> list[jax.Array]:
     """Tokens as they leave each block, num_layers of [B, T, D]."""
-    tokens, left = self.embed(image, train=train), []
-    for layer in self.block:
-      tokens, _ = layer(tokens, train=train)
-      left.append(tokens)
-    return left
+    return self._blocks(image, train=train, keep=True)[1]
 
-  def _blocks(self, image, *, train):
-    return self.each_block(image, train=train)[-1]
+  def _blocks(self, image, *, train, keep=False):
+    """(Tokens after the last block, those after each if they are kept)."""
+
+    def call(layer, tokens, **own):
+      tokens, _ = layer(tokens, train=train, **own)
+      return tokens, tokens if keep else None
+
+    tokens = self.embed(image, train=train)
+    if self.scan_layers and deep.can_scan(self.block):
+      return deep.scan(self.block, call, tokens, train=train)
+    left = []
+    for layer in self.block:
+      tokens, kept = call(layer, tokens)
+      left.append(kept)
+    return tokens, left
 
   def _pool(self, tokens):
     tokens = self.encoder_norm(tokens)

@@ -34,6 +34,7 @@ import flax.linen as nn
 from repjax import trees
 from repjax import types
 from repjax.layers import frozen
+from repjax.layers import loops
 from repjax.layers.adapters import branches
 from repjax.layers.adapters import designs
 from repjax.types import InputError
@@ -221,7 +222,7 @@ def _is_training(kwargs: Mapping[str, Any]) -> bool:
   )
 
 
-class _Visit:
+class _Visit(loops.Interceptor):
   """The interceptor of one call: changes the layers that rules select."""
 
   def __init__(self, plan, *, drop):
@@ -264,6 +265,12 @@ class _Visit:
       return run(module)
     finally:
       self._inside.pop()
+
+  def alike(self, layers):
+    selected = self._plan.selected
+    return all(
+      len({tuple(selected(path)) for path in paths}) == 1 for paths in layers
+    )
 
   def _wrap(self, run, number, args, kwargs, drop):
     adapter = self._plan.rules[number][1]

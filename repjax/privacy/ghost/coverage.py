@@ -45,7 +45,8 @@ class Coverage(NamedTuple):
       unit.
     outputs: Layer -> shape and type of its output, where all covered layers
       are called in the open: not in a rematerialised block, a scan, a vmap or
-      a compiled function inside of the loss. Otherwise empty.
+      a compiled function inside of the loss, nor in blocks that are to run as
+      one loop. Otherwise empty.
   """
 
   layers: Mapping[intercept.Key, Mapping[str, int]]
@@ -83,7 +84,13 @@ def find(
     calls[named.__name__] = this
     return _notice_gradients(jax.jit(named), this)(weights, x)
 
-  with intercept.layers(mark):
+  in_loops = []
+
+  def alike(layers):
+    in_loops.append(layers)
+    return False  # Here each layer is to be seen by itself.
+
+  with intercept.layers(mark, alike):
     jaxpr = jax.make_jaxpr(loss_fn)(params, *args).jaxpr
   num_leaves = len(jax.tree.leaves(params))
   walk = walks.Walk(calls)
@@ -91,7 +98,8 @@ def find(
   origins += [walks.NONE] * (len(jaxpr.invars) - num_leaves)
   for origin in walk.run(jaxpr, origins, 1):
     walk.use(origin)
-  return _coverage(walk, num_leaves, jaxpr)
+  found = _coverage(walk, num_leaves, jaxpr)
+  return found._replace(outputs={}) if in_loops else found
 
 
 def _notice_gradients(fn, call):

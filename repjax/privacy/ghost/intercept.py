@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from repjax.layers import loops
 from repjax.privacy.ghost import rules
 
 # (path of the module, method): one layer, wherever it is called.
@@ -15,33 +16,51 @@ Key = tuple[tuple[str, ...], str]
 
 
 @contextlib.contextmanager
-def layers(fn: Callable[..., Any]) -> Iterator[None]:
+def layers(
+  fn: Callable[..., Any],
+  alike: Callable[[loops.Layers], bool] = lambda layers: False,
+) -> Iterator[None]:
   """Hands each call of a layer that has a rule to `fn`.
 
   Args:
     fn: (key, rule, module, x, call) -> output, where call() is the layer's
       own. Layers that it calls itself are not intercepted.
+    alike: Whether `fn` may meet one layer in the place of several, where blocks
+      are to run as one loop.
   """
-  inside: list[bool] = []
+  with nn.intercept_methods(_Interceptor(fn, alike)):
+    yield
 
-  def interceptor(next_fn, args, kwargs, context):
+
+class _Interceptor(loops.Interceptor):
+  """Of layers that have a rule."""
+
+  def __init__(self, fn, alike):
+    self._fn = fn
+    self._alike = alike
+    self._is_inside = False
+
+  def alike(self, layers):
+    return self._alike(layers)
+
+  def __call__(self, next_fn, args, kwargs, context):
     module = context.module
     rule = None
     if (
-      not inside and len(args) == 1 and not kwargs and hasattr(args[0], 'ndim')
+      not self._is_inside
+      and len(args) == 1
+      and not kwargs
+      and hasattr(args[0], 'ndim')
     ):
       rule = rules.rule(module, context.method_name)
     if rule is None or not _is_alone(module):
       return next_fn(*args, **kwargs)
-    inside.append(True)
+    self._is_inside = True
     try:
       key = (module.path, context.method_name)
-      return fn(key, rule, module, args[0], lambda: next_fn(*args))
+      return self._fn(key, rule, module, args[0], lambda: next_fn(*args))
     finally:
-      inside.pop()
-
-  with nn.intercept_methods(interceptor):
-    yield
+      self._is_inside = False
 
 
 _WEIGHT = {

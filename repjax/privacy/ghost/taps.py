@@ -76,7 +76,22 @@ def tapped(
       return _tap_head(squared, call(), x, carrier, passed.pop(module.path))
     return _tap(squared, call(), x, carrier)
 
-  with _covered_layers(found, tie):
+  def what_is_done(path):
+    return [
+      {name: groups[leaf] for name, leaf in found.layers[path, method].items()}
+      if (path, method) in found.layers
+      else None
+      for method in ('__call__', 'attend')
+    ]
+
+  def alike(layers):
+    return all(
+      what_is_done(path) == what_is_done(paths[0])
+      for paths in layers
+      for path in paths
+    )
+
+  with _covered_layers(found, tie, alike):
     yield
 
 
@@ -170,17 +185,24 @@ class Record:
 
 
 @contextlib.contextmanager
-def _covered_layers(found, tie):
+def _covered_layers(found, tie, alike=lambda layers: False):
   """`intercept.layers` for those that are covered; all of them must come."""
   met = set()
+  stands_for = {}
+
+  def one_for_all(layers):
+    if not alike(layers):
+      return False
+    stands_for.update({paths[0]: paths for paths in layers})
+    return True
 
   def fn(key, rule, module, x, call):
     if key not in found.layers:
       return call()
-    met.add(key)
+    met.update((path, key[1]) for path in stands_for.get(key[0], [key[0]]))
     return tie(key, rule, module, x, call)
 
-  with intercept.layers(fn):
+  with intercept.layers(fn, one_for_all):
     yield
   missed = sorted('/'.join(path) for path, _ in set(found.layers) - met)
   if missed:
