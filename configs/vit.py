@@ -59,6 +59,8 @@ PRESETS = dict(
       position='learned',
       dropout_rate=0.1,
       drop_path_rate=0.0,
+      remat=False,
+      scan_layers=False,
     ),
     # kind: 'exact'; 'flash', by a fused kernel where there is one; or linear in
     # the number of patches: 'performer' or 'rfa', with `num_features` random

@@ -13,7 +13,7 @@ Dropout and stochastic depth draw other masks than blocks one after another
 Blocks run one after another all the same, whatever is asked for: while the
 model is initialized, in steps of decoding (a loop would copy the caches of all
 blocks for every token), and where something looks into layers that has to see
-each block by its name (`repjax.layers.loops`): what reads their inputs or
+each block by its name (`repjax.interceptors`): what reads their inputs or
 outputs, adapters of some blocks alone, clipping by layer. Adapters that are the
 same in all blocks, and ghost clipping by one norm, run in the loop.
 """
@@ -28,7 +28,7 @@ from flax.core import scope as scope_lib
 import jax
 import jax.numpy as jnp
 
-from repjax.layers import loops
+from repjax import interceptors
 from repjax.models import block
 from repjax.types import InputError
 
@@ -42,7 +42,7 @@ def can_scan(layers: Sequence[block.Block]) -> bool:
     return False
   leaves = traverse_util.flatten_dict(layers[0].variables.get('params', {}))
   inside = {leaf[:i] for leaf in leaves for i in range(len(leaf))}
-  return loops.may_loop(
+  return interceptors.may_loop(
     [[(*layer.path, *rest) for layer in layers] for rest in sorted(inside)]
   )
 
@@ -85,7 +85,7 @@ def scan(
     name: jax.random.split(rng.as_jax_rng(), len(layers))
     for name, rng in scope.rngs.items()
   }
-  variables = _stacked([core.unfreeze(x.variables) for x in layers])
+  variables = _stacked([core.unfreeze(dict(x.variables)) for x in layers])
 
   def body(tokens, own):
     variables, rngs, rate = own
@@ -114,7 +114,7 @@ def scan(
   for i, layer in enumerate(layers):
     for kind, tree in _row(changed, i).items():
       for name, value in tree.items():
-        layer.scope.put_variable(kind, name, value)
+        layer.put_variable(kind, name, value)
   return tokens, [_row(more, i) for i in range(len(layers))]
 
 

@@ -182,7 +182,7 @@ class Stack(nn.Module):
       block.Block(each, name=f'block_{i}')
       for i, each in enumerate(layer.repeat(config.num_layers))
     ]
-    states = []
+    states: list[block.BlockState] = []
     if config.scan_layers and state is None and deep.can_scan(layers):
       tokens, states = deep.scan(
         layers,

@@ -64,6 +64,8 @@ class ViT(nn.Module):
     attention_fn: Attention like `nn.dot_product_attention`.
     gelu: 'tanh' as in the authors' code, 'exact' as in PyTorch ports.
     layer_norm_epsilon: Added to variances.
+    remat: Whether blocks are computed again in the backward pass, which then
+      keeps one block's activations at a time.
     scan_layers: Whether blocks run as one loop (`deep`), which compiles once,
       where nothing looks into them. Parameters are the same.
     head_init: Initial kernel of the head; zero is the authors', and makes all
@@ -90,6 +92,7 @@ class ViT(nn.Module):
   attention_fn: signature.AttentionFn = attention.Softmax()
   gelu: Literal['tanh', 'exact'] = 'tanh'
   layer_norm_epsilon: float = 1e-6
+  remat: bool = False
   scan_layers: bool = False
   head_init: block.Init = nn.initializers.zeros
   dtype: Any = None
@@ -201,7 +204,8 @@ class ViT(nn.Module):
 
     tokens = self.embed(image, train=train)
     if self.scan_layers and deep.can_scan(self.block):
-      return deep.scan(self.block, call, tokens, train=train)
+      return deep.scan(self.block, call, tokens, train=train, remat=self.remat)
+    call = nn.remat(call) if self.remat else call
     left = []
     for layer in self.block:
       tokens, kept = call(layer, tokens)

@@ -53,6 +53,20 @@ def apply(model, variables, image, *, train=False, rngs=None, method=None):
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def slopes(model, variables, image):
+  def loss(params):
+    logits = model.apply(
+      {'params': params},
+      image,
+      train=True,
+      rngs={'dropout': jax.random.key(0)},
+    )
+    return jnp.sin(logits).sum()
+
+  return jax.value_and_grad(loss)(variables['params'])
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def apply_and_sow(model, variables, image):
   logits, sown = model.apply(
     variables, image, train=False, mutable=['intermediates']
@@ -70,6 +84,24 @@ def count(name, num_classes, size, **fields):
     functools.partial(model.init, train=False), jax.random.key(0), image
   )
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_blocks_that_are_computed_again_give_the_same_numbers():
+  fields = dict(num_layers=6, dropout_rate=0.1, drop_path_rate=0.2)
+  kept, again = (tiny(remat=x, **fields) for x in (False, True))
+  image = images()
+  variables = draw(kept, image)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    slopes(kept, variables, image),
+    slopes(again, variables, image),
+  )
+  # XLA computes nothing again on CPUs; GPUs and TPUs do as they are told.
+  for model, times in ((kept, 0), (again, 6)):
+    made = jax.make_jaxpr(functools.partial(slopes.__wrapped__, model))(
+      variables, image
+    )
+    assert str(made).count('= remat2[') == times
 
 
 class SizesTest(parameterized.TestCase):

@@ -31,10 +31,10 @@ from flax import core
 from flax import traverse_util
 import flax.linen as nn
 
+from repjax import interceptors
 from repjax import trees
 from repjax import types
 from repjax.layers import frozen
-from repjax.layers import loops
 from repjax.layers.adapters import branches
 from repjax.layers.adapters import designs
 from repjax.types import InputError
@@ -222,7 +222,7 @@ def _is_training(kwargs: Mapping[str, Any]) -> bool:
   )
 
 
-class _Visit(loops.Interceptor):
+class _Visit(interceptors.Interceptor):
   """The interceptor of one call: changes the layers that rules select."""
 
   def __init__(self, plan, *, drop):

@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from repjax.layers import loops
+from repjax import interceptors
 from repjax.privacy.ghost import rules
 
 # (path of the module, method): one layer, wherever it is called.
@@ -18,7 +18,7 @@ Key = tuple[tuple[str, ...], str]
 @contextlib.contextmanager
 def layers(
   fn: Callable[..., Any],
-  alike: Callable[[loops.Layers], bool] = lambda layers: False,
+  alike: Callable[[interceptors.Layers], bool] = lambda layers: False,
 ) -> Iterator[None]:
   """Hands each call of a layer that has a rule to `fn`.
 
@@ -32,7 +32,7 @@ def layers(
     yield
 
 
-class _Interceptor(loops.Interceptor):
+class _Interceptor(interceptors.Interceptor):
   """Of layers that have a rule."""
 
   def __init__(self, fn, alike):

@@ -12,10 +12,8 @@ from typing import Any
 
 from flax.linen import module as linen_module
 
-from repjax import trees
-
 # For each layer inside of a block, its paths in all the blocks.
-Layers = Sequence[Sequence[trees.Path]]
+Layers = Sequence[Sequence[tuple[str, ...]]]
 
 
 class Interceptor(abc.ABC):
