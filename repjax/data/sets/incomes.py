@@ -82,7 +82,7 @@ def draw(num_rows: int, *, seed: int) -> Incomes:
     + 2.5 * (gain > 5000)
     + 1.0 * (loss > 1800)
   )
-  label = rng.random(num_rows) < 1 / (1 + np.exp(-1.5 * logit))
+  label = rng.random(num_rows) < 1 / (1 + np.exp(-2.5 * logit))
   return Incomes(
     dict(
       age=age,
