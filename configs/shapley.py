@@ -12,6 +12,9 @@ small: an MLP on the table of breast cancers that comes with scikit-learn.
 planted: nine bits of which it is known what is redundant given what.
 compas: ProPublica's COMPAS records, of which two columns repeat others.
 divorce: the table of `paper`, trained as in `small`.
+incomes: a generated table with the columns of a census, numbers and words.
+adult: such a table of your own, a CSV file with a line of names and the label
+  in the column `income`: --data_dir=adult.csv.
 """
 
 from ml_collections import config_dict
@@ -53,12 +56,14 @@ PRESETS = dict(
   planted=dict(on='small', data=dict(name='planted', standardise=False)),
   compas=dict(on='small', data=dict(name='compas')),
   divorce=dict(on='small', data=dict(name='divorce')),
+  incomes=dict(on='small', data=dict(name='incomes')),
+  adult=dict(on='small', data=dict(name='csv:label=income')),
   smoke=dict(min_steps=8),
 )
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
-  """Numbers of a preset: paper, small or smoke."""
+  """Numbers of a preset; the module says which there are."""
   return presets.get_config(preset, presets.RUN, PRESETS)
 
 

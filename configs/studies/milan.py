@@ -34,27 +34,17 @@ are none: one of the last maps stands for a class, and what it likes best are
 things of the class and letters of the class alike.
 """
 
-from absl import logging
-import jax
 from ml_collections import config_dict
 import numpy as np
-import optax
 
 from configs import milan as recipe
 from configs import presets
-from configs.parts import described_units as parts
-from configs.parts import encoders
 from configs.parts import milan_measures as measures
 from configs.parts import milan_subjects as subjects
+from configs.parts import milan_training as training
 from configs.parts import planted_captions
 from repjax import plots
-from repjax import trees
 from repjax import types
-from repjax.analysis import milan
-from repjax.data.sets import scenes
-from repjax.experiments import wiring
-from repjax.protocols import seed_loop
-from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4, 5)
 
@@ -164,29 +154,20 @@ def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Learns to describe units, and describes planted and learned ones."""
   planted_captions.check(config)
-  seen_by = _encoder(config)
+  seen_by = training.encoder(config)
   units = [planted_captions.draw(config, seen_by, seed) for seed in seeds]
-  describers = _describers(config, units, seeds)
+  describers = training.describers(config, units, seeds)
   method = subjects.classifier(config, 'subject', subjects.num_classes(config))
-  clean, marked = (_subjects(config, method, seeds, x) for x in (False, True))
+  clean, marked = (
+    training.classifiers(config, method, seeds, tells=x) for x in (False, True)
+  )
   numbers, sweeps, curves, figures = [], [], [], {}
   for i, seed in enumerate(seeds):
     describer = {'params': describers[i].params}
     found, sweep = measures.of_captions(
       config, describer, units[i], seen_by, seed
     )
-
-    def describe(features, tokenizer=units[i].tokenizer, describer=describer):
-      return milan.describe(
-        parts.model(config, tokenizer.vocab_size),
-        describer,
-        features,
-        tokenizer,
-        length=config.units.length - 1,
-        width=config.describing.width,
-        strength=config.describing.strength,
-      )
-
+    describe = training.describe_fn(config, units[i], describers[i])
     inks, page = measures.of_inks(config, seen_by, describe, seed)
     letters, curve, other = measures.of_letters(
       config, seen_by, describe, method.predict, (clean[i], marked[i]), seed
@@ -220,79 +201,3 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     arrays={'by_strength': by_strength},
     figures=figures,
   )
-
-
-def _encoder(config):
-  """One network, trained to tell things apart."""
-  chosen = config.teacher
-  if config.data.name == 'scenes':
-    shown = scenes.draw(
-      chosen.rows,
-      seed=[7, chosen.rows],
-      num_things=1,
-      noise=config.planted.noise,
-    )
-    images = subjects.Marked(shown.image, subjects.kinds_and_fillings(shown))
-  else:
-    images = subjects.labelled(config, 'train', 7, chosen.rows)
-  rows = subjects.rows_of(config, images)
-  trained = side_by_side.train(
-    'encoder',
-    subjects.classifier(config, 'teacher', config.encoder.num_classes),
-    {},
-    {name: x[:500] for name, x in rows.items()},
-    seeds=(0,),
-    batch_size=config.batch_size,
-    steps=chosen.steps,
-    points=2,
-    shared=rows,
-    vectorize=False,
-  )
-  state = jax.tree.map(lambda x: x[0], trained.states)
-  return encoders.build(config, {'params': state.params, **state.model_state})
-
-
-def _describers(config, units, seeds):
-  """States of the two models, one a seed, side by side."""
-  count = min(len(x.train['tokens']) for x in units)
-  rng = np.random.default_rng(0)
-  chosen = [rng.permutation(len(x.train['tokens']))[:count] for x in units]
-  columns = {
-    name: np.stack(
-      [x.train[name][rows] for x, rows in zip(units, chosen, strict=True)]
-    )
-    for name in units[0].train
-  }
-  steps = wiring.steps_of(config, count)
-  method = parts.method(config, units[0], steps, optax.adamw)
-  fresh = side_by_side.begin(method, columns, seeds)
-  order = seed_loop.epochs(
-    count, seeds, steps=steps, batch_size=config.batch_size
-  )
-  *_, (_, states, means) = seed_loop.fit(
-    method, fresh, columns, order, seeds=seeds, every=steps
-  )
-  logging.info('describers: loss %.3f', means['loss'].mean())
-  return trees.unstack(states)
-
-
-def _subjects(config, method, seeds, tells):
-  """States of classifiers, one a seed; letters tell classes or nothing."""
-  rows = [
-    subjects.rows_of(
-      config, subjects.marked_part(config, 'train', x, tells=tells)
-    )
-    for x in seeds
-  ]
-  trained = side_by_side.train(
-    f'letters tell {"the class" if tells else "nothing"}',
-    method,
-    {name: np.stack([x[name] for x in rows]) for name in rows[0]},
-    {name: x[:200] for name, x in rows[0].items()},
-    seeds=seeds,
-    batch_size=config.batch_size,
-    steps=config.subject.steps,
-    points=2,
-    vectorize=False,
-  )
-  return trees.unstack(trained.states)

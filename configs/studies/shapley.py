@@ -13,8 +13,8 @@ were not at hand). Here, seeds being networks, forests and draws:
   groups are known (`tables.planted`).
 - *forest*: a random forest of scikit-learn on eight columns and copies of two.
 
-`compas`, `divorce` and `paper` (the authors' network on Divorce, absent answers
-being 3, as theirs) are *table* on prepared sets.
+`compas`, `divorce`, `paper` (the authors' network on Divorce, absent answers
+being 3, as theirs), `incomes` and `adult` (drawn; your own) are *table* alone.
 
 On breast cancers all that the graph calls redundant, two thirds of the columns,
 can go at a loss of about three of a hundred predictions, where as many of the
@@ -187,6 +187,7 @@ _STUDY = dict(
   ),
   small=dict(study=dict(baseline='mean', forest_rows=40, planted_rows=100)),
   compas=dict(on='small', study=dict(forest_rows=0, planted_rows=0)),
+  **dict(incomes=dict(on='compas'), adult=dict(on='compas')),
   divorce=dict(
     on='small', study=dict(baseline='value', forest_rows=0, planted_rows=0)
   ),

@@ -2,7 +2,8 @@
 
 'breast_cancer' and 'wine' come with scikit-learn; 'compas' (ProPublica's
 records of two years) and 'divorce' (54 answers of couples) are read as TFDS
-sets that somebody has prepared; 'planted' is drawn here.
+sets that somebody has prepared; 'planted' and 'incomes' are drawn here; 'csv'
+and 'jsonl' are tables of your own (`data.own.tables`), numbers and words.
 
 A column of words becomes one column of 0 and 1 for each word, all of which
 belong to one player of `repjax.analysis.games`.
@@ -13,9 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from repjax import types
+from repjax.data.own import names as own_names
+from repjax.data.reading import prepared
 from repjax.data.reading import source as sources
+from repjax.data.sets import incomes
 
-EMBEDDED = ('breast_cancer', 'wine', 'planted')
+EMBEDDED = ('breast_cancer', 'wine', 'planted', 'incomes')
 NAMES = (*EMBEDDED, 'compas', 'divorce')
 
 # Which columns of COMPAS are numbers and which are words. All are known before
@@ -30,6 +34,9 @@ _COMPAS_NUMBERS = (
 _COMPAS_WORDS = dict(
   sex=2, race=6, c_charge_degree=2, age_cat=3, score_text=3, v_score_text=3
 )
+
+# Of a column of one's own; a name or an address is none to explain by.
+_MOST_WORDS = 100
 
 
 class Table(NamedTuple):
@@ -63,15 +70,21 @@ def load(name: str, *, data_dir: str = '') -> Table:
   """All rows of a table.
 
   Args:
-    name: One of `NAMES`.
-    data_dir: Folder of prepared TFDS sets, for those that need it.
+    name: One of `NAMES`, or 'csv' or 'jsonl' as `data.own.names` reads them:
+      'csv:label=income'.
+    data_dir: Folder of prepared TFDS sets, for those that need it, or a file.
 
   Raises:
-    InputError: There is no such table, or it is not prepared.
+    InputError: There is no such table, it is not prepared, or a column of words
+      has too many, or one of numbers has cells without.
   """
-  types.check_choice('config.data.name', name, NAMES)
+  if prepared.is_own(name, 'train'):
+    return _own(name, data_dir)
+  types.check_choice('config.data.name', name, (*NAMES, 'csv', 'jsonl'))
   if name == 'planted':
     return planted()
+  if name == 'incomes':
+    return generated(4000)
   if name in EMBEDDED:
     from sklearn import datasets
 
@@ -83,14 +96,9 @@ def load(name: str, *, data_dir: str = '') -> Table:
   if name == 'divorce':
     names = [f'answer {i}' for i in range(1, columns['answers'].shape[1] + 1)]
     return _numbers(columns['answers'], columns['label'], names)
-  parts = [columns[x][:, None] for x in _COMPAS_NUMBERS]
-  parts += [np.eye(n)[columns[x]] for x, n in _COMPAS_WORDS.items()]
-  return Table(
-    np.concatenate(parts, 1).astype(np.float32),
-    columns['label'].astype(np.int32),
-    np.repeat(np.arange(len(parts)), [x.shape[1] for x in parts]),
-    (*_COMPAS_NUMBERS, *_COMPAS_WORDS),
-  )
+  numbers = {x: columns[x] for x in _COMPAS_NUMBERS}
+  words = {x: np.eye(n)[columns[x]] for x, n in _COMPAS_WORDS.items()}
+  return _columns({**numbers, **words}, columns['label'])
 
 
 def planted() -> Table:
@@ -107,6 +115,13 @@ def planted() -> Table:
   label = a.any(1) & b.any(1) & (c[:, 0] | c[:, 1] & c[:, 2]).astype(bool)
   names = ('a1', 'a2', 'b1', 'b2', 'b3', 'c1', 'c2', 'c3', 'n1', 'n2')
   return _numbers(bits, label, names)
+
+
+def generated(num_rows: int) -> Table:
+  """People of `incomes`: 6 columns of numbers and 8 of words."""
+  made = incomes.draw(num_rows, seed=0)
+  words = {k: np.eye(len(made.names[k]))[x] for k, x in made.words.items()}
+  return _columns({**made.numbers, **words}, made.label)
 
 
 def split(table: Table, name: str) -> Table:
@@ -148,6 +163,48 @@ def as_source(table: Table, scale: Scale, *, name: str) -> sources.Source:
     name,
     {'features': scale(table.features), 'label': table.label},
     num_classes=int(table.label.max()) + 1,
+  )
+
+
+def _own(name, data_dir) -> Table:
+  """All rows of a file of somebody's own, whatever splits it has."""
+  kind = own_names.parse(name).kind
+  types.check_choice('config.data.name', kind, ('csv', 'jsonl'))
+  parts = [sources.load(name, x, data_dir=data_dir) for x in ('train', 'test')]
+  columns = [x.read(np.arange(len(x))) for x in parts]
+  made = {}
+  for key in columns[0]:
+    cells = np.concatenate([x[key] for x in columns])
+    if key in ('features', 'label', 'index', 'mask'):
+      continue
+    if cells.dtype != object:
+      if not np.isfinite(cells).all():
+        raise types.InputError(
+          f'{data_dir}: the column {key!r} has no finite number in '
+          f'{(~np.isfinite(cells)).sum()} row(s): fill them in, or remove them.'
+        )
+      made[key] = cells
+      continue
+    words, place = np.unique(
+      [x.decode().strip() for x in cells], return_inverse=True
+    )
+    if len(words) > _MOST_WORDS:
+      raise types.InputError(
+        f'{data_dir}: the column {key!r} has {len(words)} words, more than '
+        f'{_MOST_WORDS}: leave it out, or group them.'
+      )
+    made[key] = np.eye(len(words))[place]
+  return _columns(made, np.concatenate([x['label'] for x in columns]))
+
+
+def _columns(columns, label) -> Table:
+  """A player a column: numbers [N], or 0 and 1 for each of its words [N, n]."""
+  parts = [np.reshape(x, (len(label), -1)) for x in columns.values()]
+  return Table(
+    np.concatenate(parts, 1).astype(np.float32),
+    np.asarray(label, np.int32),
+    np.repeat(np.arange(len(parts)), [x.shape[1] for x in parts]),
+    tuple(columns),
   )
 
 

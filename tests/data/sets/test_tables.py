@@ -74,3 +74,53 @@ def test_what_is_no_table_is_refused(tmp_path):
     tables.load('divorce', data_dir=str(tmp_path))
   with pytest.raises(types.InputError, match='must be one of'):
     tables.split(tables.load('wine'), 'validation')
+
+
+def test_words_of_generated_people_are_one_player_each():
+  table = tables.load('incomes')
+  assert len(table.names) == 14
+  for player in range(6, 14):
+    words = table.features[:, table.owner == player]
+    np.testing.assert_array_equal(words.sum(1), 1)
+
+
+@pytest.fixture
+def adult(tmp_path):
+  path = tmp_path / 'adult.csv'
+  lines = ['age,work,gain,income']
+  lines += [
+    f'{20 + i}, {("Private", "State")[i % 3 == 0]},{i % 5},'
+    f'{("<=50K", ">50K")[i % 4 == 0]}'
+    for i in range(40)
+  ]
+  path.write_text('\n'.join(lines), 'utf-8')
+  return path
+
+
+def test_a_table_of_ones_own_has_numbers_and_words(adult):
+  table = tables.load('csv:label=income', data_dir=str(adult))
+  assert set(table.names) == {'age', 'work', 'gain'}
+  assert len(table.label) == 40
+  column = {x: table.owner == i for i, x in enumerate(table.names)}
+  row = table.features[:, column['age']][:, 0].astype(int) - 20
+  np.testing.assert_array_equal(np.sort(row), np.arange(40))
+  np.testing.assert_array_equal(
+    table.features[:, column['gain']][:, 0], row % 5
+  )
+  np.testing.assert_array_equal(
+    table.features[:, column['work']], np.eye(2)[(row % 3 == 0).astype(int)]
+  )
+  np.testing.assert_array_equal(table.label, row % 4 == 0)
+
+
+def test_columns_that_are_no_table_are_refused(adult):
+  text = adult.read_text('utf-8')
+  adult.write_text(text.replace('\n21,', '\n,'), 'utf-8')
+  with pytest.raises(types.InputError, match="'age' has no finite number"):
+    tables.load('csv:label=income', data_dir=str(adult))
+  names = '\n'.join(f'{i},n{i},1,{i % 2}' for i in range(101))
+  adult.write_text(f'age,work,gain,income\n{names}', 'utf-8')
+  with pytest.raises(types.InputError, match="'work' has 101 words"):
+    tables.load('csv:label=income', data_dir=str(adult))
+  with pytest.raises(types.InputError, match='name'):
+    tables.load('npz', data_dir=str(adult))
