@@ -109,14 +109,24 @@ def of_inks(config, seen_by, describe, seed):
   }, {'planted_units': page}
 
 
-def of_letters(config, seen_by, describe, predict, states, seed):
-  """Numbers of the classifier without its letter units, curve, and page."""
+def units_called(
+  config, seen_by, describe, predict, state, train: subjects.Marked, word: str
+):
+  """Units of a classifier's layers whose description has a word.
+
+  Args:
+    config: Of the study.
+    seen_by: The encoder.
+    describe: Features of exemplars -> descriptions.
+    predict: Of the classifier.
+    state: Its state.
+    train: Images that exemplars are taken from.
+    word: That is looked for.
+
+  Returns:
+    (units, width of each layer, layer -> page of such units and of others).
+  """
   chosen = config.subject
-  clean, state = states
-  train, valid, test = (
-    subjects.marked_part(config, x, seed, tells=True)
-    for x in ('train', 'valid', 'test')
-  )
   found = exemplars.collect(
     predict,
     state,
@@ -136,14 +146,29 @@ def of_letters(config, seen_by, describe, predict, states, seed):
       y._replace(unit=int(unit))
       for unit, y in zip(active, describe(features[active]), strict=True)
     ]
-    named = milan.mentioning(said, 'letters')
+    named = milan.mentioning(said, word)
     units += [(layer, y.unit) for y in named]
-    rows = [y.unit for y in (*named[:8], *said[:8])]
+    shown = (*named[:8], *said[:8])
+    rows = [y.unit for y in shown]
     pages[f'units_{layer}'.replace('/', '_')] = unit_pages.page(
       train.image[x.row[rows]],
       masks[rows],
-      [f'{y.unit}: {y.words}' for y in (*named[:8], *said[:8])],
+      [f'{y.unit}: {y.words}' for y in shown],
     )
+  return units, widths, pages
+
+
+def of_letters(config, seen_by, describe, predict, states, seed):
+  """Numbers of the classifier without its letter units, curve, and page."""
+  chosen = config.subject
+  clean, state = states
+  train, valid, test = (
+    subjects.marked_part(config, x, seed, tells=True)
+    for x in ('train', 'valid', 'test')
+  )
+  units, widths, pages = units_called(
+    config, seen_by, describe, predict, state, train, 'letters'
+  )
   valid, test = (subjects.rows_of(config, x) for x in (valid, test))
   everything = [(layer, i) for layer, n in widths.items() for i in range(n)]
   order = unit_edits.least_useful_first(predict, state, valid, units, widths)
