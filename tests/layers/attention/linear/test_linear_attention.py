@@ -372,15 +372,32 @@ def test_all_chunks_at_once_are_as_exact_as_one_after_the_other(kind):
   np.testing.assert_allclose(all_of, one, rtol=1e-3, atol=1e-5)
 
 
-def test_work_grows_as_the_length():
-  def flops(length):
+def test_work_and_memory_grow_as_the_length():
+  def cost(length):
     x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
-    cost = causal.lower(
+    made = causal.lower(
       'scaled', x, x, x, chunk_size=16, group_size=length // 16
+    ).compile()
+    return (
+      made.cost_analysis()['flops'],
+      made.memory_analysis().temp_size_in_bytes,
     )
-    return cost.compile().cost_analysis()['flops']
 
-  assert flops(4096) / flops(1024) < 4.2
+  for long, short in zip(cost(4096), cost(1024), strict=True):
+    assert long / short < 4.2
+
+
+@pytest.mark.parametrize('group_size', [1, 16])
+def test_inputs_in_bfloat16_cost_no_more_than_their_rounding(group_size):
+  arrays = inputs(length=64)
+  rounded = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
+  found = causal('scaled', *rounded, group_size=group_size)
+  exact = causal('scaled', *(x.astype(jnp.float32) for x in rounded))
+  # Sums are float32 whatever the inputs are.
+  np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    found, causal('scaled', *arrays), atol=2**-5 * np.abs(arrays[2]).max()
+  )
 
 
 def test_groups_are_as_large_as_memory_allows(monkeypatch):
