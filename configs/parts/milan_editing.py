@@ -57,8 +57,8 @@ _ARMS = (
   'without those that answer to letters',
 )
 
-# The last two layers of maps, in which letters and things have units of their
-# own where nine of ten training images have the letter of their class.
+# The last two layers of maps, in more units of which letters are named where
+# nine of ten training images have the letter of their class.
 PRESET: Mapping[str, Any] = dict(
   on='small',
   subject=dict(layers=('norm_1', 'norm_2'), marks=0.9),
