@@ -36,8 +36,10 @@ class Device(NamedTuple):
 
   @classmethod
   def first(cls) -> 'Device':
-    """The default device of this process."""
-    device = jax.devices()[0]
+    """What programs run on here: that of `jax.default_device`, or the first."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None or isinstance(device, str):  # Names a platform.
+      device = jax.devices(device)[0]
     # AMD's have one, too, that is a name ('gfx90a').
     found = str(getattr(device, 'compute_capability', '')).split('.')
     is_nvidia = all(x.isdigit() for x in found)
@@ -112,6 +114,9 @@ class Flash(softmax.Softmax):
   each kind of call. The fused form agrees with it to the rounding of its type
   (2e-2 in bfloat16), but for a query that may look nowhere: what it sees is
   finite, and not the mean of all values. It has no forward mode (`jax.jvp`).
+  Under `jax.vmap` JAX takes a bias that has all rows and heads of its own, and
+  a mask that has or that all rows share; it refuses the shapes of others, and
+  `jax.jacobian`: use `Softmax` there.
 
   Decoding is that of `Softmax`: a step of one query has nothing to fuse.
   """
@@ -174,6 +179,7 @@ def fused(
   rows = math.prod(batch)
   queries, keys = query.shape[-3], key.shape[-3]
   room = _padded(queries), _padded(keys)
+  tied = _tied_to(query, key, value, bias, mask)
 
   def padded(x, length):
     x = x.reshape(rows, *x.shape[-3:])
@@ -191,19 +197,34 @@ def fused(
 
   real: list[jax.Array | None] = [None, None]
   if room != (queries, keys):
-    real = [jnp.full(rows, x, jnp.int32) for x in (queries, keys)]
+    real = [tied(jnp.full(rows, x, jnp.int32)) for x in (queries, keys)]
   output = jax.nn.dot_product_attention(
-    padded(query, room[0]),
-    padded(key, room[1]),
-    padded(value, room[1]),
-    bias=None if bias is None else of_scores(bias).astype(query.dtype),
+    tied(padded(query, room[0])),
+    tied(padded(key, room[1])),
+    tied(padded(value, room[1])),
+    bias=None if bias is None else tied(of_scores(bias).astype(query.dtype)),
     mask=None if mask is None else of_scores(mask > 0),
     is_causal=causal,
     query_seq_lengths=real[0],
     key_value_seq_lengths=real[1],
     implementation=implementation,
   )
+  output = tied(output)  # So that its cotangent is mapped, too.
   return output[:, :queries].reshape(*batch, queries, *output.shape[-2:])
+
+
+def _tied_to(*arrays):
+  """A function of x that is x, mapped by `jax.vmap` if one of `arrays` is.
+
+  The rule of JAX for cuDNN's kernel takes for granted that all it gets is
+  mapped (until https://github.com/jax-ml/jax/pull/39451): else it fails, and
+  sums the gradient of a bias that all share over the mapped axis in silence.
+  Without `jax.vmap` the compiler leaves nothing of this.
+  """
+  first = [jnp.ravel(x)[:1].any() for x in arrays if x is not None]
+  one = jnp.ones((), bool)
+  one = jnp.where(jnp.stack(first).any(), one, one)
+  return lambda x: x * one.astype(x.dtype)
 
 
 def _padded(length):

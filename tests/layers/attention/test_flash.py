@@ -194,6 +194,122 @@ def test_the_kernel_gets_bias_and_mask(on_gpu):
   )
 
 
+def strict(*arrays):
+  """As JAX's kernel: mapped only if all are, by one axis of rows for both."""
+
+  def plain(query, key, value, bias, lengths):
+    rows = len(query)
+    assert len(bias) == len(lengths) == rows, 'cannot reshape'
+    real = jnp.arange(key.shape[1])[None] < lengths[:, None]
+    return attention.softmax_attention(
+      query, key, value, bias, real[:, None, None], deterministic=True
+    )
+
+  def mapped(fn):
+    fn = jax.custom_batching.custom_vmap(fn)
+
+    @fn.def_vmap
+    def rule(size, is_mapped, *arrays):
+      assert all(jax.tree.leaves(is_mapped)), 'all are mapped, or none is'
+      made = fn(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays))
+      made = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), made)
+      return made, jax.tree.map(lambda _: True, made)
+
+    return fn
+
+  forward = mapped(plain)
+
+  @mapped
+  def backward(arrays, cotangent):
+    *arrays, lengths = arrays
+    return jax.vjp(lambda *x: plain(*x, lengths), *arrays)[1](cotangent)
+
+  kernel = jax.custom_vjp(forward)
+  kernel.defvjp(
+    lambda *x: (forward(*x), x), lambda x, g: (*backward(x, g), None)
+  )
+  return kernel(*arrays)
+
+
+@pytest.fixture
+def strict_kernel(monkeypatch):
+  """A kernel that takes for granted what JAX's rule does."""
+
+  def kernel(query, key, value, *, bias, key_value_seq_lengths, **_):
+    if bias is None:
+      *_, heads, _ = query.shape
+      shape = 1, heads, query.shape[1], key.shape[1]
+      bias = jnp.zeros(shape) + 0 * query[:, :1, :1, :1]  # Mapped as it is.
+    return strict(query, key, value, bias, key_value_seq_lengths)
+
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
+
+
+@pytest.mark.parametrize(
+  ('query', 'rest'), [(0, 0), (1, 1), (0, None), (None, 0)]
+)
+def test_the_fused_form_can_be_mapped(strict_kernel, query, rest):
+  axes = query, rest, rest
+  arrays = [
+    x if axis is not None else x.take(0, 0)
+    for x, axis in zip(inputs((3, 3), 5, 9), axes, strict=True)
+  ]
+
+  def gradients(fn):
+    total = lambda *x: jnp.sum(fn(*x))  # noqa: E731  (An unmapped cotangent.)
+    return jax.vmap(jax.grad(total, (0, 1, 2)), axes)(*arrays)
+
+  plain = functools.partial(attention.Softmax(), deterministic=True)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    gradients(flash.fused),
+    gradients(plain),
+  )
+
+
+def test_a_mapped_bias_is_right_or_refused(strict_kernel):
+  arrays = inputs((3, 2), 5, 9)
+  bias = np.random.default_rng(3).normal(size=(3, 2, 2, 5, 9))
+
+  def gradient(fn, bias, axis):
+    loss = lambda b, *x: jnp.sin(fn(*x, bias=b)).sum()  # noqa: E731
+    return jax.vmap(jax.grad(loss), (axis, 0, 0, 0))(bias, *arrays)
+
+  plain = functools.partial(attention.Softmax(), deterministic=True)
+  np.testing.assert_allclose(
+    gradient(flash.fused, bias, 0), gradient(plain, bias, 0), atol=1e-5
+  )
+  # One for all is what JAX's rule sums the gradients of in silence.
+  with pytest.raises(AssertionError, match='cannot reshape'):
+    gradient(flash.fused, bias[0, :1], None)
+
+
+def test_without_a_map_the_compiler_leaves_nothing_of_the_ties():
+  arrays = inputs((2,), 64, 64)
+
+  def compiled(fn):
+    loss = lambda *x: jnp.sin(fn(*x)).sum()  # noqa: E731
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays).compile()
+    return text.cost_analysis()['flops'], text.as_text().count('compare(')
+
+  fused = functools.partial(flash.fused, implementation='xla')
+  bare = functools.partial(jax.nn.dot_product_attention, implementation='xla')
+  assert compiled(fused) == compiled(bare)
+
+
+def test_the_device_is_the_one_that_programs_are_made_for(monkeypatch):
+  class Gpu:
+    platform, compute_capability = 'gpu', '9.0'
+
+  there = {None: [Gpu()], 'cpu': jax.devices('cpu')}
+  monkeypatch.setattr(jax, 'devices', lambda name=None: there[name])
+  assert flash.Device.first() == H100
+  for cpu in ('cpu', there['cpu'][0]):
+    with jax.default_device(cpu):
+      assert flash.Device.first() == flash.Device('cpu')
+  assert flash.Device.first() == H100
+
+
 def test_what_the_kernel_cannot_do_is_done_by_products(on_gpu):
   arrays = inputs((2,), 7, 7, jnp.bfloat16)
   how = dict(dropout_rng=jax.random.key(0), dropout_rate=0.5)
