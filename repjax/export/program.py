@@ -17,6 +17,7 @@ long as JAX says: https://docs.jax.dev/en/latest/export/export.html
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import contextlib
 import importlib
 import os
 import pathlib
@@ -183,13 +184,22 @@ def _export(predict, weights, inputs, *, any_rows=False):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (weights, inputs)
   )
   try:
-    return export.export(jax.jit(predict), platforms=PLATFORMS)(*shapes)
+    with _for_any_device():
+      return export.export(jax.jit(predict), platforms=PLATFORMS)(*shapes)
   except Exception as error:  # Whatever the network does with its shapes.
     text = ' '.join(str(error).split())[:200]
     hint = ': where it is made for one number of rows, --rows=8' * any_rows
     raise types.InputError(
       f'--format=jax: {type(error).__name__}: {text}{hint}'
     ) from error
+
+
+def _for_any_device():
+  """Keeps out what fits the GPU at hand alone, such as fused attention."""
+  try:
+    return jax.default_device(jax.devices('cpu')[0])
+  except RuntimeError:  # JAX_PLATFORMS may leave it out.
+    return contextlib.nullcontext()
 
 
 def _check_arrays(weights):

@@ -2,13 +2,16 @@
 
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from repjax import types
 from repjax.export import program
+from repjax.layers import attention
 from repjax.methods import supervised
 from repjax.models import mlp
 
@@ -75,6 +78,32 @@ def test_a_program_of_fixed_rows(run, tmp_path):
   assert signature.inputs['image']['shape'] == [2, 2, 2, 1]
   found = program.load(tmp_path)({'image': batch['image'][:2]})
   assert found['logits'].shape == (2, 3)
+
+
+class Attending(nn.Module):
+  @nn.compact
+  def __call__(self, image, *, mask, train):
+    tokens = nn.Dense(8, dtype=jnp.bfloat16)(image)
+    mixed = attention.Flash()(tokens, tokens, tokens, deterministic=True)
+    return nn.Dense(3)(mixed.mean((1, 2)))
+
+
+def test_a_program_made_where_attention_is_fused(run, tmp_path, monkeypatch):
+  class Gpu:
+    platform, compute_capability = 'gpu', '9.0'
+
+  there = {None: [Gpu()], 'cpu': jax.devices('cpu')}
+  *_, batch = run
+  method = supervised.make(Attending(), optax.sgd(0.1))
+  state = method.init(jax.random.key(0), batch)
+  expected = method.predict(state, batch)
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, 'devices', lambda name=None: there[name])
+    program.write(tmp_path, method, state, batch)
+  found = program.load(tmp_path)({'image': batch['image']})
+  np.testing.assert_allclose(
+    found['logits'], expected['logits'], rtol=2e-2, atol=2e-2
+  )
 
 
 def test_keys_have_no_file(run, tmp_path):
