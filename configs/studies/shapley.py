@@ -23,10 +23,8 @@ decide. On COMPAS and Divorce it is. But the smallest Shapley values can go just
 as well, and PageRank's areas are theirs within .002 (on COMPAS, else .0003):
 interactions tell more where features share what either has, as on *planted*.
 
-Trials had shown all figures of *table* and *planted* on other rows or seeds
-when thresholds were written; nothing was claimed against the smallest values.
-The formula of the incomes was changed when `skill`, a precondition, had been
-.094 and .100 in trials of it, where .1 is asked for.
+Trials on other rows or seeds came before thresholds of *table* and *planted*,
+none on the smallest values; `skill` (.094, .100) had incomes' formula changed.
 """
 
 import functools
