@@ -14,7 +14,6 @@ import numpy as np
 from configs.parts import milan_measures as measures
 from configs.parts import milan_subjects as subjects
 from configs.parts import milan_training as training
-from configs.parts import planted_captions
 from repjax import plots
 from repjax import types
 from repjax.analysis import unit_edits
@@ -68,19 +67,17 @@ PRESET: Mapping[str, Any] = dict(
 
 def run(config, seeds: Sequence[int]) -> types.Report:
   """Describes units of classifiers that read letters, and takes them out."""
-  planted_captions.check(config)
-  seen_by = training.encoder(config)
-  units = [planted_captions.draw(config, seen_by, seed) for seed in seeds]
-  describers = training.describers(config, units, seeds)
-  method = subjects.classifier(config, 'subject', subjects.num_classes(config))
-  clean, marked = (
-    training.classifiers(config, method, seeds, tells=x) for x in (False, True)
-  )
+  made = training.everything(config, seeds)
   numbers, curves, figures = [], {}, {}
   for i, seed in enumerate(seeds):
-    describe = training.describe_fn(config, units[i], describers[i])
+    describe = training.describe_fn(config, made.units[i], made.describers[i])
     found, curve, pages = of_edits(
-      config, seen_by, describe, method.predict, (clean[i], marked[i]), seed
+      config,
+      made.encoder,
+      describe,
+      made.method.predict,
+      (made.clean[i], made.marked[i]),
+      seed,
     )
     numbers.append(found)
     curves[f'seed {seed}'] = (np.arange(len(curve)), curve)

@@ -4,6 +4,7 @@ Hernandez et al., ICLR 2022. https://arxiv.org/abs/2201.11114
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -21,6 +22,39 @@ from repjax.data.sets import scenes
 from repjax.experiments import wiring
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
+
+
+class Trained(NamedTuple):
+  """What is trained for all seeds.
+
+  Attributes:
+    encoder: One for all.
+    units: Planted units with captions, of each seed.
+    describers: States, of each seed.
+    method: Of the classifiers.
+    clean: States of classifiers to which letters tell nothing.
+    marked: States of those to which they tell the class.
+  """
+
+  encoder: encoders.Encoder
+  units: list[planted_captions.Captioned]
+  describers: list[types.TrainState]
+  method: types.Method
+  clean: list[types.TrainState]
+  marked: list[types.TrainState]
+
+
+def everything(config, seeds: Sequence[int]) -> Trained:
+  """Trains all of it, seeds side by side."""
+  planted_captions.check(config)
+  seen_by = encoder(config)
+  units = [planted_captions.draw(config, seen_by, seed) for seed in seeds]
+  states = describers(config, units, seeds)
+  method = subjects.classifier(config, 'subject', subjects.num_classes(config))
+  clean, marked = (
+    classifiers(config, method, seeds, tells=x) for x in (False, True)
+  )
+  return Trained(seen_by, units, states, method, clean, marked)
 
 
 def encoder(config) -> encoders.Encoder:

@@ -59,9 +59,7 @@ from configs import milan as recipe
 from configs import presets
 from configs.parts import milan_editing
 from configs.parts import milan_measures as measures
-from configs.parts import milan_subjects as subjects
 from configs.parts import milan_training as training
-from configs.parts import planted_captions
 from repjax import plots
 from repjax import types
 
@@ -176,24 +174,22 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Learns to describe units, and describes planted and learned ones."""
   if 'editing' in config:
     return milan_editing.run(config, seeds)
-  planted_captions.check(config)
-  seen_by = training.encoder(config)
-  units = [planted_captions.draw(config, seen_by, seed) for seed in seeds]
-  describers = training.describers(config, units, seeds)
-  method = subjects.classifier(config, 'subject', subjects.num_classes(config))
-  clean, marked = (
-    training.classifiers(config, method, seeds, tells=x) for x in (False, True)
-  )
+  made = training.everything(config, seeds)
   numbers, sweeps, curves, figures = [], [], [], {}
   for i, seed in enumerate(seeds):
-    describer = {'params': describers[i].params}
+    describer = {'params': made.describers[i].params}
     found, sweep = measures.of_captions(
-      config, describer, units[i], seen_by, seed
+      config, describer, made.units[i], made.encoder, seed
     )
-    describe = training.describe_fn(config, units[i], describers[i])
-    inks, page = measures.of_inks(config, seen_by, describe, seed)
+    describe = training.describe_fn(config, made.units[i], made.describers[i])
+    inks, page = measures.of_inks(config, made.encoder, describe, seed)
     letters, curve, other = measures.of_letters(
-      config, seen_by, describe, method.predict, (clean[i], marked[i]), seed
+      config,
+      made.encoder,
+      describe,
+      made.method.predict,
+      (made.clean[i], made.marked[i]),
+      seed,
     )
     numbers.append({**found, **inks, **letters})
     sweeps.append(sweep)

@@ -99,8 +99,9 @@ def advice(
 
 def _remedies(config: Any, times: int) -> Iterator[str]:
   """What makes the activations so many times smaller, the mildest first."""
-  for group in {'model', 'net'} & set(config):
-    if 'remat' in config[group] and not config[group].remat:
+  for group in ('model', 'net'):
+    has = group in config and 'remat' in config[group]
+    if has and not config[group].remat:
       yield f'try --config.{group}.remat=true (the same numbers, slower)'
   if 'step' in config and 'microbatches' in config.step:
     rows = config.batch_size // jax.device_count()

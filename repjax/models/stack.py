@@ -121,10 +121,8 @@ class Stack(nn.Module):
     if state is not None:
       positions = state.position[:, None]
     elif segments is not None:
-      multi_head.check_mask(segments, tokens)
+      multi_head.check_segments(segments, tokens)
       positions = sequence_positions.from_segments(segments)
-      # Padding may be longer than the longest text.
-      positions = jnp.where(segments > 0, positions, 0)
     elif mask is not None:
       positions = sequence_positions.from_mask(mask)
     else:

@@ -306,10 +306,7 @@ def _places(tokens, segments):
   """Places of tokens [B, L] in the text that they are of."""
   if segments is None:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-  places = sequence_positions.from_segments(segments)
-  # Padding may be longer than any text, and must not be at a missing place:
-  # NaN would reach all tokens, whatever they see.
-  return jnp.where(segments > 0, places, 0)
+  return sequence_positions.from_segments(segments)
 
 
 def _keys(mask):

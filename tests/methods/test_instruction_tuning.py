@@ -16,6 +16,7 @@ from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import packing
 from repjax.data.text import tokens
+from repjax.layers.attention import multi_head
 from repjax.methods import instruction_tuning
 from repjax.methods import model_inputs
 from repjax.models import t5
@@ -144,8 +145,22 @@ def test_a_packed_text_sees_nothing_of_the_others():
   np.testing.assert_array_equal(same, segments[0] != 2)
   alone = LM.apply(variables, read[:, 3:7], train=False)
   np.testing.assert_allclose(before[:, 3:7], alone, rtol=1e-5, atol=1e-6)
-  with pytest.raises(types.InputError, match='mask'):
+  with pytest.raises(types.InputError, match='segments must be'):
     LM.apply(variables, read, train=False, segments=segments[:, :4])
+
+
+def test_segments_are_of_one_sequence_that_is_there_as_a_whole():
+  layer = multi_head.MultiHeadAttention(2)
+  tokens = jnp.ones((1, 3, 4))
+  for other in (dict(context=tokens), dict(max_length=5), dict(state=())):
+    with pytest.raises(types.InputError, match='one sequence'):
+      layer.init(
+        jax.random.key(0),
+        tokens,
+        train=False,
+        segments=jnp.ones((1, 3), jnp.int32),
+        **other,
+      )
 
 
 def test_a_text_of_a_language_model_is_source_end_target_end():

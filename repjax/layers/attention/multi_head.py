@@ -39,6 +39,28 @@ def check_mask(mask: jax.Array | None, tokens: jax.Array) -> None:
     )
 
 
+def check_segments(
+  segments: jax.Array, tokens: jax.Array, *, alone: bool = True
+) -> None:
+  """Raises InputError unless segments [B, L] fit tokens [B, L, D].
+
+  Args:
+    segments: As `MultiHeadAttention` takes them.
+    tokens: What they are of.
+    alone: Whether there is neither another sequence nor a decoding state.
+  """
+  if segments.shape != tokens.shape[:2]:
+    raise InputError(
+      f'segments must be [batch, length] = {tokens.shape[:2]}, one number a '
+      f'token, got {segments.shape}'
+    )
+  if not alone:
+    raise InputError(
+      'segments tell the texts of one sequence apart: attention to another '
+      'sequence (context) and decoding (max_length, state) have none'
+    )
+
+
 class MultiHeadAttention(nn.Module):
   """Attention between projections of tokens (Vaswani et al., 2017, sec. 3.2.2).
 
@@ -110,8 +132,9 @@ class MultiHeadAttention(nn.Module):
       `max_length` nor `state` is given.
 
     Raises:
-      InputError: The width is no multiple of `num_heads`, `mask` has another
-        shape, `attention_fn` cannot decode, or the prompt is longer than
+      InputError: The width is no multiple of `num_heads`, `mask` or `segments`
+        have another shape, segments come with `context`, `max_length` or
+        `state`, `attention_fn` cannot decode, or the prompt is longer than
         `max_length`.
     """
     dim = tokens.shape[-1]
@@ -120,6 +143,9 @@ class MultiHeadAttention(nn.Module):
         f'hidden_dim must be a multiple of num_heads, got hidden_dim={dim}, '
         f'{self.num_heads=}'
       )
+    if segments is not None:
+      others = (context, state, max_length)
+      check_segments(segments, tokens, alone=all(x is None for x in others))
     attention_fn: Any = self.attention_fn  # To decode it is more than a call.
     types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
     project = functools.partial(

@@ -25,15 +25,18 @@ def from_segments(segments: jax.Array) -> jax.Array:
   """Places of tokens in the text of a packed row that they are of.
 
   Args:
-    segments: [B, L], integers: which text a token is of. Equal ones are
-      neighbours.
+    segments: [B, L], integers: which text a token is of, 0 for padding. Equal
+      ones are neighbours.
 
   Returns:
-    [B, L] int32, from 0 in each text.
+    [B, L] int32, from 0 in each text. Padding, which may be longer than any
+    text, is at 0: at a missing place it would be NaN for all tokens, whatever
+    they see.
   """
   place = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
   begins = jnp.diff(segments, axis=1, prepend=segments[:, :1] - 1) != 0
-  return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+  places = place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
+  return jnp.where(segments > 0, places, 0)
 
 
 def sinusoids(
