@@ -122,7 +122,7 @@ def causal(
       linear_attention.start(key_map, inputs),
     )
     parts = attention_sums.Part(
-      _absorb(empty, own._replace(stays=None), group, precision),
+      _absorb(empty, own, group, precision),
       None if own.faded is None else own.faded[..., -1],
       own.stays,
     )
