@@ -28,6 +28,11 @@ Trials on two series of other seeds were in view when the thresholds were
 written, which are no difference but for `fitted` and random scores. After the
 first record one claim was added, `random_adjusted_mean`: one draw of random
 scores a series may miss a segment by luck, and says little.
+
+nab: seven series of known causes, one column each, at the same thresholds.
+Anomalies are among the rows to learn from, too, and among those of validation.
+Before its record there was one pilot, of 60 steps at one rate with two other
+seeds: adjusted F1 .97 against .77 of the error, AUROC .52 against .70.
 """
 
 from absl import logging
