@@ -14,6 +14,7 @@ learns the first share of your own series, and its threshold by the next one.
 
 paper: the authors' settings for SMAP, on channels of it. Their temperature, 50,
   multiplies the sum over three layers, which is 1 / 150 here.
+gpu: the same, by the name of presets for accelerators.
 small: planted anomalies, windows of 50 points, two narrow layers.
 """
 
@@ -69,6 +70,7 @@ PRESETS = dict(
     anomaly=dict(temperature=1 / 100),
     run=dict(log_every=100, eval_every=200, save_every=200),
   ),
+  gpu=dict(on='paper'),
   smap=dict(on='small', data=dict(name='smap_msl')),
   msl=dict(on='smap', data=dict(channels=('C-1', 'M-1'))),
   nab=dict(on='smap', data=dict(name='nab', channels=('realKnownCause',))),

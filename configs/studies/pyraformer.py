@@ -16,8 +16,12 @@ the best of 0.003 and 0.01 was the larger for both networks.
 
 small: sines of 24 and 168 hours with the paper's noise, 168 hours ahead.
 etth1: ETTh1 by the same small network: a test MSE of .82, as with exact
-attention, against .57 of the last day and .41 of the linear map. paper: the
-authors' settings, not measured.
+attention, against .57 of the last day and .41 of the linear map. gpu: the
+authors' settings; the epoch is the best of five on validation.
+
+Of ETTh1 there is a claim about the published error itself, `etth1_mse`. It was
+written after the record of etth1 and before any run of gpu, for which it is
+meant: ten per cent above the published figure, whose epoch the test set chose.
 """
 
 from collections.abc import Callable
@@ -81,6 +85,12 @@ CLAIMS = dict(
     paper='linear against quadratic (section 3.1)',
     at_least=4.0,
   ),
+  etth1_mse=dict(
+    says='ETTh1, 168 hours ahead: test MSE, epoch chosen on validation',
+    paper='0.808 (ETTh1, 168, epoch chosen on the test set; figure not '
+    'checked)',
+    at_most=0.89,
+  ),
   edges_per_step=dict(
     kind='theory',
     says='edges a step for A = 3, C = 4, S = 4 at 64 to 16,384 steps: largest '
@@ -140,6 +150,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'linear_ratio': error / naive['linear']['mse'],
       'memory_ratio': memory,
       'time_ratio': seconds,
+      **({'etth1_mse': error} if is_published(config.data) else {}),
       'edges_per_step': [_edges()] * len(seeds),
       **{
         f'{name} test {kind}': values
@@ -169,14 +180,24 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
           for name, x in {**scores, **naive}.items()
         },
         ylabel='mean squared error (scaled)',
+        log=True,
       ),
       **_figures(config, data, chosen, test),
     },
   )
 
 
+def is_published(data) -> bool:
+  """Whether the windows are those of the published ETTh1, 168."""
+  sizes = (data.length, data.horizon)
+  return data.split == 'ett_hours' and sizes == (168, 168)
+
+
 def _figures(config, data, chosen, test):
   """Forecasts of the first seed, and the graph."""
+  linear = naive_forecasts.linear(
+    naive_forecasts.fit_linear(data.train, data.sources('validation'))
+  )
   seasonal = naive_forecasts.seasonal(
     config.data.horizon, config.data.period, config.data.length
   )
@@ -185,6 +206,7 @@ def _figures(config, data, chosen, test):
     'forecast': chosen['Pyraformer'].outputs['forecast'][0],
     'exact forecast': chosen['exact'].outputs['forecast'][0],
     'seasonal forecast': np.asarray(seasonal(test)),
+    'linear forecast': np.asarray(linear(test)),
   }
   model = forecasts.network(config, len(data.series))
   return {

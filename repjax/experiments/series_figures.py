@@ -58,7 +58,7 @@ def forecasts(
     steps = 1 + np.arange(error.shape[1])
     made['error_by_step'] = plots.lines(
       {
-        name.removesuffix(' forecast'): (
+        name.removesuffix(' forecast').replace('forecast', 'network'): (
           steps,
           np.square(x - outputs['target']).mean((0, 2)),
         )

@@ -11,6 +11,9 @@ from launch.lib import results
 
 # What reads fewer rows; shapes are those of the preset.
 _LESS = {
+  'anomaly_transformer': dict(
+    data=dict(name='planted'), planted=dict(num_test=2_400, num_collective=1)
+  ),
   'esvit': dict(data=dict(train_split='train[:600]')),
   'dp_finetuning': dict(data=dict(train_split='train[:2000]')),
   'mam_adapter': dict(data=dict(train_split='train[:4000]')),
@@ -27,6 +30,9 @@ _LESS = {
   'mixup': dict(data=dict(train_split='train[:200]')),
   'performer': dict(data=dict(train_split='train[:100]')),
   'pico': dict(data=dict(train_split='train[:600]')),
+  'pyraformer': dict(
+    data=dict(file='', split='shares', sines=dict(length=2_000)),
+  ),
   'gradient_vaccine': dict(family=dict(num_rows=(700,))),
   'flan': dict(data=dict(num_rows=100, num_eval_rows=20)),
   'imprint': dict(data=dict(train_split='train[10000:10600]')),

@@ -77,3 +77,11 @@ def test_the_published_settings():
   assert (config.batch_size, config.epochs, config.tx.drop) == (32, 5.0, 0.1)
   assert config.study.rates == (1e-4,)
   assert study.get_config('etth1').data.split == 'ett_hours'
+
+
+@pytest.mark.parametrize('preset', ['paper', 'gpu', 'etth1', 'small'])
+def test_the_published_error_is_compared_on_its_own_windows(preset):
+  data = study.get_config(preset).data
+  assert study.is_published(data) == (preset != 'small')
+  data.horizon = 336
+  assert not study.is_published(data)
