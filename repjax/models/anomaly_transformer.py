@@ -67,6 +67,15 @@ class AnomalyTransformer(nn.Module):
       mlp_dim=self.mlp_dim,
     )
     check_range('[0, 1)', dropout_rate=self.dropout_rate)
+    # Widths of 0 would be 0 / 0 in the prior.
+    check_range('(1, inf)', **{'scaling.base': self.scaling.base})
+    check_range(
+      '(0, inf)',
+      **{
+        'scaling.sharpness': self.scaling.sharpness,
+        'scaling.offset': self.scaling.offset,
+      },
+    )
     super().__post_init__()
 
   @nn.compact

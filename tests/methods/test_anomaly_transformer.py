@@ -227,3 +227,8 @@ def test_settings_out_of_range_are_refused():
     models.AnomalyTransformer(dropout_rate=1.0)
   with pytest.raises(types.InputError, match='num_layers'):
     models.AnomalyTransformer(num_layers=0)
+  # Widths of 0, or below: the prior would be NaN.
+  for field, value in (('base', 1.0), ('offset', 0.0), ('sharpness', -1.0)):
+    scaling = association.Scaling(**{field: value})
+    with pytest.raises(types.InputError, match=f'scaling.{field}'):
+      models.AnomalyTransformer(scaling=scaling)

@@ -204,7 +204,8 @@ def _rows(path):
       lines = [row for row in csv.reader(file) if row]
   except FileNotFoundError:
     raise types.InputError(
-      f'There is no file {path}: check --config.data.file.'
+      f'There is no file {path}: check --config.data.file, or give --data_dir, '
+      'the folder that it is in.'
     ) from None
   except UnicodeDecodeError as error:
     raise types.InputError(
