@@ -31,8 +31,9 @@ scores a series may miss a segment by luck, and says little.
 
 nab: seven series of known causes, one column each, at the same thresholds.
 Anomalies are among the rows to learn from, too, and among those of validation.
-Before its record there was one pilot, of 60 steps at one rate with two other
-seeds: adjusted F1 .97 against .77 of the error, AUROC .52 against .70.
+Adjusted F1 is .96 against .82 of the error and .95 of random scores, raw F1 .04
+against .34, AUROC .50 against .76. One pilot was in view, of 60 steps at one
+rate with two other seeds: adjusted F1 .97 against .77.
 """
 
 from absl import logging

@@ -84,7 +84,7 @@ def association_maps(
     for layer, axes in enumerate(row):
       axes.imshow(maps[layer].mean(0), cmap='viridis', vmin=0)
       for place in marked:
-        axes.axhline(place, color='tab:orange', linewidth=0.4, alpha=0.5)
+        axes.axhline(place, color='tab:orange', linewidth=0.9)
       axes.set_title(f'{name}, layer {layer + 1}', fontsize=8)
       axes.tick_params(labelsize=7)
   for axes in grid[-1]:
