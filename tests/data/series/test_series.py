@@ -107,7 +107,7 @@ def test_a_bad_file_is_one_clear_line(write, rows, options, message):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-  with pytest.raises(types.InputError, match='There is no file .* --data_dir'):
+  with pytest.raises(types.InputError, match=r'There is no file .* --data_dir'):
     reading.read_csv(tmp_path / 'none.csv')
   with pytest.raises(types.InputError, match='cannot be read'):
     reading.read_npz(tmp_path / 'none.npz', 'x')
