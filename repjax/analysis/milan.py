@@ -15,6 +15,11 @@ How sure a description is: its evidence, log p(d | E) - log p(d), how much
 likelier the exemplars make it. Exemplars that have nothing in common have some,
 too, by chance; `null_level` is what few of them reach, and a unit below it is
 'unknown'. (Neither stands in the paper.)
+
+Scores are those of the authors' code (tests/analysis/test_milan_published.py)
+but for one token: its log p(d) of a caption that ends early also counts what
+stands after the end, a second end, to which its language model was never
+trained.
 """
 
 from collections.abc import Sequence
