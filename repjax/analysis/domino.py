@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 
 from repjax import types
 from repjax.analysis import error_mixture
@@ -198,7 +199,14 @@ def principal(rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     _, vectors = np.linalg.eigh(moved.T.astype(np.float64) @ moved)
     basis = vectors[:, ::-1][:, :dim]
   else:
-    basis = np.linalg.svd(moved, full_matrices=False)[2][:dim].T
+    # Of wide rows only as many directions as are asked for: a whole singular
+    # value decomposition takes many times as long.
+    count = len(rows)
+    _, vectors = scipy.linalg.eigh(
+      moved.astype(np.float64) @ moved.T,
+      subset_by_index=(count - min(dim, count), count - 1),
+    )
+    basis, _ = np.linalg.qr(moved.T @ vectors[:, ::-1])
   return centre, basis.astype(rows.dtype)
 
 
