@@ -72,7 +72,7 @@ PRESETS = dict(
     mlp=dict(features=(128, 128)),
     text=dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1),
     clip=dict(features=32),
-    slices=dict(pca_dim=32),
+    slices=dict(num_components=50, pca_dim=16),
     run=dict(log_every=50, eval_every=200, save_every=200),
   ),
   mnist=dict(on='small', data=dict(name='mnist', num_rows=20_000)),
@@ -80,7 +80,7 @@ PRESETS = dict(
     **dict(batch_size=32, epochs=0.2, data=dict(num_rows=600)),
     mlp=dict(features=(16,)),
     **dict(text=dict(hidden_dim=8, mlp_dim=8), clip=dict(features=8)),
-    slices=dict(pca_dim=8),
+    slices=dict(num_components=25, pca_dim=8),
   ),
 )
 

@@ -292,11 +292,11 @@ def measure(
     rankings['confusion'] = slice_baselines.confusion(of.num_slices)(*test)
   if 'George-like' in names:
     rankings['George-like'] = slice_baselines.george(
-      *valid, seed=seed, num_slices=of.num_slices
+      *valid, seed=seed, num_slices=of.num_slices, **config.study.george
     )(*test)
   if 'Spotlight-like' in names:
     rankings['Spotlight-like'] = slice_baselines.spotlight(
-      *valid, num_slices=of.num_slices
+      *valid, num_slices=of.num_slices, **config.study.spotlight
     )(*test)
   if embeddings:
     for name in ('untrained', 'pixels'):
