@@ -64,9 +64,22 @@ PRESET: Mapping[str, Any] = dict(
   editing=dict(word='letters'),
 )
 
+# The last layer alone, in networks that nobody has seen: `each` of a seed.
+LAST_LAYER: Mapping[str, Any] = dict(
+  on='editing',
+  subject=dict(layers=('norm_2',)),
+  fresh=dict(first=5300, each=2),
+)
+
 
 def run(config, seeds: Sequence[int]) -> types.Report:
   """Describes units of classifiers that read letters, and takes them out."""
+  if 'fresh' in config:
+    seeds = [
+      config.fresh.first + config.fresh.each * seed + i
+      for seed in seeds
+      for i in range(config.fresh.each)
+    ]
   made = training.everything(config, seeds)
   numbers, curves, figures = [], {}, {}
   for i, seed in enumerate(seeds):

@@ -35,9 +35,9 @@ In both, methods that Domino is compared with ran on defaults. Now each has the
 best of four settings, by precision at 10 on rare and noisy slices of two seeds
 that are not below; thresholds are the same. Domino: 16 dimensions and 50
 components (.78; .73 with 25, .67 with 25 in 32, as before). George-like: 16 and
-25 (.60; .50 in 2, its default). Spotlight-like: 16 and balls of 1 % of the rows
-or more (.90; .87 with 2 %, its default). The plain mixture and Domino with
-other embeddings have Domino's. In the second record `over_plain` was .36 +- .13,
+25 (.60; .50 in 2, as before). Spotlight-like: 16 and balls of 1 % of the rows
+or more (.90; .87 with 2 %, as before). The plain mixture and Domino with other
+embeddings have Domino's. The second record had `over_plain` .36 +- .13,
 `over_confusion` .25 +- .11 and `over_next_best` -.20 +- .10.
 
 In both, noisy and correlated slices were found nearly always, and rare ones

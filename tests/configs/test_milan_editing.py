@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs.parts import milan_editing
 from configs.parts import milan_subjects as subjects
@@ -79,3 +80,20 @@ def test_every_claim_is_measured_by_all_seeds():
     at['accuracy, without letter units'] - at['accuracy, letters learned'],
   )
   assert {'removed', 'arms'} <= set(report.figures)
+
+
+def test_the_last_layer_is_asked_of_networks_of_its_own(monkeypatch):
+  asked = []
+
+  def everything(config, seeds):
+    asked.append((config.subject.layers, tuple(seeds)))
+    raise StopIteration
+
+  monkeypatch.setattr(milan_editing.training, 'everything', everything)
+  for preset in ('editing', 'last_layer'):
+    with pytest.raises(StopIteration):
+      study.run(study.get_config(preset), study.SEEDS)
+  (_, old), (layers, fresh) = asked
+  assert layers == ('norm_2',)
+  assert old == study.SEEDS
+  assert fresh == tuple(range(5300, 5312))
