@@ -44,7 +44,10 @@ ROWS = jnp.cos(jnp.arange(24.0)).reshape(6, 4)
 IDS, MASK = jnp.arange(6) % 2, jnp.ones(6)
 KERNEL = ROWS[:4]
 BASE = distribution_calibration.Base(
-  ROWS[:3], jnp.stack([KERNEL, 2 * KERNEL, -KERNEL]), None, 1.0
+  ROWS[:3], jnp.stack([KERNEL, 2 * KERNEL, -KERNEL]), None, None, 1.0
+)
+DENSE = BASE._replace(
+  factors=None, covariances=jnp.einsum('crd,cre->cde', *[BASE.factors] * 2)
 )
 MIXTURE = fitted_losses.Mixture(
   jnp.full(2, 0.5), ROWS[:2], jnp.stack([jnp.eye(4)] * 2)
@@ -74,6 +77,12 @@ CASES = {
   'draws of a calibrated distribution': (
     lambda x: distribution_calibration.drawn(
       jax.random.key(0), BASE, x, num_drawn=3
+    ),
+    ROWS[0],
+  ),
+  'draws from a covariance': (
+    lambda x: distribution_calibration.drawn(
+      jax.random.key(0), DENSE, x, num_drawn=3
     ),
     ROWS[0],
   ),

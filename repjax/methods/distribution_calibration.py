@@ -17,8 +17,11 @@ Two things are otherwise than one may think:
   is one random offset, the same in all dimensions; `on='diagonal'` is what it
   is often taken for.
 
-A draw is made from low-rank factors of the covariances; that of 640 dimensions
-is never decomposed, as the authors' code does for every row.
+Classes of few rows lend low-rank factors of their covariances, from which draws
+are made without a decomposition. Where two classes have more rows than features
+have dimensions, factors cost more than a Cholesky decomposition and a draw from
+it; singular values of 640 x 640, as the authors' code computes for every row,
+cost 50 times as much as that.
 """
 
 import dataclasses
@@ -39,14 +42,17 @@ class Base(NamedTuple):
 
   Attributes:
     means: [C, D].
-    factors: A with A^T A the covariance (with n - 1), [C, R, D].
-    isotropic: Standard deviation of a part that is equal in all dimensions,
-      [C]; None without shrinkage, and then nothing is drawn of it.
+    factors: A with A^T A the covariance (with n - 1), [C, R, D]; None where
+      there are `covariances`.
+    covariances: [C, D, D]; None where there are `factors`.
+    isotropic: Standard deviation of a part beside the factors that is equal in
+      all dimensions, [C]; None if nothing is drawn of it.
     power: Tukey's, of features that these are statistics of; 1 for raw ones.
   """
 
   means: jax.Array
-  factors: jax.Array
+  factors: jax.Array | None
+  covariances: jax.Array | None
   isotropic: jax.Array | None
   power: float
 
@@ -94,24 +100,49 @@ def statistics(
       f'Base class {present[counts.argmin()]} has a single row, and so no '
       'covariance: leave it out.'
     )
+  classes = [features[labels == x] for x in present]
+  means = jnp.asarray([x.mean(0) for x in classes], jnp.float32)
   width = features.shape[1]
-  means, factors, isotropic = [], [], []
-  for label, count in zip(present, counts, strict=True):
-    rows = features[labels == label]
-    centred = (rows - rows.mean(0)) / np.sqrt(count - 1)
+  factors = covariances = isotropic = None
+  if 2 * counts.min() > width:
+    covariances = jnp.asarray(
+      [_shrunk(np.cov(x.T, ddof=1), shrinkage) for x in classes], jnp.float32
+    )
+  else:
+    factors, isotropic = _factors(classes, shrinkage)
+  return Base(
+    means=means,
+    factors=factors,
+    covariances=covariances,
+    isotropic=isotropic,
+    power=power if of == 'transformed' else 1.0,
+  )
+
+
+def _shrunk(covariance, shrinkage):
+  covariance = np.atleast_2d(covariance)
+  width = len(covariance)
+  return (1 - shrinkage) * covariance + (
+    shrinkage * np.trace(covariance) / width * np.eye(width)
+  )
+
+
+def _factors(classes, shrinkage):
+  """Factors [C, R, D], and the deviations that shrinkage adds, [C] or None."""
+  counts, width = [len(x) for x in classes], classes[0].shape[1]
+  factors, isotropic = [], []
+  for rows in classes:
+    centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
     # Rows beyond D say nothing more.
-    factor = np.linalg.qr(centred, mode='r') if count > width else centred
-    means.append(rows.mean(0))
+    factor = np.linalg.qr(centred, mode='r') if len(rows) > width else centred
     factors.append(
-      np.pad(factor, ((0, min(width, counts.max()) - len(factor)), (0, 0)))
+      np.pad(factor, ((0, min(width, max(counts)) - len(factor)), (0, 0)))
       * np.sqrt(1 - shrinkage)
     )
     isotropic.append(np.sqrt(shrinkage * np.square(centred).sum() / width))
-  return Base(
-    means=jnp.asarray(means, jnp.float32),
-    factors=jnp.asarray(factors, jnp.float32),
-    isotropic=jnp.asarray(isotropic, jnp.float32) if shrinkage else None,
-    power=power if of == 'transformed' else 1.0,
+  return (
+    jnp.asarray(factors, jnp.float32),
+    jnp.asarray(isotropic, jnp.float32) if shrinkage else None,
   )
 
 
@@ -140,13 +171,16 @@ def calibrated(
   """
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
-  factors = base.factors[places]
-  covariances = jnp.einsum('krd,kre->de', factors, factors)
+  if base.covariances is not None:
+    covariance = base.covariances[places].sum(0)
+  else:
+    factors = base.factors[places]
+    covariance = jnp.einsum('krd,kre->de', factors, factors)
   if base.isotropic is not None:
     shared = jnp.square(base.isotropic[places]).sum()
-    covariances = covariances + shared * jnp.eye(len(row))
+    covariance = covariance + shared * jnp.eye(len(row))
   added = jnp.ones((len(row),) * 2) if on == 'entries' else jnp.eye(len(row))
-  return mean, covariances / neighbours + alpha * added
+  return mean, covariance / neighbours + alpha * added
 
 
 @jax.default_matmul_precision('highest')
@@ -164,9 +198,15 @@ def drawn(
   of_factors, of_rest, of_alpha = jax.random.split(rng, 3)
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
-  factors = base.factors[places].reshape(-1, len(row)) / np.sqrt(neighbours)
-  normal = jax.random.normal(of_factors, (num_drawn, len(factors)))
-  draws = mean[None] + normal @ factors
+  if base.covariances is not None:
+    spread = _from_covariance(
+      of_factors, base.covariances[places].sum(0) / neighbours, num_drawn
+    )
+  else:
+    factors = base.factors[places].reshape(-1, len(row)) / np.sqrt(neighbours)
+    normal = jax.random.normal(of_factors, (num_drawn, len(factors)))
+    spread = normal @ factors
+  draws = mean[None] + spread
   width = len(row) if on == 'diagonal' else 1
   offset = jax.random.normal(of_alpha, (num_drawn, width))
   draws = draws + np.sqrt(alpha) * offset
@@ -174,6 +214,26 @@ def drawn(
     return draws
   rest = jnp.sqrt(jnp.square(base.isotropic[places]).mean())
   return draws + rest * jax.random.normal(of_rest, draws.shape)
+
+
+def _from_covariance(rng, covariance, num_drawn):
+  """Draws [num_drawn, D] from N(0, covariance), which may be singular."""
+  width = len(covariance)
+  variances = jnp.diagonal(covariance)
+  # More than float32 loses of a correlation matrix: what is singular becomes
+  # definite by it (a third of it is too little where all dimensions are equal);
+  # deviations grow by 6e-4 of themselves, at D = 640. The last term is for
+  # dimensions without any spread.
+  added = 16 * width * jnp.finfo(jnp.float32).eps * variances + 1e-30
+  lower = jax.lax.linalg.cholesky(
+    covariance + jnp.diag(added), symmetrize_input=False
+  )
+  normal = jax.random.normal(rng, (num_drawn, width))
+  # In two parts: a quarter of the triangle's square is left out.
+  half = width // 2
+  return jnp.concatenate(
+    [normal[:, :half] @ lower[:half, :half].T, normal @ lower[half:].T], 1
+  )
 
 
 def _nearest(base, row, neighbours):

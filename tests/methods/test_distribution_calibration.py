@@ -14,32 +14,37 @@ FEATURES = np.maximum(RNG.normal(size=(4, 10))[LABELS] * 2, 0) + RNG.uniform(
   0, 1, (70, 10)
 )
 ROW = RNG.uniform(0, 1, 10).astype(np.float32)
+# The second class has so few rows that factors are kept, not covariances.
+KINDS = dict(covariances=LABELS, factors=np.repeat(range(4), [30, 5, 15, 20]))
 
 
-def _published(row, neighbours, alpha):
+def _published(labels, row, neighbours, alpha):
   """Equations 1, 2, 5 and 6, with the code's alpha on every entry."""
-  means = np.stack([FEATURES[c == LABELS].mean(0) for c in range(4)])
-  covs = np.stack([np.cov(FEATURES[c == LABELS].T) for c in range(4)])
+  means = np.stack([FEATURES[c == labels].mean(0) for c in range(4)])
+  covs = np.stack([np.cov(FEATURES[c == labels].T) for c in range(4)])
   near = np.argsort(((means - row) ** 2).sum(1))[:neighbours]
   mean = (means[near].sum(0) + row) / (neighbours + 1)
   return mean, covs[near].mean(0) + alpha
 
 
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('neighbours', [1, 2, 3])
-def test_mean_and_covariance_are_those_of_the_published_rule(neighbours):
-  base = calibration.statistics(FEATURES, LABELS)
+def test_mean_and_covariance_are_those_of_the_published_rule(neighbours, kind):
+  base = calibration.statistics(FEATURES, KINDS[kind])
+  assert getattr(base, kind) is not None
   mean, covariance = calibration.calibrated(
     base, ROW, neighbours=neighbours, alpha=0.21
   )
-  wanted = _published(ROW, neighbours, 0.21)
+  wanted = _published(KINDS[kind], ROW, neighbours, 0.21)
   np.testing.assert_allclose(mean, wanted[0], rtol=1e-5)
   np.testing.assert_allclose(covariance, wanted[1], atol=1e-5)
 
 
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('on', ['entries', 'diagonal'])
 @pytest.mark.parametrize('shrinkage', [0.0, 0.3])
-def test_draws_have_that_mean_and_covariance(on, shrinkage):
-  base = calibration.statistics(FEATURES, LABELS, shrinkage=shrinkage)
+def test_draws_have_that_mean_and_covariance(on, shrinkage, kind):
+  base = calibration.statistics(FEATURES, KINDS[kind], shrinkage=shrinkage)
   settings = dict(neighbours=2, alpha=0.5, on=on)
   mean, covariance = calibration.calibrated(base, ROW, **settings)
   draws = np.asarray(
@@ -53,10 +58,35 @@ def test_draws_have_that_mean_and_covariance(on, shrinkage):
   assert difference <= 0.02 * np.linalg.norm(covariance)
 
 
-def test_shrinkage_keeps_the_trace_and_reaches_the_identity():
-  plain = calibration.statistics(FEATURES, LABELS)
-  full = calibration.statistics(FEATURES, LABELS, shrinkage=1.0)
-  half = calibration.statistics(FEATURES, LABELS, shrinkage=0.5)
+def test_many_equal_dimensions_and_one_without_spread_are_drawn_as_they_are():
+  # The covariance has rank one, and Cholesky's decomposition nothing to hold.
+  common = np.random.default_rng(1).uniform(1, 2, (400, 1))
+  features = np.repeat(common, 640, 1) * np.linspace(1, 50, 640)
+  features[:, 7] = 3.0
+  base = calibration.statistics(features, np.arange(400) % 1)
+  assert base.covariances is not None
+  draws = np.asarray(
+    calibration.drawn(
+      jax.random.key(0),
+      base,
+      base.means[0],
+      num_drawn=50,
+      neighbours=1,
+      alpha=0.0,
+    )
+  )
+  np.testing.assert_array_equal(draws[:, 7], 3.0)
+  others = np.delete((draws - features.mean(0)) / np.linspace(1, 50, 640), 7, 1)
+  others /= common.std(ddof=1)
+  np.testing.assert_allclose(others - others[:, :1], 0, atol=0.3)
+  assert 0.7 < others[:, 0].std() < 1.3
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_shrinkage_keeps_the_trace_and_reaches_the_identity(kind):
+  plain = calibration.statistics(FEATURES, KINDS[kind])
+  full = calibration.statistics(FEATURES, KINDS[kind], shrinkage=1.0)
+  half = calibration.statistics(FEATURES, KINDS[kind], shrinkage=0.5)
   traces = [
     np.trace(calibration.calibrated(x, ROW, alpha=0.0)[1])
     for x in (plain, half, full)
@@ -72,10 +102,7 @@ def test_transformed_statistics_are_those_of_transformed_features():
   base = calibration.statistics(FEATURES, LABELS, of='transformed', power=0.5)
   wanted = calibration.statistics(FEATURES**0.5, LABELS, power=1.0)
   np.testing.assert_allclose(base.means, wanted.means, rtol=1e-5)
-  np.testing.assert_allclose(
-    *(jnp.einsum('crd,cre->cde', x.factors, x.factors) for x in (base, wanted)),
-    atol=1e-5,
-  )
+  np.testing.assert_allclose(base.covariances, wanted.covariances, atol=1e-5)
 
 
 def test_one_power_and_no_draws_far_away_is_logistic_regression():
@@ -83,6 +110,7 @@ def test_one_power_and_no_draws_far_away_is_logistic_regression():
   base = calibration.Base(
     means=jnp.asarray(ROW)[None],
     factors=jnp.zeros((1, 1, 10)),
+    covariances=None,
     isotropic=jnp.zeros(1),
     power=1.0,
   )
