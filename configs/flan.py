@@ -14,6 +14,7 @@ targets, task, options), without the tasks that are held out.
 
 paper: the shape of T5 1.1 base in place of LaMDA, which is not published.
 gpu: seven tasks of real text but those on sentiment, a T5 of 6 layers.
+text: the same for two cores: a T5 of two layers; reading is held out.
 small: 30 tasks on five digits by a T5 of two layers, from scratch.
 """
 
@@ -32,10 +33,11 @@ PRESETS = dict(
     eval_batch_size=256,
     epochs=0.0,
     min_steps=30_000,
-    # kind: 'jsonl', 'text' or 'digit_maps'. told: by 'instruction', 'name' or
-    # 'nothing'. held_out: the cluster, or tasks of a file. num_rows: of a task
-    # that is no file's; mixing_cap: rows by which its share counts. vocab_size:
-    # without weights. packed: several examples of a task in a row.
+    # kind: 'jsonl', 'text', 'generated' or 'digit_maps'. told: by
+    # 'instruction', 'name' or 'nothing'. held_out: the cluster, or tasks of a
+    # file. num_rows: of a task that is no file's; mixing_cap: rows by which its
+    # share counts. vocab_size: without weights. packed: several examples of a
+    # task in a row.
     data=dict(
       **dict(kind='jsonl', file='', held_out='', told='instruction'),
       **dict(num_rows=15_000, num_eval_rows=200, cap=30_000, mixing_cap=3000),
@@ -66,6 +68,21 @@ PRESETS = dict(
     model=dict(t5.SIZES['small'], num_layers=6, num_decoder_layers=6),
     tx=dict(learning_rate=5e-4),
   ),
+  text=dict(
+    on='gpu',
+    batch_size=8,
+    min_steps=1500,
+    data=dict(
+      **dict(held_out='reading', num_rows=3000, num_eval_rows=100),
+      **dict(vocab_size=2000, source_length=192, target_length=96),
+    ),
+    model=dict(
+      **dict(hidden_dim=96, head_dim=24, mlp_dim=192, num_heads=4),
+      **dict(num_layers=2, num_decoder_layers=2, dropout_rate=0.0),
+    ),
+    tx=dict(learning_rate=3e-3),
+    run=dict(eval_every=500, save_every=500),
+  ),
   small=dict(
     eval_batch_size=300,
     min_steps=500,
@@ -91,7 +108,7 @@ PRESETS = dict(
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
-  """Numbers of a preset: paper, gpu, small or smoke."""
+  """Numbers of a preset: paper, gpu, text, small or smoke."""
   return presets.get_config(preset, presets.RUN, PRESETS)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from configs import flan as recipe
 from configs.parts import flan_study
-from configs.parts import flan_text_study
 from configs.parts import instruction_tasks
 from configs.studies import flan as study
 from repjax import optim
@@ -38,6 +37,23 @@ def test_held_out_tasks_are_in_no_batch():
   for step in range(5):
     assert not numbers & {*batches.batch(step)['task'].tolist()}
   assert {x.task for x in data.known} == set(data.train)
+
+
+def test_generated_tasks_are_held_out_by_cluster():
+  made = config(
+    **dict(kind='generated', held_out='copies', vocab_size=400),
+    **dict(source_length=160, target_length=120),
+  )
+  data = instruction_tasks.read(made)
+  assert {x.task for x in data.held_out} == {
+    'copy',
+    'backwards',
+    'twice',
+    'ends',
+  }
+  assert {x.split()[0] for x in data.train} == {'list', 'into'}
+  batch = instruction_tasks.batches(made, data).batch(0)
+  assert batch['source'].shape == (made.batch_size, 160)
 
 
 def test_batches_resume():
@@ -218,7 +234,7 @@ def test_an_arm_trains_on_its_tasks_alone_in_a_seeds_own_order():
 
 
 def test_real_text_is_ranked_before_and_after(real_data):
-  made = study.get_config('gpu')
+  made = study.get_config('text')
   made.data.update(
     **dict(dir=real_data, num_rows=40, num_eval_rows=20, vocab_size=600),
     **dict(source_length=160, target_length=120),
@@ -229,14 +245,16 @@ def test_real_text_is_ranked_before_and_after(real_data):
   )
   made.update(batch_size=2, min_steps=1)
   made.study.num_ranked = 1
-  found = flan_text_study.measure(made, (0,))
-  assert set(found) == {
+  found = study.run(made, (0,)).scalars
+  shares = {
     f'{told}, {when}, {what}'
     for told in ('instruction', 'name')
     for when in ('untuned', 'tuned')
     for what in ('held out', 'trained on')
   }
-  assert all(0 <= x[0] <= 1 for x in found.values())
+  claims = {'text_known', 'reading_gain', 'reading_over_names'}
+  assert set(found) == shares | claims
+  assert all(0 <= found[x][0] <= 1 for x in shares)
 
 
 def test_the_paper_preset_has_its_shapes(tmp_path):
