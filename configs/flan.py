@@ -71,7 +71,7 @@ PRESETS = dict(
   text=dict(
     on='gpu',
     batch_size=8,
-    min_steps=1500,
+    min_steps=1200,
     data=dict(
       **dict(held_out='reading', num_rows=3000, num_eval_rows=100),
       **dict(vocab_size=2000, source_length=192, target_length=96),
@@ -81,7 +81,7 @@ PRESETS = dict(
       **dict(num_layers=2, num_decoder_layers=2, dropout_rate=0.0),
     ),
     tx=dict(learning_rate=3e-3),
-    run=dict(eval_every=500, save_every=500),
+    run=dict(eval_every=400, save_every=400),
   ),
   small=dict(
     eval_batch_size=300,

@@ -14,7 +14,10 @@ characters of Omniglot), and episodes of the others, all rows of which are new;
 all classifiers see the same episodes. `published` takes statistics of raw
 features and compares them with rows under the power, as the authors' code does;
 what it does depends on the scale of features, which is swept. `consistent`
-takes both under the power. Nothing is tuned on episodes.
+takes both under the power. Nothing is tuned on episodes. CIFAR-10 was tried
+once before its record, with a seed of its own, at thresholds that stood: base
+accuracy .755, published minus regression -.019 at one row, consistent minus
+published -.002.
 
 On no set is the published rule ahead at one row, and its scale decides (MNIST:
 .53 at a mean of .1, .43 at 1.6; regression .48 to .50). Consistent statistics
