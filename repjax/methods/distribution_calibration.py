@@ -174,6 +174,7 @@ def calibrated(
   if base.covariances is not None:
     covariance = base.covariances[places].sum(0)
   else:
+    assert base.factors is not None  # One of both is there.
     factors = base.factors[places]
     covariance = jnp.einsum('krd,kre->de', factors, factors)
   if base.isotropic is not None:
@@ -203,6 +204,7 @@ def drawn(
       of_factors, base.covariances[places].sum(0) / neighbours, num_drawn
     )
   else:
+    assert base.factors is not None  # One of both is there.
     factors = base.factors[places].reshape(-1, len(row)) / np.sqrt(neighbours)
     normal = jax.random.normal(of_factors, (num_drawn, len(factors)))
     spread = normal @ factors
