@@ -13,11 +13,15 @@ from repjax.methods import contrastive
 from repjax.methods import coral
 from repjax.methods import disambiguation
 from repjax.methods import distribution_calibration
+from repjax.methods import group_inference
 from repjax.methods import grouped
 from repjax.methods import logistic_regression
 from repjax.optim.gradient_vaccine import gram
 from repjax.optim.gradient_vaccine import surgery
 from repjax.privacy.ghost import rules
+from repjax.protocols import linear_probe
+from repjax.protocols import probes
+from repjax.protocols import rounds
 
 _HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
 
@@ -66,6 +70,50 @@ CASES = {
       x, jnp.arange(3), num_classes=3, strength=1.0
     ),
     ROWS[:3],
+  ),
+  'a path of linear probes': (
+    lambda x: linear_probe.regularization_path(
+      x, IDS, jnp.ones(2), num_classes=2
+    ),
+    ROWS,
+  ),
+  'a linear probe, compiled': (
+    lambda x: linear_probe._compiled_path(
+      x, IDS, jnp.ones(2), num_classes=2, intercept=True, max_iter=9, tol=1e-4
+    ),
+    ROWS,
+  ),
+  'votes of nearest rows': (
+    lambda x: probes._votes(x, IDS, x, 2, 2, 0.1),
+    ROWS,
+  ),
+  'a secure sum': (
+    lambda x: rounds.secure_sum(
+      rounds.Sent({'kernel': x, 'bias': x[:, 0]}, MASK, {}, {})
+    ),
+    ROWS,
+  ),
+  'norms of the network that infers groups': (
+    group_inference._of_norm_one,
+    ROWS,
+    ROWS[:, 0],
+  ),
+  'their gradient': (
+    lambda x, side: jax.grad(
+      lambda y: group_inference._of_norm_one(y, side)[0].sum()
+    )(x),
+    ROWS,
+    ROWS[:, 0],
+  ),
+  'what inferred groups are made by': (
+    lambda x: group_inference.objective(
+      MASK / 3, x[:, :2], IDS, MASK, penalty=1.0
+    ),
+    ROWS,
+  ),
+  'weights of rows by groups': (
+    lambda x: grouped.row_weights(IDS, MASK * jnp.square(x[:, 0]), 2),
+    ROWS,
   ),
   'means of groups': (lambda x: grouped.means(x, IDS, MASK, 2), ROWS),
   'CORAL': (lambda x: coral.penalty(x, IDS, MASK, num_groups=2), ROWS),

@@ -207,7 +207,11 @@ def objective(
   total = jnp.zeros(())
   for weights in (share * mask, (1 - share) * mask):
     weights = weights / weights.sum()
-    total += weights @ nll + penalty * jnp.square(weights @ slopes).sum()
+    risk, slope = (
+      jnp.matmul(weights, x, precision=jax.lax.Precision.HIGHEST)
+      for x in (nll, slopes)
+    )
+    total += risk + penalty * jnp.square(slope).sum()
   return total / 2
 
 
@@ -277,17 +281,23 @@ def _network(params, sides, x):
   """Dense layers of spectral norm 1, layer normalisation and relu, [n]."""
   moved = []
   for layer, side in zip(params, sides, strict=True):
-    kernel = layer['kernel']
-    # One power iteration a step, which goes on where the last one ended.
-    right = _unit(side @ kernel)
-    side = jax.lax.stop_gradient(_unit(kernel @ right))
+    kernel, side = _of_norm_one(layer['kernel'], side)
     moved.append(side)
-    x = x @ (kernel / (side @ kernel @ jax.lax.stop_gradient(right)))
+    x = x @ kernel
     if 'bias' in layer:
       x = x + layer['bias'][None]
       x = jax.nn.standardize(x, epsilon=1e-5) + layer['shift'][None]
       x = jax.nn.relu(x)
   return x[:, 0], moved
+
+
+@jax.default_matmul_precision('highest')
+def _of_norm_one(kernel, side):
+  """(a kernel over its spectral norm, its left singular vector)."""
+  # One power iteration a step, which goes on where the last one ended.
+  right = _unit(side @ kernel)
+  side = jax.lax.stop_gradient(_unit(kernel @ right))
+  return kernel / (side @ kernel @ jax.lax.stop_gradient(right)), side
 
 
 def _unit(x):

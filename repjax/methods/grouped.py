@@ -71,6 +71,9 @@ class Terms(NamedTuple):
 
 Objective = Callable[[Rows, types.PyTree], Terms]
 
+# What rows weigh is picked by products with 0 and 1, which must round nothing.
+_HIGHEST = jax.lax.Precision.HIGHEST
+
 # Rows -> scalar.
 Penalty = Callable[[Rows], jax.Array]
 
@@ -92,7 +95,7 @@ def means(
   member = members(group, mask, num_groups)
   counts = member.sum(0)
   flat = values.astype(jnp.float32).reshape((len(values), -1))
-  sums = jnp.matmul(member.T, flat, precision=jax.lax.Precision.HIGHEST)
+  sums = jnp.matmul(member.T, flat, precision=_HIGHEST)
   mean = sums / jnp.maximum(counts, 1.0)[:, None]
   return mean.reshape((num_groups, *values.shape[1:])), counts
 
@@ -112,7 +115,8 @@ def row_weights(
   member = members(group, mask, num_groups)
   counts, total = parallel.psum((member.sum(0), mask.sum()))
   number = jnp.maximum((counts > 0).sum(), 1)
-  return member @ (total / number / jnp.maximum(counts, 1.0))
+  each = total / number / jnp.maximum(counts, 1.0)
+  return jnp.matmul(member, each, precision=_HIGHEST)
 
 
 def mean_of_present(values: jax.Array, counts: jax.Array) -> jax.Array:
@@ -230,7 +234,8 @@ def make(
       (members(rows.group, labelled, num_groups).sum(0), rows.mask.sum())
     )
     per_row = terms.group_weights * total / jnp.maximum(counts, 1.0)
-    loss = members(rows.group, labelled, num_groups) @ per_row * nll
+    member = members(rows.group, labelled, num_groups)
+    loss = jnp.matmul(member, per_row, precision=_HIGHEST) * nll
     # Equal on all rows: the mean over rows of all devices is the penalty.
     strength = batch[classifier.WEIGHT]
     loss += strength * terms.penalty
