@@ -74,7 +74,7 @@ def favor(
       ones. The trigonometric kernel has none.
     chunk_size: Keys at a time, >= 1; None is 1,024, or if causal 128 on CPUs
       and 256 elsewhere.
-    precision: Of the sums' products; features are float32 in any case.
+    precision: Of the sums' products; see `rules.attend`.
 
   Returns:
     [..., Q, H, V].
@@ -135,6 +135,7 @@ def rule(
     scaled,
     scaled,
     functools.partial(attention_sums.divide, floor=1e-6 if signed else 1e-30),
+    positive=not signed,
   )
 
 

@@ -2,7 +2,7 @@
 
 Weights w are kept as logarithms, and sums in units of their largest weight so
 far: neither scales of features nor gates can overflow them, or drown the first
-keys. Sums are float32 whatever the inputs are.
+keys. Sums are float32 whatever inputs and features are.
 
 A state that goes from one chunk to the next makes an accelerator wait for every
 chunk. Sums are associative: each chunk's own state is made by itself, and a
@@ -111,8 +111,8 @@ def look(
     precision: Of the products.
   """
   return (
-    jnp.einsum('...tm,...mv->...tv', q, state.values, precision=precision),
-    jnp.einsum('...tm,...m->...t', q, state.features, precision=precision),
+    _product('...tm,...mv->...tv', q, state.values, precision),
+    _product('...tm,...m->...t', q, state.features, precision),
     jnp.broadcast_to(state.weight[..., None], q.shape[:-1]),
   )
 
@@ -154,14 +154,25 @@ def absorb(
     carried = jnp.where(keep, carried, 0.0)
   return State(
     carried[..., None, None] * state.values
-    + jnp.einsum(
-      '...sm,...sv->...mv', k, value * weights[..., None], precision=precision
-    ),
+    + _product('...sm,...sv->...mv', k, value * weights[..., None], precision),
     carried[..., None] * state.features
-    + jnp.einsum('...sm,...s->...m', k, weights, precision=precision),
+    + _product('...sm,...s->...m', k, weights, precision),
     carried * state.weight + weights.sum(-1),
     unit if faded is None else unit + faded,
   )
+
+
+def _product(sums, features, x, precision):
+  """Sums of products in the type of features; those in half are float32."""
+  if features.dtype == jnp.bfloat16:
+    return jnp.einsum(
+      sums,
+      features,
+      x.astype(jnp.bfloat16),
+      precision=precision,
+      preferred_element_type=jnp.float32,
+    )
+  return jnp.einsum(sums, features, x, precision=precision)
 
 
 class Part(NamedTuple):

@@ -15,6 +15,7 @@ them: features are made chunk by chunk, and made again in the backward pass.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ def summarize(
   mask: jax.Array | None = None,
   chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
+  feature_dtype: Any = None,
 ) -> attention_sums.State:
   """All keys and values in a state that any number of queries can `read`.
 
@@ -45,6 +47,8 @@ def summarize(
     mask: Which keys there are, [..., K] bool; None for all.
     chunk_size: Keys whose features are held at a time; None is 1,024.
     precision: Of the sums' products; see `jax.lax.Precision`.
+    feature_dtype: bfloat16 for features and values that are rounded to it where
+      they are multiplied, for sums in float32; None rounds nothing.
   """
   size = _or(chunk_size, CHUNK_SIZE)
   inputs = chunks.cut(size, None, key, value, mask=mask)
@@ -53,7 +57,7 @@ def summarize(
     features = key_map(chunk.key)
     state = attention_sums.absorb(
       state,
-      features.values,
+      _rounded(features.values, feature_dtype),
       chunk.value,
       logs=features.log_scale,
       counts=chunk.real,
@@ -71,6 +75,7 @@ def read(
   query_map: random_features.FeatureMap = random_features.identity,
   chunk_size: int | None = None,
   precision: jax.lax.PrecisionLike = None,
+  feature_dtype: Any = None,
 ) -> attention_sums.Totals:
   """What queries [..., Q, H, D] see where all keys are in `state`.
 
@@ -79,9 +84,8 @@ def read(
   length = query.shape[-3]
 
   def look(_, chunk):
-    return None, attention_sums.look(
-      query_map(chunk).values, state, precision=precision
-    )
+    features = _rounded(query_map(chunk).values, feature_dtype)
+    return None, attention_sums.look(features, state, precision=precision)
 
   size = chunks.chunk_length(length, _or(chunk_size, CHUNK_SIZE))
   inputs = chunks.split(chunks.wide(query), size)
@@ -138,6 +142,10 @@ def start(
       tuple(batch), num_heads, num_features, inputs.value.shape[-1]
     ),
   )
+
+
+def _rounded(features, dtype):
+  return features if dtype is None else features.astype(dtype)
 
 
 def _or(chunk_size, default):
