@@ -90,8 +90,9 @@ PRESETS = dict(
     # pretraining.steps.
     weights='',
     adapter=dict(kind='mam', rank=512, length=30, scale=4.0, hidden_dim=800),
-    # kind: 'exact', 'flash', or 'favor' for that of the encoder.
-    attention=dict(kind='exact', num_features=64, redraw_every=1000),
+    # kind: 'exact', 'flash' (by a fused kernel where there is one), or 'favor'
+    # for that of the encoder.
+    attention=dict(kind='flash', num_features=64, redraw_every=1000),
     sam=dict(rho=0.0),
     tx=dict(learning_rate=5e-5, weight_decay=0.01, warmup=0.0, clip=0.1),
     pretraining=dict(steps=0, batch_size=64, learning_rate=3e-3),
@@ -130,6 +131,7 @@ PRESETS = dict(
     ),
     model=dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=1),
     adapter=dict(rank=31, length=8, scale=2.0, hidden_dim=64),
+    attention=dict(kind='exact'),
     tx=dict(learning_rate=4e-3, weight_decay=0.0, warmup=0.1, clip=1.0),
     pretraining=dict(steps=4000),
     step=dict(label_smoothing=0.0, compute_dtype='float32'),

@@ -21,6 +21,7 @@ from repjax.data.images import block_masks
 from repjax.data.images import transforms
 from repjax.experiments import of_images
 from repjax.experiments import wiring
+from repjax.layers import attention
 from repjax.layers import frozen
 from repjax.methods import beit as pretraining
 from repjax.methods import mixup
@@ -191,7 +192,11 @@ def _encoder(config, shape, relative):
         f'{shape[0]} x {shape[1]}.'
       )
   return beit.Encoder(
-    (shape[0] // grid, shape[1] // grid), relative=relative, **config.model
+    (shape[0] // grid, shape[1] // grid),
+    relative=relative,
+    # Exact anywhere; by a fused kernel where a GPU computes in bfloat16.
+    attention_fn=attention.Flash(),
+    **config.model,
   )
 
 

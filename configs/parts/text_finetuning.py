@@ -48,6 +48,11 @@ def model(config, task: text_tasks.Task) -> nn.Module:
     fields['attention_fn'] = attention.attention_fn(
       config.attention, causal=data.kind == 'completions'
     )
+  if config.attention.kind == 'flash' and data.kind == 'pairs':
+    for name, causal in (('decoder', True), ('cross', False)):
+      fields[f'{name}_attention_fn'] = attention.attention_fn(
+        config.attention, causal=causal
+      )
   return text_models.model(config, kind, task.tokenizer.vocab_size, **fields)
 
 

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from repjax import trees
+from repjax.layers import attention
 from repjax.layers import patches
+from repjax.layers.attention import signature
 from repjax.layers.positions import grid_positions
 from repjax.layers.positions import relative_positions
 from repjax.models import block
@@ -54,9 +56,11 @@ class Encoder(nn.Module):
     dropout_rate: Dropout on embedded tokens and on branches.
     attention_dropout_rate: Dropout on attention weights.
     drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+    attention_fn: Attention like `nn.dot_product_attention` that takes a bias.
     gelu: 'exact' as in the authors' code, or 'tanh'.
     layer_norm_epsilon: Added to variances; 1e-6 in the authors' code, 1e-12 in
       the files of transformers.
+    remat: Whether blocks are computed again in the backward pass.
     dtype: Type of the computation; None infers it from image and parameters.
     param_dtype: Type of the parameters.
   """
@@ -74,8 +78,10 @@ class Encoder(nn.Module):
   dropout_rate: float = 0.0
   attention_dropout_rate: float = 0.0
   drop_path_rate: float = 0.0
+  attention_fn: signature.AttentionFn = attention.Softmax()
   gelu: Literal['tanh', 'exact'] = 'exact'
   layer_norm_epsilon: float = 1e-6
+  remat: bool = False
   dtype: Any = None
   param_dtype: Any = jnp.float32
 
@@ -152,6 +158,7 @@ class Encoder(nn.Module):
       dropout_rate=self.dropout_rate,
       attention_dropout_rate=self.attention_dropout_rate,
       drop_path_rate=self.drop_path_rate,
+      attention_fn=self.attention_fn,
       layer_scale=self.layer_scale,
       key_bias=False,
       own_bias=bias_of_grid if self.relative == 'per_layer' else None,
@@ -159,13 +166,16 @@ class Encoder(nn.Module):
       kernel_init=_init(),
       **types,
     )
+
+    def run(layer, tokens):
+      return layer(tokens, train=train, bias=bias)[0]
+
+    run = nn.remat(run) if self.remat else run
     for i, each in enumerate(config.repeat(self.num_layers)):
       each = dataclasses.replace(
         each, out_kernel_init=_init((2 * (i + 1)) ** -0.5)
       )
-      tokens, _ = block.Block(each, name=f'block_{i}')(
-        tokens, train=train, bias=bias
-      )
+      tokens = run(block.Block(each, name=f'block_{i}'), tokens)
     return tokens
 
   def _token(self, name):
