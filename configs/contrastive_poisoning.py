@@ -74,7 +74,11 @@ PRESETS = dict(
     data=dict(name='cifar10', length=16, vocab_size=400, **_TEST),
     augment=dict(size=0, padding=4, flip=True, **presets.CIFAR10),
     network='preact_resnet',
-    text=dict(hidden_dim=128, mlp_dim=512, num_heads=4, num_layers=2),
+    preact_resnet=dict(remat=False),
+    text=dict(
+      **dict(hidden_dim=128, mlp_dim=512, num_heads=4, num_layers=2),
+      remat=False,
+    ),
     clip=dict(features=128),
     poison=dict(size=3),
   ),

@@ -58,7 +58,7 @@ PRESETS = dict(
     drop=dict(at=(0.5, 0.8), factors=(0.3, 0.3)),
     mixup=dict(alpha=0.0),
   ),
-  gpu=dict(on='paper', epochs=30.0, net=dict(width=32)),
+  gpu=dict(on='paper', epochs=30.0, net=dict(width=32, remat=False)),
   smoke=dict(min_steps=6, placing=dict(size=12, copies=1)),
 )
 

@@ -60,7 +60,11 @@ PRESETS = dict(
     on='paper',
     epochs=20.0,
     network='preact_resnet',
-    text=dict(hidden_dim=128, mlp_dim=512, num_heads=4, num_layers=2),
+    preact_resnet=dict(remat=False),
+    text=dict(
+      **dict(hidden_dim=128, mlp_dim=512, num_heads=4, num_layers=2),
+      remat=False,
+    ),
   ),
   small=dict(
     batch_size=128,

@@ -89,7 +89,10 @@ PRESETS = dict(
     run=dict(eval_every=4000),
     augment=dict(size=0, **presets.CIFAR10),
     crops=dict(size=32, local_size=16, num_local=4, local_area=(0.1, 0.4)),
-    swin=dict(depths=(2, 2, 2), num_heads=(3, 6, 12), patch_size=2, window=4),
+    swin=dict(
+      **dict(depths=(2, 2, 2), num_heads=(3, 6, 12), patch_size=2, window=4),
+      remat=False,
+    ),
     esvit=dict(num_prototypes=4096, hidden_dim=1024, frozen=0.01),
   ),
   smoke=dict(

@@ -65,7 +65,9 @@ PRESETS = dict(
     data=dict(
       kind='text', held_out='sentiment', vocab_size=8000, source_length=256
     ),
-    model=dict(t5.SIZES['small'], num_layers=6, num_decoder_layers=6),
+    model=dict(
+      t5.SIZES['small'], num_layers=6, num_decoder_layers=6, remat=False
+    ),
     tx=dict(learning_rate=5e-4),
   ),
   text=dict(

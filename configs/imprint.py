@@ -75,6 +75,7 @@ PRESETS = dict(
     data=dict(name='cifar10', train_split='train[10000:]'),
     augment=dict(presets.CIFAR10),
     network='preact_resnet',
+    preact_resnet=dict(remat=False),
     imprint=dict(bins='train[:10000]'),
   ),
 )

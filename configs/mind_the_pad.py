@@ -50,6 +50,7 @@ PRESETS = dict(
     **dict(epochs=30.0, network='preact_resnet', step=dict(l2=5e-4)),
     data=dict(name='cifar10', eval_splits=('test',), side=40),
     augment=dict(size=0, **presets.CIFAR10),
+    preact_resnet=dict(remat=False),
   ),
   small=dict(
     **dict(batch_size=32, eval_batch_size=500, epochs=0.0, min_steps=600),

@@ -68,7 +68,10 @@ PRESETS = dict(
     ),
     augment=dict(mean=(0.13,), std=(0.31,)),
   ),
-  gpu=dict(on='paper', epochs=30.0, wide_resnet=dict(depth=16, widen=4)),
+  gpu=dict(
+    **dict(on='paper', epochs=30.0),
+    wide_resnet=dict(depth=16, widen=4, remat=False),
+  ),
   smoke=dict(
     epochs=0.5, preact_resnet=dict(stage_sizes=(1,)), data=dict(side=0)
   ),

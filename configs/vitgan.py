@@ -89,7 +89,7 @@ PRESETS = dict(
   gpu=dict(
     on='paper',
     min_steps=20_000,
-    model=dict(hidden_dim=192, mlp_dim=768),
+    model=dict(hidden_dim=192, mlp_dim=768, remat=False),
     samples=dict(every=2000),
     run=dict(eval_every=5000),
   ),

@@ -81,7 +81,7 @@ COMMON = {
   'model.position_offset': 'Index of the first position, 2 in RoBERTa.',
   'model.embedding_norm': 'Whether embeddings are normalized.',
   'model.layer_norm_epsilon': 'Added to variances in norms.',
-  'model.remat': 'Whether blocks are computed again for their gradient.',
+  'remat': 'Whether blocks are computed again for their gradient.',
   'model.scan_layers': 'Whether equal blocks run as a loop, compiled once.',
   'stage_sizes': 'Blocks of each stage.',
   'channels': 'Channels of the convolutions, in order.',

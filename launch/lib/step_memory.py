@@ -9,6 +9,7 @@ from typing import NamedTuple
 from absl import logging
 import jax
 
+from configs import presets
 from repjax import types
 
 
@@ -99,10 +100,9 @@ def advice(
 
 def _remedies(config: Any, times: int) -> Iterator[str]:
   """What makes the activations so many times smaller, the mildest first."""
-  for group in ('model', 'net'):
-    has = group in config and 'remat' in config[group]
-    if has and not config[group].remat:
-      yield f'try --config.{group}.remat=true (the same numbers, slower)'
+  for name, value in presets.fields(config).items():
+    if name.endswith('.remat') and not value:
+      yield f'try --config.{name}=true (the same numbers, slower)'
   if 'step' in config and 'microbatches' in config.step:
     rows = config.batch_size // jax.device_count()
     parts = config.step.microbatches * times

@@ -48,6 +48,7 @@ class AnomalyTransformer(nn.Module):
     dropout_rate: Dropout after the embedding, after every branch, inside of
       MLPs and on the weights of attention.
     scaling: Of the prior's widths.
+    remat: Whether layers are computed again in the backward pass.
   """
 
   _: dataclasses.KW_ONLY
@@ -57,6 +58,7 @@ class AnomalyTransformer(nn.Module):
   mlp_dim: int = 512
   dropout_rate: float = 0.0
   scaling: association.Scaling = association.PUBLISHED
+  remat: bool = False
 
   def __post_init__(self):
     check_range(
@@ -101,22 +103,29 @@ class AnomalyTransformer(nn.Module):
       jnp.arange(series.shape[1]), self.hidden_dim
     )
     tokens = drop(name='dropout')(tokens + places[None].astype(tokens.dtype))
-    associations = []
-    for i in range(self.num_layers):
+
+    # Of any module: lifted ones are copies of this one.
+    def layer(net, tokens, i):
+      del net
       branch, found = association.AnomalyAttention(
         self.num_heads,
         dropout_rate=self.dropout_rate,
         scaling=self.scaling,
         name=f'attention_{i}',
       )(tokens, train=train)
-      associations.append(found)
       branch = drop(name=f'attention_dropout_{i}')(branch)
       tokens = norm(name=f'attention_norm_{i}')(tokens + branch)
       hidden = dense(self.mlp_dim, name=f'hidden_{i}')(tokens)
       hidden = drop(name=f'hidden_dropout_{i}')(activations.gelu_exact(hidden))
       branch = dense(self.hidden_dim, name=f'out_{i}')(hidden)
       branch = drop(name=f'out_dropout_{i}')(branch)
-      tokens = norm(name=f'out_norm_{i}')(tokens + branch)
+      return norm(name=f'out_norm_{i}')(tokens + branch), found
+
+    associations = []
+    for i in range(self.num_layers):
+      run = functools.partial(layer, i=i)
+      tokens, found = (nn.remat(run) if self.remat else run)(self, tokens)
+      associations.append(found)
     tokens = norm(name='norm')(tokens)
     restored = dense(series.shape[-1], name='head')(tokens)
     return Reconstruction(restored, tuple(associations))

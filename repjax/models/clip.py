@@ -39,6 +39,7 @@ class TowerConfig:
     activation: Of the MLPs; 'gelu_quick' is the authors'.
     attention_fn: Attention like `nn.dot_product_attention`; None is exact.
     layer_norm_epsilon: Added to variances.
+    remat: Whether blocks are computed again in the backward pass.
     dtype: Type of the computation; None infers it from input and parameters.
     param_dtype: Type of the parameters.
   """
@@ -50,6 +51,7 @@ class TowerConfig:
   activation: str = 'gelu_quick'
   attention_fn: signature.AttentionFn | None = None
   layer_norm_epsilon: float = 1e-5
+  remat: bool = False
   dtype: Any = None
   param_dtype: Any = jnp.float32
 
@@ -148,8 +150,7 @@ class VisionTower(nn.Module):
     )(tokens)
     norm = _norms(config)
     tokens = norm('embedding_norm')(tokens)
-    for i, each in enumerate(config.blocks(causal=False)):
-      tokens, _ = block.Block(each, name=f'block_{i}')(tokens, train=train)
+    tokens = _through(config, tokens, causal=False, train=train)
     return norm('norm')(tokens[:, 0])
 
 
@@ -209,8 +210,7 @@ class TextTower(nn.Module):
     )
     x = x + positions[None, :length].astype(x.dtype)
     # Nothing before padding sees it, so that it needs no mask.
-    for i, each in enumerate(config.blocks(causal=True)):
-      x, _ = block.Block(each, name=f'block_{i}')(x, train=train)
+    x = _through(config, x, causal=True, train=train)
     x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     return _norms(config)('norm')(x)
 
@@ -324,6 +324,18 @@ class Clip(nn.Module):
     """Embeddings of any length, [B, L] -> float32 [B, F]; see `TextTower`."""
     tower: Any = self.text_tower
     return self.text_projection(tower(tokens, train=train, mask=mask))
+
+
+def _through(config, tokens, *, causal, train):
+  """Tokens after all blocks of the tower that calls it."""
+
+  def run(layer, tokens):
+    return layer(tokens, train=train)[0]
+
+  run = nn.remat(run) if config.remat else run
+  for i, each in enumerate(config.blocks(causal=causal)):
+    tokens = run(block.Block(each, name=f'block_{i}'), tokens)
+  return tokens
 
 
 def _norms(config):

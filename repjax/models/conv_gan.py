@@ -35,12 +35,15 @@ class ConvGenerator(nn.Module):
     latent_dim: Z, of the latent.
     channels: Of each stage, the smallest map first; a stage is one convolution,
       and sides double in front of all but the first.
+    remat: Whether stages are computed again in the backward pass, which then
+      keeps no windows.
   """
 
   image_size: int = 32
   image_channels: int = 3
   latent_dim: int = 128
   channels: Sequence[int] = (256, 128, 64)
+  remat: bool = False
 
   @nn.compact
   def __call__(self, latent: jax.Array, *, train: bool) -> jax.Array:
@@ -56,11 +59,15 @@ class ConvGenerator(nn.Module):
     )
     x = x.reshape((x.shape[0], side, side, -1))
     x = equalised.pixel_norm(equalised.leaky_relu(x))
+
+    def run(conv, x):
+      return equalised.pixel_norm(equalised.leaky_relu(conv(_windows(x))))
+
+    run = nn.remat(run) if self.remat else run
     for i, width in enumerate(self.channels):
       if i:
         x = x.repeat(2, 1).repeat(2, 2)
-      x = equalised.EqualisedDense(width, name=f'conv_{i}')(_windows(x))
-      x = equalised.pixel_norm(equalised.leaky_relu(x))
+      x = run(equalised.EqualisedDense(width, name=f'conv_{i}'), x)
     x = equalised.EqualisedDense(self.image_channels, name='pixels')(x)
     return x.astype(jnp.float32)
 
@@ -75,11 +82,14 @@ class ConvDiscriminator(nn.Module):
       and the last one keeps the side.
     hidden_dim: Width of the layer in front of the head.
     norm: Spectral norm of all kernels, as matrices of windows by channels.
+    remat: Whether stages are computed again in the backward pass, which then
+      keeps no windows.
   """
 
   channels: Sequence[int] = (64, 128, 256)
   hidden_dim: int = 256
   norm: spectral_norm.Kind = 'improved'
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
@@ -89,18 +99,22 @@ class ConvDiscriminator(nn.Module):
     _smallest(image.shape[1], self.channels)
     _smallest(image.shape[2], self.channels)
 
-    def dense(x, width, name):
-      made = spectral_norm.SpectralDense(width, kind=self.norm, name=name)
-      return made(x, train=train)
+    def layer(width, name):
+      return spectral_norm.SpectralDense(width, kind=self.norm, name=name)
 
+    def run(conv, x):
+      return equalised.leaky_relu(conv(_windows(x), train=train))
+
+    run = nn.remat(run) if self.remat else run
     x = image
     for i, width in enumerate(self.channels):
-      x = equalised.leaky_relu(dense(_windows(x), width, f'conv_{i}'))
+      x = run(layer(width, f'conv_{i}'), x)
       if i < len(self.channels) - 1:
         x = nn.avg_pool(x, (2, 2), (2, 2))
     x = x.reshape((x.shape[0], -1))
-    x = equalised.leaky_relu(dense(x, self.hidden_dim, 'hidden'))
-    return dense(x, 1, 'head')[:, 0].astype(jnp.float32)
+    hidden = layer(self.hidden_dim, 'hidden')(x, train=train)
+    logit = layer(1, 'head')(equalised.leaky_relu(hidden), train=train)
+    return logit[:, 0].astype(jnp.float32)
 
 
 def _windows(x):

@@ -5,6 +5,7 @@ That of the coloured MNIST of Ahmed et al., ICLR 2021
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -24,20 +25,23 @@ class ConvNet(nn.Module):
     num_classes: Width of the logits.
     channels: Number of channels of each convolution; each halves the sides.
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether stages are computed again in the backward pass.
   """
 
   num_classes: int
   channels: Sequence[int] = (64, 128, 256)
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
     self, image: jax.Array, *, train: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """[B, H, W, C] -> logits [B, num_classes], float32."""
-    x = image
-    for index, width in enumerate(self.channels):
-      check_range('[1, inf)', channels=width)
+
+    # Of any module: a lifted one is a copy of this one.
+    def stage(net, x, width, index):
+      del net
       x = nn.Conv(
         width,
         (3, 3),
@@ -47,7 +51,13 @@ class ConvNet(nn.Module):
       )(x)
       x = nn.max_pool(x, (2, 2), (2, 2))
       x = norms.BatchNorm(name=f'norm_{index}')(x, train=train, mask=mask)
-      x = nn.relu(x)
+      return nn.relu(x)
+
+    x = image
+    for index, width in enumerate(self.channels):
+      check_range('[1, inf)', channels=width)
+      run = functools.partial(stage, width=width, index=index)
+      x = (nn.remat(run) if self.remat else run)(self, x)
     x = x.mean((1, 2))
     logits = nn.Dense(
       self.num_classes,

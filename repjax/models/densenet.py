@@ -28,6 +28,8 @@ class DenseNet(nn.Module):
     growth: k, maps that each layer adds.
     width: Maps of the stem, 2 k in the paper.
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether layers are computed again in the backward pass (Pleiss et
+      al., 2017, https://arxiv.org/abs/1707.06990).
   """
 
   num_classes: int
@@ -35,6 +37,7 @@ class DenseNet(nn.Module):
   growth: int = 32
   width: int = 64
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -47,6 +50,10 @@ class DenseNet(nn.Module):
       norm = norms.BatchNorm(dtype=self.dtype, name=name)
       return nn.relu(norm(x, train=train, mask=mask))
 
+    def run(layer, x):
+      return layer(x, train=train, mask=mask)
+
+    run = nn.remat(run) if self.remat else run
     x = _conv(self.width, 7, 'stem', self.dtype, stride=2)(image)
     x = act(x, 'stem_norm')
     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1),) * 2)
@@ -60,7 +67,7 @@ class DenseNet(nn.Module):
         layer = DenseLayer(
           self.growth, dtype=self.dtype, name=f'stage_{stage}_layer_{index}'
         )
-        x = jnp.concatenate([x, layer(x, train=train, mask=mask)], -1)
+        x = jnp.concatenate([x, run(layer, x)], -1)
     pooled = act(x, 'norm').mean((1, 2))
     head = nn.Dense(self.num_classes, dtype=self.dtype, name='head')
     return head(pooled).astype(jnp.float32)

@@ -26,6 +26,10 @@ class ResidualBlock(nn.Module):
     return x + nn.Conv(width, (1, 1), name='out')(branch)
 
 
+def _call(layer, x):
+  return layer(x)
+
+
 class Encoder(nn.Module):
   """A small encoder: strided convolutions, then residual blocks.
 
@@ -34,6 +38,7 @@ class Encoder(nn.Module):
     hidden_dim: Channels of all layers but the last.
     num_halvings: Number n of convolutions of 4 x 4 with stride 2, >= 0.
     num_blocks: Number of residual blocks.
+    remat: Whether these are computed again in the backward pass.
   """
 
   vocab_size: int
@@ -41,6 +46,7 @@ class Encoder(nn.Module):
   hidden_dim: int
   num_halvings: int
   num_blocks: int = 1
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -58,8 +64,9 @@ class Encoder(nn.Module):
       x = nn.relu(x)
     if not self.num_halvings:
       x = nn.relu(nn.Conv(self.hidden_dim, (3, 3), name='input')(x))
+    run = nn.remat(_call) if self.remat else _call
     for i in range(self.num_blocks):
-      x = ResidualBlock(name=f'block_{i}')(x)
+      x = run(ResidualBlock(name=f'block_{i}'), x)
     return nn.Conv(self.vocab_size, (1, 1), name='logits')(x)
 
 
@@ -71,6 +78,7 @@ class Decoder(nn.Module):
     hidden_dim: Channels of all layers but the last.
     num_halvings: Number n of transposed convolutions with stride 2, >= 0.
     num_blocks: Number of residual blocks.
+    remat: Whether these are computed again in the backward pass.
   """
 
   num_channels: int
@@ -78,6 +86,7 @@ class Decoder(nn.Module):
   hidden_dim: int
   num_halvings: int
   num_blocks: int = 1
+  remat: bool = False
 
   @nn.compact
   def __call__(self, weights: jax.Array) -> jax.Array:
@@ -91,8 +100,9 @@ class Decoder(nn.Module):
     """
     # The rows of this kernel are the codebook.
     x = nn.Dense(self.hidden_dim, use_bias=False, name='codebook')(weights)
+    run = nn.remat(_call) if self.remat else _call
     for i in range(self.num_blocks):
-      x = ResidualBlock(name=f'block_{i}')(x)
+      x = run(ResidualBlock(name=f'block_{i}'), x)
     for i in range(self.num_halvings):
       x = nn.ConvTranspose(
         self.hidden_dim, (4, 4), strides=(2, 2), name=f'up_{i}'
@@ -136,12 +146,14 @@ class DalleEncoder(nn.Module):
     vocab_size: Number of visual tokens V.
     hidden_dim: Width of the first group; it doubles with each of four.
     blocks_per_group: Residual blocks of a group.
+    remat: Whether these are computed again in the backward pass.
   """
 
   vocab_size: int = 8192
   _: dataclasses.KW_ONLY
   hidden_dim: int = 256
   blocks_per_group: int = 2
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -152,16 +164,18 @@ class DalleEncoder(nn.Module):
     """
     _check_sides(image, 8)
     gain = 1 / (4 * self.blocks_per_group) ** 2
+    run = nn.remat(_call) if self.remat else _call
     x = nn.Conv(self.hidden_dim, (7, 7), name='input')(image)
     for group in range(4):
       if group:
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
       for i in range(self.blocks_per_group):
-        x = DalleBlock(
+        block = DalleBlock(
           self.hidden_dim * 2**group,
           gain,
           name=f'group_{group + 1}_block_{i + 1}',
-        )(x)
+        )
+        x = run(block, x)
     return nn.Conv(self.vocab_size, (1, 1), name='logits')(nn.relu(x))
 
 

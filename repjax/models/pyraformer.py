@@ -5,6 +5,7 @@ Series Modeling and Forecasting', ICLR 2022.
 https://openreview.net/forum?id=0EXmFzUn5I
 """
 
+import functools
 from typing import Any
 from typing import Literal
 
@@ -126,6 +127,7 @@ class Pyraformer(nn.Module):
     dropout_rate: Dropout, everywhere.
     attention_fn: Attention between the nodes in place of the pyramid's: exact
       or linear attention between all of them is a network of equal size.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   horizon: int
@@ -144,6 +146,7 @@ class Pyraformer(nn.Module):
   num_series: int = 0
   dropout_rate: float = 0.05
   attention_fn: signature.AttentionFn | None = None
+  remat: bool = False
 
   @property
   def pyramid(self) -> pyramid_graph.Pyramid:
@@ -217,7 +220,7 @@ class Pyraformer(nn.Module):
     )(tokens, train=train, mask=mask)
     attention_fn = self.attention_fn or pyramids.Pyramidal(pyramid=graph)
     for i in range(self.num_layers):
-      nodes = self._block(f'layer{i}', attention_fn)(nodes, train=train)
+      nodes = self._block(f'layer{i}', attention_fn, train=train)(nodes)
     return nodes
 
   def _decode(self, nodes, values, covariates, entity, *, train):
@@ -230,13 +233,12 @@ class Pyraformer(nn.Module):
       train=train,
     )
     exact = attention.Softmax()
-    tokens = self._block('decoder0', exact)(tokens, nodes, train=train)
+    tokens = self._block('decoder0', exact, train=train)(tokens, nodes)
     past = jnp.ones((self.horizon, nodes.shape[1]), bool)
     causal = jnp.tril(jnp.ones((self.horizon,) * 2, bool))
-    return self._block('decoder1', exact)(
+    return self._block('decoder1', exact, train=train)(
       tokens,
       jnp.concatenate([nodes, tokens], 1),
-      train=train,
       mask=jnp.concatenate([past, causal], 1),
     )
 
@@ -248,8 +250,14 @@ class Pyraformer(nn.Module):
       name=name,
     )
 
-  def _block(self, name, attention_fn):
-    return Block(
+  def _block(self, name, attention_fn, *, train):
+    """(tokens, what a block sees besides) -> tokens."""
+
+    def run(block, tokens, context=None, mask=None):
+      return block(tokens, context, train=train, mask=mask)
+
+    run = nn.remat(run) if self.remat else run
+    block = Block(
       self.num_heads,
       self.head_dim,
       self.mlp_dim,
@@ -257,6 +265,7 @@ class Pyraformer(nn.Module):
       dropout_rate=self.dropout_rate,
       name=name,
     )
+    return functools.partial(run, block)
 
   def _check(self, series, covariates):
     if self.predictor not in ('all_at_once', 'decoder') or (

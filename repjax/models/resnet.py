@@ -42,6 +42,7 @@ class WideResNet(nn.Module):
       training).
     dtype: Type of the computation; None infers it from input and parameters.
     stride: A `layers.downsampling.Downsampling`; None for strides of 2.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   num_classes: int
@@ -51,6 +52,7 @@ class WideResNet(nn.Module):
   norm: Norm = 'batch'
   dtype: Any = None
   stride: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -85,6 +87,7 @@ class PreActResNet(nn.Module):
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
     stride: A `layers.downsampling.Downsampling`; None for strides of 2.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   num_classes: int
@@ -93,6 +96,7 @@ class PreActResNet(nn.Module):
   norm: Norm = 'batch'
   dtype: Any = None
   stride: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -124,6 +128,7 @@ class ResNet(nn.Module):
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
     stride: A `layers.downsampling.Downsampling`; None for strides of 2.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   num_classes: int
@@ -132,6 +137,7 @@ class ResNet(nn.Module):
   norm: Norm = 'batch'
   dtype: Any = None
   stride: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -165,6 +171,7 @@ def _stages(net, x, kind, sizes, width, *, train, mask, dropout_rate=0.0):
       dropout_rate=dropout_rate,
       norm=net.norm,
       dtype=net.dtype,
+      remat=net.remat,
       name=f'stage_{stage}',
     )(x, train=train, mask=mask)
   return x
@@ -183,6 +190,7 @@ class Stage(nn.Module):
     dropout_rate: Dropout before the second convolution of 'preact', in [0, 1).
     norm: 'batch', or 'group' where examples must not see each other.
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   kind: Literal['preact', 'basic', 'bottleneck']
@@ -192,12 +200,18 @@ class Stage(nn.Module):
   dropout_rate: float = 0.0
   norm: Norm = 'batch'
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
     self, x: jax.Array, *, train: bool, mask: jax.Array | None = None
   ) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, width or 4 width]."""
+
+    def run(block, x):
+      return block(x, train=train, mask=mask)
+
+    run = nn.remat(run) if self.remat else run
     for index in range(self.num_blocks):
       settings = dict(
         width=self.width,
@@ -206,12 +220,10 @@ class Stage(nn.Module):
         dtype=self.dtype,
         name=f'block_{index}',
       )
-      block: PreActBlock | PostActBlock
       if self.kind == 'preact':
-        block = PreActBlock(dropout_rate=self.dropout_rate, **settings)
+        x = run(PreActBlock(dropout_rate=self.dropout_rate, **settings), x)
       else:
-        block = PostActBlock(self.kind, **settings)
-      x = block(x, train=train, mask=mask)
+        x = run(PostActBlock(self.kind, **settings), x)
     return x
 
 
@@ -219,13 +231,7 @@ class PreActBlock(nn.Module):
   """x + conv(relu(norm(conv(relu(norm(x)))))) (fig. 4e of He et al., ECCV).
 
   Where the shape changes, a 1 x 1 convolution of relu(norm(x)) stands for x.
-
-  Attributes:
-    width: Number of channels inside and outside.
-    stride: Of the first convolution, or a pooling behind it.
-    dropout_rate: Dropout before the second convolution, in [0, 1).
-    norm: 'batch', or 'group' where examples must not see each other.
-    dtype: Type of the computation; None infers it from input and parameters.
+  The fields are those of a `Stage`.
   """
 
   width: int
@@ -266,10 +272,8 @@ class PostActBlock(nn.Module):
   Attributes:
     kind: 'basic': two 3 x 3 convolutions; 'bottleneck': 1 x 1, 3 x 3 and 1 x 1,
       the last of four times the width.
-    width: Number of channels inside.
-    stride: Of the first 3 x 3 convolution, or a pooling behind it.
-    norm: 'batch', or 'group' where examples must not see each other.
-    dtype: Type of the computation; None infers it from input and parameters.
+
+  The others are those of a `Stage`.
   """
 
   kind: Literal['basic', 'bottleneck']
@@ -296,12 +300,9 @@ class PostActBlock(nn.Module):
       layers = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
     for index, layer in enumerate(layers[:-1]):
       x = nn.relu(conv_norm(x, *layer, f'conv_{index}'))
-    x = conv_norm(
-      x,
-      *layers[-1],
-      f'conv_{len(layers) - 1}',
-      scale_init=nn.initializers.zeros_init(),
-    )
+    last = f'conv_{len(layers) - 1}'
+    zeros = nn.initializers.zeros_init()
+    x = conv_norm(x, *layers[-1], last, scale_init=zeros)
     if shortcut.shape != x.shape:
       shortcut = conv_norm(pool(shortcut), x.shape[-1], 1, stride, 'shortcut')
     return nn.relu(shortcut + x)

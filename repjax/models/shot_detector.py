@@ -45,6 +45,7 @@ class ShotDetector(nn.Module):
     width: Channels of the first stage; they double with each.
     norm: 'batch' or 'group', as of `resnet.PreActResNet`.
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   maps: Sequence[int] = (1, 2)
@@ -53,6 +54,7 @@ class ShotDetector(nn.Module):
   width: int = 16
   norm: resnet.Norm = 'batch'
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -81,6 +83,7 @@ class ShotDetector(nn.Module):
         stride=1 if stage == 0 else 2,
         norm=self.norm,
         dtype=self.dtype,
+        remat=self.remat,
         name=f'stage_{stage}',
       )(x, train=train, mask=mask)
       if stage in self.maps:

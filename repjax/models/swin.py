@@ -155,6 +155,7 @@ class Swin(nn.Module):
     drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
     gelu: 'exact' as published, or 'tanh'.
     layer_norm_epsilon: Added to variances.
+    remat: Whether blocks are computed again in the backward pass.
     head_init: Initial kernel of the head.
     dtype: Type of the computation; None infers it from image and parameters.
     param_dtype: Type of the parameters.
@@ -173,6 +174,7 @@ class Swin(nn.Module):
   drop_path_rate: float = 0.0
   gelu: Literal['exact', 'tanh'] = 'exact'
   layer_norm_epsilon: float = 1e-5
+  remat: bool = False
   head_init: block.Init = nn.initializers.normal(0.02)
   dtype: Any = None
   param_dtype: Any = jnp.float32
@@ -256,6 +258,11 @@ class Swin(nn.Module):
 
   def encode(self, image: jax.Array, *, train: bool) -> jax.Array:
     """The last map, normalised, [B, rows, columns, width(-1)]."""
+
+    def run(layer, x):
+      return layer(x, train=train)
+
+    run = nn.remat(run) if self.remat else run
     size = self.patch_size
     height, width = image.shape[1:3]
     image = jnp.pad(
@@ -267,7 +274,7 @@ class Swin(nn.Module):
       if stage:
         x = self.merge[stage - 1](x)
       for layer in blocks:
-        x = layer(x, train=train)
+        x = run(layer, x)
     return self.norm(x)
 
   def features(self, image: jax.Array, *, train: bool) -> jax.Array:

@@ -34,6 +34,7 @@ class LayerConfig:
     layer_norm_epsilon: Added to mean squares.
     attention_fn: Attention without a causal mask of its own, for the scores of
       scaled queries, like `attention.Softmax()`.
+    remat: Whether blocks are computed again in the backward pass.
     dtype: Type of the computation; None infers it from input and parameters.
     param_dtype: Type of the parameters.
   """
@@ -47,6 +48,7 @@ class LayerConfig:
   dropout_rate: float = 0.0
   layer_norm_epsilon: float = 1e-6
   attention_fn: signature.AttentionFn = attention.softmax_attention
+  remat: bool = False
   dtype: Any = None
   param_dtype: Any = jnp.float32
 

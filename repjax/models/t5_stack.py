@@ -81,19 +81,27 @@ class Stack(nn.Module):
       earlier = (key_place[None] <= query_place[:, None])[None, None]
       mask = earlier if mask is None else earlier & mask
     tokens = self.dropout(tokens, deterministic=not train)
-    left = []
-    for i, layer in enumerate(self.block):
-      tokens, cache = layer(
+
+    def run(layer, tokens, source, cache):
+      return layer(
         tokens,
-        None if sources is None else sources[i],
+        source,
         train=train,
         bias=bias.astype(tokens.dtype),
         mask=mask,
         source_mask=source_mask,
-        cache=None if caches is None else caches[i],
+        cache=cache,
         place=place,
       )
-      left.append(cache)
+
+    # Nothing is trained with caches.
+    run = nn.remat(run) if self.config.remat and caches is None else run
+    left, none = [], (None,) * self.num_layers
+    for layer, source, cache in zip(
+      self.block, sources or none, caches or none, strict=True
+    ):
+      tokens, after = run(layer, tokens, source, cache)
+      left.append(after)
     features = self.dropout(self.norm(tokens), deterministic=not train)
     return features, tuple(left)
 

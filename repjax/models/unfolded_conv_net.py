@@ -30,6 +30,8 @@ class UnfoldedConvNet(nn.Module):
     hidden_dim: Width of the dense layer.
     normalize: Whether batch normalisation comes after each convolution.
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether convolutions are computed again in the backward pass, which
+      then keeps no windows.
   """
 
   num_classes: int
@@ -39,6 +41,7 @@ class UnfoldedConvNet(nn.Module):
   hidden_dim: int = 64
   normalize: bool = False
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -48,6 +51,11 @@ class UnfoldedConvNet(nn.Module):
     check_range('[1, inf)', hidden_dim=self.hidden_dim)
 
     init = nn.initializers.he_normal()
+
+    def run(conv, x):
+      return conv(x)
+
+    run = nn.remat(run) if self.remat else run
     x = image
     for index, (width, size, stride) in enumerate(
       zip(self.channels, self.kernels, self.strides, strict=True)
@@ -61,7 +69,7 @@ class UnfoldedConvNet(nn.Module):
         dtype=self.dtype,
         name=f'conv_{index}',
       )
-      x = conv(x)
+      x = run(conv, x)
       if self.normalize:
         norm = norms.BatchNorm(dtype=self.dtype, name=f'norm_{index}')
         x = norm(x, train=train, mask=mask)

@@ -33,6 +33,7 @@ class VitDiscriminator(nn.Module):
     attention: Kind of scores; see `layers.l2_attention`.
     norm: Spectral norm of all kernels; see `layers.spectral_norm`.
     border: What lies around the image, 'zero' or 'reflect'.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   patch_size: int = 4
@@ -44,6 +45,7 @@ class VitDiscriminator(nn.Module):
   attention: l2_attention.Kind = 'l2'
   norm: spectral_norm.Kind = 'improved'
   border: patches.Border = 'zero'
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array, *, train: bool) -> jax.Array:
@@ -74,14 +76,20 @@ class VitDiscriminator(nn.Module):
     )
     first = jnp.broadcast_to(first.astype(x.dtype), (batch, 1, x.shape[-1]))
     x = jnp.concatenate([first, x], 1)
+
+    def run(block, x):
+      return block(x, train=train)
+
+    run = nn.remat(run) if self.remat else run
     for i in range(self.num_layers):
-      x = gan_block.GanBlock(
+      block = gan_block.GanBlock(
         self.mlp_dim,
         self.num_heads,
         attention=self.attention,
         norm=self.norm,
         name=f'block_{i}',
-      )(x, train=train)
+      )
+      x = run(block, x)
     x = nn.LayerNorm(name='norm')(x[:, 0])
     x = nn.gelu(dense(x, self.hidden_dim, 'head_hidden'))
     return dense(x, 1, 'head')[:, 0].astype(jnp.float32)

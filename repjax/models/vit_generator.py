@@ -72,6 +72,7 @@ class VitGenerator(nn.Module):
     attention: Kind of scores. The paper has dot products here; its authors'
       code has 'l2_published' and norm='published' in the generator.
     norm: Spectral norm of the blocks' kernels.
+    remat: Whether blocks are computed again in the backward pass.
   """
 
   image_size: int = 32
@@ -86,6 +87,7 @@ class VitGenerator(nn.Module):
   pixels: Pixels = 'implicit'
   attention: l2_attention.Kind = 'dot'
   norm: spectral_norm.Kind = 'none'
+  remat: bool = False
 
   @nn.compact
   def __call__(self, latent: jax.Array, *, train: bool) -> jax.Array:
@@ -104,14 +106,20 @@ class VitGenerator(nn.Module):
       self.hidden_dim, name='positions'
     )(*grid).astype(latent.dtype)[None]
     tokens = jnp.broadcast_to(tokens, (latent.shape[0], *tokens.shape[1:]))
+
+    def run(block, tokens, w):
+      return block(tokens, w, train=train)
+
+    run = nn.remat(run) if self.remat else run
     for i in range(self.num_layers):
-      tokens = gan_block.GanBlock(
+      block = gan_block.GanBlock(
         self.mlp_dim,
         self.num_heads,
         attention=self.attention,
         norm=self.norm,
         name=f'block_{i}',
-      )(tokens, w, train=train)
+      )
+      tokens = run(block, tokens, w)
     tokens = gan_block.modulated(tokens, w, name='norm')
     if self.pixels == 'implicit':
       image = implicit_patches.ImplicitPatches(

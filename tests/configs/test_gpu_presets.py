@@ -3,6 +3,7 @@
 import importlib
 
 import jax
+from ml_collections import config_dict
 import numpy as np
 import pytest
 
@@ -62,6 +63,9 @@ def test_a_step_has_the_shapes_of_its_data(
   monkeypatch.setenv('REPJAX_CACHE', str(tmp_path))
   config = recipes.load_study(paper).get_config('gpu')
   config.update(_LESS[paper])
+  for group in config.values():
+    if isinstance(group, config_dict.ConfigDict) and 'remat' in group:
+      group.remat = True
   if paper != 'gradient_vaccine':  # Its languages are generated.
     config.data.dir = request.getfixturevalue('real_data')
   made = importlib.import_module(f'configs.{paper}').build(config)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import pytest
 
+from configs import presets
+from launch.lib import recipes
 from launch.lib import step_memory
 from repjax import types
 
@@ -54,6 +56,14 @@ def test_the_parts_that_are_advised_would_fit(monkeypatch):
     memory(40, 150), config(model=dict(remat=True)), limit=100
   )
   assert 'remat' not in found
+
+
+@pytest.mark.parametrize('paper', ['esvit', 'flan', 'diffstride', 'tent'])
+def test_the_field_that_computes_again_is_named_in_whatever_group(paper):
+  preset = recipes.load_study(paper).get_config('gpu')
+  (name,) = [x for x in presets.fields(preset) if x.endswith('.remat')]
+  found = step_memory.advice(memory(40, 150), preset, limit=100)
+  assert f'try --config.{name}=true' in found
 
 
 def test_a_state_that_is_too_large_is_not_the_batch_s_fault():
