@@ -15,6 +15,9 @@ from repjax.metrics import classification
 
 Figure = mpl_figure.Figure
 
+# Groups of bars that have room side by side.
+_MANY = 7
+
 
 def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
   """Loss, accuracy, ... against the step, one figure a quantity.
@@ -275,7 +278,7 @@ def bars(
 ) -> Figure:
   """One bar a group and kind, of the mean over seeds, and a point a seed.
 
-  Where each has one value alone, there are no points.
+  Where each has one value alone, there are no points. Bars of many groups lie.
 
   Args:
     groups: Name below the bars -> kind, a colour -> one value a seed, [S]. All
@@ -284,7 +287,13 @@ def bars(
     log: Whether the values are on a logarithmic axis.
   """
   kinds = list(next(iter(groups.values())))
-  fig, axes = _drawn(1.1 * len(groups) + 1.5, 3.6)
+  lying = len(groups) > _MANY
+  if lying:  # One below the other: pages have room below, not beside.
+    fig, axes = _drawn(5.5, 0.15 * len(groups) * (len(kinds) + 1) + 0.8)
+    axes.invert_yaxis()
+  else:
+    fig, axes = _drawn(1.1 * len(groups) + 1.5, 3.6)
+  draw = axes.barh if lying else axes.bar
   width = 0.8 / len(kinds)
   several = any(
     np.size(x) > 1 for group in groups.values() for x in group.values()
@@ -292,12 +301,24 @@ def bars(
   for place, kind in enumerate(kinds):
     at = np.arange(len(groups)) + (place - (len(kinds) - 1) / 2) * width
     values = [np.asarray(group[kind]) for group in groups.values()]
-    axes.bar(at, [x.mean() for x in values], width, alpha=0.5, label=kind)
+    draw(at, [x.mean() for x in values], width, alpha=0.5, label=kind)
     for x, of_seeds in zip(at, values if several else (), strict=several):
-      axes.scatter(np.full(len(of_seeds), x), of_seeds, s=10, color='black')
-  axes.set_xticks(np.arange(len(groups)), list(groups), fontsize=8)
+      there = np.full(len(of_seeds), x), of_seeds
+      axes.scatter(*there[:: -1 if lying else 1], s=10, color='black')
+  names = list(groups)
+  if lying:
+    names = [name.replace('\n', ' ') for name in names]
+  ticks = axes.set_yticks if lying else axes.set_xticks
+  ticks(np.arange(len(groups)), names, fontsize=8)
   note = 'mean; points are seeds' if several else ''
-  _finish(axes, axis='y', note=note, log='y' if log else False, ylabel=ylabel)
+  along: Literal['x', 'y'] = 'x' if lying else 'y'
+  _finish(
+    axes,
+    axis=along,
+    note=note,
+    log=along if log else False,
+    **{f'{along}label': ylabel},
+  )
   return fig
 
 

@@ -161,6 +161,30 @@ def test_bars_are_means_and_points_are_seeds():
   assert [x.get_text() for x in axes.get_xticklabels()] == ['one', 'two']
 
 
+def test_bars_of_many_groups_lie_so_that_a_page_has_room_for_them():
+  groups = {
+    f'group {i}\nof many': {'id': np.asarray([i, i + 0.5]), 'ood': np.ones(2)}
+    for i in range(12)
+  }
+  figure = plots.bars(groups, ylabel='accuracy')
+  (axes,) = figure.axes
+  assert figure.get_figwidth() < 6
+  bars = axes.patches[:12]
+  np.testing.assert_allclose(
+    [bar.get_width() for bar in bars], np.arange(12) + 0.25
+  )
+  middles = [bar.get_y() + bar.get_height() / 2 for bar in bars]
+  points = np.concatenate([x.get_offsets() for x in axes.collections[:12]])
+  np.testing.assert_allclose(points[:, 1], np.repeat(middles, 2), atol=1e-9)
+  np.testing.assert_allclose(points[:4, 0], [0, 0.5, 1, 1.5])
+  # The first one is above.
+  figure.canvas.draw()
+  names = axes.get_yticklabels()
+  assert names[0].get_text() == 'group 0 of many'
+  assert names[0].get_window_extent().y0 > names[1].get_window_extent().y1
+  assert axes.get_xlabel() == 'accuracy'
+
+
 def test_clouds_of_points_keep_their_places():
   (axes,) = plots.points(
     {'a': (np.asarray([1, 2]), np.asarray([3, 4]))}, xlabel='x', ylabel='y'

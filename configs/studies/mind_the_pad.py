@@ -193,9 +193,10 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'foveation': matrix_plots.matrices(
         _foveation(config), xlabel='column', ylabel='row'
       ),
-      'mean_kernels': matrix_plots.heatmaps(
+      'mean_kernels': matrix_plots.matrices(
         {x: y.mean(0) / y.mean(0).max() for x, y in kernels.items()},
-        names=[str(i) for i in range(kernels['even'].shape[-1])],
+        xlabel='column of the kernel',
+        ylabel='row',
       ),
       'blind_spots': matrix_plots.matrices(
         {f'found, {x}': y.mean(0) for x, y in maps.items()},

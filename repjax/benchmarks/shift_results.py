@@ -155,12 +155,16 @@ def change_figure(accuracy: Accuracies, baseline: str) -> plots.Figure:
   """Changes over a baseline with their 95 % intervals over seeds."""
   by_method = changes(accuracy, baseline)
   shifts = list(next(iter(by_method.values())))
+  columns = min(len(shifts), 4)
+  rows = -(-len(shifts) // columns)
   figure = mpl_figure.Figure(
-    figsize=(2.0 * len(shifts) + 1.6, 0.24 * len(by_method) + 1.1)
+    figsize=(2.0 * columns + 1.6, rows * (0.24 * len(by_method) + 0.8) + 0.3)
   )
   places = np.arange(len(by_method))[::-1]
-  all_axes = figure.subplots(1, len(shifts), sharey=True, squeeze=False)[0]
-  for axes, shift in zip(all_axes, shifts, strict=True):
+  grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+  for axes in grid.ravel()[len(shifts) :]:
+    axes.axis('off')
+  for axes, shift in zip(grid.ravel(), shifts, strict=False):
     found = [averages.interval(x[shift].tolist()) for x in by_method.values()]
     means = np.array([mean for mean, _ in found])
     halves = np.nan_to_num([half for _, half in found])
@@ -172,7 +176,8 @@ def change_figure(accuracy: Accuracies, baseline: str) -> plots.Figure:
     axes.set_title(f'{shift}\n{baseline} {base:.3f}', fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
-  all_axes[0].set_yticks(places, list(by_method), fontsize=8)
+  for axes in grid[:, 0]:
+    axes.set_yticks(places, list(by_method), fontsize=8)
   figure.supxlabel(f'accuracy minus that of {baseline}', fontsize=9)
   figure.tight_layout()
   return figure

@@ -85,6 +85,23 @@ def test_tables_for_readers():
   )
 
 
+def test_six_shifts_are_in_two_lines():
+  six = {
+    name: {f'shift {i}': next(iter(x.values())) for i in range(6)}
+    for name, x in _ACCURACY.items()
+  }
+  change = shift_results.change_figure(six, 'erm')
+  assert change.get_figwidth() < 10
+  assert sum(axes.axison for axes in change.axes) == 6
+  titles = [axes.get_title().split('\n')[0] for axes in change.axes[:6]]
+  assert titles == list(six['erm'])
+  (bars,) = change.axes[5].containers
+  (same,) = change.axes[0].containers
+  np.testing.assert_allclose(
+    bars.lines[0].get_xdata(), same.lines[0].get_xdata()
+  )
+
+
 def test_figures_show_every_method_and_shift():
   change = shift_results.change_figure(_ACCURACY, 'erm')
   assert len(change.axes) == 2
@@ -93,6 +110,7 @@ def test_figures_show_every_method_and_shift():
   # Mean and half of the interval: with two seeds, 12.7 standard errors.
   (bars,) = change.axes[1].containers
   np.testing.assert_allclose(bars.lines[0].get_xdata(), [0.05, -0.25])
+  assert change.get_figwidth() < 6
   ranks = shift_results.rank_figure(_ACCURACY).axes[0]
   assert [x.get_text() for x in ranks.get_yticklabels()] == [
     'one',
