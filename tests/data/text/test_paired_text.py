@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import tokenizers
 from tokenizers import models
 from tokenizers import pre_tokenizers
@@ -13,7 +14,6 @@ from tokenizers import processors
 
 from configs import mam_adapter
 from repjax import types
-from repjax.data.reading import source
 from repjax.data.text import labelled_text
 from repjax.data.text import paired_text
 from repjax.data.text import published_tokens
@@ -119,34 +119,59 @@ def test_what_cannot_be_a_pair_is_refused():
     rows(['a'], ['b'], published_tokens.Published(made.to_str()), 9)
 
 
-@pytest.fixture
-def glue(monkeypatch):
-  """A set of pairs as TFDS has them."""
-  texts = [np.array([b'a b', b'c', b'd e'] * 4, object) for _ in range(2)]
+@pytest.fixture(scope='module')
+def glue(tmp_path_factory):
+  """A folder with a set of pairs that TFDS prepared, columns as in GLUE."""
 
-  def of(name, split, **settings):
-    assert name == 'glue/rte'
-    return source.from_arrays(
-      name,
-      {
-        'sentence1': texts[0],
-        'sentence2': texts[1][::-1],
-        'label': np.arange(12, dtype=np.int32) % 2,
-      },
-      num_classes=2,
-      class_names=('entailment', 'not_entailment'),
-      split=split,
-    )
+  class Glue(tfds.core.GeneratorBasedBuilder):
+    """Pairs."""
 
-  monkeypatch.setattr(source, 'load', of)
+    name = 'glue'
+    VERSION = tfds.core.Version('2.0.0')
+    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name='rte'),)
+    code_path = None
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        disable_shuffling=True,
+        features=tfds.features.FeaturesDict(
+          {
+            'idx': np.int32,
+            'sentence1': tfds.features.Text(),
+            'sentence2': tfds.features.Text(),
+            'label': tfds.features.ClassLabel(
+              names=['entailment', 'not_entailment']
+            ),
+          }
+        ),
+      )
+
+    def _split_generators(self, dl_manager):
+      del dl_manager  # Nothing is downloaded.
+      return {
+        split: self._generate_examples() for split in ('train', 'validation')
+      }
+
+    def _generate_examples(self):
+      texts = ['a b', 'c', 'd e'] * 4
+      for i, pair in enumerate(zip(texts, texts[::-1], strict=True)):
+        row = dict(zip(('sentence1', 'sentence2'), pair, strict=True))
+        yield i, {'idx': i, 'label': i % 2, **row}
+
+  folder = tmp_path_factory.mktemp('prepared')
+  builder = Glue(data_dir=folder, config='rte')
+  builder.download_and_prepare(file_format='array_record')
+  return str(folder)
 
 
 def test_a_set_of_pairs_is_read_by_the_name_of_both_columns(glue):
-  settings = dict(tokenizer=BYTES, length=12, num_types=2)
+  settings = dict(tokenizer=BYTES, length=12, num_types=2, data_dir=glue)
   read = labelled_text.load(
     'glue/rte', 'train', column='sentence1+sentence2', **settings
   )
   assert read.class_names == ('entailment', 'not_entailment')
+  assert len(read) == 12
   row = read.read([0])
   assert BYTES.decode(row['tokens'][0]) == 'a bd e'
   with pytest.raises(types.InputError, match="no column 'sentence3'"):
@@ -165,7 +190,8 @@ def test_a_published_encoder_reads_segments(glue, tmp_path):
   )
   config = mam_adapter.get_config('paper_classification')
   config.update(dict(batch_size=4, eval_batch_size=4, weights=str(tmp_path)))
-  config.data.update(name='glue/rte', column='sentence1+sentence2', length=12)
+  config.data.update(name='glue/rte', dir=glue, length=12)
+  config.data.column = 'sentence1+sentence2'
   config.adapter.update(kind='lora', rank=2)
   made = mam_adapter.build(config)
   batch = dict(made.train.batch(0))
