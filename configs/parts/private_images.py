@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import optax
 
 from configs.parts import private
+from configs.parts import private_rates
 from repjax import plots
 from repjax.experiments import of_images
+from repjax.protocols import finetuned_text
 from repjax.protocols import private_runs
-from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 
@@ -55,41 +55,26 @@ def batches(
   train = of_images.load(config, config.data.train_split)
   test = of_images.load(config, config.data.eval_splits[0])
   features = private.features(config, train)
-  rows, test = (side_by_side.rows(x, features) for x in (train, test))
-  count = len(train) - group.num_held_out
-  held_out = {name: x[count:] for name, x in rows.items()}
-  rows = {name: x[:count] for name, x in rows.items()}
+  rows = finetuned_text.hold_out(
+    side_by_side.rows(train, features),
+    side_by_side.rows(test, features),
+    num_rows=group.num_held_out,
+  )
   scalars, best = {}, {}
   for size in group.sizes:
-    plan = private.plan_of(
-      config, count, batch_size=size, epochs=group.epochs, sampling_rate=0.0
-    )._replace(method='ghost')  # Runs side by side.
-    tx = side_by_side.swept(
-      private.updates(config, plan, optax.adamw, rate=1.0)
+    found = private_rates.choose(
+      config,
+      f'batches of {size}',
+      rows,
+      num_classes=train.num_classes,
+      rates=group.rates,
+      seeds=seeds,
+      batch_size=size,
+      epochs=group.epochs,
     )
-    method = private.linear(
-      config, train.num_classes, optax.chain(plan.link(), tx)
-    )
-    chosen, tested = [], []
-    for seed in seeds:
-      runs = (seed,) * len(group.rates)
-      trained = private_runs.train(
-        f'batches of {size}, seed {seed}',
-        method,
-        side_by_side.per_seed(rows, runs),
-        held_out,
-        plan=plan,
-        seeds=runs,
-        rates=group.rates,
-        points=4,
-      )
-      chosen.append(trained.score)
-      outputs = side_by_side.predict_fn(method)(trained.states, test)
-      tested.append(side_by_side.accuracy(outputs, test))
-    place = rate_search.best_mean(np.transpose(chosen))
-    best[size] = np.asarray(tested)[:, place]
-    scalars[f'batches of {size}: rate'] = [group.rates[place]]
-    for rate, scores in zip(group.rates, np.transpose(tested), strict=True):
+    best[size] = found.scores
+    scalars[f'batches of {size}: rate'] = [found.rate]
+    for rate, scores in zip(group.rates, found.all_scores, strict=True):
       scalars[f'batches of {size}, rate {rate:g}: test accuracy'] = scores
   few, many = (best[size] for size in group.sizes)
   return {'image_large_batch_gain': many - few, **scalars}, {}
