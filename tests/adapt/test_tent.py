@@ -113,6 +113,20 @@ def test_entropy_falls_on_a_fixed_batch(kind):
   assert (np.diff(means) < 0).all()
 
 
+def test_no_weight_of_a_convolution_has_a_gradient(net):
+  # Each convolution behind the first norm passes the gradient on, once.
+  method, state = net
+  adapter = _adapter(method, state)
+
+  def count(fn, *arguments):
+    program = str(jax.make_jaxpr(fn)(*arguments))
+    return program.count('conv_general_dilated[')
+
+  forward = count(method.predict, state, _batch())
+  step = count(adapter.step, state, adapter.init(state), _batch())
+  assert (forward, step) == (3, 3 + 2)
+
+
 def test_outputs_of_an_episode_of_one_step_are_those_of_the_statistics(net):
   method, state = net
   batches = [_batch(seed=s) for s in (1, 2, 3)]
