@@ -13,7 +13,7 @@ https://arxiv.org/abs/2006.10726
 paper: WRN-28-10 on CIFAR-10, as the network of the authors' public code;
   streams are CIFAR-10's test rows with our corruptions.
 small: a small residual network on 30 % of `digits`, of 16 x 16 pixels.
-mnist: the same on 10,000 images of MNIST.
+mnist: the same on 10,000 images of MNIST; 1,500 of its test rows stream by.
 gpu: WRN-16-4 on CIFAR-10, 30 epochs.
 """
 
