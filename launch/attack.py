@@ -223,23 +223,18 @@ def _asked(name, network, pixels, label):
   state = jax.device_get(start.as_predicted(network.state))
   logits = _output(network, 'logits')
   try:
-    shape = jax.eval_shape(logits, state, pixels[:1]).shape
+    transfer_matrix.check(
+      f'{flag}={network.workdir}',
+      logits,
+      state,
+      pixels,
+      largest=max(int(label.max()), _CLASS.value),
+    )
   except KeyError as error:
     raise types.InputError(
       f'{flag}={network.workdir} is a run that does not predict classes from '
       'images alone: only such can be attacked.'
     ) from error
-  except (types.InputError, TypeError, ValueError) as error:
-    raise types.InputError(
-      f'{flag}={network.workdir} does not take images of '
-      f'{list(pixels.shape[1:])}: {str(error).splitlines()[0]}'
-    ) from error
-  largest = max(int(label.max()), _CLASS.value)
-  if len(shape) != 2 or shape[1] <= largest:
-    raise types.InputError(
-      f'{flag}={network.workdir} predicts {shape[-1]} classes, and class '
-      f'{largest} is asked for.'
-    )
   return transfer_matrix.Target(logits, jax.tree.map(lambda x: x[None], state))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from repjax.attacks import ascent
@@ -27,7 +28,8 @@ def cross_entropy(
     weights: [L], factors of the heads; None for 1 each.
 
   Raises:
-    InputError: `weights` are none of these heads'.
+    InputError: `weights` are none of these heads', or a label that is known
+      while this is traced is none of these classes.
   """
 
   def loss_fn(image):
@@ -39,6 +41,13 @@ def cross_entropy(
         f'weights are one number for each of {num_heads} heads; got '
         f'{list(jnp.shape(weights))}'
       )
+    if not isinstance(label, jax.core.Tracer):
+      strange = np.setdiff1d(label, np.arange(heads.shape[-1]))
+      if len(strange):
+        raise InputError(
+          f'label has class {strange[-1]}, and there are {heads.shape[-1]} '
+          'classes, from 0 on'
+        )
     losses = optax.softmax_cross_entropy_with_integer_labels(
       heads, jnp.broadcast_to(label[:, None], heads.shape[:2])
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
+from flax import errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +81,8 @@ def measure(
     batch_size: Images that are changed at once.
 
   Raises:
-    InputError: There is no image, or networks have other numbers of seeds.
+    InputError: There is no image, networks have other numbers of seeds, or a
+      target cannot be asked about these images and labels.
   """
   if not len(image):
     raise types.InputError('there is no image to attack')
@@ -91,6 +93,9 @@ def measure(
       raise types.InputError(
         f'{name} has models of {found} seeds, and there are {len(seeds)} seeds'
       )
+  for name, target in targets.items():
+    first = jax.tree.map(lambda x: x[0], target.states)
+    check(name, target.logits, first, image, largest=int(np.max(label)))
   keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
   ask = {name: jax.jit(_each_seed(x.logits)) for name, x in targets.items()}
   change = {name: jax.jit(_each_seed(x.images)) for name, x in attacks.items()}
@@ -126,6 +131,39 @@ def measure(
     robust=robust,
     images=images,
   )
+
+
+def check(
+  name: str,
+  logits: Callable[[types.TrainState, jax.Array], jax.Array],
+  state: types.TrainState,
+  image: np.ndarray,
+  *,
+  largest: int,
+) -> None:
+  """Refuses a network that cannot be asked about some images, by their shapes.
+
+  Args:
+    name: Of the network, as the message says it.
+    logits: (state, pixels [B, ...]) -> [B, K].
+    state: Of one model.
+    image: Pixels, [N, ...].
+    largest: Largest class among the labels.
+
+  Raises:
+    InputError: It does not take such images, or has too few classes.
+  """
+  try:
+    shape = jax.eval_shape(logits, state, image[:1]).shape
+  except (errors.FlaxError, TypeError, ValueError) as error:
+    raise types.InputError(
+      f'{name} does not take images of {list(image.shape[1:])}: '
+      f'{str(error).splitlines()[0]}'
+    ) from error
+  if len(shape) != 2 or shape[1] <= largest:
+    raise types.InputError(
+      f'{name} predicts {shape[-1]} classes, and class {largest} is asked for.'
+    )
 
 
 def _each_seed(fn):

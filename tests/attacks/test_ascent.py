@@ -270,3 +270,12 @@ def test_what_cannot_be_attacked_so_is_refused():
     smoothing.gaussian(4, 3.0)
   with pytest.raises(types.InputError, match='square'):
     input_diversity.InputDiversity().check((1, 4, 5, 3))
+
+
+@pytest.mark.parametrize('strange', [-1, 2])
+def test_a_label_that_is_no_class_is_refused(strange):
+  loss_fn = losses.cross_entropy(
+    lambda x: jnp.zeros((len(x), 2)), jnp.array([0, strange])
+  )
+  with pytest.raises(types.InputError, match=f'class {strange}, and there are'):
+    loss_fn(jnp.zeros((2, 3)))

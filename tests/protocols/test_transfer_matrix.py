@@ -1,5 +1,6 @@
 """Attacks and targets in pairs, on networks whose predictions are known."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,3 +78,17 @@ def test_what_does_not_fit_is_refused():
     )
   with pytest.raises(types.InputError, match='3 seeds'):
     transfer_matrix.measure({}, {'step': TARGET}, IMAGE, LABEL, seeds=(0, 1, 2))
+
+
+def test_a_target_of_other_images_or_fewer_classes_is_named():
+  model = nn.Dense(2)
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 3)))
+  states = jax.tree.map(lambda x: jnp.stack([x, x]), variables)
+  target = transfer_matrix.Target(model.apply, states)
+  for image, label, says in (
+    (IMAGE, LABEL, r'dense does not take images of \[1\]'),
+    (np.zeros((11, 3), np.float32), LABEL + 1, 'dense predicts 2 classes'),
+  ):
+    with pytest.raises(types.InputError, match=says) as error:
+      transfer_matrix.measure({}, {'dense': target}, image, label, seeds=SEEDS)
+    assert '\n' not in str(error.value)
