@@ -26,6 +26,7 @@ from absl import flags
 from launch.benchmarks import adaptation_costs
 from launch.benchmarks import adaptation_speed
 from launch.benchmarks import adapter_costs
+from launch.benchmarks import attack_speed
 from launch.benchmarks import attention_speed
 from launch.benchmarks import compile_times
 from launch.benchmarks import contrastive_costs
@@ -76,6 +77,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'episodes': few_labels.episodes,
   'calibration': few_labels.calibration,
   'vitgan': generation_costs.vitgan,
+  'attacks': attack_speed.attacks,
   'poisoning': poisoning_speed.poisoning,
   'shapley': explanation_speed.shapley_values,
   'exemplars': unit_costs.exemplars,
