@@ -4,7 +4,7 @@ The paper reports lower error on corrupted images by statistics of the test
 batch alone, and lower still where scales and biases of the norms minimize the
 entropy of predictions, online, in one pass. Here: the same with networks that
 know 30 % of `digits` (small), of which the rest streams by, or 10,000 images of
-MNIST (mnist: 1,500 others stream by, so many as a quarter of an hour allows; no
+MNIST (mnist: 1,500 others stream by, meant to take a quarter of an hour; no
 trial came before), the mean over all 15 common corruptions at severity 5; frost
 is a texture of our own, the others are as published. Each of five networks sees
 the streams in an order of its own. Tent's rate is the best of `rates` on the
