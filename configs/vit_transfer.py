@@ -14,6 +14,7 @@ paper: refinements of a published ViT-S/16 (config.weights), one block after the
   other, by the authors' settings. They refine DeiT-T, S and B, of which T and S
   have the geometry of ViT-Ti and S.
 small: a ViT of six blocks, trained on `digits` on the spot.
+gpu: a wider one, on CIFAR-10.
 """
 
 import functools
@@ -58,6 +59,14 @@ PRESETS = dict(
     tx=dict(learning_rate=0.1),
     run=dict(eval_every=100, save_every=100, best='test/accuracy'),
   ),
+  gpu=dict(
+    on='small',
+    batch_size=256,
+    data=dict(name='cifar10'),
+    model=dict(patch_size=4, hidden_dim=192, mlp_dim=384, num_heads=3),
+    pretraining=dict(steps=8000, batch_size=256, learning_rate=1e-3),
+    run=dict(eval_every=1000, save_every=1000),
+  ),
   smoke=dict(
     batch_size=16,
     epochs=0.0,
@@ -69,7 +78,7 @@ PRESETS = dict(
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
-  """Numbers of a preset: paper, small or smoke."""
+  """Numbers of a preset: paper, small, gpu or smoke."""
   return presets.get_config(preset, presets.IMAGES, PRESETS)
 
 

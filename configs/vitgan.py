@@ -7,7 +7,8 @@ way (plots/samples_*.png); `vitgan.sample` makes more of them from its averaged
 generator. https://arxiv.org/abs/2107.04589
 
 paper: CIFAR-10; the number of updates is that of the authors' code.
-small: a generator of 2 x 2 patches on `digits`; mnist: of 4 x 4 on MNIST.
+small: networks of 16 patches on `digits`, of 2 x 2 pixels; mnist: on MNIST, of
+  7 x 7 pixels.
 gpu: CIFAR-10 with less width and 20,000 updates.
 
 config.network is 'vit' or 'conv', of both networks. `feature_frechet` and the
@@ -77,14 +78,13 @@ PRESETS = dict(
   ),
   mnist=dict(
     on='small',
-    batch_size=64,
-    min_steps=8000,
+    min_steps=3000,
     run=dict(eval_every=1000, save_every=1000),
     data=dict(name='mnist'),
-    model=dict(patch_size=4, hidden_dim=64, mlp_dim=128),
-    generator=dict(latent_dim=64),
-    discriminator=dict(overlap=2),
-    conv=dict(channels=(40, 32, 16), hidden_dim=32),
+    model=dict(patch_size=7),
+    discriminator=dict(overlap=3),
+    conv=dict(channels=(16, 12, 8)),
+    judge=dict(steps=4000),
   ),
   gpu=dict(
     on='paper',

@@ -108,6 +108,11 @@ _STUDY = dict(
       mlp=dict(features=(128, 128)),
     )
   ),
+  # The paper's radius. No MLP is good at CIFAR-10: `targets_good` will say so.
+  gpu=dict(
+    study=dict(num_images=2000, epsilon=16 / 255, side=7, steps=5000)
+    | dict(batch_size=256, cnn=dict(depth=16, widen=2))
+  ),
   smoke=dict(study=dict(num_images=20, num_steps=2, steps=4)),
 )
 

@@ -37,6 +37,7 @@ _LESS = {
   'gradient_vaccine': dict(family=dict(num_rows=(700,))),
   'flan': dict(data=dict(num_rows=100, num_eval_rows=20)),
   'imprint': dict(data=dict(train_split='train[10000:10600]')),
+  'vit_transfer': dict(data=dict(train_split='train[:600]')),
   'vitgan': dict(data=dict(train_split='train[:200]')),
 }
 

@@ -11,7 +11,7 @@ from repjax.attacks import fgsm
 def test_a_loop_of_steps_is_the_attack():
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.uniform(size=(3, 4, 4, 1)), jnp.float32)
-  weights = jnp.asarray(rng.normal(size=(4, 4, 1)), jnp.float32)
+  weights = jnp.asarray(rng.normal(size=(1, 4, 4, 1)), jnp.float32)
 
   def loss_fn(x):
     return jnp.sin(3 * x * weights).sum((1, 2, 3))
