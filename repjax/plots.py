@@ -15,9 +15,6 @@ from repjax.metrics import classification
 
 Figure = mpl_figure.Figure
 
-# Groups of bars that have room side by side.
-_MANY = 7
-
 
 def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Figure]:
   """Loss, accuracy, ... against the step, one figure a quantity.
@@ -287,12 +284,11 @@ def bars(
     log: Whether the values are on a logarithmic axis.
   """
   kinds = list(next(iter(groups.values())))
-  lying = len(groups) > _MANY
-  if lying:  # One below the other: pages have room below, not beside.
-    fig, axes = _drawn(5.5, 0.15 * len(groups) * (len(kinds) + 1) + 0.8)
+  fig, axes = _drawn(1.1 * len(groups) + 1.5)
+  lying = len(groups) > 7  # Pages have room below, not beside.
+  if lying:
+    fig, axes = _drawn(height=0.15 * len(groups) * (len(kinds) + 1) + 0.8)
     axes.invert_yaxis()
-  else:
-    fig, axes = _drawn(1.1 * len(groups) + 1.5, 3.6)
   draw = axes.barh if lying else axes.bar
   width = 0.8 / len(kinds)
   several = any(
@@ -305,20 +301,13 @@ def bars(
     for x, of_seeds in zip(at, values if several else (), strict=several):
       there = np.full(len(of_seeds), x), of_seeds
       axes.scatter(*there[:: -1 if lying else 1], s=10, color='black')
-  names = list(groups)
-  if lying:
-    names = [name.replace('\n', ' ') for name in names]
+  names = [x.replace('\n', ' ' if lying else '\n') for x in groups]
   ticks = axes.set_yticks if lying else axes.set_xticks
   ticks(np.arange(len(groups)), names, fontsize=8)
   note = 'mean; points are seeds' if several else ''
   along: Literal['x', 'y'] = 'x' if lying else 'y'
-  _finish(
-    axes,
-    axis=along,
-    note=note,
-    log=along if log else False,
-    **{f'{along}label': ylabel},
-  )
+  texts = {f'{along}label': ylabel}
+  _finish(axes, axis=along, note=note, log=along if log else False, **texts)
   return fig
 
 
