@@ -75,10 +75,13 @@ def attacks(rounds: int) -> dict[str, Any]:
     def once() -> float:
       return seconds(lambda: whole(variables))
 
-    return tuple(
-      timing.alternate(rounds, lambda x=x: seconds(lambda: loop(x)), once)
-      for x in (eager, compiled)
-    )
+    def against(gradient_fn) -> float:
+      def looped() -> float:
+        return seconds(lambda: loop(gradient_fn))
+
+      return timing.alternate(rounds, looped, once)
+
+    return against(eager), against(compiled)
 
   networks = {
     'MLP': mlp.Mlp(10, features=(128, 128)),

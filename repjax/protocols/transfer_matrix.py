@@ -121,10 +121,10 @@ def measure(
       )
     changed = np.concatenate(parts, axis=1)
     images[name] = changed[0]
-    for target in targets:
-      after = guesses(target, changed)
-      fooled[name, target] = (after != before[target]).mean(1)
-      robust[name, target] = (after == label).mean(1)
+    for asked in targets:
+      after = guesses(asked, changed)
+      fooled[name, asked] = (after != before[asked]).mean(1)
+      robust[name, asked] = (after == label).mean(1)
   return Measured(
     accuracy={x: (y == label).mean(1) for x, y in before.items()},
     fooled=fooled,
