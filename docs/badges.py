@@ -10,7 +10,7 @@ The address stands in pyproject.toml alone:
 With it, every notebook has a badge that opens it in Colab, and installs repjax
 from there where it is not in a checkout. Without it, as long as repjax is
 published nowhere, there is no badge, and a notebook installs the checkout that
-it is in.
+it is in, or asks where there is one.
 """
 
 import json
@@ -30,8 +30,12 @@ _SOURCE = re.compile(
   re.DOTALL,
 )
 _CHECKOUT = """\
-  # The checkout that this notebook is in: repjax has no published address yet.
+  # The checkout that this notebook is in. Elsewhere, say where repjax is: a
+  # folder, or 'git+https://...'.
+  import pathlib
   SOURCE = '..'
+  if SOURCE == '..' and not pathlib.Path('../pyproject.toml').exists():
+    raise SystemExit('Not in a checkout of repjax: change SOURCE in this cell.')
 """
 _PUBLISHED = """\
   # The checkout that this notebook is in, else what is published.

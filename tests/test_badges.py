@@ -45,24 +45,39 @@ def test_a_badge_opens_this_notebook_and_nothing_else_changes(path):
   assert lines == ''.join(before[0]['source']).splitlines()
 
 
-@pytest.mark.parametrize('inside', [True, False], ids=['checkout', 'outside'])
-def test_outside_of_a_checkout_the_published_one_is_installed(
-  inside, tmp_path, monkeypatch
+def _asked(to, source='..'):
+  """What the first cell installs on a machine without repjax."""
+  path = _NOTEBOOKS[0]
+  text = badges.pointed(path.read_text('utf-8'), path.name, to)
+  code = ''.join(json.loads(text)['cells'][1]['source'])
+  code = code.partition('import jax\n')[0]
+  # `%pip` as a function.
+  code = code.replace('import repjax', 'raise ImportError')
+  code = code.replace('%pip install -q {SOURCE}', 'asked.append(SOURCE)')
+  code = code.replace("SOURCE = '..'\n", f'SOURCE = {source!r}\n')
+  asked: list[str] = []
+  exec(compile(code, path.name, 'exec'), {'asked': asked})
+  return asked
+
+
+def test_in_a_checkout_that_is_installed(tmp_path, monkeypatch):
+  folder = tmp_path / 'colabs'
+  folder.mkdir()
+  (tmp_path / 'pyproject.toml').touch()
+  monkeypatch.chdir(folder)
+  assert _asked(_TO) == _asked(None) == ['..']
+
+
+def test_outside_of_one_the_published_is_installed_or_asked_for(
+  tmp_path, monkeypatch
 ):
   folder = tmp_path / 'colabs'
   folder.mkdir()
-  if inside:
-    (tmp_path / 'pyproject.toml').touch()
   monkeypatch.chdir(folder)
-  path = _NOTEBOOKS[0]
-  cells = json.loads(badges.pointed(path.read_text(), path.name, _TO))['cells']
-  code = ''.join(cells[1]['source']).partition('import jax\n')[0]
-  asked = []
-  # As on a machine without it, with `%pip` as a function.
-  code = code.replace('import repjax', 'raise ImportError')
-  code = code.replace('%pip install -q {SOURCE}', 'asked.append(SOURCE)')
-  exec(compile(code, path.name, 'exec'), {'asked': asked})
-  assert asked == ['..' if inside else f'git+{_TO}']
+  assert _asked(_TO) == [f'git+{_TO}']
+  with pytest.raises(SystemExit, match='change SOURCE'):
+    _asked(None)
+  assert _asked(None, 'git+https://a/b') == ['git+https://a/b']
 
 
 @pytest.mark.parametrize(
