@@ -55,6 +55,10 @@ letters are lost, and what is won back is not told from random units for sure.
 things less, in twelve networks that no trial and no record has used (seeds 5300
 to 5311), at the same thresholds. Of this setting one network had been tried, on
 the seed of the trials above, where it gave back seven points; nothing since.
+
+What was found: there it wins back, and what random units win back is a quarter
+of that. As many units that truly answer most to letters do no better. Images
+without letters lose as much as the others win.
 """
 
 from ml_collections import config_dict
