@@ -14,8 +14,7 @@ al., ICLR 2018, https://arxiv.org/abs/1710.06963), with users for rows in
 `privacy.accounting`: all of them in each round, or drawn by Poisson sampling,
 where places nobody is drawn for hold -1. A round's metrics are not private.
 
-Users are an axis under `vmap`; columns sharded over devices along it
-(`jax.device_put`) leave each user on its device.
+Users are an axis under `vmap`; columns sharded along it leave each on a device.
 """
 
 from collections.abc import Callable
@@ -161,6 +160,7 @@ def send(
   return jax.vmap(of_user)(jnp.arange(order.shape[0]), order)
 
 
+@jax.default_matmul_precision('highest')  # Nothing sent is rounded.
 def secure_sum(sent: Sent) -> tuple[types.PyTree, jax.Array]:
   """All that a server sees behind secure aggregation.
 
@@ -168,11 +168,8 @@ def secure_sum(sent: Sent) -> tuple[types.PyTree, jax.Array]:
     (sum over users of updates times rows, number of rows). Over FedSGD's
     gradients, their ratio is the gradient of one large batch.
   """
-  # A step is made of it: no device may round what users sent.
-  high = jax.lax.Precision.HIGHEST
   total = jax.tree.map(
-    lambda x: jnp.tensordot(sent.weight.astype(x.dtype), x, 1, precision=high),
-    sent.update,
+    lambda x: jnp.tensordot(sent.weight.astype(x.dtype), x, 1), sent.update
   )
   return total, sent.weight.sum()
 
