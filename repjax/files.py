@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging as python_logging
 import math
 import os
 import pathlib
@@ -29,6 +30,21 @@ LOCK = 'lock.json'
 def path_of(path: str | os.PathLike) -> pathlib.Path:
   """An absolute path; '~' is the user's home."""
   return pathlib.Path(path).expanduser().absolute()
+
+
+class PortableFormatter(python_logging.Formatter):
+  """Log lines without the places of one machine, since records are shared.
+
+  Paths below the working directory begin there, those below home with '~'.
+  """
+
+  def format(self, record: python_logging.LogRecord) -> str:
+    """The line of a record."""
+    text = super().format(record)
+    for place, name in (pathlib.Path.cwd(), ''), (pathlib.Path.home(), '~/'):
+      if place != pathlib.Path(place.anchor):
+        text = text.replace(f'{place}{os.sep}', name)
+    return text
 
 
 @contextlib.contextmanager

@@ -278,7 +278,7 @@ class Run:
 
     handler = python_logging.FileHandler(path)
     handler.setFormatter(
-      python_logging.Formatter('%(asctime)s %(levelname)s %(message)s')
+      files.PortableFormatter('%(asctime)s %(levelname)s %(message)s')
     )
     # On a full disk the console still says all of it; no traceback there.
     handler.handleError = lambda record: None

@@ -1,7 +1,9 @@
 """Files are whole or not there; a folder is written by one process."""
 
 import json
+import logging
 import os
+import pathlib
 import resource
 import signal
 import socket
@@ -141,3 +143,19 @@ def test_without_locks_a_process_that_lives_is_respected(tmp_path, monkeypatch):
   _holder(tmp_path, pid=os.getppid())
   with pytest.raises(types.InputError, match='wait for it'):
     _enter(tmp_path)
+
+
+@pytest.mark.parametrize('home', ['/home/me', '/'])
+def test_a_log_names_no_place_of_one_machine(home, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(pathlib.Path, 'home', lambda: pathlib.Path(home))
+  record = logging.LogRecord(
+    *('x', logging.INFO, '', 0),
+    'from %s: /home/me/sets, /home/melon/b, %s',
+    (tmp_path / 'a' / 'b', '/data'),
+    None,
+  )
+  sets = '~/sets' if home != '/' else '/home/me/sets'
+  assert files.PortableFormatter('%(levelname)s %(message)s').format(
+    record
+  ) == (f'INFO from a/b: {sets}, /home/melon/b, /data')
