@@ -19,9 +19,8 @@ etth1: ETTh1 by the same small network: a test MSE of .82, as with exact
 attention, against .57 of the last day and .41 of the linear map. gpu: the
 authors' settings; the epoch is the best of five on validation.
 
-Of ETTh1 there is a claim about the published error itself, `etth1_mse`. It was
-written after the record of etth1 and before any run of gpu, for which it is
-meant: ten per cent above the published figure, whose epoch the test set chose.
+Of ETTh1 the error itself stands beside the published one, whose epoch the test
+set chose. It has no threshold: etth1 had been measured before it was asked for.
 """
 
 from collections.abc import Callable
@@ -89,7 +88,6 @@ CLAIMS = dict(
     says='ETTh1, 168 hours ahead: test MSE, epoch chosen on validation',
     paper='0.808 (ETTh1, 168, epoch chosen on the test set; figure not '
     'checked)',
-    at_most=0.89,
   ),
   edges_per_step=dict(
     kind='theory',
