@@ -139,7 +139,7 @@ def test_a_closure_is_what_python_loads():
 _MANY = {
   'mam_adapter': 84,
   'dp_finetuning': 78,
-  'flan': 67,
+  'flan': 65,
   'fine_grained_shift': 72,
   'wilds': 65,
   'wilds_text': 83,

@@ -15,7 +15,6 @@ from repjax.data.batches import in_order
 from repjax.data.batches import mixtures
 from repjax.data.reading import source as sources
 from repjax.data.sets import digit_maps
-from repjax.data.sets import generated_tasks
 from repjax.data.sets import text_tasks
 from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
@@ -59,9 +58,7 @@ class Data(NamedTuple):
 
 def read(config) -> Data:
   """The tasks of a config, without those that are held out."""
-  kinds = dict(
-    digit_maps=_suites, generated=_suites, text=_suites, jsonl=_jsonl
-  )
+  kinds = dict(digit_maps=_suites, text=_suites, jsonl=_jsonl)
   return presets.choose('data.kind', config.data.kind, kinds)(config)
 
 
@@ -87,8 +84,6 @@ def suite(config, *, fresh: bool) -> instructions.Suite:
   seed = config.seed + EVALUATION * fresh
   if data.kind == 'digit_maps':
     return digit_maps.suite(told=data.told, num_rows=count, seed=seed)
-  if data.kind == 'generated':
-    return generated_tasks.suite(told=data.told, num_rows=count, seed=seed)
   return text_tasks.suite(
     'validation' if fresh else 'train',
     told=data.told,

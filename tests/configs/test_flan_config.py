@@ -39,23 +39,6 @@ def test_held_out_tasks_are_in_no_batch():
   assert {x.task for x in data.known} == set(data.train)
 
 
-def test_generated_tasks_are_held_out_by_cluster():
-  made = config(
-    **dict(kind='generated', held_out='copies', vocab_size=400),
-    **dict(source_length=160, target_length=120),
-  )
-  data = instruction_tasks.read(made)
-  assert {x.task for x in data.held_out} == {
-    'copy',
-    'backwards',
-    'twice',
-    'ends',
-  }
-  assert {x.split()[0] for x in data.train} == {'list', 'into'}
-  batch = instruction_tasks.batches(made, data).batch(0)
-  assert batch['source'].shape == (made.batch_size, 160)
-
-
 def test_batches_resume():
   made = config()
   data = instruction_tasks.read(made)
