@@ -10,9 +10,8 @@ import pytest
 
 # With an empty cache of compiled programs: of a system, and of what belongs to
 # none (the loop, data, privacy, launchers, reports, the start of two workers,
-# networks with published weights, instructions, federated rounds, every network
-# with blocks that are computed again).
-_SYSTEM, _BASE = 25, 1300
+# networks with published weights, instructions, federated rounds).
+_SYSTEM, _BASE = 25, 1200
 # Not in `make test`.
 _UNCOUNTED = ('slow', 'parity', 'colab')
 
