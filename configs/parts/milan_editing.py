@@ -83,15 +83,8 @@ def run(config, seeds: Sequence[int]) -> types.Report:
   made = training.everything(config, seeds)
   numbers, curves, figures = [], {}, {}
   for i, seed in enumerate(seeds):
-    describe = training.describe_fn(config, made.units[i], made.describers[i])
-    found, curve, pages = of_edits(
-      config,
-      made.encoder,
-      describe,
-      made.method.predict,
-      (made.clean[i], made.marked[i]),
-      seed,
-    )
+    subject = made.subject(config, i)
+    found, curve, pages = of_edits(config, made.encoder, *subject, seed)
     numbers.append(found)
     curves[f'seed {seed}'] = (np.arange(len(curve)), curve)
     figures = figures or pages

@@ -43,6 +43,11 @@ class Trained(NamedTuple):
   clean: list[types.TrainState]
   marked: list[types.TrainState]
 
+  def subject(self, config, i: int):
+    """Of seed i: what describes, what predicts, and its two classifiers."""
+    describe = describe_fn(config, self.units[i], self.describers[i])
+    return describe, self.method.predict, (self.clean[i], self.marked[i])
+
 
 def everything(config, seeds: Sequence[int]) -> Trained:
   """Trains all of it, seeds side by side."""

@@ -191,15 +191,10 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     found, sweep = measures.of_captions(
       config, describer, made.units[i], made.encoder, seed
     )
-    describe = training.describe_fn(config, made.units[i], made.describers[i])
-    inks, page = measures.of_inks(config, made.encoder, describe, seed)
+    subject = made.subject(config, i)
+    inks, page = measures.of_inks(config, made.encoder, subject[0], seed)
     letters, curve, other = measures.of_letters(
-      config,
-      made.encoder,
-      describe,
-      made.method.predict,
-      (made.clean[i], made.marked[i]),
-      seed,
+      config, made.encoder, *subject, seed
     )
     numbers.append({**found, **inks, **letters})
     sweeps.append(sweep)
