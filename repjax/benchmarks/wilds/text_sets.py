@@ -132,9 +132,10 @@ def amazon(
     x: folders.whole(table[x], what=f"'{x}' of {folder / 'reviews.csv'}")
     for x in ('reviewYear', 'overall')
   }
-  # Names are numbered as they come by split, by the same sort that PyPI's
-  # `wilds` uses, which keeps no order inside of a split.
-  order = np.argsort(split)
+  # Names are numbered as they come, split after split. PyPI's `wilds` sorts
+  # without keeping the order inside of a split: there the numbers depend on the
+  # machine's instructions, and only names can be compared.
+  order = np.argsort(split, kind='stable')
   metadata: dict[str, np.ndarray] = {}
   names: dict[str, Sequence] = {}
   for own, column in (
