@@ -18,8 +18,8 @@ def strided(**settings):
   return strided_conv_net.StridedConvNet(4, **settings)
 
 
-def small_resnet():
-  return resnet.PreActResNet(3, stage_sizes=(1, 1), width=16, norm='group')
+def small_resnet(norm='group'):
+  return resnet.PreActResNet(3, stage_sizes=(1, 1), width=16, norm=norm)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,16 @@ def test_foveation_is_flat_where_places_are_treated_alike():
   + [('zero', False)],
 )
 def test_a_constant_image_stays_constant_unless_padding_is_zero(mode, is_flat):
-  model = layers.Padded(small_resnet(), mode)
+  # Not of groups: one channel in each makes zeros of such maps, and of their
+  # rounding, which it divides by its deviation, maps of their own.
+  model = layers.Padded(small_resnet(norm='batch'), mode)
   image = jax.random.normal(jax.random.key(1), (1, 9, 9, 1))
   variables = model.init(jax.random.key(0), image, train=False)
   found = padding.constant_response(model, variables, (9, 9, 1), train=False)
   names = {x.name for x in padding.pad_audit(model, (9, 9, 1), train=False)}
   assert set(found) == names
   for x in found.values():
-    assert (x.std((0, 1)).max() < 2e-6) == is_flat
+    assert (x.std((0, 1)).max() < 1e-5 * np.abs(x).max()) == is_flat
 
 
 def test_partial_convolutions_of_ones_are_flat_in_the_first_layer():
