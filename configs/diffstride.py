@@ -10,6 +10,7 @@ compare. https://arxiv.org/abs/2202.01653
 paper: PreAct ResNet-18 on CIFAR-10 as the authors' code has it, with mixup, but
   without a pooling of stride 1 behind the stem.
 small: one block a stage, on digits of 8 x 8 that lie anywhere on 20 x 20.
+cifar10: that network on 10,000 rows of CIFAR-10.
 gpu: half of the widths of `paper`, 30 epochs; not run here.
 """
 
@@ -58,13 +59,23 @@ PRESETS = dict(
     drop=dict(at=(0.5, 0.8), factors=(0.3, 0.3)),
     mixup=dict(alpha=0.0),
   ),
+  cifar10=dict(
+    on='small',
+    min_steps=1000,
+    data=dict(
+      name='cifar10', train_split='train[:10000]', eval_splits=('test[:2000]',)
+    ),
+    placing=dict(size=0, copies=1, clutter=0),
+    augment=presets.CIFAR10,
+    stride=dict(smoothness=4.0),
+  ),
   gpu=dict(on='paper', epochs=30.0, net=dict(width=32, remat=False)),
   smoke=dict(min_steps=6, placing=dict(size=12, copies=1)),
 )
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
-  """Numbers of a preset: paper, small, gpu or smoke."""
+  """Numbers of a preset: paper, small, cifar10, gpu or smoke."""
   return presets.get_config(preset, presets.IMAGES, PRESETS)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import diffstride
+from configs.parts import known_bands
 from configs.studies import diffstride as study
 from repjax import trees
 from repjax.optim import strides
@@ -63,7 +64,7 @@ def test_an_update_moves_strides_by_loss_and_price():
 
 
 def test_a_study_has_poor_and_good_strides_of_its_networks_depth():
-  for preset in ('paper', 'small', 'smoke', 'gpu'):
+  for preset in ('paper', 'small', 'cifar10', 'smoke', 'gpu'):
     config = study.get_config(preset)
     stages = len(config.net.stage_sizes)
     assert len(config.stride.strides) == stages - 1 == len(config.study.good)
@@ -71,4 +72,4 @@ def test_a_study_has_poor_and_good_strides_of_its_networks_depth():
 
 
 def test_strides_find_the_band():
-  np.testing.assert_array_less(study.band_error(0, edges=(4,)), 0.02)
+  np.testing.assert_array_less(known_bands.error(0, edges=(4,)), 0.02)
