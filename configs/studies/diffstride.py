@@ -120,7 +120,7 @@ _STUDY = dict(
     stride=dict(strides=(3.0, 3.0)),
   ),
   cifar10=dict(study=dict(tune='train[:10000]', held_out='train[10000:12000]')),
-  smoke=dict(study=dict(every=4, rates=(0.03, 0.1))),
+  smoke=dict(study=dict(every=4, rates=(0.1,))),
 )
 
 
