@@ -21,6 +21,10 @@ SERIES = dict(
       name='sines',
       value='value',
       columns='',
+      # What is known ahead, such as holidays; see models/pyraformer.py.
+      covariates='',
+      # Which series of a TFDS set; all if none is named.
+      channels=(),
       time_column='',
       gaps='refuse',
       shares=(0.7, 0.1, 0.2),
@@ -71,6 +75,8 @@ def network(config, num_series: int):
     pyraformer=pyraformer.Pyraformer, linear=linear_forecaster.LinearForecaster
   )
   made = presets.choose('network', config.network, kinds)
+  if config.data.covariates:
+    _check_covariates(config)
   if config.network == 'linear':
     return made(**sizes, **config.linear)
   kind = config.attention.kind
@@ -83,6 +89,19 @@ def network(config, num_series: int):
     if kind == 'pyramid'
     else attention.attention_fn(config.attention, causal=False),
   )
+
+
+def _check_covariates(config):
+  if config.network == 'linear':
+    raise types.InputError(
+      'config.network=linear reads no covariates: set config.data.covariates='
+      "'', or config.network=pyraformer."
+    )
+  if config.model.predictor == 'all_at_once':
+    logging.warning(
+      'Of the rows to come config.model.predictor=all_at_once reads covariates '
+      'of the first alone; decoder reads those of all.'
+    )
 
 
 def method(

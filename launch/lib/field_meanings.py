@@ -25,6 +25,8 @@ COMMON = {
   'data.num_workers': 'Processes that read ahead; 0 reads in this one.',
   'data.test_split': 'What is tested on.',
   'data.columns': 'Columns of the file that are read.',
+  'data.covariates': 'Columns that are known ahead, and not forecast.',
+  'data.channels': 'Series of the set, by name or by folder.',
   'data.file': "CSV file of one's own; '' for the set of data.name.",
   'data.length': 'Tokens of a row; longer texts are cut.',
   'data.kind': 'Which of the kinds of rows that the recipe knows.',

@@ -116,17 +116,7 @@ def _numenta(data):
   when a detector learns.
   """
   there = reading.read_tfds('nab', 'train', data_dir=data.dir, label='label')
-  found = []
-  for channel in data.channels:
-    named = [x for x in there if channel in (x.name, x.name.split('/')[0])]
-    if not named:
-      folders = sorted({x.name.split('/')[0] for x in there})
-      raise types.InputError(
-        f'config.data.channels: nab has no series or folder {channel!r}; its '
-        f'folders are {", ".join(folders)}.'
-      )
-    found += named
-  return found
+  return reading.named(there, data.channels, of='nab')
 
 
 def _spacecraft(data):

@@ -39,6 +39,7 @@ class Fitted(NamedTuple):
     borders: Split -> (first row, row behind the last).
     centre: [C], float32.
     scale: [C], float32.
+    covariates: Name -> (centre, scale) of what is known ahead.
   """
 
   columns: tuple[str, ...]
@@ -46,16 +47,28 @@ class Fitted(NamedTuple):
   borders: splits.Borders
   centre: np.ndarray
   scale: np.ndarray
+  covariates: Mapping[str, tuple[float, float]]
 
   def plain(self) -> dict[str, Any]:
     """In JSON's types, which float32 survives."""
-    return {
+    plain = {
       'columns': list(self.columns),
       'num_rows': self.num_rows,
       'borders': {name: [*rows] for name, rows in self.borders.items()},
       'centre': [float(x) for x in self.centre],
       'scale': [float(x) for x in self.scale],
     }
+    if self.covariates:  # Files of runs without any are as they always were.
+      plain['covariates'] = {k: [*x] for k, x in self.covariates.items()}
+    return plain
+
+  def scaled(self, series: seriess.Series) -> seriess.Series:
+    """The series, of any number of rows, in units of the training rows."""
+    covariates = {
+      name: (series.covariates[name] - centre) / scale
+      for name, (centre, scale) in self.covariates.items()
+    }
+    return series.scaled(self.centre, self.scale).with_covariates(covariates)
 
 
 def fit(
@@ -83,7 +96,11 @@ def fit(
   for one in series:
     borders = divide(len(one))
     scale = splits.fit_scale(one, borders['train'], constant=constant)
-    found.append(Fitted(one.columns, len(one), borders, *scale))
+    known = {
+      name: splits.fit_column(x[slice(*borders['train'])])
+      for name, x in one.covariates.items()
+    }
+    found.append(Fitted(one.columns, len(one), borders, *scale, known))
   return found
 
 
@@ -139,10 +156,14 @@ def _read(path, series):
         {name: tuple(one['borders'][name]) for name in splits.NAMES},
         np.asarray(one['centre'], np.float32),
         np.asarray(one['scale'], np.float32),
+        {
+          name: (float(x), float(y))
+          for name, (x, y) in one.get('covariates', {}).items()
+        },
       )
       for one in said
     ]
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise types.InputError(
       f'{path} is damaged ({error!r}): without it scales and splits are fitted '
       'to the series as they are now.'
@@ -158,6 +179,11 @@ def _read(path, series):
         f'{now.name} has the columns {", ".join(now.columns)}, the run was '
         f'trained on {", ".join(then.columns)}: give a file with those, or '
         '--config.data.columns.'
+      )
+    if set(now.covariates) != set(then.covariates):
+      raise types.InputError(
+        f'{now.name} has the covariates {list(now.covariates)}, the run was '
+        f'trained with {list(then.covariates)}: give a file with those.'
       )
     if len(now) < then.num_rows:
       raise types.InputError(

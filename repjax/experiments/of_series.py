@@ -56,8 +56,9 @@ def read(config: Any) -> Data:
 
   Args:
     config: With batch_size, epochs, min_steps and the group `data`: file (CSV,
-      or FILE.npz:KEY) or else name ('sines', or a TFDS set of series), dir,
-      columns (names with commas between them; '' for all), time_column, gaps,
+      or FILE.npz:KEY) or else name ('sines', or a TFDS set of series, and value
+      and channels, () for all), dir, columns (names with commas between them;
+      '' for all), covariates (columns that are known ahead), time_column, gaps,
       split ('shares' or 'ett_hours') and shares, length, horizon, stride and
       eval_stride (rows from one window to the next), sines (what generates
       them); and with run.fitted, the `series.json` of a run whose scales and
@@ -67,17 +68,24 @@ def read(config: Any) -> Data:
     InputError: Of whatever is wrong with it, before any compute.
   """
   data = config.data
-  raw = [time_features.with_calendar(x) for x in load(config)]
+  whole = load(config)
+  raw = [x.part(0, _measured(x)) for x in whole]
   fitted = kept_series.fit(
     raw, functools.partial(_borders, config), kept=config.run.fitted
   )
-  series = [
-    x.scaled(y.centre, y.scale) for x, y in zip(raw, fitted, strict=True)
+  # Calendars have a scale of their own.
+  whole = [
+    time_features.with_calendar(y.scaled(x))
+    for x, y in zip(whole, fitted, strict=True)
   ]
+  series = [x.part(0, len(y)) for x, y in zip(whole, raw, strict=True)]
 
   def windows_of(split):
     if split == FUTURE:
-      longer = [_with_future(x, data.horizon) for x in series]
+      longer = [
+        _with_future(x, y, known=z.covariates, horizon=data.horizon)
+        for x, y, z in zip(series, whole, raw, strict=True)
+      ]
       rows = [(len(x), len(x) + data.horizon) for x in series]
       return windows.windows(
         longer, length=data.length, horizon=data.horizon, rows=rows, name=split
@@ -116,16 +124,24 @@ def read(config: Any) -> Data:
 def load(config: Any) -> list[seriess.Series]:
   """The series that a config names, as they were measured."""
   data = config.data
-  columns = tuple(x.strip() for x in data.columns.split(',') if x.strip())
+  columns, covariates = (
+    tuple(x.strip() for x in names.split(',') if x.strip())
+    for names in (data.columns, data.covariates)
+  )
+  if twice := [x for x in covariates if x in columns]:
+    raise types.InputError(
+      f'{twice[0]!r} is among --config.data.columns, which are forecast, and '
+      '--config.data.covariates, which are known ahead: name it once.'
+    )
   if data.file:
     name, _, key = data.file.partition('.npz:')
     if key:
       found = [reading.read_npz(_place(data.dir, f'{name}.npz'), key)]
     else:
-      return [
+      found = [
         reading.read_csv(
           _place(data.dir, data.file),
-          columns=columns,
+          columns=(*columns, *covariates) if columns else (),
           time_column=data.time_column,
           gaps=data.gaps,
         )
@@ -133,9 +149,20 @@ def load(config: Any) -> list[seriess.Series]:
   elif data.name == 'sines':
     found = sines.sines(**data.sines)
   else:
-    found = reading.read_tfds(
-      data.name, data.train_split, data_dir=data.dir, value=data.value
+    found = reading.named(
+      reading.read_tfds(
+        data.name,
+        data.train_split,
+        data_dir=data.dir,
+        value=data.value,
+        time=data.time_column,
+      ),
+      data.channels,
+      of=data.name,
     )
+    found = [reading.regular(x, gaps=data.gaps) for x in found]
+  if covariates:
+    found = [x.known_ahead(covariates) for x in found]
   return [x.select(columns) for x in found] if columns else found
 
 
@@ -208,8 +235,25 @@ def _borders(config, length):
   return splits.by_rows(length, splits.ETT_HOURS)
 
 
-def _with_future(series, horizon):
+def _measured(series):
+  """Rows up to the last one measured, where others may be known ahead."""
+  if not series.covariates:
+    return len(series)
+  rows = np.flatnonzero(series.observed.any(1))
+  return int(rows[-1]) + 1 if rows.size else len(series)
+
+
+def _with_future(series, whole, *, known, horizon):
   """The series with rows that were not measured behind its last."""
+  if known:
+    ahead = len(whole) - len(series)
+    if ahead < horizon:
+      raise types.InputError(
+        f'{series.name}: of the {horizon} rows that are forecast behind the '
+        f'last one measured, {", ".join(known)} are known for {ahead}: append '
+        'rows with them to the file, whose other cells are empty.'
+      )
+    return whole.part(0, len(series) + horizon)
   times = None
   if series.times is not None:
     step = series.times[-1] - series.times[-2]

@@ -146,6 +146,34 @@ def read_tfds(
   return found
 
 
+def named(
+  series: Sequence[seriess.Series], names: Sequence[str], *, of: str
+) -> list[seriess.Series]:
+  """Those of some names, or of folders that names such as `a/b` begin with.
+
+  Args:
+    series: All that there are.
+    names: Of series or folders; () for all.
+    of: The set's name, for messages.
+
+  Raises:
+    InputError: If there is none of a name.
+  """
+  if not names:
+    return list(series)
+  found = []
+  for name in names:
+    chosen = [x for x in series if name in (x.name, x.name.split('/')[0])]
+    if not chosen:
+      known = sorted({x.name.split('/')[0] for x in series})
+      raise types.InputError(
+        f'config.data.channels: {of} has no series or folder {name!r}; it has '
+        f'{", ".join(known[:20])}{", ..." if len(known) > 20 else ""}.'
+      )
+    found += chosen
+  return found
+
+
 def regular(
   series: seriess.Series, *, gaps: Literal['refuse', 'fill'] = 'refuse'
 ) -> seriess.Series:

@@ -96,6 +96,36 @@ class Series:
       scale=self.scale[places],
     )
 
+  def known_ahead(self, names: Sequence[str]) -> 'Series':
+    """The series with columns of these names as covariates, not as values.
+
+    Raises:
+      InputError: If there is no such column, no other one is left, or one has
+        no value in some row.
+    """
+    for name in names:
+      if name not in self.columns:
+        raise types.InputError(
+          f'{self.name} has no column {name!r}; it has '
+          f'{", ".join(self.columns)}: change --config.data.covariates.'
+        )
+    left = [x for x in self.columns if x not in names]
+    if not left:
+      raise types.InputError(
+        f'{self.name}: --config.data.covariates takes all columns, and none is '
+        'left to forecast.'
+      )
+    known = {x: self.values[:, self.columns.index(x)] for x in names}
+    for name, x in known.items():
+      missing = np.flatnonzero(np.isnan(x))
+      if missing.size:
+        raise types.InputError(
+          f'{self.name}: the covariate {name!r} has no value in row '
+          f'{missing[0]} (of {missing.size} such rows): what is known ahead is '
+          'known of every row.'
+        )
+    return self.select(left).with_covariates(known)
+
   def with_covariates(self, covariates: Mapping[str, np.ndarray]) -> 'Series':
     """The series with more that is known ahead, name -> [T]."""
     made = {

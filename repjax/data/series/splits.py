@@ -89,9 +89,17 @@ def fit_scale(
     raise types.InputError(
       f'{series.name}: column {name!r} is constant in the training rows '
       f'({centre[flat.argmax()]:g}), so that it has no scale and nothing to '
-      'forecast: leave it out of --config.data.columns.'
+      'forecast: leave it out of --config.data.columns, or the series out of '
+      '--config.data.channels.'
     )
   return centre.astype(np.float32), np.where(flat, 1, scale).astype(np.float32)
+
+
+def fit_column(values: np.ndarray) -> tuple[float, float]:
+  """Mean and standard deviation of numbers [T]; 1 where they never change."""
+  values = values.astype(np.float64)
+  centre, scale = float(values.mean()), float(values.std())
+  return centre, scale if scale > 1e-6 * max(abs(centre), 1e-6) else 1.0
 
 
 def scaled(
