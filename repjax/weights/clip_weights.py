@@ -12,10 +12,13 @@ is an error, and is named.
 """
 
 import os
+import re
 from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from repjax import types
 from repjax.layers import patches
 from repjax.layers.positions import grid_positions
 from repjax.models import clip
@@ -57,34 +60,44 @@ _NAMES = (
   (r'/(kernel|scale)$', '/weight'),
   (r'/', '.'),
 )
-# What Hugging Face calls OpenAI's arrays.
-_OF_OPENAI = (
-  (r'^visual\.conv1\.', 'vision_model.embeddings.patch_embedding.'),
-  (r'^visual\.class_embedding$', 'vision_model.embeddings.class_embedding'),
+# What OpenAI calls arrays, and what Hugging Face does: how names begin, and
+# what stands within.
+_OPENAI_BEGINS = (
+  ('visual.conv1.', 'vision_model.embeddings.patch_embedding.'),
+  ('visual.class_embedding', 'vision_model.embeddings.class_embedding'),
   (
-    r'^visual\.positional_embedding$',
+    'visual.positional_embedding',
     'vision_model.embeddings.position_embedding.weight',
   ),
-  (r'^visual\.ln_pre\.', 'vision_model.pre_layrnorm.'),
-  (r'^visual\.ln_post\.', 'vision_model.post_layernorm.'),
-  (r'^visual\.proj$', 'visual_projection.weight'),
-  (
-    r'^visual\.transformer\.resblocks\.',
-    'vision_model.encoder.layers.',
-  ),
-  (r'^transformer\.resblocks\.', 'text_model.encoder.layers.'),
-  (r'^token_embedding\.', 'text_model.embeddings.token_embedding.'),
-  (
-    r'^positional_embedding$',
-    'text_model.embeddings.position_embedding.weight',
-  ),
-  (r'^ln_final\.', 'text_model.final_layer_norm.'),
-  (r'^text_projection$', 'text_projection.weight'),
-  (r'\.attn\.', '.self_attn.'),
-  (r'\.ln_([12])\.', r'.layer_norm\1.'),
-  (r'\.mlp\.c_fc\.', '.mlp.fc1.'),
-  (r'\.mlp\.c_proj\.', '.mlp.fc2.'),
+  ('visual.ln_pre.', 'vision_model.pre_layrnorm.'),
+  ('visual.ln_post.', 'vision_model.post_layernorm.'),
+  ('visual.proj', 'visual_projection.weight'),
+  ('visual.transformer.resblocks.', 'vision_model.encoder.layers.'),
+  ('transformer.resblocks.', 'text_model.encoder.layers.'),
+  ('token_embedding.', 'text_model.embeddings.token_embedding.'),
+  ('positional_embedding', 'text_model.embeddings.position_embedding.weight'),
+  ('ln_final.', 'text_model.final_layer_norm.'),
+  ('text_projection', 'text_projection.weight'),
 )
+_OPENAI_WITHIN = (
+  ('.attn.', '.self_attn.'),
+  ('.ln_1.', '.layer_norm1.'),
+  ('.ln_2.', '.layer_norm2.'),
+  ('.mlp.c_fc.', '.mlp.fc1.'),
+  ('.mlp.c_proj.', '.mlp.fc2.'),
+)
+# These are multiplied from the right.
+_OPENAI_TRANSPOSED = ('visual.proj', 'text_projection')
+_RULES = {
+  'from OpenAI': [
+    *((f'^{re.escape(a)}', b) for a, b in _OPENAI_BEGINS),
+    *((re.escape(a), b) for a, b in _OPENAI_WITHIN),
+  ],
+  'to OpenAI': [
+    *((f'^{re.escape(b)}', a) for a, b in _OPENAI_BEGINS),
+    *((re.escape(b), a) for a, b in _OPENAI_WITHIN),
+  ],
+}
 # No parameters: numbers of positions, and OpenAI's sizes.
 _IGNORED = (
   'text_model.embeddings.position_ids',
@@ -186,19 +199,26 @@ def load(
   return torch_layout.fill(path, source, wanted, params, convert=convert)
 
 
-def save(path: str | os.PathLike, params: PyTree) -> None:
-  """Writes parameters under the names of Hugging Face's CLIPModel.
+def save(
+  path: str | os.PathLike,
+  params: PyTree,
+  *,
+  layout: Literal['huggingface', 'openai'] = 'huggingface',
+) -> None:
+  """Writes parameters under the names of Hugging Face's CLIPModel, or OpenAI's.
 
-  `load` gives back the same bits, and `transformers` loads the file with the
-  config.json of its model beside it.
+  `load` gives back the same bits. `transformers` loads a file of the first kind
+  with the config.json of its model beside it, open_clip one of the second.
 
   Args:
     path: File to write, usually `model.safetensors`. Replaced in one step.
     params: Of a `clip.Clip` of the published towers, of any floating type.
+    layout: Whose names.
 
   Raises:
     InputError: They are of other towers, or of SigLIP's loss.
   """
+  types.check_choice('layout', layout, ('huggingface', 'openai'))
   leaves = torch_layout.flatten(params)
   if 'image_tower/cls' not in leaves or 'text_tower/positions' not in leaves:
     raise InputError(
@@ -209,12 +229,12 @@ def save(path: str | os.PathLike, params: PyTree) -> None:
     raise InputError(
       'CLIPModel has no bias of its logits: train with initial_bias=None'
     )
+  stored = {
+    stored_name(name): _to_torch(np.asarray(leaf), name)
+    for name, leaf in leaves.items()
+  }
   torch_layout.save(
-    path,
-    {
-      stored_name(name): _to_torch(np.asarray(leaf), name)
-      for name, leaf in leaves.items()
-    },
+    path, stored if layout == 'huggingface' else _to_openai(stored)
   )
 
 
@@ -245,7 +265,7 @@ def _from_openai(source, path):
   for name, array in source.items():
     if name in _IGNORED:
       continue
-    new = torch_layout.rename(name, _OF_OPENAI)
+    new = torch_layout.rename(name, _RULES['from OpenAI'])
     head, _, kind = new.rpartition('.in_proj_')
     if head:  # Queries, keys and values in one.
       if len(array) % 3:
@@ -253,7 +273,21 @@ def _from_openai(source, path):
       for letter, part in zip('qkv', np.split(array, 3), strict=True):
         found[f'{head}.{letter}_proj.{kind}'] = part
     else:
-      # These are multiplied from the right.
-      of_space = name in ('visual.proj', 'text_projection')
-      found[new] = array.T if of_space else array
+      found[new] = array.T if name in _OPENAI_TRANSPOSED else array
+  return found
+
+
+def _to_openai(source):
+  """Arrays of Hugging Face's names under OpenAI's."""
+  found: dict[str, np.ndarray] = {}
+  for name, array in source.items():
+    new = torch_layout.rename(name, _RULES['to OpenAI'])
+    head, projection, kind = new.partition('.q_proj.')
+    if projection:
+      found[f'{head}.in_proj_{kind}'] = np.concatenate(
+        [source[name.replace('.q_proj.', f'.{x}_proj.')] for x in 'qkv']
+      )
+    elif '.k_proj.' not in name and '.v_proj.' not in name:
+      transposed = new in _OPENAI_TRANSPOSED
+      found[new] = np.ascontiguousarray(array.T) if transposed else array
   return found

@@ -133,6 +133,12 @@ def test_names_of_openai_are_the_same_weights(tmp_path):
   expected = clip_weights.load(tmp_path / 'model.safetensors', shapes)
   found = clip_weights.load(tmp_path / 'openai.safetensors', shapes)
   jax.tree.map(np.testing.assert_array_equal, found, expected)
+  clip_weights.save(tmp_path / 'again.safetensors', found, layout='openai')
+  again = safetensors.numpy.load_file(tmp_path / 'again.safetensors')
+  renamed.pop('input_resolution')
+  assert set(again) == set(renamed)
+  for name, array in renamed.items():
+    np.testing.assert_array_equal(again[name], array, err_msg=name)
 
 
 def as_openai(stored):
