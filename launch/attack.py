@@ -43,7 +43,7 @@ _STEP_SIZE = flags.DEFINE_float(
   'epsilon / num_steps in the others.',
 )
 _NORM = flags.DEFINE_enum(
-  'norm', 'linf', ['linf', 'l2'], 'Of the ball; l2 for pgd and mi_fgsm.'
+  'norm', 'linf', ['linf', 'l2'], 'Of the ball; of all attacks but r_fgsm.'
 )
 _DECAY = flags.DEFINE_float(
   'decay', 1.0, 'Of the momentum of mi_fgsm, di_fgsm and ti_fgsm.'
@@ -134,10 +134,10 @@ def _check() -> None:
   types.check_range('[0, inf)', **{'--step_size': _STEP_SIZE.value})
   types.check_range('[0, inf)', **{'--decay': _DECAY.value})
   types.check_range('[1, inf)', **{'--num_steps': _STEPS.value})
-  others = sorted(set(_ATTACK.value) - {'pgd', 'mi_fgsm'})
-  if _NORM.value == 'l2' and others:
+  if _NORM.value == 'l2' and 'r_fgsm' in _ATTACK.value:
     raise types.InputError(
-      f'--norm=l2 is for pgd and mi_fgsm alone; --attack has {others[0]}.'
+      '--norm=l2 is not of r_fgsm, whose random step is of signs: take it out '
+      'of --attack.'
     )
 
 
@@ -222,13 +222,20 @@ def _asked(name, network, pixels, label):
   _scale(flag, network)
   state = jax.device_get(start.as_predicted(network.state))
   logits = _output(network, 'logits')
+  own = _image_shape(network)
+  if own is not None and own != pixels.shape[1:]:
+    # A network of convolutions would take them, and mean nothing by it.
+    raise types.InputError(
+      f'{flag}={network.workdir} was trained on images of {list(own)}; those '
+      f'of --workdir are {list(pixels.shape[1:])}: attack runs on equal images.'
+    )
   try:
     transfer_matrix.check(
       f'{flag}={network.workdir}',
       logits,
       state,
       pixels,
-      largest=max(int(label.max()), _CLASS.value),
+      np.append(label, _CLASS.value) if _CLASS.value >= 0 else label,
     )
   except KeyError as error:
     raise types.InputError(
@@ -236,6 +243,18 @@ def _asked(name, network, pixels, label):
       'images alone: only such can be attacked.'
     ) from error
   return transfer_matrix.Target(logits, jax.tree.map(lambda x: x[None], state))
+
+
+def _image_shape(network):
+  """(H, W, C) of what a run is evaluated on, or None if that is no image."""
+  from repjax.data.batches import in_order
+
+  experiment = network.experiment
+  evals = experiment.evals(experiment.eval_splits[0])
+  rows = evals if isinstance(evals, in_order.EvalBatches) else ()
+  for batch in rows:
+    return batch['image'].shape[1:] if 'image' in batch else None
+  return None
 
 
 def _images(name, logits_fn):

@@ -27,12 +27,12 @@ def attack(
     epsilon: Radius of the ball.
     num_steps: Of those that take several.
     step_size: 0 for the usual one of each.
-    norm: Of 'pgd' and 'mi_fgsm'.
+    norm: Of all but 'r_fgsm', which is of signs.
     decay: Of the momentum of those that have one.
     random_start: Of 'pgd'.
   """
   some: dict[str, Any] = dict(epsilon=epsilon, num_steps=num_steps)
-  momentum = dict(**some, step_size=step_size or None, decay=decay)
+  momentum = dict(**some, step_size=step_size or None, decay=decay, norm=norm)
 
   def larger(loss_fn, pixels, rng):
     # A canvas of a seventh more, as the paper's 256 of 224 pixels.
@@ -48,7 +48,7 @@ def attack(
 
   known = dict(
     fgsm=lambda loss_fn, pixels, rng: fgsm.fgsm(
-      loss_fn, pixels, epsilon=epsilon
+      loss_fn, pixels, epsilon=epsilon, norm=norm
     ),
     r_fgsm=lambda loss_fn, pixels, rng: fgsm.r_fgsm(
       loss_fn, pixels, rng, epsilon=epsilon, random_step=epsilon / 4
@@ -62,7 +62,7 @@ def attack(
       **some,
     ),
     mi_fgsm=lambda loss_fn, pixels, rng: fgsm.mi_fgsm(
-      loss_fn, pixels, norm=norm, **momentum
+      loss_fn, pixels, **momentum
     ),
     di_fgsm=larger,
     ti_fgsm=smoothed,

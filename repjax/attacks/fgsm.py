@@ -31,10 +31,13 @@ def fgsm(
   image: jax.Array,
   *,
   epsilon: float | jax.Array,
+  norm: ascent.Norm = 'linf',
   low: float | jax.Array = 0.0,
   high: float | jax.Array = 1.0,
 ) -> jax.Array:
   """The fast gradient sign method: x + epsilon sign(grad), then clipped.
+
+  With norm='l2' it is the step of length epsilon along the gradient.
 
   Goodfellow, Shlens and Szegedy, 'Explaining and Harnessing Adversarial
   Examples', ICLR 2015 (https://arxiv.org/abs/1412.6572).
@@ -43,10 +46,12 @@ def fgsm(
     loss_fn: What the attacker makes large. A network must be in evaluation:
       batch statistics would tie rows together.
     image: [B, ...], float, within [low, high].
-    epsilon: Radius of the l-infinity ball, >= 0, in the units of the image;
-      broadcasts against it (one for each channel of a standardised image).
-    low: Smallest allowed value; broadcasts like `epsilon`.
-    high: Largest allowed value; broadcasts like `epsilon`.
+    epsilon: Radius of the ball, >= 0, in the units of the image; broadcasts
+      against it where `norm` is 'linf' (one for each channel of a standardised
+      image).
+    norm: 'linf' or 'l2'.
+    low: Smallest allowed value; broadcasts against the image.
+    high: Largest allowed value; broadcasts against the image.
 
   Returns:
     Images like `image`, within `epsilon` of it and within [low, high]. Where
@@ -59,6 +64,7 @@ def fgsm(
     epsilon=epsilon,
     step_size=epsilon,
     num_steps=1,
+    norm=norm,
     low=low,
     high=high,
   )
@@ -214,6 +220,7 @@ def di_fgsm(
   step_size: float | jax.Array | None = None,
   decay: float = 1.0,
   diversity: input_diversity.InputDiversity = input_diversity.InputDiversity(),
+  norm: ascent.Norm = 'linf',
   low: float | jax.Array = 0.0,
   high: float | jax.Array = 1.0,
 ) -> jax.Array:
@@ -226,11 +233,12 @@ def di_fgsm(
     loss_fn: What the attacker makes large, of a network in evaluation.
     image: [B, H, W, C], float, within [low, high].
     rng: Key of the sizes and places.
-    epsilon: Radius of the l-infinity ball, in the units of the image.
+    epsilon: Radius of the ball, in the units of the image.
     num_steps: Number of steps, >= 1.
     step_size: Length of a step; None for epsilon / num_steps.
     decay: Of the momentum; 0 for none.
     diversity: How images are resized.
+    norm: 'linf' or 'l2'.
     low: Smallest allowed value.
     high: Largest allowed value.
 
@@ -247,6 +255,7 @@ def di_fgsm(
     num_steps=num_steps,
     decay=decay,
     see=diversity,
+    norm=norm,
     low=low,
     high=high,
   )
@@ -264,6 +273,7 @@ def ti_fgsm(
   size: int = 15,
   sigmas: float = 3.0,
   diversity: input_diversity.InputDiversity | None = None,
+  norm: ascent.Norm = 'linf',
   low: float | jax.Array = 0.0,
   high: float | jax.Array = 1.0,
 ) -> jax.Array:
@@ -277,7 +287,7 @@ def ti_fgsm(
     loss_fn: What the attacker makes large, of a network in evaluation.
     image: [B, H, W, C], float, within [low, high].
     rng: Key of `diversity`; None without it.
-    epsilon: Radius of the l-infinity ball, in the units of the image.
+    epsilon: Radius of the ball, in the units of the image.
     num_steps: Number of steps, >= 1.
     step_size: Length of a step; None for epsilon / num_steps.
     decay: Of a momentum; 0 for none.
@@ -286,6 +296,7 @@ def ti_fgsm(
       of its last pixel.
     diversity: Resizes images at random, too, as the authors' strongest attack
       does; None for no.
+    norm: 'linf' or 'l2'.
     low: Smallest allowed value.
     high: Largest allowed value.
 
@@ -305,6 +316,7 @@ def ti_fgsm(
     decay=decay,
     see=diversity,
     smooth=lambda gradient: smoothing.smooth(gradient, kernel),
+    norm=norm,
     low=low,
     high=high,
   )

@@ -95,7 +95,7 @@ def measure(
       )
   for name, target in targets.items():
     first = jax.tree.map(lambda x: x[0], target.states)
-    check(name, target.logits, first, image, largest=int(np.max(label)))
+    check(name, target.logits, first, image, label)
   keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
   ask = {name: jax.jit(_each_seed(x.logits)) for name, x in targets.items()}
   change = {name: jax.jit(_each_seed(x.images)) for name, x in attacks.items()}
@@ -138,20 +138,19 @@ def check(
   logits: Callable[[types.TrainState, jax.Array], jax.Array],
   state: types.TrainState,
   image: np.ndarray,
-  *,
-  largest: int,
+  label: np.ndarray,
 ) -> None:
-  """Refuses a network that cannot be asked about some images, by their shapes.
+  """Refuses a network that cannot be asked about some images and labels.
 
   Args:
     name: Of the network, as the message says it.
     logits: (state, pixels [B, ...]) -> [B, K].
     state: Of one model.
     image: Pixels, [N, ...].
-    largest: Largest class among the labels.
+    label: Their classes, [N].
 
   Raises:
-    InputError: It does not take such images, or has too few classes.
+    InputError: It does not take such images, or has no such classes.
   """
   try:
     shape = jax.eval_shape(logits, state, image[:1]).shape
@@ -160,9 +159,13 @@ def check(
       f'{name} does not take images of {list(image.shape[1:])}: '
       f'{str(error).splitlines()[0]}'
     ) from error
-  if len(shape) != 2 or shape[1] <= largest:
+  wrong = [
+    int(x) for x in (np.max(label), np.min(label)) if not 0 <= x < shape[-1]
+  ]
+  if len(shape) != 2 or wrong:
     raise types.InputError(
-      f'{name} predicts {shape[-1]} classes, and class {largest} is asked for.'
+      f'{name} predicts {shape[-1]} classes, and class '
+      f'{wrong[0] if wrong else int(np.max(label))} is asked for.'
     )
 
 

@@ -171,6 +171,32 @@ def test_random_starts_fill_the_ball(norm):
   np.testing.assert_allclose(delta.mean(0), 0, atol=0.03)
 
 
+@pytest.mark.parametrize('kind', ['fgsm', 'mi_fgsm', 'di_fgsm', 'ti_fgsm'])
+def test_attacks_in_the_euclidean_ball_step_along_gradients(kind):
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.uniform(0.4, 0.6, (3, 8, 8, 1)), jnp.float32)
+  slope = jnp.asarray(rng.normal(size=(8, 8, 1)), jnp.float32)
+
+  def attack(**settings):
+    loss = lambda x: (x * slope[None]).sum((1, 2, 3))  # noqa: E731
+    if kind == 'di_fgsm':
+      still = input_diversity.InputDiversity(probability=0.0)
+      args, settings = (jax.random.key(0),), dict(settings, diversity=still)
+    else:
+      args = ()
+    if kind == 'ti_fgsm':
+      settings = dict(settings, size=1)
+    if kind == 'fgsm':
+      settings.pop('num_steps')
+    return getattr(fgsm, kind)(loss, image, *args, **settings)
+
+  moved = attack(epsilon=0.3, num_steps=4, norm='l2') - image
+  wanted = 0.3 * slope / jnp.linalg.norm(slope)
+  np.testing.assert_allclose(moved, jnp.stack([wanted] * 3), atol=1e-5)
+  signs = attack(epsilon=0.1, num_steps=4) - image
+  np.testing.assert_allclose(abs(signs), 0.1, atol=1e-5)
+
+
 def test_a_random_step_takes_its_part_of_epsilon():
   image = jnp.asarray(IMAGE)
   found = fgsm.r_fgsm(

@@ -55,6 +55,22 @@ def test_a_table_of_attacks_and_networks(trained):
   assert (mlp / 'plots' / 'attack_test_pgd.png').exists()
 
 
+def test_other_images_are_refused_though_a_network_would_take_them(
+  trained, tmp_path
+):
+  code, output = launching.call(
+    'train',
+    '--config=configs/sam.py:smoke',
+    '--config.augment.size=12',
+    f'--workdir={tmp_path}',
+  )
+  assert code == 0, output
+  code, output = _attack(trained['mlp'], f'--targets={tmp_path}')
+  assert code == 1
+  last = output.strip().splitlines()[-1]
+  assert 'images of [12, 12, 1]' in last and str(tmp_path) in last
+
+
 def test_nothing_changes_without_room(trained):
   mlp = trained['mlp']
   code, output = _attack(mlp, '--epsilon=0', '--num_rows=30', '--attack=pgd')
@@ -81,7 +97,7 @@ def test_all_blocks_of_a_vit(trained, heads):
     (('--attack=',), '--attack'),
     (('--epsilon=-0.1',), '--epsilon'),
     (('--num_steps=0',), '--num_steps'),
-    (('--norm=l2', '--attack=fgsm'), '--norm=l2'),
+    (('--norm=l2', '--attack=fgsm,r_fgsm'), '--norm=l2'),
     (('--heads=refined',), 'vit_transfer.py'),
     (('--target_class=10',), 'class 10'),
     (('--targets=/nowhere',), '--targets=/nowhere'),

@@ -87,7 +87,8 @@ def test_a_target_of_other_images_or_fewer_classes_is_named():
   target = transfer_matrix.Target(model.apply, states)
   for image, label, says in (
     (IMAGE, LABEL, r'dense does not take images of \[1\]'),
-    (np.zeros((11, 3), np.float32), LABEL + 1, 'dense predicts 2 classes'),
+    (np.zeros((11, 3), np.float32), LABEL + 1, 'class 2 is asked for'),
+    (np.zeros((11, 3), np.float32), LABEL - 1, 'class -1 is asked for'),
   ):
     with pytest.raises(types.InputError, match=says) as error:
       transfer_matrix.measure({}, {'dense': target}, image, label, seeds=SEEDS)
