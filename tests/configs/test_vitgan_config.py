@@ -119,6 +119,11 @@ def test_the_paper_s_networks_have_their_sizes():
     assert made.shape == shape
     kernel = variables['params']['block_3']['hidden']['kernel']
     assert kernel.shape == (384, 1536)
+  method = gans.method(config, (32, 32, 3))
+  batch = {'image': np.zeros((4, 32, 32, 3), np.float32), 'mask': np.ones(4)}
+  state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  after, _ = jax.eval_shape(method.update, state, batch, jax.random.key(0))
+  assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
 
 
 @pytest.mark.parametrize('preset', ['small', 'mnist'])
