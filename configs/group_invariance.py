@@ -4,8 +4,9 @@
 
 measures the claims (`configs/studies/group_invariance.py`): in colours of other
 classes, PGI is right more often than training with balanced groups, and that
-more often than plain training, with true groups and with inferred ones. A run
-of this recipe has the true groups; --config.method=erm and others compare.
+more often than plain training, with true groups; whether with inferred ones,
+too, is undecided. A run of this recipe has the true groups;
+--config.method=erm and others compare.
 https://openreview.net/forum?id=b9PoimzZFJ
 
 paper: coloured MNIST with the authors' network and numbers.
