@@ -200,7 +200,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       f'{part}poor_gain_over_spectral': poor_score - scores['spectral, poor'],
       f'{part}matched_gain': poor_score - scores['wide, poor'],
       f'{part}start_matters_less': lost['strided'] - lost['learnt'],
-      'rates_inside': [float(np.mean(inside))],
+      'rates_inside': np.full(len(seeds), np.mean(inside)),
       'band_error': [known_bands.error(seed).max() for seed in seeds],
       **{f'{name}: test accuracy': x for name, x in scores.items()},
       **{f'{name}: rate': [x] for name, x in rates.items()},
