@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.data.batches import mixtures
 from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import packing
@@ -157,6 +158,23 @@ def test_rates_are_capped():
     instructions.mixing_rates([100, 2000, 50_000]),
     np.array([100, 2000, 3000]) / 5100,
   )
+
+
+@pytest.mark.parametrize('cap', [500, 3000, 100_000])
+def test_tasks_are_drawn_at_their_capped_rates(cap):
+  sizes = np.array([100, 2000, 50_000])
+  rows = mixtures.drawn_rows(
+    np.random.default_rng(0).random((100_000, 2)),
+    rates=instructions.mixing_rates(sizes, cap=cap),
+    sizes=sizes,
+  )
+  ends = np.cumsum(sizes)
+  task = np.searchsorted(ends, rows, side='right')
+  found = np.bincount(task, minlength=3) / len(rows)
+  capped = np.minimum(sizes, cap)
+  np.testing.assert_allclose(found, capped / capped.sum(), rtol=0, atol=0.01)
+  # A cap says how often a task is drawn, not which of its rows.
+  assert rows[task == 2].max() - ends[1] > 0.99 * sizes[2]
 
 
 def test_lines_of_a_file_are_examples_by_task(tmp_path):
