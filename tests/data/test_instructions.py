@@ -129,28 +129,67 @@ def test_examples_know_where_they_come_from():
   assert len(task('films', 'sentiment').told_by(0)) == 5
 
 
-def test_nothing_held_out_is_ever_trained_on():
-  clusters = 'abcde'
+def test_what_a_held_out_task_is_besides_is_not_trained_on():
   suite = instructions.Suite(
     [
-      *(task(f'{x}{i}', x) for x in clusters for i in range(2)),
+      *(task(x, x) for x in 'abcde'),
       task('both', 'a', 'b'),
     ],
     alike=[('b', 'c'), ('d', 'c')],
   )
-  for cluster in clusters:
-    hidden = {cluster}
-    for pair in suite.alike:
-      if cluster in pair:
-        hidden |= set(pair)
-    kept = suite.training(cluster)
-    assert not any(hidden & set(x.clusters) for x in kept)
-    left_out = {x.name for x in suite.tasks} - {x.name for x in kept}
-    assert {x.name for x in suite.held_out(cluster)} <= left_out
-    # And no more than that is left out.
-    assert all(
-      hidden & set(x.clusters) for x in suite.tasks if x.name in left_out
-    )
+  for cluster, expected in (
+    ('a', ['d', 'e']),  # 'both' is of 'b', which is like 'c'.
+    ('b', ['d', 'e']),
+    ('c', ['a', 'e']),
+    ('d', ['a', 'b', 'e', 'both']),  # Like 'c', and not what that is like.
+    ('e', ['a', 'b', 'c', 'd', 'both']),
+  ):
+    assert [x.name for x in suite.training(cluster)] == expected
+
+
+def drawn_suite(seed):
+  rng = np.random.default_rng(seed)
+  clusters = [*'abcdefgh'][: rng.integers(3, 9)]
+  tasks = [
+    task(f't{i}', *rng.choice(clusters, rng.integers(1, 4), replace=False))
+    for i in range(rng.integers(5, 13))
+  ]
+  used = sorted({x for one in tasks for x in one.clusters})
+  pairs = [*itertools.combinations(used, 2)]
+  alike = rng.choice(pairs, rng.integers(0, 4)) if pairs else []
+  # In either order.
+  return instructions.Suite(tasks, [tuple(rng.permutation(x)) for x in alike])
+
+
+def test_nothing_held_out_is_ever_trained_on():
+  trained = refused = 0
+  for seed in range(50):
+    suite = drawn_suite(seed)
+    alike = {*suite.alike, *(x[::-1] for x in suite.alike)}
+    for cluster in suite.clusters:
+      held_out = suite.held_out(cluster)
+      assert held_out == [x for x in suite.tasks if cluster in x.clusters]
+
+      def apart(one, held_out=held_out, alike=alike):
+        return not any(
+          x == y or (x, y) in alike
+          for other in held_out
+          for x in one.clusters
+          for y in other.clusters
+        )
+
+      expected = [x for x in suite.tasks if apart(x)]
+      if not expected:
+        refused += 1
+        with pytest.raises(types.InputError, match='nothing is left'):
+          suite.training(cluster)
+        continue
+      trained += 1
+      # No less is left out, and no more.
+      assert suite.training(cluster) == expected
+      mixture = {y.task for x in suite.training(cluster) for y in x.examples()}
+      assert not mixture & {x.name for x in held_out}
+  assert trained > 50 and refused > 50
 
 
 def test_rates_are_capped():

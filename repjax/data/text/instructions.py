@@ -156,14 +156,17 @@ class Suite:
   def training(self, cluster: str) -> list[Task]:
     """The tasks that are trained on where a cluster is held out.
 
+    None is of any cluster that a held-out task belongs to, be it another one
+    than `cluster`, nor of one that is alike (section 2.2).
+
     Raises:
       InputError: There is no such cluster, or no task is left.
     """
-    self._check(cluster)
-    hidden = {cluster}
+    seen = {x for task in self.held_out(cluster) for x in task.clusters}
+    hidden = set(seen)
     for first, second in self.alike:
-      hidden |= {second} if first == cluster else set()
-      hidden |= {first} if second == cluster else set()
+      hidden |= {second} if first in seen else set()
+      hidden |= {first} if second in seen else set()
     kept = [x for x in self.tasks if not hidden & set(x.clusters)]
     if not kept:
       raise types.InputError(
