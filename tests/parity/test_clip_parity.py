@@ -1,6 +1,12 @@
-"""CLIP against Hugging Face's and open_clip's PyTorch on the same weights."""
+"""CLIP against Hugging Face's PyTorch on the same weights; open_clip's loss.
+
+The extra `parity` is without open_clip, since it asks for torchvision and timm:
+`pip install --no-deps open_clip_torch` is enough, whose file is read by path.
+"""
 
 import functools
+import importlib.util
+import pathlib
 
 import jax
 import numpy as np
@@ -205,3 +211,48 @@ def test_the_loss_and_its_gradients_are_those_of_pytorch():
   np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
   for found, leaf in zip(gradients, leaves, strict=True):
     np.testing.assert_allclose(found, leaf.grad.numpy(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(('rows', 'scale'), [(7, 1.0), (7, 14.3), (33, 100.0)])
+def test_the_loss_and_its_gradients_are_those_of_open_clip(rows, scale):
+  loss_of = open_clip_loss().ClipLoss()
+  rng = np.random.default_rng(rows)
+  drawn = rng.normal(size=(3, rows, 16)).astype(np.float32)
+  # A text is near to its image, or a large scale leaves but the worst pairs.
+  image, text = (
+    x / np.linalg.norm(x, axis=-1, keepdims=True)
+    for x in (drawn[0] + drawn[1], drawn[0] + drawn[2])
+  )
+  leaves = [torch.tensor(x, requires_grad=True) for x in (image, text)]
+  expected = loss_of(*leaves, torch.tensor(np.float32(scale)))
+  expected.backward()
+
+  # Rows of padding, which open_clip has none of, change nothing.
+  real = np.repeat(np.float32([1, 0]), [rows, 3])
+  image, text = (np.concatenate([x, x[:3]]) for x in (image, text))
+
+  def ours(image, text):
+    each = clip.softmax_loss(image, text, real, scale=np.float32(scale))
+    return (each * real).sum() / rows
+
+  loss, gradients = jax.value_and_grad(ours, (0, 1))(image, text)
+  assert loss > 0.01
+  np.testing.assert_allclose(loss, expected.item(), rtol=1e-5)
+  for found, leaf in zip(gradients, leaves, strict=True):
+    theirs = leaf.grad.numpy()
+    np.testing.assert_allclose(
+      found[:rows], theirs, rtol=0, atol=1e-5 * abs(theirs).max()
+    )
+    np.testing.assert_array_equal(found[rows:], 0)
+
+
+def open_clip_loss():
+  """Their losses, without what the package's __init__ asks for."""
+  spec = importlib.util.find_spec('open_clip')
+  if spec is None:
+    pytest.skip('no open_clip: pip install --no-deps open_clip_torch')
+  path = pathlib.Path(spec.submodule_search_locations[0]) / 'loss.py'
+  spec = importlib.util.spec_from_file_location('open_clip_loss', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
