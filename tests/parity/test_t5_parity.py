@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from repjax.data.text import instruction_rows
+from repjax.data.text import tokens
 from repjax.models import decoding
+from repjax.protocols import rank_classification
 from repjax.weights import t5_weights
 
 pytestmark = pytest.mark.parity
@@ -34,7 +37,9 @@ def torch_model(**fields):
   model = transformers.T5ForConditionalGeneration(config).eval()
   if not config.scale_decoder_outputs:
     # Version 1.1 has a matrix of its own.
-    model.lm_head.weight = torch.nn.Parameter(torch.zeros(50, 16))
+    model.lm_head.weight = torch.nn.Parameter(
+      torch.zeros(config.vocab_size, 16)
+    )
   with torch.no_grad():
     for name, leaf in model.named_parameters():
       center = 1.0 if 'layer_norm' in name else 0.0
@@ -128,3 +133,48 @@ def test_what_is_written_is_what_pytorch_writes(tmp_path):
     source_mask=jnp.asarray(mask),
   )
   np.testing.assert_array_equal(found.tokens, expected[:, :15])
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    dict(feed_forward_proj='relu'),
+    dict(feed_forward_proj='gated-gelu', tie_word_embeddings=False),
+  ],
+)
+def test_scores_of_options_are_sums_of_log_likelihoods_of_pytorch(
+  fields, tmp_path
+):
+  tokenizer = tokens.Bytes()
+  theirs = torch_model(**fields, vocab_size=tokenizer.vocab_size)
+  theirs.save_pretrained(tmp_path)
+  ours = t5_weights.model(tmp_path)
+  prompts = ['Is it good?', 'Why', 'A longer question than these.']
+  options = [('yes', 'no'), ('so', 'because of it', 'n'), ('maybe', 'never')]
+  blank = jnp.zeros((1, 3), jnp.int32)
+  shapes = jax.eval_shape(
+    functools.partial(ours.init, train=False),
+    jax.random.key(0),
+    blank,
+    source=blank,
+  )
+  ranker = rank_classification.Ranker(
+    ours, tokenizer, source_length=32, target_length=16, batch_size=2
+  )
+  found = ranker.scores(
+    {'params': t5_weights.load(tmp_path, shapes['params'])}, prompts, options
+  )
+  for prompt, written, scores in zip(prompts, options, found, strict=True):
+    source = instruction_rows.source_ids(prompt, tokenizer, length=32)
+    # One at a time, without padding and with nothing beside it.
+    for text, score in zip(written, scores, strict=True):
+      ids = instruction_rows.target_ids(text, tokenizer)
+      with torch.no_grad():
+        logits = theirs(
+          input_ids=torch.tensor(source)[None].long(),
+          decoder_input_ids=torch.tensor(ids)[None, :-1].long(),
+        ).logits[0]
+      log_probs = torch.log_softmax(logits, -1).numpy()
+      expected = log_probs[np.arange(len(ids) - 1), ids[1:]].sum()
+      np.testing.assert_allclose(score, expected, rtol=0, atol=1e-4)
+  assert np.ptp(np.concatenate(found)) > 1
