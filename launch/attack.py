@@ -17,6 +17,7 @@ from absl import logging
 import numpy as np
 
 from launch.lib import app
+from launch.lib import image_runs
 from launch.lib import restored
 from repjax import files
 from repjax import types
@@ -146,7 +147,7 @@ def _rows(source):
   from repjax.data.batches import in_order
 
   evals = source.experiment.evals(_SPLIT.value)
-  scale = _scale('--workdir', source)
+  scale = image_runs.scale('--workdir', source)
   images, labels, found = [], [], 0
   rows = evals if isinstance(evals, in_order.EvalBatches) else ()
   for batch in rows:
@@ -168,20 +169,6 @@ def _rows(source):
   return pixels, np.concatenate(labels)[: _NUM_ROWS.value]
 
 
-def _scale(flag, network) -> tuple[Any, Any]:
-  """(mean, standard deviation) by which a run scales its pixels."""
-  augment = network.config.to_dict().get('augment', {})
-  if 'mean' not in augment or 'std' not in augment:
-    raise types.InputError(
-      f'{flag}={network.workdir} is a run that does not classify images by '
-      'config.augment.mean and config.augment.std: only such can be attacked.'
-    )
-  return (
-    np.asarray(augment['mean'], np.float32),
-    np.asarray(augment['std'], np.float32),
-  )
-
-
 def _output(network, name: str | None = None):
   """(state, pixels) -> an output of `predict`, of a run's network."""
   import jax.numpy as jnp
@@ -192,7 +179,9 @@ def _output(network, name: str | None = None):
       _HEADS.value
     ]
   )
-  mean, std = (x.reshape((1, 1, 1, -1)) for x in _scale('--workdir', network))
+  mean, std = (
+    x.reshape((1, 1, 1, -1)) for x in image_runs.scale('--workdir', network)
+  )
 
   def output(state, pixels):
     batch = {
@@ -219,10 +208,10 @@ def _asked(name, network, pixels, label):
   from repjax.protocols import transfer_matrix
 
   flag = '--workdir' if name == 'itself' else '--targets'
-  _scale(flag, network)
+  image_runs.scale(flag, network)
   state = jax.device_get(start.as_predicted(network.state))
   logits = _output(network, 'logits')
-  own = _image_shape(network)
+  own = image_runs.shape(network)
   if own is not None and own != pixels.shape[1:]:
     # A network of convolutions would take them, and mean nothing by it.
     raise types.InputError(
@@ -243,18 +232,6 @@ def _asked(name, network, pixels, label):
       'images alone: only such can be attacked.'
     ) from error
   return transfer_matrix.Target(logits, jax.tree.map(lambda x: x[None], state))
-
-
-def _image_shape(network):
-  """(H, W, C) of what a run is evaluated on, or None if that is no image."""
-  from repjax.data.batches import in_order
-
-  experiment = network.experiment
-  evals = experiment.evals(experiment.eval_splits[0])
-  rows = evals if isinstance(evals, in_order.EvalBatches) else ()
-  for batch in rows:
-    return batch['image'].shape[1:] if 'image' in batch else None
-  return None
 
 
 def _images(name, logits_fn):
