@@ -1,5 +1,7 @@
 """The paper's shapes, and that strides learn in their own group."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +75,36 @@ def test_a_study_has_poor_and_good_strides_of_its_networks_depth():
 
 def test_strides_find_the_band():
   np.testing.assert_array_less(known_bands.error(0, edges=(4,)), 0.02)
+
+
+def test_each_kind_is_measured_at_its_own_best_rate(monkeypatch):
+  best = {'strided': 0.1, 'spectral': 0.3, 'learnt': 0.03}
+  asked = []
+
+  def train(name, config, data, splits, seeds, *, kind, strides=None):
+    rate = config.tx.learning_rate
+    asked.append((name, kind, rate, splits))
+    score = np.full(len(seeds), 1 / (1 + abs(np.log(rate / best[kind]))))
+    trained = types.SimpleNamespace(score=score, curve=([0], score[None]))
+    network = diffstride.network(config, 10, kind='strided', strides=(2.0, 2.0))
+    learnt = {'stage_1/pool': (np.ones(1), np.ones((1, len(seeds), 2)))}
+    return study._Found(trained, network, learnt if kind == 'learnt' else {})
+
+  monkeypatch.setattr(study, '_train', train)
+  monkeypatch.setattr(study.known_bands, 'error', lambda seed: np.zeros(1))
+  config = study.get_config('smoke')
+  config.study.rates = (0.03, 0.1, 0.3)
+  found = study.run(config, seeds=(0, 1)).scalars
+  tuning = [x for x in asked if ', rate ' in x[0]]
+  assert len(tuning) == 9
+  assert {x[3] for x in tuning} == {(config.study.tune, config.study.held_out)}
+  measured = [x for x in asked if x not in tuning]
+  assert [x[0] for x in measured if x[1] == 'strided'] == [
+    'strided, poor',
+    'strided, good',
+    'wide, poor',
+  ]
+  for _, kind, rate, splits in measured:
+    assert rate == best[kind] and splits == ('train', 'test')
+  # The best rates of two kinds are at an end of the grid.
+  np.testing.assert_allclose(found['rates_inside'], [1 / 3, 1 / 3])
