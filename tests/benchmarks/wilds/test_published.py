@@ -55,6 +55,21 @@ def test_splits_and_results_are_those_of_wilds(name, tmp_path):
     assert results[key] == pytest.approx(value, abs=2e-6), key
 
 
+def test_names_of_reviews_are_numbered_as_they_come_split_after_split(tmp_path):
+  # By this rule alone, so that they are the same on all machines.
+  wilds_folders.amazon(tmp_path)
+  data = published.load('amazon', str(tmp_path))
+  in_turn = [
+    row
+    for i in range(data.split.max() + 1)
+    for row in np.flatnonzero(data.split == i)
+  ]
+  for field in ('user', 'product', 'category'):
+    numbers = data.metadata.column(field)[in_turn].tolist()
+    known = list(dict.fromkeys(numbers))
+    assert known == list(range(len(data.metadata.names[field])))
+
+
 @pytest.mark.parametrize(
   'name', ['camelyon17', 'iwildcam', 'civilcomments', 'poverty']
 )
