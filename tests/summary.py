@@ -1,17 +1,19 @@
 """A pytest plugin: what a run cost, file by file, and the house's figures.
 
-Seconds of CPU do not depend on what else a machine does, as a clock would.
+Limited are the programs that tests have compiled, most of the time of a run
+that finds none of them in its cache: their number depends on no processor, as
+seconds do, which are printed beside them.
 """
 
 import collections
 import os
 
+import jax
 import pytest
 
-# With an empty cache of compiled programs: of a system, and of what belongs to
-# none (the loop, data, privacy, launchers, reports, the start of two workers,
-# networks with published weights, instructions, federated rounds).
-_SYSTEM, _BASE = 25, 1200
+# Of a system, and of what belongs to none (the loop, data, privacy, launchers,
+# reports, networks with published weights, instructions, federated rounds).
+_SYSTEM, _BASE = 600, 20_000
 # Not in `make test`.
 _UNCOUNTED = ('slow', 'parity', 'colab')
 
@@ -22,23 +24,30 @@ class Summary:
   def __init__(self, config):
     self._config = config
     self._seconds = collections.Counter()
+    self._programs = collections.Counter()
+    self._compiled = 0
+    jax.monitoring.register_event_duration_secs_listener(self._on_duration)
     self._house = []
     recipes = (config.rootpath / 'configs').glob('[a-z]*.py')
     systems = sum(path.stem != 'presets' for path in recipes)
     self._limit = _BASE + _SYSTEM * systems
+
+  def _on_duration(self, event, *unused_args, **unused):
+    self._compiled += event == '/jax/core/compile/backend_compile_duration'
 
   def pytest_collection_finish(self):
     self._seconds['start and collection'] = _cpu_seconds()
 
   @pytest.hookimpl(wrapper=True)
   def pytest_runtest_protocol(self, item):
-    started = _cpu_seconds()
+    started, compiled = _cpu_seconds(), self._compiled
     try:
       return (yield)
     finally:
       if not any(item.get_closest_marker(name) for name in _UNCOUNTED):
         file = item.nodeid.partition('::')[0]
         self._seconds[file] += _cpu_seconds() - started
+        self._programs[file] += self._compiled - compiled
 
   def pytest_runtest_logreport(self, report):
     if report.when == 'call':
@@ -48,12 +57,15 @@ class Summary:
 
   @pytest.hookimpl(optionalhook=True)
   def pytest_testnodedown(self, node):
-    self._seconds.update(getattr(node, 'workeroutput', {}).get('seconds', {}))
+    told = getattr(node, 'workeroutput', {})
+    self._seconds.update(told.get('seconds', {}))
+    self._programs.update(told.get('programs', {}))
 
   def pytest_sessionfinish(self, session):
     if hasattr(self._config, 'workeroutput'):  # A worker of pytest-xdist.
       self._config.workeroutput['seconds'] = dict(self._seconds)
-    elif self._seconds.total() > self._limit and not session.exitstatus:
+      self._config.workeroutput['programs'] = dict(self._programs)
+    elif self._programs.total() > self._limit and not session.exitstatus:
       session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
   def pytest_terminal_summary(self, terminalreporter):
@@ -62,12 +74,15 @@ class Summary:
       terminalreporter.section('the house')
       for line in sorted(self._house):
         write(line)
-    terminalreporter.section('seconds of CPU')
+    terminalreporter.section('seconds of CPU, and programs compiled')
     for file, seconds in self._seconds.most_common(10):
-      write(f'{seconds:6.1f} {file}')
-    total = self._seconds.total()
-    verdict = 'within' if total <= self._limit else 'BEYOND'
-    write(f'{total:6.1f} in all, {verdict} the limit of {self._limit}')
+      write(f'{seconds:8.1f} {self._programs[file]:6} {file}')
+    programs = self._programs.total()
+    verdict = 'within' if programs <= self._limit else 'BEYOND'
+    write(
+      f'{self._seconds.total():8.1f} {programs:6} in all, {verdict} the limit'
+      f' of {self._limit} programs'
+    )
 
 
 def _cpu_seconds():
