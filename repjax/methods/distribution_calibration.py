@@ -17,9 +17,9 @@ Two things are otherwise than one may think:
   is one random offset, the same in all dimensions; `on='diagonal'` is what it
   is often taken for.
 
-Classes of few rows lend low-rank factors of their covariances, from which draws
-are made without a decomposition. Where two classes have more rows than features
-have dimensions, factors cost more than a Cholesky decomposition and a draw from
+Classes lend factors of their covariances, from which draws are made without a
+decomposition. Where two classes have more rows than features have dimensions,
+many draws from factors cost more than a Cholesky decomposition and draws from
 it; singular values of 640 x 640, as the authors' code computes for every row,
 cost 50 times as much as that.
 """
@@ -42,16 +42,15 @@ class Base(NamedTuple):
 
   Attributes:
     means: [C, D].
-    factors: A with A^T A the covariance (with n - 1), [C, R, D]; None where
-      there are `covariances`.
-    covariances: [C, D, D]; None where there are `factors`.
+    factors: A with A^T A the covariance (with n - 1), [C, R, D].
+    covariances: [C, D, D]; None for classes of few rows, which need none.
     isotropic: Standard deviation of a part beside the factors that is equal in
       all dimensions, [C]; None if nothing is drawn of it.
     power: Tukey's, of features that these are statistics of; 1 for raw ones.
   """
 
   means: jax.Array
-  factors: jax.Array | None
+  factors: jax.Array
   covariances: jax.Array | None
   isotropic: jax.Array | None
   power: float
@@ -103,13 +102,12 @@ def statistics(
   classes = [features[labels == x] for x in present]
   means = jnp.asarray([x.mean(0) for x in classes], jnp.float32)
   width = features.shape[1]
-  factors = covariances = isotropic = None
+  factors, isotropic = _factors(classes, shrinkage)
+  covariances = None
   if 2 * counts.min() > width:
     covariances = jnp.asarray(
       [_shrunk(np.cov(x.T, ddof=1), shrinkage) for x in classes], jnp.float32
     )
-  else:
-    factors, isotropic = _factors(classes, shrinkage)
   return Base(
     means=means,
     factors=factors,
@@ -174,12 +172,11 @@ def calibrated(
   if base.covariances is not None:
     covariance = base.covariances[places].sum(0)
   else:
-    assert base.factors is not None  # One of both is there.
     factors = base.factors[places]
     covariance = jnp.einsum('krd,kre->de', factors, factors)
-  if base.isotropic is not None:
-    shared = jnp.square(base.isotropic[places]).sum()
-    covariance = covariance + shared * jnp.eye(len(row))
+    if base.isotropic is not None:
+      shared = jnp.square(base.isotropic[places]).sum()
+      covariance = covariance + shared * jnp.eye(len(row))
   added = jnp.ones((len(row),) * 2) if on == 'entries' else jnp.eye(len(row))
   return mean, covariance / neighbours + alpha * added
 
@@ -199,12 +196,13 @@ def drawn(
   of_factors, of_rest, of_alpha = jax.random.split(rng, 3)
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
-  if base.covariances is not None:
+  # Fewer draws cost less than the decomposition (D = 640, on two cores).
+  decomposed = base.covariances is not None and 3 * num_drawn >= len(row)
+  if decomposed:
     spread = _from_covariance(
       of_factors, base.covariances[places].sum(0) / neighbours, num_drawn
     )
   else:
-    assert base.factors is not None  # One of both is there.
     factors = base.factors[places].reshape(-1, len(row)) / np.sqrt(neighbours)
     normal = jax.random.normal(of_factors, (num_drawn, len(factors)))
     spread = normal @ factors
@@ -212,7 +210,7 @@ def drawn(
   width = len(row) if on == 'diagonal' else 1
   offset = jax.random.normal(of_alpha, (num_drawn, width))
   draws = draws + np.sqrt(alpha) * offset
-  if base.isotropic is None:
+  if decomposed or base.isotropic is None:
     return draws
   rest = jnp.sqrt(jnp.square(base.isotropic[places]).mean())
   return draws + rest * jax.random.normal(of_rest, draws.shape)
