@@ -5,6 +5,7 @@ What `launch.evaluate --episodes=5x1` prints.
 
 import re
 
+from absl import logging
 import jax
 import numpy as np
 
@@ -14,6 +15,7 @@ from repjax.data.batches import episodes
 from repjax.layers import layer_inputs
 from repjax.methods import few_shot
 from repjax.metrics import averages
+from repjax.metrics import pairs
 from repjax.protocols import on_episodes
 
 
@@ -45,7 +47,8 @@ def measure(
 
   Returns:
     Numbers of the episodes, and 'accuracy': classifier -> [mean, half of its
-    95 % interval]; 'over nearest centroid': the same of paired differences.
+    95 % interval]; 'over': classifier -> other -> the same of their paired
+    difference. Logs both as a table.
   """
 
   def predict(state, batch):
@@ -81,7 +84,14 @@ def measure(
   found = on_episodes.accuracy(
     outputs['features'], sampler, classifiers, count=count
   )
-  first = found['nearest centroid']
+  logging.info(
+    '%d episodes of %d x %d: accuracy, and each row minus the columns, in '
+    'points +- half of the 95 %% interval\n%s',
+    count,
+    ways,
+    shots,
+    pairs.table(found),
+  )
   return {
     'episodes': count,
     'ways': ways,
@@ -89,9 +99,5 @@ def measure(
     'queries': queries,
     'classes': len(sampler.counts),
     'accuracy': {k: averages.interval(x.tolist()) for k, x in found.items()},
-    'over nearest centroid': {
-      k: averages.interval((x - first).tolist())
-      for k, x in found.items()
-      if x is not first
-    },
+    'over': pairs.differences(found),
   }

@@ -29,7 +29,13 @@ def test_features_of_any_recipe_are_judged_on_the_same_episodes():
   # With one row a class, the nearest centroid is the nearest neighbour.
   accuracy = found['accuracy']
   assert accuracy['nearest centroid'] == accuracy['nearest neighbour']
-  assert found['over nearest centroid']['nearest neighbour'] == (0, 0)
+  over = found['over']
+  assert over['nearest centroid']['nearest neighbour'] == (0, 0)
+  for name, (mean, _) in accuracy.items():
+    assert set(over[name]) == set(accuracy) - {name}
+    for other, (gain, half) in over[name].items():
+      assert gain == pytest.approx(mean - accuracy[other][0], abs=1e-9)
+      assert half == over[other][name][1]
   for mean, half in accuracy.values():
     assert 0.2 < mean <= 1 and 0 < half < 0.2
   # What the first layer sees are the pixels, which need no network.
