@@ -5,9 +5,18 @@
 With --episodes=5x1 its features are judged by few-shot episodes: classifiers
 learn 5 classes from one row each, on what the layer --layer gets, and all see
 the same episodes. Without --workdir those of what --config starts from, such as
-published weights (--config.weights=FILE of configs/vit.py, for example). An
-agent that learned by acting (`configs/sac.py`) is judged by what it earns in
-test episodes.
+published weights (--config.weights=FILE of configs/vit.py, for example). The
+JSON has every classifier over every other, and a table of it is logged. With
+--base_split=train rows of that split, of other classes, lend to the few
+(Distribution Calibration). An agent that learned by acting (`configs/sac.py`)
+is judged by what it earns in test episodes.
+
+Features of another program are judged by
+
+    python -m launch.evaluate --features=my.npz --episodes=5x1
+
+an .npz file of the arrays features [R, D] and labels [R], and, for Distribution
+Calibration, base_features and base_labels of other classes.
 
 With --outputs=DIR what is predicted is written as CSV: of series the forecasts,
 those of a file of one's own by --config=configs/pyraformer.py
@@ -50,6 +59,27 @@ _EPISODE_SEED = flags.DEFINE_integer('episode_seed', 0, 'Draws the episodes.')
 _LAYER = flags.DEFINE_string(
   'layer', 'head', 'Layer whose input the features are, names joined by /.'
 )
+_FEATURES = flags.DEFINE_string(
+  'features', '', 'An .npz file of features to judge by --episodes, of no run.'
+)
+_BASE_SPLIT = flags.DEFINE_string(
+  'base_split', '', 'Split whose classes, others, lend to those of episodes.'
+)
+_POWER = flags.DEFINE_float(
+  'power',
+  None,
+  'Tukey power of features in episodes; .5, or 1 where some are negative.',
+)
+_NEIGHBOURS = flags.DEFINE_integer(
+  'neighbours', 2, 'Base classes that lend to a row of an episode.'
+)
+_ALPHA = flags.DEFINE_float('alpha', 0.21, 'Added to what their rows spread.')
+_NUM_DRAWN = flags.DEFINE_integer(
+  'num_drawn', 750, 'Features that are drawn for each class of an episode.'
+)
+_SHRINKAGE = flags.DEFINE_float(
+  'shrinkage', 0.0, 'Of covariances of base classes, in [0, 1].'
+)
 _OUTPUTS = flags.DEFINE_string(
   'outputs', '', 'Folder in which predictions are written as CSV files.'
 )
@@ -63,6 +93,9 @@ def main() -> None:
     place = files.path_of(_OUTPUTS.value)
     app.check_place(place / 'a.csv', f'--outputs={place}')
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
+  if _FEATURES.value:
+    _judge_file(asked)
+    return
   workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:
     workdir, experiment, state, config = restored.restore(_FLAGS)
@@ -84,11 +117,8 @@ def main() -> None:
       state,
       split,
       layer=_LAYER.value,
-      ways=asked[0],
-      shots=asked[1],
-      queries=_QUERIES.value,
-      count=_NUM_EPISODES.value,
-      seed=_EPISODE_SEED.value,
+      base_split=_BASE_SPLIT.value,
+      **_of_episodes(asked),
     )
     judged = {'step': int(state.step), 'split': split, **judged}
     print(files.json_line(judged), end='', flush=True)
@@ -111,6 +141,48 @@ def main() -> None:
   if workdir is not None:
     figures = experiment.figures(split, *seen)
     restored.draw(workdir, {f'{name}_{k}': x for k, x in figures.items()})
+
+
+def _judge_file(asked):
+  """Prints what classifiers make of features from elsewhere."""
+  from launch.lib import features_file
+  from launch.lib import judged_features
+
+  if asked is None:
+    raise types.InputError('--features needs --episodes, such as 5x1.')
+  config, workdir = _FLAGS.config, _FLAGS.workdir
+  for flag in (config, workdir, _INPUTS, _OUTPUTS, _BASE_SPLIT):
+    if flag.value:
+      raise types.InputError(
+        f'--features are of no run: leave --{flag.name} out.'
+      )
+  path = files.path_of(_FEATURES.value)
+  found = features_file.read(path)
+  app.initialize()
+  judged = judged_features.judge(
+    found.features, found.labels, base=found.base, **_of_episodes(asked)
+  )
+  line = files.json_line({'features': str(path), **judged})
+  print(line, end='', flush=True)
+
+
+def _of_episodes(asked):
+  from launch.lib import judged_features
+
+  return dict(
+    ways=asked[0],
+    shots=asked[1],
+    queries=_QUERIES.value,
+    count=_NUM_EPISODES.value,
+    seed=_EPISODE_SEED.value,
+    settings=judged_features.Settings(
+      power=_POWER.value,
+      neighbours=_NEIGHBOURS.value,
+      alpha=_ALPHA.value,
+      num_drawn=_NUM_DRAWN.value,
+      shrinkage=_SHRINKAGE.value,
+    ),
+  )
 
 
 def _write(tables, folder, split):

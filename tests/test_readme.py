@@ -90,7 +90,7 @@ def _quick(argument, folder):
   argument = argument.replace('=runs/', f'={folder}/runs/')
   argument = argument.replace('=KEY', f'={folder}/KEY')
   argument = argument.replace('=~/', f'={folder}/')
-  return re.sub(r'=(\w+\.(csv|png)|\w+/)$', rf'={folder}/\1', argument)
+  return re.sub(r'=(\w+\.(csv|npz|png)|\w+/)$', rf'={folder}/\1', argument)
 
 
 def _append(path, start, stop):
@@ -123,6 +123,11 @@ def workplace(tmp_path_factory):
   Image.fromarray(grey[0]).save(folder / 'new' / 'one.png')
   # The demo's images are digits.
   Image.fromarray(grey[0, :8, :8]).save(folder / 'my.png')
+  np.savez(
+    folder / 'my.npz',
+    features=rng.random((200, 4)),
+    labels=np.arange(200) % 5,
+  )
   (folder / 'KEY').write_bytes(rng.bytes(32))
   (folder / 'KEY').chmod(0o600)
   return folder

@@ -4,6 +4,7 @@ What `launch.evaluate --episodes=5x1` prints.
 """
 
 import re
+from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -13,10 +14,29 @@ from repjax import loop
 from repjax import types
 from repjax.data.batches import episodes
 from repjax.layers import layer_inputs
+from repjax.methods import distribution_calibration
 from repjax.methods import few_shot
 from repjax.metrics import averages
 from repjax.metrics import pairs
 from repjax.protocols import on_episodes
+
+
+class Settings(NamedTuple):
+  """Of classifiers that have any, as published.
+
+  Attributes:
+    power: Tukey's; None for .5, or none at all where features are negative.
+    neighbours: Base classes that lend to a row.
+    alpha: Added to their covariance.
+    num_drawn: Draws a class.
+    shrinkage: Of covariances of base classes.
+  """
+
+  power: float | None = None
+  neighbours: int = 2
+  alpha: float = 0.21
+  num_drawn: int = 750
+  shrinkage: float = 0.0
 
 
 def asked(text: str) -> tuple[int, int]:
@@ -40,15 +60,15 @@ def measure(
   queries: int,
   count: int,
   seed: int,
+  base_split: str = '',
+  settings: Settings = Settings(),
 ) -> dict[str, object]:
   """Accuracy of classifiers on the input of a layer, over the same episodes.
 
   Methods that learn without labels predict features, and those are judged.
 
   Returns:
-    Numbers of the episodes, and 'accuracy': classifier -> [mean, half of its
-    95 % interval]; 'over': classifier -> other -> the same of their paired
-    difference. Logs both as a table.
+    As `judge`; with `base_split`, its rows are those of base classes.
   """
 
   def predict(state, batch):
@@ -61,28 +81,71 @@ def measure(
     )
     return {'features': rows}
 
-  outputs, columns = loop.Evaluator(types.Predictor(predict))(
-    state, experiment.evals(split), split=split
-  )
-  if 'label' not in columns:
-    raise types.InputError('--episodes need rows with labels; these have none.')
-  sampler = episodes.sampler(
-    np.asarray(columns['label']),
+  evaluator = loop.Evaluator(types.Predictor(predict))
+
+  def features(split):
+    outputs, columns = evaluator(state, experiment.evals(split), split=split)
+    if 'label' not in columns:
+      raise types.InputError(
+        '--episodes need rows with labels; these have none.'
+      )
+    return outputs['features'], np.asarray(columns['label'])
+
+  return judge(
+    *features(split),
+    base=features(base_split) if base_split else None,
     ways=ways,
     shots=shots,
     queries=queries,
+    count=count,
     seed=seed,
+    settings=settings,
   )
-  # Without a power where features are negative.
-  power = 0.5 if outputs['features'].min() >= 0 else None
-  classifiers = {
-    'nearest centroid': few_shot.nearest_centroid(),
-    'cosine': few_shot.cosine(),
-    'nearest neighbour': few_shot.nearest_neighbours(),
-    **few_shot.regressions(power=power),
-  }
+
+
+def judge(
+  features: np.ndarray,
+  labels: np.ndarray,
+  *,
+  base: tuple[np.ndarray, np.ndarray] | None,
+  ways: int,
+  shots: int,
+  queries: int,
+  count: int,
+  seed: int,
+  settings: Settings,
+) -> dict[str, object]:
+  """Accuracy of classifiers on features, over the same episodes.
+
+  Args:
+    features: [R, D].
+    labels: [R].
+    base: The same of rows of other classes, for Distribution Calibration, which
+      is left out without them.
+    ways: Classes of an episode.
+    shots: Rows to learn from, of each class.
+    queries: Rows to be judged by, of each class.
+    count: Number of episodes.
+    seed: Of the episodes.
+    settings: Of the classifiers.
+
+  Returns:
+    Numbers of the episodes, and 'accuracy': classifier -> [mean, half of its
+    95 % interval]; 'over': classifier -> other -> the same of their paired
+    difference. Logs both as a table.
+  """
+  sampler = episodes.sampler(
+    labels, ways=ways, shots=shots, queries=queries, seed=seed
+  )
+  power = settings.power
+  if power is None:
+    lowest = min(x.min() for x in (features, *(base or ())[:1]))
+    power = 0.5 if lowest >= 0 else 1.0
   found = on_episodes.accuracy(
-    outputs['features'], sampler, classifiers, count=count
+    features,
+    sampler,
+    _classifiers(features, base, settings, power),
+    count=count,
   )
   logging.info(
     '%d episodes of %d x %d: accuracy, and each row minus the columns, in '
@@ -98,6 +161,35 @@ def measure(
     'shots': shots,
     'queries': queries,
     'classes': len(sampler.counts),
+    'base classes': len(np.unique(base[1])) if base else 0,
+    'power': power,
     'accuracy': {k: averages.interval(x.tolist()) for k, x in found.items()},
     'over': pairs.differences(found),
   }
+
+
+def _classifiers(features, base, settings, power):
+  """Name -> classifier. A power of 1 changes nothing, and has none."""
+  distribution_calibration.check_power(features, power)
+  classifiers = {
+    'nearest centroid': few_shot.nearest_centroid(),
+    'cosine': few_shot.cosine(),
+    'nearest neighbour': few_shot.nearest_neighbours(),
+    **few_shot.regressions(power=None if power == 1 else power),
+  }
+  if base is None:
+    return classifiers
+  kinds = {'calibrated, published': 'raw'}
+  if power != 1:
+    kinds['calibrated, consistent'] = 'transformed'
+  for name, of in kinds.items():
+    classifiers[name] = distribution_calibration.classifier(
+      distribution_calibration.statistics(
+        *base, of=of, power=power, shrinkage=settings.shrinkage
+      ),
+      power=power,
+      neighbours=settings.neighbours,
+      alpha=settings.alpha,
+      num_drawn=settings.num_drawn,
+    )
+  return classifiers
