@@ -1,13 +1,17 @@
 """What `launch.evaluate --episodes` asks and prints."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
 
+from configs import distribution_calibration
 from configs import sam
 from launch.lib import judged_features
 from repjax import loop
 from repjax import types
+from repjax.data.reading import source
 
 
 def test_ways_and_shots():
@@ -45,6 +49,33 @@ def test_features_of_any_recipe_are_judged_on_the_same_episodes():
     for x in (state, other)
   ]
   assert pixels[0] == pixels[1] != found
+
+
+def test_base_rows_of_a_split_lend_to_the_classes_of_another():
+  config = distribution_calibration.get_config('smoke')
+  experiment = distribution_calibration.build(config)
+  state = loop.init(experiment.method, experiment.train.batch(0), 0)
+  seen = []
+  asked = dict(layer='head', ways=5, shots=1, queries=5, count=4, seed=0)
+
+  def judge(*rows, base, **settings):
+    seen.append((rows, base, settings))
+
+  with mock.patch.object(judged_features, 'judge', judge):
+    for split in ('', 'train'):
+      judged_features.measure(
+        experiment, state, 'novel:test', base_split=split, **asked
+      )
+  (_, without, _), ((_, labels), (base, base_labels), _) = seen
+  assert without is None
+  # Of what the network learns and of no other; labels of both begin at 0.
+  data = source.load('digits', 'train')
+  held, novel = distribution_calibration.classes(
+    config, data.column('label'), config.seed
+  )
+  assert set(labels.tolist()) == set(novel.tolist())
+  assert set(base_labels.tolist()) == set(range(len(held)))
+  assert len(base) == np.isin(data.column('label'), held).sum()
 
 
 def test_an_unknown_layer_is_refused():
