@@ -5,8 +5,8 @@
 --format=transformers: a folder of Hugging Face with config.json, safetensors
 and a model card; LoRA as the files of peft, or, with --merge, as a part of the
 weights. --format=npz: a ViT under the names of its authors, which big_vision
-and timm read. --format=jax: the prediction of any recipe as a program that runs
-without repjax.
+and timm read. --format=timm: a Swin under the names of timm. --format=jax: the
+prediction of any recipe as a program that runs without repjax.
 """
 
 from absl import flags
@@ -25,7 +25,10 @@ _TO = flags.DEFINE_string(
   required=True,
 )
 _FORMAT = flags.DEFINE_enum(
-  'format', 'transformers', ['transformers', 'npz', 'jax'], 'What to write.'
+  'format',
+  'transformers',
+  ['transformers', 'npz', 'timm', 'jax'],
+  'What to write.',
 )
 _MERGE = flags.DEFINE_bool(
   'merge', False, 'Make LoRA a part of the weights: a plain model.'

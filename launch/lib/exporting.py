@@ -58,7 +58,7 @@ def write(
   Args:
     folder: To make.
     made: The run.
-    form: 'transformers', 'npz' or 'jax'.
+    form: 'transformers', 'npz', 'timm' or 'jax'.
     merge: Whether LoRA becomes a part of the weights.
     network: Class of the network, or '' for the only one.
     rows: Of a call of 'jax'; 0 for any number.
@@ -78,7 +78,7 @@ def write(
     else:
       found = networks.of(experiment.method, state, batch, name=network)
       found = found.merged if merge else found
-      write_it = _npz if form == 'npz' else _transformers
+      write_it = dict(transformers=_transformers, npz=_npz, timm=_timm)[form]
       use = write_it(partial, found, made)
     card.write(partial, _facts(made), use)
 
@@ -87,6 +87,12 @@ def _npz(folder, network, made) -> card.Use:
   del made
   published.write_npz(folder, network)
   return snippets.of_npz(network)
+
+
+def _timm(folder, network, made) -> card.Use:
+  del made
+  published.write_timm(folder, network)
+  return snippets.of_timm(network)
 
 
 def _transformers(folder, network, made) -> card.Use:

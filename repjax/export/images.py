@@ -132,6 +132,31 @@ def of_swin(model: swin.Swin, image: Shape, names: Names) -> form.Form:
   return _classifier(config, swin_weights.save)
 
 
+def check_timm(model: swin.Swin, image: Shape) -> None:
+  """Refuses a Swin of which timm's SwinTransformer has other logits.
+
+  It cuts windows and tables down to small maps, side by side, and pads what
+  windows do not divide behind the shift, not before.
+
+  Args:
+    model: The network.
+    image: (height, width, channels) of what it sees.
+  """
+  what = "timm's SwinTransformer"
+  form.check(what, model, gelu='exact', layer_norm_epsilon=1e-5)
+  sides = [image[0] / model.patch_size, image[1] / model.patch_size]
+  for stage in range(len(model.depths)):
+    whole = not any(x % model.window for x in sides)
+    if not whole or (model.window in sides and sides[0] != sides[1]):
+      form.refuse(
+        what,
+        f'windows of {model.window} must divide its maps, and that of stage '
+        f'{stage} is {sides[0]:g} x {sides[1]:g}; --format=transformers pads '
+        'as we do',
+      )
+    sides = [-(-x // 2) for x in sides]
+
+
 def of_clip(model: clip.Clip, image: Shape) -> form.Form:
   """CLIPModel.
 

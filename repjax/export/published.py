@@ -31,6 +31,7 @@ from repjax.models import t5
 from repjax.models import transformer
 from repjax.models import vit
 from repjax.weights import peft_files
+from repjax.weights import swin_weights
 from repjax.weights import vit_weights
 
 # Folder of the base of LoRA, inside of that of the LoRA.
@@ -175,6 +176,25 @@ def write_npz(folder: str | os.PathLike, network: networks.Network) -> None:
     )
   vit_weights.save_npz(
     pathlib.Path(folder) / 'model.npz', network.variables['params']
+  )
+
+
+def write_timm(folder: str | os.PathLike, network: networks.Network) -> None:
+  """Writes a Swin as `model.safetensors`, under timm's names.
+
+  Raises:
+    InputError: It is no Swin, has adapters, or timm's would say something else
+      of its images.
+  """
+  if not isinstance(network.module, swin.Swin):
+    raise types.InputError(
+      f'--format=timm has the names of Swin, and this run has a '
+      f'{type(network.module).__name__} of {type(network.base).__name__}: give '
+      '--format=transformers or jax.'
+    )
+  images.check_timm(network.module, _image_shape(network))
+  swin_weights.save(
+    pathlib.Path(folder) / 'model.safetensors', network.params, layout='timm'
   )
 
 

@@ -7,6 +7,7 @@ from repjax.export import card
 from repjax.export import networks
 from repjax.export import program
 from repjax.export import published
+from repjax.models import swin
 from repjax.models import vit
 
 # Classes that are named one by one, and the name of one that has none.
@@ -93,6 +94,32 @@ def of_npz(network: networks.Network) -> card.Use:
       act_layer={'gelu_tanh' if model.gelu == 'tanh' else 'gelu'!r},
     )
     model.load_pretrained('model.npz')
+  """
+  return card.Use(
+    'timm', textwrap.dedent(code), 'image-classification', (_AS_GIVEN,)
+  )
+
+
+def of_timm(network: networks.Network) -> card.Use:
+  """How timm loads its own names."""
+  model, shape = network.base, network.args[0].shape
+  assert isinstance(model, swin.Swin)  # As `published.write_timm` has checked.
+  code = f"""
+    from safetensors import torch
+    from timm.models import swin_transformer
+
+    model = swin_transformer.SwinTransformer(
+      img_size={tuple(shape[1:3])},
+      patch_size={model.patch_size},
+      in_chans={shape[3]},
+      num_classes={model.num_classes},
+      embed_dim={model.hidden_dim},
+      depths={tuple(model.depths)},
+      num_heads={tuple(model.num_heads)},
+      window_size={model.window},
+      mlp_ratio={model.mlp_ratio},
+    )
+    model.load_state_dict(torch.load_file('model.safetensors'))
   """
   return card.Use(
     'timm', textwrap.dedent(code), 'image-classification', (_AS_GIVEN,)

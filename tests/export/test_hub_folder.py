@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import small_networks
 
 from repjax import types
@@ -155,6 +156,47 @@ def test_the_authors_names_come_back(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, loaded, network.params)
   with pytest.raises(types.InputError, match=r'--format=npz.*Swin.*--merge'):
     published.write_npz(tmp_path, small_networks.named('swin'))
+
+
+def test_timms_names_come_back(tmp_path):
+  network = small_networks.named('swin')
+  published.write_timm(tmp_path, network)
+  stored = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  assert 'head.fc.weight' in stored
+  assert 'layers.1.downsample.norm.weight' in stored
+  loaded = swin_weights.load(tmp_path, network.params)
+  jax.tree.map(np.testing.assert_array_equal, loaded, network.params)
+  with pytest.raises(types.InputError, match=r'--format=timm.*Swin.*ViT'):
+    published.write_timm(tmp_path, small_networks.named('vit'))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'sides', 'reason'),
+  [
+    # Maps of 6 and 3 are whole windows of 3; of 5 they are none.
+    (dict(window=3), (12, 12), ''),
+    (dict(window=5), (12, 12), 'stage 0 is 6 x 6'),
+    (dict(window=2), (12, 12), 'stage 1 is 3 x 3'),
+    (dict(window=3), (13, 12), r'stage 0 is 6\.5 x 6'),
+    # A map that is one window across alone is shifted by timm, and not by us.
+    (dict(window=3), (12, 24), 'stage 1 is 3 x 6'),
+    (dict(window=3, gelu='tanh'), (12, 12), "gelu='exact'"),
+    (dict(window=3, layer_norm_epsilon=1e-6), (12, 12), 'epsilon=1e-05'),
+  ],
+)
+def test_what_timm_would_see_in_another_way(fields, sides, reason, tmp_path):
+  network = small_networks.named('swin')
+  shape = jax.ShapeDtypeStruct((1, *sides, 3), np.float32)
+  network = network._replace(
+    module=network.module.clone(**fields), args=(shape,)
+  )
+  if not reason:
+    published.write_timm(tmp_path, network)
+    return
+  with pytest.raises(types.InputError, match=reason) as error:
+    published.write_timm(tmp_path, network)
+  assert '\n' not in str(error.value)
+  assert not list(tmp_path.iterdir())
 
 
 def bare(model, *args):

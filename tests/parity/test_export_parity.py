@@ -148,3 +148,19 @@ def test_timm_loads_the_authors_names(name, tmp_path):
   with torch.no_grad():
     found = scope['model'].eval()(pixels(image)).numpy()
   assert_equal(found, small_networks.outputs(network, image))
+
+
+def test_timm_loads_its_own_names(tmp_path):
+  pytest.importorskip('timm')
+  from repjax.export import snippets
+
+  network = small_networks.named('swin')
+  published.write_timm(tmp_path, network)
+  place = repr(str(tmp_path / 'model.safetensors'))
+  scope = {}
+  code = snippets.of_timm(network).code
+  exec(code.replace("'model.safetensors'", place), scope)
+  image = small_networks.images()
+  with torch.no_grad():
+    found = scope['model'].eval()(pixels(image)).numpy()
+  assert_equal(found, small_networks.outputs(network, image))
