@@ -6,7 +6,9 @@
 and a model card; LoRA as the files of peft, or, with --merge, as a part of the
 weights. --format=npz: a ViT under the names of its authors, which big_vision
 and timm read. --format=timm: a Swin under the names of timm. --format=jax: the
-prediction of any recipe as a program that runs without repjax.
+prediction of any recipe as a program that runs without repjax; with
+--network=VitGenerator, the averaged generator of a run of configs/vitgan.py, a
+program from latents to images.
 """
 
 from absl import flags

@@ -15,6 +15,7 @@ from repjax import run as runs
 from repjax.data.text import tokens
 from repjax.experiments import private_keys
 from repjax.export import card
+from repjax.export import generators
 from repjax.export import networks
 from repjax.export import program
 from repjax.export import published
@@ -70,7 +71,14 @@ def write(
   if experiment.eval_splits:  # Rows as they are predicted.
     batch = next(iter(experiment.evals(experiment.eval_splits[0])))
   with _whole(folder) as partial:
-    if form == 'jax':
+    if form == 'jax' and network:
+      found = networks.of(experiment.method, state, batch, name=network)
+      scale = generators.pixels(
+        made.config.augment.mean, made.config.augment.std
+      )
+      signature = generators.write(partial, found, scale, rows=rows)
+      use = snippets.of_generator(signature, scale)
+    elif form == 'jax':
       signature = program.write(
         partial, experiment.method, state, batch, rows=rows
       )

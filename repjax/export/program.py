@@ -152,18 +152,45 @@ def load(
   """What `write` has written, as a function of inputs by name.
 
   Raises:
-    InputError: A file is missing or damaged.
+    InputError: A file is missing or damaged; by the function, inputs are not
+      those that the program takes.
   """
   folder = pathlib.Path(folder).expanduser()
   try:
     made = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
     weights = safetensors.numpy.load_file(folder / WEIGHTS)
+    wanted = files.read_json(folder / SIGNATURE, 'inputs')['inputs']
   except Exception as error:  # A damaged file makes its reader raise anything.
     raise types.InputError(
       f'{folder} holds no whole program: {error or type(error).__name__}'
     ) from error
   weights = jax.device_put(weights)
-  return lambda inputs: made.call(weights, dict(inputs))
+
+  def call(inputs):
+    _check_inputs(folder, wanted, inputs)
+    return made.call(weights, dict(inputs))
+
+  return call
+
+
+def _check_inputs(folder, wanted, inputs):
+  """Names the first input that a program does not take."""
+  if wanted.keys() != inputs.keys():
+    raise types.InputError(
+      f'the program of {folder} takes {sorted(wanted)}, got {sorted(inputs)}'
+    )
+  counts = {len(x) if np.ndim(x) else 0 for x in inputs.values()}
+  for name, said in wanted.items():
+    given = inputs[name]
+    shape, asked = list(np.shape(given)), said['shape']
+    dtype = str(_dtype(given if hasattr(given, 'dtype') else np.asarray(given)))
+    whole = len(counts) == 1 and min(counts) > 0
+    same = shape[1:] == asked[1:] and asked[0] in ('rows', *shape[:1])
+    if not (whole and same and dtype == said['dtype']):
+      raise types.InputError(
+        f'the program of {folder} takes {name} of {said["dtype"]} {asked}, got '
+        f'{dtype} {shape}'
+      )
 
 
 def _rows(inputs, count):

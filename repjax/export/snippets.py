@@ -4,6 +4,7 @@ import pathlib
 import textwrap
 
 from repjax.export import card
+from repjax.export import generators
 from repjax.export import networks
 from repjax.export import program
 from repjax.export import published
@@ -124,6 +125,20 @@ def of_timm(network: networks.Network) -> card.Use:
   return card.Use(
     'timm', textwrap.dedent(code), 'image-classification', (_AS_GIVEN,)
   )
+
+
+def of_generator(
+  signature: program.Signature, scale: generators.Pixels
+) -> card.Use:
+  """How JAX makes images, without repjax."""
+  use = of_program(signature)
+  drawn = (
+    'Latents are drawn from the standard normal distribution. In images '
+    f'{scale.black} is black and {scale.white} is white, of one channel or of '
+    'each; what is beyond is to be cut off: `numpy.clip((image - black) / '
+    '(white - black), 0, 1)`.'
+  )
+  return use._replace(notes=(*use.notes[:-1], drawn))
 
 
 def of_program(signature: program.Signature) -> card.Use:

@@ -2,11 +2,18 @@
 
 import json
 
+import jax
 import launching
 import numpy as np
 import pytest
 
+from configs import vitgan as vitgan_recipe
+from configs.parts import gans
 from repjax import loop
+from repjax import start
+from repjax import types
+from repjax.export import program
+from repjax.methods import vitgan
 from repjax.models import vit
 from repjax.weights import vit_weights
 
@@ -82,6 +89,40 @@ def test_the_authors_names_and_a_program(workdir, tmp_path):
   code, output = export(workdir, tmp_path / 'jax', '--format=jax')
   assert code == 0, output
   assert 'predict.call' in (tmp_path / 'jax' / 'README.md').read_text()
+
+
+def test_a_generator_makes_images_of_latents(tmp_path):
+  pytest.importorskip('flatbuffers')
+  workdir, folder = tmp_path / 'gan', tmp_path / 'program'
+  code, output = launching.call(
+    'train', '--config=configs/vitgan.py:smoke', f'--workdir={workdir}'
+  )
+  assert code == 0, output
+  wanted = '--format=jax', '--network=VitGenerator'
+  code, output = export(workdir, folder, *wanted)
+  assert code == 0, output
+  make = program.load(folder)
+  generator, _ = gans.networks(vitgan_recipe.get_config('smoke'), (8, 8, 1))
+  variables = start.from_run(workdir, which='averaged')
+  rng = jax.random.key(5)
+  expected = vitgan.sample(generator, variables['params'], rng, num=3)
+  latent = jax.random.normal(rng, (3, 4))
+  found = make({'latent': latent})['image']
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+  assert np.abs(found[0] - found[1]).max() > 1e-3
+  with pytest.raises(types.InputError, match=r'takes latent of float32'):
+    make({'latent': latent[:, :2]})
+  card = (folder / 'README.md').read_text()
+  assert '[-1.0] is black and [1.0] is white' in card
+  assert '`latent`: float32[rows, 4]' in card
+  code, output = export(
+    workdir, tmp_path / 'no', '--format=jax', '--network=VitDiscriminator'
+  )
+  assert code == 1 and 'is no generator' in output.strip().splitlines()[-1]
+  code, output = export(workdir, tmp_path / 'no', *wanted[:1], '--network=Gan')
+  assert code == 1
+  assert 'VitDiscriminator, VitGenerator' in output.strip().splitlines()[-1]
+  assert not (tmp_path / 'no').exists()
 
 
 def test_what_cannot_be_written_leaves_nothing(workdir, tmp_path):
