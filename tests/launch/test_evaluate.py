@@ -23,7 +23,10 @@ def vit_of(state, folder):
 
 
 def swin_of(state, folder):
-  swin_weights.save(folder / 'model.safetensors', state.params['backbone'])
+  # Hugging Face's names are told from timm's by themselves.
+  swin_weights.save(
+    folder / 'model.safetensors', state.params['backbone'], layout='timm'
+  )
   return folder
 
 
