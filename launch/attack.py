@@ -5,9 +5,10 @@
 
 Images are changed to fool the network of --workdir, within --epsilon of what
 they were, with pixels in [0, 1]. Prints a table: accuracy on unchanged and on
-changed images, of this network and of those of --targets, and the share of
-their predictions that change. Writes attack_<split>.json and pictures into the
-work directory, which is not changed otherwise. Runs on one device.
+changed images, of this network and of those of --targets, with its 95 %
+interval over rows, and the share of predictions that change. Writes
+attack_<split>.json and pictures into the work directory, which is not changed
+otherwise. Runs on one device.
 """
 
 from typing import Any
@@ -79,6 +80,7 @@ def main() -> None:
 
   import jax
 
+  from launch.lib import attack_table
   from repjax import plots
   from repjax.protocols import transfer_matrix
 
@@ -106,7 +108,8 @@ def main() -> None:
     seeds=(_SEED.value,),
     batch_size=_BATCH_SIZE.value,
   )
-  print(_as_text(table := _table(measured)), end='', flush=True)
+  table = attack_table.table(measured, len(label))
+  print(attack_table.text(table, len(label)), end='', flush=True)
   _write(source, table, len(label))
   restored.draw(
     source.workdir,
@@ -262,37 +265,6 @@ def _images(name, logits_fn):
     return attack(loss_fn, pixels, key)
 
   return images
-
-
-def _table(measured) -> dict[str, Any]:
-  """Network -> attack -> what became of its predictions."""
-  return {
-    target: {
-      'none': {'accuracy': float(accuracy[0]), 'fooled': 0.0},
-      **{
-        name: {
-          'accuracy': float(measured.robust[name, target][0]),
-          'fooled': float(measured.fooled[name, target][0]),
-        }
-        for name in _ATTACK.value
-      },
-    }
-    for target, accuracy in measured.accuracy.items()
-  }
-
-
-def _as_text(table) -> str:
-  """A row an attack, a column a network."""
-  width = max(18, *(len(x) + 2 for x in table))
-  title = 'accuracy (fooled) [%]'
-  lines = [f'{title:22}' + ''.join(f'{x:>{width}}' for x in table)]
-  for name in ('none', *_ATTACK.value):
-    cells = [
-      f'{100 * x[name]["accuracy"]:.1f} ({100 * x[name]["fooled"]:.1f})'
-      for x in table.values()
-    ]
-    lines.append(f'{name:22}' + ''.join(f'{x:>{width}}' for x in cells))
-  return '\n'.join(lines) + '\n'
 
 
 def _write(source, table, num_rows: int) -> None:

@@ -61,6 +61,22 @@ def interval(
   return mean, float(quantile * error)
 
 
+def wilson(rate: float, count: int, *, z: float = 1.96) -> tuple[float, float]:
+  """The 95 % interval of a share of `count` independent rows (Wilson, 1927).
+
+  https://doi.org/10.1080/01621459.1927.10502953
+
+  >>> tuple(round(x, 3) for x in wilson(0.9, 100))
+  (0.826, 0.945)
+  """
+  if not count:
+    return 0.0, 1.0
+  middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
+  half = np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
+  half *= z / (1 + z**2 / count)
+  return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+
+
 def summary(sums: Mapping[str, float]) -> str:
   """'loss 0.1234  accuracy 0.9800' for a progress line.
 

@@ -4,6 +4,7 @@ import json
 
 import launching
 import pytest
+from scipy import stats
 
 
 @pytest.fixture(scope='module')
@@ -43,11 +44,23 @@ def test_a_table_of_attacks_and_networks(trained):
     '--batch_size=40',
   )
   assert code == 0, output
-  assert 'accuracy (fooled) [%]' in output
+  assert 'accuracy [its 95 % interval over 60 rows] (fooled), in %' in output
   table = json.loads((mlp / 'attack_test.json').read_text())
   assert table['num_rows'] == 60 and table['epsilon'] == 0.3
   assert set(table['networks']) == {'itself', str(vit)}
   itself = table['networks']['itself']
+  for network in table['networks'].values():
+    for cell in network.values():
+      hits = round(60 * cell['accuracy'])
+      assert hits == pytest.approx(60 * cell['accuracy'])
+      peer = stats.binomtest(hits, 60).proportion_ci(0.95, 'wilson')
+      assert cell['interval'] == pytest.approx(list(peer), abs=2e-4)
+  said = itself['pgd']
+  printed = (
+    f'{100 * said["accuracy"]:.1f} [{100 * said["interval"][0]:.1f}, '
+    f'{100 * said["interval"][1]:.1f}] ({100 * said["fooled"]:.1f})'
+  )
+  assert printed in output
   for name in ('fgsm', 'pgd', 'mi_fgsm'):
     assert itself[name]['accuracy'] < itself['none']['accuracy'] - 0.2
     assert itself[name]['fooled'] > 0.3

@@ -15,6 +15,7 @@ import numpy as np
 from repjax import types
 from repjax.benchmarks.wilds import grouper as groupers
 from repjax.benchmarks.wilds import metrics
+from repjax.metrics import averages
 
 
 class Evaluation(NamedTuple):
@@ -224,4 +225,4 @@ def check(predicted: np.ndarray, true: np.ndarray, *, what: str) -> np.ndarray:
 def _interval(metric, key, number, count):
   if metric is not metrics.ACCURACY or not count:
     return {}
-  return {key: metrics.wilson(number, count)}
+  return {key: averages.wilson(number, count)}

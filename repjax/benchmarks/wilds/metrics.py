@@ -110,19 +110,3 @@ SQUARED_ERROR = Metric('mse', 'mse_avg', values=_squared, lower_is_better=True)
 PEARSON = Metric('r', 'r_all', total=_pearson)
 RECALL = Metric('recall-macro', 'recall-macro_all', total=_recall)
 F1 = Metric('F1-macro', 'F1-macro_all', total=_f1)
-
-
-def wilson(rate: float, count: int, *, z: float = 1.96) -> tuple[float, float]:
-  """The 95 % interval of a share of `count` independent rows (Wilson, 1927).
-
-  https://doi.org/10.1080/01621459.1927.10502953
-
-  >>> tuple(round(x, 3) for x in wilson(0.9, 100))
-  (0.826, 0.945)
-  """
-  if not count:
-    return 0.0, 1.0
-  middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
-  half = np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
-  half *= z / (1 + z**2 / count)
-  return float(max(0.0, middle - half)), float(min(1.0, middle + half))

@@ -8,6 +8,7 @@ from sklearn import metrics as sk
 from repjax.benchmarks.wilds import evaluation
 from repjax.benchmarks.wilds import grouper as groupers
 from repjax.benchmarks.wilds import metrics
+from repjax.metrics import averages
 
 _RNG = np.random.default_rng(0)
 _TRUE = _RNG.integers(4, size=200)
@@ -65,10 +66,10 @@ def test_nothing_is_zero():
 
 def test_intervals_are_those_of_a_share():
   for count, hits in ((10, 9), (100, 50), (7, 7), (5, 0)):
-    low, high = metrics.wilson(hits / count, count)
+    low, high = averages.wilson(hits / count, count)
     peer = stats.binomtest(hits, count).proportion_ci(0.95, 'wilson')
     np.testing.assert_allclose((low, high), peer, atol=2e-4)
-  assert metrics.wilson(0.0, 0) == (0.0, 1.0)
+  assert averages.wilson(0.0, 0) == (0.0, 1.0)
   evaluate = evaluation.overall(metrics.ACCURACY)
   evaluated = evaluate(_GUESS, _TRUE, _METADATA.values)
   low, high = evaluated.intervals['acc_avg']
