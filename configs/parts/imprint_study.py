@@ -110,14 +110,33 @@ def one_shot(bench: Bench, num_rows: int) -> np.ndarray:
   return shares(found, 60.0).reshape((-1, count)).mean(-1)
 
 
-def exactly(bench: Bench) -> float:
+def beside_formulas(
+  scored: Sequence[trials.Scored], num_rows: int, num_bins: int
+) -> dict[str, np.ndarray]:
+  """What was recovered, the oracle, and what is expected: name -> share, [S]."""
+  found = {
+    'recovered': shares(scored, 60.0),
+    'alone in their bin': singles(scored),
+    'independent': imprint_bins.expected(num_rows, num_bins) / num_rows,
+    'published formula': imprint_bins.published(num_rows, num_bins) / num_rows,
+  }
+  return {k: np.broadcast_to(x, (len(scored),)) for k, x in found.items()}
+
+
+def exactly(bench: Bench, num_rows: int = 0) -> float:
   """Largest gap of a seed between recovery and the oracle, in float64.
 
   Beyond 150 decibels is no mean of several images, but for rounding.
+
+  Args:
+    bench: What it is about.
+    num_rows: Of a round; 0 takes the study's.
   """
   with float64.enabled():
     read = bench.read(
-      bench.config.imprint.num_bins, trials.Round(dtype=np.float64)
+      bench.config.imprint.num_bins,
+      trials.Round(dtype=np.float64),
+      num_rows=num_rows,
     )
   return float(np.abs(shares(read, 150.0) - singles(read)).max())
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from configs import imprint
 from configs import presets
+from configs.parts import imprint_batches
 from configs.parts import imprint_cost
 from configs.parts import imprint_defences
 from configs.parts import imprint_study
@@ -52,6 +53,13 @@ CLAIMS = dict(
     kind='theory',
     says='float64: largest gap between the share recovered above 150 dB and '
     'that of images alone in their bin',
+    paper='none (section 3)',
+    at_most=0.0,
+  ),
+  exact_batches=dict(
+    kind='theory',
+    says='float64, 8 to 256 images: largest gap between the share recovered '
+    'above 150 dB and that of images alone in one of 256 bins',
     paper='none (section 3)',
     at_most=0.0,
   ),
@@ -134,7 +142,7 @@ CLAIMS = dict(
 _STUDY = dict(
   paper=dict(
     study=dict(
-      parts=('bins', 'users', 'averaging', 'defences', 'cost'),
+      parts=('bins', 'batches', 'users', 'averaging', 'defences', 'cost'),
       # Rows of a user, at each number of bins.
       num_rows=64,
       bins=(64, 128, 256, 512),
@@ -185,6 +193,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   bench = imprint_study.Bench(config, data, rows, seeds)
   parts = dict(
     bins=_bins,
+    batches=imprint_batches.measure,
     users=_users,
     averaging=_averaging,
     defences=imprint_defences.measure,
@@ -211,20 +220,13 @@ def _bins(bench):
       bench.scored(seen, traps, columns['image'], top=top)
       for top in (True, False)
     )
-    share = imprint_study.shares(scored, 60.0)
-    alone = imprint_study.singles(scored)
-    gaps.append(abs(share - alone))
+    rows = imprint_study.beside_formulas(scored, num_rows, num_bins)
+    share = rows['recovered']
+    gaps.append(abs(share - rows['alone in their bin']))
     tops.append(share - imprint_study.shares(without, 60.0))
-    rows = {
-      'recovered': share,
-      'alone in their bin': alone,
-      'independent': imprint_bins.expected(num_rows, num_bins) / num_rows,
-      'published formula': imprint_bins.published(num_rows, num_bins)
-      / num_rows,
-    }
     for name, x in rows.items():
-      scalars[f'{num_bins} bins: {name}'] = np.broadcast_to(x, share.shape)
-      curves.setdefault(name, []).append(scalars[f'{num_bins} bins: {name}'])
+      scalars[f'{num_bins} bins: {name}'] = x
+      curves.setdefault(name, []).append(x)
     scalars[f'{num_bins} bins: ssim'] = [x.ssim for x in scored]
     scalars[f'{num_bins} bins: median decibels'] = [
       np.median(x.psnr[x.psnr > 60]) if x.above(60) else 0.0 for x in scored
