@@ -43,9 +43,7 @@ def test_recovery_falls_with_the_batch_as_the_oracle_does():
     name = f'batch of {size}: '
     np.testing.assert_allclose(scalars[name + 'alone in their bin'], expected)
     # In float32 a mean of two that are alike may pass for one of them.
-    np.testing.assert_allclose(
-      scalars[name + 'recovered'], expected, atol=0.07
-    )
+    np.testing.assert_allclose(scalars[name + 'recovered'], expected, atol=0.07)
     independent = (1 - 1 / 32) ** (size - 1)
     np.testing.assert_allclose(scalars[name + 'independent'], independent)
     found.append(expected)
