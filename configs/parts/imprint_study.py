@@ -113,7 +113,7 @@ def one_shot(bench: Bench, num_rows: int) -> np.ndarray:
 def beside_formulas(
   scored: Sequence[trials.Scored], num_rows: int, num_bins: int
 ) -> dict[str, np.ndarray]:
-  """What was recovered, the oracle, and what is expected: name -> share, [S]."""
+  """Recovered, alone by the oracle, and expected: name -> share, [S]."""
   found = {
     'recovered': shares(scored, 60.0),
     'alone in their bin': singles(scored),
