@@ -33,10 +33,12 @@ PRESETS = dict(
     eval_batch_size=256,
     epochs=0.0,
     min_steps=30_000,
-    # kind: 'jsonl', 'text' or 'digit_maps'. told: by 'instruction', 'name' or
-    # 'nothing'. held_out: the cluster, or tasks of a file. num_rows: of a task
-    # that is no file's; mixing_cap: rows by which its share counts. vocab_size:
-    # without weights. packed: several examples of a task in a row.
+    # kind: 'jsonl', 'text' or 'digit_maps'. told: by 'instruction' or 'name';
+    # digits by 'nothing', too; text by 'instruction_with_stray', the published
+    # slip (`templates.with_stray`). held_out: the cluster, or tasks of a file.
+    # num_rows: of a task that is no file's; mixing_cap: rows by which its share
+    # counts. vocab_size: without weights. packed: several examples of a task in
+    # a row.
     data=dict(
       **dict(kind='jsonl', file='', held_out='', told='instruction'),
       **dict(num_rows=15_000, num_eval_rows=200, cap=30_000, mixing_cap=3000),

@@ -240,6 +240,23 @@ def test_real_text_is_ranked_before_and_after(real_data):
   assert all(0 <= found[x][0] <= 1 for x in shares)
 
 
+def test_the_published_slip_is_reached_by_the_config(real_data):
+  made = recipe.get_config('gpu')
+  made.data.update(dir=real_data, num_rows=20, num_eval_rows=10)
+  read = {}
+  for told in ('instruction', 'instruction_with_stray'):
+    made.data.told = told
+    read[told] = instruction_tasks.read(made).train
+  right, wrong = read.values()
+  assert right.keys() == wrong.keys()
+  for name, examples in right.items():
+    differ = [
+      x.source != y.source for x, y in zip(examples, wrong[name], strict=True)
+    ]
+    # Two of ten templates, two rows each.
+    assert sum(differ) == (4 if name == 'statement' else 0)
+
+
 def test_the_paper_preset_has_its_shapes(tmp_path):
   made = recipe.get_config('paper')
   made.data.update(file=lines(tmp_path), held_out='two', vocab_size=300)

@@ -22,7 +22,7 @@ from repjax.data.reading import source as sources
 from repjax.data.sets import text_templates
 from repjax.data.text import instructions
 
-Told = Literal['instruction', 'name']
+Told = Literal['instruction', 'instruction_with_stray', 'name']
 Row = dict[str, Any]
 
 # What data call an attribute, and what people call it.
@@ -49,6 +49,8 @@ def suite(
   Args:
     split: 'train' or 'validation', which all three sets have.
     told: 'instruction' in ten ways each, or 'name' by a word alone.
+      'instruction_with_stray' has an 'n' in the place of a new line behind
+      statements, as the published templates of entailment have.
     num_rows: Rows of each task, drawn from the set's.
     seed: Of what is drawn.
     data_dir: Folder of prepared sets; see `source.load`.
@@ -56,11 +58,14 @@ def suite(
   Raises:
     InputError: A set has no prepared rows, or fewer than `num_rows`.
   """
-  types.check_choice('told', told, ('instruction', 'name'))
+  all_ways = dict(
+    instruction=text_templates.INSTRUCTIONS,
+    instruction_with_stray=text_templates.WITH_STRAY,
+    name=text_templates.NAMES,
+  )
+  types.check_choice('told', told, tuple(all_ways))
   types.check_range('[1, inf)', num_rows=num_rows)
-  ways = dict(
-    instruction=text_templates.INSTRUCTIONS, name=text_templates.NAMES
-  )[told]
+  ways = all_ways[told]
   read = {
     name: _drawn(name, split, num_rows, seed, data_dir)
     for name in ('glue/sst2', 'clinc_oos', 'e2e_nlg')

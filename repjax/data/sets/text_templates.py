@@ -128,6 +128,15 @@ INSTRUCTIONS: Mapping[str, tuple[templates.Template, ...]] = {
   ),
 }
 
+# Those of entailment as published ones were trained with, by a slip: see
+# `templates.with_stray`. The statement is what they call the hypothesis.
+WITH_STRAY: Mapping[str, tuple[templates.Template, ...]] = {
+  **INSTRUCTIONS,
+  'statement': tuple(
+    templates.with_stray(x, 'statement') for x in INSTRUCTIONS['statement']
+  ),
+}
+
 # The inputs without a word on what to do with them.
 _INPUTS = {
   'sentiment': '{text}',

@@ -64,6 +64,37 @@ def test_rows_are_those_of_the_seed_and_the_same_by_name(real_data):
     assert y.examples()[0].source.startswith(f'[{x.name}] ')
 
 
+def slips(right, wrong):
+  """Places where a letter stands for a new line; nothing else differs."""
+  assert len(right) == len(wrong)
+  found = [(x, y) for x, y in zip(right, wrong, strict=True) if x != y]
+  assert set(found) <= {('\n', 'n')}
+  return len(found)
+
+
+def test_the_published_slip_is_behind_statements_alone():
+  for name, ways in text_templates.INSTRUCTIONS.items():
+    other = text_templates.WITH_STRAY[name]
+    counts = [
+      slips(x.source, y.source) for x, y in zip(ways, other, strict=True)
+    ]
+    expected = ['{statement}\n' in x.source for x in ways]
+    assert counts == expected
+    assert sum(counts) == (2 if name == 'statement' else 0)
+    assert [(x.target, x.inverted) for x in ways] == [
+      (x.target, x.inverted) for x in other
+    ]
+
+
+def test_a_task_with_the_slip_has_the_same_rows(real_data):
+  right, wrong = made(real_data), made(real_data, told='instruction_with_stray')
+  for x, y in zip(right.tasks, wrong.tasks, strict=True):
+    for one, other in zip(x.examples(), y.examples(), strict=True):
+      spoilt = x.name == 'statement' and one.template in (1, 7)
+      assert slips(one.source, other.source) == spoilt
+      assert one._replace(source='') == other._replace(source='')
+
+
 def test_what_is_alike_is_not_trained_on(real_data):
   found = made(real_data)
   assert len(found.clusters) == 6
