@@ -18,6 +18,8 @@ text: the same for two cores: a T5 of two layers; reading is held out.
 small: 30 tasks on five digits by a T5 of two layers, from scratch.
 """
 
+import functools
+
 from ml_collections import config_dict
 import optax
 
@@ -38,7 +40,8 @@ PRESETS = dict(
     # slip (`templates.with_stray`). held_out: the cluster, or tasks of a file.
     # num_rows: of a task that is no file's; mixing_cap: rows by which its share
     # counts. vocab_size: without weights. packed: several examples of a task in
-    # a row.
+    # a row. eval_splits: 'held_out' and 'known' rows as they are written, token
+    # by token; 'held_out_ranked' and 'known_ranked', options by all templates.
     data=dict(
       **dict(kind='jsonl', file='', held_out='', told='instruction'),
       **dict(num_rows=15_000, num_eval_rows=200, cap=30_000, mixing_cap=3000),
@@ -122,13 +125,15 @@ def build(
   data = instruction_tasks.read(config)
   steps = wiring.steps_of(config, sum(map(len, data.train.values())))
   model = instruction_tasks.network(config, data)
-  return wiring.of_sources(
+  made = wiring.of_sources(
     config,
     instruction_tasks.method(config, model, steps, optimizer),
     batches=instruction_tasks.batches(config, data),
     sources=lambda split: instruction_tasks.split_of(config, data, split),
     steps=steps,
-    measure=instruction_tasks.measure,
+    measure=functools.partial(instruction_tasks.measure, names=data.names),
     figures=lambda rows, outputs, columns: {},
     warm_start=lambda state: instruction_tasks.begin(config, state),
   )
+  tables = functools.partial(instruction_tasks.tables, names=data.names)
+  return made._replace(tables=tables)

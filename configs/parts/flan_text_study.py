@@ -9,7 +9,7 @@ from configs.parts import instruction_tasks
 from repjax import types
 from repjax.data.batches import mixtures
 from repjax.data.text import instruction_rows
-from repjax.data.text import instructions
+from repjax.data.text import option_rows
 from repjax.protocols import rank_classification
 from repjax.protocols import side_by_side
 
@@ -70,7 +70,10 @@ def _arm(config, told, seeds):
     'held out': suite.held_out(config.data.held_out),
     'trained on': suite.training(config.data.held_out),
   }
-  asked = {x: _asked(y, config.study.num_ranked) for x, y in tasks.items()}
+  asked = {
+    x: option_rows.by_each_template(y, cap=config.study.num_ranked)
+    for x, y in tasks.items()
+  }
   options = {z for x in asked.values() for y in x for z in y.options}
   ranker = rank_classification.Ranker(
     model,
@@ -114,17 +117,6 @@ def _columns(source):
   packed = ('segments', 'source_segments')
   columns = source.columns()
   return {k: columns[k] for k in (*names, *packed) if k in columns}
-
-
-def _asked(tasks, num_ranked) -> list[instructions.Example]:
-  """Rows by all templates, of tasks that have options: equally many of each."""
-  written = [
-    x
-    for task in tasks
-    for number in range(len(task.templates))
-    for x in task.told_by(number, cap=num_ranked)
-  ]
-  return [x for x in written if x.options]
 
 
 def _share(ranker, states, place, examples) -> float:

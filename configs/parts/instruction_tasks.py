@@ -18,6 +18,7 @@ from repjax.data.sets import digit_maps
 from repjax.data.sets import text_tasks
 from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
+from repjax.data.text import option_rows
 from repjax.data.text import packing
 from repjax.data.text import published_tokens
 from repjax.data.text import tokens
@@ -157,9 +158,31 @@ def rows(
 
 
 def split_of(config, data: Data, split: str) -> sources.Source:
-  """Rows of 'held_out' or 'known' tasks."""
-  splits = dict(held_out=data.held_out, known=data.known)
-  return rows(config, data, presets.choose('data.eval_splits', split, splits))
+  """Rows of 'held_out' or 'known' tasks; of 'held_out_ranked', each option."""
+  splits = dict(
+    held_out=lambda: rows(config, data, data.held_out),
+    known=lambda: rows(config, data, data.known),
+    held_out_ranked=lambda: _ranked(config, data, held_out=True),
+    known_ranked=lambda: _ranked(config, data, held_out=False),
+  )
+  return presets.choose('data.eval_splits', split, splits)()
+
+
+def _ranked(config, data, *, held_out):
+  """Rows by all templates, each option a row; those of a file have no more."""
+  if config.data.kind == 'jsonl':
+    examples = data.held_out if held_out else data.known
+  else:
+    fresh = suite(config, fresh=True)
+    select = fresh.held_out if held_out else fresh.training
+    examples = option_rows.by_each_template(select(config.data.held_out))
+  return option_rows.encoded(
+    examples,
+    data.tokenizer,
+    source_length=config.data.source_length,
+    target_length=config.data.target_length,
+    tasks=data.names,
+  )
 
 
 def batches(config, data: Data) -> in_order.TrainBatches:
@@ -235,12 +258,27 @@ def begin(config, state: types.TrainState) -> types.TrainState:
   )
 
 
-def measure(outputs, columns) -> dict[str, float]:
-  """How often a whole target is the likeliest, token by token; loss in nats."""
-  del columns
+def measure(outputs, columns, *, names: Sequence[str] = ()) -> dict[str, float]:
+  """How often a whole target is the likeliest, token by token; loss in nats.
+
+  Of ranked options: how often the right one is the likeliest
+  (`option_rows.measure`), of tasks with these names.
+  """
+  if 'option' in columns:
+    return option_rows.measure(outputs['log_likelihood'], columns, names)
   return {
     'accuracy': float((outputs['hits'] == outputs['tokens']).mean()),
     'loss': float(
       -outputs['log_likelihood'].sum() / max(outputs['tokens'].sum(), 1)
     ),
   }
+
+
+def tables(split, outputs, columns, *, names: Sequence[str]):
+  """Of ranked options: each task by each template."""
+  del split  # It is told by the columns.
+  if 'option' not in columns:
+    return {}
+  found = option_rows.shares(outputs['log_likelihood'], columns, names)
+  lines = [[*key, *value] for key, value in found.items()]
+  return {'templates': (['task', 'template', 'rows', 'right'], lines)}

@@ -12,11 +12,13 @@ from configs import flan as recipe
 from configs.parts import flan_study
 from configs.parts import instruction_tasks
 from configs.studies import flan as study
+from repjax import loop
 from repjax import optim
 from repjax import run
 from repjax import types
 from repjax.data.text import tokens
 from repjax.models import t5
+from repjax.protocols import rank_classification
 from repjax.weights import t5_weights
 
 
@@ -67,6 +69,70 @@ def test_a_file_of_ones_own_trains_without_what_is_held_out(tmp_path):
   assert len(data.known) == 12
   assert {x.task for x in data.held_out} == {'two'}
   assert 'held_out/accuracy' in run.measures(recipe.build(made))
+
+
+def test_a_run_ranks_options_as_the_ranker_does():
+  made = config(eval_splits=('held_out_ranked',))
+  experiment = recipe.build(made)
+  assert {'held_out_ranked/accuracy', 'held_out_ranked/best_on_dev'} <= {
+    *run.measures(experiment)
+  }
+  state = jax.jit(experiment.method.init)(
+    jax.random.key(0), experiment.train.batch(0)
+  )
+  split = 'held_out_ranked'
+  seen = loop.Evaluator(experiment.method)(state, experiment.evals(split))
+  found = experiment.measure(*seen)
+  data = instruction_tasks.read(made)
+  ranker = rank_classification.Ranker(
+    instruction_tasks.network(made, data),
+    data.tokenizer,
+    source_length=made.data.source_length,
+    target_length=made.data.target_length,
+  )
+  tasks = instruction_tasks.suite(made, fresh=True).held_out('0')
+  asked = [y for x in tasks for i in range(10) for y in x.told_by(i)]
+  scores = ranker.scores(
+    {'params': state.params},
+    [x.source for x in asked],
+    [x.options for x in asked],
+  )
+  np.testing.assert_allclose(
+    seen[0]['log_likelihood'], np.concatenate(scores), atol=2e-5
+  )
+  chosen = np.array([x.argmax() for x in scores])
+  assert found['accuracy'] == pytest.approx(
+    rank_classification.accuracy(asked, chosen), abs=0.004
+  )
+  names = {x.name for x in tasks}
+  assert {x.partition('/')[0] for x in found if '/' in x} == names
+  ((header, lines),) = experiment.tables(split, *seen).values()
+  assert header == ['task', 'template', 'rows', 'right']
+  assert len(lines) == 60
+  assert {tuple(x[:2]) for x in lines} == {
+    (x, i) for x in names for i in range(10)
+  }
+  mean = np.mean([x[3] for x in lines])
+  assert found['accuracy'] == pytest.approx(mean)
+
+
+def test_options_of_a_file_are_ranked(tmp_path):
+  path = tmp_path / 'tasks.jsonl'
+  rows = [
+    dict(inputs=f'{x} {i}', targets='ab'[i % 2], task=x, options=['a', 'b'])
+    for x in ('one', 'two')
+    for i in range(20)
+  ]
+  rows += [dict(inputs='c', targets='d', task='two')]
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  made = config(kind='jsonl', file=str(path), held_out='two')
+  made.data.update(vocab_size=300, source_length=12)
+  data = instruction_tasks.read(made)
+  for split, names in (('held_out_ranked', {'two'}), ('known_ranked', {'one'})):
+    found = instruction_tasks.split_of(made, data, split).columns()
+    assert {data.names[x] for x in found['task']} == names
+    assert len(found['option']) == 2 * (20 if names == {'two'} else 4)
+    assert found['right'].mean() == 0.5
 
 
 def test_packed_tasks_keep_their_shares(tmp_path):
