@@ -16,7 +16,9 @@ from repjax import loop
 from repjax import optim
 from repjax import run
 from repjax import types
+from repjax.data.batches import mixtures
 from repjax.data.text import tokens
+from repjax.experiments import private
 from repjax.models import t5
 from repjax.protocols import rank_classification
 from repjax.weights import t5_weights
@@ -155,7 +157,7 @@ def test_packed_tasks_keep_their_shares(tmp_path):
   )
 
 
-def private(*args, **settings):
+def clipped(*args, **settings):
   del args, settings
   return optax.chain(
     optim.dp_sgd(0.1, 1.0, expected_batch_size=16, key=jax.random.key(0)),
@@ -172,7 +174,7 @@ def test_links_and_adapters_are_put_in_by_override(link):
   else:
     made.mean = 'rows'
     made.tx.clip = 0.0  # What is private clips rows by itself.
-  optimizer = private if link == 'private' else optax.adamw
+  optimizer = clipped if link == 'private' else optax.adamw
   experiment = recipe.build(made, optimizer)
   batch = experiment.train.batch(0)
   state = experiment.method.init(jax.random.key(0), batch)
@@ -190,6 +192,39 @@ def test_links_and_adapters_are_put_in_by_override(link):
   }
   assert names
   assert all('lora' in x for x in names)
+
+
+def test_a_private_run_is_planned_as_the_page_says():
+  made = config()
+  made.update(mean='rows')
+  made.tx.clip = 0.0
+  data = instruction_tasks.read(made)
+  parts = [instruction_tasks.rows(made, data, x) for x in data.train.values()]
+  rows = mixtures.union(parts)
+  plan = private.plan(
+    len(rows),
+    **dict(batch_size=16, epochs=2, epsilon=8.0, delta=0.0, clip_norm=1.0),
+    **dict(seed=0, nonce=b''),
+  )
+  made.min_steps = plan.steps
+
+  def optimizer(rate, **settings):
+    return optax.chain(plan.link(), optax.adamw(rate, **settings))
+
+  built = recipe.build(made, optimizer)
+  assert built.steps == plan.steps
+  begun, mixed = (
+    plan.guarded(x).guard.begin(plan.guarded(x), None, {})
+    for x in (built._replace(train=plan.batches(rows)), built)
+  )
+  state = jax.jit(begun.method.init)(jax.random.key(0), begun.train.batch(0))
+  state = begun.guard.keyed(state)
+  begun.guard.check(begun, state, '')
+  stated = begun.guard.statement(plan.steps)['privacy']
+  assert 7.9 < stated.epsilon <= 8.0
+  # Shares of a mixture are no Poisson samples.
+  with pytest.raises(types.InputError, match='Poisson'):
+    mixed.guard.check(mixed, state, '')
 
 
 def test_weights_with_learned_places_are_not_published(tmp_path):
