@@ -28,7 +28,14 @@ def alone(images, trap):
   return sum(b > 0 and bins.count(b) == 1 for b in bins) / len(images)
 
 
-def test_recovery_falls_with_the_batch_as_the_oracle_does():
+def test_recovery_falls_with_the_batch_as_the_oracle_does(monkeypatch):
+  asked, read = [], imprint_study.Bench.read
+
+  def noted(self, num_bins, protocol=imprint_study.FEDSGD, **how):
+    asked.append((np.dtype(protocol.dtype).name, num_bins, how['num_rows']))
+    return read(self, num_bins, protocol, **how)
+
+  monkeypatch.setattr(imprint_study.Bench, 'read', noted)
   made = bench()
   scalars, figures = imprint_batches.measure(made)
   sizes = [1, 2, 4, 8, 16, 32]
@@ -50,4 +57,5 @@ def test_recovery_falls_with_the_batch_as_the_oracle_does():
   assert found[0] == [1.0, 1.0]
   assert max(found[-1]) < 0.7
   assert scalars['exact_batches'] == [0.0]
+  assert asked == [(x, 32, y) for y in sizes for x in ('float32', 'float64')]
   assert set(figures) == {'batches'}
