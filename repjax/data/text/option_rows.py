@@ -96,8 +96,8 @@ def shares(
   """(task, template) -> (rows, share of them that is right).
 
   Args:
-    scores: As of `hits`.
-    columns: As of `hits`.
+    scores: Log-likelihood of each row's target, [N].
+    columns: Of `encoded`, [N] each.
     names: Of all tasks.
   """
   examples, right = hits(scores, columns)
@@ -115,8 +115,8 @@ def measure(
   """Shares of right choices: means over tasks, and of each task.
 
   Args:
-    scores: As of `hits`.
-    columns: As of `hits`.
+    scores: Log-likelihood of each row's target, [N].
+    columns: Of `encoded`, [N] each.
     names: Of all tasks.
 
   Returns:
