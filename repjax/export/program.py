@@ -59,7 +59,7 @@ class Signature(NamedTuple):
 def write(
   folder: str | os.PathLike,
   method: types.Method | types.Predictor,
-  state: types.TrainState,
+  state: types.TrainState | Mapping[str, Any],
   batch: types.Batch | types.HostBatch,
   *,
   rows: int = 0,

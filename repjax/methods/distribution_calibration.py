@@ -197,10 +197,10 @@ def drawn(
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
   # Fewer draws cost less than the decomposition (D = 640, on two cores).
-  decomposed = base.covariances is not None and 3 * num_drawn >= len(row)
-  if decomposed:
+  covariances = base.covariances if 3 * num_drawn >= len(row) else None
+  if covariances is not None:
     spread = _from_covariance(
-      of_factors, base.covariances[places].sum(0) / neighbours, num_drawn
+      of_factors, covariances[places].sum(0) / neighbours, num_drawn
     )
   else:
     factors = base.factors[places].reshape(-1, len(row)) / np.sqrt(neighbours)
@@ -210,7 +210,7 @@ def drawn(
   width = len(row) if on == 'diagonal' else 1
   offset = jax.random.normal(of_alpha, (num_drawn, width))
   draws = draws + np.sqrt(alpha) * offset
-  if decomposed or base.isotropic is None:
+  if covariances is not None or base.isotropic is None:
     return draws
   rest = jnp.sqrt(jnp.square(base.isotropic[places]).mean())
   return draws + rest * jax.random.normal(of_rest, draws.shape)
