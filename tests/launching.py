@@ -27,10 +27,7 @@ def start(module, *flags, devices=1, env=None, **kwargs):
   env = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': (
-      f'--xla_force_host_platform_device_count={devices}'
-      ' --xla_cpu_use_fusion_emitters=false'
-    ),
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     'JAX_CPU_ENABLE_ASYNC_DISPATCH': 'false',
     'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
     **(env or {}),
