@@ -85,6 +85,7 @@ def _download(name, *, data_dir, manual_dir):
   downloads = root / 'downloads' / name.replace('/', '_').replace(':', '_')
   # TFDS raises anything from AssertionError (manual download) to its own
   # errors for checksums, missing versions and lost connections.
+  builder = None
   try:
     # TFDS prints a banner whenever it misses TensorFlow.
     with contextlib.redirect_stdout(io.StringIO() if without else sys.stdout):
@@ -101,19 +102,22 @@ def _download(name, *, data_dir, manual_dir):
       )
   except types.InputError:
     raise
-  except tfds.core.DatasetNotFoundError as error:
-    if without:
+  except Exception as error:
+    absent = isinstance(error, tfds.core.DatasetNotFoundError)
+    lacking = without and any(map(_lacks_tensorflow, _causes(error)))
+    # Of a set whose module could not be imported a later look may find half.
+    if without and builder is None and (absent or not lacking):
       raise types.InputError(
         f'Without TensorFlow TFDS has no data set {name}: check the name at '
         'https://www.tensorflow.org/datasets/catalog/overview; if it is there, '
         f'{_REMEDY}'
       ) from error
-    raise types.InputError(
-      f'TFDS has no data set {name}: see '
-      'https://www.tensorflow.org/datasets/catalog/overview for names.'
-    ) from error
-  except Exception as error:
-    if without and any(map(_lacks_tensorflow, _causes(error))):
+    if absent:
+      raise types.InputError(
+        f'TFDS has no data set {name}: see '
+        'https://www.tensorflow.org/datasets/catalog/overview for names.'
+      ) from error
+    if lacking:
       kept = f'What was downloaded is kept in {downloads}; '
       raise types.InputError(
         f'TFDS cannot prepare {name} without TensorFlow, by which it unpacks '

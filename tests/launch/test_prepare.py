@@ -151,6 +151,16 @@ def test_a_set_that_needs_tensorflow_is_not_downloaded(tmp_path, name, says):
   assert not (tmp_path / 'downloads').exists()
 
 
+@no_tensorflow
+def test_half_a_set_is_none(tmp_path, monkeypatch):
+  def builder(*unused_args, **unused):
+    raise ValueError('BuilderConfig sst2 not found with version 2.0.0.')
+
+  monkeypatch.setattr(tfds, 'builder', builder)
+  with pytest.raises(types.InputError, match='Without TensorFlow TFDS has no'):
+    prepare.prepare('glue/sst2', data_dir=str(tmp_path))
+
+
 def test_a_set_is_downloaded_as_array_record(tmp_path, monkeypatch, tensorflow):
   asked = {}
 
