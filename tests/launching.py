@@ -13,6 +13,7 @@ import subprocess
 import sys
 from unittest import mock
 
+from absl import app
 from absl import flags
 from absl import logging
 import numpy as np
@@ -65,6 +66,9 @@ def call(module, *arguments):
     mock.patch.object(sys, 'unraisablehook', sys.unraisablehook),
     mock.patch.object(sys, 'argv', arguments),
     mock.patch.object(os, '_exit', sys.exit),  # This process goes on.
+    # absl heeds --only_check_args in the first launcher of a process alone.
+    mock.patch.object(app._run_init, 'done', False),
+    mock.patch.object(app._register_and_parse_flags_with_usage, 'done', False),
   ):
     handlers = {x: signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)}
     try:
