@@ -83,6 +83,12 @@ _SHRINKAGE = flags.DEFINE_float(
 _OUTPUTS = flags.DEFINE_string(
   'outputs', '', 'Folder in which predictions are written as CSV files.'
 )
+# What only episodes heed, and of it what only Distribution Calibration does.
+_OF_BASE = (_NEIGHBOURS, _ALPHA, _NUM_DRAWN, _SHRINKAGE)
+_OF_EPISODES = (
+  *(_QUERIES, _NUM_EPISODES, _EPISODE_SEED, _LAYER, _BASE_SPLIT, _POWER),
+  *_OF_BASE,
+)
 
 
 def main() -> None:
@@ -93,9 +99,14 @@ def main() -> None:
     place = files.path_of(_OUTPUTS.value)
     app.check_place(place / 'a.csv', f'--outputs={place}')
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
+  if asked is None and not _FEATURES.value:
+    _refuse(_OF_EPISODES, 'needs --episodes, such as 5x1')
+  if asked is not None:
+    _refuse((_OUTPUTS,), 'writes predictions, and --episodes makes none')
   if _FEATURES.value:
     _judge_file(asked)
     return
+  of_episodes = asked and _of_episodes(asked, base=bool(_BASE_SPLIT.value))
   workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:
     workdir, experiment, state, config = restored.restore(_FLAGS)
@@ -111,14 +122,14 @@ def main() -> None:
 
     split = f'{prepared.LABELLED}:{_INPUTS.value}'
     trained.rows(experiment, config, split)  # Refuses what does not fit.
-  if asked is not None:
+  if of_episodes is not None:
     judged = judged_features.measure(
       experiment,
       state,
       split,
       layer=_LAYER.value,
       base_split=_BASE_SPLIT.value,
-      **_of_episodes(asked),
+      **of_episodes,
     )
     judged = {'step': int(state.step), 'split': split, **judged}
     print(files.json_line(judged), end='', flush=True)
@@ -158,17 +169,31 @@ def _judge_file(asked):
       )
   path = files.path_of(_FEATURES.value)
   found = features_file.read(path)
+  of_episodes = _of_episodes(asked, base=found.base is not None)
   app.initialize()
   judged = judged_features.judge(
-    found.features, found.labels, base=found.base, **_of_episodes(asked)
+    found.features, found.labels, base=found.base, **of_episodes
   )
   line = files.json_line({'features': str(path), **judged})
   print(line, end='', flush=True)
 
 
-def _of_episodes(asked):
+def _refuse(given, why):
+  """Flags that would do nothing."""
+  for flag in given:
+    if flag.present:
+      raise types.InputError(f'--{flag.name} {why}: leave it out.')
+
+
+def _of_episodes(asked, *, base):
   from launch.lib import judged_features
 
+  if not base:
+    _refuse(
+      _OF_BASE,
+      'is of Distribution Calibration, which needs rows of base classes (by '
+      '--base_split, or base_features in the file of --features)',
+    )
   return dict(
     ways=asked[0],
     shots=asked[1],

@@ -51,6 +51,11 @@ def main() -> None:
       f'--rows={_ROWS.value} is of --format=jax alone: leave it out, or give '
       'that.'
     )
+  if _MERGE.value and _FORMAT.value == 'jax':
+    raise types.InputError(
+      '--merge makes LoRA a part of the weights, and --format=jax writes the '
+      'whole prediction in any case: leave it out.'
+    )
   folder = files.path_of(_TO.value)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise types.InputError(

@@ -149,8 +149,12 @@ def rows(
       "number of templates, or set config.data.eval_splits=('known',)"
     )
   return instruction_rows.encoded(
-    examples,
-    data.tokenizer,
+    examples, data.tokenizer, **_shape(config, data)
+  )
+
+
+def _shape(config, data):
+  return dict(
     source_length=config.data.source_length,
     target_length=config.data.target_length,
     tasks=data.names,
@@ -176,13 +180,7 @@ def _ranked(config, data, *, held_out):
     fresh = suite(config, fresh=True)
     select = fresh.held_out if held_out else fresh.training
     examples = option_rows.by_each_template(select(config.data.held_out))
-  return option_rows.encoded(
-    examples,
-    data.tokenizer,
-    source_length=config.data.source_length,
-    target_length=config.data.target_length,
-    tasks=data.names,
-  )
+  return option_rows.encoded(examples, data.tokenizer, **_shape(config, data))
 
 
 def batches(config, data: Data) -> in_order.TrainBatches:

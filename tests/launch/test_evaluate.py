@@ -69,6 +69,14 @@ def test_published_weights_are_judged_by_episodes(
     assert found['accuracy'][name] == pytest.approx([mean, half])
 
 
+@pytest.mark.parametrize('flag', ['--queries=3', '--layer=x', '--alpha=.3'])
+def test_what_only_episodes_heed_is_not_ignored(flag):
+  code, output = launching.call('evaluate', '--workdir=runs/none', flag)
+  assert code == 1
+  (line,) = output.strip().splitlines()
+  assert f'{flag.partition("=")[0]} needs --episodes' in line
+
+
 def test_neither_a_work_directory_nor_a_config():
   code, output = launching.call('evaluate', *EPISODES)
   assert code == 1

@@ -138,6 +138,8 @@ def test_what_cannot_be_written_leaves_nothing(workdir, tmp_path):
   assert 'ViT: name one of them by --network' in output.splitlines()[-1]
   code, output = export(workdir, tmp_path / 'new', '--rows=8')
   assert code == 1 and '--rows=8 is of --format=jax alone' in output
+  code, output = export(workdir, tmp_path / 'new', '--merge', '--format=jax')
+  assert code == 1 and '--merge makes LoRA a part of the weights' in output
   assert [x.name for x in tmp_path.iterdir()] == ['full']
 
 

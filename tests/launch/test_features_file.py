@@ -162,6 +162,12 @@ _OBJECTS = np.array([3, 'a', None] * 12, object)
     ({}, ('--workdir=runs/x',), 'leave --workdir out'),
     ({}, ('--base_split=train',), 'leave --base_split out'),
     ({}, ('--config=configs/sam.py:smoke',), 'leave --config out'),
+    (
+      dict(arrays=dict(features=FEATURES, labels=LABELS)),
+      ('--alpha=.3',),
+      '--alpha is of Distribution Calibration, which needs rows of base',
+    ),
+    ({}, ('--outputs=made',), '--outputs writes predictions'),
     ({}, ('--alpha=-1',), r'alpha must be in \[0, inf\)'),
   ],
 )
