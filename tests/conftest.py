@@ -6,6 +6,8 @@ import os
 import pathlib
 import platform
 
+import compiling
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` says gpu.
 # Compilation is most of the time of a small test, and optimization most of
 # that. The demo and the notebooks run optimized programs.
@@ -14,9 +16,7 @@ os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 _flags = os.environ.get('XLA_FLAGS', '')
 if 'xla_force_host_platform_device_count' not in _flags:
-  os.environ['XLA_FLAGS'] = (
-    f'{_flags} --xla_force_host_platform_device_count=4'
-  ).strip()
+  os.environ['XLA_FLAGS'] = f'{_flags} {compiling.flags(devices=4)}'.strip()
 
 import jax
 import jaxlib

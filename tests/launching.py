@@ -16,6 +16,7 @@ from unittest import mock
 from absl import app
 from absl import flags
 from absl import logging
+import compiling
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -28,7 +29,7 @@ def start(module, *flags, devices=1, env=None, **kwargs):
   env = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': compiling.flags(devices),
     'JAX_CPU_ENABLE_ASYNC_DISPATCH': 'false',
     'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
     **(env or {}),
