@@ -117,7 +117,7 @@ class Checkpoints:
     """Starts to save; returns as soon as the state is on the host.
 
     Args:
-      state: A replicated state; its `step` names the checkpoint.
+      state: A state of the loop; its `step` names the checkpoint.
       config: What the run is, as plain numbers, strings, lists and mappings.
       metrics: Of this state, for the best checkpoint.
       sums: Of the interval that is being averaged.
@@ -131,7 +131,7 @@ class Checkpoints:
       raise types.NonFiniteError(
         f'parameter {name} is not finite at step {int(state.step)}'
       )
-    arrays = trees.to_arrays(state)
+    arrays = trees.to_arrays(parallel.whole(state))
     step = int(state.step)
     if step in self._manager.all_steps():
       return
@@ -294,6 +294,7 @@ def as_state(stored: Stored, like: types.TrainState) -> types.TrainState:
   Raises:
     InputError: As `Checkpoints.restore` does.
   """
+  like = parallel.whole(like)
   return trees.from_arrays(stored.arrays, like, where=stored.path)
 
 

@@ -85,7 +85,7 @@ def fit(
     compiled: Called with the compiled step before the first one is made.
 
   Returns:
-    The last state, replicated.
+    The last state, replicated; see `parallel.whole` for tables of all rows.
   """
   rng = jax.random.fold_in(jax.random.key(seed), TRAIN)
   if state is None:

@@ -1,8 +1,9 @@
 """The only file that spreads work over devices (pmap) and processes.
 
-The state is replicated and carries no device axis; of several devices, batches
-carry one in front. The same functions serve one device, n devices of one
-process and n processes, so checkpoints do not know the number of devices.
+The state is replicated and carries no device axis, but for tables of all rows
+(`trees.PerRow`); of several devices, batches carry one in front. The same
+functions serve one device, n devices of one process and n processes, so
+checkpoints do not know the number of devices.
 
 One device has nobody to exchange with: its step is plain jit, whose dispatch
 costs a fraction of pmap's, and makes the same numbers.
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import trees
 from repjax import types
 
 AXIS = 'devices'
@@ -60,6 +62,11 @@ def all_gather(tree: types.PyTree) -> types.PyTree:
   if not _several():
     return tree
   return jax.lax.all_gather(tree, AXIS, tiled=True)
+
+
+def sum_of_own(rows: jax.Array) -> jax.Array:
+  """Sums rows of the global batch over devices; of them this device's own."""
+  return jax.lax.psum_scatter(rows, AXIS, tiled=True) if _several() else rows
 
 
 def device_rng(rng: jax.Array) -> jax.Array:
@@ -119,13 +126,15 @@ def train_step(
     return jax.jit(
       step, in_shardings=place, out_shardings=place, donate_argnums=0
     )
-  return jax.pmap(
-    step,
-    axis_name=AXIS,
-    in_axes=(None, 0, None),
-    out_axes=None,
-    donate_argnums=(0,) if jax.process_count() == 1 else (),
-    devices=devices,
+  return _ByState(
+    lambda axes: jax.pmap(
+      step,
+      axis_name=AXIS,
+      in_axes=(axes, 0, None),
+      out_axes=(axes, None),
+      donate_argnums=(0,) if jax.process_count() == 1 else (),
+      devices=devices,
+    )
   )
 
 
@@ -150,9 +159,32 @@ def predict_step(
   if (only := _only(devices)) is not None:
     place = _replicated(only)
     return jax.jit(step, in_shardings=place, out_shardings=place)
-  return jax.pmap(
-    step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices
+  return _ByState(
+    lambda axes: jax.pmap(
+      step, axis_name=AXIS, in_axes=(axes, 0), out_axes=None, devices=devices
+    )
   )
+
+
+class _ByState:
+  """A step that is mapped as soon as it is known what of a state is spread."""
+
+  def __init__(self, mapped):
+    self._mapped, self._made = mapped, None
+
+  def _of(self, state):
+    if self._made is None:
+      # None copies a leaf; of tables that are spread, each device has its part.
+      axis = lambda x: 0 if x.spread else None  # noqa: E731
+      axes = trees.map_tables(axis, state, lambda x: None)
+      self._made = self._mapped(axes)
+    return self._made
+
+  def __call__(self, state, *rest):
+    return self._of(state)(state, *rest)
+
+  def lower(self, state, *rest):
+    return self._of(state).lower(state, *rest)
 
 
 def shard(
@@ -178,18 +210,47 @@ def shard(
 def replicate(
   tree: types.PyTree, devices: Sequence[jax.Device] | None = None
 ) -> types.PyTree:
-  """Copies every leaf once to all devices of this process.
+  """Copies every leaf once to all devices of this process; spreads tables.
 
   Always a copy: a state that holds one buffer twice (a teacher that starts as
   the student) must not be donated as it is.
   """
-  devices = jax.local_devices() if devices is None else devices
+  local = jax.local_devices() if devices is None else devices
   # One of several devices would share what it has, whatever `may_alias` says.
   own = lambda x: jnp.array(x) if isinstance(x, jax.Array) else x  # noqa: E731
   put = functools.partial(
-    jax.device_put, device=_replicated(devices), may_alias=False
+    jax.device_put, device=_replicated(local), may_alias=False
   )
-  return jax.tree.map(lambda x: put(own(x)), tree)
+  tree = jax.tree.map(lambda x: put(own(x)), whole(tree))
+  if _only(devices) is not None:
+    return tree
+  return trees.map_tables(lambda x: _spread(x, devices, len(local)), tree)
+
+
+def whole(tree: types.PyTree) -> types.PyTree:
+  """Brings tables together that are spread by row; leaves all others."""
+
+  def together(table):
+    if not table.spread:
+      return table
+    if jax.process_count() == 1:
+      values = np.asarray(table.values).reshape(-1, *table.values.shape[2:])
+    else:
+      gather = jax.pmap(all_gather, axis_name=AXIS, out_axes=None)
+      values = gather(table.values)
+    return trees.PerRow(values[: table.num_rows], table.num_rows)
+
+  return trees.map_tables(together, tree)
+
+
+def _spread(table, devices, num_local):
+  def own(values, _):
+    part = -(-table.num_rows // jax.lax.psum(1, AXIS))
+    return jnp.take(values, places(part), axis=0, mode='fill', fill_value=0)
+
+  split = jax.pmap(own, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+  values = split(table.values, np.zeros(num_local))
+  return trees.PerRow(values, table.num_rows, spread=True)
 
 
 def _replicated(devices):

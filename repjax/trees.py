@@ -1,4 +1,4 @@
-"""Named paths in parameter trees, and masks that fail when they match nothing.
+"""Named paths in trees, masks that fail at no match, and tables of all rows.
 
 A predicate takes the path of a leaf as a tuple of names, for example
 `('encoder', 'block_0', 'mlp', 'kernel')`.
@@ -7,6 +7,7 @@ A predicate takes the path of a leaf as a tuple of names, for example
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import difflib
 from typing import Any
 import zlib
@@ -27,6 +28,11 @@ def _name(entry) -> str:
   return str(entry)
 
 
+def _names(path) -> Path:
+  """Without the name of what `PerRow` wraps, which has none."""
+  return tuple(name for name in map(_name, path) if name)
+
+
 def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
   """Leaves by path, in tree order.
 
@@ -34,7 +40,7 @@ def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
   [('head', 'bias'), ('head', 'kernel')]
   """
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {tuple(map(_name, path)): leaf for path, leaf in leaves}
+  return {_names(path): leaf for path, leaf in leaves}
 
 
 def cast(tree: types.PyTree, dtype: jax.typing.DTypeLike) -> types.PyTree:
@@ -66,7 +72,7 @@ def map_with_path(
   {'head': {'bias': ('head', 'bias', 2)}}
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, *leaves: fn(tuple(map(_name, path)), *leaves), tree, *others
+    lambda path, *leaves: fn(_names(path), *leaves), tree, *others
   )
 
 
@@ -248,3 +254,49 @@ def from_arrays(
 
 def _shapes(state):
   return {name: (x.shape, x.dtype) for name, x in to_arrays(state).items()}
+
+
+# A part of a state that has something of every row of training.
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class PerRow:
+  """A table of all rows of training, which several devices keep in parts.
+
+  `parallel.replicate` spreads it, the first rows to the first device, and
+  `parallel.whole` brings it together; checkpoints have it whole. In a path of
+  leaves it has no name of its own.
+
+  Attributes:
+    values: [N, ...]; where it is spread, this device's [ceil(N / n), ...] in a
+      step of n devices, and [devices, ceil(N / n), ...] between two steps.
+    num_rows: N.
+    spread: Whether each device has its part alone.
+  """
+
+  values: Any
+  num_rows: int
+  spread: bool = False
+
+  def tree_flatten_with_keys(self):
+    """Its one leaf, whose path is that of the table."""
+    key = jax.tree_util.GetAttrKey('')
+    return ((key, self.values),), (self.num_rows, self.spread)
+
+  @classmethod
+  def tree_unflatten(cls, fixed, leaves):
+    """What `tree_flatten_with_keys` took apart."""
+    return cls(*leaves, *fixed)
+
+
+def map_tables(
+  fn: Callable[[PerRow], Any],
+  tree: types.PyTree,
+  other: Callable[[Any], Any] = lambda x: x,
+) -> types.PyTree:
+  """`jax.tree.map` of the tables of a tree, and of its other leaves."""
+  is_table = lambda x: isinstance(x, PerRow)  # noqa: E731
+  return jax.tree.map(
+    lambda x: fn(x) if is_table(x) else other(x), tree, is_leaf=is_table
+  )

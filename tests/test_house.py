@@ -207,15 +207,8 @@ def test_recipes_are_cards(record_property):
 
 _RANKS = (
   ('types',),
-  (
-    'files',
-    'trees',
-    'clusters',
-    'parallel',
-    'metrics',
-    'float64',
-    'interceptors',
-  ),
+  ('trees',),
+  ('files', 'clusters', 'parallel', 'metrics', 'float64', 'interceptors'),
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
   ('weights', 'methods', 'adapt'),

@@ -231,7 +231,7 @@ def _train(config, method, data, rows, test, seeds, arm):
   )
   told = None
   if config.algorithm == 'pico':
-    guess = np.asarray(trained.states.extra.targets).argmax(-1)
+    guess = np.asarray(trained.states.extra.targets.values).argmax(-1)
     told = (guess == columns['label']).mean(1)
   return _Arm(trained.score, trained.curve, told)
 

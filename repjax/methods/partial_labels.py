@@ -6,10 +6,11 @@ learned from it.
 
 The methods here are what PiCO is compared with: losses of a row, and two that
 keep weights of the classes for every training row, in the state and by the
-column 'index' [B] of the batch, so that they are saved with it. The table is
-replicated: for 50,000 rows and 10 classes it takes 2 MB.
+column 'index' [B] of the batch, so that they are saved with it. Of several
+devices each keeps a part of the table (`trees.PerRow`).
 """
 
+import dataclasses
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from repjax import parallel
+from repjax import trees
 from repjax import types
 from repjax.methods import grouped
 from repjax.methods import model_inputs
@@ -41,7 +43,7 @@ class WeightState(NamedTuple):
     weights: Of the classes, [N, C], at first 1 / C.
   """
 
-  weights: jax.Array
+  weights: trees.PerRow
 
 
 def make(
@@ -138,7 +140,7 @@ def make(
     logits, _ = forward(seen.params, state.model_state, seen.batch, seen.rng)
     inside = seen.batch['candidates'] > 0
     table = state.extra.weights
-    weights = table[seen.batch['index']]
+    weights = looked_up(table, seen.batch['index'])
     new = probabilities(logits, inside)
     if kind == 'lws':
       new = jnp.where(inside, new, probabilities(logits, ~inside))
@@ -238,9 +240,31 @@ def leveraged(
 # A table of all rows, and what methods of candidate sets share.
 
 
-def fresh_table(num_rows: int, num_classes: int) -> jax.Array:
+def fresh_table(num_rows: int, num_classes: int) -> trees.PerRow:
   """The table before any row was seen: all classes alike, [N, C]."""
-  return jnp.full((num_rows, num_classes), 1 / num_classes, jnp.float32)
+  values = jnp.full((num_rows, num_classes), 1 / num_classes, jnp.float32)
+  return trees.PerRow(values, num_rows)
+
+
+def looked_up(table: trees.PerRow, index: jax.Array) -> jax.Array:
+  """Rows of the table, [B, C], whichever devices have them.
+
+  Args:
+    table: [N, C].
+    index: Rows that this device wants, [B], as many as all others.
+  """
+  if not table.spread:
+    return table.values[index]
+  place, mine = _own(table, parallel.all_gather(index))
+  found = jnp.where(mine[:, None], table.values[place], 0)
+  return parallel.sum_of_own(found)  # Of one row, and of zeros.
+
+
+def _own(table, index):
+  """(where this device has rows of the whole table, whether it has)."""
+  part = len(table.values)
+  place = index - parallel.places(part)[0]
+  return place, (place >= 0) & (place < part)
 
 
 def within(weights: jax.Array, inside: jax.Array) -> jax.Array:
@@ -258,8 +282,10 @@ def probabilities(logits: jax.Array, inside: jax.Array) -> jax.Array:
   return jax.nn.softmax(jnp.where(inside, logits, _LOW))
 
 
-def stored(table: jax.Array, batch: types.Batch, rows: jax.Array) -> jax.Array:
-  """The table with new rows of all devices, equal on all of them.
+def stored(
+  table: trees.PerRow, batch: types.Batch, rows: jax.Array
+) -> trees.PerRow:
+  """The table with new rows of all devices.
 
   Args:
     table: [N, C].
@@ -268,10 +294,16 @@ def stored(table: jax.Array, batch: types.Batch, rows: jax.Array) -> jax.Array:
       comes twice in a batch, where an epoch ends, the later one stays.
   """
   index, rows, mask = parallel.all_gather((batch['index'], rows, batch['mask']))
-  place = jnp.where(mask > 0, index, len(table))
+  values, real = table.values, mask > 0
+  if table.spread:
+    index, mine = _own(table, index)
+    real &= mine
+  place = jnp.where(real, index, len(values))
   later = jnp.triu(place[:, None] == place[None], k=1).any(-1)
-  place = jnp.where(later, len(table), place)
-  return table.at[place].set(rows.astype(table.dtype), mode='drop')
+  place = jnp.where(later, len(values), place)
+  return dataclasses.replace(
+    table, values=values.at[place].set(rows.astype(values.dtype), mode='drop')
+  )
 
 
 def hits(logits: jax.Array, batch: types.Batch) -> dict[str, jax.Array]:

@@ -11,6 +11,8 @@ import optax
 import pytest
 
 from repjax import loop
+from repjax import parallel
+from repjax import trees
 from repjax import types
 from repjax.methods import model_inputs
 from repjax.methods import partial_labels
@@ -59,7 +61,8 @@ def _fit(method, columns=None, **settings):
   def batches(start):
     return (_batch(step, columns) for step in range(start, STEPS))
 
-  return loop.fit(method, batches, steps=STEPS, seed=0, **settings)
+  last = loop.fit(method, batches, steps=STEPS, seed=0, **settings)
+  return parallel.whole(last)
 
 
 def _softmax(x):
@@ -124,7 +127,10 @@ def test_the_loss_of_every_step_is_a_loop_over_rows_and_classes(kind):
     assert count == batch['mask'].sum()
     if kind in ('proden', 'lws'):
       np.testing.assert_allclose(
-        states[step + 1].extra.weights, weights, rtol=1e-4, atol=1e-6
+        parallel.whole(states[step + 1]).extra.weights.values,
+        weights,
+        rtol=1e-4,
+        atol=1e-6,
       )
   before, after = states[0].params['head'], states[-1].params['head']
   assert np.abs(after['kernel'] - before['kernel']).max() > 1e-2
@@ -195,14 +201,59 @@ def test_a_set_that_the_model_finds_impossible_has_a_gradient():
 
 
 def test_of_a_row_that_comes_twice_the_later_one_is_kept():
-  table = jnp.zeros((5, 2))
+  table = trees.PerRow(jnp.zeros((5, 2)), 5)
   batch = {
     'index': jnp.asarray([3, 1, 3, 0]),
     'mask': jnp.asarray([1.0, 1.0, 1.0, 0.0]),
   }
   rows = jnp.arange(8.0).reshape(4, 2)
   found = partial_labels.stored(table, batch, rows)
-  np.testing.assert_array_equal(found, [[0, 0], [2, 3], [0, 0], [4, 5], [0, 0]])
+  np.testing.assert_array_equal(
+    found.values, [[0, 0], [2, 3], [0, 0], [4, 5], [0, 0]]
+  )
+
+
+@pytest.mark.devices(4)
+@pytest.mark.parametrize('num_rows', [8, 10])
+def test_a_table_in_parts_is_read_and_written_as_the_whole_one(num_rows):
+  draws = np.random.default_rng(0)
+  start = draws.normal(size=(num_rows, 3)).astype(np.float32)
+  batch = {
+    # On other devices than their rows; one comes twice, one is padding.
+    'index': np.asarray([7, 0, 5, 1, 7, 6, 2, 3], np.int32),
+    'mask': np.asarray([1, 1, 1, 1, 1, 1, 0, 1], np.float32),
+  }
+  rows = draws.normal(size=(8, 3)).astype(np.float32)
+
+  def update(state, batch, rng):
+    del rng
+    found = partial_labels.looked_up(state.extra, batch['index'])
+    extra = partial_labels.stored(state.extra, batch, batch['rows'])
+    return state.replace(extra=extra), {'found': parallel.all_gather(found)}
+
+  table = trees.PerRow(jnp.asarray(start), num_rows)
+  state = types.TrainState(jnp.zeros((), jnp.int32), {}, (), {}, table)
+  placed = parallel.replicate(state)
+  part = -(-num_rows // 4)
+  assert placed.extra.spread
+  assert placed.extra.values.shape == (4, part, 3)
+  for shard in placed.extra.values.addressable_shards:
+    assert shard.data.size == part * 3  # No device has all of it.
+  step = parallel.train_step(update)
+  after, sums = step(
+    placed, parallel.shard({**batch, 'rows': rows}), jax.random.key(0)
+  )
+  np.testing.assert_array_equal(sums['found'], start[batch['index']])
+  expected = start.copy()
+  for place in (1, 2, 3, 4, 5, 7):  # The later one stays.
+    expected[batch['index'][place]] = rows[place]
+  np.testing.assert_array_equal(parallel.whole(after).extra.values, expected)
+  # To other devices, and back.
+  fewer = parallel.replicate(after, jax.local_devices()[:2])
+  assert fewer.extra.values.shape == (2, num_rows // 2, 3)
+  one = parallel.replicate(fewer, jax.local_devices()[:1])
+  assert not one.extra.spread
+  np.testing.assert_array_equal(one.extra.values, expected)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from repjax import checkpoint
 from repjax import loop
 from repjax import optim
+from repjax import parallel
 from repjax import types
 from repjax.methods import contrastive
 from repjax.methods import disambiguation
@@ -85,18 +86,23 @@ def _fit(method, until=STEPS, **settings):
   def batches(start):
     return map(_batch, range(start, STEPS))
 
-  return loop.fit(method, batches, steps=until, seed=0, **settings)
+  last = loop.fit(method, batches, steps=until, seed=0, **settings)
+  return parallel.whole(last)
+
+
+def _on_host(state):
+  return jax.device_get(parallel.whole(state))
 
 
 @functools.cache
 def _trajectory():
   """States before the first and after every step, and what they report."""
   method = _method()
-  states = [jax.device_get(loop.init(method, _batch(0), seed=0))]
+  states = [_on_host(loop.init(method, _batch(0), seed=0))]
   sums = []
 
   def keep(step, state, now):
-    states.append(jax.device_get(state))
+    states.append(_on_host(state))
     sums.append(jax.device_get(now))
 
   last = _fit(method, hooks=(keep,))
@@ -199,7 +205,7 @@ def test_five_steps_are_those_of_the_oracle():
   close(last.params, params)
   close(last.extra.key_params, key_params)
   close(last.extra.prototypes, prototypes)
-  close(last.extra.targets, targets)
+  close(last.extra.targets.values, targets)
   for place, entry in enumerate(places):
     label = last.extra.queue.labels[place]
     if entry is None:
@@ -236,16 +242,18 @@ def test_targets_sum_to_one_and_never_leave_their_candidates():
   for step, state in enumerate(states[1:]):
     batch = _batch(step)
     seen |= set(batch['index'][batch['mask'] > 0])
-    np.testing.assert_allclose(state.extra.targets.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(state.extra.targets.values.sum(1), 1, rtol=1e-6)
     for row in seen:
-      assert not state.extra.targets[row][~_set()['candidates'][row]].any()
+      assert not state.extra.targets.values[row][
+        ~_set()['candidates'][row]
+      ].any()
   unseen = sorted(set(range(TOTAL)) - seen)
-  assert (states[-1].extra.targets[unseen] == 1 / CLASSES).all()
+  assert (states[-1].extra.targets.values[unseen] == 1 / CLASSES).all()
   # During the warm-up they stay uniform.
   row = _batch(0)['index'][0]
   inside = _set()['candidates'][row]
   np.testing.assert_allclose(
-    states[1].extra.targets[row], inside / inside.sum(), rtol=1e-6
+    states[1].extra.targets.values[row], inside / inside.sum(), rtol=1e-6
   )
 
 
@@ -255,16 +263,14 @@ def test_right_labels_change_nothing_that_is_learned():
       yield {**_batch(step), 'label': 0 * _batch(step)['label']}
 
   found = loop.fit(_method(), lying, steps=STEPS, seed=0)
-  chex.assert_trees_all_equal(
-    jax.device_get(found), jax.device_get(_trajectory()[2])
-  )
+  chex.assert_trees_all_equal(_on_host(found), jax.device_get(_trajectory()[2]))
 
 
 def test_predictions_of_training_rows_have_their_targets():
   method, state = _method(), _trajectory()[0][-1]
   batch = _batch(0)
   found = method.predict(state, batch)
-  targets = state.extra.targets[batch['index']]
+  targets = state.extra.targets.values[batch['index']]
   np.testing.assert_allclose(found['pseudo_target'], targets, rtol=1e-5)
   alone = {k: x for k, x in batch.items() if k != 'features'}
   assert set(method.predict(state, alone)) == {'pseudo_target'}
@@ -332,7 +338,7 @@ def test_the_authors_code_takes_the_same_steps():
   close(memory.key_params, layers('key'))
   close(memory.prototypes, theirs['prototypes'])
   seen = np.unique(theirs['order'])  # Of the others ours do not know the sets.
-  close(memory.targets[seen], theirs['targets'][seen])
+  close(memory.targets.values[seen], theirs['targets'][seen])
   close(memory.queue.keys, theirs['end_queue'])
   np.testing.assert_array_equal(memory.queue.labels, theirs['end_labels'])
   assert memory.queue.place == theirs['place']

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from repjax import loop
+from repjax import parallel
 from repjax.data import candidates
 from repjax.data.batches import in_order
 from repjax.data.reading import source
@@ -90,7 +91,7 @@ def test_right_candidates_are_found(kind):
     candidates.attached(rows, drawn), batch_size=BATCH, seed=0
   )
   state = loop.fit(method, batches.iterate, steps=STEPS, seed=0)
-  targets = np.asarray(state.extra.targets)
+  targets = np.asarray(parallel.whole(state).extra.targets.values)
   assert not targets[~drawn].any()
   np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-5)
   # Targets that stay uniform have their largest at the first candidate.
