@@ -126,16 +126,7 @@ def train_step(
     return jax.jit(
       step, in_shardings=place, out_shardings=place, donate_argnums=0
     )
-  return _ByState(
-    lambda axes: jax.pmap(
-      step,
-      axis_name=AXIS,
-      in_axes=(axes, 0, None),
-      out_axes=(axes, None),
-      donate_argnums=(0,) if jax.process_count() == 1 else (),
-      devices=devices,
-    )
-  )
+  return _Mapped(step, (0, None), devices, gives_state=True)
 
 
 def predict_step(
@@ -159,32 +150,42 @@ def predict_step(
   if (only := _only(devices)) is not None:
     place = _replicated(only)
     return jax.jit(step, in_shardings=place, out_shardings=place)
-  return _ByState(
-    lambda axes: jax.pmap(
-      step, axis_name=AXIS, in_axes=(axes, 0), out_axes=None, devices=devices
+  return _Mapped(step, (0,), devices)
+
+
+class _Mapped:
+  """`jax.pmap` of (state, ...); each device brings its parts of tables."""
+
+  def __init__(self, step, axes, devices, *, gives_state=False):
+    def with_parts(state, parts, *rest):
+      made = step(trees.joined(state, parts), *rest)
+      if not gives_state:
+        return made, None
+      state, parts = trees.apart(made[0])
+      return (state, made[1]), parts
+
+    self._step = jax.pmap(
+      with_parts,
+      axis_name=AXIS,
+      # By leaf they could not be hashed, as several processes need it.
+      in_axes=(None, 0, *axes),
+      out_axes=(None, 0),
+      donate_argnums=(0, 1) if gives_state and jax.process_count() == 1 else (),
+      devices=devices,
     )
-  )
+    self._any = None  # Whether something is spread.
 
-
-class _ByState:
-  """A step that is mapped as soon as it is known what of a state is spread."""
-
-  def __init__(self, mapped):
-    self._mapped, self._made = mapped, None
-
-  def _of(self, state):
-    if self._made is None:
-      # None copies a leaf; of tables that are spread, each device has its part.
-      axis = lambda x: 0 if x.spread else None  # noqa: E731
-      axes = trees.map_tables(axis, state, lambda x: None)
-      self._made = self._mapped(axes)
-    return self._made
+  def _arguments(self, state, rest):
+    if self._any is None:
+      self._any = bool(trees.apart(state)[1])
+    return (*(trees.apart(state) if self._any else (state, ())), *rest)
 
   def __call__(self, state, *rest):
-    return self._of(state)(state, *rest)
+    made, parts = self._step(*self._arguments(state, rest))
+    return (trees.joined(made[0], parts), *made[1:]) if parts else made
 
   def lower(self, state, *rest):
-    return self._of(state).lower(state, *rest)
+    return self._step.lower(*self._arguments(state, rest))
 
 
 def shard(
@@ -236,8 +237,7 @@ def whole(tree: types.PyTree) -> types.PyTree:
     if jax.process_count() == 1:
       values = np.asarray(table.values).reshape(-1, *table.values.shape[2:])
     else:
-      gather = jax.pmap(all_gather, axis_name=AXIS, out_axes=None)
-      values = gather(table.values)
+      values = jax.pmap(all_gather, AXIS, out_axes=None)(table.values)
     return trees.PerRow(values[: table.num_rows], table.num_rows)
 
   return trees.map_tables(together, tree)

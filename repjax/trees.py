@@ -300,3 +300,24 @@ def map_tables(
   return jax.tree.map(
     lambda x: fn(x) if is_table(x) else other(x), tree, is_leaf=is_table
   )
+
+
+def apart(tree: types.PyTree) -> tuple[types.PyTree, list[jax.Array]]:
+  """A tree without what is spread by row, and that."""
+  parts = []
+
+  def without(table):
+    if not table.spread:
+      return table
+    parts.append(table.values)
+    return dataclasses.replace(table, values=None)
+
+  return map_tables(without, tree), parts
+
+
+def joined(tree: types.PyTree, parts: Sequence[jax.Array]) -> types.PyTree:
+  """What was taken `apart`."""
+  left = iter(parts)
+  return map_tables(
+    lambda x: dataclasses.replace(x, values=next(left)) if x.spread else x, tree
+  )

@@ -139,3 +139,35 @@ def test_processes_that_differ_are_stopped(tmp_path, differs):
     assert f'(process 0 -> process 1): {says}' in line
     assert 'Traceback' not in output
   assert not (tmp_path / 'run' / 'checkpoints').exists()
+
+
+def test_who_keeps_the_targets_of_all_rows_does_not_matter(tmp_path):
+  flags = ('--config=configs/pico.py:smoke', '--config.targets.warmup=0.02')
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  code, output = launching.run('train', *flags, f'--workdir={one}')
+  assert code == 0, output
+  codes, outputs = launching.finish(
+    launching.start_two('train', *flags, f'--workdir={two}', devices=2)
+  )
+  assert codes == [0, 0], outputs
+  expected, actual = launching.arrays(one), launching.arrays(two)
+  assert expected.keys() == actual.keys()
+  targets = expected['extra/targets']
+  assert len(np.unique(targets)) > 20  # They have moved.
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      actual[name], value, rtol=1e-4, atol=1e-5, err_msg=name
+    )
+  # What both read of the tables, all rows of them, after the last step.
+  told = [launching.report(x)['result'] for x in (one, two)]
+  for name in ('targets/confidence', 'targets/disambiguation'):
+    assert told[0][name] == pytest.approx(told[1][name], abs=2e-3)
+  # The checkpoint of two processes goes on with one, on four devices.
+  code, output = launching.run(
+    'train',
+    *flags,
+    *('--config.epochs=0.2', '--resume_config=new', f'--workdir={two}'),
+    devices=4,
+  )
+  assert code == 0, output
+  assert launching.arrays(two)['extra/targets'].shape == targets.shape
