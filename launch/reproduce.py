@@ -108,12 +108,13 @@ def _config(paper: str, study: Any):
 
 
 def _seeds(study: Any) -> tuple[int, ...]:
-  count = _SEEDS.value or (2 if _PRESET.value == 'smoke' else len(study.SEEDS))
-  if not 1 <= count <= len(study.SEEDS):
+  seeds = recipes.seeds(study, _PRESET.value)
+  count = _SEEDS.value or (2 if _PRESET.value == 'smoke' else len(seeds))
+  if not 1 <= count <= len(seeds):
     raise types.InputError(
-      f'--seeds={count}: the study has {len(study.SEEDS)} seeds.'
+      f'--seeds={count}: the study has {len(seeds)} seeds.'
     )
-  return study.SEEDS[:count]
+  return seeds[:count]
 
 
 def _measure(

@@ -92,7 +92,7 @@ def real_data():
 
 # Linux lets a process have 65,530 mappings, of which a compiled program takes
 # several; a worker that runs out of them dies.
-_MAPS, _MOST = pathlib.Path('/proc/self/maps'), 20_000
+_MAPS, _MOST = pathlib.Path('/proc/self/maps'), 12_000
 
 
 @pytest.fixture(autouse=True, scope='module')

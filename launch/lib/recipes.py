@@ -55,6 +55,11 @@ def load_study(paper: str) -> python_types.ModuleType:
   return study
 
 
+def seeds(study: python_types.ModuleType, preset: str) -> tuple[int, ...]:
+  """Seeds of a preset: SEEDS, and those that MORE_SEEDS has for it."""
+  return (*study.SEEDS, *getattr(study, 'MORE_SEEDS', {}).get(preset, ()))
+
+
 def load_config_module(file: str) -> python_types.ModuleType:
   """Imports a config file by path."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)

@@ -303,6 +303,6 @@ def command(paper: str, preset: str, num_seeds: int = 0, study=None) -> str:
   text = f'python -m launch.reproduce --papers={paper}'
   if preset != 'small':
     text += f' --preset={preset}'
-  if study is not None and num_seeds != len(study.SEEDS):
+  if study is not None and num_seeds != len(recipes.seeds(study, preset)):
     text += f' --seeds={num_seeds}'
   return text

@@ -1,0 +1,18 @@
+"""What a launcher asks of recipes and studies."""
+
+import types
+
+from launch.lib import recipes
+from launch.lib import results
+
+
+def test_a_preset_can_have_more_seeds():
+  study = types.SimpleNamespace(SEEDS=(0, 1), MORE_SEEDS=dict(quick=(5,)))
+  assert recipes.seeds(study, 'small') == (0, 1)
+  assert recipes.seeds(study, 'quick') == (0, 1, 5)
+  # A command names the number of seeds only where it is not all of them.
+  assert 'seeds' not in results.command('sam', 'quick', 3, study)
+  assert results.command('sam', 'quick', 2, study).endswith(
+    '--preset=quick --seeds=2'
+  )
+  assert recipes.seeds(types.SimpleNamespace(SEEDS=(7,)), 'quick') == (7,)
