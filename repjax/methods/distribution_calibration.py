@@ -199,7 +199,7 @@ def drawn(
   # Fewer draws cost less than the decomposition (D = 640, on two cores).
   covariances = base.covariances if 3 * num_drawn >= len(row) else None
   if covariances is not None:
-    # One after another: XLA's sum of what is gathered takes 80 times as long on
+    # One after another: XLA's sum of what is gathered takes 50 times as long on
     # a CPU, twice the decomposition.
     covariance = sum(covariances[place] for place in places)
     spread = _from_covariance(of_factors, covariance / neighbours, num_drawn)
