@@ -78,8 +78,8 @@ PRESETS = dict(
   ),
   mnist=dict(
     on='small',
-    min_steps=3000,
-    run=dict(eval_every=1000, save_every=1000),
+    min_steps=1500,
+    run=dict(eval_every=500, save_every=500),
     data=dict(name='mnist'),
     model=dict(patch_size=7),
     discriminator=dict(overlap=3),
