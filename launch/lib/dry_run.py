@@ -45,7 +45,7 @@ def describe(experiment: types.Experiment, config: Any) -> Iterator[str]:
   advice = step_memory.advice(step_memory.of(step), config)
   if advice:
     yield f'  {advice}'
-  seconds = _seconds_of_a_step(step, state, experiment, rng)
+  seconds = _seconds_of_a_step(mapped, state, experiment, rng)
   yield (
     f'{experiment.steps:,} steps of {experiment.train.expected_rows:,.0f} rows '
     f'at {1000 * seconds:,.3g} ms: {_duration(seconds * experiment.steps)}, '
