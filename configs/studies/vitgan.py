@@ -32,7 +32,7 @@ are those of `digits`, and nothing was tuned. One trial was seen before, seed
 100 on 10,000 rows with 49 patches of 4 x 4: distances of 408, 286, 309 and 449
 after 0, 250, 500 and 750 updates. Of patches of 7 x 7 a trial of ViTGAN alone,
 the same seed and rows, was seen up to 500 updates: 414, then 156. Updates were
-to be 3,000, which would have taken an hour and more; no record was made of that.
+to be 3,000, which would have taken an hour and more; no record was made of it.
 Seed 0 on all rows was at 254 after 200.
 
 gpu: 20,000 updates of four arms and all seeds, 480,000 in all (fewer by
