@@ -291,14 +291,12 @@ class PerRow:
 
 
 def map_tables(
-  fn: Callable[[PerRow], Any],
-  tree: types.PyTree,
-  other: Callable[[Any], Any] = lambda x: x,
+  fn: Callable[[PerRow], PerRow], tree: types.PyTree
 ) -> types.PyTree:
-  """`jax.tree.map` of the tables of a tree, and of its other leaves."""
+  """`jax.tree.map` of the tables of a tree alone."""
   is_table = lambda x: isinstance(x, PerRow)  # noqa: E731
   return jax.tree.map(
-    lambda x: fn(x) if is_table(x) else other(x), tree, is_leaf=is_table
+    lambda x: fn(x) if is_table(x) else x, tree, is_leaf=is_table
   )
 
 

@@ -2,6 +2,8 @@
 
 import types
 
+import pytest
+
 from launch.lib import recipes
 from launch.lib import results
 
@@ -16,3 +18,12 @@ def test_a_preset_can_have_more_seeds():
     '--preset=quick --seeds=2'
   )
   assert recipes.seeds(types.SimpleNamespace(SEEDS=(7,)), 'quick') == (7,)
+
+
+@pytest.mark.parametrize('paper', recipes.papers())
+def test_more_seeds_are_of_presets_and_others(paper):
+  study = recipes.load_study(paper)
+  for preset in getattr(study, 'MORE_SEEDS', {}):
+    assert results.has_preset(study, preset)
+    found = recipes.seeds(study, preset)
+    assert len(set(found)) == len(found) > len(study.SEEDS)
