@@ -247,7 +247,12 @@ def test_a_table_in_parts_is_read_and_written_as_the_whole_one(num_rows):
   expected = start.copy()
   for place in (1, 2, 3, 4, 5, 7):  # The later one stays.
     expected[batch['index'][place]] = rows[place]
-  np.testing.assert_array_equal(parallel.whole(after).extra.values, expected)
+  together = trees.to_arrays(parallel.whole(after))
+  assert set(together) == {
+    'step',
+    'extra',
+  }  # As checkpoints have always had it.
+  np.testing.assert_array_equal(together['extra'], expected)
   # To other devices, and back.
   fewer = parallel.replicate(after, jax.local_devices()[:2])
   assert fewer.extra.values.shape == (2, num_rows // 2, 3)
