@@ -12,13 +12,15 @@ your own, as here, they rank models on one set and say nothing beside published
 figures: call them by the classifier's name.
 """
 
-from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from repjax.types import InputError
 from repjax.types import check_range
+
+# Of one block: the square of all rows may not fit into memory.
+_ROWS = 1000
 
 
 class PrecisionRecall(NamedTuple):
@@ -49,13 +51,51 @@ class Quality(NamedTuple):
   recall: float
 
 
-def measure(real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3):
-  """`Quality` of generated rows; arguments of `precision_recall`."""
-  return Quality(
-    frechet(real, fake),
-    kernel(real, fake),
-    *precision_recall(real, fake, neighbours=neighbours),
+class Reference(NamedTuple):
+  """Real rows, and what all comparisons need of them alone.
+
+  Attributes:
+    rows: Features [N, D], float64.
+    gaussian: Their mean [D], and a factor A with A^T A their covariance.
+    within: Mean of the kernel of two different rows.
+    reach: Squared radius of the ball around each row, [N].
+    neighbours: Of these balls.
+  """
+
+  rows: np.ndarray
+  gaussian: tuple[np.ndarray, np.ndarray]
+  within: float
+  reach: np.ndarray
+  neighbours: int
+
+  def measure(self, fake: np.ndarray) -> Quality:
+    """`Quality` of generated rows, features [M, D]."""
+    real, fake = _checked(self.rows, fake)
+    _check_neighbours(self.neighbours, real, fake)
+    return Quality(
+      _frechet(self.gaussian, _gaussian(fake)),
+      self.within + _within(fake) - 2 * float(_gram(real, fake).mean()),
+      *_precision_recall(real, fake, self.reach, _reach(fake, self.neighbours)),
+    )
+
+
+def reference(real: np.ndarray, *, neighbours: int = 3) -> Reference:
+  """For many samples that are held against the same rows.
+
+  The arguments are those of `precision_recall`, and so are the errors.
+  """
+  real, _ = _checked(real, real)
+  _check_neighbours(neighbours, real)
+  return Reference(
+    real, _gaussian(real), _within(real), _reach(real, neighbours), neighbours
   )
+
+
+def measure(
+  real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3
+) -> Quality:
+  """`Quality` of generated rows; arguments of `precision_recall`."""
+  return reference(real, neighbours=neighbours).measure(fake)
 
 
 def frechet(real: np.ndarray, fake: np.ndarray) -> float:
@@ -76,16 +116,7 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float:
     InputError: If shapes do not fit, or a sample has less than two rows.
   """
   real, fake = _checked(real, fake)
-  means = real.mean(0), fake.mean(0)
-  # Triangles [D, D], or [N, D] of fewer rows, of which C = A^T A, C' = B^T B.
-  factors: Any = [
-    np.linalg.qr((x - m) / np.sqrt(len(x) - 1), mode='r')
-    for x, m in zip((real, fake), means, strict=True)
-  ]
-  total = sum(np.square(x).sum() for x in factors)
-  # The trace of (C C')^(1/2) is the sum of the singular values of A B^T.
-  root = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
-  return float(np.square(means[0] - means[1]).sum() + total - 2 * root)
+  return _frechet(_gaussian(real), _gaussian(fake))
 
 
 def kernel(real: np.ndarray, fake: np.ndarray) -> float:
@@ -103,15 +134,7 @@ def kernel(real: np.ndarray, fake: np.ndarray) -> float:
     InputError: If shapes do not fit, or a sample has less than two rows.
   """
   real, fake = _checked(real, fake)
-
-  def gram(x, y):
-    return (x @ y.T / x.shape[1] + 1) ** 3
-
-  def within(x):
-    values = gram(x, x)
-    return (values.sum() - np.trace(values)) / (len(x) * (len(x) - 1))
-
-  return float(within(real) + within(fake) - 2 * gram(real, fake).mean())
+  return _within(real) + _within(fake) - 2 * float(_gram(real, fake).mean())
 
 
 def precision_recall(
@@ -133,21 +156,65 @@ def precision_recall(
     InputError: If shapes do not fit, or a sample has no k neighbours.
   """
   real, fake = _checked(real, fake)
+  _check_neighbours(neighbours, real, fake)
+  reach = _reach(real, neighbours), _reach(fake, neighbours)
+  return _precision_recall(real, fake, *reach)
+
+
+def _check_neighbours(neighbours, *samples):
   check_range('[1, inf)', neighbours=neighbours)
-  if min(len(real), len(fake)) <= neighbours:
+  sizes = [len(x) for x in samples]
+  if min(sizes) <= neighbours:
     raise InputError(
-      f'{neighbours=} needs more rows in both samples; got {len(real)} and '
-      f'{len(fake)}'
+      f'{neighbours=} needs more rows in both samples; got '
+      f'{" and ".join(map(str, sizes))}'
     )
+
+
+def _gaussian(x):
+  """The mean, and a triangle A [D, D], or [N, D] of fewer rows: C = A^T A."""
+  mean = x.mean(0)
+  return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode='r')
+
+
+def _frechet(one, other):
+  (mean, factor), (other_mean, other_factor) = one, other
+  total = np.square(factor).sum() + np.square(other_factor).sum()
+  # The trace of (C C')^(1/2) is the sum of the singular values of A B^T.
+  root = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
+  return float(np.square(mean - other_mean).sum() + total - 2 * root)
+
+
+def _gram(x, y):
+  values = x @ y.T / x.shape[1] + 1
+  return values * values * values  # A power of 3 takes ten times as long.
+
+
+def _within(x):
+  """Mean of the kernel over pairs of different rows."""
+  total = sum(_gram(x[i : i + _ROWS], x).sum() for i in _starts(x))
+  same = np.square(x).sum(1) / x.shape[1] + 1
+  return float((total - (same**3).sum()) / (len(x) * (len(x) - 1)))
+
+
+def _precision_recall(real, fake, real_reach, fake_reach):
   between = _distances(real, fake)
-  reach = [
-    np.partition(_distances(x, x), neighbours, axis=1)[:, neighbours]
-    for x in (real, fake)
-  ]
   return PrecisionRecall(
-    precision=float((between <= reach[0][:, None]).any(0).mean()),
-    recall=float((between <= reach[1][None]).any(1).mean()),
+    precision=float((between <= real_reach[:, None]).any(0).mean()),
+    recall=float((between <= fake_reach[None]).any(1).mean()),
   )
+
+
+def _reach(x, neighbours):
+  """Squared distance of each row to its k-th neighbour, [N]."""
+  parts = (_distances(x[i : i + _ROWS], x) for i in _starts(x))
+  return np.concatenate(
+    [np.partition(y, neighbours, axis=1)[:, neighbours] for y in parts]
+  )
+
+
+def _starts(x):
+  return range(0, len(x), _ROWS)
 
 
 def _distances(x, y):

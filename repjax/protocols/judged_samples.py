@@ -32,20 +32,20 @@ class Judge(NamedTuple):
 
   Attributes:
     features: Images [N, H, W, C] -> what its head sees, [N, D].
-    real: Features of the real rows that samples are held against, [N, D].
+    real: The real rows that samples are held against, of N x D features.
     accuracy: Of the classifier, on test rows: it should know its set.
     floor: Quality of the test rows as if they were generated. They are as good
       as samples can be; where they are few, their distance is large for it.
   """
 
   features: Callable[[np.ndarray], np.ndarray]
-  real: np.ndarray
+  real: generation.Reference
   accuracy: float
   floor: generation.Quality
 
   def quality(self, images: np.ndarray) -> generation.Quality:
     """How like the real rows images [N, H, W, C] are."""
-    return generation.measure(self.real, self.features(images))
+    return self.real.measure(self.features(images))
 
 
 def train(
@@ -91,12 +91,12 @@ def train(
       method, trained.states, {'image': images}, layer='head'
     )[0]
 
-  real = features(rows['image'][:most])
+  real = generation.reference(features(rows['image'][:most]))
   return Judge(
     features=features,
     real=real,
     accuracy=float(trained.score[0]),
-    floor=generation.measure(real, features(test['image'])),
+    floor=real.measure(features(test['image'])),
   )
 
 

@@ -114,3 +114,23 @@ def test_samples_that_do_not_fit_are_refused(real, fake, says):
     generation.measure(real, fake)
   with pytest.raises(types.InputError, match='neighbours=3 needs more rows'):
     generation.precision_recall(REAL, FAKE[:3])
+
+
+def test_a_reference_measures_many_samples_as_two_at_a_time():
+  # Of more rows than one block of them has.
+  rng = np.random.default_rng(5)
+  real = rng.normal(size=(1100, 3))
+  held = generation.reference(real, neighbours=2)
+  for scale in (1.0, 1.5):
+    fake = scale * rng.normal(size=(40, 3))
+    found = held.measure(fake)
+    assert found == generation.measure(real, fake, neighbours=2)
+    distances = np.linalg.norm(real[:, None] - real[None], axis=-1)
+    reach = np.sort(distances, axis=1)[:, 2]
+    inside = np.linalg.norm(real[:, None] - fake[None], axis=-1)
+    assert found.precision == (inside <= reach[:, None]).any(0).mean()
+    products = (real @ real.T / 3 + 1) ** 3
+    np.fill_diagonal(products, 0)
+    np.testing.assert_allclose(held.within, products.sum() / (1100 * 1099))
+  with pytest.raises(types.InputError, match='more rows in both samples'):
+    held.measure(fake[:2])
