@@ -1,5 +1,7 @@
 """Worlds to act in, a teacher's rows, and agents that adapt there."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,29 +89,15 @@ def rows(config, split: str) -> source.Source:
     split,
     ('train', 'validation'),
   )
-  env, data = world(config), config.data
-
-  def one(state, key):
-    rng_noise, rng_random, rng_pick = jax.random.split(key, 3)
-    noise = data.noise * jax.random.normal(rng_noise, (env.action_dim,))
-    anything = jax.random.uniform(rng_random, (env.action_dim,), minval=-1.0)
-    is_random = jax.random.bernoulli(rng_pick, data.random)
-    action = jnp.clip(point_mass.expert(state) + noise, -1.0, 1.0)
-    return jnp.where(is_random, anything, action)
-
-  @jax.jit
-  def walk(rng):
-    looks = environment.repeat(point_mass.make_look(), data.episodes)
-    walked = environment.walk_of_states(
-      env,
-      lambda states, seen, keys: jax.vmap(one)(states, keys),
-      looks,
-      rng,
-    )
-    target = jax.vmap(jax.vmap(point_mass.expert))(walked.state)
-    return walked, target
-
+  world(config)  # Refuses others.
   # All seeds of a study learn from the same rows.
+  walk = _teaching(
+    config.data.noise,
+    config.data.random,
+    config.data.episodes,
+    config.world.size,
+    config.world.num_steps,
+  )
   walked, target = walk(jax.random.key(int(split == 'validation')))
   columns = dict(
     image=walked.observation,
@@ -121,6 +109,32 @@ def rows(config, split: str) -> source.Source:
     k: np.asarray(x).reshape(-1, *x.shape[2:]) for k, x in columns.items()
   }
   return source.from_arrays('point_mass', flat, split=split)
+
+
+@functools.lru_cache(maxsize=8)
+def _teaching(noise, random, episodes, size, num_steps):
+  """Key -> walks of the teacher, and what it would have done; compiled once."""
+  env = point_mass.make(size=size, num_steps=num_steps)
+
+  def one(state, key):
+    rng_noise, rng_random, rng_pick = jax.random.split(key, 3)
+    error = noise * jax.random.normal(rng_noise, (env.action_dim,))
+    anything = jax.random.uniform(rng_random, (env.action_dim,), minval=-1.0)
+    is_random = jax.random.bernoulli(rng_pick, random)
+    action = jnp.clip(point_mass.expert(state) + error, -1.0, 1.0)
+    return jnp.where(is_random, anything, action)
+
+  @jax.jit
+  def walk(rng):
+    walked = environment.walk_of_states(
+      env,
+      lambda states, seen, keys: jax.vmap(one)(states, keys),
+      environment.repeat(point_mass.make_look(), episodes),
+      rng,
+    )
+    return walked, jax.vmap(jax.vmap(point_mass.expert))(walked.state)
+
+  return walk
 
 
 def network(config, *, action_dim: int = 2) -> agents.Agent:

@@ -1,5 +1,6 @@
 """Frozen networks through which parts of images are seen."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -52,9 +53,6 @@ def build(config, variables: types.PyTree | None = None) -> Encoder:
   chosen = config.encoder
   model = network(config, 'encoder', chosen.num_classes)
 
-  def apply_fn(variables, image):
-    return model.apply(variables, image, train=False)
-
   if variables is None and chosen.run:
     variables = start.from_run(chosen.run, field='config.encoder.run')
   elif variables is None:
@@ -64,7 +62,17 @@ def build(config, variables: types.PyTree | None = None) -> Encoder:
       np.zeros((1, size, size, 3), np.float32),
       train=False,
     )
-  return Encoder(model, apply_fn, variables)
+  return Encoder(model, _applied(model), variables)
+
+
+@functools.lru_cache(maxsize=16)
+def _applied(model):
+  """One function for equal networks, so that programs of it are shared."""
+
+  def apply_fn(variables, image):
+    return model.apply(variables, image, train=False)
+
+  return apply_fn
 
 
 def standardised(config, image: np.ndarray) -> np.ndarray:
