@@ -66,7 +66,7 @@ def batch(columns, size):
 
 def gradient(method, batch, devices=1):
   """(loss, gradient) of a step of rate 1, by the change of parameters."""
-  state = method.init(jax.random.key(0), batch)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
   places = jax.local_devices()[:devices]
   after, sums = parallel.train_step(method.update, places)(
     parallel.replicate(state, places),
@@ -194,8 +194,8 @@ def test_a_text_of_a_language_model_is_source_end_target_end():
 def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
   method = instruction_tuning.make(MODEL, optax.sgd(0.0))
   made = batch(rows(), 8)
-  state = method.init(jax.random.key(0), made)
-  _, sums = method.update(state, made, jax.random.key(0))
+  state = jax.jit(method.init)(jax.random.key(0), made)
+  _, sums = jax.jit(method.update)(state, made, jax.random.key(0))
   log_probs = jax.nn.log_softmax(
     MODEL.apply(
       {'params': state.params},
@@ -226,12 +226,12 @@ def test_private_links_need_rows_by_themselves():
   private = optim.dp_sgd(1.0, 1.0, expected_batch_size=6, key=jax.random.key(3))
   for parts in (1, 8):  # The latter's are single rows, too.
     method = instruction_tuning.make(MODEL, private, microbatches=parts)
-    state = method.init(jax.random.key(0), made)
+    state = jax.jit(method.init)(jax.random.key(0), made)
     with pytest.raises(types.InputError, match="unless mean='rows'"):
-      method.update(state, made, jax.random.key(0))
+      jax.jit(method.update)(state, made, jax.random.key(0))
   method = instruction_tuning.make(MODEL, private, mean='rows')
-  state, sums = method.update(
-    method.init(jax.random.key(0), made), made, jax.random.key(0)
+  state, sums = jax.jit(method.update)(
+    jax.jit(method.init)(jax.random.key(0), made), made, jax.random.key(0)
   )
   assert np.isfinite(sums['loss'][0])
   found = method.predict(state, made)

@@ -63,13 +63,13 @@ def make(rate=0.1, judge_rate=None, judge=Discriminator(), **settings):
 
 @functools.cache
 def first(method):
-  return method.init(jax.random.key(0), batch_of())
+  return jax.jit(method.init)(jax.random.key(0), batch_of())
 
 
 def stepped(method, batch=None, state=None):
   # Not compiled: single operations of one method serve all others.
   state = first(method) if state is None else state
-  return method.update(state, batch or batch_of(), jax.random.key(1))
+  return jax.jit(method.update)(state, batch or batch_of(), jax.random.key(1))
 
 
 def test_losses_are_those_of_the_papers():
@@ -139,7 +139,7 @@ def test_an_update_is_one_of_each_network_in_turn():
   before, (after, sums) = first(method), stepped(method)
   # The generator's gradient is that against the discriminator of after.
   frozen = make(0.1, 0.0)
-  alone = frozen.update(
+  alone = jax.jit(frozen.update)(
     before.replace(
       params={**before.params, 'discriminator': after.params['discriminator']}
     ),
@@ -307,7 +307,7 @@ def test_images_that_the_generator_does_not_make_are_refused():
     Generator(side=6), Discriminator(), vitgan.Optimizers(*[optax.sgd(1.0)] * 2)
   )
   with pytest.raises(types.InputError, match=r'\(6, 6, 1\).*\(4, 4, 1\): set'):
-    method.init(jax.random.key(0), batch_of())
+    jax.jit(method.init)(jax.random.key(0), batch_of())
   stateful = vit_generator.VitGenerator(
     4, 1, 2, 3, hidden_dim=4, mlp_dim=4, num_heads=1, num_layers=1, norm='plain'
   )
@@ -315,4 +315,4 @@ def test_images_that_the_generator_does_not_make_are_refused():
     stateful, Discriminator(), vitgan.Optimizers(*[optax.sgd(1.0)] * 2)
   )
   with pytest.raises(types.InputError, match='only a generator without state'):
-    method.init(jax.random.key(0), batch_of())
+    jax.jit(method.init)(jax.random.key(0), batch_of())
