@@ -40,6 +40,7 @@ gpu: 20,000 updates of four arms and all seeds, 480,000 in all (fewer by
 know 95 % of CIFAR-10 (a guess): then nothing is said of its claims.
 """
 
+from absl import logging
 from ml_collections import config_dict
 import numpy as np
 
@@ -126,7 +127,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   test = side_by_side.rows(of_images.load(config, 'test'), data.recipe.evaluate)
   judge = gans.judge(config, rows, test)
   found = {
-    name: _trained(config, changes, data, rows, judge, seeds)
+    name: _trained(name, config, changes, data, rows, judge, seeds)
     for name, changes in _ARMS.items()
   }
   last = {name: x['frechet'][-1] for name, x in found.items()}
@@ -170,7 +171,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   )
 
 
-def _trained(config, changes, data, rows, judge, seeds):
+def _trained(name, config, changes, data, rows, judge, seeds):
   """Quality of the samples along the way, gradient norms, and the samples."""
   config = config.copy_and_resolve_references()
   config.update(changes)
@@ -186,6 +187,13 @@ def _trained(config, changes, data, rows, judge, seeds):
     )
     steps.append(step)
     qualities.append([judge.quality(x) for x in images])
+    logging.info(
+      '%s: step %s/%s  distance %.1f',
+      name,
+      f'{step:,}',
+      f'{data.steps:,}',
+      np.mean([x.frechet for x in qualities[-1]]),
+    )
     return images
 
   look(0, states)
