@@ -32,7 +32,7 @@ def method(*links, rate=1.0):
 
 def state_of(made):
   batch = {**{k: x[:1] for k, x in COLUMNS.items()}, 'mask': np.ones(1)}
-  return made.init(jax.random.key(0), batch)
+  return jax.jit(made.init)(jax.random.key(0), batch)
 
 
 def gradient(params, rows):
@@ -252,7 +252,7 @@ def test_a_private_server_refuses_what_it_cannot_keep_private(plain):
   images = np.zeros((64, 4, 4, 1), np.float32)
   columns = {**COLUMNS, 'image': images}
   batch = {'image': images[:1], 'label': COLUMNS['label'][:1]}
-  state = made.init(jax.random.key(0), {**batch, 'mask': np.ones(1)})
+  state = jax.jit(made.init)(jax.random.key(0), {**batch, 'mask': np.ones(1)})
   step(optax.identity(), made, state, columns)
   with pytest.raises(types.InputError, match='batch_stats'):
     step(private(), made, state, columns)
