@@ -79,6 +79,7 @@ _BENCHMARKS: Mapping[str, Callable[[int], Mapping[str, Any]]] = {
   'vitgan': generation_costs.vitgan,
   'attacks': attack_speed.attacks,
   'poisoning': poisoning_speed.poisoning,
+  'launches': poisoning_speed.launches,
   'shapley': explanation_speed.shapley_values,
   'exemplars': unit_costs.exemplars,
   'instructions': instruction_costs.instructions,
