@@ -206,12 +206,10 @@ def test_a_head_of_texts_is_their_mean_direction():
     )
 
   made = method.make(net, optax.sgd(0.1), prompts=(prompts, np.ones((4, 2, 6))))
-  found = made.predict(jax.jit(made.init)(jax.random.key(0), rows), rows)
+  # Not compiled, as the parameters of `head`: rounding would differ.
+  found = made.predict(made.init(jax.random.key(0), rows), rows)
   np.testing.assert_allclose(
-    found['logits'],
-    found['image_embedding'] @ head.T / 0.07,
-    rtol=1e-4,
-    atol=1e-5,
+    found['logits'], found['image_embedding'] @ head.T / 0.07, rtol=1e-4
   )
 
 

@@ -67,7 +67,6 @@ def first(method):
 
 
 def stepped(method, batch=None, state=None):
-  # Not compiled: single operations of one method serve all others.
   state = first(method) if state is None else state
   return jax.jit(method.update)(state, batch or batch_of(), jax.random.key(1))
 
