@@ -12,7 +12,10 @@ your own, as here, they rank models on one set and say nothing beside published
 figures: call them by the classifier's name.
 """
 
+import functools
+from typing import Any
 from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
@@ -51,54 +54,64 @@ class Quality(NamedTuple):
   recall: float
 
 
-class Reference(NamedTuple):
-  """Real rows, and what all comparisons need of them alone.
+class Sample:
+  """Features of a sample; what comparisons need of it alone is computed once.
 
-  Attributes:
-    rows: Features [N, D], float64.
-    gaussian: Their mean [D], and a factor A with A^T A their covariance.
-    within: Mean of the kernel of two different rows.
-    reach: Squared radius of the ball around each row, [N].
-    neighbours: Of these balls.
+  For rows that many samples are held against: all functions here take it in
+  place of an array.
   """
 
-  rows: np.ndarray
-  gaussian: tuple[np.ndarray, np.ndarray]
-  within: float
-  reach: np.ndarray
-  neighbours: int
+  def __init__(self, rows: np.ndarray):
+    self.rows = np.asarray(rows, np.float64)
+    self._reach: dict[int, np.ndarray] = {}
 
-  def measure(self, fake: np.ndarray) -> Quality:
-    """`Quality` of generated rows, features [M, D]."""
-    real, fake = _checked(self.rows, fake)
-    _check_neighbours(self.neighbours, real, fake)
-    return Quality(
-      _frechet(self.gaussian, _gaussian(fake)),
-      self.within + _within(fake) - 2 * float(_gram(real, fake).mean()),
-      *_precision_recall(real, fake, self.reach, _reach(fake, self.neighbours)),
-    )
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  @functools.cached_property
+  def gaussian(self) -> tuple[np.ndarray, np.ndarray]:
+    """The mean, and a triangle A [D, D], or [N, D] of fewer rows: C = A^T A."""
+    mean = self.rows.mean(0)
+    centred = (self.rows - mean) / np.sqrt(len(self) - 1)
+    # Its type does not know that this mode gives one array.
+    factor: Any = np.linalg.qr(centred, mode='r')
+    return mean, factor
+
+  @functools.cached_property
+  def within(self) -> float:
+    """Mean of the kernel over pairs of different rows."""
+    squares = np.square(self.rows).sum(1) / self.rows.shape[1]
+    same = _cubed(squares + 1).sum()
+    return float((_kernels(self, self) - same) / (len(self) * (len(self) - 1)))
+
+  def reach(self, neighbours: int) -> np.ndarray:
+    """Squared distance of each row to its k-th neighbour, [N]."""
+    if neighbours not in self._reach:
+      self._reach[neighbours] = np.concatenate(
+        [
+          np.partition(_distances(x, self.rows), neighbours, axis=1)[
+            :, neighbours
+          ]
+          for x in _blocks(self.rows)
+        ]
+      )
+    return self._reach[neighbours]
 
 
-def reference(real: np.ndarray, *, neighbours: int = 3) -> Reference:
-  """For many samples that are held against the same rows.
+Features: TypeAlias = np.ndarray | Sample
 
-  The arguments are those of `precision_recall`, and so are the errors.
-  """
-  real, _ = _checked(real, real)
-  _check_neighbours(neighbours, real)
-  return Reference(
-    real, _gaussian(real), _within(real), _reach(real, neighbours), neighbours
+
+def measure(real: Features, fake: Features, *, neighbours: int = 3) -> Quality:
+  """`Quality` of generated rows; arguments of `precision_recall`."""
+  one, other = _checked(real, fake)
+  return Quality(
+    frechet(one, other),
+    kernel(one, other),
+    *precision_recall(one, other, neighbours=neighbours),
   )
 
 
-def measure(
-  real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3
-) -> Quality:
-  """`Quality` of generated rows; arguments of `precision_recall`."""
-  return reference(real, neighbours=neighbours).measure(fake)
-
-
-def frechet(real: np.ndarray, fake: np.ndarray) -> float:
+def frechet(real: Features, fake: Features) -> float:
   """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), float64.
 
   Heusel et al., 'GANs Trained by a Two Time-Scale Update Rule Converge to a
@@ -109,17 +122,21 @@ def frechet(real: np.ndarray, fake: np.ndarray) -> float:
   needs no root of a matrix that is nearly singular.
 
   Args:
-    real: Features [N, D].
-    fake: Features [M, D].
+    real: Features [N, D], or a `Sample` of them.
+    fake: Features [M, D], or a `Sample` of them.
 
   Raises:
     InputError: If shapes do not fit, or a sample has less than two rows.
   """
-  real, fake = _checked(real, fake)
-  return _frechet(_gaussian(real), _gaussian(fake))
+  one, other = _checked(real, fake)
+  (mean, factor), (other_mean, other_factor) = one.gaussian, other.gaussian
+  total = np.square(factor).sum() + np.square(other_factor).sum()
+  # The trace of (C C')^(1/2) is the sum of the singular values of A B^T.
+  root = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
+  return float(np.square(mean - other_mean).sum() + total - 2 * root)
 
 
-def kernel(real: np.ndarray, fake: np.ndarray) -> float:
+def kernel(real: Features, fake: Features) -> float:
   """Unbiased squared MMD of the kernel (x y / D + 1)^3, float64.
 
   Binkowski et al., 'Demystifying MMD GANs', ICLR 2018
@@ -127,18 +144,19 @@ def kernel(real: np.ndarray, fake: np.ndarray) -> float:
   averages over blocks of 1,000).
 
   Args:
-    real: Features [N, D].
-    fake: Features [M, D].
+    real: Features [N, D], or a `Sample` of them.
+    fake: Features [M, D], or a `Sample` of them.
 
   Raises:
     InputError: If shapes do not fit, or a sample has less than two rows.
   """
-  real, fake = _checked(real, fake)
-  return _within(real) + _within(fake) - 2 * float(_gram(real, fake).mean())
+  one, other = _checked(real, fake)
+  between = _kernels(one, other) / (len(one) * len(other))
+  return float(one.within + other.within - 2 * between)
 
 
 def precision_recall(
-  real: np.ndarray, fake: np.ndarray, *, neighbours: int = 3
+  real: Features, fake: Features, *, neighbours: int = 3
 ) -> PrecisionRecall:
   """Parts of rows that lie in a ball around a row of the other sample.
 
@@ -148,73 +166,40 @@ def precision_recall(
   neighbour in its own sample, itself not counted.
 
   Args:
-    real: Features [N, D].
-    fake: Features [M, D].
+    real: Features [N, D], or a `Sample` of them.
+    fake: Features [M, D], or a `Sample` of them.
     neighbours: k >= 1.
 
   Raises:
     InputError: If shapes do not fit, or a sample has no k neighbours.
   """
-  real, fake = _checked(real, fake)
-  _check_neighbours(neighbours, real, fake)
-  reach = _reach(real, neighbours), _reach(fake, neighbours)
-  return _precision_recall(real, fake, *reach)
-
-
-def _check_neighbours(neighbours, *samples):
+  one, other = _checked(real, fake)
   check_range('[1, inf)', neighbours=neighbours)
-  sizes = [len(x) for x in samples]
-  if min(sizes) <= neighbours:
+  if min(len(one), len(other)) <= neighbours:
     raise InputError(
-      f'{neighbours=} needs more rows in both samples; got '
-      f'{" and ".join(map(str, sizes))}'
+      f'{neighbours=} needs more rows in both samples; got {len(one)} and '
+      f'{len(other)}'
     )
-
-
-def _gaussian(x):
-  """The mean, and a triangle A [D, D], or [N, D] of fewer rows: C = A^T A."""
-  mean = x.mean(0)
-  return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode='r')
-
-
-def _frechet(one, other):
-  (mean, factor), (other_mean, other_factor) = one, other
-  total = np.square(factor).sum() + np.square(other_factor).sum()
-  # The trace of (C C')^(1/2) is the sum of the singular values of A B^T.
-  root = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
-  return float(np.square(mean - other_mean).sum() + total - 2 * root)
-
-
-def _gram(x, y):
-  values = x @ y.T / x.shape[1] + 1
-  return values * values * values  # A power of 3 takes ten times as long.
-
-
-def _within(x):
-  """Mean of the kernel over pairs of different rows."""
-  total = sum(_gram(x[i : i + _ROWS], x).sum() for i in _starts(x))
-  same = np.square(x).sum(1) / x.shape[1] + 1
-  return float((total - (same**3).sum()) / (len(x) * (len(x) - 1)))
-
-
-def _precision_recall(real, fake, real_reach, fake_reach):
-  between = _distances(real, fake)
+  between = _distances(one.rows, other.rows)
   return PrecisionRecall(
-    precision=float((between <= real_reach[:, None]).any(0).mean()),
-    recall=float((between <= fake_reach[None]).any(1).mean()),
+    precision=float((between <= one.reach(neighbours)[:, None]).any(0).mean()),
+    recall=float((between <= other.reach(neighbours)[None]).any(1).mean()),
   )
 
 
-def _reach(x, neighbours):
-  """Squared distance of each row to its k-th neighbour, [N]."""
-  parts = (_distances(x[i : i + _ROWS], x) for i in _starts(x))
-  return np.concatenate(
-    [np.partition(y, neighbours, axis=1)[:, neighbours] for y in parts]
+def _kernels(one, other):
+  """The sum of (x y / D + 1)^3 over all pairs."""
+  return sum(
+    _cubed(x @ other.rows.T / x.shape[1] + 1).sum() for x in _blocks(one.rows)
   )
 
 
-def _starts(x):
-  return range(0, len(x), _ROWS)
+def _cubed(x):
+  return x * x * x  # ** 3 takes ten times as long.
+
+
+def _blocks(rows):
+  return (rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS))
 
 
 def _distances(x, y):
@@ -223,14 +208,15 @@ def _distances(x, y):
   return np.maximum(squares - 2 * x @ y.T, 0)
 
 
-def _checked(real, fake):
-  real, fake = (np.asarray(x, np.float64) for x in (real, fake))
-  if real.ndim != 2 or real.shape[1:] != fake.shape[1:]:
+def _checked(real: Features, fake: Features) -> tuple[Sample, Sample]:
+  one, other = (x if isinstance(x, Sample) else Sample(x) for x in (real, fake))
+  shapes = one.rows.shape, other.rows.shape
+  if len(shapes[0]) != 2 or shapes[0][1:] != shapes[1][1:]:
     raise InputError(
-      f'features must be [rows, D] with one D; got {real.shape}, {fake.shape}'
+      f'features must be [rows, D] with one D; got {shapes[0]}, {shapes[1]}'
     )
-  if min(len(real), len(fake)) < 2:
+  if min(len(one), len(other)) < 2:
     raise InputError(
-      f'both samples need two rows or more; got {len(real)} and {len(fake)}'
+      f'both samples need two rows or more; got {len(one)} and {len(other)}'
     )
-  return real, fake
+  return one, other

@@ -32,20 +32,20 @@ class Judge(NamedTuple):
 
   Attributes:
     features: Images [N, H, W, C] -> what its head sees, [N, D].
-    real: The real rows that samples are held against, of N x D features.
+    real: Of the real rows that samples are held against, N x D features.
     accuracy: Of the classifier, on test rows: it should know its set.
     floor: Quality of the test rows as if they were generated. They are as good
       as samples can be; where they are few, their distance is large for it.
   """
 
   features: Callable[[np.ndarray], np.ndarray]
-  real: generation.Reference
+  real: generation.Sample
   accuracy: float
   floor: generation.Quality
 
   def quality(self, images: np.ndarray) -> generation.Quality:
     """How like the real rows images [N, H, W, C] are."""
-    return self.real.measure(self.features(images))
+    return generation.measure(self.real, self.features(images))
 
 
 def train(
@@ -91,12 +91,12 @@ def train(
       method, trained.states, {'image': images}, layer='head'
     )[0]
 
-  real = generation.reference(features(rows['image'][:most]))
+  real = generation.Sample(features(rows['image'][:most]))
   return Judge(
     features=features,
     real=real,
     accuracy=float(trained.score[0]),
-    floor=real.measure(features(test['image'])),
+    floor=generation.measure(real, features(test['image'])),
   )
 
 
@@ -109,7 +109,7 @@ class Fid(NamedTuple):
   """
 
   features: Callable[[np.ndarray], np.ndarray]
-  real: np.ndarray
+  real: generation.Sample
 
   def measure(self, images: np.ndarray) -> dict[str, float]:
     """'fid' and 'kid' of images [N, H, W, C] in [-1, 1].
@@ -117,7 +117,7 @@ class Fid(NamedTuple):
     Published figures are of 50,000 samples; of fewer FID is larger. KID is of
     all rows at once, where others average over subsets.
     """
-    fake = self.features(images)
+    fake = generation.Sample(self.features(images))
     return {
       'fid': generation.frechet(self.real, fake),
       'kid': generation.kernel(self.real, fake),
@@ -152,7 +152,7 @@ def inception(
       found.append(np.asarray(apply({'params': params}, whole))[: len(part)])
     return np.concatenate(found)
 
-  return Fid(features, features(image))
+  return Fid(features, generation.Sample(features(image)))
 
 
 def samples(

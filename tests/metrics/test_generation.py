@@ -116,14 +116,14 @@ def test_samples_that_do_not_fit_are_refused(real, fake, says):
     generation.precision_recall(REAL, FAKE[:3])
 
 
-def test_a_reference_measures_many_samples_as_two_at_a_time():
+def test_a_sample_is_held_against_many_as_an_array_is():
   # Of more rows than one block of them has.
   rng = np.random.default_rng(5)
   real = rng.normal(size=(1100, 3))
-  held = generation.reference(real, neighbours=2)
+  held = generation.Sample(real)
   for scale in (1.0, 1.5):
     fake = scale * rng.normal(size=(40, 3))
-    found = held.measure(fake)
+    found = generation.measure(held, fake, neighbours=2)
     assert found == generation.measure(real, fake, neighbours=2)
     distances = np.linalg.norm(real[:, None] - real[None], axis=-1)
     reach = np.sort(distances, axis=1)[:, 2]
@@ -133,4 +133,4 @@ def test_a_reference_measures_many_samples_as_two_at_a_time():
     np.fill_diagonal(products, 0)
     np.testing.assert_allclose(held.within, products.sum() / (1100 * 1099))
   with pytest.raises(types.InputError, match='more rows in both samples'):
-    held.measure(fake[:2])
+    generation.measure(held, fake[:2], neighbours=2)
