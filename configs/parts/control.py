@@ -33,9 +33,13 @@ def world(config) -> environment.Environment:
       f'config.data.name={config.data.name!r} has no teacher: set '
       "config.trained_by='sac', or run --preset=small."
     )
-  return point_mass.make(
-    size=config.world.size, num_steps=config.world.num_steps
-  )
+  return _point_mass(config.world.size, config.world.num_steps)
+
+
+@functools.lru_cache(maxsize=8)
+def _point_mass(size, num_steps):
+  """One world for equal settings, so that programs of it are shared."""
+  return point_mass.make(size=size, num_steps=num_steps)
 
 
 def worlds(
@@ -89,15 +93,9 @@ def rows(config, split: str) -> source.Source:
     split,
     ('train', 'validation'),
   )
-  world(config)  # Refuses others.
+  data = config.data
+  walk = _teaching(world(config), data.noise, data.random, data.episodes)
   # All seeds of a study learn from the same rows.
-  walk = _teaching(
-    config.data.noise,
-    config.data.random,
-    config.data.episodes,
-    config.world.size,
-    config.world.num_steps,
-  )
   walked, target = walk(jax.random.key(int(split == 'validation')))
   columns = dict(
     image=walked.observation,
@@ -112,9 +110,8 @@ def rows(config, split: str) -> source.Source:
 
 
 @functools.lru_cache(maxsize=8)
-def _teaching(noise, random, episodes, size, num_steps):
+def _teaching(env, noise, random, episodes):
   """Key -> walks of the teacher, and what it would have done; compiled once."""
-  env = point_mass.make(size=size, num_steps=num_steps)
 
   def one(state, key):
     rng_noise, rng_random, rng_pick = jax.random.split(key, 3)
