@@ -117,11 +117,15 @@ def _seconds(module: str, *arguments: str, folder: str) -> float:
   with tempfile.TemporaryDirectory(prefix='repjax-') as made:
     command = [sys.executable, '-m', module, *arguments, f'--{folder}={made}/x']
     start = time.perf_counter()
-    subprocess.run(
+    ended = subprocess.run(
       command,
       cwd=_ROOT,
-      check=True,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
+      check=False,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
     )
+    if ended.returncode:
+      said = ended.stdout.splitlines()[-1:]
+      raise RuntimeError(f'{module} ended with {ended.returncode}: {said}')
     return time.perf_counter() - start
