@@ -123,7 +123,7 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
-  """Trains four kinds of networks, a model a seed, and judges them."""
+  """Trains four kinds of networks, all seeds side by side, and judges them."""
   data = of_images.read(config)
   rows = side_by_side.rows(data.train, data.recipe.evaluate)
   test = side_by_side.rows(of_images.load(config, 'test'), data.recipe.evaluate)
@@ -210,8 +210,6 @@ def _trained(name, config, changes, data, rows, judge, seeds):
     seeds=seeds,
     every=max(1, data.steps // config.study.points),
     shared=rows,
-    # Steps on larger images fill the cores alone.
-    vectorize=config.data.name == 'digits',
   ):
     images, last = look(step, current), current
   norms = last.opt_state.discriminator[0].history()
