@@ -126,7 +126,12 @@ def test_a_sample_is_held_against_many_as_an_array_is():
     found = generation.measure(held, fake, neighbours=2)
     assert found == generation.measure(real, fake, neighbours=2)
     distances = np.linalg.norm(real[:, None] - real[None], axis=-1)
-    reach = np.sort(distances, axis=1)[:, 2]
+    ordered = np.sort(distances, axis=1)
+    for neighbours in (2, 4):  # What one leaves is not the other's.
+      np.testing.assert_allclose(
+        np.sqrt(held.reach(neighbours)), ordered[:, neighbours], rtol=1e-6
+      )
+    reach = ordered[:, 2]
     inside = np.linalg.norm(real[:, None] - fake[None], axis=-1)
     assert found.precision == (inside <= reach[:, None]).any(0).mean()
     products = (real @ real.T / 3 + 1) ** 3
