@@ -107,6 +107,7 @@ COMMON = {
   'act.updates': 'Updates between two rounds of acting.',
   'act.episodes': 'Test episodes of an evaluation.',
   'world.num': 'Worlds side by side.',
+  'world.size': 'Side of the picture in pixels.',
   'world.action_repeat': 'Steps of the world that an action lasts.',
   'tx.b1': "Adam's decay of gradients.",
   'tx.b2': "Adam's decay of squared gradients.",
