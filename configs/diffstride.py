@@ -24,6 +24,7 @@ from repjax.data.reading import source
 from repjax.data.sets import placed_digits
 from repjax.experiments import of_images
 from repjax.layers import downsampling
+from repjax.methods import learnt_strides
 from repjax.methods import mixup
 from repjax.models import resnet
 
@@ -85,6 +86,7 @@ def build(
   """One training run."""
   data = of_images.data(config, load(config, config.data.train_split))
   made = method(config, data.train.num_classes, data.steps, optimizer)
+  made = learnt_strides.reporting(made)
   return of_images.classifier(
     config, data, made, sources=lambda x: load(config, x), multiple=2
   )
