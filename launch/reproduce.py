@@ -21,7 +21,9 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import executors
 from launch.lib import kept
+from launch.lib import measuring
 from launch.lib import recipes
 from launch.lib import results
 from launch.lib import sources
@@ -46,6 +48,15 @@ _CHECK = flags.DEFINE_bool(
 _TABLE = flags.DEFINE_bool(
   'table', False, 'Only write RESULTS.md from the reports that are there.'
 )
+_JOBS = flags.DEFINE_integer(
+  'jobs',
+  1,
+  'Studies at the same time, each in a process of its own, those that took '
+  'longest first. All use all devices: for cores, not for one GPU.',
+)
+_WRITE_TABLE = flags.DEFINE_bool(
+  'write_table', True, 'Write RESULTS.md once the reports are there.'
+)
 _DATA_DIR = app.define_data_dir()
 app.define_devices()
 
@@ -65,17 +76,16 @@ def main() -> None:
     return
   if not _TABLE.value:
     studies = {paper: recipes.load_study(paper) for paper in papers}
-    jobs = {
+    measured = {
       paper: (x, _config(paper, x), _seeds(x)) for paper, x in studies.items()
     }
-    app.initialize()
-    _measure_all(jobs, out, table)
+    _measure_all(measured, out, table)
     return
   _write_table(out, table)
 
 
-def _measure_all(jobs, out: pathlib.Path, table: pathlib.Path) -> None:
-  """Measures one paper after the other; goes on where it was stopped."""
+def _measure_all(studies, out: pathlib.Path, table: pathlib.Path) -> None:
+  """Measures all papers; goes on where it was stopped."""
   from repjax import report
 
   what = {
@@ -83,15 +93,64 @@ def _measure_all(jobs, out: pathlib.Path, table: pathlib.Path) -> None:
     'git': report.git_commit(),
     'papers': {
       paper: [_fingerprint(config), seeds]
-      for paper, (_, config, seeds) in jobs.items()
+      for paper, (_, config, seeds) in studies.items()
     },
   }
+  folders = {
+    paper: results.folder_of(out, paper, _PRESET.value) for paper in studies
+  }
 
-  def measure(paper):
-    folder = results.folder_of(out, paper, _PRESET.value)
-    _measure(paper, *jobs[paper], folder)
+  def write():
+    if _WRITE_TABLE.value:
+      _write_table(out, table)
 
-  results.measure_all(out, what, measure, lambda: _write_table(out, table))
+  if _JOBS.value != 1:
+    measuring.side_by_side(
+      measuring.Begun(out, what),
+      {paper: folder.absolute() for paper, folder in folders.items()},
+      _flags_of_each(out),
+      write,
+      num_parallel=_JOBS.value,
+      stop=executors.stop_on_signals(),
+    )
+    return
+  app.initialize()
+  measuring.one_by_one(
+    measuring.Begun(out, what),
+    lambda paper: _measure(paper, *studies[paper], folder=folders[paper]),
+    write,
+  )
+
+
+def _flags_of_each(out: pathlib.Path) -> list[str]:
+  """Flags of a process that measures one paper, in the repository's folder."""
+  values = flags.FLAGS
+  if values.distributed == 'on' or values.num_processes is not None:
+    raise types.InputError(
+      f'--jobs={_JOBS.value}: studies run side by side on one machine, and a '
+      'job of several processes measures one after the other: leave --jobs out.'
+    )
+  here = pathlib.Path.cwd() == sources.ROOT
+
+  def place(path):
+    return path if here else str(pathlib.Path(path).expanduser().absolute())
+
+  given = dict(
+    preset=_PRESET.value,
+    out=place(out),
+    # Files of one name are written by one process alone.
+    write_table='false',
+    distributed='off',
+  )
+  if _SEEDS.value:
+    given['seeds'] = _SEEDS.value
+  if _DATA_DIR.value:
+    given['data_dir'] = place(_DATA_DIR.value)
+  if values.platform:
+    given['platform'] = values.platform
+  if not values.compilation_cache:
+    given['compilation_cache'] = 'false'
+  return [f'--{name}={value}' for name, value in given.items()]
 
 
 def _write_table(out, table):
@@ -118,11 +177,15 @@ def _seeds(study: Any) -> tuple[int, ...]:
 
 
 def _measure(
-  paper: str, study: Any, config, seeds: tuple[int, ...], folder: pathlib.Path
+  paper: str,
+  study: Any,
+  config,
+  seeds: tuple[int, ...],
+  *,
+  folder: pathlib.Path,
 ) -> None:
   """Runs one paper's study and writes its report, unless it is there."""
   from repjax import report
-  from repjax.metrics import averages
 
   before = kept.Kept(folder)
   identity = _fingerprint(config)
@@ -140,11 +203,8 @@ def _measure(
     result = study.run(config, seeds)
     seconds = time.monotonic() - started
     rows = results.judge(study.CLAIMS, result.scalars)
-    for row in rows:
-      mean, half = averages.interval(row['values'])
-      logging.info(
-        '%s: %.4f +- %.4f: %s', row['name'], mean, half, row['verdict']
-      )
+    for line in results.verdicts(rows):
+      logging.info('%s', line)
     found = {
       'claims': rows,
       'scalars': dict(result.scalars),

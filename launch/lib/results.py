@@ -5,15 +5,12 @@ a section a paper: what its study does and found, what had to be true before,
 all claims, checks of theory, all scores, plots.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
-import zlib
 
-from absl import logging
 import numpy as np
 
 from launch.lib import recipes
@@ -101,33 +98,11 @@ def _verdict(claim, values):
   return UNDECIDED
 
 
-def measure_all(
-  out: pathlib.Path,
-  what: Mapping[str, Any],
-  measure: Callable[[str], None],
-  write: Callable[[], None],
-) -> None:
-  """Measures one paper after the other, and goes on where it was stopped.
-
-  Args:
-    out: Folder of the reports.
-    what: Says what is measured, with 'papers', a mapping with their names:
-      only the same goes on.
-    measure: Takes a paper's name.
-    write: Writes RESULTS.md, after each paper.
-  """
-  digest = zlib.crc32(json.dumps(what).encode())
-  begun = out / f'.begun-{digest:08x}.json'  # There until all are measured.
-  kept = (files.read_json_if_whole(begun, 'measured') or {}).get('measured', [])
-  for paper in what['papers']:
-    if paper in kept:
-      logging.info('%s is kept; to measure it again, delete %s', paper, begun)
-      continue
-    measure(paper)
-    kept = [*kept, paper]
-    files.write_json(begun, {'measured': kept})
-    write()
-  begun.unlink(missing_ok=True)
+def verdicts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+  """A line a row of `judge`, such as 'gain: 0.5000 +- 0.1000: holds'."""
+  for row in rows:
+    mean, half = averages.interval(row['values'])
+    yield f'{row["name"]}: {mean:.4f} +- {half:.4f}: {row["verdict"]}'
 
 
 def folder_of(out: pathlib.Path, paper: str, preset: str) -> pathlib.Path:

@@ -7,6 +7,7 @@ import launching
 import pytest
 
 from launch.lib import kept
+from launch.lib import measuring
 from launch.lib import recipes
 from launch.lib import results
 from repjax import files
@@ -246,8 +247,10 @@ def test_what_was_measured_before_a_kill_is_kept(tmp_path):
       made.append(paper)
 
     what = dict(papers=dict(a=1, b=2, c=3), **changes)
-    results.measure_all(
-      tmp_path, what, measure, lambda: written.append(list(made))
+    measuring.one_by_one(
+      measuring.Begun(tmp_path, what),
+      measure,
+      lambda: written.append(list(made)),
     )
 
   with pytest.raises(KeyboardInterrupt):
