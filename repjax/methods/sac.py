@@ -18,6 +18,7 @@ import optax
 
 from repjax import gradients
 from repjax import parallel
+from repjax import trees
 from repjax import types
 from repjax.methods import squashed_policy
 from repjax.methods import step as steps
@@ -93,8 +94,10 @@ def make(
     action_dim: Numbers of an action, A. The target of the entropy is -A.
     discount: What the next step's value counts, in [0, 1].
     temperature: What entropy is worth at the beginning, > 0.
-    critic_decay: Part of the critic's slow average that stays, in [0, 1].
-    encoder_decay: That of the encoder's slow average.
+    critic_decay: Part of the slow average of both values' layers that stays,
+      in [0, 1].
+    encoder_decay: That of what they read, as in the authors' code: the encoder
+      and the critic's projection.
     every: How often the rest is updated.
     task: The self-supervised loss, or None for none.
     transform: (batch, rng) -> batch on the devices, before the losses, such as
@@ -120,7 +123,10 @@ def make(
     critic_decay=critic_decay,
     encoder_decay=encoder_decay,
   )
-  decay = dict(encoder=encoder_decay, critic=critic_decay)
+
+  def decay(path):
+    is_read = path[0] == 'encoder' or path[:2] == ('critic', 'projection')
+    return encoder_decay if is_read else critic_decay
 
   def critic_loss(state, rng):
     weight = jnp.exp(state.extra.log_temperature)
@@ -211,10 +217,12 @@ def make(
     return state, sums
 
   def follow(state):
-    target = {
-      name: optax.incremental_update(state.params[name], slow, 1 - decay[name])
-      for name, slow in state.extra.target.items()
-    }
+    slow = state.extra.target
+    target = trees.map_with_path(
+      lambda path, x, old: optax.incremental_update(x, old, 1 - decay(path)),
+      {name: state.params[name] for name in slow},
+      slow,
+    )
     return state.replace(extra=state.extra._replace(target=target))
 
   def update(state, batch, rng):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import trees
 from repjax import types
 from repjax.methods import inverse_dynamics
 from repjax.methods import sac
@@ -123,6 +124,33 @@ def test_the_critics_loss_and_slow_averages_are_the_formulas(state):
     chex.assert_trees_all_close(
       after.extra.target[name], mixed, rtol=1e-4, atol=1e-6
     )
+
+
+def test_the_critics_projection_is_averaged_as_the_encoder_is():
+  def head():
+    return agents.Projection(6, own=agents.Encoder((3,), (1,)))
+
+  model = agents.Agent(
+    agents.Encoder((4,), (2,)),
+    agents.Actor(head(), agents.Trunk(4, (5,))),
+    agents.Critic(head(), agents.Trunk(1, (5,)), agents.Trunk(1, (5,))),
+  )
+  tx = sac.Optimizers(*[optax.sgd(0.1)] * 4)
+  method = sac.make(model, tx, action_dim=2)
+  before = jax.jit(method.init)(jax.random.key(0), _batch())
+  after, _ = jax.jit(method.update)(before, _batch(), jax.random.key(1))
+  start, end, slow = map(
+    trees.flatten, (before.extra.target, after.params, after.extra.target)
+  )
+  for path, x in slow.items():
+    values = path[1] in ('first', 'second')
+    decay, other = (0.99, 0.95) if values else (0.95, 0.99)
+    mixed = decay * start[path] + (1 - decay) * end[path]
+    np.testing.assert_allclose(x, mixed, rtol=1e-6, atol=1e-6)
+    wrong = other * start[path] + (1 - other) * end[path]
+    assert np.abs(x - wrong).max() > 1e-5, path
+  assert ('critic', 'projection', 'own', 'conv_0', 'kernel') in slow
+  assert ('critic', 'projection', 'norm', 'scale') in slow
 
 
 def test_the_actor_moves_no_encoder_and_what_waits_stands_still(state):
