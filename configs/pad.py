@@ -34,11 +34,11 @@ PRESETS: presets.Layer = dict(
     data=dict(name='walker-walk', eval_splits=('validation',)),
     trained_by='sac',
     world=dict(num=1, size=100, num_steps=250, action_repeat=4, stack=3),
-    # Eleven convolutions, of which the task shares the first eight, and a
-    # projection for each head.
+    # Actor and critic share eleven convolutions, of which the task shares the
+    # first eight and has the last three for itself; each has a projection.
     agent=dict(
-      channels=(32,) * 8,
-      strides=(2,) + (1,) * 7,
+      channels=(32,) * 11,
+      strides=(2,) + (1,) * 10,
       width=0,
       own_channels=(32,) * 3,
       own_width=100,

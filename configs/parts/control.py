@@ -135,14 +135,26 @@ def _teaching(env, noise, random, episodes):
 
 
 def network(config, *, action_dim: int = 2) -> agents.Agent:
-  """An encoder, an actor, the task's head, and a critic where it is learned."""
+  """An encoder, an actor, the task's head, and a critic where it is learned.
+
+  Raises:
+    InputError: If the task has more convolutions of its own than there are.
+  """
   net = config.agent
+  depth, own = None, None
+  if net.own_channels:
+    depth = len(net.channels) - len(net.own_channels)
+    if depth < 0:
+      raise types.InputError(
+        f'config.agent.own_channels={net.own_channels} stand in for the last '
+        f'of config.agent.channels={net.channels}, and are more.'
+      )
+    own = agents.Encoder(
+      net.own_channels, net.strides[depth:], unfolded=net.unfolded
+    )
 
   def projection():
-    own = None
-    if net.own_channels:
-      own = agents.Encoder(net.own_channels, (1,) * len(net.own_channels))
-    return agents.Projection(net.own_width, own)
+    return agents.Projection(net.own_width)
 
   def trunk(out):
     return agents.Trunk(out, net.features)
@@ -158,9 +170,10 @@ def network(config, *, action_dim: int = 2) -> agents.Agent:
     if is_cloned
     else agents.Critic(projection(), trunk(1), trunk(1)),
     task=agents.Task(
-      projection(),
+      agents.Projection(net.own_width, own),
       trunk(4 if is_rotation else action_dim),
       num_inputs=1 if is_rotation else 2,
+      depth=depth,
     ),
   )
 

@@ -127,7 +127,7 @@ COMMON = {
 OF_RECIPES = {
   'agent.features': 'Widths of the hidden layers of actor, critics and task.',
   'agent.log_std': "Range of the logarithm of the actor's deviation.",
-  'agent.own_channels': 'Channels of the convolutions of each head alone.',
+  'agent.own_channels': "Channels of the task's own last convolutions.",
   'agent.own_width': 'Width of the projection of each head; 0 for none.',
   'agent.strides': 'Stride of each convolution of the encoder.',
   'colours.id': 'Inks (red, green, blue) of digits that are learned.',

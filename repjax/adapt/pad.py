@@ -31,7 +31,8 @@ from repjax import types
 from repjax.data.environments import environment
 
 # What the task trains, of the groups of an agent's parameters
-# (`models.agent`): all that is shared, and the task's own head.
+# (`models.agent`): all that is shared, and the task's own head. Convolutions
+# of the encoder after the task branches off have no gradient, and stay.
 ADAPTED = ('encoder', 'task')
 
 # Mean loss of the last steps, about so many, that the harm detector looks at.

@@ -47,16 +47,20 @@ class Encoder(nn.Module):
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, image: jax.Array) -> jax.Array:
-    """[B, H, W, C], uint8 or in [0, 1] -> [B, H', W', C'] or [B, width]."""
+  def __call__(self, image: jax.Array, depth: int | None = None) -> jax.Array:
+    """[B, H, W, C], uint8 or in [0, 1] -> [B, H', W', C'] or [B, width].
+
+    Args:
+      image: Of observations.
+      depth: Convolutions to stop after; None for the whole encoder.
+    """
     x = image
     if jnp.issubdtype(x.dtype, jnp.integer):
       x = x.astype(jnp.float32) / 255
-    for index, (width, stride) in enumerate(
-      zip(self.channels, self.strides, strict=True)
-    ):
+    layers = list(zip(self.channels, self.strides, strict=True))
+    for index, (width, stride) in enumerate(layers[:depth]):
       x = nn.relu(self._conv(width, stride, f'conv_{index}')(x))
-    if not self.width:
+    if depth is not None or not self.width:
       return x
     return Projection(self.width, dtype=self.dtype, name='projection')(x)
 
@@ -203,11 +207,14 @@ class Task(nn.Module):
     projection: Of the encoder's output of each input.
     trunk: Of the projections of all inputs, side by side.
     num_inputs: Observations that it is asked about at once.
+    depth: Convolutions of the encoder after which it branches off, so that it
+      trains those alone; None for the whole encoder.
   """
 
   projection: Projection
   trunk: Trunk
   num_inputs: int = 2
+  depth: int | None = None
 
   def __call__(self, *inputs: jax.Array) -> jax.Array:
     """[B, ...] each -> [B, out]."""
@@ -238,7 +245,7 @@ class Agent(nn.Module):
     if self.critic is not None:
       heads.append(self.critic(x, action))
     if self.task is not None:
-      heads.append(self.task(*[x] * self.task.num_inputs))
+      heads.append(self.guess(*[observation] * self.task.num_inputs))
     return tuple(heads)
 
   def policy(self, observation: jax.Array, *, stop: bool = False) -> Gaussian:
@@ -257,7 +264,9 @@ class Agent(nn.Module):
     """What the task's head says of one observation or several, [B, out]."""
     if self.task is None:
       raise InputError('the agent has no task: make it with one')
-    return self.task(*map(self.encoder, observations))
+    depth = self.task.depth
+    branch = () if depth is None else (depth,)
+    return self.task(*[self.encoder(x, *branch) for x in observations])
 
   def _encode(self, observation, *, stop):
     x = self.encoder(observation)

@@ -23,8 +23,8 @@ def _tiny():
     data=dict(name='cartpole-swingup'),
     world=dict(size=36, num_steps=5, action_repeat=2),
     agent=dict(
-      channels=(4, 4),
-      strides=(2, 2),
+      channels=(4, 4, 4),
+      strides=(2, 2, 1),
       own_channels=(4,),
       own_width=6,
       features=(8,),
