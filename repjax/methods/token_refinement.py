@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import optim
 from repjax import types
 from repjax.layers import frozen
 from repjax.methods import model_inputs
@@ -36,7 +37,8 @@ def make(
     model: Of at least two blocks; its `vit` stays as it is.
     tx: Optax chain.
     order: 'together' trains all refinements in every step, 'in_turn' the first,
-      then the second, ..., as published.
+      then the second, ..., as published: the others, and the optimizer's
+      moments of them, stay as they are (`optim.in_turn`).
     steps_per_block: Steps of each refinement in turn; steps beyond the last
       one's go on with it. (The published schedule asks for one epoch too many
       and ends with an error there.)
@@ -55,6 +57,9 @@ def make(
   check_range('[1, inf)', steps_per_block=steps_per_block)
   num_early = model.vit.num_layers - 1
   check_range('[2, inf)', num_layers=model.vit.num_layers)
+  if order == 'in_turn':
+    names = [f'refine_{i}' for i in range(num_early)]
+    tx = optim.in_turn(tx, names, steps_per_block=steps_per_block)
   trained: nn.Module = frozen.train_only(model, refined_vit.of_refinement)
 
   def loss_fn(params, model_state, batch, rng):
@@ -85,7 +90,7 @@ def make(
 
   def update(state, batch, rng):
     if order == 'in_turn':
-      block = jnp.minimum(state.step // steps_per_block, num_early - 1)
+      block = optim.whose_turn(state.opt_state.step, num_early, steps_per_block)
       batch = {**batch, 'block': jnp.broadcast_to(block, batch['label'].shape)}
     return step.update(state, batch, rng)
 

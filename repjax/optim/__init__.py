@@ -14,6 +14,8 @@ from repjax.optim.gradient_projection import (
 from repjax.optim.gradient_projection import update_bases as update_bases
 from repjax.optim.gradient_vaccine import gradient_vaccine as gradient_vaccine
 from repjax.optim.gradient_vaccine import pcgrad as pcgrad
+from repjax.optim.in_turn import in_turn as in_turn
+from repjax.optim.in_turn import whose_turn as whose_turn
 from repjax.optim.l2_sp import L2SpState as L2SpState
 from repjax.optim.l2_sp import l2_sp as l2_sp
 from repjax.optim.layer_decay import layer_decay as layer_decay

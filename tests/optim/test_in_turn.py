@@ -1,0 +1,85 @@
+"""Blocks in turn are optimizers of one block each, one after the other."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from repjax import optim
+from repjax import types
+
+# One block has a parameter by the other's name.
+PARAMS = {
+  'second': {'w': jnp.array([1.0, -2.0])},
+  'first': {'w': jnp.ones(3), 'second': jnp.array(4.0)},
+}
+ORDER = ('first', 'second')
+
+
+def run(tx, params, steps):
+  """Parameters and state after each step on gradients of sums of squares."""
+  state, seen = tx.init(params), []
+  for _ in range(steps):
+    grads = jax.tree.map(lambda x: 2 * x + 1, params)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    seen.append((params, state))
+  return seen
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    lambda: optax.chain(
+      optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)
+    ),
+    lambda: optax.chain(optax.trace(0.5, nesterov=True), optax.scale(-0.2)),
+  ],
+)
+def test_each_block_is_trained_as_if_alone(make):
+  seen = run(optim.in_turn(make(), ORDER, steps_per_block=3), PARAMS, 8)
+  for name, begin, end in (('first', 0, 3), ('second', 3, 8)):
+    alone = [x[0] for x in run(make(), PARAMS[name], end - begin)]
+    expected = [PARAMS[name]] * begin + alone + alone[-1:] * (8 - end)
+    chex.assert_trees_all_close([x[0][name] for x in seen], expected)
+
+
+def test_moments_wait_and_counts_go_on():
+  tx = optim.in_turn(optax.adamw(0.1), ORDER, steps_per_block=2)
+  seen = run(tx, PARAMS, 4)
+  adam = [state.inner[0] for _, state in seen]
+  assert [int(x.count) for x in adam] == [1, 2, 3, 4]
+  for moment in ('mu', 'nu'):
+    each = [getattr(x, moment) for x in adam]
+    np.testing.assert_array_equal(each[1]['second']['w'], 0)
+    assert (each[2]['second']['w'] != 0).all()
+    chex.assert_trees_all_equal(each[1]['first'], each[3]['first'])
+
+
+def test_schedules_count_the_steps_of_all_blocks():
+  tx = optim.in_turn(
+    optax.sgd(lambda count: 0.1 * (count + 1)), ORDER, steps_per_block=1
+  )
+  (_, _), (params, _) = run(tx, PARAMS, 2)
+  before = PARAMS['second']['w']
+  np.testing.assert_allclose(
+    params['second']['w'], before - 0.2 * (2 * before + 1), rtol=1e-6
+  )
+
+
+def test_one_block_is_the_plain_optimizer():
+  make, params = lambda: optax.adamw(0.1), {'first': PARAMS['first']}
+  found = run(optim.in_turn(make(), ['first'], steps_per_block=1), params, 3)
+  chex.assert_trees_all_equal(
+    [x[0] for x in found], [x[0] for x in run(make(), params, 3)]
+  )
+
+
+def test_other_blocks_than_the_parameters_are_refused():
+  for blocks in (('first',), ('first', 'third'), ('first', 'second', 'first')):
+    with pytest.raises(types.InputError, match='blocks are'):
+      optim.in_turn(optax.sgd(0.1), blocks, steps_per_block=1).init(PARAMS)
+  with pytest.raises(types.InputError, match='steps_per_block'):
+    optim.in_turn(optax.sgd(0.1), ORDER, steps_per_block=0)
