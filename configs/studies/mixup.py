@@ -115,9 +115,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     logits[name] = np.concatenate(trained.outputs['logits'])
     numbers[name] = {
       **_measure(trained, test_rows['label']),
-      'fgsm': _attacked(
-        method, trained.states, test_rows, config.study.epsilon
-      ),
+      'fgsm': _attacked(method, trained.states, test_rows, config),
     }
   plain, mixed = numbers['plain'], numbers['Mixup']
   labels = np.tile(test_rows['label'], len(seeds))
@@ -160,9 +158,11 @@ def _measure(trained, label):
   }
 
 
-def _attacked(method, states, test_rows, epsilon):
-  """Accuracy on images changed by FGSM, one a seed; pixels lie in [0, 1]."""
+def _attacked(method, states, test_rows, config):
+  """Accuracy on images changed by FGSM in pixels of [0, 1], one a seed."""
   label = test_rows['label']
+  mean, std = (np.float32(config.augment[x]) for x in ('mean', 'std'))
+  box = dict(low=-mean / std, high=(1 - mean) / std)
   mask = jnp.ones(len(label))
 
   def accuracy(state):
@@ -170,7 +170,8 @@ def _attacked(method, states, test_rows, epsilon):
       logits = method.predict(state, {'image': image, 'mask': mask})['logits']
       return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
-    image = fgsm.fgsm(loss, test_rows['image'], epsilon=epsilon)
+    epsilon = config.study.epsilon / std
+    image = fgsm.fgsm(loss, test_rows['image'], epsilon=epsilon, **box)
     logits = method.predict(state, {'image': image, 'mask': mask})['logits']
     return (logits.argmax(-1) == label).mean()
 
