@@ -66,7 +66,8 @@ def ascend(
     whose gradient is zero stays as it is.
 
   Raises:
-    InputError: A setting is out of range, or a key is needed.
+    InputError: A setting is out of range, a key is needed, or an image is not
+      within [low, high]; what is traced is not checked.
   """
   check_choice('norm', norm, ('linf', 'l2'))
   check_range('[1, inf)', num_steps=num_steps)
@@ -78,6 +79,7 @@ def ascend(
       raise InputError(f"{name} is one number for norm='l2'; got {value}")
   if rng is None and (random_start or see is not None):
     raise InputError('what is random in this attack needs a key: give rng')
+  check_box(image, low, high)
   epsilon, step_size, low, high = (
     beside(image, x) for x in (epsilon, step_size, low, high)
   )
@@ -129,6 +131,36 @@ def beside(image: jax.Array, x: float | jax.Array) -> float | jax.Array:
   """A number as it is, an array with as many axes as the image."""
   missing = image.ndim - jnp.ndim(x)
   return jnp.expand_dims(x, tuple(range(missing))) if jnp.ndim(x) else x
+
+
+def check_box(
+  image: jax.Array, low: float | jax.Array, high: float | jax.Array
+) -> None:
+  """Refuses images that an attack would first of all cut to its box.
+
+  Args:
+    image: [B, ...].
+    low: Smallest allowed value; broadcasts against the image.
+    high: Largest allowed value; broadcasts against the image.
+
+  Raises:
+    InputError: A value that is known (nothing that is traced is) lies outside
+      of [low, high], by more than rounding, or no value lies in it.
+  """
+  known = [not isinstance(x, jax.core.Tracer) for x in (image, low, high)]
+  units = "give low and high in the image's units"
+  if all(known[1:]) and not np.all(np.asarray(low) <= np.asarray(high)):
+    raise InputError(f'need low <= high: {units}; got {low=}, {high=}')
+  if all(known):
+    values, lowest, highest = (np.asarray(x) for x in (image, low, high))
+    # No value that is no number is within, either.
+    above = values >= lowest - 1e-6 * np.maximum(1, abs(lowest))
+    below = values <= highest + 1e-6 * np.maximum(1, abs(highest))
+    if not (above & below).all():
+      raise InputError(
+        f'images from {values.min():g} to {values.max():g} are not within '
+        f'[low, high]: {units}; got {low=}, {high=}'
+      )
 
 
 def _in_ball(rng, image, norm):

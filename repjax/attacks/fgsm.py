@@ -99,7 +99,8 @@ def r_fgsm(
     Images like `image`, within `epsilon` of it and within [low, high].
 
   Raises:
-    InputError: `random_step` is longer than `epsilon`.
+    InputError: `random_step` is longer than `epsilon`, or images are not within
+      [low, high].
   """
   known = not any(
     isinstance(x, jax.core.Tracer) for x in (epsilon, random_step)
@@ -108,6 +109,7 @@ def r_fgsm(
     raise InputError(
       f'random_step must be at most epsilon; got {random_step=}, {epsilon=}'
     )
+  ascent.check_box(image, low, high)
   epsilon, random_step, low, high = (
     ascent.beside(image, x) for x in (epsilon, random_step, low, high)
   )

@@ -19,6 +19,7 @@ ROWS, SIDE, CHANNELS, CLASSES = 3, 8, 2, 4
 IMAGE = RNG.uniform(0.2, 0.8, (ROWS, SIDE, SIDE, CHANNELS)).astype(np.float32)
 WEIGHT = RNG.normal(size=(SIDE * SIDE * CHANNELS, CLASSES)).astype(np.float32)
 LABEL = np.array([0, 3, 1])
+MEAN, STD = np.float32([0.3, 0.6]), np.float32([0.2, 0.25])
 
 
 def logits(image):
@@ -296,6 +297,55 @@ def test_what_cannot_be_attacked_so_is_refused():
     smoothing.gaussian(4, 3.0)
   with pytest.raises(types.InputError, match='square'):
     input_diversity.InputDiversity().check((1, 4, 5, 3))
+
+
+ATTACKS = {
+  'fgsm': lambda x, **box: fgsm.fgsm(LOSS, x, epsilon=0.1, **box),
+  'r_fgsm': lambda x, **box: fgsm.r_fgsm(
+    LOSS, x, jax.random.key(0), epsilon=0.1, random_step=0.02, **box
+  ),
+  'pgd': lambda x, **box: fgsm.pgd(
+    LOSS, x, None, epsilon=0.1, step_size=0.05, num_steps=2, **box
+  ),
+  'mi_fgsm': lambda x, **box: fgsm.mi_fgsm(LOSS, x, epsilon=0.1, **box),
+}
+
+
+@pytest.mark.parametrize('kind', ATTACKS)
+def test_images_outside_of_their_box_are_refused(kind):
+  attack, image = ATTACKS[kind], jnp.asarray(IMAGE)
+  units = "in the image's units"
+  for wrong in (255 * image, image - 0.5, image.at[0, 0].set(jnp.nan)):
+    with pytest.raises(types.InputError, match=units):
+      attack(wrong)
+    with pytest.raises(types.InputError, match=units):
+      jax.jit(lambda x=wrong: attack(x))()  # Known while this is traced.
+  with pytest.raises(types.InputError, match=f'low <= high: .*{units}'):
+    attack(image, low=1.0, high=0.0)
+  # The same attack of what is measured in other units, a channel at a time.
+  box = dict(low=-MEAN / STD, high=(1 - MEAN) / STD)
+  edges = np.stack([np.zeros_like(IMAGE[0]), np.ones_like(IMAGE[0]), IMAGE[0]])
+  attack(jnp.asarray((edges - MEAN) / STD), **box)
+  standardised = jnp.asarray((IMAGE - MEAN) / STD)
+  with pytest.raises(types.InputError, match=units):
+    attack(standardised)
+  box['high'] = box['high'] * np.float32([1, 0.1])
+  with pytest.raises(types.InputError, match=units):
+    attack(standardised, **box)
+
+
+def test_a_box_by_channel_is_that_of_pixels():
+  pixels = fgsm.fgsm(LOSS, jnp.asarray(IMAGE), epsilon=0.3)
+  mean, std = MEAN[None, None, None], STD[None, None, None]
+  found = fgsm.fgsm(
+    lambda x: LOSS(x * std + mean),
+    jnp.asarray((IMAGE - MEAN) / STD),
+    epsilon=0.3 / STD,
+    low=-MEAN / STD,
+    high=(1 - MEAN) / STD,
+  )
+  np.testing.assert_allclose(found * std + mean, pixels, atol=1e-5)
+  assert found.min() < 0 and found.max() > 1
 
 
 @pytest.mark.parametrize('strange', [-1, 2])
