@@ -80,7 +80,9 @@ def _parallel(kernel, bias, cosine):
   units = kernel[:, alive] / lengths[alive]
   # Among a few of them, one lies along a direction that most have.
   some = units[:, :: max(1, units.shape[1] // 16)]
-  along = np.abs(some.T @ units) >= cosine
+  # Opposite outputs are not parallel: those of a head of two classes are, after
+  # any training from zeros, and rows of an imprint have one sign.
+  along = some.T @ units >= cosine
   group = along[along.sum(1).argmax()]
   thresholds = bias[alive][group] / lengths[alive][group]
   scale = max(np.abs(thresholds).max(), 1e-12)

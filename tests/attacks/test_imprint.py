@@ -23,6 +23,7 @@ from repjax.data.reading import source as sources
 from repjax.experiments import of_images
 from repjax.layers import imprint
 from repjax.models import mlp
+from repjax.models import vit
 
 RNG = np.random.default_rng(0)
 PRIVATE = RNG.normal(size=(12, 2, 2, 1))
@@ -262,6 +263,34 @@ def test_an_auditor_names_imprints_and_nothing_else():
   assert imprint_audit.audit({'mixed': mixed})[0].parallel == pytest.approx(
     2 / 3
   )
+
+
+def test_a_trained_head_of_two_classes_is_no_imprint():
+  # Its columns begin at 0, and their gradients are opposite.
+  model = vit.ViT(
+    2, patch_size=2, hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=1
+  )
+  image = jnp.asarray(RNG.normal(size=(8, 4, 4, 1)), jnp.float32)
+  label = jnp.asarray(RNG.integers(0, 2, 8))
+  tx = optax.adam(1e-2)
+  params = model.init(jax.random.key(0), image, train=False)['params']
+
+  def loss(params):
+    logits = model.apply({'params': params}, image, train=False)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label).sum()
+
+  @jax.jit
+  def step(params, state):
+    updates, state = tx.update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state
+
+  state = tx.init(params)
+  for _ in range(5):
+    params, state = step(params, state)
+  first, second = np.asarray(params['head']['kernel']).T
+  np.testing.assert_allclose(first, -second, rtol=1e-4)
+  assert abs(first).max() > 0.01
+  assert not imprint_audit.audit(params)
 
 
 def test_bins_from_private_data_are_refused_by_name():
