@@ -182,7 +182,7 @@ def published(num_rows: int, num_bins: int) -> float:
   types.check_range('[1, inf)', num_rows=num_rows)
   n, k = num_rows, num_bins
   total = n * math.comb(k, n)
-  for alone in range(1, n - 1):
+  for alone in range(1, min(n - 1, k + 1)):
     others = sum(
       math.comb(k - alone, bins) * math.comb(n - alone - bins - 1, bins - 1)
       for bins in range(1, (n - alone) // 2 + 1)

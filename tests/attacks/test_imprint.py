@@ -130,8 +130,10 @@ def test_sparse_windows_cover_everything_once():
   np.testing.assert_array_equal(active.sum(1), 1)
 
 
-def test_expected_numbers_are_means_over_all_cases():
-  n, k = 5, 4
+@pytest.mark.parametrize(
+  ('n', 'k'), [(5, 4), (6, 2), (7, 3), (8, 4), (1, 2), (3, 5)]
+)
+def test_expected_numbers_are_means_over_all_cases(n, k):
   cases = list(itertools.product(range(k), repeat=n))
   counts = [np.bincount(x, minlength=k) for x in cases]
   independent = np.mean([(x == 1).sum() for x in counts])
@@ -147,9 +149,13 @@ def test_expected_numbers_are_means_over_all_cases():
   assert imprint_bins.published_one_shot(n, k) == pytest.approx(
     (ways[:, 0] == 1).mean()
   )
-  # Of the authors' code.
+
+
+def test_expected_numbers_are_those_of_the_authors_code():
   assert imprint_bins.published(64, 256) == pytest.approx(40.935, abs=1e-3)
   assert imprint_bins.expected(64, 256) == pytest.approx(50.014, abs=1e-3)
+  # Fewer bins than inputs.
+  assert 0 < imprint_bins.published(64, 32) < imprint_bins.expected(64, 32)
 
 
 def test_laws_have_bins_of_equal_mass():
