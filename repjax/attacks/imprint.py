@@ -30,8 +30,8 @@ from repjax.layers import imprint
 
 Order = Literal['weight', 'bias']
 
-# A bin is empty if what is left of its bias gradient is rounding. Relative to
-# the largest difference of two rows.
+# A bin of cumulative rows is empty if its two rows' bias gradients differ by
+# rounding. Relative to the largest bias gradient of a row.
 _EMPTY = {'float64': 1e-13, 'float32': 1e-7}
 
 
@@ -179,10 +179,12 @@ def invert(
 ) -> Found:
   """`read`, of the gradients of the rows' kernel [d, k] and bias [k]."""
   types.check_choice('kind', kind, imprint.KINDS)
-  size = np.abs(bias).max(initial=0.0)
-  empty = _EMPTY.get(str(np.asarray(bias).dtype), 1e-7) * size
   kernel, bias = np.asarray(kernel.T), np.asarray(bias)
+  # A sparse row stands alone: without an input its gradient is 0 exactly.
+  empty = 0.0
   if kind == 'cumulative':
+    largest = np.abs(bias).max(initial=0.0)
+    empty = _EMPTY.get(str(bias.dtype), 1e-7) * largest
     kernel, bias = (
       np.concatenate([x[:-1] - x[1:], x[-1:]]) for x in (kernel, bias)
     )

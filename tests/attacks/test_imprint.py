@@ -38,18 +38,20 @@ def trap(num_bins, kind='cumulative', gain=1.0):
   return made._replace(edges=imprint_bins.of_public(public, num_bins))
 
 
-def gradient(made, connection, images=PRIVATE, labels=LABEL):
-  """Of the mean loss of a small network behind a trap, float64."""
+def gradient(
+  made, connection, images=PRIVATE, labels=LABEL, weights=1, dtype='float64'
+):
+  """Of the mean loss of a small network behind a trap."""
   model = imprint.Imprinted(mlp.Mlp(3, (6,)), made.layer(connection))
   variables = model.init(jax.random.key(0), jnp.ones((1, *SHAPE)), train=False)
-  variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
+  variables = jax.tree.map(lambda x: x.astype(dtype), variables)
   params = attack.plant(variables, made, connection)['params']
+  images = images.astype(dtype)
 
   def loss(params):
     logits = model.apply({'params': params}, images, train=True)
-    return optax.softmax_cross_entropy_with_integer_labels(
-      logits, labels
-    ).mean()
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return (weights * losses).mean()
 
   return jax.grad(loss)(params)
 
@@ -65,10 +67,10 @@ def alone(made, images=PRIVATE):
   return np.array([b >= 0 and bins.count(b) == 1 for b in bins])
 
 
-def recovered(found, images=PRIVATE):
+def recovered(found, images=PRIVATE, atol=1e-9):
   flat = images.reshape(len(images), -1)
   hits = found.inputs[found.hit]
-  return np.array([(abs(hits - x).max(1) < 1e-9).any() for x in flat])
+  return np.array([(abs(hits - x).max(1) < atol).any() for x in flat])
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,25 @@ def test_recovery_is_that_of_singly_occupied_bins_exactly(
   )
   if connection != 'cat':
     assert 0 < expected.sum() < len(expected)
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'faint', 'atol'),
+  [('float32', 1e-9, 1e-5), ('float64', 1e-15, 1e-9)],
+)
+def test_an_input_of_faint_gradient_is_read_of_sparse_rows(dtype, faint, atol):
+  # Nothing is subtracted of them that could round it away.
+  made = trap(16, 'sparse')
+  expected = alone(made)
+  weights = np.ones(len(PRIVATE))
+  weights[expected.argmax()] = faint
+  with float64.enabled():
+    grads = gradient(made, 'linear', weights=weights.astype(dtype), dtype=dtype)
+  assert grads['imprint']['rows']['bias'].dtype == dtype
+  found = attack.read(grads, 'sparse')
+  np.testing.assert_array_equal(recovered(found, atol=atol), expected)
+  bins = np.histogram(made.scores(PRIVATE), [*made.edges[:-1], np.inf])[0]
+  np.testing.assert_array_equal(found.hit[:-1], bins[:-1] > 0)
 
 
 def test_the_top_bin_is_read_and_the_authors_code_leaves_it():
