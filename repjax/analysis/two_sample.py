@@ -97,9 +97,12 @@ def permutation_test(
     chunk: Splits that are computed at once: memory against speed.
 
   Raises:
-    InputError: The samples do not go together, or are too small.
+    InputError: The samples do not go together, are too small, or have a row
+      that is not finite; or the statistic of them is not finite.
   """
   check_range('[1, inf)', num_permutations=num_permutations, chunk=chunk)
+  for which, sample in (('first', x), ('second', y)):
+    _check_finite(which, sample)
   rng_rows, rng_x, rng_y, rng_orders = jax.random.split(rng, 4)
   x, y = equal_sizes(x, y, sizes=sizes, rng=rng_rows)
   # Rows may be sorted, and a statistic may take the first half of a sample.
@@ -113,6 +116,12 @@ def permutation_test(
     num_permutations=num_permutations,
     chunk=chunk,
   )
+  # What is not known would count as the smallest of all, at p = 1.
+  if not np.isfinite(value):
+    raise InputError(
+      f'{statistic.name} of these samples is {float(value)}, which nothing '
+      'can be compared with: give other rows, or another statistic.'
+    )
   return Test(
     name=statistic.name,
     value=float(value),
@@ -120,6 +129,16 @@ def permutation_test(
     permuted=np.asarray(permuted),
     num_rows=num_rows,
   )
+
+
+def _check_finite(which, sample):
+  for a in map(jnp.asarray, jax.tree.leaves(sample)):
+    finite = jnp.isfinite(a).all(tuple(range(1, a.ndim)))
+    if not finite.all():
+      raise InputError(
+        f'Row {finite.argmin()} of the {which} sample is not finite: take it '
+        'out, or fill in what is missing.'
+      )
 
 
 def num_larger(value: jax.Array, permuted: jax.Array) -> jax.Array:

@@ -98,6 +98,32 @@ def test_samples_that_do_not_go_together_are_refused(x, y, word):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_refused_and_named(bad):
+  clean = {'a': np.zeros((6, 2)), 'b': np.arange(6)}
+  dirty = {'a': np.zeros((9, 2)), 'b': np.arange(9)}
+  dirty['a'][4, 1] = bad
+  statistic = two_sample.Statistic('sum', lambda x: x['b'], MEANS.value)
+  for x, y, which in ((dirty, clean, 'first'), (clean, dirty, 'second')):
+    for seed in range(3):  # Whether or not it is among those that are drawn.
+      with pytest.raises(InputError, match=f'Row 4 of the {which} sample'):
+        two_sample.permutation_test(
+          x, y, statistic, rng=jax.random.key(seed), sizes='subsample'
+        )
+
+
+@pytest.mark.parametrize('value', [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_statistic_that_is_not_finite_is_no_p_value(value):
+  statistic = two_sample.Statistic(
+    'ratio', lambda rows: rows, lambda rows, split: value * split.x.sum()
+  )
+  with pytest.raises(InputError, match='ratio of these samples is') as error:
+    two_sample.permutation_test(
+      np.zeros(4), np.ones(4), statistic, rng=jax.random.key(0)
+    )
+  assert '\n' not in str(error.value)
+
+
 def test_a_nan_never_rejects():
   assert two_sample.num_larger(jnp.nan, jnp.zeros(9)) == 9
   # What is not known of a split may be large.
