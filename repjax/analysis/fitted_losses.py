@@ -40,14 +40,19 @@ def gaussian_mixture(
     steps: EM steps of each fit.
     floor: Added to the variances, in units of those of the pooled rows: it
       bounds the density of components that shrink to a row. (The authors'
-      scikit-learn adds 1e-6 in units of the data.)
+      scikit-learn adds 1e-6 in units of the data.) A column that is the same in
+      all rows has the unit of the data and this variance alone: it adds the
+      same number to all entropies.
   """
   check_range('[1, inf)', num_components=num_components, steps=steps)
   check_range('(0, inf)', floor=floor)
 
   def prepare(rows):
     flat = jnp.asarray(rows).reshape((rows.shape[0], -1))
-    scale = flat.std(0, keepdims=True)
+    # A variance may be above 0 by rounding where all values are equal.
+    differs = (flat != flat[:1]).any(0, keepdims=True)
+    variance = flat.var(0, keepdims=True)
+    scale = jnp.sqrt(jnp.where(differs & (variance > 0), variance, 1))
     white = (flat - flat.mean(0, keepdims=True)) / scale
     eye = jnp.eye(flat.shape[1], dtype=flat.dtype)
     start = Mixture(

@@ -204,6 +204,31 @@ def test_the_entropy_of_a_mixture_is_in_units_of_the_data():
   )
 
 
+@pytest.mark.parametrize('wide', [False, True])
+@pytest.mark.parametrize('value', [0.0, 0.1])
+def test_a_constant_column_changes_no_test_by_mixtures(value, wide):
+  rng = np.random.default_rng(0)
+  samples = [rng.normal(at, 1, (30, 2)) for at in (0, 5)]
+  loss = fitted_losses.gaussian_mixture(2, rng=jax.random.key(0), steps=9)
+  tests, entropies = [], []
+  with jax.enable_x64(wide):
+    for beside in ([], [np.full((30, 1), value)]):
+      x, y = (jnp.asarray(np.hstack([z, *beside])) for z in samples)
+      pool = two_sample.pool(x, y)
+      entropies.append(loss.entropy(loss.prepare(pool), jnp.ones(60)))
+      statistic = h_divergence.statistic(loss, phi='min')
+      tests.append(
+        two_sample.permutation_test(
+          x, y, statistic, rng=jax.random.key(1), num_permutations=19
+        )
+      )
+  np.testing.assert_allclose(tests[1].value, tests[0].value, rtol=1e-4)
+  assert tests[0].p_value == tests[1].p_value == 1 / 20
+  np.testing.assert_allclose(  # That of the variance that is added to it.
+    entropies[1] - entropies[0], np.log(2 * np.pi * 1e-3) / 2, rtol=1e-5
+  )
+
+
 def test_k_means_plus_plus_never_picks_a_row_twice():
   rows = jnp.asarray(samples(5)[0])
   found = fitted_losses.plus_plus(jax.random.key(0), rows, 5)
