@@ -18,6 +18,7 @@ small: shapes of our own in three colours, a small convolutional network.
 """
 
 from ml_collections import config_dict
+import numpy as np
 import optax
 
 from configs import presets
@@ -121,7 +122,9 @@ def build(
   method = shift_methods.make(
     config,
     num_labels=data.train.num_classes,
-    num_values=splits.num_values,
+    group_counts=np.bincount(
+      data.train.column('group'), minlength=splits.num_values
+    ),
     steps=data.steps,
     optimizer=optimizer,
   )

@@ -124,6 +124,6 @@ def method(
     network(data.labelled.num_classes, **config[config.network]),
     config,
     optimizer,
-    num_groups=data.grouper.num_groups,
+    group_counts=data.group_counts,
     steps=data.steps,
   )

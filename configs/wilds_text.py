@@ -111,7 +111,7 @@ def method(
     ),
     config,
     optimizer,
-    num_groups=data.grouper.num_groups,
+    group_counts=data.group_counts,
     steps=data.steps,
     inputs=model_inputs.text,
   )

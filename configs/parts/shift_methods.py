@@ -9,6 +9,7 @@ augmentation that describes the nuisance of coloured sets (hue), come in
 addition. The value of the nuisance is the domain.
 """
 
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -100,7 +101,7 @@ def make(
   config: Any,
   *,
   num_labels: int,
-  num_values: int,
+  group_counts: Sequence[int],
   steps: int,
   optimizer: types.Optimizer = optax.adam,
 ) -> types.Method:
@@ -110,7 +111,8 @@ def make(
     config: With `method`, a group of settings for each that has some, `network`
       and `tx`.
     num_labels: C.
-    num_values: A, the domains.
+    group_counts: Training rows of each value, [A]: the domains. One without any
+      has no weight in GroupDRO, and no output in the adversary of DANN.
     steps: Number of updates, over which the rate decays, if it does.
     optimizer: Of all of them.
   """
@@ -118,15 +120,18 @@ def make(
   rate = tx.learning_rate
   if tx.decay:
     rate = optax.cosine_decay_schedule(rate, steps)
-  groups = dict(num_groups=num_values)
-  adversary = dann.Adversary(num_values, features=tuple(config.dann.features))
+  groups: dict[str, Any] = dict(num_groups=len(group_counts))
+  counted = dict(groups, group_counts=group_counts)
+  adversary = dann.Adversary(
+    np.count_nonzero(group_counts), features=tuple(config.dann.features)
+  )
   makes = dict(
     irm=functools.partial(irm.make, **groups, **config.irm),
     coral=functools.partial(coral.make, **groups, **config.coral),
     # The authors' adversary reads logits; this one the features, as in the
     # paper of DANN.
     dann=functools.partial(
-      dann.make, **groups, weight=config.dann.weight, adversary=adversary
+      dann.make, **counted, weight=config.dann.weight, adversary=adversary
     ),
     sagnet=functools.partial(
       sagnet.make, num_classes=num_labels, **config.sagnet
@@ -137,7 +142,7 @@ def make(
       num_classes=num_labels,
       **config.domain_mixup,
     ),
-    group_dro=functools.partial(group_dro.make, **groups, **config.group_dro),
+    group_dro=functools.partial(group_dro.make, **counted, **config.group_dro),
   )
   types.check_choice('config.method', config.method, NAMES)
   settings = dict(config.step)

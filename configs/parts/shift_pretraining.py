@@ -62,7 +62,7 @@ def networks(
   config = config.copy_and_resolve_references()
   config.method = 'erm'
   method = shift_methods.make(
-    config, num_labels=10, num_values=1, steps=config.min_steps
+    config, num_labels=10, group_counts=(len(digits),), steps=config.min_steps
   )
   seeds = tuple(dict.fromkeys(cells.seeds))
   trained = side_by_side.train(

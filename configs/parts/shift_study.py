@@ -167,8 +167,16 @@ def _maker(config, arms):
   return functools.partial(
     shift_methods.make,
     num_labels=arms.num_labels,
-    num_values=arms.num_values,
+    group_counts=_value_counts(arms).sum(0),
     steps=config.min_steps,
+  )
+
+
+def _value_counts(arms):
+  """Training rows of each cell by the nuisance's value, [K * S, A]."""
+  group = arms.cells.columns['group']
+  return np.stack(
+    [np.bincount(group[x], minlength=arms.num_values) for x in arms.cells.rows]
   )
 
 

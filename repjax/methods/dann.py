@@ -15,6 +15,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from repjax import gradients
@@ -68,6 +69,7 @@ def make(
   adversary: nn.Module | None = None,
   tx_adversary: optax.GradientTransformation | None = None,
   adversary_steps: int = 1,
+  group_counts: Sequence[int] | None = None,
   inputs: model_inputs.Inputs = model_inputs.image,
   head: str = 'head',
   **settings: Any,
@@ -86,10 +88,14 @@ def make(
       the adversary's whole loss, as in WILDS, of 'alternating' only what the
       features see, as in DomainBed.
     form: 'reversal' or 'alternating', as above.
-    adversary: Called as `Adversary` is; by default one of these.
+    adversary: Called as `Adversary` is, with an output for each domain that
+      has training rows; by default one of these.
     tx_adversary: Of 'alternating', the adversary's optax chain.
     adversary_steps: Of 'alternating': how many updates train the adversary
       before one trains the model, each on a batch of its own.
+    group_counts: Training rows of each group, labelled or not, [G]: groups
+      without any are no outputs of the adversary, as in WILDS. None: all have
+      rows.
     inputs: What the model is called with, in place of images.
     head: Module names of the last layer, whose input are the features.
     **settings: microbatches, compute_dtype, ema_decay, transform, finish, see
@@ -112,12 +118,16 @@ def make(
       "tx_adversary goes with form='alternating', and only with it; got "
       f'{form=}.'
     )
-  adversary = adversary or Adversary(num_groups)
+  domain_of = domains(num_groups, group_counts)
+  num_domains = int(domain_of.max()) + 1
+  adversary = adversary or Adversary(num_domains)
 
   def judge(params, state, features, batch):
     """(loss of each row, its accuracy, new state) of the adversary."""
     grouped.check_groups(batch)
-    inside = grouped.members(batch['group'], batch['mask'], num_groups).sum(1)
+    member = grouped.members(batch['group'], batch['mask'], num_groups)
+    # Groups that are no domain are as far outside as those beyond G.
+    inside = (member * (domain_of >= 0)[None]).sum(1)
     logits, new = adversary.apply(
       {'params': params, **state},
       features,
@@ -125,9 +135,15 @@ def make(
       mask=inside,
       mutable=list(state),
     )
-    group = jnp.where(inside > 0, batch['group'], 0)
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, group)
-    hits = (logits.argmax(-1) == group).astype(jnp.float32)
+    if logits.shape[-1] != num_domains:
+      raise InputError(
+        f'{num_domains} groups have training rows; the adversary has '
+        f'{logits.shape[-1]} outputs.'
+      )
+    place = jnp.where(inside > 0, batch['group'], 0)
+    domain = jnp.where(inside > 0, jnp.asarray(domain_of)[place], 0)
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, domain)
+    hits = (logits.argmax(-1) == domain).astype(jnp.float32)
     return inside * nll, inside * hits, {**state, **new}
 
   def look(params, model_state, batch, rng):
@@ -267,6 +283,28 @@ def _alternating(
     return {'logits': logits.astype(jnp.float32)}
 
   return types.Method(init, update, predict)
+
+
+def domains(
+  num_groups: int, group_counts: Sequence[int] | None = None
+) -> np.ndarray:
+  """The adversary's output of each group, [G]; -1 without training rows.
+
+  Args:
+    num_groups: G.
+    group_counts: Training rows of each group, [G]; None: all have rows.
+
+  Raises:
+    InputError: They are not so many numbers, or no group has rows.
+  """
+  if group_counts is None:
+    return np.arange(num_groups)
+  counts = np.asarray(group_counts)
+  if counts.shape != (num_groups,) or counts.min() < 0 or not counts.any():
+    raise InputError(
+      f'group_counts are {num_groups} numbers of rows; got {group_counts}.'
+    )
+  return np.where(counts > 0, np.cumsum(counts > 0) - 1, -1)
 
 
 def reverse(x: jax.Array) -> jax.Array:

@@ -2,11 +2,13 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import fine_grained_shift as recipe
 from configs.parts import shift_methods
 from configs.parts import shift_tables
+from repjax import loop
 from repjax import parallel
 from repjax import run
 from repjax import types
@@ -99,6 +101,31 @@ def test_every_method_of_the_benchmark_is_built(method):
   batch = experiment.train.batch(0)
   state = jax.eval_shape(experiment.method.init, jax.random.key(0), batch)
   jax.eval_shape(experiment.method.update, state, batch, jax.random.key(1))
+
+
+def test_values_without_training_rows_weigh_nothing():
+  config = recipe.get_config('smoke')
+  config.shift.kind = 'unseen'
+  config.method, config.group_dro.step_size = 'group_dro', 0.0
+  method = recipe.build(config).method
+  batch = recipe.build(config).train.batch(0)
+  seen = np.unique(batch['group'])
+  assert len(seen) == 2
+  state = loop.init(method, batch, 0)
+  weights = np.zeros(3)
+  weights[seen] = 1 / 2
+  found = state.model_state['groups']['weights']
+  np.testing.assert_allclose(found, weights, rtol=1e-6)
+  logits = method.predict(state, batch)['logits']
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+  _, sums = jax.jit(method.update)(state, batch, jax.random.key(0))
+  total, number = sums['objective']
+  each = [nll[batch['group'] == x].mean() for x in seen]
+  np.testing.assert_allclose(total / number, np.mean(each), rtol=1e-4)
+  # Nor does the adversary of DANN look for them.
+  config.method = 'dann'
+  state = loop.init(recipe.build(config).method, batch, 0)
+  assert state.params['adversary']['head']['bias'].shape == (2,)
 
 
 @pytest.mark.parametrize(

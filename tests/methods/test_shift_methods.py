@@ -404,6 +404,34 @@ def test_reversal_trains_the_adversary_and_turns_the_features_against_it():
   chex.assert_trees_all_close(moved, expected, rtol=1e-4, atol=2e-6)
 
 
+def test_groups_without_training_rows_are_nothing_to_the_adversary():
+  batch = batch_of(0)
+  # What two groups are, of which the second is called 2; and one row of none.
+  group = np.where(batch['group'] == 1, 2, batch['group'] // 2)
+  group[0] = 1
+  number = np.where(group == 1, -1, group // 2)
+  some = dann.make(NET, SGD, weight=0.5, group_counts=(4, 0, 9), **_GROUPS)
+  two = dann.make(NET, SGD, weight=0.5, num_groups=2, **_ROWS)
+  found, wanted = (
+    jax.jit(x.update)(
+      loop.init(x, batch, 0), {**batch, 'group': ids}, jax.random.key(0)
+    )
+    for x, ids in ((some, group), (two, number))
+  )
+  chex.assert_trees_all_equal(found, wanted)
+  with pytest.raises(types.InputError, match='2 groups have training rows'):
+    _update(
+      dann.make(
+        NET,
+        SGD,
+        weight=0.5,
+        adversary=dann.Adversary(GROUPS),
+        group_counts=(4, 0, 9),
+        **_GROUPS,
+      )
+    )
+
+
 def test_alternating_steps_train_one_part_each():
   batch = batch_of(0)
   states = [run('dann alternating', [batch] * number)[0] for number in range(4)]
@@ -580,6 +608,7 @@ def test_a_single_row_is_refused():
     lambda **x: group_dro.make(NET, SGD, group_counts=(1, 2), **_GROUPS, **x),
     lambda **x: dann.make(NET, SGD, weight=1.0, form='alternating', **_GROUPS),
     lambda **x: dann.make(NET, SGD, weight=1.0, tx_adversary=SGD, **_GROUPS),
+    lambda **x: dann.make(NET, SGD, weight=1.0, group_counts=(1,), **_GROUPS),
     lambda **x: afn.make(NET, SGD, weight=1.0, form='soft', **x),
     lambda **x: pseudo_label.make(NET, SGD, weight=1.0, threshold=2.0, **x),
     lambda **x: noisy_student.make(NET, SGD, dropout_rate=1.0, **x),

@@ -5,11 +5,13 @@ its settings are those of the authors' code (`examples/configs/algorithm.py` of
 p-lambda/wilds).
 """
 
+from collections.abc import Sequence
 from typing import Any
 from typing import Literal
 from typing import NamedTuple
 
 import flax.linen as nn
+import numpy as np
 import optax
 
 from repjax import optim
@@ -67,7 +69,7 @@ def make(
   config: Any,
   optimizer: types.Optimizer,
   *,
-  num_groups: int,
+  group_counts: Sequence[int],
   steps: int,
   inputs: model_inputs.Inputs = model_inputs.image,
 ) -> types.Method:
@@ -81,7 +83,9 @@ def make(
       dann_divisor), `step`, and one of each algorithm's name with its
       settings; for 'dann' `adversary`, too.
     optimizer: (rate, momentum=...) -> the end of the optax chain.
-    num_groups: Domains.
+    group_counts: Training rows of each domain, those without a label too, [G]:
+      a domain without any has no weight in 'group_dro', and is nothing that the
+      adversary of 'dann' tells apart.
     steps: Number of updates.
     inputs: What the model is called with, in place of images.
 
@@ -106,7 +110,8 @@ def make(
   def chain(rate):
     return optax.chain(decay, optimizer(rate, momentum=config.tx.momentum))
 
-  groups: dict[str, Any] = dict(num_groups=num_groups)
+  groups: dict[str, Any] = dict(num_groups=len(group_counts))
+  counted = dict(groups, group_counts=group_counts)
   tx = chain(falling(rate, steps) if name in _TEACH else rate)
   more = {**(config[name] if name != 'erm' else {}), **config.step}
   if name != 'swav':
@@ -114,7 +119,7 @@ def make(
   if name == 'erm':
     return erm.make(model, tx, **more)
   if name == 'group_dro':
-    return group_dro.make(model, tx, **groups, **more)
+    return group_dro.make(model, tx, **counted, **more)
   if name == 'irm':
     # Moments are those of another loss before the weight jumps.
     weight = grouped.annealed(more.pop('weight'), config.irm.at)
@@ -127,8 +132,10 @@ def make(
     return dann.make(
       model,
       optax.multi_transform({'features': slow, 'heads': tx}, _heads),
-      adversary=dann.Adversary(**groups, **config.adversary),
-      **groups,
+      adversary=dann.Adversary(
+        np.count_nonzero(group_counts), **config.adversary
+      ),
+      **counted,
       **more,
     )
   if name == 'afn':

@@ -54,6 +54,12 @@ class Data(NamedTuple):
   views: viewing.Views
   steps: int
 
+  @property
+  def group_counts(self) -> np.ndarray:
+    """Rows of each domain that are learnt from, with and without labels."""
+    subsets = [self.train] + ([self.unlabelled] if self.unlabelled else [])
+    return sum(self.grouper.counts(x.metadata.values) for x in subsets)
+
 
 def read(config: Any) -> Data:
   """Reads the sets that a config names.

@@ -109,12 +109,52 @@ def test_each_algorithm_gets_its_rows(algorithm, monkeypatch):
     assert (batch['strong'] != batch['image']).any()
 
 
+def test_domains_without_training_rows_weigh_nothing():
+  config = config_of('group_dro')
+  config.group_dro.step_size = 0.0
+  rows = experiment.read(config).group_counts
+  assert (rows > 0).tolist() == [True, False, False, True, True]
+  made = wilds.build(config)
+  batch = made.train.batch(0)
+  state = loop.init(made.method, batch, 0)
+  weights = state.model_state['groups']['weights']
+  np.testing.assert_allclose(weights, [1 / 3, 0, 0, 1 / 3, 1 / 3], rtol=1e-6)
+  logits = made.method.predict(state, batch)['logits']
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+  each = [nll[batch['group'] == x].mean() for x in (0, 3, 4)]
+  _, sums = jax.jit(made.method.update)(state, batch, jax.random.key(0))
+  total, number = sums['objective']
+  np.testing.assert_allclose(total / number, np.mean(each), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('unlabelled', 'number'),
+  [('', 3), ('test_unlabeled', 2), ('train_unlabeled', 1)],
+)
+def test_an_adversary_tells_the_domains_of_training_apart(unlabelled, number):
+  config = config_of('dann', unlabelled=unlabelled)
+  data = experiment.read(config)
+  seen = data.train.source(data.grouper).column('group')
+  if unlabelled:
+    other = data.unlabelled.source(data.grouper).column('group')
+    seen = np.concatenate([seen, other])
+  assert len(set(seen)) == number
+  np.testing.assert_array_equal(
+    data.group_counts, np.bincount(seen, minlength=data.grouper.num_groups)
+  )
+  made = wilds.build(config)
+  batch = made.train.batch(0)
+  state = jax.eval_shape(made.method.init, jax.random.key(0), batch)
+  assert state.params['adversary']['head']['bias'].shape == (number,)
+  jax.eval_shape(made.method.update, state, batch, jax.random.key(0))
+
+
 def test_every_algorithm_has_a_step():
   model = wilds.mlp.Mlp(2, (4,))
   config = wilds.get_config('smoke')
   for name in set(algorithms.NEEDS) - {'masked_lm'}:
     made = algorithms.make(
-      name, model, config, optax.sgd, num_groups=2, steps=10
+      name, model, config, optax.sgd, group_counts=(2, 2), steps=10
     )
     batch = {
       'image': jnp.ones((4, 2, 2, 3)),
@@ -128,7 +168,9 @@ def test_every_algorithm_has_a_step():
     state = jax.eval_shape(made.init, jax.random.key(0), batch)
     jax.eval_shape(made.update, state, batch, jax.random.key(0))
   with pytest.raises(types.InputError, match='algorithm must be one of'):
-    algorithms.make('moco', model, config, optax.sgd, num_groups=2, steps=10)
+    algorithms.make(
+      'moco', model, config, optax.sgd, group_counts=(2, 2), steps=10
+    )
   with pytest.raises(types.InputError, match='learns from text: take'):
     wilds.build(config_of('masked_lm', unlabelled='test_unlabeled'))
 
