@@ -127,13 +127,26 @@ def trained_logits(config: Any, name: str, arms: Arms) -> np.ndarray:
     return shift_training.train(
       name, make(config), cells, arms.held_out, network=network
     ).outputs['logits'][None]
+  # What a domain is to DANN, training rows say: cells with the same ones are
+  # trained together, and those of other methods all at once.
+  counts = _value_counts(arms)
+  present = counts > 0 if name == 'dann' else np.ones_like(counts)
+  _, kinds = np.unique(present, axis=0, return_inverse=True)
+  kinds = kinds.ravel()
+  parts = [np.flatnonzero(kinds == x) for x in range(kinds.max() + 1)]
   logits = []
   for weight in config.study.weights:
     config[name].weight = weight
-    trained = shift_training.train(
-      f'{name} {weight:g}', make(config), cells, arms.held_out
-    )
-    logits.append(trained.outputs['logits'])
+    found = [
+      shift_training.train(
+        f'{name} {weight:g}',
+        make(config, group_counts=counts[part].sum(0)),
+        cells.some(part),
+        arms.held_out,
+      ).outputs['logits']
+      for part in parts
+    ]
+    logits.append(np.concatenate(found)[np.argsort(np.concatenate(parts))])
   return np.stack(logits)
 
 

@@ -39,6 +39,14 @@ class Cells(NamedTuple):
   rows: tuple[np.ndarray, ...]
   order: np.ndarray
 
+  def some(self, which: Sequence[int] | np.ndarray) -> 'Cells':
+    """A part of the cells, by their places."""
+    return self._replace(
+      seeds=tuple(self.seeds[x] for x in which),
+      rows=tuple(self.rows[x] for x in which),
+      order=self.order[np.asarray(which)],
+    )
+
 
 def cells(
   train: Columns,

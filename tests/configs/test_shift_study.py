@@ -1,5 +1,6 @@
 """What the study of fine-grained shifts chooses, and by which rows."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +11,9 @@ from configs.studies import fine_grained_shift as study
 from repjax import types
 from repjax.benchmarks import fine_grained_shift as shifts
 from repjax.benchmarks import shift_training
+from repjax.data.images import transforms
 from repjax.data.reading import source as sources
+from repjax.protocols import side_by_side
 
 
 def _arms(num_rows=40, num_valid=20):
@@ -119,3 +122,33 @@ def test_shifts_are_what_their_names_say():
   # No flag and no shift has changed the config itself.
   assert config.shift.kind == 'correlated'
   assert config.shift.label_noise == 0
+
+
+def test_cells_with_the_same_domains_train_one_adversary(monkeypatch):
+  config = study.get_config('smoke')
+  config.study.weights = (0.1,)
+  rows = {
+    'image': np.zeros((6, 20, 20, 3), np.uint8),
+    'label': np.arange(6) % 3,
+    'group': np.arange(6) % 3,
+  }
+  places = tuple(np.array(x) for x in ([0, 1], [0, 1, 2], [3, 4], [5, 4, 3]))
+  cells = shift_training.Cells(
+    rows, (7, 8, 9, 10), places, np.arange(4).reshape(4, 1, 1)
+  )
+  trained = []
+
+  def train(name, method, cells, held_out):
+    batch = {**rows, 'mask': np.ones(6, np.float32)}
+    state = jax.eval_shape(method.init, jax.random.key(0), batch)
+    outputs = state.params['adversary']['head']['bias'].shape[0]
+    trained.append((outputs, cells.seeds))
+    made = {'logits': np.array(cells.seeds)[:, None, None]}
+    return side_by_side.Trained(None, made, None, None)
+
+  monkeypatch.setattr(shift_study.shift_training, 'train', train)
+  recipe = transforms.AS_IT_IS._replace(evaluate=transforms.compose())
+  arms = shift_study.Arms(cells, recipe, {}, 3, 3, 0)
+  found = shift_study.trained_logits(config, 'dann', arms)
+  assert sorted(trained) == [(2, (7, 9)), (3, (8, 10))]
+  assert found.ravel().tolist() == [7, 8, 9, 10]
