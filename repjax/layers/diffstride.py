@@ -24,6 +24,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from repjax.layers import crop_sizes
 from repjax.layers import spectral_pooling
@@ -185,21 +186,7 @@ class DiffStride(nn.Module):
     crop_sizes.check_smoothness(shape, self.smoothness)
     for length, stride in zip(shape, self.strides, strict=True):
       spectral_pooling.check_stride(length, stride)
-    sizes = crop_sizes.resolve(
-      self.sizes,
-      shape,
-      self.strides,
-      self.smoothness,
-      room=self.room,
-      layout=self.layout,
-    )
-    limits = crop_sizes.limits(
-      shape, sizes, self.smoothness, layout=self.layout
-    )
-    low = jnp.asarray([x for x, _ in limits], jnp.float32)
-    high = jnp.asarray([x for _, x in limits], jnp.float32)
-    if self.shared:
-      low, high = low.max(keepdims=True), high.min(keepdims=True)
+    low, high = map(jnp.asarray, self.limits(shape))
     first = jnp.asarray(
       self.strides[:1] if self.shared else self.strides, jnp.float32
     )
@@ -207,11 +194,33 @@ class DiffStride(nn.Module):
     return diffstride(
       x,
       inside(strides.astype(jnp.float32), low, high),
-      sizes=sizes,
+      sizes=self._sizes(shape),
       smoothness=self.smoothness,
       scale=self.scale,
       layout=self.layout,
       form=self.form,
+    )
+
+  @nn.nowrap
+  def limits(self, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest strides in a map of a shape, like the parameter."""
+    found = crop_sizes.limits(
+      shape, self._sizes(shape), self.smoothness, layout=self.layout
+    )
+    low, high = np.asarray(found, np.float32).T
+    if self.shared:
+      return low.max(keepdims=True), high.min(keepdims=True)
+    return low, high
+
+  @nn.nowrap
+  def _sizes(self, shape):
+    return crop_sizes.resolve(
+      self.sizes,
+      shape,
+      self.strides,
+      self.smoothness,
+      room=self.room,
+      layout=self.layout,
     )
 
 

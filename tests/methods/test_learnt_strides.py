@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import trees
 from repjax.layers import diffstride
 from repjax.layers import downsampling
 from repjax.methods import learnt_strides
@@ -25,7 +26,7 @@ def _method(kind):
 
 @pytest.fixture
 def batch():
-  image = jax.random.normal(jax.random.key(0), (4, 12, 12, 1))
+  image = jax.random.normal(jax.random.key(0), (4, 24, 24, 1))
   return dict(image=image, label=jnp.arange(4) % 2, mask=jnp.ones(4))
 
 
@@ -76,6 +77,27 @@ def test_layers_that_share_their_first_name_are_told_apart(batch):
   _, sums = jax.jit(made.update)(state, batch, rng)
   told = {k: float(x) for k, (x, _) in sums.items() if k[:6] == 'stride'}
   assert told == {'stride/body/pool_0': 2.0, 'stride/body/pool_1': 3.0}
+
+
+def test_what_a_crop_does_not_hold_is_not_told(batch):
+  made = learnt_strides.reporting(_method('diffstride'))
+  rng = jax.random.key(1)
+  state = jax.jit(made.init)(rng, batch)
+  update = jax.jit(made.update)
+
+  def told_at(value):
+    params = trees.map_with_path(
+      lambda path, x: jnp.full_like(x, value) if path[-1] == 'strides' else x,
+      state.params,
+    )
+    _, sums = update(state.replace(params=params), batch, rng)
+    return {k: float(x) for k, (x, _) in sums.items() if k[:6] == 'stride'}
+
+  # Crops are those that the first strides of 2 and 3 need.
+  assert told_at(1.0) == told_at(1.5)
+  first = [told_at(1.0)[f'stride/stage_{i}/0'] for i in (1, 2)]
+  assert 1.5 < first[0] <= 2.0 < first[1] <= 3.0, first
+  assert told_at(2.5)['stride/stage_1/0'] == 2.5
 
 
 def test_a_network_without_them_reports_what_it_did(batch):
