@@ -103,6 +103,7 @@ def method(
 ) -> types.Method:
   """The network, its optimizer and its game."""
   tx = config.tx
+  types.check_range('(0, 1]', **{'config.tx.decay': tx.decay})
   epoch = -(-num_windows // config.batch_size)
   # In the authors' code, too, the second epoch has the first one's rate.
   rate = optax.exponential_decay(

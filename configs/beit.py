@@ -9,8 +9,10 @@ A run of `launch.train` is one stage: 'tokenizer', then 'pretrain' with
 config.tokenizer.run, then 'finetune' or 'probe' with config.pretrained, each
 the work directory of a run before. Settings of a stage are in config.stages.
 
-paper: B/16 on ImageNet-1k. What differs from the authors: no colour jitter, and
-  fine-tuning has Mixup alone where they alternate with CutMix.
+paper: B/16 on ImageNet-1k. What differs from the authors: no colour jitter;
+  fine-tuning has Mixup alone where they alternate with CutMix, and clips, as
+  pre-training does; the tokenizer's image is the model's, made smaller, where
+  theirs is cut from the same place of the full one.
 small: a 2-layer network on `digits`, with absolute positions, which the paper's
   does without.
 """

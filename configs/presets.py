@@ -63,6 +63,7 @@ LIMITS = {
   'model.num_layers': '[1, 10000]',
   'tokenizer.hidden_dim': '[1, inf)',
   'tokenizer.vocab_size': '[1, inf)',
+  'tokenizer.num_blocks': '[0, inf)',
   'patch_grid': '[1, inf)',
   'step.microbatches': '[1, inf)',
   'step.ema_decay': '[0, 1)',

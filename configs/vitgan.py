@@ -42,7 +42,9 @@ PRESETS = dict(
     discriminator=dict(overlap=2, attention='l2', norm='improved'),
     # Of the generator, the smallest map first; the discriminator's reversed.
     conv=dict(channels=(512, 256, 128), hidden_dim=512),
-    views=dict(kinds=('colour', 'translation', 'cutout'), probability=0.8),
+    views=dict(
+      kinds=('colour', 'translation', 'cutout', 'scale'), probability=0.8
+    ),
     gan=dict(loss='non_saturating', bcr_real=10.0, bcr_fake=10.0, r1=0.0),
     tx=dict(learning_rate=2e-3, b1=0.0, b2=0.99),
     step=dict(ema_decay=0.9999),

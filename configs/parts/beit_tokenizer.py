@@ -102,12 +102,20 @@ def method(
   config, shape, steps: int, tx: optax.GradientTransformation
 ) -> types.Method:
   """Trains the autoencoder for so many steps."""
-  first, last = config.tokenizer.temperature
+  settings = config.tokenizer
+  for temperature in settings.temperature:
+    types.check_range(
+      '(0, inf)', **{'config.tokenizer.temperature': temperature}
+    )
+  types.check_range(
+    '[0, inf)', **{'config.tokenizer.kl_weight': settings.kl_weight}
+  )
+  first, last = settings.temperature
   return tokenizing.make(
     autoencoder(config, shape),
     tx,
     temperature=optax.cosine_decay_schedule(first, steps, last / first),
-    kl_weight=config.tokenizer.kl_weight,
+    kl_weight=settings.kl_weight,
     microbatches=config.step.microbatches,
     ema_decay=config.step.ema_decay,
   )

@@ -109,6 +109,8 @@ def method(
 ) -> types.Method:
   """The network, its optimizer and its loss."""
   tx = config.tx
+  types.check_range('(0, 1]', **{'config.tx.drop': tx.drop})
+  types.check_range('[1, inf)', **{'config.tx.drops': tx.drops})
   part = max(1, data.steps // tx.drops)
   rate = optax.exponential_decay(
     tx.learning_rate, part, tx.drop, staircase=True

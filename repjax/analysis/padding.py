@@ -118,8 +118,10 @@ def even_sizes(
 
   Returns:
     For each spatial dimension: its size alone if that is even, else the nearest
-    ones below and above; () if there are none, as with 'SAME' padding of even
-    kernels.
+    ones below and above that are one more than a multiple of all strides (the
+    paper's rule), or, if those are not, of the first other remainder whose are
+    (with strides of 3 sizes of other remainders may be nearer); () if there are
+    none, as with 'SAME' padding of even kernels.
   """
   found: dict[int, tuple[int, ...]] = {}
   for axis, size in enumerate(shape[:-1]):

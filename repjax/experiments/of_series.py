@@ -68,6 +68,7 @@ def read(config: Any) -> Data:
     InputError: Of whatever is wrong with it, before any compute.
   """
   data = config.data
+  types.check_range('[1, inf)', **{'config.data.horizon': data.horizon})
   whole = load(config)
   raw = [x.part(0, _measured(x)) for x in whole]
   fitted = kept_series.fit(

@@ -50,7 +50,8 @@ class SeriesEmbedding(nn.Module):
         f'covariates {covariates.shape}'
       )
     around = [jnp.roll(values, shift, axis=1) for shift in (1, 0, -1)]
-    # He's initializer with the gain of PyTorch's leaky ReLU of slope .01.
+    # He's initializer for leaky rectifiers of slope .01. The authors' call
+    # means a slope of 0, whose variance is 1e-4 larger.
     he = nn.initializers.variance_scaling(2 / 1.0001, 'fan_in', 'normal')
     tokens = nn.Dense(self.dim, kernel_init=he, name='value')(
       jnp.concatenate(around, -1)

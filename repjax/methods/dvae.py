@@ -10,6 +10,7 @@ from repjax import parallel
 from repjax import types
 from repjax.methods import step as steps
 from repjax.models import dvae
+from repjax.types import check_range
 
 # Columns that `update` adds to a batch, a value a row.
 _KEY, _TEMPERATURE, _KL_WEIGHT = 'dvae_key', 'dvae_temperature', 'dvae_kl'
@@ -46,7 +47,14 @@ def make(
     A `types.Method` over batches of 'image' [B, H, W, C]. Sums: 'loss', 'mse',
     'kl'. `predict` gives, for the likeliest tokens, 'mse' [B] and 'kl' [B], and
     'ids' int32 [B, h, w].
+
+  Raises:
+    InputError: If a number is out of range; values of a schedule are not seen.
   """
+  if not callable(temperature):
+    check_range('(0, inf)', temperature=temperature)
+  if not callable(kl_weight):
+    check_range('[0, inf)', kl_weight=kl_weight)
   schedules = {
     _TEMPERATURE: _schedule(temperature),
     _KL_WEIGHT: _schedule(kl_weight),

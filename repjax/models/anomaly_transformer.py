@@ -17,7 +17,8 @@ from repjax.layers import association
 from repjax.layers.positions import sequence_positions
 from repjax.types import check_range
 
-# Kaiming's normal kernel for leaky rectifiers of slope .01 (authors' code).
+# Kaiming's normal kernel for leaky rectifiers of slope .01. The authors' call
+# means a slope of 0, whose variance is 1e-4 larger.
 _EMBEDDING_INIT = nn.initializers.variance_scaling(
   2 / (1 + 0.01**2), 'fan_in', 'normal'
 )

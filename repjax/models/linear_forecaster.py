@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax.models import forecast
+from repjax.types import InputError
 
 
 class LinearForecaster(nn.Module):
@@ -35,6 +36,10 @@ class LinearForecaster(nn.Module):
   ) -> forecast.Forecast:
     """Forecasts from [B, L, C] alone; the other arguments are not looked at."""
     del covariates, train, mask, entity, observed
+    if self.window < 1 or self.window % 2 == 0:
+      raise InputError(
+        f'window is an odd number of rows, >= 1; got {self.window=}'
+      )
     half = self.window // 2
     padded = jnp.pad(series, ((0, 0), (half, half), (0, 0)), 'edge')
     sums = jnp.cumsum(jnp.pad(padded, ((0, 0), (1, 0), (0, 0))), 1)

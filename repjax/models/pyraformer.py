@@ -20,6 +20,7 @@ from repjax.layers import series_embedding
 from repjax.layers.attention import signature
 from repjax.models import forecast
 from repjax.types import InputError
+from repjax.types import check_range
 
 
 class Block(nn.Module):
@@ -268,6 +269,7 @@ class Pyraformer(nn.Module):
     return functools.partial(run, block)
 
   def _check(self, series, covariates):
+    check_range('[0, 1)', dropout_rate=self.dropout_rate)
     if self.predictor not in ('all_at_once', 'decoder') or (
       self.output not in ('mean', 'gaussian')
     ):

@@ -118,3 +118,18 @@ def test_a_run_of_another_stage_or_none_is_refused(runs, tmp_path):
     types.InputError, match=r'config\.tokenizer\.run=.* holds no checkpoint'
   ):
     started(config, seed=0)
+
+
+@pytest.mark.parametrize(
+  'numbers',
+  [
+    dict(temperature=(0.0, 1.0)),
+    dict(temperature=(1.0, 0.0)),
+    dict(temperature=(-1.0, -1.0)),
+    dict(kl_weight=-1.0),
+  ],
+)
+def test_numbers_of_a_tokenizer_are_in_range(numbers):
+  (name,) = numbers
+  with pytest.raises(types.InputError, match=f'config.tokenizer.{name} must'):
+    beit.build(of_stage('tokenizer', **numbers))

@@ -116,6 +116,16 @@ def test_whatever_a_field_is_set_to_gives_one_line_or_works(file):
     ('esvit', 'crops.brightness', 2.0, 'brightness must be in [0, 1)'),
     ('esvit', 'probe.strengths', (0.0, 1.0), 'strengths must be in (0, inf)'),
     ('intrinsic_dimension', 'data.train_split', 'x', 'config.data.train_split'),
+    ('pyraformer', 'model.dropout_rate', 2.0, 'must be in [0, 1)'),
+    ('pyraformer', 'tx.drop', -1.0, 'config.tx.drop must be in (0, 1]'),
+    ('pyraformer', 'tx.drops', 0, 'config.tx.drops must be in [1, inf)'),
+    (
+      'pyraformer',
+      'data.horizon',
+      0,
+      'config.data.horizon must be in [1,',
+    ),
+    ('anomaly_transformer', 'tx.decay', -1.0, 'config.tx.decay must be in (0,'),
   ],
 )
 def test_nonsense_is_refused(recipe, name, value, says):

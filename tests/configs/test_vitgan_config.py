@@ -1,6 +1,7 @@
 """A run of ViTGAN leaves samples, measures and a generator behind."""
 
 import json
+from typing import get_args
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from repjax import loop
 from repjax import run
 from repjax import start
 from repjax import types
+from repjax.methods import diff_augment
 from repjax.methods import vitgan
 from repjax.metrics import generation
 from repjax.protocols import judged_samples
@@ -152,3 +154,8 @@ def test_images_that_are_no_squares_are_refused():
 
 def test_an_even_number_of_seeds_for_two_cores():
   assert len(study.SEEDS) % 2 == 0
+
+
+def test_the_paper_has_all_views():
+  kinds = recipe.get_config('paper').views.kinds
+  assert set(kinds) == set(get_args(diff_augment.Kind))

@@ -328,3 +328,22 @@ def test_maps_have_one_column_a_layer():
   assert len(drawn.axes) == 4
   titles = [x.get_title() for x in drawn.axes[:2]]
   assert titles == ['prior, layer 1', 'prior, layer 2']
+
+
+def test_alarms_of_a_run_are_by_thresholds_of_validation_rows():
+  config = recipe.get_config('smoke')
+  experiment = recipe.build(config)
+  batches = list(experiment.evals('test'))
+  columns = {
+    name: np.concatenate([x[name] for x in batches]) for name in batches[0]
+  }
+  columns = {k: x[columns['mask'] > 0] for k, x in columns.items()}
+  data = anomaly_data.read(config)
+  names = [name for name, _ in data.everything()]
+  of_test = np.array([names[i] == 'test' for i in columns['entity']])
+  assert 0 < of_test.mean() < 1
+  score = np.random.default_rng(0).random(columns['series'].shape[:2])
+  score += 100 * of_test[:, None]
+  made = experiment.measure({'score': score, 'error': score}, columns)
+  # By a threshold of the test's own scores these would be about `rate`.
+  assert made['alarms'] == 1.0

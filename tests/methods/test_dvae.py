@@ -159,3 +159,14 @@ def test_images_that_cannot_be_halved_are_refused(encoder, multiple):
     jax.eval_shape(
       encoder.init, jax.random.key(0), jnp.zeros((1, multiple, 9, 1))
     )
+
+
+@pytest.mark.parametrize(
+  'numbers',
+  [dict(temperature=0.0), dict(temperature=-1.0), dict(kl_weight=-1.0)],
+)
+def test_numbers_out_of_range_are_refused(numbers):
+  with pytest.raises(InputError, match='must be in'):
+    tokenizing.make(
+      network(), optax.sgd(0.1), **{'temperature': 1.0, **numbers}
+    )

@@ -58,7 +58,8 @@ class Data(NamedTuple):
   def group_counts(self) -> np.ndarray:
     """Rows of each domain that are learnt from, with and without labels."""
     subsets = [self.train] + ([self.unlabelled] if self.unlabelled else [])
-    return sum(self.grouper.counts(x.metadata.values) for x in subsets)
+    counts = [self.grouper.counts(x.metadata.values) for x in subsets]
+    return np.sum(counts, axis=0)
 
 
 def read(config: Any) -> Data:
