@@ -133,7 +133,7 @@ def make(
       model,
       optax.multi_transform({'features': slow, 'heads': tx}, _heads),
       adversary=dann.Adversary(
-        np.count_nonzero(group_counts), **config.adversary
+        int(np.count_nonzero(group_counts)), **config.adversary
       ),
       **counted,
       **more,
