@@ -14,11 +14,13 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from configs import presets
 from repjax import start
+from repjax import trees
 from repjax import types
 from repjax.adapt import bn_adapt
 from repjax.data.images import augmix
@@ -166,7 +168,8 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
   (in the authors' code of the benchmark half as long).
 
   Raises:
-    InputError: If there is no such run, or it has no error.
+    InputError: If there is no such run, it is one of another network, or it
+      has no error.
   """
   if not config.jtt.first:
     raise InputError(
@@ -176,6 +179,17 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
   train, recipe, _ = data
   variables = start.from_run(config.jtt.first, field='config.jtt.first')
   model = network(config, train.num_classes or 0)
+  wanted = jax.eval_shape(
+    lambda: model.init(
+      jax.random.key(0), jnp.zeros((1, *(recipe.shape or ()))), train=False
+    )
+  )
+  # All collections: flax would not miss a norm that this network lacks.
+  trees.check_leaves(
+    trees.flatten(variables),
+    trees.flatten(wanted),
+    what=f'config.jtt.first={config.jtt.first}: its variables',
+  )
   evaluate = jax.jit(
     functools.partial(model_inputs.evaluate, model, model_inputs.image)
   )

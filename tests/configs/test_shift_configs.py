@@ -1,5 +1,7 @@
 """The recipe of fine-grained shifts: what is trained, on which rows."""
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -189,6 +191,40 @@ def test_just_training_twice_weighs_the_errors_of_another_run(tmp_path):
   logits = first.method.predict(state, batch)['logits']
   wrong = np.asarray(logits.argmax(-1) != batch['label'])
   np.testing.assert_array_equal(wrong, batch['weight'] > (low + high) / 2)
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'says'),
+  [
+    ({'convnet.normalize': True}, {}, 'unexpected .*norm_0'),
+    ({}, {'convnet.normalize': True}, 'missing .*norm_0'),
+    ({'convnet.channels': (8, 32, 64)}, {}, 'other shapes .*conv_0'),
+    (
+      {
+        'data.drawn.num_kinds': 4,
+        'data.drawn.num_colours': 4,
+        'shift.num_common': 80,
+      },
+      {},
+      'shapes .*head',
+    ),
+    ({'network': 'mlp'}, {}, 'missing .*conv_0'),
+  ],
+)
+def test_a_first_training_of_another_network_is_refused(
+  first, second, says, tmp_path
+):
+  config = recipe.get_config('smoke')
+  config.min_steps = 1
+  other = config.copy_and_resolve_references()
+  other.update_from_flattened_dict(first)
+  run.fit(recipe.build(other), other, tmp_path)
+  config.update_from_flattened_dict(second)
+  config.method, config.jtt.first = 'jtt', str(tmp_path)
+  with pytest.raises(types.InputError, match=r'config\.jtt\.first=') as error:
+    recipe.build(config)
+  assert re.search(says, str(error.value))
+  assert '\n' not in str(error.value)
 
 
 def test_a_network_without_settings_is_refused():
