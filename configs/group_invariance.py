@@ -125,12 +125,10 @@ def method(
   return group_methods.method(
     config.method,
     conv_net.ConvNet(9, **config.net),
-    optax.chain(
-      optax.add_decayed_weights(tx.weight_decay),
-      optimizer(rate, momentum=tx.momentum),
-    ),
+    optimizer(rate, momentum=tx.momentum),
     num_classes=9,
     epoch=num_rows / config.batch_size,
+    weight_decay=tx.weight_decay,
     **config.groups,
     **config.step,
   )

@@ -4,6 +4,7 @@ import flax.linen as nn
 import optax
 
 from configs import presets
+from repjax import optim
 from repjax import types
 from repjax.methods import class_conditional
 from repjax.methods import erm
@@ -30,6 +31,7 @@ def method(
   weight: float,
   other_weight: float,
   dro_step: float,
+  weight_decay: float,
   **settings,
 ) -> types.Method:
   """A method of the comparison of Ahmed et al. (ICLR 2021).
@@ -39,15 +41,17 @@ def method(
       a column 'weight'; 'balanced' groups; 'irm', 'vrex', 'group_dro'; and
       class by class 'cirm', 'cvrex', 'cdro', 'cmmd'.
     model: Classifier.
-    tx: Optax chain.
+    tx: Optax chain, which the weight decay is put in front of.
     num_classes: C.
     epoch: Updates of an epoch.
     after: Epochs before penalties begin.
     ramp: Epochs in which their weight rises.
     weight: Of PGI's penalty.
-    other_weight: Of the penalties of all others. The sums of IRM and V-REx are
-      divided by it where it is above 1, as in the authors' code.
+    other_weight: Of the penalties of all others. The sums of IRM and V-REx
+      (of all rows and by class), and their weight decay with them, are divided
+      by what has risen of it where that is above 1, as in the authors' code.
     dro_step: Of the weights of GroupDRO.
+    weight_decay: gamma, a part of the gradient.
     **settings: microbatches and so on; see `methods.step.make`.
   """
   groups, classes = dict(num_groups=2), dict(num_classes=num_classes)
@@ -71,4 +75,8 @@ def method(
     cdro=(class_conditional.dro, dict(**classes, step_size=dro_step)),
   )
   make, own = presets.choose('method', name, kinds)
-  return make(model, tx, **own, **settings)
+  # A schedule for all of them, so that each goes on from any other's state.
+  decay = optax.inject_hyperparams(optax.add_decayed_weights)(
+    optim.divided(weight_decay, rising if 'rescale' in own else 1.0)
+  )
+  return make(model, optax.chain(decay, tx), **own, **settings)

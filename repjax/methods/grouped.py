@@ -186,7 +186,8 @@ def make(
     num_groups: G.
     weight: Of the penalty, >= 0, or a schedule over steps.
     rescale: Whether the sum is divided by the weight where that is above 1, so
-      that its gradient stays as large, as in the authors' code of IRM.
+      that its gradient stays as large, as in the authors' code of IRM. Weight
+      decay is a part of it there: divide that of `tx` by `optim.divided`.
     memory: What the objective starts with, a dict of arrays; None for nothing.
     inputs: What the model is called with, in place of images.
     head: Module names of the last layer, whose input are the features.

@@ -23,6 +23,7 @@ from repjax.optim.layer_decay import weight_decay_mask as weight_decay_mask
 from repjax.optim.over_batches import over_batches as over_batches
 from repjax.optim.restarted import restarted as restarted
 from repjax.optim.sam import sam as sam
+from repjax.optim.schedules import divided as divided
 from repjax.optim.schedules import drops as drops
 from repjax.optim.schedules import warmup_cosine as warmup_cosine
 from repjax.optim.strides import stride_cost as stride_cost

@@ -64,3 +64,10 @@ def test_settings_out_of_range_are_refused(bad):
   settings = {'peak': 1.0, 'steps': 10, **bad}
   with pytest.raises(ValueError, match=next(iter(bad))):
     optim.warmup_cosine(settings.pop('peak'), **settings)
+
+
+def test_numbers_are_divided_by_what_is_above_one():
+  schedule = optim.divided(6.0, lambda step: 0.5 * step)
+  found = [float(schedule(step)) for step in (0, 1, 2, 4, 6)]
+  np.testing.assert_allclose(found, [6, 6, 6, 3, 2], rtol=1e-6)
+  assert float(optim.divided(6.0, 4.0)(7)) == 1.5
