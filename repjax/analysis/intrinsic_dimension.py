@@ -191,19 +191,35 @@ def describe(
   Args:
     rows: [N, ...]; equal ones are counted once.
     ks: Numbers of neighbours, from 3 on.
-    labels: Classes, [N], for estimates within each; none if None.
+    labels: Classes, integers [N], for estimates within each; none if None.
     num_anchors: Rows whose neighbours are sought among all rows, of each class,
-      too; all if None.
+      too, >= 1; all if None.
     seed: Decides which, and the bootstrap.
 
   Raises:
-    InputError: All rows are equal, or a set or class has not more different
-      rows than neighbours.
+    InputError: All rows are equal, a set or class has not more different rows
+      than neighbours, labels are not one integer a row, or there are no
+      anchors.
   """
   if not ks:
     raise types.InputError('ks names no number of neighbours; give some.')
   types.check_range('[3, inf)', **{'ks (smallest)': min(ks)})
+  if num_anchors is not None:
+    types.check_range('[1, inf)', num_anchors=num_anchors)
+    if num_anchors != int(num_anchors):
+      raise types.InputError(
+        f'num_anchors is a whole number; got {num_anchors}.'
+      )
+    num_anchors = int(num_anchors)
   rows = nearest_neighbours.flat(rows)
+  labels = None if labels is None else np.asarray(labels)
+  if labels is not None and (
+    labels.shape != (len(rows),) or not np.issubdtype(labels.dtype, np.integer)
+  ):
+    raise types.InputError(
+      f'Labels are one integer a row, [{len(rows)}]; got {labels.dtype} '
+      f'{list(labels.shape)}.'
+    )
   first, counts = nearest_neighbours.first_of_each(rows)
   if len(first) == 1:
     raise types.InputError(
@@ -213,7 +229,7 @@ def describe(
   distances = _distances(unique, max(ks), num_anchors, seed, 'the set')
   per_class = {}
   for label in () if labels is None else np.unique(labels):
-    own = unique[np.asarray(labels)[first] == label]
+    own = unique[labels[first] == label]
     found = _distances(own, max(ks), num_anchors, seed, f'class {label}')
     per_class[int(label)] = _curve(found, ks, 'k-1')
   return Description(
@@ -235,7 +251,7 @@ def _distances(rows, k, num_anchors, seed, name):
     )
   anchors = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
   return nearest_neighbours.nearest(
-    rows, k, anchors=anchors[: num_anchors or None]
+    rows, k, anchors=anchors[:num_anchors]
   ).distances
 
 

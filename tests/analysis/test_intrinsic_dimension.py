@@ -122,6 +122,23 @@ def test_bad_sets_are_named(rows, says):
 
 
 @pytest.mark.parametrize(
+  ('settings', 'says'),
+  [
+    (dict(labels=np.zeros(29, int)), r'one integer a row, \[30\]; got int64'),
+    (dict(labels=np.zeros((30, 1), int)), r'\[30, 1\]'),
+    (dict(labels=['cat'] * 30), r'\[30\]; got <U3'),
+    (dict(labels=np.repeat([0.5, 0.7], 15)), r'\[30\]; got float64'),
+    (dict(num_anchors=-5), 'num_anchors'),
+    (dict(num_anchors=0), 'num_anchors'),
+    (dict(num_anchors=2.5), 'num_anchors'),
+  ],
+)
+def test_bad_labels_and_numbers_of_anchors_are_named(settings, says):
+  with pytest.raises(types.InputError, match=says):
+    intrinsic_dimension.describe(_gaussian(3, 30), ks=(3,), **settings)
+
+
+@pytest.mark.parametrize(
   ('distances', 'kwargs', 'says'),
   [
     ([[0.0, 1.0, 2.0]], dict(normaliser='k-1'), '1 rows have an equal one'),
