@@ -13,6 +13,7 @@ from repjax.methods import contrastive
 from repjax.methods import coral
 from repjax.methods import disambiguation
 from repjax.methods import distribution_calibration
+from repjax.methods import dividing_network
 from repjax.methods import group_inference
 from repjax.methods import grouped
 from repjax.methods import logistic_regression
@@ -94,13 +95,13 @@ CASES = {
     ROWS,
   ),
   'norms of the network that infers groups': (
-    group_inference._of_norm_one,
+    dividing_network._of_norm_one,
     ROWS,
     ROWS[:, 0],
   ),
   'their gradient': (
     lambda x, side: jax.grad(
-      lambda y: group_inference._of_norm_one(y, side)[0].sum()
+      lambda y: dividing_network._of_norm_one(y, side)[0].sum()
     )(x),
     ROWS,
     ROWS[:, 0],

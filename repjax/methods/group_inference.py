@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from repjax import types
+from repjax.methods import dividing_network
 from repjax.methods import irm
 from repjax.types import InputError
 
@@ -235,7 +236,7 @@ def _divide(
   tx = optax.adam(learning_rate)
 
   def share_of(params, sides, x):
-    output, sides = _network(params, sides, x)
+    output, sides = dividing_network.apply(params, sides, x)
     return 0.5 * (1 + jnp.tanh(output / temperature)), sides
 
   def one(features, logits, label, order, rng):
@@ -252,56 +253,13 @@ def _divide(
       updates, state = tx.update(grads, state, params)
       return (optax.apply_updates(params, updates), sides, state), None
 
-    params, sides = _init(rng, features.shape[-1], widths)
+    params, sides = dividing_network.init(rng, features.shape[-1], widths)
     (params, sides, _), _ = jax.lax.scan(
       step, (params, sides, tx.init(params)), order
     )
     return share_of(params, sides, features)[0]
 
   return jax.vmap(one)(features, logits, label, order, rngs)
-
-
-def _init(rng, dim, widths):
-  """(parameters, left singular vectors) of the dense layers."""
-  params, sides = [], []
-  glorot = jax.nn.initializers.glorot_uniform()
-  for index, width in enumerate((*widths, 1)):
-    rng_kernel, rng_side = jax.random.split(jax.random.fold_in(rng, index))
-    layer = {'kernel': glorot(rng_kernel, (dim, width))}
-    if index < len(widths):
-      # One bias before and one after normalisation.
-      layer.update(bias=jnp.zeros(width), shift=jnp.zeros(width))
-    params.append(layer)
-    sides.append(jax.random.normal(rng_side, (dim,)))
-    dim = width
-  return params, sides
-
-
-def _network(params, sides, x):
-  """Dense layers of spectral norm 1, layer normalisation and relu, [n]."""
-  moved = []
-  for layer, side in zip(params, sides, strict=True):
-    kernel, side = _of_norm_one(layer['kernel'], side)
-    moved.append(side)
-    x = x @ kernel
-    if 'bias' in layer:
-      x = x + layer['bias'][None]
-      x = jax.nn.standardize(x, epsilon=1e-5) + layer['shift'][None]
-      x = jax.nn.relu(x)
-  return x[:, 0], moved
-
-
-@jax.default_matmul_precision('highest')
-def _of_norm_one(kernel, side):
-  """(a kernel over its spectral norm, its left singular vector)."""
-  # One power iteration a step, which goes on where the last one ended.
-  right = _unit(side @ kernel)
-  side = jax.lax.stop_gradient(_unit(kernel @ right))
-  return kernel / (side @ kernel @ jax.lax.stop_gradient(right)), side
-
-
-def _unit(x):
-  return x / (jnp.linalg.norm(x) + 1e-12)
 
 
 def _partition(share, logits, label, num_classes, within=None):
