@@ -96,8 +96,9 @@ def infer(
     penalty: What IRM's terms count beside the losses.
 
   Raises:
-    InputError: If shapes do not fit, an input is not finite, or a class has
-      fewer than two rows.
+    InputError: If shapes do not fit, an input is not finite, a label is no
+      integer in [0, C), a class has fewer than two rows, or the temperature is
+      so small that a network's shares are 0 or 1 alone and it diverges.
   """
   _check(logits, label, num_classes, features=features)
   types.check_range('[0, inf)', steps=steps, penalty=penalty)
@@ -106,6 +107,7 @@ def infer(
     '(0, inf)', learning_rate=learning_rate, temperature=temperature
   )
   features, logits = (np.asarray(x, np.float32) for x in (features, logits))
+  label = np.asarray(label)
   rng = np.random.default_rng(seed)
   rows = [np.flatnonzero(label == index) for index in range(num_classes)]
   longest = max(map(len, rows))
@@ -121,7 +123,7 @@ def infer(
   share = _divide(
     features[at],
     logits[at],
-    np.asarray(label)[at],
+    label[at],
     order,
     jax.random.split(jax.random.key(seed), num_classes),
     learning_rate=float(learning_rate),
@@ -131,6 +133,7 @@ def infer(
   )
   shares = np.empty(len(label), np.float32)
   shares[at[at >= 0]] = np.asarray(share)[at >= 0]
+  _check_shares(shares, f'raise {temperature=} or lower {learning_rate=}')
   return _partition(shares, logits, label, num_classes)
 
 
@@ -156,7 +159,8 @@ def free(
     learning_rate: Of Adam.
 
   Raises:
-    InputError: If shapes do not fit or a logit is not finite.
+    InputError: If shapes do not fit, a logit is not finite, a label is no
+      integer in [0, C), or shares diverge.
   """
   _check(logits, label, np.shape(logits)[-1], present=False)
   logits, label = np.asarray(logits, np.float32), np.asarray(label)
@@ -180,7 +184,9 @@ def free(
 
   start = jax.random.normal(jax.random.key(seed), label.shape)
   together = np.zeros(len(label), int)
-  return _partition(np.asarray(run(start)), logits, label, 1, within=together)
+  share = np.asarray(run(start))
+  _check_shares(share, 'logits are too large')
+  return _partition(share, logits, label, 1, within=together)
 
 
 def objective(
@@ -291,9 +297,31 @@ def _check(logits, label, num_classes, *, features=None, present=True):
   for name, x in (('features', features), ('logits', logits)):
     if x is not None and not np.isfinite(x).all():
       raise InputError(f'The reference model has diverged: {name} not finite.')
+  if logits.shape[1] != num_classes:
+    raise InputError(
+      f'The reference model has {logits.shape[1]} logits a row, and the labels '
+      f'{num_classes} classes.'
+    )
+  wrong = np.ones(label.shape, bool)
+  if np.issubdtype(label.dtype, np.integer):
+    wrong = (label < 0) | (label >= num_classes)
+  if wrong.any():
+    raise InputError(
+      f'Labels are integers in [0, {num_classes}); row {wrong.argmax()} has '
+      f'{label[wrong].tolist()[0]!r}.'
+    )
   counts = np.bincount(label, minlength=num_classes)
-  if present and (len(counts) > num_classes or counts.min() < 2):
+  if present and counts.min() < 2:
     raise InputError(
       f'Each of the {num_classes} classes needs two rows and more to be '
       f'divided; they have {counts.tolist()}.'
+    )
+
+
+def _check_shares(share, advice):
+  """Refuses what rounding would call the majority."""
+  wrong = ~np.isfinite(share)
+  if wrong.any():
+    raise InputError(
+      f'Shares of {wrong.sum()} of {len(share)} rows are not finite: {advice}.'
     )

@@ -277,13 +277,27 @@ def test_a_report_counts_hits():
     found.report(np.zeros(5))
 
 
+def _with(value, kind=int):
+  """Labels of which the eighth is wrong."""
+  label = _biased(0)[2].astype(kind)
+  label[7] = value
+  return label
+
+
+_WRONG = (_with(-1), _with(CLASSES))
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
     (dict(label=np.zeros(300, int)), 'two rows and more'),
+    (dict(label=_with(0.5, float)), r'integers in \[0, 3\); row 0 has'),
     (dict(logits=np.full((300, CLASSES), np.nan)), 'diverged'),
     (dict(label=np.zeros(3, int)), r'logits \[N, C\]'),
     (dict(features=np.zeros((2, CLASSES))), '2 rows of features'),
+    (dict(logits=np.zeros((300, CLASSES - 1))), '2 logits a row'),
+    (dict(temperature=1e-3), r'not finite: raise temperature=0\.001'),
+    *((dict(label=x), r'integers in \[0, 3\); row 7') for x in _WRONG),
   ],
 )
 def test_what_cannot_be_divided_is_refused(change, message):
@@ -291,3 +305,16 @@ def test_what_cannot_be_divided_is_refused(change, message):
   given = {**dict(features=features, logits=logits, label=label), **change}
   with pytest.raises(types.InputError, match=message):
     group_inference.infer(**given, num_classes=CLASSES, seed=0)
+
+
+@pytest.mark.parametrize('label', [*_WRONG, _with(1, float), _with(1, str)])
+def test_free_numbers_need_labels_that_are_classes(label):
+  _, logits, _, _ = _biased(0)
+  with pytest.raises(types.InputError, match=r'integers in \[0, 3\)'):
+    group_inference.free(logits, label, seed=0, steps=1)
+
+
+def test_shares_that_diverge_are_no_groups():
+  _, logits, label, _ = _biased(0)
+  with pytest.raises(types.InputError, match='300 of 300 rows are not finite'):
+    group_inference.free(1e25 * logits, label, seed=0, steps=3)
