@@ -24,8 +24,17 @@ def gaussian(distances: jax.Array, bandwidth: float | jax.Array) -> jax.Array:
 def median_distance(distances: jax.Array) -> jax.Array:
   """Median of the distances of all pairs; the usual bandwidth of MMD.
 
+  Where most rows are equal it is 0, which is no bandwidth: then that of the
+  pairs that differ, and 1 where none do.
+
   Args:
     distances: Squared distances, [N, N].
   """
-  pairs = jnp.triu_indices(len(distances), 1)
-  return jnp.sqrt(jnp.median(distances[pairs]))
+  pairs = distances[jnp.triu_indices(len(distances), 1)]
+  median = jnp.median(pairs)
+
+  def of_different():
+    found = jnp.nanmedian(jnp.where(pairs > 0, pairs, jnp.nan))
+    return jnp.where((pairs > 0).any(), found, 1)
+
+  return jnp.sqrt(jax.lax.cond(median == 0, of_different, lambda: median))

@@ -25,8 +25,9 @@ def statistic(
   """MMD^2 with a Gaussian kernel exp(-|x - y|^2 / (2 bandwidth^2)).
 
   Args:
-    bandwidth: > 0, or 'median' for the median distance of the pooled rows. One
-      that is chosen (`best_bandwidth`) must be chosen on other rows.
+    bandwidth: > 0, or 'median' for the median distance of the pooled rows
+      (`kernels.median_distance` says of which if most are equal). One that is
+      chosen (`best_bandwidth`) must be chosen on other rows.
     estimate: 'biased' (the V-statistic, with pairs of a row and itself, never
       negative) or 'unbiased'. Over the splits of one pool each is an increasing
       linear function of the other, so that p-values are the same.

@@ -162,6 +162,35 @@ def test_the_median_is_that_of_all_pairs():
   np.testing.assert_allclose(found, np.median(pairs), rtol=1e-5)
 
 
+@pytest.mark.parametrize('num_equal', [50, 70, 80])
+def test_the_median_leaves_equal_rows_out_where_they_are_most(num_equal):
+  rows = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
+  rows[:num_equal] = rows[0]
+  apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)]
+  if np.median(apart) == 0:
+    apart = [x for x in apart if x > 0]
+  distances = kernels.squared_distances(jnp.asarray(rows))
+  found = [
+    median(distances)
+    for median in (kernels.median_distance, jax.jit(kernels.median_distance))
+  ]
+  np.testing.assert_allclose(found, np.median(apart or 1.0), rtol=1e-5)
+
+
+def test_a_sample_of_mostly_equal_rows_is_told_from_one_that_is_not():
+  rng = np.random.default_rng(0)
+  x, y = np.zeros((2, 40, 2))
+  y[:10] = rng.normal(3, 1, (10, 2))  # 70 of the 80 are equal.
+  found = two_sample.permutation_test(
+    x, y, mmd.statistic('median'), rng=jax.random.key(0)
+  )
+  assert found.p_value == 0.01
+  alike = two_sample.permutation_test(
+    x, x, mmd.statistic('median'), rng=jax.random.key(0)
+  )
+  assert alike.value == 0 and alike.p_value == 1
+
+
 def test_a_chosen_bandwidth_fits_the_difference():
   rng = np.random.default_rng(0)
   # Stripes of width .3 are seen by a kernel of that width alone.
