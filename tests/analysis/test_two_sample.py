@@ -184,7 +184,7 @@ def test_a_sample_of_mostly_equal_rows_is_told_from_one_that_is_not():
   found = two_sample.permutation_test(
     x, y, mmd.statistic('median'), rng=jax.random.key(0)
   )
-  assert found.p_value == 0.01
+  assert found.p_value <= 0.05
   alike = two_sample.permutation_test(
     x, x, mmd.statistic('median'), rng=jax.random.key(0)
   )
