@@ -156,12 +156,35 @@ def scott(rows: jax.Array, num_rows: int) -> tuple[jax.Array, float]:
 
   Returns:
     Rows [N, D] and the bandwidth.
+
+  Raises:
+    InputError: A column is the same in all rows, or depends on others
+      linearly: nothing gives that a unit covariance. (Rows that are traced are
+      not checked.)
   """
   centred = rows - rows.mean(0, keepdims=True)
   covariance = centred.T @ centred / len(rows)
   root = jnp.linalg.cholesky(covariance)
+  if not isinstance(root, jax.core.Tracer):
+    _check_spread(rows, covariance, root)
   white = jax.scipy.linalg.solve_triangular(root, centred.T, lower=True).T
   return white, num_rows ** (-1 / (rows.shape[1] + 4))
+
+
+def _check_spread(rows, covariance, root):
+  same = (rows == rows[:1]).all(0)
+  if same.any():
+    raise InputError(
+      f'Column {same.argmax()} is the same in all rows and cannot be whitened: '
+      'leave it out.'
+    )
+  # Below this share of a variance, what others leave of it is rounding.
+  share = jnp.square(jnp.diagonal(root)) / jnp.diagonal(covariance)
+  if not (share > len(root) * jnp.finfo(root.dtype).eps).all():
+    raise InputError(
+      f'The {len(root)} columns depend on each other linearly and cannot be '
+      'whitened: leave some out.'
+    )
 
 
 def histogram(num_values: int) -> Loss:

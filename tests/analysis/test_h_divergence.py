@@ -160,6 +160,22 @@ def test_scott_whitens_the_pool():
   assert bandwidth == 25 ** (-1 / 7)
 
 
+@pytest.mark.parametrize('wide', [False, True])
+def test_columns_that_cannot_be_whitened_are_refused(wide):
+  rows = samples(50)[1]
+  beside = {
+    'Column 3 is the same': [np.full(50, 0.1), np.zeros(50)],
+    '4 columns depend': [rows @ [1.0, -2.0, 0.5]],
+    '5 columns depend': [rows[:, 0], 3 * rows[:, 0]],
+  }
+  with jax.enable_x64(wide):
+    for message, columns in beside.items():
+      x = jnp.asarray(np.column_stack([rows, *columns]))
+      with pytest.raises(InputError, match=message) as error:
+        decision_losses.scott(x, 25)
+      assert '\n' not in str(error.value)
+
+
 def test_a_mixture_of_gaussians_is_that_of_scikit_learn():
   rng = np.random.default_rng(0)
   rows = rng.normal(size=(80, 2)) + 4 * rng.integers(0, 2, (80, 1))
