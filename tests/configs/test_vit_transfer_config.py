@@ -1,4 +1,4 @@
-"""A step of the paper's refinements has their shapes."""
+"""A step of the paper's refinements has their shapes and settings."""
 
 import jax
 import numpy as np
@@ -26,3 +26,40 @@ def test_a_step_of_the_paper_s_refinements():
   # Of each block: the plain token through the head, and the refined ones.
   for name in ('plain', 'refined'):
     assert said[name].shape == (4, config.model.num_layers, 1000)
+
+
+def test_the_paper_s_body_has_stochastic_depth():
+  rates = {'paper': 0.1, 'small': 0.0, 'gpu': 0.0, 'smoke': 0.0}
+  assert set(recipe.PRESETS) == set(rates)
+  for preset, rate in rates.items():
+    config = recipe.get_config(preset)
+    assert refined_vits.network(config, 10).drop_path_rate == rate
+    assert refined_vits.with_refinement(config, 10).vit.drop_path_rate == rate
+
+
+def test_stochastic_depth_is_of_training_steps():
+  config = recipe.get_config('paper')
+  config.model.update(
+    patch_size=2, hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=3
+  )
+  config.refinement.order = 'together'  # The first block is never left out.
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.normal(size=(8, 4, 4, 1)).astype(np.float32),
+    'label': np.arange(8) % 3,
+    'mask': np.ones(8, np.float32),
+  }
+  losses = []
+  for rate in (0.0, 0.9):
+    config.model.drop_path_rate = rate
+    method = refined_vits.refinement(config, 3, 6)
+    state = method.init(jax.random.key(0), batch)
+    update = jax.jit(method.update)
+    losses.append(
+      [
+        float(update(state, batch, jax.random.key(i))[1]['loss'][0])
+        for i in range(3)
+      ]
+    )
+  assert np.ptp(losses[0]) == 0
+  assert np.ptp(losses[1]) > 1e-3
