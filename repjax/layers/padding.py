@@ -28,11 +28,11 @@ from typing import Any
 
 import flax.linen as nn
 from flax.linen import linear
-from flax.linen import module as linen_module
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax import interceptors
 from repjax import types
 from repjax.layers import pad_arithmetic
 from repjax.layers.pad_arithmetic import MODES as MODES
@@ -150,7 +150,9 @@ def padded(mode: Mode) -> Iterator[set[str]]:
       return next_fn(*args, **kwargs)
     return _like(conv, padding=wanted)(x)
 
-  with _outermost(interceptor):
+  # Others see the layer that is called in place of the first one, with its
+  # padded input: what rules of gradient norms and bases of inputs go by.
+  with interceptors.outermost(interceptor):
     yield found
 
 
@@ -184,22 +186,6 @@ class Padded(nn.Module):
         f'with padding: there is none that mode={self.mode!r} could change.'
       )
     return outputs
-
-
-@contextlib.contextmanager
-def _outermost(interceptor):
-  """`nn.intercept_methods`, around all that were there before, not inside.
-
-  Others see the layer that is called in place of the first one, once, with its
-  padded input: what rules of gradient norms and bases of inputs go by. Flax has
-  no public way to say so.
-  """
-  stack = linen_module._global_interceptor_stack._storage
-  stack.insert(0, interceptor)
-  try:
-    yield
-  finally:
-    stack.remove(interceptor)
 
 
 def _like(conv, **changes):

@@ -9,6 +9,8 @@ import pytest
 from repjax import gradients
 from repjax import optim
 from repjax import types
+from repjax.methods import afn
+from repjax.methods import dann
 from repjax.methods import step as steps
 from repjax.methods import supervised
 from repjax.models import mlp
@@ -98,3 +100,32 @@ def test_a_loss_that_is_no_loss_a_row_is_refused(batch):
   state = step.init({'params': {'w': jnp.ones(())}})
   with pytest.raises(ValueError, match='one loss a row'):
     step.update(state, batch, RNG)
+
+
+def adversarial(tx):
+  return dann.make(mlp.Mlp(3, features=(48,)), tx, num_groups=2, weight=1.0)
+
+
+def large_norms(tx):
+  return afn.make(mlp.Mlp(3, features=(48,)), tx, weight=0.1)
+
+
+@pytest.mark.parametrize('make', [adversarial, large_norms])
+def test_a_loss_that_looks_at_its_head_is_clipped_by_any_method(make, batch):
+  batch = {**batch, 'group': jnp.arange(ROWS) % 2}
+
+  def params(method):
+    noise_free = optim.dp_sgd(
+      0.5, 0.0, expected_batch_size=ROWS, key=RNG, method=method
+    )
+    made = make(optax.chain(noise_free, optax.sgd(0.1)))
+    state = made.init(RNG, batch)
+    return jax.jit(made.update)(state, batch, RNG)[0].params
+
+  expected = params('vmap')
+  for method in ('auto', 'ghost'):
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+      params(method),
+      expected,
+    )

@@ -437,6 +437,17 @@ def twofold_backward(backward, g):
 twofold.defvjp(twofold_forward, twofold_backward)
 
 
+def tenfold(next_fn, args, kwargs, context):
+  """An interceptor that changes what dense layers give."""
+  y = next_fn(*args, **kwargs)
+  return 10 * y if isinstance(context.module, nn.Dense) else y
+
+
+def behind_an_interceptor(variables, x):
+  with nn.intercept_methods(tenfold):
+    return Plain().apply(variables, x)
+
+
 TWO = python_types.SimpleNamespace(
   init=lambda *args: {
     'params': {
@@ -482,6 +493,10 @@ TRAPS = {
   ),
   'with a gradient of its own': (
     lambda: tiny(with_apply(twofold)),
+    LAYER | HEAD,
+  ),
+  'behind an interceptor': (
+    lambda: tiny(with_apply(behind_an_interceptor)),
     LAYER | HEAD,
   ),
   'of one name in two models': (
@@ -571,6 +586,19 @@ def test_weights_that_are_not_used_once_as_they_are_stay_exact(name, trapped):
   rest, covered, paths = leftover(make())
   assert rest == expected
   assert covered == paths - expected
+
+
+@pytest.mark.parametrize('method', ['ghost', 'vmap'])
+def test_an_interceptor_around_clipping_is_part_of_the_loss(method):
+  inner = tiny(with_apply(behind_an_interceptor))
+  expected = flat_norms(by_rows(*inner))
+  loss_fn, params, batch = tiny(Plain())
+  clip = clipping.clipped_gradient(loss_fn, 1e9, method=method)
+  with nn.intercept_methods(tenfold):
+    found = clip(params, batch)
+  np.testing.assert_allclose(found.norms, expected, rtol=1e-5)
+  grads = by_rows(*inner)
+  assert_close(found.grads, weighted(grads, np.ones(ROWS)))
 
 
 def test_a_compiled_loss_is_seen_through():

@@ -237,14 +237,7 @@ class _Visit(interceptors.Interceptor):
   def __call__(self, next_fn, args, kwargs, context):
     module = context.module
     path = tuple(module.path)
-    # What runs at no place is another model's, or a copy of some layer.
-    stranger = not path and type(module) is not type(self._plan.model)
-    if (
-      context.method_name != '__call__'
-      or stranger
-      or path in self._inside
-      or any((path[:i], path[i]) in self._met for i in range(len(path)))
-    ):
+    if self._passes(module, context.method_name):
       return next_fn(*args, **kwargs)
     self._layers[path] = type(module).__name__
     numbers = self._plan.selected(path)
@@ -265,6 +258,22 @@ class _Visit(interceptors.Interceptor):
       return run(module)
     finally:
       self._inside.pop()
+
+  def changes(self, module, method):
+    selected = self._plan.selected
+    return not self._passes(module, method) and bool(selected(module.path))
+
+  def _passes(self, module, method):
+    """Whether a call is of no layer that a rule could select."""
+    path = tuple(module.path)
+    # What runs at no place is another model's, or a copy of some layer.
+    stranger = not path and type(module) is not type(self._plan.model)
+    return (
+      method != '__call__'
+      or stranger
+      or path in self._inside
+      or any((path[:i], path[i]) in self._met for i in range(len(path)))
+    )
 
   def alike(self, layers):
     selected = self._plan.selected

@@ -8,7 +8,8 @@ from the parameters on: through casts, reshapes, scans and rematerialised
 blocks. What is not proved to be used exactly once, by a layer with a rule, is
 left over, and gets per-example gradients of its own: tied and derived weights,
 weights shared by the steps of a scan, parameters of other layers, penalties on
-weights. The answer errs on that side, so that norms are exact in any case.
+weights, layers that an interceptor inside of the loss may change. The answer
+errs on that side.
 """
 
 from collections.abc import Callable

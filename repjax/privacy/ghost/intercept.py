@@ -1,4 +1,9 @@
-"""Device code: calls of the layers of a linen model that have a norm rule."""
+"""Device code: calls of the layers of a linen model that have a norm rule.
+
+A rule goes by what the layer itself gets and gives. Where an interceptor that
+was entered later may change that, as one that the loss enters, the layer is
+passed by: what is seen from here is not the layer's.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -43,6 +48,9 @@ class _Interceptor(interceptors.Interceptor):
   def alike(self, layers):
     return self._alike(layers)
 
+  def changes(self, module, method):
+    return True  # Its `fn` may do what it wants.
+
   def __call__(self, next_fn, args, kwargs, context):
     module = context.module
     rule = None
@@ -53,7 +61,11 @@ class _Interceptor(interceptors.Interceptor):
       and hasattr(args[0], 'ndim')
     ):
       rule = rules.rule(module, context.method_name)
-    if rule is None or not _is_alone(module):
+    if (
+      rule is None
+      or not _is_alone(module)
+      or not interceptors.is_innermost(self, module, context.method_name)
+    ):
       return next_fn(*args, **kwargs)
     self._is_inside = True
     try:
@@ -83,6 +95,11 @@ def _is_alone(module):
 
 
 def bare(module: nn.Module, method: str) -> Callable[..., Any]:
-  """A layer as a function: (its parameters, x) -> output."""
+  """A layer as a function, behind no interceptor: (parameters, x) -> output."""
   alone = module.clone(parent=None)
-  return lambda params, x: alone.apply({'params': params}, x, method=method)
+
+  def apply(params, x):
+    with interceptors.without():
+      return alone.apply({'params': params}, x, method=method)
+
+  return apply
