@@ -15,7 +15,7 @@ embeddings these are no larger than one activation. Where all covered layers are
 called in the open, their inputs and cotangents are kept and one backward pass
 does (book-keeping, https://arxiv.org/abs/2210.00038); where some are
 rematerialised, scanned or compiled on their own, there is a second one
-(`forms`).
+(`forms`). Sums over examples are float32, whatever layers compute in.
 
 Examples must not see each other: the loss is called with batches of ONE row,
 under `vmap`, and each row has its own key, so that dropout differs between
@@ -112,6 +112,9 @@ def clipped_gradient(
 
   Raises:
     ValueError: If an argument is out of range.
+    InputError: When called: parameters are below float32, or 'ghost' would
+      round the sum (half precision where layers are not in the open; 'auto'
+      takes 'vmap' there).
   """
   if method not in ('auto', 'ghost', 'vmap', 'microbatch'):
     raise ValueError(
@@ -150,6 +153,7 @@ def clipped_gradient(
         f'{num_rows} rows cannot be divided into units of {rows_per_unit=} and '
         f'these into {microbatches=}'
       )
+    _check_types(params)
     units = _units(batch, rng, mask, num_units)
     groups = _groups(params, style)
     clip = forms.Clip(groups, _factor(clip_norm, style, max(groups) + 1))
@@ -176,8 +180,11 @@ def clipped_gradient(
         return total(forms.vmap)
       one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], units))
       found = coverage.find(unit_loss, jax.tree.map(_shape, params), *one)
-      if method == 'auto' and not _ghost_is_smaller(found, params):
+      rounds = bool(found.narrow) and not found.outputs
+      if method == 'auto' and (rounds or not _ghost_is_smaller(found, params)):
         return total(forms.vmap)
+      if rounds:
+        raise types.InputError(_ROUNDS.format(types=_names(found.narrow)))
       ghost = forms.one_backward if found.outputs else forms.two_backwards
       return total(functools.partial(ghost, found))
 
@@ -209,6 +216,33 @@ def _units(batch, rng, mask, num_units):
     rngs=None if rng is None else jax.random.split(rng, num_units),
     weights=mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0),
   )
+
+
+_ROUNDS = (
+  "method='ghost' sums gradients in {types} here, where a single row can move "
+  'the sum by more than clip_norm. In bfloat16 it needs layers in the open: '
+  'no remat, no scan, no loop over layers and no compiled function in the '
+  "loss. Otherwise compute in float32, or use method='vmap'."
+)
+
+
+def _names(dtypes):
+  return ', '.join(sorted(jnp.dtype(x).name for x in dtypes))
+
+
+def _check_types(params):
+  """A sum that is rounded to less than float32 has no bound."""
+  narrow = {
+    x.dtype
+    for x in jax.tree.leaves(params)
+    if jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
+  }
+  if narrow:
+    raise types.InputError(
+      f'parameters are {_names(narrow)}, and so is the sum of their gradients, '
+      'which rounding moves by more than clip_norm: keep them in float32 and '
+      'cast them in the loss (step.compute_dtype does).'
+    )
 
 
 def _shape(x):

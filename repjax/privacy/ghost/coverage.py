@@ -19,6 +19,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from repjax import types
@@ -47,7 +48,11 @@ class Coverage(NamedTuple):
     outputs: Layer -> shape and type of its output, where all covered layers
       are called in the open: not in a rematerialised block, a scan, a vmap or
       a compiled function inside of the loss, nor in blocks that are to run as
-      one loop. Otherwise empty.
+      one loop. Otherwise empty, and where a type is below float32 and not
+      bfloat16.
+    narrow: Types below float32 that covered layers compute in, or that their
+      weights are cast to on the way. A sum of gradients that goes through one
+      is rounded.
   """
 
   layers: Mapping[intercept.Key, Mapping[str, int]]
@@ -56,6 +61,7 @@ class Coverage(NamedTuple):
   leftover: tuple[int, ...]
   activations: int
   outputs: Mapping[intercept.Key, jax.ShapeDtypeStruct]
+  narrow: frozenset[Any]
 
 
 def find(
@@ -155,13 +161,28 @@ def _coverage(walk, num_leaves, root):
     once -= lost
   layers = {k: v for k, v in layers.items() if k not in bad and v}
   used = walk.other | set(walk.uses)
+  narrow = _narrow(walk, layers)
+  known = narrow <= {jnp.dtype(jnp.bfloat16)}
   return Coverage(
     layers=layers,
     tied={k: shapes for k, (_, _, shapes) in tied.items() if k in layers},
     covered=tuple(i for i in range(num_leaves) if i in once),
     leftover=tuple(i for i in range(num_leaves) if i in used - once),
     activations=sum(walk.activations[key] for key in layers),
-    outputs=_outputs(walk, layers, root),
+    outputs=_outputs(walk, layers, root) if known else {},
+    narrow=narrow,
+  )
+
+
+def _narrow(walk, layers):
+  """Types below float32 on the way of a gradient from a layer to a leaf."""
+  found = {site.dtype for site in walk.sites if site.call.key in layers}
+  for leaves in layers.values():
+    found.update(*[walk.casts.get(leaf, ()) for leaf in leaves.values()])
+  return frozenset(
+    jnp.dtype(x)
+    for x in found
+    if jnp.issubdtype(x, jnp.floating) and jnp.finfo(x).bits < 32
   )
 
 

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from repjax import types
 from repjax.privacy.ghost import coverage
+from repjax.privacy.ghost import products
 from repjax.privacy.ghost import taps
 
 # (params, rows of one unit, its key, weights of its rows) -> (loss, aux).
@@ -108,7 +109,10 @@ def two_backwards(
   units: Units,
   clip: Clip,
 ) -> Result:
-  """Norms by one backward pass, the sum by another one."""
+  """Norms by one backward pass, the sum by another one.
+
+  Not where `found.narrow`: the sum would be rounded.
+  """
   leaves, rebuild, leftover, rest = _divide(found, params, units, clip)
   covered = {i: leaves[i] for i in found.covered}
   carrier = jnp.zeros((units.mask.size, clip.num_groups))
@@ -185,17 +189,22 @@ def one_backward(
   scale = _scale(squared, units, clip)
   inputs, cotangents = _only(scale.real, (inputs, cotangents))
 
-  def products(covered):
-    """Its gradient is the weighted sum; all but the layers is dead code."""
+  def weights(covered):
+    """All but the way from leaves to layers is dead code."""
+    with record.weights() as called_with:
+      loss_fn(rebuild(covered), *jax.tree.map(lambda x: x[0], units))
+    return called_with
 
-    def one(inputs, cotangents, factors, *unit):
-      with record.products(inputs, cotangents, factors, clip.groups) as total:
-        loss_fn(rebuild(covered), *unit)
-      return sum(total)
-
-    return jax.vmap(one)(inputs, cotangents, scale.factors, *units).sum()
-
-  sums = jax.grad(products)(covered)
+  called_with, to_leaves = jax.vjp(weights, covered)
+  sums = products.of_layers(
+    found,
+    record.modules(),
+    called_with,
+    (inputs, cotangents),
+    scale.factors,
+    clip.groups,
+  )
+  sums = products.to_leaves(found, to_leaves, called_with, sums)
   own = _weighted_sums(grads, rest, scale)
   sums.update(zip(found.leftover, own, strict=True))
   return Result(_like(params, _complete(sums, leaves)), scale.norms, aux)

@@ -90,13 +90,24 @@ def _with_bias(kernel, g):
 
 def _product(x, g):
   """|X'G|^2 of X [..., T, P] and G [..., T, D], summed over groups '...'."""
-  x, g = _float(x.astype(g.dtype)), _float(g)  # What the layer multiplies.
+  x, g = _float(multiplied(x, g.dtype)), _float(g)
   length = x.shape[-2]
   if 2 * length**2 < x.shape[-1] * g.shape[-1]:
     # Rounding may leave a tiny negative sum where the gradient is zero.
     return jnp.maximum((_gram(x) * _gram(g)).sum(), 0.0)
   weight = jnp.einsum('...tp,...td->...pd', x, g, precision='highest')
   return jnp.square(weight).sum()
+
+
+def multiplied(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """What a layer of some type multiplies, in float32 or more; ids stay ids."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return x
+  x = x.astype(jnp.promote_types(dtype, jnp.float32))
+  # A cast there and back would be skipped by compilers.
+  info = jnp.finfo(dtype)
+  narrow = info.bits < 32
+  return jax.lax.reduce_precision(x, info.nexp, info.nmant) if narrow else x
 
 
 def _gram(x):

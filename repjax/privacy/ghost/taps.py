@@ -16,6 +16,7 @@ import contextlib
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -98,9 +99,9 @@ def tapped(
 class Record:
   """Inputs and cotangents of the covered layers of one unit.
 
-  Three traces of the same loss, or what follows from them: `inputs` ties zeros
-  to the outputs, whose cotangents they get, and takes the inputs out; `squared`
-  makes norms of both, and `products` weighted gradients.
+  Traces of the same loss, or what follows from them: `inputs` ties zeros to the
+  outputs, whose cotangents they get, and takes the inputs out; `squared` makes
+  norms of both; `weights` takes out what `products` are gradients of.
   """
 
   def __init__(self, found: coverage.Coverage):
@@ -149,39 +150,32 @@ class Record:
     return total
 
   @contextlib.contextmanager
-  def products(
+  def weights(
     self,
-    inputs: Mapping[intercept.Key, jax.Array],
-    cotangents: Mapping[intercept.Key, jax.Array],
-    factors: jax.Array,
-    groups: Sequence[int],
-  ) -> Iterator[list[jax.Array]]:
-    """The list fills up with <factor * cotangent, layer(input)>.
+  ) -> Iterator[dict[intercept.Key, dict[str, jax.Array]]]:
+    """The dictionary fills up with what the layers are called with.
 
-    A layer is linear in its parameters, so the gradient of that product is
-    their weighted gradient. What the traced loss goes on with has none.
+    What the traced loss goes on with has no gradient.
 
     Raises:
       MissedError: If a covered layer was not traced, but compiled before.
     """
-    total = [jnp.zeros(())]
-    stop = jax.lax.stop_gradient
+    found = {}
 
     def tie(key, rule, module, x, call):
       del rule, x
-      own = self._found.layers[key]
-      own = {name: groups[leaf] for name, leaf in own.items()}
-      layer, weights = intercept.bare(module, key[1]), _weights(module)
-      for group in sorted(set(own.values())):
-        some = _only(weights, own, group)
-        g = (factors[group] * cotangents[key].astype(jnp.float32)).astype(
-          cotangents[key].dtype
-        )
-        total.append(jnp.vdot(g, layer(some, inputs[key])))
-      return stop(call())
+      found[key] = dict(_weights(module))
+      return jax.lax.stop_gradient(call())
 
     with _covered_layers(self._found, tie):
-      yield total
+      yield found
+
+  def modules(self) -> dict[intercept.Key, nn.Module]:
+    """The covered layers, unbound."""
+    return {
+      key: module.clone(parent=None)
+      for key, (_, module) in self._layers.items()
+    }
 
 
 @contextlib.contextmanager

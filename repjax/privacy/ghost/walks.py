@@ -77,6 +77,7 @@ class Walk:
   Attributes:
     uses: Leaf -> times that a layer with a rule uses it.
     other: Leaves that something else uses.
+    casts: Leaf -> types that it is cast to.
     sites: Calls of layers in the order of the trace.
     activations: Key of a layer -> size of its inputs and outputs.
   """
@@ -85,6 +86,7 @@ class Walk:
     self._calls = calls
     self.uses = {}
     self.other = set()
+    self.casts = {}
     self.sites = []
     self.activations = {}
 
@@ -116,6 +118,8 @@ class Walk:
     if name == 'stop_gradient':
       return [NONE]
     if name in _MOVES:
+      if name == 'convert_element_type':
+        self.casts.setdefault(ins[0][0], set()).add(eqn.outvars[0].aval.dtype)
       return ins[:1]
     if name == 'optimization_barrier':
       return ins
