@@ -56,6 +56,7 @@ def make(
   types.check_range('[0, inf)', step=step, radius=radius)
   if form == 'hard':
     grouped.check_whole(settings)
+    settings['whole'] = "AFN of form='hard'"
 
   def loss_fn(params, model_state, batch, rng):
     out = classifier.forward(

@@ -8,7 +8,9 @@ Batches have the model's input, 'label' [B] and 'mask' [B], and may have:
   'strong' [B, ...]: a strongly augmented view, in the shape of the input.
   'group' [B]: see `repjax.methods.grouped`.
 
-A supervised loss is the mean over the labelled rows of all devices.
+A supervised loss is the mean over the labelled rows of all devices. With a
+column 'labelled' a row counts by what others there are: no link may clip single
+rows.
 """
 
 from collections.abc import Callable
@@ -32,6 +34,13 @@ from repjax.types import InputError
 # ones; and the weight of the method's further term in this step.
 SHARE, UNLABELLED = 'labelled_share', 'unlabelled_share'
 WEIGHT = 'term_weight'
+
+
+# Of `steps.make`, where rows lack a label: without one row of them all others
+# count differently.
+COUPLED: dict[str, Any] = dict(
+  whole="A mean over those rows that are 'labelled'", refuses='rows'
+)
 
 
 class Forward(NamedTuple):
@@ -233,6 +242,8 @@ def make(
   """
   schedule = weight if callable(weight) else lambda step: weight
   step = steps.make(loss_fn, tx, **settings)
+  coupled = {} if settings.get('whole') else COUPLED
+  step_of_some = steps.make(loss_fn, tx, **{**settings, **coupled})
 
   def init(rng, batch):
     variables = model_inputs.init(model, inputs, rng, batch)
@@ -242,7 +253,8 @@ def make(
 
   def update(state, batch, rng):
     added = columns(batch, schedule(state.step))
-    return step.update(state, {**batch, **added}, rng)
+    chosen = step_of_some if 'labelled' in batch else step
+    return chosen.update(state, {**batch, **added}, rng)
 
   def predict(state, batch):
     variables = of_model(steps.variables(state))

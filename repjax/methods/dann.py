@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from repjax import gradients
 from repjax import parallel
 from repjax import types
 from repjax.layers import norms
@@ -247,6 +246,7 @@ def _alternating(
   def update(state, batch, rng):
     columns = classifier.columns(batch, schedule(state.step))
     batch = {**batch, **columns}
+    coupled = classifier.COUPLED if 'labelled' in batch else {}
 
     def train(name):
       def loss_fn(params, model_state, batch, rng):
@@ -255,7 +255,8 @@ def _alternating(
           params, model_state, batch, rng, trained=name, other=other
         )
 
-      grad_fn = gradients.GradFn(
+      bind = steps.binder(**coupled)
+      grad_fn = bind(
         loss_fn, batch, parallel.device_rng(rng), state.model_state
       )
       params, opt_state, aux = steps.descend(

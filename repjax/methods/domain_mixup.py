@@ -69,7 +69,15 @@ def make(
       per=per,
     )
 
-  return erm.make(model, tx, inputs=inputs, transform=transform, **settings)
+  return erm.make(
+    model,
+    tx,
+    inputs=inputs,
+    transform=transform,
+    whole='Domain mixup',
+    refuses='rows',
+    **settings,
+  )
 
 
 def mix(

@@ -56,6 +56,8 @@ def make(
     loss, metrics = classifier.supervised(logits.astype(jnp.float32), batch)
     return types.Losses(loss, model_state, metrics)
 
+  if balance == 'groups':
+    settings = {'whole': "balance='groups'", 'refuses': 'rows', **settings}
   made = classifier.make(loss_fn, model, tx, inputs=inputs, **settings)
   if balance == 'rows':
     return made

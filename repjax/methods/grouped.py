@@ -265,6 +265,7 @@ def make(
     weight=weight,
     begin=begin,
     of_model=of_model,
+    whole='A loss over groups',
     **settings,
   )
 

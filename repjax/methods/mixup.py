@@ -34,6 +34,9 @@ from repjax.types import InputError
 Kind = Literal['mixup', 'cutmix', 'manifold']
 Per = Literal['example', 'batch']
 
+# A row is in its neighbour's loss, too.
+_COUPLED: dict[str, Any] = dict(whole='mixup', refuses='rows')
+
 
 def make(
   model: nn.Module,
@@ -55,7 +58,7 @@ def make(
 
   Args:
     model: A classifier, which knows nothing of mixing.
-    tx: Optax chain.
+    tx: Optax chain. It must not clip single rows, which are in two losses each.
     num_classes: C.
     alpha: lambda ~ Beta(alpha, alpha), >= 0; 0 is plain training, bit for bit.
       The papers use 1 for CIFAR and 0.2 for ImageNet ('mixup'), 1 ('cutmix')
@@ -99,7 +102,9 @@ def make(
     def transform(batch, rng):
       return mix(batch, rng, num_classes=num_classes, kind=kind, **draws)
 
-    return supervised.make(model, tx, transform=transform, **settings)
+    return supervised.make(
+      model, tx, transform=transform, **_COUPLED, **settings
+    )
 
   def plan(batch, rng):
     weight, _, rng_layer = _draw(batch['mask'], rng, **draws)
@@ -117,6 +122,7 @@ def make(
     tx,
     transform=plan,
     apply_fn=functools.partial(_mixed_forward, layers=layers),
+    **_COUPLED,
     **settings,
   )
 

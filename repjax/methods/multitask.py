@@ -49,7 +49,8 @@ def make(
   Args:
     model: Called as `model.apply(variables, image, train=..., mask=...)`; gives
       logits [B, T * C] of all heads with heads='each', else [B, C].
-    tx: Optax chain.
+    tx: Optax chain. With 'uniform' and 'uncertainty' it must not clip single
+      rows, which weigh by how many others their task has.
     num_tasks: T.
     weighting: 'rows': the mean over rows; 'uniform': the mean over the tasks of
       the batch of their means over rows; 'uncertainty': the same mean of
@@ -130,12 +131,15 @@ def make(
       metrics={'loss': nll, 'accuracy': hits.astype(jnp.float32)},
     )
 
+  alike = weighting in ('uniform', 'uncertainty')
   step = steps.make(
     loss_fn,
     tx,
     microbatches=microbatches,
     compute_dtype=compute_dtype,
     ema_decay=ema_decay,
+    whole=f'weighting={weighting!r}' if alike else '',
+    refuses='rows',
   )
 
   def init(rng, batch):
@@ -149,7 +153,7 @@ def make(
     return step.init(variables)
 
   def update(state, batch, rng):
-    if weighting in ('uniform', 'uncertainty'):
+    if alike:
       weight = equal_weights(batch['task'], batch['mask'], num_tasks)
     else:
       weight = jnp.ones_like(batch['mask'])

@@ -153,6 +153,7 @@ def make(
     begin=begin,
     of_model=of_model,
     transform=draw,
+    whole='SagNet',
     **settings,
   )
 

@@ -108,8 +108,7 @@ def make(
       target rows alone, and base rows have one of their own.
     inputs: What the model is called with, in place of images.
     head: Module names of the last layer, whose input are the features.
-    **settings: microbatches, compute_dtype, ema_decay, finish; see
-      `steps.make`.
+    **settings: Other arguments of `steps.make` than `transform`.
 
   Returns:
     A `types.Method` over batches of base rows (the model's input, 'label' [B])
@@ -167,6 +166,8 @@ def make(
       own = {**own, _OF_BASE: base_stats}
     return types.Losses(loss, own, metrics)
 
+  whole = 'STARTUP' if objective.self_supervision else ''
+  settings |= dict(whole=whole, refuses='rows')
   step = steps.make(loss_fn, tx, transform=transform, **settings)
 
   def init(rng, batch):

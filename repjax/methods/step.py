@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 from typing import Any
+from typing import Literal
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,9 @@ Update = Callable[
   tuple[types.TrainState, types.Sums],
 ]
 
+
+# What a link may not take a batch apart into: see `WholeGradFn`.
+Refused = Literal['parts', 'rows']
 
 # The collection of running means and variances (`layers.norms`, flax).
 _STATISTICS = 'batch_stats'
@@ -59,21 +63,27 @@ class WholeGradFn(gradients.GradFn):
 
   Rows that are compared with each other, or remembered (a queue, a centre), are
   no single rows: clipping their gradients bounds nothing, and a group of them
-  has another loss.
+  has another loss. Rows that met before the loss, which blended them or weighed
+  them by what others there are, have the loss of their own in each group, but
+  one that is left out still changes others.
 
   Args:
     what: The method, for the message.
     *args: What `gradients.GradFn` is made with.
+    refuses: 'parts' of any size, or single 'rows' alone.
     **settings: What `gradients.GradFn` is made with.
   """
 
-  def __init__(self, what: str, *args: Any, **settings: Any):
+  def __init__(
+    self, what: str, *args: Any, refuses: Refused = 'parts', **settings: Any
+  ):
     super().__init__(*args, **settings)
     self._what = what
+    self._refuses = refuses
 
   def over_groups(self, num_groups, fn):
-    """Refuses several groups; one is all rows of a device."""
-    if num_groups != 1:
+    """Refuses several groups, or none; one is all rows of a device."""
+    if num_groups != 1 and self._refuses == 'parts':
       self._refuse()
     return super().over_groups(num_groups, fn)
 
@@ -83,6 +93,11 @@ class WholeGradFn(gradients.GradFn):
     return self._refuse()
 
   def _refuse(self):
+    if self._refuses == 'rows':
+      raise InputError(
+        f'{self._what} makes a loss of several rows: no link may look at '
+        'single ones (dp_sgd).'
+      )
     raise InputError(
       f'{self._what} compares all rows: no link may look at some (dp_sgd, SAM '
       'groups).'
@@ -99,6 +114,7 @@ def make(
   transform: Callable[[types.Batch, jax.Array], types.Batch] | None = None,
   finish: Callable[[types.Sums], types.Sums] | None = None,
   whole: str = '',
+  refuses: Refused = 'parts',
 ) -> Step:
   """One gradient of a mean loss, handed to an optax chain.
 
@@ -117,6 +133,7 @@ def make(
     finish: Makes what is reported of the sums over all devices.
     whole: Name of a method whose rows meet, which refuses links that take them
       apart (`WholeGradFn`); '' for one whose rows do not.
+    refuses: With `whole`: 'parts' of any size, or single 'rows' alone.
 
   Raises:
     InputError: If a setting is out of range.
@@ -145,7 +162,7 @@ def make(
     return learn(state, batch, rng_model)
 
   def learn(state, batch, rng):
-    bind = functools.partial(WholeGradFn, whole) if whole else gradients.GradFn
+    bind = binder(whole, refuses)
     grad_fn = bind(
       loss_fn,
       cast_inputs(batch, compute_dtype),
@@ -169,6 +186,15 @@ def make(
     return state, aux.sums if finish is None else finish(aux.sums)
 
   return Step(init, update, learn)
+
+
+def binder(
+  whole: str = '', refuses: Refused = 'parts'
+) -> Callable[..., gradients.GradFn]:
+  """The class of a step's `grad_fn`: see `make`."""
+  if not whole:
+    return gradients.GradFn
+  return functools.partial(WholeGradFn, whole, refuses=refuses)
 
 
 def descend(
