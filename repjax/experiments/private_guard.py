@@ -95,8 +95,8 @@ def check(
 
   Raises:
     InputError: If batches are not Poisson samples, no link of the optimizer
-      makes gradients private, another one asks for data, too, or a metric
-      chooses what is published.
+      makes gradients private, another one asks for data, too, or remembers
+      gradients in front of it, or a metric chooses what is published.
   """
   if not isinstance(experiment.train, SAMPLED):
     raise types.InputError(
@@ -121,6 +121,12 @@ def check(
         'plain gradient through or decide by it: put private.Plan.link() '
         'first in an optax.chain.'
       )
+  if _keeps_before(state.opt_state):
+    raise types.InputError(
+      'A link in front of dp_sgd keeps numbers in its state, which come from '
+      'gradients without noise and are saved with the parameters: put '
+      'private.Plan.link() first in the chain, and what looks on behind it.'
+    )
   if best:
     raise types.InputError(
       f'config.run.best={best!r} would choose the checkpoint by a metric '
@@ -174,6 +180,20 @@ def _is_link(x):
   """
   hyperparams = optax.InjectStatefulHyperparamsState
   return hasattr(x, '_fields') and not isinstance(x, hyperparams)
+
+
+def _keeps_before(opt_state):
+  """Whether what stands in front of dp_sgd in its chain has a state."""
+  if isinstance(opt_state, optax.InjectStatefulHyperparamsState):
+    return _keeps_before(opt_state.inner_state)
+  if hasattr(opt_state, '_fields'):
+    return False  # It is the link itself.
+  for node in opt_state:
+    if 'dp_sgd' in link.asking(node):
+      return _keeps_before(node)
+    if jax.tree.leaves(node):
+      return True
+  return False
 
 
 def watch(clip_norm: float) -> Callable[[Mapping[str, float]], None]:

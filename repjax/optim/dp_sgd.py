@@ -81,9 +81,11 @@ def dp_sgd(
   sampling (`repjax.data.batches.poisson`) at rate q, T steps are T compositions
   of the subsampled Gaussian mechanism under add-or-remove neighbours, which
   `repjax.privacy.accounting` turns into epsilon. The divisor is a constant, not
-  the number of rows that were drawn, which is itself private. Every checkpoint
-  is covered. Not covered are the metrics that the training loop reports, which
-  come from the data without noise, and the choice of hyperparameters
+  the number of rows that were drawn, which is itself private. The parameters
+  after every step are covered. Not covered are checkpoints, which hold the key
+  of the noise and what a link in front may keep of the plain gradient (publish
+  parameters alone); the metrics that the training loop reports, which come
+  from the data without noise; and the choice of hyperparameters
   (`repjax.privacy.tuning`).
 
   Noise is float32 and equal on all devices, because the key comes from the

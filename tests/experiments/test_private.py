@@ -21,6 +21,7 @@ from repjax.experiments import private_keys
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.optim import rehearsal
+from repjax.protocols import rounds
 
 # SST-2 as Li et al. train on it.
 SST2 = dict(batch_size=1000, epochs=3.0, epsilon=3.0, delta=0.0, clip_norm=0.1)
@@ -376,6 +377,36 @@ def test_one_link_alone_may_see_the_rows(plan, rows, links, named):
   method = supervised.make(mlp.Mlp(3, features=()), tx)
   made = experiment_of(plan, rows, method=method)
   made.guard.check(made, state_of(made), '')
+
+
+@pytest.mark.parametrize(
+  'keeps', [lambda: optim.gradient_norms(4), rounds.record]
+)
+@pytest.mark.parametrize(
+  'wrap',
+  [
+    lambda *links: optax.chain(*links, optax.sgd(1.0)),
+    lambda *links: optax.chain(optax.chain(*links), optax.sgd(1.0)),
+    lambda first, link: optax.chain(
+      first, optax.chain(optax.identity(), link), optax.sgd(1.0)
+    ),
+    lambda *links: optax.inject_hyperparams(
+      lambda rate: optax.chain(*links, optax.sgd(rate))
+    )(rate=0.1),
+  ],
+)
+def test_nothing_in_front_remembers_gradients_without_noise(
+  plan, rows, keeps, wrap
+):
+  def check(*links):
+    method = supervised.make(mlp.Mlp(3, features=()), wrap(*links))
+    made = experiment_of(plan, rows, method=method)
+    made.guard.check(made, state_of(made), '')
+
+  with pytest.raises(types.InputError, match='in front of dp_sgd'):
+    check(keeps(), plan.link())
+  check(plan.link(), keeps())  # Which sees the private gradient.
+  check(optax.identity(), plan.link())
 
 
 @pytest.mark.parametrize(
