@@ -117,9 +117,9 @@ def check(
   for node in jax.tree.leaves(state.opt_state, is_leaf=_is_link):
     if 'dp_sgd' in link.asking(node) and not hasattr(node, 'asks'):
       raise types.InputError(
-        f'dp_sgd stands inside of {type(node).__name__}, which may let the '
-        'plain gradient through or decide by it: put private.Plan.link() '
-        'first in an optax.chain.'
+        f'dp_sgd stands inside of {type(node).__name__}, where the plain '
+        'gradient may get through, decide, or train something else: put '
+        'private.Plan.link() first in the one optax.chain that trains.'
       )
   if _keeps_before(state.opt_state):
     raise types.InputError(
@@ -176,10 +176,12 @@ def check_resumed(
 def _is_link(x):
   """Whether it is the state of a link or wrapper, and not a chain's tuple.
 
-  `optax.inject_hyperparams` changes numbers alone.
+  `optax.inject_hyperparams` changes numbers alone. A dict may hold the states
+  of several optimizers.
   """
   hyperparams = optax.InjectStatefulHyperparamsState
-  return hasattr(x, '_fields') and not isinstance(x, hyperparams)
+  named = hasattr(x, '_fields') and not isinstance(x, hyperparams)
+  return named or isinstance(x, Mapping)
 
 
 def _keeps_before(opt_state):

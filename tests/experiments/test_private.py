@@ -18,6 +18,7 @@ from repjax.data.reading import source
 from repjax.experiments import private
 from repjax.experiments import private_guard
 from repjax.experiments import private_keys
+from repjax.methods import dann
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.optim import rehearsal
@@ -437,6 +438,25 @@ def test_no_wrapper_decides_whether_the_gradient_is_private(
     made.guard.check(made, state_of(made), '')
     return
   with pytest.raises(types.InputError, match=f'inside of {named}'):
+    made.guard.check(made, state_of(made), '')
+
+
+@pytest.mark.parametrize('is_private', ['one', 'both'])
+def test_no_second_optimizer_trains_beside_the_private_one(
+  plan, rows, is_private
+):
+  tx = optax.chain(plan.link(), optax.sgd(1.0))
+  method = dann.make(
+    mlp.Mlp(3, features=()),
+    tx,
+    num_groups=2,
+    weight=1.0,
+    form='alternating',
+    tx_adversary=tx if is_private == 'both' else optax.sgd(1.0),
+  )
+  grouped = rows.with_columns(group=np.arange(40) % 2)
+  made = experiment_of(plan, grouped, method=method)
+  with pytest.raises(types.InputError, match='dp_sgd'):
     made.guard.check(made, state_of(made), '')
 
 
