@@ -101,8 +101,9 @@ PRESETS = dict(
     tx=dict(learning_rate=2e-3, decay='constant'),
   ),
   small=dict(
-    # Of each set alike: see dp.sampling_rate.
-    batch_size=256,
+    # Of each set alike by dp.sampling_rate, beside which this is not read: an
+    # override is refused unless dp.sampling_rate=0.
+    batch_size=private.UNREAD_BATCH_SIZE,
     eval_batch_size=360,
     epochs=10.0,
     data=dict(kind='images', name='digits', eval_splits=('test',), column=''),

@@ -22,6 +22,9 @@ from repjax.models import mlp
 from repjax.models import text_heads
 from repjax.models import transformer
 
+# The batch_size of presets with a sampling_rate, beside which nothing reads it.
+UNREAD_BATCH_SIZE = 256
+
 
 def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
   """The plan of a run on `num_rows` rows or users.
@@ -31,19 +34,29 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
       arguments of `private.plan`.
     num_rows: Of the training set, or its users.
     **changes: Arguments of `private.plan` over those of the config.
+
+  Raises:
+    InputError: If batch_size says something else than the sampling_rate.
   """
-  return private.plan(
-    num_rows,
-    **{
-      'batch_size': config.batch_size,
-      'epochs': config.epochs,
-      'seed': config.seed,
-      'multiple': jax.device_count() * config.step.microbatches,
-      'nonce': b'',  # Drawn when a run begins.
-      **config.dp,
-      **changes,
-    },
-  )
+  settings = {
+    'batch_size': config.batch_size,
+    'epochs': config.epochs,
+    'seed': config.seed,
+    'multiple': jax.device_count() * config.step.microbatches,
+    'nonce': b'',  # Drawn when a run begins.
+    **config.dp,
+    **changes,
+  }
+  size, rate = settings['batch_size'], settings['sampling_rate']
+  expected = max(1, round(rate * num_rows)) if 0 < rate <= 1 else size
+  if size not in (expected, UNREAD_BATCH_SIZE):
+    raise types.InputError(
+      f'config.batch_size={size} counts for nothing beside '
+      f'config.dp.sampling_rate={rate}, by which a batch of {num_rows} has '
+      f'{expected} on average: set --config.dp.sampling_rate=0, or '
+      f'--config.batch_size={expected}.'
+    )
+  return private.plan(num_rows, **settings)
 
 
 def updates(
