@@ -38,25 +38,36 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
   Raises:
     InputError: If batch_size says something else than the sampling_rate.
   """
-  settings = {
-    'batch_size': config.batch_size,
-    'epochs': config.epochs,
-    'seed': config.seed,
-    'multiple': jax.device_count() * config.step.microbatches,
-    'nonce': b'',  # Drawn when a run begins.
-    **config.dp,
-    **changes,
-  }
-  size, rate = settings['batch_size'], settings['sampling_rate']
-  expected = max(1, round(rate * num_rows)) if 0 < rate <= 1 else size
-  if size not in (expected, UNREAD_BATCH_SIZE):
+  _check_size(
+    num_rows, **{'batch_size': config.batch_size, **config.dp, **changes}
+  )
+  return private.plan(
+    num_rows,
+    **{
+      'batch_size': config.batch_size,
+      'epochs': config.epochs,
+      'seed': config.seed,
+      'multiple': jax.device_count() * config.step.microbatches,
+      'nonce': b'',  # Drawn when a run begins.
+      **config.dp,
+      **changes,
+    },
+  )
+
+
+def _check_size(num_rows, *, batch_size, sampling_rate, **unused):
+  """Refuses a batch size beside a rate that says something else."""
+  del unused
+  if not 0 < sampling_rate <= 1:
+    return
+  expected = max(1, round(sampling_rate * num_rows))
+  if batch_size not in (expected, UNREAD_BATCH_SIZE):
     raise types.InputError(
-      f'config.batch_size={size} counts for nothing beside '
-      f'config.dp.sampling_rate={rate}, by which a batch of {num_rows} has '
-      f'{expected} on average: set --config.dp.sampling_rate=0, or '
+      f'config.batch_size={batch_size} counts for nothing beside '
+      f'config.dp.sampling_rate={sampling_rate}, by which a batch of '
+      f'{num_rows} has {expected} on average: set --config.dp.sampling_rate=0, or '
       f'--config.batch_size={expected}.'
     )
-  return private.plan(num_rows, **settings)
 
 
 def updates(
