@@ -65,8 +65,8 @@ def _check_size(num_rows, *, batch_size, sampling_rate, **unused):
     raise types.InputError(
       f'config.batch_size={batch_size} counts for nothing beside '
       f'config.dp.sampling_rate={sampling_rate}, by which a batch of '
-      f'{num_rows} has {expected} on average: set --config.dp.sampling_rate=0, or '
-      f'--config.batch_size={expected}.'
+      f'{num_rows} has {expected} on average: set '
+      f'--config.dp.sampling_rate=0, or --config.batch_size={expected}.'
     )
 
 

@@ -125,7 +125,7 @@ def make(
   groups: dict[str, Any] = dict(num_groups=len(group_counts))
   counted = dict(groups, group_counts=group_counts)
   adversary = dann.Adversary(
-    np.count_nonzero(group_counts), features=tuple(config.dann.features)
+    int(np.count_nonzero(group_counts)), features=tuple(config.dann.features)
   )
   makes = dict(
     irm=functools.partial(irm.make, **groups, **config.irm),

@@ -228,8 +228,9 @@ def describe(
   unique = rows[first]
   distances = _distances(unique, max(ks), num_anchors, seed, 'the set')
   per_class = {}
-  for label in () if labels is None else np.unique(labels):
-    own = unique[labels[first] == label]
+  of_unique = np.empty(0, int) if labels is None else labels[first]
+  for label in np.unique(of_unique):
+    own = unique[of_unique == label]
     found = _distances(own, max(ks), num_anchors, seed, f'class {label}')
     per_class[int(label)] = _curve(found, ks, 'k-1')
   return Description(

@@ -196,7 +196,7 @@ def one_backward(
     return called_with
 
   called_with, to_leaves = jax.vjp(weights, covered)
-  sums = products.of_layers(
+  of_layers = products.of_layers(
     found,
     record.modules(),
     called_with,
@@ -204,7 +204,7 @@ def one_backward(
     scale.factors,
     clip.groups,
   )
-  sums = products.to_leaves(found, to_leaves, called_with, sums)
+  sums = products.to_leaves(found, to_leaves, called_with, of_layers)
   own = _weighted_sums(grads, rest, scale)
   sums.update(zip(found.leftover, own, strict=True))
   return Result(_like(params, _complete(sums, leaves)), scale.norms, aux)
