@@ -23,7 +23,9 @@ from launch.lib import restored
 from repjax import files
 from repjax import types
 
-ATTACKS = ('fgsm', 'r_fgsm', 'pgd', 'mi_fgsm', 'di_fgsm', 'ti_fgsm')
+ATTACKS = ('fgsm', 'r_fgsm', 'pgd', 'mi_fgsm', 'di_fgsm', 'ti_fgsm', 'pi_fgsm')
+# Their steps are of signs.
+_OF_SIGNS = ('r_fgsm', 'pi_fgsm')
 
 _FLAGS = restored.define_flags()
 _SPLIT = flags.DEFINE_string(
@@ -42,10 +44,13 @@ _STEP_SIZE = flags.DEFINE_float(
   'step_size',
   0.0,
   'Length of a step; 0 for 2.5 epsilon / num_steps in pgd and for '
-  'epsilon / num_steps in the others.',
+  'epsilon / num_steps in the others. pi_fgsm makes it ten times as long.',
 )
 _NORM = flags.DEFINE_enum(
-  'norm', 'linf', ['linf', 'l2'], 'Of the ball; of all attacks but r_fgsm.'
+  'norm',
+  'linf',
+  ['linf', 'l2'],
+  f'Of the ball; of all attacks but {" and ".join(_OF_SIGNS)}.',
 )
 _DECAY = flags.DEFINE_float(
   'decay', 1.0, 'Of the momentum of mi_fgsm, di_fgsm and ti_fgsm.'
@@ -138,9 +143,10 @@ def _check() -> None:
   types.check_range('[0, inf)', **{'--step_size': _STEP_SIZE.value})
   types.check_range('[0, inf)', **{'--decay': _DECAY.value})
   types.check_range('[1, inf)', **{'--num_steps': _STEPS.value})
-  if _NORM.value == 'l2' and 'r_fgsm' in _ATTACK.value:
+  signs = [x for x in _ATTACK.value if x in _OF_SIGNS]
+  if _NORM.value == 'l2' and signs:
     raise types.InputError(
-      '--norm=l2 is not of r_fgsm, whose random step is of signs: take it out '
+      f'--norm=l2 is not of {signs[0]}, whose steps are of signs: take it out '
       'of --attack.'
     )
 

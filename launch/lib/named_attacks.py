@@ -8,6 +8,7 @@ import jax
 from repjax.attacks import ascent
 from repjax.attacks import fgsm
 from repjax.attacks import input_diversity
+from repjax.attacks import pi_fgsm
 
 
 def attack(
@@ -23,11 +24,12 @@ def attack(
   """(loss, pixels in [0, 1], key) -> changed pixels.
 
   Args:
-    name: Of a function of `attacks.fgsm`.
+    name: Of a function of `attacks.fgsm`, or 'pi_fgsm'.
     epsilon: Radius of the ball.
     num_steps: Of those that take several.
-    step_size: 0 for the usual one of each.
-    norm: Of all but 'r_fgsm', which is of signs.
+    step_size: 0 for the usual one of each; 'pi_fgsm' makes it ten times as
+      long.
+    norm: Of all but 'r_fgsm' and 'pi_fgsm', which are of signs.
     decay: Of the momentum of those that have one.
     random_start: Of 'pgd'.
   """
@@ -45,6 +47,11 @@ def attack(
     # The paper's kernel of 15 pixels is for images of 299.
     size = min(15, pixels.shape[1] // 8 * 2 + 1)
     return fgsm.ti_fgsm(loss_fn, pixels, size=size, **momentum)
+
+  def patch_wise(loss_fn, pixels, rng):
+    del rng  # Nothing is random.
+    longer = step_size * num_steps / epsilon if step_size and epsilon else 1.0
+    return pi_fgsm.pi_fgsm(loss_fn, pixels, amplification=10 * longer, **some)
 
   known = dict(
     fgsm=lambda loss_fn, pixels, rng: fgsm.fgsm(
@@ -66,5 +73,6 @@ def attack(
     ),
     di_fgsm=larger,
     ti_fgsm=smoothed,
+    pi_fgsm=patch_wise,
   )
   return known[name]

@@ -1,7 +1,8 @@
 """Device code: steps uphill on a loss, in a ball around images.
 
 What attacks share. They differ in what the loss sees (`see`), in what becomes
-of its gradient (`smooth`, `decay`), and in where and how far they step.
+of its gradient (`smooth`, `decay`), and in where and how far they step
+(`pass_on`).
 """
 
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def ascend(
   decay: float = 0.0,
   see: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
   smooth: Callable[[jax.Array], jax.Array] | None = None,
+  pass_on: Callable[[jax.Array], jax.Array] | None = None,
   low: float | jax.Array = 0.0,
   high: float | jax.Array = 1.0,
 ) -> jax.Array:
@@ -58,6 +60,9 @@ def ascend(
       row's absolute values first.
     see: (key, images) -> what the loss is taken of; a new key each step.
     smooth: Gradient [B, ...] -> the gradient that is followed.
+    pass_on: Sum of all steps [B, ...], the present one's among them and as if
+      nothing was clipped -> what is added to this step. Both are in units of
+      `step_size`.
     low: Smallest allowed value; broadcasts against the image.
     high: Largest allowed value; broadcasts against the image.
 
@@ -97,26 +102,34 @@ def ascend(
     return jnp.clip(x, lowest, highest)
 
   def step(carry, index):
-    x, momentum = carry
+    x, momentum, total = carry
     seen = see
     if seen is not None:
       rng = jax.random.fold_in(key_steps, index)
-      total = lambda x: loss_fn(seen(rng, x)).sum()  # noqa: E731
+      sum_fn = lambda x: loss_fn(seen(rng, x)).sum()  # noqa: E731
     else:
-      total = lambda x: loss_fn(x).sum()  # noqa: E731
-    gradient = jax.grad(total)(x)
+      sum_fn = lambda x: loss_fn(x).sum()  # noqa: E731
+    gradient = jax.grad(sum_fn)(x)
     if smooth is not None:
       gradient = smooth(gradient)
     if decay:
       gradient = gradient / jnp.maximum(_row_mean(abs(gradient)), _TINY)
       gradient = momentum = decay * momentum + gradient
-    return (project(x + step_size * direction(gradient, norm)), momentum), None
+    move = direction(gradient, norm)
+    if pass_on is not None:
+      move = move + pass_on(total + move)
+      total = total + move
+    return (project(x + step_size * move), momentum, total), None
 
   start = image
   if random_start:
     start = image + epsilon * _in_ball(key_start, image, norm)
-  carry = project(start), jnp.zeros_like(image) if decay else ()
-  (x, _), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
+  carry = (
+    project(start),
+    jnp.zeros_like(image) if decay else (),
+    jnp.zeros_like(image) if pass_on is not None else (),
+  )
+  (x, _, _), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
   return x
 
 

@@ -37,7 +37,7 @@ def test_a_table_of_attacks_and_networks(trained):
   code, output = _attack(
     mlp,
     f'--targets={vit}',
-    '--attack=fgsm,pgd,di_fgsm,ti_fgsm,mi_fgsm,r_fgsm',
+    '--attack=fgsm,pgd,di_fgsm,ti_fgsm,mi_fgsm,r_fgsm,pi_fgsm',
     '--epsilon=0.3',
     '--num_steps=3',
     '--num_rows=60',
@@ -61,7 +61,7 @@ def test_a_table_of_attacks_and_networks(trained):
     f'{100 * said["interval"][1]:.1f}] ({100 * said["fooled"]:.1f})'
   )
   assert printed in output
-  for name in ('fgsm', 'pgd', 'mi_fgsm'):
+  for name in ('fgsm', 'pgd', 'mi_fgsm', 'pi_fgsm'):
     assert itself[name]['accuracy'] < itself['none']['accuracy'] - 0.2
     assert itself[name]['fooled'] > 0.3
   assert sorted((mlp / 'checkpoints').rglob('*')) == checkpoints
@@ -111,6 +111,7 @@ def test_all_blocks_of_a_vit(trained, heads):
     (('--epsilon=-0.1',), '--epsilon'),
     (('--num_steps=0',), '--num_steps'),
     (('--norm=l2', '--attack=fgsm,r_fgsm'), '--norm=l2'),
+    (('--norm=l2', '--attack=pi_fgsm'), '--norm=l2 is not of pi_fgsm'),
     (('--heads=refined',), 'vit_transfer.py'),
     (('--target_class=10',), 'class 10'),
     (('--targets=/nowhere',), '--targets=/nowhere'),
