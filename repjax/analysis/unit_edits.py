@@ -35,11 +35,20 @@ def remove(params: types.PyTree, units: Sequence[Unit]) -> types.PyTree:
       dense layers, norms.
 
   Raises:
-    InputError: There is no such layer or unit, or a layer is of another kind.
+    InputError: There is no such layer or unit, or a layer has layers of its
+      own, such as a block: what a shortcut brings past them would stay.
   """
   off: dict[tuple[str, ...], list[int]] = {}
   for layer, unit in units:
-    for path in trees.under(params, layer):
+    paths = trees.under(params, layer)
+    deep = [x for x in paths if len(x) != len(layer.split('/')) + 1]
+    if deep:
+      raise types.InputError(
+        f'{layer!r} is no single layer, and its units have no parameters of '
+        f'their own: it has {"/".join(deep[0])}. Name a convolution, a dense '
+        'layer or a norm.'
+      )
+    for path in paths:
       off.setdefault(path, []).append(unit)
 
   def without(path, x):

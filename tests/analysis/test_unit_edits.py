@@ -7,8 +7,10 @@ import pytest
 
 from repjax import types
 from repjax.analysis import unit_edits
+from repjax.layers import layer_outputs
 from repjax.methods import supervised
 from repjax.models import conv_net
+from repjax.models import resnet
 
 _WIDTHS = {'norm_0': 4}
 
@@ -44,6 +46,28 @@ def test_removing_for_good_is_switching_off(made, units):
   expected = _accuracy(model, state, rows, params)
   np.testing.assert_allclose(left, [expected], rtol=1e-6)
   assert np.asarray(state.params['norm_0']['scale']).all()  # As it was.
+
+
+@pytest.mark.parametrize(
+  ('layer', 'single'),
+  [('stem', True), ('stage_0', False), ('stage_0/block_0', False)],
+)
+def test_a_removed_unit_is_0_or_its_layer_is_refused(layer, single):
+  # Of a block with a shortcut, what goes in comes out past all parameters.
+  model = resnet.PreActResNet(3, stage_sizes=(1, 1), width=4)
+  images = np.random.default_rng(0).normal(size=(5, 8, 8, 3))
+  variables = model.init(jax.random.key(0), images, train=False)
+  if not single:
+    with pytest.raises(types.InputError, match=f'{layer}.* no single layer'):
+      unit_edits.remove(variables['params'], [(layer, 1)])
+    return
+  params = unit_edits.remove(variables['params'], [(layer, 1)])
+  _, maps = layer_outputs.with_outputs_of(
+    lambda: model.apply({**variables, 'params': params}, images, train=False),
+    (layer,),
+  )
+  assert not np.asarray(maps[layer])[..., 1].any()
+  assert np.asarray(maps[layer])[..., 0].any()
 
 
 def test_the_least_useful_unit_comes_first(made):
