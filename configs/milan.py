@@ -10,7 +10,8 @@ are of any network (`analysis/exemplars.py`), and `analysis/milan.py` describes.
 
 paper: the published sizes on MILANNOTATIONS, whose folders are in data.dir, as
   a ResNet-101 sees them: that of a run (`--config.encoder.run`, its work
-  directory), or an untrained one. 100 epochs, the best one by held-out loss.
+  directory), or an untrained one. 100 epochs, the best one by held-out loss;
+  AdamW with a weight decay of .01, where the others have one of .0001.
 gpu: planted units of CIFAR-10, seen through a ResNet-18; not run yet.
 small: planted units of drawn scenes, seen through a small network.
 """

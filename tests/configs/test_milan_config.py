@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import milan
@@ -37,6 +38,21 @@ def test_captions_name_nothing_but_the_concept(planted):
   ):
     said = planted_units.named(units.tokenizer.decode(tokens[1:]), units.names)
     assert ((said == -1) | (said == concept)).all()
+
+
+@pytest.mark.parametrize(
+  ('preset', 'expected'), [('paper', 1e-2), ('small', 1e-4), ('gpu', 1e-4)]
+)
+def test_published_weight_decay_is_pytorchs_default(planted, preset, expected):
+  asked = {}
+
+  def spy(rate, **how):
+    asked.update(how)
+    return optax.adamw(rate, **how)
+
+  config = milan.get_config(preset)
+  described_units.method(config, planted[1], 10, spy)
+  assert asked == dict(weight_decay=expected)
 
 
 def test_what_is_measured_is_counted_by_hand(planted):
