@@ -98,8 +98,8 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
 ) -> types.Experiment:
   """Trains CLIP; evaluation looks for slices of its own errors."""
-  slice_pages.check(config)
   pairs = worded_pairs.read(config, config.seed)
+  slice_pages.check(config, len(pairs.names))
   data = of_images.data(config, pairs.train)
   made = of_images.classifier(
     config,

@@ -14,15 +14,19 @@ from repjax.analysis import slice_scores
 from repjax.analysis import slice_words
 
 
-def check(config) -> None:
-  """Raises InputError for a split with too few rows to find slices in."""
+def check(config, num_classes: int) -> None:
+  """Raises InputError for settings with which no slices could be found."""
   for split in config.data.eval_splits:
     rows = worded_pairs.num_evaluated(config, split)
-    if rows // 2 < config.slices.num_components:
-      raise types.InputError(
-        f'half of the {rows} rows of {split} are fewer than config.slices.'
-        f'num_components={config.slices.num_components}: lower it.'
+    half = (rows + 1) // 2
+    try:
+      domino.check_settings(
+        half, config.clip.features, num_classes, **config.slices
       )
+    except types.InputError as error:
+      raise types.InputError(
+        f'config.slices, of half of the {rows} rows of {split}: {error}'
+      ) from error
 
 
 def figures(

@@ -100,20 +100,19 @@ def discover(
       f'all {len(labels)} labels are {labels[0]}: slices need rows of two '
       'classes.'
     )
-  types.check_range('[1, inf)', num_starts=num_starts, num_slices=num_slices)
-  types.check_range(
-    '[0, inf)', label_weight=label_weight, prediction_weight=prediction_weight
+  check_settings(
+    len(embeddings),
+    embeddings.shape[1],
+    probs.shape[1],
+    num_slices=num_slices,
+    num_components=num_components,
+    pca_dim=pca_dim,
+    label_weight=label_weight,
+    prediction_weight=prediction_weight,
+    start=start,
+    num_starts=num_starts,
   )
-  types.check_choice('start', start, tuple(error_mixture.STARTS))
-  types.check_range(f'[{num_slices}, inf)', num_components=num_components)
-  if len(embeddings) < num_components:
-    raise types.InputError(
-      f'{len(embeddings)} rows are fewer than num_components={num_components}: '
-      'lower it.'
-    )
-  most = min(embeddings.shape)
-  dim = min(128, most) if pca_dim is None else pca_dim
-  types.check_range(f'[1, {most}]', pca_dim=dim)
+  dim = min(128, *embeddings.shape) if pca_dim is None else pca_dim
   centre, basis = principal(embeddings, dim)
   weights = dict(
     label_weight=float(label_weight), prediction_weight=float(prediction_weight)
@@ -135,6 +134,53 @@ def discover(
   gaps = (fit.mixture.prediction_probs - fit.mixture.label_probs).max(-1)
   chosen = np.argsort(-gaps, kind='stable')[:num_slices]
   return Found(centre, basis, fit, chosen, gaps[chosen], weights)
+
+
+def check_settings(
+  num_rows: int,
+  dim: int,
+  num_classes: int,
+  *,
+  num_slices: int,
+  num_components: int,
+  pca_dim: int | None,
+  label_weight: float,
+  prediction_weight: float,
+  start: error_mixture.Start,
+  num_starts: int,
+) -> None:
+  """Refuses settings of `discover` before there are rows.
+
+  Args:
+    num_rows: N, that slices are to be found in.
+    dim: E, of their embeddings.
+    num_classes: C.
+    num_slices: As `discover` takes it, and so all that follow.
+    num_components: kbar.
+    pca_dim: D.
+    label_weight: gamma.
+    prediction_weight: gammahat.
+    start: Of EM.
+    num_starts: Fits.
+
+  Raises:
+    InputError: One is out of range, or there are fewer rows than components.
+  """
+  types.check_range('[1, inf)', num_starts=num_starts, num_slices=num_slices)
+  types.check_range(
+    '[0, inf)', label_weight=label_weight, prediction_weight=prediction_weight
+  )
+  types.check_choice('start', start, tuple(error_mixture.STARTS))
+  types.check_range(f'[{num_slices}, inf)', num_components=num_components)
+  if start == 'confusion':
+    types.check_range(f'[{num_classes**2}, inf)', num_components=num_components)
+  if num_rows < num_components:
+    raise types.InputError(
+      f'{num_rows} rows are fewer than num_components={num_components}: lower '
+      'it.'
+    )
+  if pca_dim is not None:
+    types.check_range(f'[1, {min(num_rows, dim)}]', pca_dim=pca_dim)
 
 
 def log_odds(

@@ -81,10 +81,24 @@ def test_figures_tell_of_rows_that_slices_were_not_found_on():
   assert 'slices' in figures
 
 
-def test_too_few_rows_to_find_slices_in_are_refused_before_training():
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('num_components', 1500, 'half of the 2000 rows of test: 1000 rows are'),
+    ('start', 'foo', 'start must be one of'),
+    # Ten classes are a hundred cells, more than 25 components.
+    ('start', 'confusion', r'num_components must be in \[100'),
+    ('num_slices', 30, 'num_components must be in .30'),
+    ('pca_dim', 500, r'pca_dim must be in \[1, 8\]'),
+    ('label_weight', -1.0, 'label_weight must be in'),
+  ],
+)
+def test_slices_that_cannot_be_are_refused_before_training(
+  field, value, message
+):
   config = recipe.get_config('smoke')
-  config.slices.num_components = 1500
-  with pytest.raises(types.InputError, match=r'config\.slices\.num_components'):
+  config.slices[field] = value
+  with pytest.raises(types.InputError, match=rf'config\.slices, .*{message}'):
     recipe.build(config)
 
 
