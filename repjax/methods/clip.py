@@ -66,7 +66,9 @@ def make(
 
   Raises:
     InputError: If a setting is out of range, or, when the step is traced, if a
-      link of the chain looks at parts of the rows.
+      link of the chain looks at parts of the rows, or there is one row alone,
+      in which a softmax, that of `in_modal`, too, tells nothing apart. (Of a
+      pair by itself 'sigmoid' learns.)
   """
   types.check_choice('loss', loss, _LOSSES)
   types.check_range('(0, inf)', max_scale=max_scale)
@@ -124,7 +126,13 @@ def make(
   step = steps.make(loss_fn, tx, whole='CLIP', **settings)
 
   def update(state, batch, rng):
-    state, sums = step.update(state, batch, rng)
+    state, sums = step.update(state, batch, rng)  # Refuses single rows.
+    in_softmax = loss == 'softmax' or in_modal > 0
+    if in_softmax and len(parallel.all_gather(batch['mask'])) < 2:
+      raise types.InputError(
+        'A step has one row, and CLIP learns from what tells rows apart: raise '
+        'config.batch_size.'
+      )
     largest = math.log(max_scale)
     params = {
       **state.params,

@@ -297,6 +297,20 @@ def test_links_that_look_at_single_rows_are_refused():
       )
 
 
+@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+def test_one_row_a_step_is_refused_where_it_teaches_nothing(loss):
+  fields = dict(initial_bias=BIAS) if loss == 'sigmoid' else {}
+  made = method.make(model(**fields), optax.sgd(1.0), loss=loss)
+  row = {name: x[:1] for name, x in batch().items()}
+  state = jax.jit(made.init)(jax.random.key(0), row)
+  if loss == 'softmax':
+    with pytest.raises(types.InputError, match=r'one row.*config\.batch_size'):
+      jax.jit(made.update)(state, row, jax.random.key(1))
+    return
+  after, _ = jax.jit(made.update)(state, row, jax.random.key(1))
+  assert after.params['logit_bias'] > state.params['logit_bias'] + 0.1
+
+
 def test_embeddings_of_zero_are_no_nan():
   gradient = jax.grad(
     lambda x: method.softmax_loss(
