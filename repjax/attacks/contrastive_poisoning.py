@@ -95,13 +95,19 @@ def backdoor(
     count: Rows that are changed.
     seed: Decides which, and which captions they get. Those of a smaller count
       are the first of a larger one.
-    eligible: Rows that may be changed; None for all.
+    eligible: Numbers of the rows that may be changed; None for all.
 
   Raises:
-    InputError: There are fewer rows, or no captions.
+    InputError: There are fewer rows, one is none of the set's or comes twice,
+      or there are no captions.
   """
   number = _number_of(captions)
-  rows = np.arange(len(images)) if eligible is None else np.asarray(eligible)
+  if eligible is None:
+    rows = np.arange(len(images))
+  else:
+    rows = np.asarray(eligible)
+    _check_rows('eligible', rows, len(images))
+    rows = rows.astype(np.int64)  # Of none, NumPy makes floats.
   if not 0 <= count <= len(rows):
     raise types.InputError(
       f'count={count} poisoned rows of {len(rows)} that may be changed: take '
@@ -141,12 +147,7 @@ def apply(source: sources.Source, poison: Poison) -> sources.Source:
       missing, or of another shape or type.
   """
   replaced = np.asarray(poison.replaced)
-  if len(set(replaced.tolist())) != len(replaced) or (
-    len(replaced) and not 0 <= replaced.min() <= replaced.max() < len(source)
-  ):
-    raise types.InputError(
-      f'poisoned rows must be different numbers below {len(source)}'
-    )
+  _check_rows('poisoned', replaced, len(source))
   first = source.read(np.zeros(1, np.int64))
   for name, x in poison.columns.items():
     kinds = [
@@ -189,6 +190,20 @@ def rows_of(num_rows: int, poison: Poison) -> np.ndarray:
   rows[poison.replaced] = num_rows + np.arange(len(poison.replaced))
   rows[num_rows:] = num_rows + np.arange(len(poison.replaced), poison.size)
   return rows
+
+
+def _check_rows(what, rows, num_rows):
+  """Refuses what are no different integers in [0, num_rows): a mask, say."""
+  if (
+    rows.ndim != 1
+    or (rows.size and not np.issubdtype(rows.dtype, np.integer))
+    or len(set(rows.tolist())) != len(rows)
+    or (rows.size and not 0 <= rows.min() <= rows.max() < num_rows)
+  ):
+    raise types.InputError(
+      f'{what} rows must be different numbers below {num_rows}: of a mask, '
+      'take np.flatnonzero'
+    )
 
 
 def _number_of(captions):

@@ -211,6 +211,16 @@ def test_a_trigger_is_the_same_wherever_it_is_put_on(place):
 
 
 @pytest.mark.parametrize(
+  'eligible', [np.arange(ROWS) % 2 == 0, [3, ROWS], [-1, 3], [3, 3], [0.5, 3]]
+)
+def test_eligible_rows_are_numbers_of_rows(eligible):
+  with pytest.raises(types.InputError, match=r'eligible rows.*below 40'):
+    contrastive_poisoning.backdoor(
+      clean(), said(), CROSS, count=2, seed=0, eligible=eligible
+    )
+
+
+@pytest.mark.parametrize(
   ('make', 'message'),
   [
     (
