@@ -49,16 +49,26 @@ def z_score(clean: np.ndarray, triggered: np.ndarray) -> float:
     triggered: Those of these images with the trigger, [N, F].
 
   Raises:
-    InputError: There are fewer than two images.
+    InputError: There are fewer than three images, whose one pair has no
+      deviation, an embedding is not finite, or all clean images are alike.
   """
-  if len(clean) < 2 or clean.shape != triggered.shape:
+  if len(clean) < 3 or clean.shape != triggered.shape:
     raise types.InputError(
       'the z-score compares pairs of the same images with and without the '
-      f'trigger, got {clean.shape} and {triggered.shape}'
+      f'trigger, three or more: got {clean.shape} and {triggered.shape}'
     )
   pairs = np.triu_indices(len(clean), 1)
   without, with_it = (
     (np.asarray(x, np.float64) @ np.asarray(x, np.float64).T)[pairs]
     for x in (clean, triggered)
   )
-  return float((with_it.mean() - without.mean()) / without.std())
+  if not np.isfinite([*without, *with_it]).all():
+    raise types.InputError('embeddings must be finite: the model gives others')
+  spread = without.std()
+  # Cosines of equal embeddings differ by rounding alone.
+  if spread <= 1e-6 * abs(without).max():
+    raise types.InputError(
+      f'cosines of clean images differ by {spread:.3g}, too little to measure '
+      'by: does the model take all images for one?'
+    )
+  return float((with_it.mean() - without.mean()) / spread)

@@ -37,6 +37,35 @@ def test_the_z_score_is_a_loop_over_pairs():
     backdoor_scores.z_score(clean[:1], triggered[:1])
 
 
+def _broken(rng):
+  embeddings = unit(rng, 7, 4)
+  embeddings[2, 1] = np.nan
+  return embeddings
+
+
+@pytest.mark.parametrize(
+  ('draw', 'message'),
+  [
+    (lambda rng: unit(rng, 2, 4), 'three or more'),
+    (lambda rng: np.tile(unit(rng, 1, 4), (7, 1)), 'all images for one'),
+    # Rounding is no spread.
+    (
+      lambda rng: (
+        np.tile(unit(rng, 1, 4), (7, 1)).astype(np.float32)
+        * (1 + 1e-7 * rng.normal(size=(7, 1)))
+      ),
+      'all images for one',
+    ),
+    (_broken, 'must be finite'),
+  ],
+)
+def test_without_a_spread_there_is_no_z_score(draw, message):
+  rng = np.random.default_rng(0)
+  clean = draw(rng)
+  with pytest.raises(types.InputError, match=message):
+    backdoor_scores.z_score(clean, unit(rng, *clean.shape))
+
+
 def test_agreement_is_a_loop_over_neighbours():
   rng = np.random.default_rng(1)
   features, text = rng.normal(size=(9, 3)), unit(rng, 9, 5)
