@@ -22,12 +22,14 @@ def predictor(
   """The method, predicting with batch norms that are adapted to each domain.
 
   Training is as it was. A prediction depends on the other rows of its batch:
-  the larger the batch, the less so.
+  the larger the batch, the less so. A row of no domain, whose group is not in
+  [0, G), is predicted with the statistics of training.
 
   Args:
     method: Of a network with `layers.norms.BatchNorm`; its `predict` gives
       'logits' [B, C].
-    num_groups: G, domains, of which each costs a forward pass.
+    num_groups: G, domains, of which each costs a forward pass, and so do the
+      rows of none.
     prior: Rows that the statistics of training count as, > 0.
 
   Returns:
@@ -54,6 +56,10 @@ def predictor(
       logits = adapted(state, {**batch, 'mask': own * batch['mask']})['logits']
       return jnp.where(own[:, None], logits, 0)
 
-    return {'logits': jax.lax.map(of, jnp.arange(num_groups)).sum(0)}
+    plain = method.predict(state, batch)['logits']
+    group = batch['group']
+    inside = (group >= 0) & (group < num_groups)
+    found = jax.lax.map(of, jnp.arange(num_groups)).sum(0)
+    return {'logits': jnp.where(inside[:, None], found, plain)}
 
   return method._replace(predict=predict)

@@ -70,6 +70,22 @@ def test_statistics_are_blended_by_domain(state, batch, prior):
   np.testing.assert_allclose(found[:10], expected[:10], rtol=1e-3, atol=1e-4)
 
 
+def test_rows_of_no_domain_keep_the_statistics_of_training(state, batch):
+  plain = method_of()
+  adapted = bn_adapt.predictor(plain, num_groups=2, prior=0.5)
+  stray = {**batch, 'group': np.array([0, 1, -1, 5, 0, 1, 2, 1, 0, 0, 0, 0])}
+  found = jax.jit(adapted.predict)(state, stray)['logits']
+  expected = jax.jit(plain.predict)(state, stray)['logits']
+  rows = np.array([2, 3, 6])
+  np.testing.assert_allclose(found[rows], expected[rows], rtol=1e-6)
+  # They are nothing to the statistics of the others either.
+  without = dict(stray, mask=stray['mask'] * np.isin(stray['group'], [0, 1]))
+  same = jax.jit(adapted.predict)(state, without)['logits']
+  rows = np.array([0, 1, 4, 5, 7, 8, 9])
+  np.testing.assert_allclose(found[rows], same[rows], rtol=1e-6)
+  assert (np.abs(found - expected)[rows] > 1e-3).any(1).all()
+
+
 def test_a_large_prior_is_the_network_as_it_was_trained(state, batch):
   plain = method_of()
   adapted = bn_adapt.predictor(plain, num_groups=3, prior=1e9)
