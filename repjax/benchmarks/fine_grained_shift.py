@@ -226,7 +226,7 @@ class LabelNoise:
 
 @dataclasses.dataclass(frozen=True)
 class FixedSize:
-  """A training set of T rows.
+  """A training set of T rows, behind the shift that says of which cells.
 
   Attributes:
     total: T, all parts together. (The authors' code has T common rows, and the
@@ -240,9 +240,14 @@ class FixedSize:
 
   def __call__(self, draft: Draft) -> Draft:
     """The draft with numbers of rows."""
-    types.check_range('[2, inf)', total=self.total)
+    _check_count('total', self.total, least=2)
     types.check_range('[0, 1]', rare_share=self.rare_share)
     common, *rest = draft.parts
+    if common.name == 'all':
+      raise types.InputError(
+        'FixedSize says how many rows of a shift there are: name the shift '
+        'first, such as [SpuriousCorrelation(...), FixedSize(...)].'
+      )
     if any(x.cells.dtype != bool for x in draft.parts):
       raise types.InputError('A table has its size: leave out FixedSize.')
     if not rest:
@@ -277,6 +282,9 @@ def _parted(draft, common, num_common, rare, num_rare, rare_weight):
   )
 
 
-def _check_count(name, count):
-  if count is not None:
-    types.check_range('[0, inf)', **{name: count})
+def _check_count(name, count, least=0):
+  if count is None:
+    return
+  types.check_range(f'[{least}, inf)', **{name: count})
+  if not isinstance(count, int | np.integer):
+    raise types.InputError(f'{name} is a whole number of rows; got {count!r}.')

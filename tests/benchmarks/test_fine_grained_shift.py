@@ -238,6 +238,15 @@ def test_a_training_set_is_a_source_of_these_rows():
       [shifts.Table(np.ones((3, 3), int)), shifts.FixedSize(5)],
       'leave out FixedSize',
     ),
+    (
+      [shifts.FixedSize(10, 0.1), shifts.SpuriousCorrelation(num_rare=1)],
+      'name the shift first',
+    ),
+    ([shifts.FixedSize(10)], 'name the shift first'),
+    ([shifts.Uniform(), shifts.FixedSize(10.5)], 'total is a whole number'),
+    ([shifts.Uniform(9.5)], 'num_common is a whole number'),
+    ([shifts.SpuriousCorrelation(num_rare=2.5)], 'num_rare is a whole number'),
+    ([shifts.LowData(num_rare=2.0)], 'num_rare is a whole number'),
   ],
 )
 def test_what_cannot_be_realised_says_so_in_one_line(conditions, match):
