@@ -81,7 +81,9 @@ def dp_sgd(
   sampling (`repjax.data.batches.poisson`) at rate q, T steps are T compositions
   of the subsampled Gaussian mechanism under add-or-remove neighbours, which
   `repjax.privacy.accounting` turns into epsilon. The divisor is a constant, not
-  the number of rows that were drawn, which is itself private. The parameters
+  the number of rows that were drawn, which is itself private; that of all rows
+  (or users), from which the divisor and mostly the noise follow, counts as
+  public, although it differs by one between neighbours. The parameters
   after every step are covered. Not covered are checkpoints, which hold the key
   of the noise and what a link in front may keep of the plain gradient (publish
   parameters alone); the metrics that the training loop reports, which come

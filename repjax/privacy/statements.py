@@ -48,6 +48,8 @@ NOT_COVERED = (
   'the choice of hyperparameters on the same rows (repjax.privacy.tuning)',
   'metrics of the training rows that were looked at',
   'rows of one person that occur more than once',
+  'the number of rows (or users), from which the noise and the divisor follow: '
+  'it counts as public',
   'random numbers that an attacker can predict, and floating-point rounding',
 )
 

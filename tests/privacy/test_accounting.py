@@ -147,6 +147,11 @@ def test_a_statement_says_what_it_rests_on():
   assert read['sampling'] == 'Poisson'
   assert 'adding or removing' in read['neighbours']
   assert any('hyperparameters' in x for x in read['not_covered'])
+  # The noise, the divisor and delta follow from it.
+  assert any(
+    'number of rows (or users)' in x and 'public' in x
+    for x in read['not_covered']
+  )
   assert read['software'].startswith('dp-accounting ')
 
 
