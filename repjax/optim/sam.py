@@ -80,17 +80,20 @@ def sam(
     extra argument `grad_fn`, a `repjax.types.GradFn`.
 
   Raises:
-    ValueError: If an argument is out of range, or, at `update`, if the mask
-      selects no parameter or `params` or `grad_fn` is missing.
-    InputError: If it cannot stand where it does: see `optim.link`.
+    ValueError: At `update`, if the mask selects no parameter or `params` or
+      `grad_fn` is missing.
+    InputError: If an argument is out of range, or the link cannot stand where
+      it does: see `optim.link`.
   """
   link.check_fixed('sam', groups=groups)
   groups = 1 if groups is None else groups
-  known = [x for x in (rho, eta) if not callable(x) and link.is_known(x)]
-  if any(x < 0 for x in known) or groups < 1:
-    raise ValueError(
-      f'Need rho >= 0, eta >= 0 and groups >= 1; got {rho=}, {eta=}, {groups=}'
-    )
+  for name, x in (('rho', rho), ('eta', eta)):
+    if not callable(x) and link.is_known(x):
+      types.check_range('[0, inf)', **{name: float(x)})
+  types.check_range('[1, inf)', groups=groups)
+  if groups != int(groups):
+    raise types.InputError(f'groups must be a whole number; got {groups=}')
+  groups = int(groups)
 
   def worst_point(params, grads, rho):
     moved = (

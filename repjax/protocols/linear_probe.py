@@ -148,14 +148,18 @@ def fit(
     The first head of the path that is best on the held-out rows.
 
   Raises:
-    InputError: Rows do not fit, are not finite, all equal or of one class.
+    InputError: Rows do not fit, are not finite, all equal or of one class, or
+      the grid is none.
   """
   solve = {'sklearn': _sklearn_path, 'jax': _jax_path}.get(solver)
   if solve is None:
     raise InputError(f"solver is 'sklearn' or 'jax'; got {solver=}")
   grid = strengths() if grid is None else np.asarray(grid, np.float64)
-  if grid.ndim != 1 or not len(grid) or (grid <= 0).any():
-    raise InputError(f'grid must be positive numbers; got {grid=}')
+  inside = np.isfinite(grid) & (grid > 0)
+  if grid.ndim != 1 or not len(grid) or not inside.all():
+    raise InputError(f'grid must be positive and finite numbers; got {grid=}')
+  if (np.diff(grid) < 0).any():
+    raise InputError(f'grid must rise, from strong to weak; got {grid=}')
   features, labels = _check('', features, labels, num_classes)
   val_features, val_labels = _check(
     'val_', val_features, val_labels, num_classes

@@ -327,7 +327,16 @@ def test_a_missing_grad_fn_is_named():
     link.update(POINT, link.init(POINT), grad_fn=QuadraticGrad())
 
 
-@pytest.mark.parametrize('bad', [{'rho': -1}, {'eta': -1}, {'groups': 0}])
+@pytest.mark.parametrize(
+  'bad',
+  [
+    *({name: x} for name in ('rho', 'eta') for x in (-1, np.nan, np.inf)),
+    {'rho': jnp.array(np.nan)},
+    {'groups': 0},
+    {'groups': 2.5},
+    {'groups': np.nan},
+  ],
+)
 def test_settings_out_of_range_are_refused(bad):
   with pytest.raises(ValueError, match=next(iter(bad))):
     optim.sam(**{'rho': 0.1, **bad})

@@ -123,6 +123,9 @@ def test_the_grid_is_that_of_the_authors():
     (dict(val_features=np.ones((60, 3))), '64 columns, val_features 3'),
     (dict(solver='svm'), 'solver='),
     (dict(grid=[0.0, 1.0]), 'grid must be positive'),
+    (dict(grid=[0.1, np.nan]), 'grid must be positive and finite'),
+    (dict(grid=[0.1, np.inf]), 'grid must be positive and finite'),
+    (dict(grid=[10.0, 0.1]), 'grid must rise'),
   ],
   ids=lambda x: x if isinstance(x, str) else '',
 )
