@@ -16,8 +16,9 @@ layer's outputs then stay.
 
 from collections.abc import Callable
 from collections.abc import Mapping
+import dataclasses
+import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +27,20 @@ import optax
 
 from repjax import trees
 from repjax import types
+from repjax.optim import spans
 
 # Columns that are taken out at once. A step goes through as many blocks as the
 # rank needs: its cost follows the rank and not the room.
 _BLOCK = 128
 
-# A direction that holds a smaller part of |R| is rounding: inputs and bases are
-# float32, and R - M M' R of inputs that M spans is this small and not zero.
-_RESOLUTION = 1e-6
 
-
-class ProjectionState(NamedTuple):
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=['bases', 'ranks', 'num_tasks'],
+  meta_fields=['with_bias'],
+)
+@dataclasses.dataclass(frozen=True)
+class ProjectionState:
   """Bases of the inputs of all tasks so far.
 
   Attributes:
@@ -45,11 +49,14 @@ class ProjectionState(NamedTuple):
       is projected, too).
     ranks: Layer -> number of columns that are not zero, int32.
     num_tasks: How often the bases were updated, int32.
+    with_bias: Layers whose last input is the constant one of a bias; no array,
+      and in no checkpoint.
   """
 
   bases: dict[str, jax.Array]
   ranks: dict[str, jax.Array]
   num_tasks: jax.Array
+  with_bias: tuple[str, ...] = ()
 
 
 def input_axes(path: trees.Path, shape: tuple[int, ...]) -> int:
@@ -138,13 +145,16 @@ def project_gradients(
 
   def init_fn(params):
     leaves = trees.flatten(params)
-    bases, ranks = {}, {}
+    bases, ranks, with_bias = {}, {}, []
     for path, axes in kernels(params).items():
       size = math.prod(leaves[path].shape[:axes])
-      size += bias_of(path, leaves) is not None
+      if bias_of(path, leaves) is not None:
+        size += 1
+        with_bias.append(_layer(path))
       bases[_layer(path)] = jnp.zeros((size, size), jnp.float32)
       ranks[_layer(path)] = jnp.zeros((), jnp.int32)
-    return ProjectionState(bases, ranks, jnp.zeros((), jnp.int32))
+    none = jnp.zeros((), jnp.int32)
+    return ProjectionState(bases, ranks, none, tuple(with_bias))
 
   def update_fn(updates, state, params=None):
     del params  # The update alone is projected.
@@ -228,8 +238,8 @@ def update_bases(
     The state with new bases, ranks and number of tasks.
 
   Raises:
-    InputError: If a layer has no representation or one of another size, or a
-      threshold is out of range.
+    InputError: If a layer has no representation, or one of another size or
+      without a column, or a threshold is out of range.
     ValueError: If there is no `ProjectionState` in the state, or several.
   """
   is_ours = lambda x: isinstance(x, ProjectionState)  # noqa: E731
@@ -244,14 +254,16 @@ def update_bases(
   bases, ranks = {}, {}
   for layer, basis in state.bases.items():
     basis, rank = np.asarray(basis), int(state.ranks[layer])
-    inputs = _inputs(layer, representations, basis.shape[0])
+    inputs = _inputs(
+      layer, representations, basis.shape[0], layer in state.with_bias
+    )
     threshold = _threshold(layer, thresholds) + growth * task
     if not 0 < threshold <= 1:
       raise types.InputError(
         f'The threshold of layer {layer!r} for task {task} must be in (0, 1]; '
         f'got {threshold:g}: change thresholds or growth.'
       )
-    columns = _extend(
+    columns = spans.extended(
       basis[:, :rank].astype(np.float64),
       inputs,
       threshold,
@@ -264,14 +276,20 @@ def update_bases(
     padded[:, :new_rank] = columns
     bases[layer] = jnp.asarray(padded)
     ranks[layer] = jnp.asarray(new_rank, jnp.int32)
-  new = ProjectionState(bases, ranks, jnp.asarray(task + 1, jnp.int32))
+  new = dataclasses.replace(
+    state,
+    bases=bases,
+    ranks=ranks,
+    num_tasks=jnp.asarray(task + 1, jnp.int32),
+  )
   return jax.tree.map(
     lambda x: new if is_ours(x) else x, opt_state, is_leaf=is_ours
   )
 
 
-def _inputs(layer, representations, size):
+def _inputs(layer, representations, size, with_bias):
   """A layer's inputs in float64, [size, s], with a row of ones for a bias."""
+  size -= with_bias
   if layer not in representations:
     raise types.InputError(
       f'There is no representation of layer {layer!r}, whose kernel is '
@@ -279,17 +297,18 @@ def _inputs(layer, representations, size):
       '`project` of project_gradients, or pass its inputs.'
     )
   inputs = np.asarray(representations[layer], np.float64)
-  if inputs.shape[0] == size - 1:
-    inputs = np.concatenate([inputs, np.ones((1, inputs.shape[1]))])
-  if inputs.ndim != 2 or inputs.shape[0] != size:
+  if inputs.ndim != 2 or inputs.shape[0] != size or not inputs.shape[1]:
     raise types.InputError(
       f'The representation of layer {layer!r} must be [{size}, s], one column '
-      f'an input; got {inputs.shape}. See `input_axes` of project_gradients.'
+      f'an input, and s > 0; got {inputs.shape}. See `input_axes` of '
+      'project_gradients.'
     )
   if not np.isfinite(inputs).all():
     raise types.InputError(
       f'The representation of layer {layer!r} holds NaN or infinity.'
     )
+  if with_bias:
+    inputs = np.concatenate([inputs, np.ones((1, inputs.shape[1]))])
   return inputs
 
 
@@ -301,41 +320,6 @@ def _threshold(layer, thresholds):
       f'thresholds has none for layer {layer!r}; it has {sorted(thresholds)}.'
     )
   return float(thresholds[layer])
-
-
-def _extend(basis, inputs, threshold, *, one_fewer):
-  """Orthonormal columns of the old basis and the new directions, float64."""
-  total = np.square(inputs).sum()
-  rest = inputs - basis @ (basis.T @ inputs)
-  vectors, energies = _left_singular(rest)
-  kept = total - np.square(rest).sum()
-  after = kept + np.concatenate([[0.0], np.cumsum(energies)])
-  # The first count of directions that is enough; all of them if none is.
-  enough = after >= threshold * total
-  count = int(enough.argmax()) if enough.any() else len(energies)
-  if one_fewer:
-    count = max(count - 1, 0)
-  count = min(
-    count,
-    int((energies > _RESOLUTION**2 * total).sum()),
-    basis.shape[0] - basis.shape[1],
-  )
-  # float32 bases drift away from orthonormal ones: made anew every time.
-  joined = np.concatenate([basis, vectors[:, :count]], axis=1)
-  return np.linalg.qr(joined)[0]
-
-
-def _left_singular(matrix):
-  """(left singular vectors [n, k], squared singular values [k]), largest first.
-
-  By the n x n Gram matrix where there are more columns: float64 leaves it a
-  resolution of 1e-8 of |R|.
-  """
-  if matrix.shape[1] <= matrix.shape[0]:
-    vectors, values, _ = np.linalg.svd(matrix, full_matrices=False)
-    return vectors, values**2
-  energies, vectors = np.linalg.eigh(matrix @ matrix.T)
-  return vectors[:, ::-1], np.maximum(energies[::-1], 0)
 
 
 def _log_full(layer, size, task):

@@ -352,6 +352,29 @@ def test_a_layer_without_inputs_is_named():
     )
 
 
+@pytest.mark.parametrize('biases', [False, True])
+def test_columns_are_those_of_the_kernel_and_there_is_one(biases):
+  """Only a bias that is projected adds the constant input, by itself."""
+  params = {'layer': {'kernel': jnp.ones((5, 3)), 'bias': jnp.zeros(3)}}
+  state = optim.project_gradients(biases=biases).init(params)
+  for shape in [(4, 7), (6, 7), (5, 0), (5,), (5, 7, 1), ()]:
+    with pytest.raises(types.InputError, match=r"'layer' must be \[5, s\]"):
+      optim.update_bases(state, {'layer': np.ones(shape)}, 0.99)
+  state = optim.update_bases(state, {'layer': draw(0, 5, 7)}, 1.0)
+  assert int(state.ranks['layer']) == 5 + biases
+  # Inputs that are always 0 (dead units) ask for no direction but the constant.
+  fresh = optim.project_gradients(biases=biases).init(params)
+  dead = optim.update_bases(fresh, {'layer': np.zeros((5, 7))}, 1.0)
+  assert int(dead.ranks['layer']) == biases
+
+
+@pytest.mark.parametrize('biases', [False, True])
+def test_which_layers_have_a_bias_is_in_no_checkpoint(biases):
+  link = optim.project_gradients(biases=biases)
+  arrays = trees.flatten(link.init(PARAMS))
+  assert {path[0] for path in arrays} == {'bases', 'ranks', 'num_tasks'}
+
+
 @pytest.mark.parametrize('threshold', [0.0, -0.1, 1.01])
 def test_thresholds_out_of_range_are_refused(threshold):
   with pytest.raises(types.InputError, match=r'in \(0, 1\]'):
