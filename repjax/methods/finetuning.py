@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
+from repjax import trees
 from repjax import types
 from repjax.layers import adapters
 from repjax.layers import frozen
@@ -87,17 +88,22 @@ def adapt(
 
   Returns:
     The model itself for 'full', else one of which a part is frozen.
+
+  Raises:
+    InputError: If the kind is unknown, the model has no width for the network
+      that makes prefixes, or, at `init`, no layer that the kind changes and no
+      bias that 'bias' trains.
   """
   check_choice('kind', kind, get_args(Kind))
   if kind == 'full':
     return model
+  if kind == 'bias':
+    return frozen.PartlyTrained(_Biases(frozen.whole(model), _PARTS[kind]))
   if kind in _PARTS:
     return frozen.train_only(model, _PARTS[kind])
   reparametrization = None
-  if hidden_dim:
-    reparametrization = adapters.Reparametrization(
-      embedding_dim=model.hidden_dim, hidden_dim=hidden_dim
-    )
+  if hidden_dim and kind in ('prefix', 'mam'):
+    reparametrization = _reparametrization(model, hidden_dim)
   rules: dict[Any, adapters.Adapter] = {}
   if kind == 'lora':
     rules[_PROJECTIONS] = adapters.lora(rank, alpha=scale * rank)
@@ -122,6 +128,31 @@ def adapt(
   return adapters.adapt(
     model, rules, train=(lambda path: path[0] in _HEADS) if has_head else None
   )
+
+
+class _Biases(frozen.Plan):
+  """What 'bias' trains; not of a model whose layers have none."""
+
+  def divide(self, tree):
+    """As that of `frozen.Plan`."""
+    paths = trees.flatten(tree)
+    if not any(x[-1] == 'bias' and x[0] not in _HEADS for x in paths):
+      raise InputError(
+        f'{type(self.model).__name__} has no biases: the head alone would '
+        "train, which is kind='head'. Take another kind than 'bias'."
+      )
+    return super().divide(tree)
+
+
+def _reparametrization(model, hidden_dim):
+  width = getattr(model, 'hidden_dim', None)
+  if width is None:
+    raise InputError(
+      f'{hidden_dim=} makes prefixes by a network of the width of the model, '
+      f'and {type(model).__name__} has no field hidden_dim: leave it at 0, or '
+      'take a kind without prefixes.'
+    )
+  return adapters.Reparametrization(embedding_dim=width, hidden_dim=hidden_dim)
 
 
 def writer(

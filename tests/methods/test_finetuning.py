@@ -1,6 +1,7 @@
 """Fine-tuning: what trains, what it starts from, and what is written."""
 
 import functools
+import typing
 
 import chex
 import jax
@@ -15,6 +16,8 @@ from repjax.methods import finetuning
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.methods import supervised
+from repjax.models import t5
+from repjax.models import t5_block
 from repjax.models import text_heads
 from repjax.models import transformer
 from repjax.types import InputError
@@ -108,6 +111,33 @@ def test_a_part_of_the_model_may_train_by_itself():
     'pooling/kernel',
     'pooling/bias',
   }
+
+
+@pytest.mark.parametrize('hidden_dim', [0, 8])
+@pytest.mark.parametrize('kind', typing.get_args(finetuning.Kind))
+def test_a_model_of_other_layers_is_tuned_or_refused(kind, hidden_dim):
+  layer = dict(hidden_dim=8, head_dim=4, mlp_dim=8, num_heads=2)
+  base = t5.T5(11, config=t5_block.LayerConfig(**layer), num_layers=1)
+
+  def init():
+    model = finetuning.adapt(
+      base, kind=kind, **SIZES | dict(hidden_dim=hidden_dim)
+    )
+    token = np.ones((1, 2), int)
+    return jax.eval_shape(
+      functools.partial(model.init, train=False, source=token),
+      jax.random.key(0),
+      token,
+    )
+
+  refused = dict(prefix='attention_fn', mam='attention_fn', bias='no biases')
+  if hidden_dim:
+    refused |= dict.fromkeys(('prefix', 'mam'), 'T5 has no field hidden_dim')
+  if kind in refused:
+    with pytest.raises(InputError, match=refused[kind]):
+      init()
+    return
+  assert flat(init()['params'])
 
 
 def test_an_unknown_kind_is_refused():
