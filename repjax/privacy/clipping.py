@@ -80,10 +80,11 @@ def clipped_gradient(
   """Sums gradients of units, each clipped to `clip_norm`.
 
   Guarantee: adding or removing one unit changes `grads` by at most `clip_norm`
-  in l2 norm (up to rounding), whatever its rows hold, as long as units do not
-  see each other in `loss_fn`. A gradient that is not finite, or whose squared
-  norm is beyond float32, counts as 0. Nothing else that comes out is private:
-  not `norms`, `loss` or `aux`.
+  in l2 norm (up to float32's rounding of sums), whatever its rows hold, as long
+  as units do not see each other in `loss_fn`. Where numbers of a unit cancel
+  out so far that 'ghost' cannot tell its norm, it is clipped more. A gradient
+  that is not finite, or whose squared norm is beyond float32, counts as 0.
+  Nothing else that comes out is private: not `norms`, `loss` or `aux`.
 
   Args:
     loss_fn: (params, batch, rng) -> losses [rows], called with batches of

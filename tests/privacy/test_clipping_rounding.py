@@ -1,0 +1,140 @@
+"""Rows that cancel out in float32 are clipped all the same."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repjax.privacy import clipping
+from repjax.privacy.ghost import rules
+
+pytestmark = pytest.mark.versions
+
+ROWS = 8
+OFFSETS = (0.0, 255.0, 1e4, 1e7)
+
+
+class Dense(nn.Module):
+  """One layer, by the rule that its sizes take."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(32, name='layer')(x)
+
+
+class Conv(nn.Module):
+  """A convolution over positions."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Conv(32, (3,), padding='VALID', name='layer')(x)
+
+
+def differences(y):
+  """A loss of which nothing is left where all positions are alike."""
+  return jnp.abs(y[:, 1::2] - y[:, ::2]).sum((1, 2))
+
+
+def shifted(length, width, offset):
+  """Positions that differ by little beside what they have in common."""
+  rng = np.random.default_rng(0)
+  x = offset * rng.normal(size=(ROWS, 1, width))
+  return jnp.asarray(x + rng.normal(size=(ROWS, length, width)), 'f4')
+
+
+def movements(model, x, loss=differences):
+  """What each row moves the sum by, at a clip norm of 1."""
+  params = model.init(jax.random.key(0), x[:1])['params']
+
+  def loss_fn(params, batch, rng):
+    del rng
+    return loss(model.apply({'params': params}, batch))
+
+  clip = clipping.clipped_gradient(loss_fn, 1.0, method='ghost')
+  run = jax.jit(lambda mask: clip(params, x, None, mask).grads)
+  return np.array(
+    [
+      np.sqrt(sum(np.square(np.asarray(g, 'f8')).sum() for g in leaves))
+      for leaves in (jax.tree.leaves(run(mask)) for mask in np.eye(ROWS))
+    ]
+  )
+
+
+@pytest.mark.parametrize('offset', OFFSETS)
+@pytest.mark.parametrize(
+  'model, length, width',
+  [(Dense(), 4, 64), (Dense(), 64, 8), (Conv(), 6, 64), (Conv(), 66, 8)],
+)
+def test_a_common_offset_does_not_hide_a_gradient(model, length, width, offset):
+  moved = movements(model, shifted(length, width, offset))
+  assert moved.max() <= 1 + 1e-3
+  if not offset:  # Nothing cancels out, and nothing is clipped more.
+    np.testing.assert_allclose(moved, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [1.0, 1e4, 1e7])
+@pytest.mark.parametrize('num_embeddings', [10, 1000])
+def test_large_cotangents_of_one_word_that_cancel_out(num_embeddings, scale):
+  rng = np.random.default_rng(1)
+  g = rng.normal(size=(ROWS, 8, 16))
+  g[:, 1::2] = scale * g[:, ::2] * -1 + g[:, 1::2]
+  g[:, ::2] *= scale
+  g = jnp.asarray(g, 'f4')
+  ids = jnp.zeros((ROWS, 8), int)
+  embed = nn.Embed(num_embeddings, 16)
+  rule = rules.rule(embed, '__call__')
+  squared = jax.vmap(lambda ids, g: rule(ids, g)['embedding'])(ids, g)
+  true = np.square(np.asarray(g, 'f8').sum(1)).sum(1)
+  assert (np.sqrt(true) <= np.sqrt(np.asarray(squared, 'f8')) * 1.001).all()
+  if scale == 1:
+    np.testing.assert_allclose(squared, true, rtol=2e-5)
+
+
+def test_a_tied_table_whose_ends_cancel_out():
+  rng = np.random.default_rng(2)
+  for scale in (1e2, 1e4, 1e6):
+    ids = jnp.arange(4)
+    g = jnp.asarray(scale * rng.normal(size=(4, 16)), 'f4')
+    # The head's gradient is the negative of the embedding's, nearly.
+    x = g + jnp.asarray(rng.normal(size=(4, 16)), 'f4')
+    p = -jnp.eye(4, 400)
+    embed = nn.Embed(400, 16)
+    both = [
+      rules.rule(embed, method)(*arrays)['embedding']
+      for method, arrays in (('__call__', (ids, g)), ('attend', (x, p)))
+    ]
+    squared = sum(both) + 2 * rules.tied(embed, ids, g, x, p)
+    true = np.square(np.asarray(g, 'f8') - np.asarray(x, 'f8')).sum()
+    assert np.sqrt(true) <= 1.001 * np.sqrt(max(float(squared), 0))
+
+
+def hard_inputs(kind, length, width, rng):
+  """[T, P] that float32 sums badly."""
+  little = rng.normal(size=(length, width)) * 10 ** rng.uniform(-6, 0)
+  if kind == 'shifted':
+    return rng.normal(size=(1, width)) + little
+  if kind == 'constant':  # Each addition is rounded the same way.
+    return rng.uniform(0.1, 10) + little[:, :1] + np.zeros((1, width))
+  centres = rng.normal(size=(2, width))
+  return centres[np.arange(length) % 2] + little
+
+
+@pytest.mark.parametrize('kind', ['shifted', 'constant', 'of two kinds'])
+@pytest.mark.parametrize(
+  'sizes', [(4, 64, 32), (4, 1024, 1024), (2, 4096, 4096), (64, 256, 1024)]
+)
+def test_norms_are_not_found_too_small(kind, sizes):
+  length, width, columns = sizes
+  rng = np.random.default_rng(3)
+  product = jax.jit(rules._product)
+  for g in (
+    rng.normal(size=(length, columns)),
+    np.where(np.arange(length) % 2, 1, -1)[:, None] * np.ones((1, columns)),
+  ):
+    x = hard_inputs(kind, length, width, rng).astype('f4')
+    g = (g - g.mean(0)).astype('f4')
+    found = float(product(x, g))
+    x, g = x.astype('f8'), g.astype('f8')
+    true = ((x @ x.T) * (g @ g.T)).sum()
+    assert np.sqrt(true) <= 1.001 * np.sqrt(found)
