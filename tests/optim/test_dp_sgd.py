@@ -247,6 +247,40 @@ def test_in_a_training_step_replicas_stay_equal():
   assert sums['loss'][1][0] == 6
 
 
+def adam_steps(clip_norm):
+  """What five steps of DP-Adam, with equal noise, add to the parameters."""
+  tx = optim.dp_adam(
+    0.1,
+    clip_norm=clip_norm,
+    noise_multiplier=1.0,
+    expected_batch_size=8,
+    key=KEY,
+    eps=1e-12,
+  )
+
+  @jax.jit
+  def run(batch):
+    def step(carry, _):
+      params, state = carry
+      grad_fn = gradients.GradFn(loss_fn, batch, KEY, {})
+      grads, _ = grad_fn(params)
+      update, state = tx.update(grads, state, params, grad_fn=grad_fn)
+      return (optax.apply_updates(params, update), state), None
+
+    return jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), None, length=5)[0][0]
+
+  return flatten(run(rows()))
+
+
+def test_adam_does_not_see_the_clip_norm_where_all_rows_are_clipped():
+  first, second = adam_steps(0.5), adam_steps(0.005)
+  gap = np.linalg.norm(second - first) / np.linalg.norm(first)
+  assert gap < 1e-5
+  # At a norm that leaves rows as they are it does.
+  other = adam_steps(5.0)
+  assert np.linalg.norm(other - first) > 0.01 * np.linalg.norm(first)
+
+
 @pytest.mark.parametrize(
   'bad',
   [
