@@ -116,6 +116,9 @@ def permutation_test(
     num_permutations=num_permutations,
     chunk=chunk,
   )
+  if all((a == a[:1]).all() for a in jax.tree.leaves(pool(x, y))):
+    # So are all splits, but for the order in which sums are rounded.
+    permuted = jnp.full_like(permuted, value)
   # What is not known would count as the smallest of all, at p = 1.
   if not np.isfinite(value):
     raise InputError(

@@ -185,10 +185,18 @@ def test_a_sample_of_mostly_equal_rows_is_told_from_one_that_is_not():
     x, y, mmd.statistic('median'), rng=jax.random.key(0)
   )
   assert found.p_value <= 0.05
-  alike = two_sample.permutation_test(
-    x, x, mmd.statistic('median'), rng=jax.random.key(0)
+
+
+@pytest.mark.parametrize('bandwidth', ['median', 1.0])
+@pytest.mark.parametrize('estimate', ['biased', 'unbiased'])
+def test_samples_of_one_row_over_and_over_are_not_told_apart(
+  bandwidth, estimate
+):
+  x = np.full((40, 2), 0.1)
+  found = two_sample.permutation_test(
+    x, x, mmd.statistic(bandwidth, estimate=estimate), rng=jax.random.key(0)
   )
-  assert alike.value == 0 and alike.p_value == 1
+  assert abs(found.value) < 1e-6 and found.p_value == 1
 
 
 def test_a_chosen_bandwidth_fits_the_difference():
