@@ -194,12 +194,21 @@ def histogram(num_values: int) -> Loss:
   integers [N].
 
   Args:
-    num_values: Values are in [0, num_values).
+    num_values: Values are in [0, num_values); others are refused, or make all
+      entropies NaN where rows are traced.
   """
   check_range('[1, inf)', num_values=num_values)
 
   def prepare(rows):
-    return jax.nn.one_hot(rows, num_values, dtype=jnp.zeros(()).dtype)
+    one_hot = jax.nn.one_hot(rows, num_values, dtype=jnp.zeros(()).dtype)
+    known = one_hot.any(-1)
+    if not isinstance(known, jax.core.Tracer) and not known.all():
+      raise InputError(
+        f'Row {known.argmin()} is {jnp.asarray(rows)[known.argmin()]}, but '
+        f'values of this histogram are integers in [0, {num_values}): raise '
+        'num_values, or number the values from 0.'
+      )
+    return jnp.where(known[..., None], one_hot, jnp.nan)
 
   return Loss(f'log loss over {num_values} values', prepare, _shannon_entropy)
 

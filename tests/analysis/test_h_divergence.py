@@ -76,6 +76,29 @@ def test_h_js_of_the_log_loss_is_the_jensen_shannon_divergence():
   np.testing.assert_allclose(found.entropy_p, stats.entropy(p), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+  ('x', 'y'), [([0, 1], [5, 7]), ([5] * 4, [7] * 4), ([0, 1], [2, -1])]
+)
+def test_a_value_outside_of_a_histogram_does_not_vanish(x, y):
+  x, y = np.array(x), np.array(y)
+  loss = decision_losses.histogram(3)
+  statistic = h_divergence.statistic(loss, phi='js')
+  for call in (
+    lambda: js_of(loss, x, y),
+    lambda: two_sample.permutation_test(
+      x, y, statistic, rng=jax.random.key(0), num_permutations=3
+    ),
+  ):
+    with pytest.raises(InputError, match=r'integers in \[0, 3\)') as error:
+      call()
+    assert '\n' not in str(error.value)
+  traced = jax.jit(lambda *z: h_divergence.between(*z, loss, phi='js').value)
+  assert np.isnan(traced(x, y))
+  # Nothing in common.
+  found = js_of(decision_losses.histogram(9), x + 1, y + 1)
+  np.testing.assert_allclose(found, np.log(2), rtol=1e-12)
+
+
 def test_the_two_forms_by_hand():
   # Cost of two actions: the first is free for x, the second for y.
   costs = lambda rows: jnp.stack([rows, 2 - 2 * rows], -1)  # noqa: E731
