@@ -256,19 +256,25 @@ def classifier(
 
   Args:
     base: Statistics of base classes, as `statistics` gives them.
-    num_drawn: Draws a class, shared among its rows (750, as published).
+    num_drawn: Draws a class, shared among its rows (750, as published), >= 1;
+      each row has one at the least. Without any it would be
+      `few_shot.logistic_regression`.
     power: Tukey's, of rows and queries (.5).
     neighbours: k, base classes that lend to a row (2).
     alpha: Added to the covariance (.21).
     on: Every entry of it, as published, or its 'diagonal'.
-    strength: Of the logistic regression.
+    strength: Of the logistic regression, > 0.
 
   Raises:
-    InputError: If there are fewer base classes than `neighbours`, or the base
-      is under another power.
+    InputError: If there are fewer base classes than `neighbours`, the base is
+      under another power, or a setting is out of range.
   """
   types.check_range('[1, inf)', num_drawn=num_drawn, neighbours=neighbours)
-  types.check_range('[0, inf)', alpha=alpha)
+  for name, number in dict(num_drawn=num_drawn, neighbours=neighbours).items():
+    if not isinstance(number, int | np.integer):
+      raise types.InputError(f'{name} must be a whole number; got {number!r}')
+  types.check_range('[0, inf)', alpha=alpha, power=power)
+  types.check_range('(0, inf)', strength=strength)
   types.check_choice('on', on, ('entries', 'diagonal'))
   if neighbours > len(base.means):
     raise types.InputError(

@@ -184,6 +184,22 @@ def test_a_base_class_without_any_spread_is_no_obstacle():
     assert np.linalg.matrix_rank(draws - draws.mean(0)[None], tol=1e-4) <= 1
 
 
+@pytest.mark.parametrize(
+  'setting',
+  [
+    *(dict(strength=x) for x in (0, -1, np.nan, np.inf)),
+    *(dict(num_drawn=x) for x in (7.5, 0, np.nan)),
+    dict(neighbours=1.5),
+    dict(power=np.nan),
+  ],
+  ids=str,
+)
+def test_settings_out_of_range(setting):
+  base = calibration.statistics(FEATURES, LABELS)
+  with pytest.raises(types.InputError, match=next(iter(setting))):
+    calibration.classifier(base, **setting)
+
+
 def test_more_neighbours_than_base_classes_are_refused():
   base = calibration.statistics(FEATURES, LABELS)
   with pytest.raises(types.InputError, match='neighbours=5 of 4 base classes'):
