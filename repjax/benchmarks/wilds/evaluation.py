@@ -203,9 +203,14 @@ def check(predicted: np.ndarray, true: np.ndarray, *, what: str) -> np.ndarray:
   """Predictions in the shape of the truths.
 
   Raises:
-    InputError: They are not as many as the truths, or not finite.
+    InputError: They are not as many as the truths, or no real numbers, or not
+      finite.
   """
   predicted = np.asarray(predicted)
+  if not np.can_cast(predicted.dtype, np.float64, 'same_kind'):
+    raise types.InputError(
+      f'Predictions of {what} must be real numbers; got {predicted.dtype}.'
+    )
   if len(predicted) != len(true):
     raise types.InputError(
       f'There are {len(predicted)} predictions of the {len(true)} rows of '

@@ -68,19 +68,37 @@ def write(
     The path.
 
   Raises:
-    InputError: Predictions do not fit the split, or it is a part of one.
+    InputError: Predictions do not fit the split, or are none of its classes; or
+      it is a part of one.
   """
   _check_whole(subset)
   data = subset.dataset
   types.check_choice('replicate', replicate, replicates(data.name))
   subset.evaluate(predicted)  # Refuses what does not fit.
+  values = np.asarray(predicted).reshape(len(subset), -1)[:, 0]
+  if data.num_classes is not None:
+    values = _classes(values, subset)
+  elif values.dtype == bool:
+    values = values.astype(np.int64)
   place = files.path_of(folder)
   place.mkdir(parents=True, exist_ok=True)
   path = place / f'{_prefix(data.name, subset.split, replicate)}_pred.csv'
-  values = np.asarray(predicted).reshape(len(subset), -1)[:, 0].tolist()
   with files.replacing(path) as partial:
-    partial.write_text(''.join(f'{x!r}\n' for x in values), 'utf-8')
+    partial.write_text(''.join(f'{x!r}\n' for x in values.tolist()), 'utf-8')
   return path
+
+
+def _classes(predicted, subset):
+  """Predicted classes as the integers that they are."""
+  values, num_classes = predicted.astype(np.float64), subset.dataset.num_classes
+  wrong = (values < 0) | (values >= num_classes) | (values % 1 != 0)
+  if wrong.any():
+    row = wrong.argmax()
+    raise types.InputError(
+      f'Prediction {row} of {subset.name} is {predicted[row]}, no class in '
+      f'[0, {num_classes}).'
+    )
+  return values.astype(np.int64)
 
 
 def read(path: str | os.PathLike) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -62,6 +63,50 @@ def test_file_names_and_lines_are_those_of_the_leaderboard(data, tmp_path):
   np.testing.assert_array_equal(leaderboard.read(path), part.label)
   path.write_text('0.25\n\n1e-3\n  \n')
   assert leaderboard.read(path).tolist() == [0.25, 0.001]
+
+
+@pytest.mark.parametrize(
+  'form',
+  [
+    lambda x: x > 0,
+    lambda x: x.astype(np.float32),
+    lambda x: x.astype(ml_dtypes.bfloat16),
+    lambda x: x[:, None],
+    lambda x: x[:, None] > 0,
+    lambda x: x.astype(np.uint8),
+    list,
+  ],
+)
+def test_classes_are_written_as_integers_whatever_their_type(
+  data, tmp_path, form
+):
+  part = data.subset('test')
+  path = leaderboard.write(tmp_path, part, 'seed:0', form(part.label))
+  assert path.read_text().splitlines() == [str(x) for x in part.label]
+  found = leaderboard.read(path)
+  assert found.dtype == np.int64
+  np.testing.assert_array_equal(found, part.label)
+  assert part.evaluate(found).results['acc_avg'] == 1
+
+
+@pytest.mark.parametrize(
+  ('form', 'message'),
+  [
+    (lambda x: 0.7 * x, r'is 0.7, no class in \[0, 2\)'),
+    (lambda x: 1e300 * x, r'is 1e\+300, no class'),
+    (lambda x: x + 1, r'is 2, no class in \[0, 2\)'),
+    (lambda x: x - 1, r'is -1, no class in \[0, 2\)'),
+    (lambda x: x.astype(str), 'real numbers'),
+    (lambda x: x.astype(object), 'real numbers'),
+    (lambda x: x + 0j, 'real numbers'),
+  ],
+)
+def test_what_is_no_class_is_not_written(data, tmp_path, form, message):
+  part = data.subset('test')
+  with pytest.raises(types.InputError, match=message) as error:
+    leaderboard.write(tmp_path, part, 'seed:0', form(part.label))
+  assert '\n' not in str(error.value)
+  assert not list(tmp_path.iterdir())
 
 
 def test_replicates_are_those_of_the_leaderboard():
