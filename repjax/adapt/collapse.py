@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from repjax import types
 from repjax.metrics import classification
 
 
@@ -61,13 +62,22 @@ def alarm(
     adapted: Logits of the adapted network in the order of the stream, [N, C].
     reference: Logits of these rows without updates: of the network as it was
       trained, or with statistics of the batch, [N, C].
-    window: Rows that are looked at together, >= 1.
+    window: Rows that are looked at together, >= 1. The last ones are looked at
+      with those before them, so that they are as many; a few alone may well be
+      of one class.
     least: In [0, 1].
 
   Returns:
     The first row of the first window, or None.
+
+  Raises:
+    InputError: If a setting is out of range.
   """
+  types.check_range('[1, inf)', window=window)
+  types.check_range('[0, 1]', least=least)
+  last = max(0, len(adapted) - window)
   for start in range(0, len(adapted), window):
+    start = min(start, last)
     part = slice(start, start + window)
     ours, theirs = look(adapted[part]), look(reference[part])
     if ours.classes < least * theirs.classes and ours.entropy < theirs.entropy:
