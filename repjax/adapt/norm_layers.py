@@ -73,6 +73,35 @@ def find(
   return tuple(found.values())
 
 
+def least_rows(
+  predict: Predict, state: types.TrainState, batch: types.Batch
+) -> int:
+  """Real rows that a batch must have for statistics of its own, 1 or 2.
+
+  Two if a batch norm has one value a row and channel, as on [B, D]; one row of
+  several positions has statistics.
+
+  Args:
+    predict: Of the method.
+    state: Its state.
+    batch: Any batch; its shapes count.
+  """
+  least = [1]
+
+  def record(call, args, kwargs, context):
+    if isinstance(context.module, norms.BatchNorm):
+      x = args[0] if args else kwargs['x']
+      least.append(2 if norms.num_positions(x) < 2 else 1)
+    return call(*args, **kwargs)
+
+  def traced(state, batch):
+    with nn.intercept_methods(record):
+      return predict(state, batch)
+
+  jax.eval_shape(traced, state, batch)
+  return max(least)
+
+
 def affine(
   variables: types.PyTree,
   layers: tuple[Norm, ...],
@@ -116,6 +145,10 @@ def affine(
 
 def with_statistics(predict: Predict, prior: float) -> Predict:
   """The same predictions with statistics of the batch in all batch norms.
+
+  Where padding leaves one real row, as in the last batch of a stream, norms on
+  [B, D] keep the running statistics if `prior` is 0: nothing would be left of
+  the row else. A stream of such batches alone is refused.
 
   Args:
     predict: Of a method whose networks have `layers.norms.BatchNorm`.

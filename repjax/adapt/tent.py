@@ -96,8 +96,10 @@ def make(
       1e-3.
     paths: What adapts, as `norm_layers.affine` gives it.
     prior: Rows that the running statistics of batch norms count as beside those
-      of the batch; 0 is the paper's. None keeps the running ones alone, as for
-      networks without batch norms.
+      of the batch; 0 is the paper's: a batch with a single real row, padded,
+      is then predicted with the running ones by norms on [B, D], and updates
+      nothing if there are such norms. None keeps the running ones alone, as
+      for networks without batch norms.
     steps: Updates a batch, >= 1.
     when: Whether outputs are of the forward pass 'before' the last update, as
       in the authors' code, at no further cost, or of one more 'after' it.
@@ -120,6 +122,7 @@ def make(
   types.check_range('(0, 1]', confidence=confidence)
   types.check_range('[0, 1)', reset_below=reset_below)
   types.check_choice('when', when, get_args(When))
+  trained = predict
   if prior is not None:
     predict = norm_layers.with_statistics(predict, prior)
 
@@ -137,6 +140,9 @@ def make(
     return logits.astype(jnp.float32)
 
   def update(source, adapted, batch):
+    least = 1
+    if prior == 0:
+      least = norm_layers.least_rows(trained, source, batch)
     real = batch['mask'] > 0
 
     def total(leaves):
@@ -150,6 +156,8 @@ def make(
     grads, used, rows, entropies_sum = parallel.psum(
       (grads, (weights > 0).sum(), real.sum(), (real * entropies).sum())
     )
+    enough = rows >= least
+    used, weights = enough * used, enough * weights
     grads = jax.tree.map(lambda x: x / jnp.maximum(used, 1), grads)
     updates, opt_state = tx.update(grads, adapted.opt_state, adapted.leaves)
     moved = optax.apply_updates(adapted.leaves, updates)
@@ -162,7 +170,7 @@ def make(
     adapted = adapted._replace(
       leaves=leaves,
       opt_state=opt_state,
-      entropy=jnp.where(rows > 0, average, adapted.entropy),
+      entropy=jnp.where(enough, average, adapted.entropy),
     )
     return adapted, (logits, entropies, weights)
 

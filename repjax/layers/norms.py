@@ -1,5 +1,6 @@
 """Device code: batch normalisation that knows padding and other devices."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -62,7 +63,9 @@ class BatchNorm(nn.Module):
       prior: In evaluation, None for the running statistics. A number N >= 0 is
         for those of this batch, n real rows of all devices, beside which the
         running ones count as N further rows (Schneider et al., NeurIPS 2020,
-        section 3, https://arxiv.org/abs/2006.16971). Nothing moves.
+        section 3, https://arxiv.org/abs/2006.16971). Nothing moves. Where the
+        batch has one value a channel, a single real row of [B, C], N = 0 is for
+        the running ones: nothing would be left of the row else.
     """
     if not 0 <= self.momentum <= 1 or self.epsilon <= 0:
       raise InputError(
@@ -89,6 +92,8 @@ class BatchNorm(nn.Module):
     elif prior is not None:
       own_mean, own_var, num_rows = _moments(values, mask, around=mean)
       own = num_rows / jnp.where(num_rows > 0, num_rows + prior, 1.0)
+      alone = num_rows * num_positions(x) < 2
+      own = jnp.where(alone & (prior == 0), 0.0, own)
       mean = own * own_mean + (1 - own) * mean
       var = own * own_var + (1 - own) * var
     gain = jax.lax.rsqrt(var + self.epsilon) * scale.astype(jnp.float32)
@@ -97,6 +102,11 @@ class BatchNorm(nn.Module):
     )
     normal = (values - mean) * gain + bias
     return normal.astype(x.dtype if self.dtype is None else self.dtype)
+
+
+def num_positions(x: jax.Array) -> int:
+  """Values that a row [..., C] of [B, ..., C] has of each channel."""
+  return math.prod(x.shape[1:-1])
 
 
 def _beside(x, channels):
@@ -116,7 +126,6 @@ def _moments(x, mask, *, around):
     mask = jnp.ones(x.shape[:1])
   real = mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0
   shifted = jnp.where(real, x - _beside(x, around), 0.0)
-  positions = x.size // (x.shape[0] * x.shape[-1])
   num_rows, first, second = parallel.psum(
     (
       (mask > 0).sum().astype(jnp.float32),
@@ -124,7 +133,7 @@ def _moments(x, mask, *, around):
       jnp.square(shifted).sum(axes),
     )
   )
-  divisor = jnp.maximum(num_rows * positions, 1.0)
+  divisor = jnp.maximum(num_rows * num_positions(x), 1.0)
   offset = first / divisor
   # Rounding may leave a tiny negative variance where all values are equal.
   var = jnp.maximum(second / divisor - jnp.square(offset), 0.0)

@@ -23,6 +23,7 @@ from repjax.layers import norms
 from repjax.methods import supervised
 from repjax.models import resnet
 from repjax.models import vit
+from repjax.protocols import adaptation
 
 NUM_CLASSES = 5
 
@@ -372,6 +373,49 @@ def test_a_batch_of_one_row_has_no_statistics(net):
   with pytest.raises(types.InputError, match='larger batches, or a prior > 0'):
     norm_layers.with_statistics(method.predict, 0.0)(state, row)
   jax.eval_shape(norm_layers.with_statistics(method.predict, 1.0), state, row)
+
+
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_a_last_row_alone_is_predicted_as_trained_and_changes_nothing(when):
+  method, state = _trained(_Tiny())
+  sgd = optax.sgd(0.3, momentum=0.9)
+  adapter = _adapter(method, state, sgd, when=when)
+  rows = {k: x for k, x in _batch(9).items() if k != 'mask'}
+  stream = adaptation.batched(rows, 4)
+  assert stream['mask'].sum(1).tolist() == [4, 4, 1]
+  batches = [jax.tree.map(lambda x: x[i], stream) for i in range(3)]  # noqa: B023
+  before, _ = _run(adapter, state, batches[:2])
+  after, outputs = _run(adapter, state, batches)
+  chex.assert_trees_all_equal(
+    after._replace(batches=0), before._replace(batches=0)
+  )
+  adapted = adapter.install(state, before)
+  expected = method.predict(adapted, batches[2])['logits'][0]
+  np.testing.assert_allclose(outputs['logits'][2, 0], expected, rtol=1e-5)
+  assert not outputs['weight'][2].any() and outputs['weight'][1].all()
+  # Not the bias alone, which is what statistics of the row itself leave.
+  bias = state.params['head']['bias']
+  assert abs(outputs['logits'][2, 0] - bias).max() > 1e-3
+  # The same without updates; with a prior the row has a share.
+  at = [
+    norm_layers.with_statistics(method.predict, prior)(state, batches[2])
+    for prior in (0.0, 1.0)
+  ]
+  source = method.predict(state, batches[2])['logits'][0]
+  np.testing.assert_allclose(at[0]['logits'][0], source, rtol=1e-5)
+  assert abs(at[1]['logits'][0] - source).max() > 1e-3
+
+
+def test_a_row_of_many_positions_has_statistics_alone(net):
+  method, state = net
+  batch = _batch()
+  batch['mask'][1:] = 0
+  adapter = _adapter(method, state)
+  adapted, outputs = jax.jit(adapter.step)(state, adapter.init(state), batch)
+  source = method.predict(state, batch)['logits'][0]
+  assert abs(outputs['logits'][0] - source).max() > 1e-2
+  for name, leaf in adapter.init(state).leaves.items():
+    assert (leaf != adapted.leaves[name]).any()
 
 
 class _Flax(nn.Module):

@@ -210,3 +210,20 @@ def test_evaluation_with_statistics_of_the_batch(prior):
   close(y[:5], expected[:5], 1e-4)
   # Without a real row they are the running ones.
   close(evaluate(jnp.zeros(8), prior), run(weights, x, train=False)[0], 1e-5)
+
+
+@pytest.mark.parametrize('shape', [(8, 5), (8, 1, 1, 5), (8, 2, 5)])
+@pytest.mark.parametrize('prior', [0.0, 3.0])
+def test_one_value_is_no_statistics(shape, prior):
+  weights = variables()
+  x = jax.random.normal(jax.random.key(1), shape) * 3 + 1
+  evaluate = functools.partial(norms.BatchNorm().apply, weights, train=False)
+  found = evaluate(x, mask=jnp.arange(8) < 1, prior=prior)[0]
+  if prior or shape[1:-1] == (2,):
+    expected = evaluate(x[:1], prior=prior)[0]
+    assert abs(found - evaluate(x)[0]).max() > 0.1
+  else:
+    expected = evaluate(x)[0]
+  close(found, expected, 1e-5)
+  two = evaluate(x, mask=jnp.arange(8) < 2, prior=0.0)[:2]
+  close(two, evaluate(x[:2], prior=0.0), 1e-5)
