@@ -94,14 +94,14 @@ def log_joint(
   prediction_weight: jax.typing.ArrayLike,
 ) -> jax.Array:
   """Logarithms whose softmax over components is r, [N, K]."""
-  precisions = 1 / mixture.variances
   z = rows.embeddings
   eps = jnp.finfo(z.dtype).eps  # The authors'; a weight of 0 is exactly none.
-  square = (
-    _dot(jnp.square(z), precisions.T)
-    - 2 * _dot(z, (mixture.means * precisions).T)
-    + (jnp.square(mixture.means) * precisions).sum(-1)[None]
-  )
+  # By component, [N, D] at a time: with squares of z and mu apart, what differs
+  # in a group is lost in 32 bits where groups are far from each other.
+  square = jax.lax.map(
+    lambda x: (jnp.square(z - x[0][None]) / x[1][None]).sum(-1),
+    (mixture.means, mixture.variances),
+  ).T
   log_normal = -0.5 * (
     z.shape[-1] * math.log(2 * math.pi)
     + jnp.log(mixture.variances).sum(-1)[None]
@@ -144,7 +144,11 @@ def estimate(
     return _dot(shares.T, values) / counts[:, None]
 
   means = mean(z)
-  variances = mean(jnp.square(z)) - jnp.square(means)
+  # As in `log_joint`.
+  variances = jax.lax.map(
+    lambda x: _dot(x[0], jnp.square(z - x[1][None])) / x[2],
+    (shares.T, means, counts),
+  )
   if before is None:
     prediction_probs = mean(rows.predictions)
   else:
@@ -157,8 +161,7 @@ def estimate(
   return Mixture(
     counts / rows.mask.sum(),
     means,
-    # Rounding may leave less than nothing.
-    jnp.maximum(variances, 0) + min_variance,
+    variances + min_variance,
     mean(rows.labels),
     prediction_probs,
   )
@@ -235,11 +238,8 @@ def kmeans(
   z, mask = rows.embeddings, rows.mask
 
   def distances(centres):
-    return (
-      jnp.square(z).sum(-1, keepdims=True)
-      - 2 * _dot(z, centres.T)
-      + jnp.square(centres).sum(-1)[None]
-    )
+    # As in `log_joint`.
+    return jax.lax.map(lambda x: jnp.square(z - x[None]).sum(-1), centres).T
 
   def draw(rng, weight):
     # Where all that is left lies on a centre, any real row will do.
@@ -325,5 +325,5 @@ STARTS = dict(kmeans=kmeans, confusion=confusion, random=random)
 
 
 def _dot(x, y):
-  # On accelerators the default is too coarse for differences of squares.
+  # On accelerators the default is too coarse.
   return jnp.dot(x, y, precision=_HIGHEST)

@@ -29,6 +29,22 @@ def test_the_first_slice_is_the_planted_one(start):
   assert of_slice[best].mean() >= 0.9
 
 
+@pytest.mark.parametrize('ratio', [1e4, 1e6])
+def test_groups_may_be_far_from_each_other(ratio):
+  # So many deviations within a group are between two.
+  def drawn(seed):
+    embeddings, *others = planted_slices.draw(seed=seed)
+    far = np.random.default_rng([seed, 1]).integers(0, 2, len(embeddings))
+    return (embeddings + ratio * far[:, None]).astype(np.float32), *others
+
+  *valid, _ = drawn(0)
+  *test, of_slice = drawn(1)
+  found = domino.discover(*valid, seed=0)
+  odds = domino.log_odds(found, *test)
+  first = np.argsort(-odds, axis=0)[:10]
+  assert of_slice[first].mean(0).max() == 1
+
+
 def test_scores_are_responsibilities_of_all_components():
   *valid, _ = planted_slices.draw(seed=0)
   found = domino.discover(
