@@ -16,6 +16,9 @@ from repjax import types
 from repjax.analysis import games
 from repjax.analysis import redundancy
 
+# So that .29 of 100 players are 29: the product is below.
+_ROUNDING = 1e-9
+
 
 def along(
   game: games.Game,
@@ -87,14 +90,15 @@ def lowest_masked(rankings: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 
   Args:
     rankings: Players of each row, the most important first, [N, d].
-    shares: M shares that go, in [0, 1]; the paper has 0, .04, ..., 1.
+    shares: M shares that go, in [0, 1]; the paper has 0, .04, ..., 1. Of d
+      players floor(share * d) do.
   """
   for share in shares:
     types.check_range('[0, 1]', shares=float(share))
   rankings = np.asarray(rankings)
   dim = rankings.shape[1]
   places = np.stack([_places(x, dim) for x in rankings])
-  counts = dim - np.rint(np.asarray(shares) * dim).astype(int)
+  counts = dim - np.floor(np.asarray(shares) * dim + _ROUNDING).astype(int)
   return places[:, None] < counts[:, None]
 
 
@@ -117,8 +121,7 @@ def groups_masked(
   types.check_range('[0, 1]', share=share)
   stays = np.ones(len(found.component), bool)
   for group in found.groups:
-    # As Python's own numbers would have it: .3 * 10 is 3.
-    count = int(np.floor(share * len(group) + 1e-9))
+    count = int(np.floor(share * len(group) + _ROUNDING))
     stays[rng.permutation(group)[count:]] = False
   return stays
 

@@ -58,6 +58,17 @@ def test_the_lowest_of_each_ranking_go_first():
 
 
 @pytest.mark.parametrize(
+  ('share', 'gone'), [(0.04, 0), (0.28, 2), (0.3, 3), (0.29, 2), (0.99, 9)]
+)
+def test_no_more_than_the_share_of_a_ranking_goes(share, gone):
+  rankings = np.random.default_rng(0).permutation(10)[None]
+  found = masking_curves.lowest_masked(rankings, [share])
+  assert (~found).sum() == gone
+  hundred = masking_curves.lowest_masked(np.arange(100)[None], [share])
+  assert (~hundred).sum() == round(100 * share)
+
+
+@pytest.mark.parametrize(
   ('share', 'left'), [(0, 0), (0.3, 3), (0.55, 5), (1, 10)]
 )
 def test_so_many_of_each_group_stay(share, left):
