@@ -178,7 +178,8 @@ def influence(
     transform: What makes weights of E, which may be negative.
     damping: Share of steps along edges, 0.85 in the paper.
     personal: Whether walks begin again by Shapley values, the positive ones;
-      where there are none, anywhere.
+      where there are none, anywhere. (There the authors' code takes off the
+      largest, and so begins at its player alone.)
   """
   transforms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'softplus': lambda x: np.logaddexp(0, x),
