@@ -1,10 +1,11 @@
 """Device code: quantiles of a stream, by a histogram of fixed memory.
 
 Bins are as wide as their numbers are large, as in DDSketch (Masson, Rim and
-Lee, VLDB 2019, https://arxiv.org/abs/1908.10693): a quantile is off by at most
-`RELATIVE` of itself, whatever the scale of the numbers and their order, and
-sketches of parts add up. A bin is the leading bits of a float32, so that no
-logarithm is taken.
+Lee, VLDB 2019, https://arxiv.org/abs/1908.10693): a quantile between 2^-20 and
+2^20, of either sign, is off by at most `RELATIVE` of itself, whatever the order
+of the numbers, and sketches of parts add up. Smaller numbers count as 0, and
+larger ones as 2^20: scale what is of another size. A bin is the leading bits of
+a float32, so that no logarithm is taken.
 """
 
 import jax
