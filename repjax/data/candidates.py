@@ -116,7 +116,9 @@ def draw(
       stands at the right label does not matter.
     seed: Of the draws.
     noise: Probability that the right label is missing, in [0, 1), as in the
-      authors' code of PiCO+. Sets that come out empty are drawn again.
+      authors' code of PiCO+. Sets that come out empty are drawn again, whole,
+      so that fewer labels than that are missing in the end: where few others
+      are candidates, far fewer.
 
   Returns:
     bool [N, C].
