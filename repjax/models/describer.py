@@ -103,7 +103,8 @@ class LanguageModel(nn.Module):
     embed_dim: Of tokens.
     hidden_dim: Of each layer.
     num_layers: How many.
-    dropout_rate: Between layers, and on what the logits are made of.
+    dropout_rate: Between layers, and, unlike in the authors' code (PyTorch's
+      nn.LSTM), behind the last one, on what the logits are made of.
   """
 
   vocab_size: int
