@@ -173,19 +173,19 @@ CLAIMS = dict(
 
 _STUDY = dict(
   # baseline: 'mean' of the training rows, or 'value': an answer, say.
-  # num_rows: explained rows of the test split. num: orders of each.
+  # num_rows: explained rows of the test split, at most. num: orders of each.
   paper=dict(
     study=dict(
-      baseline='value',
-      value=3.0,
-      num_rows=100,
-      num=300,
-      threshold=1e-3,
-      forest_rows=0,
-      planted_rows=0,
+      **dict(baseline='value', value=3.0, num_rows=500, num=2000),
+      **dict(threshold=1e-3, forest_rows=0, planted_rows=0),
     )
   ),
-  small=dict(study=dict(baseline='mean', forest_rows=40, planted_rows=100)),
+  small=dict(
+    study=dict(
+      **dict(baseline='mean', num_rows=100, num=300),
+      **dict(forest_rows=40, planted_rows=100),
+    )
+  ),
   compas=dict(on='small', study=dict(forest_rows=0, planted_rows=0)),
   **dict(incomes=dict(on='compas'), adult=dict(on='compas')),
   divorce=dict(

@@ -19,6 +19,15 @@ def _formula(rows):
   return np.stack([1 - one, one], -1)
 
 
+@pytest.mark.parametrize(
+  ('preset', 'rows', 'orders'),
+  [('paper', 500, 2000), *((x, 100, 300) for x in ('small', 'divorce'))],
+)
+def test_the_paper_preset_has_the_published_numbers(preset, rows, orders):
+  config = study.get_config(preset).study
+  assert (config.num_rows, config.num) == (rows, orders)
+
+
 @pytest.fixture(scope='module')
 def masking():
   players = games.columns(10, np.zeros(10), names=tables.planted().names)
