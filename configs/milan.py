@@ -40,9 +40,10 @@ PRESETS = dict(
     augment=dict(
       size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     ),
-    # k: exemplars; length: tokens of a caption with START and END; at_least:
-    # how often a word must be there to be known.
-    units=dict(k=15, length=17, at_least=1),
+    # k: exemplars; length: tokens of a caption with START and END, of which the
+    # beam writes one less, 15 as the authors' (who cut no caption of training);
+    # at_least: how often a word must be there to be known.
+    units=dict(k=15, length=16, at_least=1),
     encoder=dict(
       **dict(network='resnet', run='', num_classes=1000, batch_size=64),
       layers=('stem', *(f'stage_{i}' for i in range(4))),

@@ -13,6 +13,7 @@ from repjax import types
 from repjax.analysis import exemplars
 from repjax.data.sets import planted_units
 from repjax.data.sets import scenes
+from repjax.methods import describing
 
 
 @pytest.fixture(scope='module')
@@ -155,6 +156,20 @@ def test_units_that_people_described_are_split_by_unit(folder):
   assert len(units.tokenizer.words) == 3 + 9
   texts = {units.tokenizer.decode(x[1:]) for x in units.heldout['tokens']}
   assert texts == {'red thing', 'of red'}
+
+
+def test_the_published_beam_writes_15_tokens():
+  config = milan.get_config('paper')
+  made = describing.make(
+    described_units.model(config, 7), optax.sgd(0.1), **config.describing
+  )
+  rows = dict(
+    features=np.zeros((1, config.units.k, 6), np.float32),
+    tokens=np.ones((1, config.units.length), np.int32),
+  )
+  state = jax.eval_shape(made.init, jax.random.key(0), rows)
+  said = jax.eval_shape(made.predict, state, rows)['description']
+  assert said.shape == (1, 15)
 
 
 def test_sets_without_planted_units_are_refused():
