@@ -11,12 +11,12 @@ on captions of half of the training rows, validation rows of the other half,
 test rows of the test split. A setting draws which five digits are the positive
 class and, of a digit, an ink or a place, a rare slice (4 to 10 % of the
 positive rows; the paper begins at 1 %, of which ten rows would not be left), a
-correlation (.2 to .8) or noisy labels (10 to 30 %), as in the paper.
-Predictions are synthetic, right for 40 % of a slice and 90 % of other rows, or
-those of an MLP trained on such rows, which counts only where it is worse on a
-slice of validation rows. The best of five slices counts. A value of a seed is a
-mean over its settings, and so intervals are over seeds, each with a CLIP,
-settings and predictions of its own; there are 90 settings in all.
+correlation (.2 to .8, as in the paper) or noisy labels (10 to 30 %; the paper
+begins at 1 %). Predictions are synthetic, right for 40 % of a slice and 90 % of
+other rows, or those of an MLP trained on such rows, which counts only where it
+is worse on a slice of validation rows. The best of five slices counts. A value
+of a seed is a mean over its settings, and so intervals are over seeds, each
+with a CLIP, settings and predictions of its own; there are 90 settings in all.
 
 All embeddings are seen in the same few principal dimensions. With pixels in
 128, the dimensions, and not what embeddings know, decided: densities of many
