@@ -23,8 +23,7 @@ best where the correlation is strong, BN-Adapt where values are unseen and rows
 few, pretraining where values are rare. BN-Adapt is far above the same networks
 without it where the colour misleads; with noisy labels hardly anything but hue
 is above ERM. RandAugment of its full strength, AutoAugment, and JTT where
-labels are noisy, lie below ERM. (In the record DANN also told apart values of
-which there were no rows.)
+labels are noisy, lie below ERM.
 
 Trials on three seeds had shown the accuracy of ERM and of the hue augmentation
 on four of the shifts when the thresholds were written. The range of rates and

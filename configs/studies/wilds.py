@@ -30,9 +30,7 @@ much on the new hospital. Nothing is gained from rows without labels beyond
 augmentation, by SwAV neither. FixMatch loses nine points (eleven in U-WILDS):
 on a third of the draws it ends between .59 and .81 on the new hospital; a guess
 is that its own first labels there are of one class. GroupDRO, CORAL and DANN on
-labelled rows are as good as ERM, IRM is not better. (In the record GroupDRO
-gave two fifths of its weight to hospitals without training rows, and so had a
-smaller step, and DANN had outputs for them.)
+labelled rows are as good as ERM, IRM is not better.
 """
 
 import numpy as np
