@@ -16,6 +16,9 @@ from repjax.analysis import slice_words
 
 def check(config, num_classes: int) -> None:
   """Raises InputError for settings with which no slices could be found."""
+  types.check_range(
+    '[1, inf)', **{'config.clip.features': config.clip.features}
+  )
   for split in config.data.eval_splits:
     rows = worded_pairs.num_evaluated(config, split)
     half = (rows + 1) // 2

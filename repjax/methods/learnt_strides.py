@@ -55,5 +55,8 @@ class _Limits(interceptors.Interceptor):
       self.limits[module.path] = module.limits(args[0].shape[1:-1])
     return next_fn(*args, **kwargs)
 
+  def changes(self, module, method):
+    return False
+
   def alike(self, layers):
     return not layers  # Its layers' paths are those of no other block.

@@ -150,7 +150,7 @@ def configured(task, weights, tokenizer):
     if not weights and 'completions' in task:
       fields['adapter']['kind'] = 'full'
   else:
-    fields['dp'] = dict(accountant='rdp')
+    fields['dp'] = dict(accountant='rdp', sampling_rate=0.0)
     fields['epochs'] = 1.0
     fields['step'] |= dict(microbatches=1)
   for group in [k for k, x in fields.items() if isinstance(x, dict)]:

@@ -59,9 +59,11 @@ def test_images_are_those_that_the_method_samples(kind, name, tmp_path):
     expected = sample(state.extra.params, rng, num=num)
     latent = jax.random.normal(rng, (num, 4))  # As `sample` draws them.
     found = make({'latent': latent})['image']
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    # Two programs, which some processors round differently; pixels are within
+    # [-1, 1].
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
   others = make({'latent': latent[::-1]})['image']
-  np.testing.assert_allclose(others, expected[::-1], rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(others, expected[::-1], rtol=0, atol=1e-5)
   assert np.abs(others[0] - found[0]).max() > 1e-3
   trained = sample(state.params['generator'], rng, num=num)
   assert np.abs(trained - found).max() > 1e-3
