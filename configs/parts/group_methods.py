@@ -1,6 +1,8 @@
 """Methods for two groups of rows, by their names in a config."""
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import optax
 
 from configs import presets
@@ -76,7 +78,22 @@ def method(
   )
   make, own = presets.choose('method', name, kinds)
   # A schedule for all of them, so that each goes on from any other's state.
-  decay = optax.inject_hyperparams(optax.add_decayed_weights)(
+  decay = _decay(
     optim.divided(weight_decay, rising if 'rescale' in own else 1.0)
   )
   return make(model, optax.chain(decay, tx), **own, **settings)
+
+
+def _decay(schedule: optax.Schedule) -> optax.GradientTransformation:
+  """`optax.add_decayed_weights` of a schedule, which older ones do not take."""
+
+  def init(params):
+    del params
+    return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+  def update(updates, state, params):
+    strength = schedule(state.count)
+    decayed = jax.tree.map(lambda g, p: g + strength * p, updates, params)
+    return decayed, optax.ScaleByScheduleState(state.count + 1)
+
+  return optax.GradientTransformation(init, update)

@@ -78,4 +78,9 @@ def divided(value: float, by: optax.ScalarOrSchedule) -> optax.Schedule:
     Step -> number.
   """
   schedule = by if callable(by) else optax.constant_schedule(by)
-  return lambda step: value / jnp.maximum(schedule(step), 1.0)
+
+  def at(step):
+    # Of one type, weak or not, so that a step is traced once.
+    return jnp.asarray(value / jnp.maximum(schedule(step), 1.0), jnp.float32)
+
+  return at
