@@ -282,20 +282,20 @@ class Run:
     )
     # On a full disk the console still says all of it; no traceback there.
     handler.handleError = lambda record: None
-    # Libraries tell much about themselves; their warnings are enough.
+    # Of libraries warnings are enough, even inside of a folder called repjax.
+    ours = f'{pathlib.Path(__file__).parent}{os.sep}'
     handler.addFilter(
       lambda record: (
         record.levelno >= python_logging.WARNING
         or 'site-packages' not in record.pathname
-        or '/repjax/' in record.pathname
+        or record.pathname.startswith(ours)
       )
     )
     root = logging.get_absl_logger()
-    for old in [
-      h for h in root.handlers if isinstance(h, python_logging.FileHandler)
-    ]:
-      root.removeHandler(old)
-      old.close()
+    for old in list(root.handlers):
+      if isinstance(old, python_logging.FileHandler):
+        root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
 
 

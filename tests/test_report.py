@@ -1,9 +1,11 @@
 """What a run leaves behind, read back."""
 
 import json
+import pathlib
 import resource
 import threading
 
+from absl import logging
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -109,3 +111,32 @@ def test_a_full_disk_is_named_and_ends_no_thread(run, monkeypatch):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert threading.active_count() == threads
+
+
+def test_a_log_has_no_words_of_libraries_wherever_they_lie(run):
+  ours = str(pathlib.Path(report.__file__).parent / 'loop.py')
+  checkout = '/home/somebody/repjax'
+  logger = logging.get_absl_logger()
+  before = list(logger.handlers)
+  run.log()
+  try:
+    for path, level, text in (
+      (ours, logging.INFO, 'step 1'),
+      (f'{checkout}/configs/studies/sam.py', logging.INFO, 'measured'),
+      (f'{checkout}/.venv/lib/site-packages/orbax/a.py', logging.INFO, 'noise'),
+      (f'{checkout}/.venv/lib/site-packages/a.py', logging.WARNING, 'beware'),
+    ):
+      level = logging.converter.absl_to_standard(level)
+      record = logger.makeRecord('absl', level, path, 1, text, (), None)
+      for handler in set(logger.handlers) - set(before):
+        handler.handle(record)
+  finally:
+    for handler in set(logger.handlers) - set(before):
+      logger.removeHandler(handler)
+      handler.close()
+  log = (run.workdir / 'log.txt').read_text()
+  assert [x.split()[-1] for x in log.splitlines()] == [
+    '1',
+    'measured',
+    'beware',
+  ]
