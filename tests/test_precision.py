@@ -1,5 +1,6 @@
 """Products that must keep all of float32 do so whatever a device's default."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -19,6 +20,7 @@ from repjax.methods import grouped
 from repjax.methods import logistic_regression
 from repjax.optim.gradient_vaccine import gram
 from repjax.optim.gradient_vaccine import surgery
+from repjax.privacy import clipping
 from repjax.privacy.ghost import rules
 from repjax.protocols import linear_probe
 from repjax.protocols import probes
@@ -186,6 +188,56 @@ CASES = {
 def test_no_product_is_rounded(name):
   number, found = rounded(*CASES[name])
   assert number, 'the case has no product'
+  assert not found
+
+
+# Of sizes that tell products of a layer's gradient from all others.
+_WIDTH, _FEATURES = 4, 7
+_LAYERS = {
+  'dense': nn.Dense(_FEATURES),
+  'a layer that names its own': nn.Dense(_FEATURES, precision='default'),
+  'general': nn.DenseGeneral(_FEATURES),
+  'convolution': nn.Conv(_FEATURES, (1,)),
+}
+
+
+class _Body(nn.Module):
+  layer: nn.Module
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(1, name='head')(jnp.tanh(self.layer(jnp.tanh(x))))
+
+
+def _clipped(layer, *, style='flat'):
+  """(a clipped sum as a function of rows, rows)."""
+  model = _Body(layer)
+  x = jnp.stack([ROWS] * 3)
+  params = model.init(jax.random.key(0), x)
+
+  def loss_fn(params, x, rng):
+    del rng
+    return jnp.square(model.apply(params, x)).sum((1, 2))
+
+  clip = clipping.clipped_gradient(loss_fn, 1.0, method='ghost', style=style)
+  return lambda x: clip(params, x).grads, x
+
+
+@pytest.mark.parametrize('name', _LAYERS)
+def test_no_gradient_of_a_layer_is_rounded_by_ghost_clipping(name):
+  fn, x = _clipped(_LAYERS[name])
+  number, found = rounded(fn, x)
+  assert found, 'the loss itself goes by the default'
+  shapes = [set(product.outvars[0].aval.shape) for product in found]
+  assert not [x for x in shapes if {_WIDTH, _FEATURES} <= x]
+  assert number > len(found)
+
+
+@pytest.mark.parametrize('style', ['flat', 'per_layer'])
+def test_two_backward_passes_of_ghost_clipping_round_nothing(style):
+  layer = nn.remat(nn.Dense)(_FEATURES)
+  number, found = rounded(*_clipped(layer, style=style))
+  assert number
   assert not found
 
 

@@ -17,6 +17,10 @@ A unit whose gradient is not finite has no norm to be clipped by and counts as
 0. A factor of 0 is not enough for that, as 0 * NaN is NaN: such numbers are
 left out wherever units meet. `two_backwards`, where they meet on the way, then
 takes one unit after the other, which is slow and costs no memory.
+
+Products of the ghost forms keep all of float32, but for those of the loss in
+`one_backward`, which norms and sums see alike. In TF32, the default of GPUs, a
+weighed unit would have another gradient than the one whose norm was found.
 """
 
 from collections.abc import Callable
@@ -102,6 +106,7 @@ def vmap(
   return Result(_like(params, leaves), scale.norms, aux)
 
 
+@jax.default_matmul_precision('highest')
 def two_backwards(
   found: coverage.Coverage,
   loss_fn: UnitLoss,

@@ -4,7 +4,9 @@ A layer is linear in its parameters: the weighted sum over units of their
 gradients is one product of inputs and cotangents. It is float32 whatever the
 layer computes in. In bfloat16 the sum would be rounded as a whole, where a
 single unit tips the rounding of numbers that all units have made: with 1,024
-units alike it moved by 2.5 times what each of them is clipped to.
+units alike it moved by 2.5 times what each of them is clipped to. And it is
+float32 whatever a device's products are rounded to by default: where positions
+of a unit cancel out, TF32 leaves more than the unit's norm is.
 """
 
 from collections.abc import Callable
@@ -50,7 +52,7 @@ def of_layers(
     own = {name: groups[leaf] for name, leaf in leaves.items()}
     x, g = inputs[key], cotangents[key]
     wide = jnp.promote_types(g.dtype, jnp.float32)
-    layer = intercept.bare(modules[key].clone(dtype=wide), key[1])
+    layer = intercept.bare(_exact(modules[key], wide), key[1])
     x, g = rules.multiplied(x, g.dtype), g.astype(wide)
     zeros = {name: jnp.zeros(w.shape, wide) for name, w in weights[key].items()}
     sums[key] = {
@@ -66,6 +68,14 @@ def of_layers(
   return sums
 
 
+def _exact(module, dtype):
+  """A layer whose products no device rounds."""
+  if isinstance(module, nn.Embed):  # `attend` goes by the default.
+    return module.clone(dtype=dtype)
+  return module.clone(dtype=dtype, precision='highest')
+
+
+@jax.default_matmul_precision('highest')
 def _of_layer(layer, zeros, names, units):
   """Gradients of sum <factor * cotangent, layer(input)>."""
 
