@@ -4,7 +4,9 @@ A statistic is made ready once for the pooled rows (a kernel matrix, the losses
 of all actions, ...) and then asked for its value at many splits of them, each
 said by vectors of 0 and 1. So all permutations are products of one matrix with
 such vectors, and nothing is computed twice. The observed split is one of them,
-treated like all others.
+treated like all others. For that the pool is in a random order: sums of equal
+numbers are rounded by their places, and where many splits are alike, a first
+sample that lies in one piece may be larger in the last digit than most.
 """
 
 from collections.abc import Callable
@@ -108,11 +110,11 @@ def permutation_test(
   # Rows may be sorted, and a statistic may take the first half of a sample.
   x, y = shuffled(x, rng_x), shuffled(y, rng_y)
   num_rows = size(x)
-  value, permuted = _values(
-    statistic.prepare(pool(x, y)),
+  value, permuted = values(
+    statistic,
+    x,
+    y,
     rng_orders,
-    value_fn=statistic.value,
-    num_rows=num_rows,
     num_permutations=num_permutations,
     chunk=chunk,
   )
@@ -183,7 +185,7 @@ def values(
     statistic: What is computed.
     x: Rows of the first sample.
     y: As many rows of the second sample.
-    rng: Of the permutations.
+    rng: Of the pool's order and of the permutations.
     num_permutations: B.
     chunk: Splits that are computed at once.
 
@@ -191,28 +193,30 @@ def values(
     The observed statistic, a scalar, and those of random splits, [B]; of
     statistics `together`, by their names.
   """
+  rng_pool, rng_orders = jax.random.split(rng)
+  order = jax.random.permutation(rng_pool, 2 * size(x))
   return _values(
-    statistic.prepare(pool(x, y)),
-    rng,
+    statistic.prepare(jax.tree.map(lambda a: a[order], pool(x, y))),
+    jnp.argsort(order),
+    rng_orders,
     value_fn=statistic.value,
-    num_rows=size(x),
     num_permutations=num_permutations,
     chunk=chunk,
   )
 
 
 @functools.partial(
-  jax.jit, static_argnames=('value_fn', 'num_rows', 'num_permutations', 'chunk')
+  jax.jit, static_argnames=('value_fn', 'num_permutations', 'chunk')
 )
-def _values(prepared, rng, *, value_fn, num_rows, num_permutations, chunk):
+def _values(prepared, observed, rng, *, value_fn, num_permutations, chunk):
   chunk = min(chunk, num_permutations + 1)
   # Whole chunks, since a product over fewer vectors might be summed in another
   # order, and equal splits would differ in their last digit.
   total = -(-(num_permutations + 1) // chunk) * chunk
-  orders = jax.vmap(lambda key: jax.random.permutation(key, 2 * num_rows))(
+  orders = jax.vmap(lambda key: jax.random.permutation(key, len(observed)))(
     jax.random.split(rng, total)
   )
-  orders = orders.at[0].set(jnp.arange(2 * num_rows))  # As it was observed.
+  orders = orders.at[0].set(observed)
   found = jax.lax.map(
     lambda order: value_fn(prepared, split(order)), orders, batch_size=chunk
   )

@@ -69,6 +69,23 @@ def test_equal_splits_have_equal_values():
   assert test.value in test.permuted
 
 
+@pytest.mark.parametrize('num_rows', [20, 21])
+def test_rows_that_are_nearly_all_equal_are_rejected_by_chance_alone(num_rows):
+  # Most splits are alike then but for rounding, which is the same for none.
+  def rejected(rng):
+    rng_rows, rng = jax.random.split(rng)
+    rows = jax.random.bernoulli(rng_rows, 0.05, (2, num_rows, 1))
+    x, y = jnp.where(rows, 0.7, 0.1)
+    value, permuted = two_sample.values(
+      mmd.statistic(1.0), x, y, rng, num_permutations=19
+    )
+    return two_sample.num_larger(value, permuted) == 0
+
+  rngs = jax.random.split(jax.random.key(0), 1000)
+  share = jax.lax.map(rejected, rngs, batch_size=100).mean()
+  assert share < 0.05 + 4 * (0.05 * 0.95 / 1000) ** 0.5  # It was .18 and .20.
+
+
 def test_unequal_sizes_are_drawn_from_if_asked():
   x, y = np.arange(5.0), np.arange(100.0, 108)
   test = two_sample.permutation_test(
