@@ -10,9 +10,9 @@ config.tokenizer.run, then 'finetune' or 'probe' with config.pretrained, each
 the work directory of a run before. Settings of a stage are in config.stages.
 
 paper: B/16 on ImageNet-1k. What differs from the authors: no colour jitter;
-  fine-tuning has Mixup alone where they alternate with CutMix, and clips, as
-  pre-training does; the tokenizer's image is the model's, made smaller, where
-  theirs is cut from the same place of the full one.
+  fine-tuning has Mixup alone where they alternate with CutMix; the tokenizer's
+  image is the model's, made smaller, where theirs is cut from the same place of
+  the full one.
 small: a 2-layer network on `digits`, with absolute positions, which the paper's
   does without.
 """
@@ -98,7 +98,13 @@ PRESETS = dict(
         batch_size=1024,
         epochs=100.0,
         augment=dict(rand_augment_layers=2, erasing=0.25),
-        tx=dict(learning_rate=4e-3, warmup=0.2, end=0.00025, layer_decay=0.65),
+        tx=dict(
+          learning_rate=4e-3,
+          warmup=0.2,
+          end=0.00025,
+          clip=0.0,
+          layer_decay=0.65,
+        ),
         mixup=dict(alpha=0.8),
         step=dict(label_smoothing=0.1),
       ),
@@ -149,7 +155,7 @@ PRESETS = dict(
         epochs=0.0,
         min_steps=300,
         augment=dict(rand_augment_layers=0, erasing=0.0),
-        tx=dict(learning_rate=1e-3, warmup=0.1, end=0.0),
+        tx=dict(learning_rate=1e-3, warmup=0.1, end=0.0, clip=3.0),
         mixup=dict(alpha=0.0),
         step=dict(label_smoothing=0.0),
       ),

@@ -11,8 +11,7 @@ https://arxiv.org/abs/2106.09785
 paper: Swin-T with windows of 7 on ImageNet-1k. What differs from the authors:
   views without hue, grey, blur and solarization, cut from images that are
   224 x 224 already; one mean and deviation for all channels; weight decay stays
-  at .1, where theirs rises from .04 to .4; norms of prototypes are 1, where
-  theirs are learned.
+  at .1, where theirs rises from .04 to .4.
 small: a two-stage Swin on `digits` at random places; gpu: a Swin on CIFAR-10.
 """
 
@@ -49,7 +48,7 @@ PRESETS = dict(
       **dict(num_prototypes=65_536, hidden_dim=2048, dim=256),
       **dict(region_weight=0.5, student_temperature=0.1, chunk=1024),
       **dict(teacher_temperature=(0.04, 0.07), warm=0.1, frozen=1 / 300),
-      **dict(momentum=0.996, centre_momentum=0.9),
+      **dict(momentum=0.996, centre_momentum=0.9, learn_norm=True),
     ),
     probe=dict(neighbours=20, temperature=0.07, strengths=()),
     # The rate is 5e-4 for 256 rows.
@@ -74,7 +73,7 @@ PRESETS = dict(
     ),
     esvit=dict(
       **dict(num_prototypes=64, hidden_dim=64, dim=32, momentum=0.99),
-      **dict(chunk=4096, frozen=0.0),
+      **dict(chunk=4096, frozen=0.0, learn_norm=False),
       # At .9 the teacher says the same of all rows before it is centred.
       **dict(centre_momentum=0.5, teacher_temperature=(0.02, 0.02)),
     ),

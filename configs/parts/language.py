@@ -6,10 +6,10 @@ its own layer. `language_study` has what only studies use.
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import optax
 
@@ -212,14 +212,14 @@ def model(config, data: Data, attention_fn) -> transformer.DecoderLM:
 def adamw(
   config, steps: int, optimizer: types.Optimizer = optax.adamw
 ) -> optax.GradientTransformation:
-  """Warm-up, cosine, clipping; matrices decay."""
+  """Warm-up, cosine, clipping; matrices decay, those of positions too."""
   tx = config.tx
   return optax.chain(
     optax.clip_by_global_norm(tx.clip or math.inf),
     optimizer(
       optim.warmup_cosine(tx.learning_rate, steps=steps, warmup=tx.warmup),
       weight_decay=tx.weight_decay,
-      mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+      mask=functools.partial(optim.weight_decay_mask, exempt=('bias',)),
     ),
   )
 
