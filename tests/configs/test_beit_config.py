@@ -3,9 +3,11 @@
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import beit
+from configs.parts import beit_tokenizer
 from repjax import checkpoint
 from repjax import loop
 from repjax import start
@@ -83,6 +85,29 @@ def test_the_tokenizer_may_see_other_images(runs):
   assert batch['token_image'].max() <= 0.9 + 1e-6
   config = of_stage('tokenizer', size=16)
   assert beit.build(config).train.batch(0)['image'].shape == (16, 16, 16, 1)
+
+
+def test_the_tokenizer_sees_pixels_and_not_what_is_standardised():
+  config = of_stage('pretrain', size=8)  # The images' own size.
+  config.augment.update(mean=(0.3,), std=(0.7,))
+  batch = beit.build(config).train.batch(0)
+  pixels = batch['image'] * 0.7 + 0.3
+  assert pixels.min() == pytest.approx(0, abs=1e-6)
+  assert pixels.max() == pytest.approx(1, abs=1e-6)
+  np.testing.assert_allclose(
+    batch['token_image'], 0.8 * pixels + 0.1, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_the_tokenizers_temperature_falls_along_a_cosine(monkeypatch):
+  seen = {}
+  make = lambda model, tx, **own: seen.update(own)  # noqa: E731
+  monkeypatch.setattr(beit_tokenizer.tokenizing, 'make', make)
+  config = of_stage('tokenizer', temperature=(1.0, 0.25), kl_weight=0.5)
+  beit_tokenizer.method(config, (8, 8, 1), 100, optax.sgd(1.0))
+  assert seen['kl_weight'] == 0.5
+  temperatures = [float(seen['temperature'](step)) for step in (0, 50, 100)]
+  assert temperatures == pytest.approx([1.0, 0.625, 0.25])
 
 
 @pytest.mark.parametrize(

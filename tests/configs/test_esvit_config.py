@@ -39,6 +39,39 @@ def test_every_method_takes_every_network(name, network):
   assert set(found) == {'features'}
 
 
+def _distilled(monkeypatch, config, steps):
+  """What `esvit.make` is given in a run of so many steps."""
+  seen = {}
+  make = lambda model, tx, **own: seen.update(own)  # noqa: E731
+  monkeypatch.setattr(self_supervised.esvit, 'make', make)
+  self_supervised.method(config, steps)
+  return seen
+
+
+def test_schedules_go_by_the_length_of_the_run(monkeypatch):
+  seen = _distilled(monkeypatch, recipe.get_config('paper'), 3000)
+  assert seen['learn_norm'] is True
+  assert seen['frozen_steps'] == 10  # Of 300 epochs the first one.
+  temperatures = [
+    float(seen['teacher_temperature'](step)) for step in (0, 150, 300, 3000)
+  ]
+  assert temperatures == pytest.approx([0.04, 0.055, 0.07, 0.07])
+  momenta = [float(seen['momentum'](step)) for step in (0, 1500, 3000)]
+  assert momenta == pytest.approx([0.996, 0.998, 1.0])
+
+
+def test_dino_has_no_part_of_regions(monkeypatch):
+  config = _config(method='dino')
+  config.esvit.update(
+    region_weight=0.5, teacher_temperature=(0.02, 0.06), warm=0.5, frozen=0.25
+  )
+  seen = _distilled(monkeypatch, config, 8)
+  assert seen['region_weight'] == 0.0
+  assert seen['frozen_steps'] == 2
+  temperatures = [float(seen['teacher_temperature'](x)) for x in (0, 2, 4, 8)]
+  assert temperatures == pytest.approx([0.02, 0.04, 0.06, 0.06])
+
+
 def test_what_cannot_be_is_said():
   for field, named in (
     (dict(method='blue'), 'config.method is one of esvit, dino'),
