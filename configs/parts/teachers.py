@@ -112,7 +112,7 @@ def taught(config) -> Callable[[], types.PyTree]:
   """
   if config.teacher:
     found = start.from_run(config.teacher, field='config.teacher')
-    _check(config, found['params'])
+    _check(config, found)
     return lambda: found
   if config.teaching.steps < 1:
     raise types.InputError(
@@ -132,8 +132,8 @@ def taught(config) -> Callable[[], types.PyTree]:
   return trained
 
 
-def _check(config, params):
-  """Raises InputError unless they are those of the config's network."""
+def _check(config, found):
+  """Raises InputError unless these variables fit the config's network."""
   what = f'config.teacher={config.teacher}'
   size, channels = config.augment.size, len(config.augment.mean)
   image = jnp.zeros((1, size, size, channels))
@@ -141,15 +141,22 @@ def _check(config, params):
     lambda: two_domains.network(config).init(
       jax.random.key(0), image, train=False
     )
-  )['params']
+  )
+  params = found['params']
   given = np.shape(params['head']['bias']) if 'head' in params else ()
-  if given != wanted['head']['bias'].shape:
+  if given != wanted['params']['head']['bias'].shape:
     raise types.InputError(
       f'{what} has a head of shape {given}, and the base set '
       f'config.data.num_base={config.data.num_base} classes: give a teacher of '
       'these.'
     )
-  trees.check_leaves(trees.flatten(params), trees.flatten(wanted), what=what)
+  # Statistics of norms, too; a run may keep more beside them.
+  for name, collection in wanted.items():
+    trees.check_leaves(
+      trees.flatten(found.get(name, {})),
+      trees.flatten(collection),
+      what=f'{what}, {name}',
+    )
 
 
 def labelled(

@@ -94,6 +94,27 @@ def test_a_teacher_of_other_classes_is_refused(monkeypatch):
     startup.build(config)
 
 
+def test_a_teacher_without_its_statistics_is_refused(monkeypatch):
+  config = _config()
+  config.teacher = 'runs/teacher'
+  image = two_domains.columns(config, 'target')['image'][:1]
+  network = two_domains.network(config)
+  found = dict(network.init({'params': jax.random.key(0)}, image, train=False))
+  monkeypatch.setattr(teachers.start, 'from_run', lambda *_, **__: found)
+  startup.build(config)  # As it should be, and what else a run may keep.
+  found['more'] = {}
+  startup.build(config)
+  mean = found['batch_stats']['norm_0']['mean']
+  found['batch_stats']['norm_0'] = {'mean': mean[:1]}
+  with pytest.raises(
+    types.InputError, match=r'batch_stats do not fit.*norm_0/v'
+  ):
+    startup.build(config)
+  del found['batch_stats']
+  with pytest.raises(types.InputError, match='batch_stats do not fit'):
+    startup.build(config)
+
+
 @pytest.mark.parametrize(
   ('data', 'match'),
   [

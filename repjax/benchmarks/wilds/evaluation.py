@@ -206,7 +206,7 @@ def check(predicted: np.ndarray, true: np.ndarray, *, what: str) -> np.ndarray:
     InputError: They are not as many as the truths, or no real numbers, or not
       finite.
   """
-  predicted = np.asarray(predicted)
+  predicted = np.atleast_1d(predicted)
   if not np.can_cast(predicted.dtype, np.float64, 'same_kind'):
     raise types.InputError(
       f'Predictions of {what} must be real numbers; got {predicted.dtype}.'

@@ -135,6 +135,8 @@ def test_a_wrong_split_is_named():
     types.InputError, match='3 predictions of the 4 rows of t'
   ):
     data.subset('train').evaluate(np.zeros(3))
+  with pytest.raises(types.InputError, match='1 predictions of the 4 rows'):
+    data.subset('train').evaluate(np.float32(3))
   with pytest.raises(types.InputError, match='take the argmax'):
     data.subset('train').evaluate(np.zeros((4, 2)))
   with pytest.raises(types.InputError, match=r'Prediction 1 .* not finite'):
