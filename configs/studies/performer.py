@@ -21,8 +21,8 @@ variance of exp(|q + k|^2 / sqrt(D)) / m, which is largest where attention is;
 rotary positions let it look sharply at single bytes (a guess: measured is that
 the variance in the sharpest head is beyond float32). A run reports the share of
 attention whose weights have a variance below 1. Whether orthogonal rows help
-the estimator at m = d five seeds of 4,000 draws do not decide: its squared
-error, too, is ruled by few draws (a guess).
+the estimator at m = d five seeds of 4,000 draws did not decide, as few draws
+rule a squared error, too: there are 40,000 (.78 with seed 0, in a trial).
 
 `gpu` has pixels of MNIST, 784 tokens, by six layers of 512 with learned
 positions.
@@ -98,7 +98,7 @@ CLAIMS = dict(
 )
 
 _STUDY = dict(
-  paper=dict(study=dict(draws=4000, tune_steps=50)),
+  paper=dict(study=dict(draws=40_000, tune_steps=50)),
   smoke=dict(study=dict(draws=400, tune_steps=2)),
   tiny_shakespeare=dict(study=dict(tune_steps=20)),
   learned_positions=dict(study=dict(tune_steps=60)),
