@@ -9,12 +9,14 @@ convolutions of as many operations as the learnt ones have in the end, by wider
 layers. And: images of white noise with a known band, whose edges strides shall
 find by a price on places.
 
-Each kind has its best rate of five from the poor start, on training rows that
-are held out, by another seed; the wider network has that of strided ones.
-Crops are chosen anew every few steps for the smallest strides of all seeds.
-Two records without the rate .01 were seen before: gains of .32 +- .16, .09 +-
-.03 and .12 +- .03, then, with other roundings, .30 +- .06, .05 +- .02 and .10
-+- .02, where spectral pooling was best at its lowest rate.
+Each kind has its best rate of four from the poor start, on training rows that
+are held out, by another seed; the wider network has that of strided ones. Crops
+are chosen anew every few steps for the smallest strides of all seeds.
+
+In an earlier record, whose numbers were rounded in another order, spectral
+pooling was best at .1, inside of the grid; gains were .32 +- .16, .09 +- .03
+and .12 +- .03. Now it is best at .03, the lowest rate, so that nothing is
+claimed.
 
 cifar10: on 10,000 rows of CIFAR-10; hours on two cores, and not recorded. Seen
 before: strided .524 at a rate of .3 from the poor start, .517 from the good
@@ -114,7 +116,7 @@ _STUDY = dict(
   small=dict(
     study=dict(
       **dict(good=(2.0, 2.0), every=100, widths=(8, 32)),
-      **dict(rates=(0.01, 0.03, 0.1, 0.3, 1.0)),
+      **dict(rates=(0.03, 0.1, 0.3, 1.0)),
       **dict(tune='train[:1200]', held_out='train[1200:]'),
     ),
     stride=dict(strides=(3.0, 3.0)),
