@@ -186,8 +186,12 @@ def clipped_gradient(
         return total(forms.vmap)
       if rounds:
         raise types.InputError(_ROUNDS.format(types=_names(found.narrow)))
-      ghost = forms.one_backward if found.outputs else forms.two_backwards
-      return total(functools.partial(ghost, found))
+      if found.outputs:
+        return total(functools.partial(forms.one_backward, found))
+      with jax.default_matmul_precision('highest'):
+        # Compiled parts of the loss are traced anew for it.
+        found = coverage.find(unit_loss, jax.tree.map(_shape, params), *one)
+        return total(functools.partial(forms.two_backwards, found))
 
     try:
       grads, norms, aux = search()

@@ -106,7 +106,6 @@ def vmap(
   return Result(_like(params, leaves), scale.norms, aux)
 
 
-@jax.default_matmul_precision('highest')
 def two_backwards(
   found: coverage.Coverage,
   loss_fn: UnitLoss,
@@ -116,7 +115,8 @@ def two_backwards(
 ) -> Result:
   """Norms by one backward pass, the sum by another one.
 
-  Not where `found.narrow`: the sum would be rounded.
+  Not where `found.narrow`: the sum would be rounded. For the same reason under
+  `jax.default_matmul_precision('highest')`.
   """
   leaves, rebuild, leftover, rest = _divide(found, params, units, clip)
   covered = {i: leaves[i] for i in found.covered}
