@@ -86,11 +86,11 @@ def main() -> None:
 
 def _measure_all(studies, out: pathlib.Path, table: pathlib.Path) -> None:
   """Measures all papers; goes on where it was stopped."""
-  from repjax import provenance
+  from repjax import report
 
   what = {
     'preset': _PRESET.value,
-    'git': provenance.git_commit(),
+    'git': report.git_commit(),
     'papers': {
       paper: [_fingerprint(config), seeds]
       for paper, (_, config, seeds) in studies.items()
@@ -185,7 +185,6 @@ def _measure(
   folder: pathlib.Path,
 ) -> None:
   """Runs one paper's study and writes its report, unless it is there."""
-  from repjax import provenance
   from repjax import report
 
   before = kept.Kept(folder)
@@ -215,7 +214,7 @@ def _measure(
       'seconds': seconds,
       'config': identity,
       'sources': sources.checksums(_study_file(paper)),
-      **provenance.of_process(),
+      **report.environment(),
     }
     if before.is_the_same(found):
       logging.info('the numbers and the code are those of %s: kept', folder)

@@ -16,7 +16,7 @@ import jax
 
 from repjax import checkpoint
 from repjax import parallel
-from repjax import provenance
+from repjax import report
 from repjax import trees
 from repjax import types
 
@@ -63,7 +63,7 @@ def facts(
     'config': {**origin, **fields},
     'training rows': experiment.train.fingerprint(),
     'code': code(origin.get('file')),
-    'versions': provenance.of_process()['versions'],
+    'versions': report.environment()['versions'],
   }
 
 

@@ -18,9 +18,13 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
+import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
+import subprocess
 import sys
 import time
 from typing import Any
@@ -32,8 +36,19 @@ import PIL.Image
 
 from repjax import files
 from repjax import parallel
-from repjax import provenance
 from repjax import types
+
+_PACKAGES = (
+  'repjax',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'tensorflow-datasets',
+  'grain',
+  'numpy',
+)
 
 
 class Writer(Protocol):
@@ -177,8 +192,7 @@ class Run:
     """Writes config.json: what the run that begins or goes on here is."""
     if self.is_writer:
       files.write_json(
-        self.workdir / 'config.json',
-        {'config': config, **provenance.of_process()},
+        self.workdir / 'config.json', {'config': config, **environment()}
       )
       self._tracked().hyperparameters(flat(config))
 
@@ -298,3 +312,39 @@ def flat(config: Mapping[str, Any], stem: str = '') -> dict[str, Any]:
     else:
       fields[stem + name] = x if isinstance(x, int | float | str) else str(x)
   return fields
+
+
+def environment() -> dict[str, Any]:
+  """Versions, git commit, devices and command line of this process."""
+  versions = {'python': platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = 'not installed'
+  return {
+    'versions': versions,
+    'git': git_commit(),
+    'devices': [str(d) for d in jax.devices()],
+    'cores': os.cpu_count(),
+    'processes': jax.process_count(),
+    'command': [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+
+
+def git_commit() -> str:
+  """The commit of the package's checkout, '+' if code is not it; '' if none."""
+
+  def git(*args):
+    # Reading the status may not lock the user's index.
+    here = ('-C', str(pathlib.Path(__file__).parent), '--no-optional-locks')
+    command = ('git', *here, *args)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+  try:
+    changed = git('status', '-s', '--', ':/*.py')  # And not what runs leave.
+    return git('rev-parse', 'HEAD') + ('+' if changed else '')
+  except (OSError, subprocess.CalledProcessError):
+    return ''

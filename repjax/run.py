@@ -25,7 +25,6 @@ from repjax import files
 from repjax import loop
 from repjax import parallel
 from repjax import plots
-from repjax import provenance
 from repjax import report
 from repjax import trees
 from repjax import types
@@ -321,7 +320,7 @@ def _finish(experiment, directory, evaluate, facts):
   for split, seen in evaluate.last.items():
     for name, figure in experiment.figures(split, *seen).items():
       directory.figure(f'{split}_{name}', figure)
-  made = {'result': evaluate.values, **facts, **provenance.of_process()}
+  made = {'result': evaluate.values, **facts, **report.environment()}
   directory.finish(made)
   logging.info(
     'finished %s steps in %.0f s (%.0f s of training): %s',

@@ -25,7 +25,7 @@ from repjax.layers import attention
 from repjax.layers import frozen
 from repjax.methods import beit as pretraining
 from repjax.methods import mixup
-from repjax.metrics import language
+from repjax.metrics import averages
 from repjax.models import beit
 from repjax.weights import beit_weights
 from repjax.weights import dvae_weights
@@ -124,7 +124,7 @@ def _build_pretraining(config, data, tx):
     ),
     sources=sources,
     steps=data.steps,
-    measure=lambda outputs, columns: language.measure(
+    measure=lambda outputs, columns: averages.of_tokens(
       outputs['nll'], outputs['patches'], outputs['hits']
     ),
     figures=lambda rows, outputs, columns: {},

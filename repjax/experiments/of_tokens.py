@@ -12,8 +12,8 @@ from repjax import types
 from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.experiments import wiring
+from repjax.metrics import averages
 from repjax.metrics import classification
-from repjax.metrics import language
 
 
 def classifier(
@@ -77,7 +77,7 @@ def predictor(
     num_bytes = None
     if 'num_bytes' in columns:
       num_bytes = columns['num_bytes'].sum(dtype=np.float64)
-    return language.measure(
+    return averages.of_tokens(
       outputs['nll'], outputs['tokens'], outputs['hits'], num_bytes
     )
 

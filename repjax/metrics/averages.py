@@ -1,4 +1,4 @@
-"""Host side: sums of a run -> means, over rows and over seeds."""
+"""Host side: sums of a run -> means, over rows, tokens and seeds."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -27,6 +27,36 @@ def add(first: types.Sums, second: types.Sums) -> dict[str, tuple[Any, Any]]:
     name: (total + second[name][0], weight + second[name][1])
     for name, (total, weight) in first.items()
   }
+
+
+def of_tokens(
+  nll: np.ndarray,
+  tokens: np.ndarray,
+  hits: np.ndarray,
+  num_bytes: float | None = None,
+) -> dict[str, float]:
+  """Means over all tokens that a model predicted of a text.
+
+  Args:
+    nll: Negative log-likelihood of each row's tokens, nats, [N].
+    tokens: Number of each row's tokens, [N].
+    hits: How many of them are the likeliest ones, [N].
+    num_bytes: Bytes of the text; None leaves out 'bits_per_byte', the measure
+      that does not depend on the tokenizer.
+
+  Returns:
+    'loss' (nats a token), 'perplexity', 'accuracy' and 'bits_per_byte'.
+  """
+  total = float(np.sum(nll, dtype=np.float64))
+  count = float(np.sum(tokens, dtype=np.float64))
+  numbers = {
+    'loss': total / count,
+    'perplexity': float(np.exp(total / count)),
+    'accuracy': float(np.sum(hits, dtype=np.float64)) / count,
+  }
+  if num_bytes is not None:
+    numbers['bits_per_byte'] = total / float(np.log(2)) / num_bytes
+  return numbers
 
 
 def mean_and_error(values) -> tuple[float, float]:

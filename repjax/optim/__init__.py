@@ -19,7 +19,6 @@ from repjax.optim.in_turn import whose_turn as whose_turn
 from repjax.optim.l2_sp import L2SpState as L2SpState
 from repjax.optim.l2_sp import l2_sp as l2_sp
 from repjax.optim.layer_decay import layer_decay as layer_decay
-from repjax.optim.layer_decay import weight_decay_mask as weight_decay_mask
 from repjax.optim.over_batches import over_batches as over_batches
 from repjax.optim.restarted import restarted as restarted
 from repjax.optim.sam import sam as sam
@@ -29,3 +28,4 @@ from repjax.optim.schedules import warmup_cosine as warmup_cosine
 from repjax.optim.strides import stride_cost as stride_cost
 from repjax.optim.strides import stride_group as stride_group
 from repjax.optim.task_cosines import task_cosines as task_cosines
+from repjax.optim.weight_decay import weight_decay_mask as weight_decay_mask

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from repjax import provenance
+from repjax import report
 
 
 @pytest.fixture
@@ -22,30 +22,30 @@ def checkout(tmp_path, monkeypatch):
 
   git('init', '-q')
   (tmp_path / 'package').mkdir()
-  file = tmp_path / 'package' / 'provenance.py'
-  file.write_text(pathlib.Path(provenance.__file__).read_text('utf-8'))
+  file = tmp_path / 'package' / 'report.py'
+  file.write_text(pathlib.Path(report.__file__).read_text('utf-8'))
   (tmp_path / 'report.json').write_text('1')
   git('add', '.')
   git('commit', '-qm', 'x')
-  monkeypatch.setattr(provenance, '__file__', str(file))
+  monkeypatch.setattr(report, '__file__', str(file))
   return tmp_path, git('rev-parse', 'HEAD')
 
 
 def test_what_runs_leave_is_no_change(checkout):
   folder, commit = checkout
-  assert provenance.git_commit() == commit
+  assert report.git_commit() == commit
   (folder / 'report.json').write_text('2')
   (folder / 'plot.png').write_text('new')
-  assert provenance.git_commit() == commit
+  assert report.git_commit() == commit
 
 
-@pytest.mark.parametrize('name', ['package/provenance.py', 'new.py'])
+@pytest.mark.parametrize('name', ['package/report.py', 'new.py'])
 def test_code_that_is_not_committed_is_marked(checkout, name):
   folder, commit = checkout
   (folder / name).write_text('# Other code.')
-  assert provenance.git_commit() == f'{commit}+'
+  assert report.git_commit() == f'{commit}+'
 
 
 def test_outside_of_a_checkout_there_is_none(tmp_path, monkeypatch):
-  monkeypatch.setattr(provenance, '__file__', str(tmp_path / 'a.py'))
-  assert provenance.git_commit() == ''
+  monkeypatch.setattr(report, '__file__', str(tmp_path / 'a.py'))
+  assert report.git_commit() == ''
