@@ -269,10 +269,23 @@ def _alternating(
         model_state=aux.model_state,
       ), aux.sums
 
+    # What the chain of one part alone measures weighs nothing in the other's
+    # steps.
+    shapes = {name: jax.eval_shape(lambda x=name: train(x)[1]) for name in txs}
+    nothing = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      {**shapes['model'], **shapes['adversary']},
+    )
+
+    def turn(name):
+      state, sums = train(name)
+      return state, {**nothing, **sums}
+
     # The same on all devices, so that their collectives meet.
-    turn = state.step % (adversary_steps + 1) < adversary_steps
     return jax.lax.cond(
-      turn, lambda: train('adversary'), lambda: train('model')
+      state.step % (adversary_steps + 1) < adversary_steps,
+      lambda: turn('adversary'),
+      lambda: turn('model'),
     )
 
   def predict(state, batch):

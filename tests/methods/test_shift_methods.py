@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from repjax import loop
+from repjax import optim
 from repjax import parallel
 from repjax import types
 from repjax.layers import norms
@@ -33,6 +34,7 @@ from repjax.methods import noisy_student
 from repjax.methods import pseudo_label
 from repjax.methods import sagnet
 from repjax.methods import vrex
+from repjax.models import mlp
 
 ROWS, GROUPS, CLASSES, DIM = 16, 3, 4, 5
 
@@ -430,6 +432,24 @@ def test_groups_without_training_rows_are_nothing_to_the_adversary():
         **_GROUPS,
       )
     )
+
+
+def test_of_alternating_parts_one_may_measure_more():
+  tx = optax.chain(
+    optim.dp_sgd(1.0, 0.0, expected_batch_size=ROWS, key=jax.random.key(0)),
+    SGD,
+  )
+  settings = dict(weight=0.5, form='alternating', tx_adversary=tx, **_GROUPS)
+  method = dann.make(mlp.Mlp(CLASSES, features=(6,)), SGD, **settings)
+  # Where all rows have labels, each has a loss of its own.
+  batch = {k: x for k, x in batch_of(0).items() if k != 'labelled'}
+  state = method.init(jax.random.key(0), batch)
+  weights = []
+  for _ in range(2):
+    state, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
+    weights.append((int(sums['gradient_norm'][1]), int(sums['loss'][1])))
+  assert weights[0][0] > 0 == weights[1][0]
+  assert weights[0][1] == weights[1][1] > 0
 
 
 def test_alternating_steps_train_one_part_each():
