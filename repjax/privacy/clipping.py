@@ -180,18 +180,16 @@ def clipped_gradient(
       if method in ('vmap', 'microbatch'):
         return total(forms.vmap)
       one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], units))
-      found = coverage.find(unit_loss, jax.tree.map(_shape, params), *one)
+      # As `two_backwards` traces it: what is compiled is traced once for both.
+      with jax.default_matmul_precision('highest'):
+        found = coverage.find(unit_loss, jax.tree.map(_shape, params), *one)
       rounds = bool(found.narrow) and not found.outputs
       if method == 'auto' and (rounds or not _ghost_is_smaller(found, params)):
         return total(forms.vmap)
       if rounds:
         raise types.InputError(_ROUNDS.format(types=_names(found.narrow)))
-      if found.outputs:
-        return total(functools.partial(forms.one_backward, found))
-      with jax.default_matmul_precision('highest'):
-        # Compiled parts of the loss are traced anew for it.
-        found = coverage.find(unit_loss, jax.tree.map(_shape, params), *one)
-        return total(functools.partial(forms.two_backwards, found))
+      ghost = forms.one_backward if found.outputs else forms.two_backwards
+      return total(functools.partial(ghost, found))
 
     try:
       grads, norms, aux = search()

@@ -601,14 +601,16 @@ def test_an_interceptor_around_clipping_is_part_of_the_loss(method):
   assert_close(found.grads, weighted(grads, np.ones(ROWS)))
 
 
-def test_a_compiled_loss_is_seen_through():
+@pytest.mark.parametrize('precision', [None, 'highest'])
+def test_a_compiled_loss_is_seen_through(precision):
   loss_fn, params, batch = tiny(Plain())
   parts = tiny(with_apply(jax.jit(Plain().apply)))
   cases = {'whole': (jax.jit(loss_fn), params, batch), 'part': parts}
-  for result in all_at_once(cases).values():
-    check(*result)
-  # A compiled part is found out, once it has been traced, and left over.
-  assert leftover(parts)[0] == LAYER | HEAD
+  with jax.default_matmul_precision(precision):
+    for result in all_at_once(cases).values():
+      check(*result)
+    # A compiled part is found out, once it has been traced, and left over.
+    assert leftover(parts)[0] == LAYER | HEAD
 
 
 def test_frozen_parameters_cost_nothing():

@@ -20,7 +20,8 @@ takes one unit after the other, which is slow and costs no memory.
 
 Products of the ghost forms keep all of float32, but for those of the loss in
 `one_backward`, which norms and sums see alike. In TF32, the default of GPUs, a
-weighed unit would have another gradient than the one whose norm was found.
+weighed unit would have another gradient than the one whose norm was found. Only
+products outside of covered layers that name another precision keep theirs.
 """
 
 from collections.abc import Callable
@@ -106,6 +107,7 @@ def vmap(
   return Result(_like(params, leaves), scale.norms, aux)
 
 
+@jax.default_matmul_precision('highest')
 def two_backwards(
   found: coverage.Coverage,
   loss_fn: UnitLoss,
@@ -115,8 +117,7 @@ def two_backwards(
 ) -> Result:
   """Norms by one backward pass, the sum by another one.
 
-  Not where `found.narrow`: the sum would be rounded. For the same reason under
-  `jax.default_matmul_precision('highest')`.
+  Not where `found.narrow`: the sum would be rounded.
   """
   leaves, rebuild, leftover, rest = _divide(found, params, units, clip)
   covered = {i: leaves[i] for i in found.covered}

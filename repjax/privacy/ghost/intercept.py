@@ -12,6 +12,7 @@ import contextlib
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from repjax import interceptors
 from repjax.privacy.ghost import rules
@@ -101,5 +102,18 @@ def bare(module: nn.Module, method: str) -> Callable[..., Any]:
   def apply(params, x):
     with interceptors.without():
       return alone.apply({'params': params}, x, method=method)
+
+  return apply
+
+
+def exact(module: nn.Module, method: str) -> Callable[..., Any]:
+  """As `bare`; no device rounds its products, whatever precision it names."""
+  if not isinstance(module, nn.Embed):  # `attend` goes by the default.
+    module = module.clone(precision='highest')
+  layer = bare(module, method)
+
+  def apply(params, x):
+    with jax.default_matmul_precision('highest'):
+      return layer(params, x)
 
   return apply

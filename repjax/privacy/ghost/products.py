@@ -52,7 +52,7 @@ def of_layers(
     own = {name: groups[leaf] for name, leaf in leaves.items()}
     x, g = inputs[key], cotangents[key]
     wide = jnp.promote_types(g.dtype, jnp.float32)
-    layer = intercept.bare(_exact(modules[key], wide), key[1])
+    layer = intercept.exact(modules[key].clone(dtype=wide), key[1])
     x, g = rules.multiplied(x, g.dtype), g.astype(wide)
     zeros = {name: jnp.zeros(w.shape, wide) for name, w in weights[key].items()}
     sums[key] = {
@@ -66,13 +66,6 @@ def of_layers(
       ).items()
     }
   return sums
-
-
-def _exact(module, dtype):
-  """A layer whose products no device rounds."""
-  if isinstance(module, nn.Embed):  # `attend` goes by the default.
-    return module.clone(dtype=dtype)
-  return module.clone(dtype=dtype, precision='highest')
 
 
 @jax.default_matmul_precision('highest')

@@ -53,10 +53,12 @@ def tapped(
   passed = {}
 
   def tie(key, rule, module, x, call):
-    leaves = found.layers[key]
+    del call  # It may be rounded, and what follows from it the sum.
+    leaves, layer = found.layers[key], intercept.exact(module, key[1])
     if factors is not None:
       own = {name: groups[leaf] for name, leaf in leaves.items()}
-      return _weighed(key, module, x, factors, own)
+      return _weighed(layer, _weights(module), x, factors, own)
+    y = layer(_weights(module), x)
 
     def squared(x, g):
       return _by_group(rule(x, g), leaves, groups, carrier.shape)
@@ -70,12 +72,12 @@ def tapped(
         return squared(ids, g).at[group].add(2 * cross)
 
       y, passed[module.path] = _tap_embedding(
-        with_head, tuple(shapes), call(), x, carrier
+        with_head, tuple(shapes), y, x, carrier
       )
       return y
     if module.path in passed:
-      return _tap_head(squared, call(), x, carrier, passed.pop(module.path))
-    return _tap(squared, call(), x, carrier)
+      return _tap_head(squared, y, x, carrier, passed.pop(module.path))
+    return _tap(squared, y, x, carrier)
 
   def what_is_done(path):
     return [
@@ -295,10 +297,9 @@ def _tap_head_backward(squared, x, g):
 _tap_head.defvjp(_tap_head_forward, _tap_head_backward)
 
 
-def _weighed(key, module, x, factors, groups):
+def _weighed(layer, weights, x, factors, groups):
   """The layer; gradients of its parameters are multiplied by factors."""
-  layer, stop = intercept.bare(module, key[1]), jax.lax.stop_gradient
-  weights = _weights(module)
+  stop = jax.lax.stop_gradient
   y = layer(jax.tree.map(stop, weights), x)
   for group in sorted(set(groups.values())):
     # The same numbers, which cancel out.
