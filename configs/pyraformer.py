@@ -8,7 +8,8 @@ https://openreview.net/forum?id=0EXmFzUn5I
 paper: ETTh1, 168 hours ahead, the authors' settings; --data_dir is the folder
   of ETTh1.csv. Hours on two cores, where products of dense layers alone take
   40 minutes; minutes on a GPU (a guess).
-gpu: the same, by the name of presets for accelerators.
+ettm1: the same on ETTm1, 96 of its quarter hours ahead.
+gpu: that of ETTh1, by the name of presets for accelerators.
 small: a small network on sines of two periods, 168 hours ahead.
 etth1: that network on ETTh1.
 A file of one's own: --config.data.file=my.csv, and perhaps
@@ -65,6 +66,16 @@ PRESETS = dict(
     ),
     tx=dict(learning_rate=3e-3, drop=0.3),
     run=dict(log_every=100, eval_every=100, save_every=100),
+  ),
+  ettm1=dict(
+    on='paper',
+    data=dict(
+      file='ETTm1.csv', split='ett_minutes', length=384, horizon=96, period=96
+    ),
+    model=dict(
+      **dict(children=(5, 5, 5), hidden_dim=256, head_dim=64, bottleneck=64),
+      dropout_rate=0.2,
+    ),
   ),
   gpu=dict(on='paper'),
   etth1=dict(

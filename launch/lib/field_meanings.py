@@ -162,7 +162,8 @@ OF_RECIPES = {
   'data.rate': 'Chance of a wrong label to be among the candidates.',
   'data.real_split': 'Split of which real images are.',
   'data.shares': 'Parts of the series: training, validation, test.',
-  'data.split': "How a series is divided: 'shares', or 'ett_hours' by months.",
+  'data.split': "How a series is divided: by 'shares', or by months as in "
+  "'ett_hours' (ETTh1, ETTh2) or 'ett_minutes' (ETTm1, ETTm2).",
   'data.target_split': 'Target rows that episodes are made of.',
   'data.tokenizer_rows': 'Rows of a language that subwords are learned from.',
   'data.unlabelled_split': 'Target rows that are learned from without labels.',

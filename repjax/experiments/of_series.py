@@ -59,10 +59,10 @@ def read(config: Any) -> Data:
       or FILE.npz:KEY) or else name ('sines', or a TFDS set of series, and value
       and channels, () for all), dir, columns (names with commas between them;
       '' for all), covariates (columns that are known ahead), time_column, gaps,
-      split ('shares' or 'ett_hours') and shares, length, horizon, stride and
-      eval_stride (rows from one window to the next), sines (what generates
-      them); and with run.fitted, the `series.json` of a run whose scales and
-      splits count, or ''.
+      split ('shares', 'ett_hours' or 'ett_minutes') and shares, length,
+      horizon, stride and eval_stride (rows from one window to the next), sines
+      (what generates them); and with run.fitted, the `series.json` of a run
+      whose scales and splits count, or ''.
 
   Raises:
     InputError: Of whatever is wrong with it, before any compute.
@@ -228,12 +228,12 @@ def _place(folder: str, file: str) -> pathlib.Path:
 
 
 def _borders(config, length):
-  types.check_choice(
-    'config.data.split', config.data.split, ('shares', 'ett_hours')
-  )
-  if config.data.split == 'shares':
+  months = dict(ett_hours=splits.ETT_HOURS, ett_minutes=splits.ETT_MINUTES)
+  split = config.data.split
+  types.check_choice('config.data.split', split, ('shares', *months))
+  if split == 'shares':
     return splits.by_share(length, config.data.shares)
-  return splits.by_rows(length, splits.ETT_HOURS)
+  return splits.by_rows(length, months[split])
 
 
 def _measured(series):

@@ -41,9 +41,9 @@ def by_share(
 def by_rows(length: int, counts: Sequence[int]) -> dict[str, tuple[int, int]]:
   """So many training, validation and test rows from the first on.
 
-  `ETT_HOURS` are those of 12, 4 and 4 months of 30 days that results on ETT
-  are published with (Zhou et al., AAAI 2021, sec. 4.1,
-  https://arxiv.org/abs/2012.07436).
+  `ETT_HOURS`, and `ETT_MINUTES` where a row is 15 minutes, are those of 12, 4
+  and 4 months of 30 days that results on ETT are published with (Zhou et al.,
+  AAAI 2021, sec. 4.1, https://arxiv.org/abs/2012.07436).
 
   Args:
     length: Rows of the series.
@@ -56,6 +56,7 @@ def by_rows(length: int, counts: Sequence[int]) -> dict[str, tuple[int, int]]:
 
 
 ETT_HOURS = (12 * 30 * 24, 4 * 30 * 24, 4 * 30 * 24)
+ETT_MINUTES = (48 * 30 * 24, 16 * 30 * 24, 16 * 30 * 24)
 
 
 def fit_scale(

@@ -191,6 +191,11 @@ def test_months_of_ett_are_those_published():
   }
   with pytest.raises(types.InputError, match='test split is rows'):
     splits.by_rows(14_000, splits.ETT_HOURS)
+  # Rows of 15 minutes end at the same times.
+  minutes = splits.by_rows(69_680, splits.ETT_MINUTES)
+  assert minutes == {
+    name: (4 * first, 4 * last) for name, (first, last) in borders.items()
+  }
 
 
 def _counting(num_series=1, length=20):
