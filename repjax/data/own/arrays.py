@@ -118,7 +118,7 @@ def _npz(path):
     )
   try:
     with np.load(path, allow_pickle=False) as arrays:
-      found = {name: arrays[name] for name in arrays}
+      found = {name: np.asarray(arrays[name]) for name in arrays}
   # Objects are pickles, which are refused; a damaged archive is none.
   except Exception as error:
     raise types.InputError(
@@ -194,9 +194,11 @@ def _column(path, name, values):
   if kind not in 'iubf':
     raise types.InputError(f'{path}: {name} holds no numbers: {values.dtype}.')
   if kind == 'f':
+    with np.errstate(over='ignore'):  # What float32 does not hold is infinite.
+      values = np.asarray(values, np.float32)
     if not np.isfinite(values).all():
       raise types.InputError(f'{path}: {name} has NaN or infinite values.')
-    return np.asarray(values, np.float32)
+    return values
   if (
     values.size and max(abs(int(values.max())), abs(int(values.min()))) >= 2**31
   ):

@@ -53,6 +53,11 @@ def read_csv(
   special = [x for x in (time_column, label_column) if x]
   if not columns:
     columns = [x for x in header if x not in special]
+    if '' in columns:
+      raise types.InputError(
+        f'{path}: column {header.index("") + 1} has no name: name those that '
+        'are series by --config.data.columns, or give it one.'
+      )
   seriess.check_columns(str(path), [*columns, *special], header)
   if not columns:
     raise types.InputError(f'{path} has no column of numbers.')
@@ -95,11 +100,12 @@ def read_npz(
           raise types.InputError(
             f'{path} has no array {name!r}; it has {", ".join(arrays)}.'
           )
-      values = arrays[key]
-      labels = arrays[label_key] if label_key else None
+      values = np.asarray(arrays[key])
+      labels = np.asarray(arrays[label_key]) if label_key else None
   except types.InputError:
     raise
-  except (OSError, ValueError, EOFError) as error:
+  # Whatever a damaged archive makes of itself.
+  except Exception as error:
     raise types.InputError(
       f'{path} cannot be read as an .npz file: {error}'
     ) from error
@@ -227,9 +233,11 @@ def regular(
 
 def _rows(path):
   """(header, rows of cells) of a CSV file."""
+  lines: list[list[str]] = []
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:
-      lines = [row for row in csv.reader(file) if row]
+      # Strictly: a quote that is not closed would swallow the rows behind it.
+      lines += (row for row in csv.reader(file, strict=True) if row)
   except FileNotFoundError:
     raise types.InputError(
       f'There is no file {path}: check --config.data.file, or give --data_dir, '
@@ -242,7 +250,8 @@ def _rows(path):
     ) from error
   except (OSError, csv.Error) as error:
     raise types.InputError(
-      f'{path} cannot be read as a CSV file: {error}'
+      f'{path} cannot be read as a CSV file from row {len(lines) + 1} on: '
+      f'{error}'
     ) from error
   if len(lines) < 2:
     raise types.InputError(f'{path} needs a header line and rows below it.')

@@ -165,7 +165,12 @@ def from_arrays(
     InputError: If there are no rows, a value is infinite, times do not rise, or
       something has another length than the series.
   """
-  values = np.asarray(values, np.float32)
+  values = np.asarray(values)
+  if values.dtype.kind in 'cmMSU':
+    raise types.InputError(
+      f'{name}: a series is real numbers, got {values.dtype}.'
+    )
+  values = values.astype(np.float32)
   values = values[:, None] if values.ndim == 1 else values
   if values.ndim != 2 or not values.size:
     raise types.InputError(

@@ -65,6 +65,7 @@ def test_one_file_a_column(tmp_path):
     (dict(x=IMAGES), 'npz:label=z', "no array 'z'"),
     (dict(y=LABELS), 'npz', 'no array besides'),
     (dict(x=np.full((20, 2), np.nan), y=LABELS), 'npz', 'NaN'),
+    (dict(x=np.full((20, 2), 1e39), y=LABELS), 'npz', 'infinite'),
     (dict(x=np.array([None] * 20), y=LABELS), 'npz', 'cannot be read'),
     (dict(x_train=IMAGES, y_test=LABELS), 'npz', 'the split test has'),
     (dict(x=np.float32(1), y=LABELS), 'npz', 'one number'),

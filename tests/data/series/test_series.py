@@ -1,6 +1,7 @@
 """Series from files and arrays: what is read, and what is refused."""
 
 import csv
+import zipfile
 
 import numpy as np
 import pytest
@@ -104,6 +105,45 @@ def test_a_bad_file_is_one_clear_line(write, rows, options, message):
   with pytest.raises(types.InputError, match=message) as caught:
     reading.read_csv(write(rows), **options)
   assert '\n' not in str(caught.value)
+
+
+def test_no_row_is_swallowed_by_a_quote_that_is_not_closed(tmp_path):
+  path = tmp_path / 'my.csv'
+  lines = [f'{hour},{i},' for i, hour in enumerate(_hours(6))]
+  lines[3] += '"open'
+  path.write_text('\n'.join(['date,load,comment', *lines]) + '\n')
+  with pytest.raises(types.InputError, match='from row 5 on'):
+    reading.read_csv(path, columns=('load',))
+
+
+def test_a_column_without_a_name_is_no_series_unless_it_is_named(write):
+  rows = [['', 'date', 'a'], *zip('01', _hours(2), '34', strict=True)]
+  with pytest.raises(types.InputError, match='column 1 has no name'):
+    reading.read_csv(write(rows))
+  assert reading.read_csv(write(rows), columns=('a',)).columns == ('a',)
+
+
+@pytest.mark.parametrize(
+  'values',
+  [
+    np.ones(3, complex),
+    np.arange(3).astype('M8[s]'),
+    np.arange(3).astype('m8[s]'),
+    np.array(['1', '2']),
+  ],
+  ids=lambda x: str(x.dtype),
+)
+def test_what_is_no_real_number_is_refused(values):
+  with pytest.raises(types.InputError, match='real numbers'):
+    seriess.from_arrays('x', values)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path):
+  path = tmp_path / 'x.npz'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('test', b'hello')
+  with pytest.raises(types.InputError):
+    reading.read_npz(path, 'test')
 
 
 def test_a_file_that_is_not_there(tmp_path):
