@@ -40,6 +40,8 @@ class Fitted(NamedTuple):
     centre: [C], float32.
     scale: [C], float32.
     covariates: Name -> (centre, scale) of what is known ahead.
+    begins: Its first time stamp; '' without times, or where a run that is older
+      than this field has kept none.
   """
 
   columns: tuple[str, ...]
@@ -48,6 +50,7 @@ class Fitted(NamedTuple):
   centre: np.ndarray
   scale: np.ndarray
   covariates: Mapping[str, tuple[float, float]]
+  begins: str = ''
 
   def plain(self) -> dict[str, Any]:
     """In JSON's types, which float32 survives."""
@@ -60,6 +63,8 @@ class Fitted(NamedTuple):
     }
     if self.covariates:  # Files of runs without any are as they always were.
       plain['covariates'] = {k: [*x] for k, x in self.covariates.items()}
+    if self.begins:
+      plain['begins'] = self.begins
     return plain
 
   def scaled(self, series: seriess.Series) -> seriess.Series:
@@ -100,8 +105,14 @@ def fit(
       name: splits.fit_column(x[slice(*borders['train'])])
       for name, x in one.covariates.items()
     }
-    found.append(Fitted(one.columns, len(one), borders, *scale, known))
+    found.append(
+      Fitted(one.columns, len(one), borders, *scale, known, _begin(one))
+    )
   return found
+
+
+def _begin(series):
+  return '' if series.times is None else str(series.times[0])
 
 
 def companion(fitted: Sequence[Fitted]) -> types.Companion:
@@ -116,8 +127,11 @@ def companion(fitted: Sequence[Fitted]) -> types.Companion:
       return
     path = workdir / FILE
     if step and path.exists():
-      known = files.read_json(path, 'series')
-      if known['series'] != json.loads(files.json_line(plain))['series']:
+      known = files.read_json(path, 'series')['series']
+      now = json.loads(files.json_line(plain))['series']
+      if not any('begins' in x for x in known):
+        now = [{k: v for k, v in x.items() if k != 'begins'} for x in now]
+      if known != now:
         raise types.InputError(
           f'--workdir={workdir} was begun with other series ({FILE}): a run '
           'goes on with the rows that it knew; give another --workdir for what '
@@ -160,6 +174,7 @@ def _read(path, series):
           name: (float(x), float(y))
           for name, (x, y) in one.get('covariates', {}).items()
         },
+        str(one.get('begins', '')),
       )
       for one in said
     ]
@@ -184,6 +199,12 @@ def _read(path, series):
       raise types.InputError(
         f'{now.name} has the covariates {list(now.covariates)}, the run was '
         f'trained with {list(then.covariates)}: give a file with those.'
+      )
+    if then.begins and _begin(now) != then.begins:
+      raise types.InputError(
+        f'{now.name} begins at {_begin(now) or "no time"}, the run was trained '
+        f'on rows from {then.begins} on, by whose number it divides them: rows '
+        'may only be appended, so give the file from its beginning.'
       )
     if len(now) < then.num_rows:
       raise types.InputError(

@@ -62,6 +62,25 @@ def test_series_of_a_run_come_back_to_the_last_bit(tmp_path):
   assert kept_series.fit([longer], splits.by_share)[0].borders != made.borders
 
 
+def test_a_file_that_lost_its_first_rows_is_refused(tmp_path):
+  path = written(tmp_path / 'my.csv', 300)
+  config = config_of(pyraformer, path)
+  config.run.fitted = kept(pyraformer, path, tmp_path)
+  header, *lines = written(path, 400).read_text().splitlines()
+  path.write_text('\n'.join([header, *lines[24:]]) + '\n')
+  with pytest.raises(types.InputError, match='from its beginning'):
+    of_series.read(config)
+  # Runs of before kept no time, and go on.
+  file = tmp_path / kept_series.FILE
+  said = json.loads(file.read_text())
+  for one in said['series']:
+    del one['begins']
+  file.write_text(json.dumps(said))
+  of_series.read(config)
+  written(path, 300)
+  pyraformer.build(config_of(pyraformer, path)).companion.begin(tmp_path, 1)
+
+
 @pytest.mark.parametrize('split', ['train', 'validation', 'test'])
 def test_forecasts_of_a_grown_file_are_judged_by_the_same_windows(
   split, tmp_path
