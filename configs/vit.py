@@ -120,8 +120,11 @@ def build(
   """One training run."""
   data = of_images.read(config)
   num_classes = data.train.num_classes
+  network = model(config, num_classes, data.recipe.shape, **config.model)
+  if config.weights:
+    network = vit_weights.as_stored(config.weights, network)
   method = mixup.make(
-    model(config, num_classes, data.recipe.shape, **config.model),
+    network,
     adamw(config, data.steps, config.sam.rho, optimizer),
     num_classes=num_classes,
     **config.mixup,

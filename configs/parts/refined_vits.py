@@ -25,9 +25,10 @@ from repjax.weights import vit_weights
 def network(config, num_classes: int, **changes) -> vit.ViT:
   """The transformer that is attacked, or one with other fields."""
   fields = {**config.model, **changes}
-  return vit.ViT(
+  made = vit.ViT(
     num_classes, head_init=nn.initializers.lecun_normal(), **fields
   )
+  return vit_weights.as_stored(config.weights, made) if config.weights else made
 
 
 def with_refinement(config, num_classes: int) -> refined_vit.RefinedViT:

@@ -54,7 +54,8 @@ def network(config, num_classes: int) -> mlp.Mlp | vit.ViT:
   if 'mlp' in config:
     return mlp.Mlp(num_classes, **config.mlp)
   head_init = jax.nn.initializers.lecun_normal()
-  return vit.variant('B/16', num_classes, head_init=head_init)
+  made = vit.variant('B/16', num_classes, head_init=head_init)
+  return vit_weights.as_stored(config.weights, made) if config.weights else made
 
 
 def at_head(path) -> bool:

@@ -121,12 +121,20 @@ def fill(
     A tree like `params`, with its dtypes.
 
   Raises:
-    InputError: Shapes differ; names the leaves.
+    InputError: Shapes differ; names the leaves. Or an array holds no finite
+      numbers, or whole ones, as quantized weights do.
   """
   target, leaves, misfits = flatten(params), dict(kept or {}), {}
   for stored, name in wanted.items():
     leaf = target[name]
+    if not jnp.issubdtype(source[stored].dtype, jnp.floating):
+      raise InputError(
+        f'{path}: {stored} is {source[stored].dtype}: give weights that are '
+        'not quantized.'
+      )
     array = convert(source[stored], name, leaf.shape)
+    if not np.isfinite(array).all():
+      raise InputError(f'{path}: {stored} has NaN or infinite numbers.')
     if array.shape != leaf.shape:
       misfits[name] = f'{stored} {array.shape} for {name} {leaf.shape}'
     leaves[name] = jnp.array(array, leaf.dtype)
@@ -198,7 +206,7 @@ def read_json(path: str | os.PathLike, file: str) -> dict[str, Any]:
   path = (path.parent if is_file else path) / file
   try:
     stored = json.loads(path.read_bytes())
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise InputError(f'cannot read {path}: {error}') from error
   if not isinstance(stored, dict):
     raise InputError(f'{path} holds no JSON object')

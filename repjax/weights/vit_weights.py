@@ -28,6 +28,7 @@ import numpy as np
 
 from repjax import files
 from repjax.layers.positions import grid_positions
+from repjax.models import vit
 from repjax.types import InputError
 from repjax.types import PyTree
 from repjax.weights import stored_config
@@ -242,6 +243,36 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
     layer_norm_epsilon=stored('layer_norm_eps', 1e-12),
     **(dict(pool='average') if kind == 'ijepa' else {}),
   )
+
+
+def as_stored(path: str | os.PathLike, model: vit.ViT) -> vit.ViT:
+  """A network with what the config.json beside published weights says of it.
+
+  That is the form of GELU and the epsilon of norms, which shapes of weights do
+  not tell. Neither do they tell heads, whose number must be that of the file.
+
+  Args:
+    path: Of `load_vit`; without a config.json of Hugging Face's it says
+      nothing, and the network stays as it is.
+    model: What the weights are for.
+
+  Raises:
+    InputError: The file has another number of heads.
+  """
+  place = pathlib.Path(path).expanduser()
+  beside = (place if place.is_dir() else place.parent) / 'config.json'
+  if place.suffix == '.npz' or not beside.is_file():
+    return model
+  if 'model_type' not in stored_config.Stored(path):
+    return model  # Of a run, or of another library.
+  said = hf_config(path)
+  if said['num_heads'] != model.num_heads:
+    raise InputError(
+      f'{beside} has {said["num_heads"]} heads, the network num_heads='
+      f'{model.num_heads}: set config.model.num_heads.'
+    )
+  names = 'gelu', 'layer_norm_epsilon'
+  return model.clone(**{name: said[name] for name in names})
 
 
 _npz_name = functools.partial(torch_layout.rename, rules=_NPZ_NAMES)

@@ -245,6 +245,17 @@ class WeightsTest(parameterized.TestCase):
       vit_weights.load_vit(self.folder / 'a.npz', params), params
     )
 
+  @parameterized.parameters(np.int8, np.float32)
+  def test_arrays_of_no_finite_numbers_are_refused(self, dtype):
+    leaves = published()
+    bad = np.zeros_like(leaves['head/bias'], dtype)
+    if dtype == np.float32:
+      bad[0] = np.nan
+    path = self.write({**leaves, 'head/bias': bad})
+    match = 'head/bias is int8' if dtype == np.int8 else 'head/bias has NaN'
+    with self.assertRaisesRegex(InputError, match):
+      vit_weights.load_vit(path, shapes(model()))
+
   def test_values_take_the_dtype_of_the_model(self):
     leaves = published()
     half = jax.tree.map(
@@ -454,6 +465,20 @@ class ConfigTest(absltest.TestCase):
         layer_norm_epsilon=1e-5,
       ),
     )
+
+  def test_what_shapes_do_not_tell_is_taken_from_the_file(self):
+    folder = self.write(model_type='vit', num_attention_heads=4)
+    net = model(num_heads=4)
+    for path in (folder, folder / 'model.safetensors'):
+      self.assertEqual(
+        vit_weights.as_stored(path, net),
+        net.clone(gelu='exact', layer_norm_epsilon=1e-12),
+      )
+    with self.assertRaisesRegex(InputError, 'num_heads=2: set'):
+      vit_weights.as_stored(folder, net.clone(num_heads=2))
+    # Neither of authors' files nor of other folders.
+    for path in (folder / 'a.npz', self.write(seed=1), new_folder(self)):
+      self.assertEqual(vit_weights.as_stored(path, net), net)
 
   def test_absent_fields_have_the_defaults_of_transformers(self):
     folder = self.write(model_type='vit')
