@@ -109,7 +109,9 @@ def _train(workdir: str) -> None:
   report.Run(workdir)
   logging.info('reading data and building the network')
   experiment = _experiment()
-  kept_classes.keep(files.path_of(workdir), experiment, _CONFIG.value)
+  experiment = kept_classes.keep(
+    files.path_of(workdir), experiment, _CONFIG.value
+  )
   with step_memory.explained(_CONFIG.value):
     run.fit(
       experiment,

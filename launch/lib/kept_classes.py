@@ -20,28 +20,45 @@ _FILE, _KEY = 'classes.json', 'classes'
 
 def keep(
   workdir: pathlib.Path, experiment: types.Experiment, config: Any
-) -> None:
-  """Writes the names of the classes of a run that begins; else checks them.
+) -> types.Experiment:
+  """Checks the names of the classes of a run, or has it keep them.
+
+  They are written when the run begins: a launch that is refused, as one beside
+  a run that holds the directory, leaves those that it finds.
 
   Args:
     workdir: Of the run.
     experiment: Of the run.
     config: Its numbers; of sets that are no files of one's own nothing is kept.
 
+  Returns:
+    The experiment, which is to be run.
+
   Raises:
     InputError: The run began with other classes.
   """
   names = _names(experiment, config)
   if names is None:
-    return
-  # A run that was refused before its first checkpoint has learned none.
-  learned = (workdir / 'report.json').exists() or any(
+    return experiment
+  if _has_learned(workdir):
+    check(workdir, experiment, config)
+  old = experiment.companion
+
+  def begin(folder: pathlib.Path | None, step: int) -> None:
+    old.begin(folder, step)
+    # A run that was stopped before its first checkpoint has learned none.
+    if jax.process_index() == 0 and not (
+      _has_learned(workdir) and (workdir / _FILE).exists()
+    ):
+      files.write_json(workdir / _FILE, {_KEY: names})
+
+  return experiment._replace(companion=old._replace(begin=begin))
+
+
+def _has_learned(workdir):
+  return (workdir / 'report.json').exists() or any(
     (workdir / 'checkpoints').glob('[0-9]*')
   )
-  if learned and (workdir / _FILE).exists():
-    check(workdir, experiment, config)
-  elif jax.process_index() == 0:
-    files.write_json(workdir / _FILE, {_KEY: names})
 
 
 def check(

@@ -11,6 +11,7 @@ import pytest
 from sklearn import datasets
 
 from launch.lib import trained
+from repjax import files
 from repjax import types
 
 
@@ -117,6 +118,21 @@ def test_classes_that_are_no_longer_those_of_the_run_are_refused(run, digits):
     ('predict', f'--workdir={run}', data, f'--inputs={digits / "new"}'),
   ):
     _refused(match, *flags)
+
+
+def test_a_launch_beside_a_run_leaves_its_names(digits, tmp_path):
+  kept = tmp_path / 'classes.json'
+  kept.write_text('{"classes": ["a", "b"]}')
+  flags = (
+    'train',
+    '--config=configs/mixup.py:smoke',
+    f'--workdir={tmp_path}',
+    '--config.data.name=folder',
+    f'--data_dir={digits / "mine"}',
+  )
+  with files.locked(tmp_path, '--workdir'):
+    _refused('in use', *flags)
+  assert json.loads(kept.read_text())['classes'] == ['a', 'b']
 
 
 def test_names_of_a_run_that_never_began_are_forgotten(digits, tmp_path):
