@@ -218,7 +218,11 @@ def _write(tables, folder, split):
   folder.mkdir(parents=True, exist_ok=True)
   for name, (header, lines) in tables.items():
     path = folder / f'{split}_{name}.csv'
-    with path.open('w', newline='') as file:
+    # What was there stays until all is written.
+    with (
+      files.replacing(path) as partial,
+      partial.open('w', newline='', encoding='utf-8') as file,
+    ):
       csv.writer(file, lineterminator='\n').writerows([header, *lines])
     logging.info('%s: %s', name, path)
 

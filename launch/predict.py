@@ -71,6 +71,11 @@ def _check(place, inputs):
     raise types.InputError(
       f'--outputs={place} is what is predicted: give another file.'
     )
+  if inputs.is_dir() and inputs.resolve() in place.resolve().parents:
+    raise types.InputError(
+      f'--outputs={place} is inside of --inputs, where it would be what the '
+      'next call predicts: give a file elsewhere.'
+    )
   if place.is_dir():
     raise types.InputError(f'--outputs={place} is a folder: give a file.')
   app.check_place(place, f'--outputs={place}')

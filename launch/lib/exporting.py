@@ -12,6 +12,7 @@ from launch.lib import restored
 from repjax import files
 from repjax import report
 from repjax import run as runs
+from repjax.data.reading import cache
 from repjax.data.text import tokens
 from repjax.experiments import private_keys
 from repjax.export import card
@@ -173,14 +174,10 @@ def _privacy(made, step):
 @contextlib.contextmanager
 def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """A folder to write to, which becomes `folder` when all went well."""
-  partial = folder.with_name(f'{folder.name}.partial')
-  shutil.rmtree(partial, ignore_errors=True)
-  try:
-    with files.naming(folder):
-      partial.mkdir(parents=True)
-      yield partial
-      if folder.exists():
-        folder.rmdir()  # It is empty.
-      partial.replace(folder)
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+  with files.naming(folder), cache.workplace(folder.parent) as work:
+    partial = work / folder.name
+    partial.mkdir()
+    yield partial
+    if folder.exists():
+      folder.rmdir()  # It is empty.
+    partial.replace(folder)
