@@ -81,7 +81,12 @@ def main() -> None:
     metric=_METRIC.value,
   )
   grids.check(grid, overrides)
-  train_flags = shlex.split(_TRAIN_FLAGS.value)
+  try:
+    train_flags = shlex.split(_TRAIN_FLAGS.value)
+  except ValueError as error:
+    raise types.InputError(
+      f'--train_flags={_TRAIN_FLAGS.value}: {error}.'
+    ) from error
   if _DATA_DIR.value:
     folder = pathlib.Path(_DATA_DIR.value).expanduser().absolute()
     train_flags.append(f'--data_dir={folder}')

@@ -16,7 +16,6 @@ import os
 import pathlib
 import socket
 from typing import Any
-import zipfile
 
 from absl import logging
 import numpy as np
@@ -100,8 +99,8 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """
   try:
     with open(path, 'rb') as file, np.load(file) as stored:
-      return {name: stored[name] for name in stored.files}
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+      return {name: np.asarray(stored[name]) for name in stored.files}
+  except Exception as error:  # Whatever a damaged archive makes of itself.
     raise types.InputError(
       f'{path} is missing or damaged ({error}): give another --workdir.'
     ) from error
@@ -141,7 +140,7 @@ def read_json(path: str | os.PathLike, *fields: str) -> dict[str, Any]:
   """
   try:
     found = json.loads(pathlib.Path(path).read_text('utf-8'))
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise types.InputError(f'{path} cannot be read: {error}') from error
   if not isinstance(found, dict):
     raise types.InputError(f'{path} is damaged: it holds no JSON object')

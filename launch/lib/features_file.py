@@ -49,7 +49,9 @@ def read(path: pathlib.Path) -> Features:
       base = None
       if any(x.startswith('base_') for x in stored.files):
         base = _rows(path, stored, 'base_')
-  except (OSError, zipfile.BadZipFile) as error:
+  except types.InputError:
+    raise
+  except Exception as error:  # Whatever a damaged archive makes of itself.
     raise types.InputError(f'--features={path} is damaged: {error}.') from error
   if base is None:
     return Features(features, labels, None)
@@ -107,7 +109,7 @@ def _array(path, stored, name):
       f'{", ".join(map(repr, stored.files)) or "none"}.'
     )
   try:
-    return stored[name]
+    return np.asarray(stored[name])
   except ValueError as error:  # Objects are pickles, which are code.
     raise types.InputError(
       f'--features={path}: the array {name!r} cannot be read as numbers '

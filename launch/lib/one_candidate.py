@@ -36,11 +36,15 @@ def check_built(
   """
   import jax
 
+  from launch.lib import building
+
   jax.config.update('jax_platforms', 'cpu')
   module = recipes.load_config_module(sweep.file)
   for fields in candidates:
     try:
-      module.build(config_of(sweep, module, fields))
+      with building.explained(dict(fields)):
+        config = config_of(sweep, module, fields)
+        building.build(module, config, sweep.preset, looks_at_network=False)
     except types.InputError as error:
       named = ', '.join(f'{name}={value}' for name, value in fields.items())
       raise types.InputError(f'{named}: {error}') from error

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
 
+import numpy as np
+
 from repjax import plots
 from repjax import types
 from repjax.data.images import recipes
@@ -80,6 +82,12 @@ def classifier(
       f'--config.data.name={config.data.name} has no labels to learn: give '
       'rows with a column label, or say which it is by csv:label=COLUMN or '
       'npz:label=COLUMN.'
+    )
+  if 'target' in data.train.reader(np.zeros(1, int)):
+    raise types.InputError(
+      f'--config.data.name={config.data.name} has a column target, which would '
+      'stand in for the label: rename it, of files of your own as in '
+      'npz:other=target.'
     )
   if batches is None:
     batches = wiring.shuffled(

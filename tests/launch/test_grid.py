@@ -160,6 +160,10 @@ def test_a_grid_that_is_none_is_refused(changes, match):
   [
     (dict(methods=('erm', 'hoo'), twice=()), 'method=hoo.*config.method must'),
     (
+      dict(methods=('erm',), shifts=spaces.parse('augment.mean=abc')),
+      'augment.mean=abc',
+    ),
+    (
       dict(methods=('erm', 'irm'), shifts=spaces.parse('shift.kind=hard,odd')),
       'shift.kind=hard.*config.shift.kind',
     ),

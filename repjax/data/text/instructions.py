@@ -216,7 +216,7 @@ def read_jsonl(path: str | os.PathLike) -> dict[str, list[Example]]:
       continue
     try:
       row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise types.InputError(f'{path}, line {number}: {error}') from error
     known = {'inputs', 'targets', 'task', 'options'}
     if (

@@ -1,0 +1,24 @@
+"""Experiments that classify images: what their rows may not have."""
+
+import numpy as np
+import pytest
+
+from configs import mixup
+from repjax import types
+from repjax.data.reading import source
+from repjax.experiments import of_images
+
+
+def test_a_column_that_would_stand_in_for_the_label_is_refused():
+  columns = dict(
+    image=np.zeros((40, 8, 8, 1), np.uint8),
+    label=np.arange(40) % 4,
+    target=np.ones((40, 1), np.float32),
+  )
+  config = mixup.get_config('smoke')
+  config.data.name = 'npz'
+  data = of_images.data(
+    config, source.from_arrays('mine', columns, num_classes=4)
+  )
+  with pytest.raises(types.InputError, match='data.name=npz has a column targ'):
+    of_images.classifier(config, data, None)
