@@ -20,5 +20,5 @@ def test_a_column_that_would_stand_in_for_the_label_is_refused():
   data = of_images.data(
     config, source.from_arrays('mine', columns, num_classes=4)
   )
-  with pytest.raises(types.InputError, match='data.name=npz has a column targ'):
+  with pytest.raises(types.InputError, match='column target'):
     of_images.classifier(config, data, None)
