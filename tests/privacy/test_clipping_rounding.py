@@ -138,3 +138,50 @@ def test_norms_are_not_found_too_small(kind, sizes):
     x, g = x.astype('f8'), g.astype('f8')
     true = ((x @ x.T) * (g @ g.T)).sum()
     assert np.sqrt(true) <= 1.001 * np.sqrt(found)
+
+
+@pytest.mark.parametrize('exponent', [-120, -30, 0, 40, 64, 125])
+@pytest.mark.parametrize('sizes', [(1, 64, 32), (3, 64, 32), (40, 8, 4)])
+def test_factors_may_be_as_small_as_the_other_is_large(sizes, exponent):
+  length, width, columns = sizes
+  rng = np.random.default_rng(4)
+  x = rng.uniform(0.5, 1, (length, width)).astype('f4')
+  g = rng.uniform(0.5, 1, (length, columns)).astype('f4')
+  product = jax.jit(rules._product)
+  usual = float(product(x, g))
+  found = float(product(np.ldexp(x, exponent), np.ldexp(g, -exponent)))
+  assert found == usual or (not np.isfinite(found) and length > 3)
+
+
+def test_what_is_not_finite_has_no_norm_and_nothing_has_none():
+  rng = np.random.default_rng(5)
+  x, g = rng.normal(size=(2, 1, 64)).astype('f4')
+  for bad in (np.nan, np.inf):
+    broken = np.where(np.arange(64) == 5, bad, x).astype('f4')
+    assert not np.isfinite(float(jax.jit(rules._product)(broken, g)))
+  assert float(jax.jit(rules._product)(x, 0 * g)) == 0
+
+
+def test_a_row_in_front_of_a_norm_moves_the_sum_by_the_clip_norm():
+  # Cotangents are about 1 / |x|: squared on their own they are nothing.
+  class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      init = nn.initializers.normal(0.0125)
+      x = nn.Dense(256, use_bias=False, kernel_init=init, name='layer')(x)
+      x = nn.LayerNorm(use_scale=False, use_bias=False)(x)
+      return 0.05 * nn.Dense(2, name='head')(x)
+
+  rng = np.random.default_rng(6)
+  x = jnp.asarray(1.8e18 * rng.normal(size=(ROWS, 64)), 'f4')
+  moved = movements(Normed(), x, loss=lambda y: y.sum(-1))
+  np.testing.assert_allclose(moved, 1, rtol=1e-3)
+
+
+@pytest.mark.parametrize('num_embeddings', [3, 300])
+def test_ids_that_are_no_rows_hide_no_gradient(num_embeddings):
+  embed = nn.Embed(num_embeddings, 2)
+  ids = jnp.array([-1, -num_embeddings - 1, num_embeddings, 0])
+  g = jnp.array([[30.0, 40.0], [-30.0, -40.0], [1.0, 2.0], [0.0, 0.0]])
+  found = rules.rule(embed, '__call__')(ids, g)['embedding']
+  np.testing.assert_allclose(found, 2500.0, rtol=1e-4)

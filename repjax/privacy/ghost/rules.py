@@ -127,16 +127,29 @@ def _product(x, g):
   x, g = _float(multiplied(x, g.dtype)), _float(g)
   length = x.shape[-2]
   if 2 * length**2 < x.shape[-1] * g.shape[-1]:
+    # Either factor may be too small or too large to be squared on its own, as
+    # where a norm behind the layer divides by the size of its input.
+    (x, by_x), (g, by_g) = _scaled(x), _scaled(g)
+    unit = jnp.ldexp(1.0, by_x + by_g)
     xx, gg = _gram(x), _gram(g)
     # By Cauchy and Schwarz, terms of x_t . x_s add up to at most |x_t| |x_s|.
     of_x = _rounding(x.shape[-1]) * _outer(x)
     of_g = _rounding(g.shape[-1]) * _outer(g) + _UNIT * length * jnp.abs(gg)
     slack = of_x * (jnp.abs(gg) + of_g) + jnp.abs(xx) * of_g
     # Rounding may leave a negative sum.
-    return jnp.maximum((xx * gg).sum(), 0.0) + slack.sum()
+    total = jnp.maximum((xx * gg).sum(), 0.0) + slack.sum()
+    return total * unit * unit
   weight = jnp.einsum('...tp,...td->...pd', x, g, precision='highest')
   alone = (jnp.square(x).sum(-1) * jnp.square(g).sum(-1)).sum()
   return jnp.square(weight).sum() + _LEAST * alone
+
+
+def _scaled(x):
+  """(x / 2^n, n), with numbers of about 1 or less, and nothing rounded."""
+  _, exponent = jnp.frexp(jnp.abs(x).max(initial=0.0))
+  # Of NaN and infinity it is whatever it is; they stay what they are.
+  exponent = jnp.clip(exponent, -126, 126)  # Whose powers are no denormals.
+  return x * jnp.ldexp(1.0, -exponent), exponent
 
 
 def _outer(x):
@@ -162,7 +175,7 @@ def _gram(x):
 
 def _embedding(module, ids, g):
   """Rows of equal ids add up before they are squared."""
-  ids, g = _ids(module, ids), _rows(_float(g))
+  ids, g = _looked_up(module, ids, g)
   length, width = g.shape
   if 2 * length**2 < module.num_embeddings * width:
     equal = (ids[:, None] == ids[None, :]).astype(jnp.float32)
@@ -192,8 +205,8 @@ def tied(
     x: [..., S, D].
     p: [..., S, V].
   """
-  ids = _ids(module, ids)
-  g, x, p = (_rows(_float(a)) for a in (g, x, p))
+  ids, g = _looked_up(module, ids, g)
+  x, p = (_rows(_float(a)) for a in (x, p))
   near = jnp.einsum('td,sd->ts', g, x, precision='highest')
   p = p[:, ids].T  # [T, S]
   norms = [jnp.linalg.norm(a, axis=-1) for a in (g, x)]
@@ -202,11 +215,14 @@ def tied(
   return (near * p).sum() + share * terms.sum()
 
 
-def _ids(module, ids):
+def _looked_up(module, ids, g):
+  """Rows of the table, [T], and their cotangents; 0 of rows that are none."""
   if module.num_embeddings == 1:  # Linen then ignores the ids.
     ids = jnp.zeros_like(ids)
-  ids = ids.reshape(-1)
-  return jnp.where(ids < 0, ids + module.num_embeddings, ids)
+  ids, g = ids.reshape(-1), _rows(_float(g))
+  ids = jnp.where(ids < 0, ids + module.num_embeddings, ids)
+  inside = (ids >= 0) & (ids < module.num_embeddings)
+  return jnp.where(inside, ids, 0), jnp.where(inside[:, None], g, 0.0)
 
 
 def _convolution(module, x, g):
