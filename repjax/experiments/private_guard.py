@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import math
+from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -83,20 +84,43 @@ def check_numbers(
     raise types.InputError(f'Need 0 < sampling_rate <= 1; got {sampling_rate}')
 
 
+class Promise(NamedTuple):
+  """What a statement is about, which batches and the optimizer must keep.
+
+  Attributes:
+    num_rows: Rows of the set, or users.
+    rate: Probability of each to be in a batch.
+    capacity: How many a batch holds, at least.
+    noise_multiplier: Of each step, at least.
+    rows_per_user: Rows that are clipped as one; 0 where rows are protected.
+  """
+
+  num_rows: int
+  rate: float
+  capacity: int
+  noise_multiplier: float
+  rows_per_user: int
+
+
 def check(
-  experiment: types.Experiment, state: types.TrainState, best: str
+  promise: Promise,
+  experiment: types.Experiment,
+  state: types.TrainState,
+  best: str,
 ) -> None:
   """Refuses a run whose claim to privacy would not hold.
 
   Args:
+    promise: What is claimed.
     experiment: From `Plan.guarded`.
     state: A fresh state of it.
     best: The metric that chooses a checkpoint; '' for none.
 
   Raises:
     InputError: If batches are not Poisson samples, no link of the optimizer
-      makes gradients private, another one asks for data, too, or remembers
-      gradients in front of it, or a metric chooses what is published.
+      makes gradients private, either is not as was promised, another link asks
+      for data, too, or remembers gradients in front of it, or a metric chooses
+      what is published.
   """
   if not isinstance(experiment.train, SAMPLED):
     raise types.InputError(
@@ -106,6 +130,7 @@ def check(
     )
   if not private_keys.of(state):
     raise types.InputError(private_keys.NO_LINK)
+  _check_promise(promise, experiment.train, private_keys.links(state))
   # One of somebody else's is refused when the step is traced (`optim.link`).
   names = link.asking(state.opt_state)
   names.remove('dp_sgd')
@@ -133,6 +158,47 @@ def check(
       'without noise, which the privacy statement does not cover: set '
       "--config.run.best='' and publish the last one."
     )
+
+
+def _check_promise(promise, train, links):
+  if isinstance(train, users.UserBatches):
+    num, unit, size = train.num_users, 'users', train.rows_per_user
+  else:
+    num, unit, size = len(train.source), 'rows', 0
+  units = num, size, train.batch_size // max(size, 1)
+  least = promise.num_rows, promise.rows_per_user, promise.capacity
+  if units[:2] != least[:2] or units[2] < least[2]:
+    raise types.InputError(
+      f'The experiment claims privacy for {_units(*least)}, but its batches '
+      f'draw from {_units(*units)}: take those of private.Plan.batches.'
+    )
+  if train.rate > promise.rate * (1 + 1e-9):
+    raise types.InputError(
+      f'The experiment claims privacy for {unit} that are in a batch with '
+      f'probability {promise.rate:g}, but its batches have a rate of '
+      f'{train.rate:g}: take those of private.Plan.batches.'
+    )
+  for link_state in links:
+    # Of all devices, or of runs side by side.
+    noise = np.min(jax.device_get(link_state.noise_multiplier))
+    rows = np.unique(jax.device_get(link_state.rows_per_user))
+    if noise < promise.noise_multiplier * (1 - 1e-6):
+      raise types.InputError(
+        'The experiment claims privacy for a noise_multiplier of '
+        f'{promise.noise_multiplier:g}, but dp_sgd in its optimizer has '
+        f'{noise:g}: begin the chain with private.Plan.link().'
+      )
+    if rows.tolist() != [max(size, 1)]:
+      raise types.InputError(
+        f'dp_sgd in the optimizer clips rows_per_user={rows[0]} rows as one, '
+        f'and batches have {max(size, 1)} of each: begin the chain with '
+        'private.Plan.link().'
+      )
+
+
+def _units(num, size, capacity):
+  what = f'users of {size} rows' if size else 'rows'
+  return f'{num} {what}, {capacity} a batch'
 
 
 def check_resumed(

@@ -30,11 +30,16 @@ class DpSgdState(NamedTuple):
     key: Data of the key that all noise comes from, uint32.
     step: Number of noisy gradients so far, int32 scalar.
     clip_norm: C, float32 scalar; constant unless it is adapted.
+    noise_multiplier: That of both queries together, float32 scalar.
+    rows_per_user: Rows that are clipped as one, int32 scalar. Both never
+      change: a statement about the run is compared with them.
   """
 
   key: jax.Array
   step: jax.Array
   clip_norm: jax.Array
+  noise_multiplier: jax.Array
+  rows_per_user: jax.Array
 
   def asks(self) -> str:
     """Name of the link, which asks `grad_fn`."""
@@ -161,6 +166,8 @@ def dp_sgd(
       key=jnp.array(key),  # A copy: a state may be donated.
       step=jnp.zeros((), jnp.int32),
       clip_norm=jnp.asarray(clip_norm, jnp.float32),
+      noise_multiplier=jnp.asarray(noise_multiplier, jnp.float32),
+      rows_per_user=jnp.asarray(rows_per_user, jnp.int32),
     )
 
   def update_fn(updates, state, params=None, *, grad_fn=None, **extra):
@@ -196,7 +203,7 @@ def dp_sgd(
       # Centred at 1/2, so that one row moves the count by 1/2 (sec. 2.2).
       share = (unclipped - rows / 2 + noise) / expected_batch_size + 0.5
       new_clip_norm *= jnp.exp(-adaptive.rate * (share - adaptive.quantile))
-    state = DpSgdState(state.key, state.step + 1, new_clip_norm)
+    state = state._replace(step=state.step + 1, clip_norm=new_clip_norm)
     return jax.tree.unflatten(treedef, leaves), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -441,6 +441,36 @@ def test_no_wrapper_decides_whether_the_gradient_is_private(
     made.guard.check(made, state_of(made), '')
 
 
+@pytest.mark.parametrize(
+  ('link', 'batches', 'match'),
+  [
+    (dict(noise_multiplier=0.0), {}, 'dp_sgd in its optimizer has 0:'),
+    (dict(rows_per_user=2), {}, 'clips rows_per_user=2'),
+    ({}, dict(rate=0.5), 'a rate of 0.5:'),
+    ({}, dict(capacity=16), '16 a batch'),
+  ],
+)
+def test_another_noise_or_other_batches_than_the_plan_has_are_refused(
+  plan, rows, link, batches, match
+):
+  settings = dict(
+    noise_multiplier=plan.noise_multiplier,
+    expected_batch_size=plan.rate * plan.num_rows,
+    key=jax.random.key(0),
+  )
+  tx = optax.chain(
+    optim.dp_sgd(plan.clip_norm, **{**settings, **link}), optax.sgd(1.0)
+  )
+  drawn = dict(rate=plan.rate, capacity=plan.capacity, seed=0)
+  train = poisson.poisson_batches(
+    rows, **{**drawn, **batches}, process_index=0, process_count=1
+  )
+  method = supervised.make(mlp.Mlp(3, features=()), tx)
+  made = experiment_of(plan, rows, method=method, train=train)
+  with pytest.raises(types.InputError, match=match):
+    made.guard.check(made, state_of(made), '')
+
+
 @pytest.mark.parametrize('is_private', ['one', 'both'])
 def test_no_second_optimizer_trains_beside_the_private_one(
   plan, rows, is_private
