@@ -96,6 +96,12 @@ def _can_grow(sweep) -> bool:
 def _of_search(sweep, law, *, delta, max_trials, score_noise) -> Candidates:
   statements, num_rows = _statements(sweep, noisy=score_noise is not None)
   distinct = set(statements)
+  protected = sorted({x.unit for x in distinct})
+  if len(protected) > 1:
+    raise types.InputError(
+      f'--space: candidates protect different things, {" and ".join(protected)}'
+      ', and a search claims the same of all: leave dp.user_column out of it.'
+    )
   if spaces.has_ranges(sweep.space) and len(distinct) > 1:
     raise types.InputError(
       '--space: privacy differs between the ends of a range, and in between it '
@@ -134,7 +140,7 @@ def _statements(sweep, *, noisy):
     raise types.InputError(
       f'--score=noisy is for a metric <split>/accuracy; got {sweep.metric}.'
     )
-  statements, num_rows = [], 0
+  statements, num_rows = [], set()
   for fields in grid:
     config = one_candidate.config_of(sweep, module, fields)
     experiment = building.build(
@@ -149,12 +155,24 @@ def _statements(sweep, *, noisy):
         'search over it has none either (types.Experiment.guard).'
       )
     statements.append(said['privacy'])
-    if noisy and not num_rows:
-      num_rows = len(experiment.evals(split).source)
+    if noisy:
+      scored = experiment.evals(split).source
+      if scored.num_classes is None:  # One row may then have many hits.
+        raise types.InputError(
+          '--score=noisy hides one row of the split that scores, which needs '
+          f'one label a row, and {split} has none: score with rows that need '
+          'no privacy, and leave out --score=noisy.'
+        )
+      num_rows.add(len(scored))
   if noisy and any(x.unit == users.UNIT for x in statements):
     raise types.InputError(
       '--score=noisy hides one row of the split that scores, and these runs '
       'protect users, who may have many: score with rows of other people and '
       'leave out --score=noisy.'
     )
-  return statements, num_rows
+  if len(num_rows) > 1:
+    raise types.InputError(
+      f'--score=noisy: candidates are scored by {sorted(num_rows)} rows, and '
+      'the noise is for one number of them: leave the data out of --space.'
+    )
+  return statements, max(num_rows, default=0)

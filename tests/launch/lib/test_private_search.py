@@ -31,14 +31,16 @@ flags.FLAGS.mark_as_parsed()
 _CONFIG = """
 import types
 import ml_collections
+import numpy as np
 from repjax import types as contracts
+from repjax.data.reading import source
 from repjax.privacy import accounting
 from repjax.privacy import statements
 
 def get_config(preset='small'):
   return ml_collections.ConfigDict(dict(
     seed=0, noise=2.0, steps=30, secret=True, rate=0.1, dp=dict(key_file=''),
-    unit='one row of the training set',
+    unit='one row of the training set', scored=200, classes=2,
     run=dict(best='', best_mode='max'), data=dict(dir='')))
 
 def build(config):
@@ -50,7 +52,9 @@ def build(config):
     steps=config.steps,
     guard=contracts.Guard(statement=lambda steps: (
       {'privacy': privacy(steps)} if config.secret else {})),
-    evals=lambda split: types.SimpleNamespace(source=range(200)))
+    evals=lambda split: types.SimpleNamespace(source=source.from_arrays(
+      'rows', {'label': np.zeros(config.scored, int)},
+      num_classes=config.classes or None)))
 """
 
 
@@ -318,6 +322,27 @@ def test_a_score_with_noise_decides_and_is_paid_for(sweep):
   of_users = sweep._replace(overrides={'unit': users.UNIT})
   with pytest.raises(types.InputError, match='protect users'):
     search(of_users, Train(), score='noisy', score_noise=100.0)
+
+
+@pytest.mark.parametrize(
+  ('space', 'overrides', 'says'),
+  [
+    ('rate=0.1', {'classes': 0}, 'one label a row'),
+    ('scored=200,300', {}, r'scored by \[200, 300\] rows'),
+  ],
+)
+def test_noise_is_for_one_number_of_rows_with_a_label_each(
+  sweep, space, overrides, says
+):
+  other = sweep._replace(space=spaces.parse(space), overrides=overrides)
+  with pytest.raises(types.InputError, match=says):
+    search(other, Train(), score='noisy', score_noise=100.0)
+
+
+def test_one_search_protects_one_thing(sweep):
+  space = spaces.parse(f'unit={users.UNIT},one row of the training set')
+  with pytest.raises(types.InputError, match='protect different things'):
+    search(sweep._replace(space=space), Train())
 
 
 def test_the_worst_candidate_counts(sweep):
