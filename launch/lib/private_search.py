@@ -247,7 +247,7 @@ def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
     todo.append(sweep.job(folders[-1], fields))
 
   def seen(job, code):
-    # The outcome of a private run like any other: the worst of all scores.
+    # The worst of all scores. That it ended so is not covered, and said to be.
     if code == app.NON_FINITE:
       (job.log.parent / 'diverged').touch()
 

@@ -26,8 +26,10 @@ NOT_COVERED = (
   'publish parameters alone',
   'other runs on the same rows, also with one key_file: each has noise of its '
   'own, and what they spend adds up',
-  'copies of a work directory that go on with another optimizer or other '
-  'initial weights: their noise is the same',
+  'what is trained again from one file noise_key with another optimizer, other '
+  'initial weights, code or devices: its noise is the same',
+  'whether and when a run ended because a number was not finite, which rows '
+  'decide without noise',
 )
 
 # Kinds of batches that the accounting is about.

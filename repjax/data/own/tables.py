@@ -288,6 +288,12 @@ def _numbers(cells):
   """int32 or float32 [n], with NaN for empty cells; None of texts."""
   if all(isinstance(x, str) and not x.strip() for x in cells):
     return None
+  texts = {x.strip() for x in cells if isinstance(x, str)}
+  digits = {x for x in texts if x.isdecimal()}
+  # What Python takes for a number and nobody else, and names such as 7 and 007.
+  same = len({x.lstrip('0') for x in digits}) < len(digits)
+  if same or any('_' in x for x in texts):
+    return None
   try:
     found = [float(x) if str(x).strip() else np.nan for x in cells]
   except (ValueError, OverflowError):  # Of JSON's whole numbers.

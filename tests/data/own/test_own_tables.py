@@ -141,6 +141,17 @@ def test_a_number_for_each_row_is_no_class(tmp_path):
     _load(path, 'train', 'csv')
 
 
+@pytest.mark.parametrize('names', [('7', '007'), ('10', '1_0')])
+def test_names_of_digits_stay_apart(tmp_path, names):
+  rows = [(f't{i}', 'ab'[i % 2], names[i // 2], i) for i in range(4)]
+  read = _load(_csv(tmp_path / 'a.csv', rows)).read(np.arange(4))
+  assert {x.decode() for x in read['user']} == set(names)
+  # And months are numbers.
+  rows = [(*x[:2], f'0{1 + x[3]}', x[3]) for x in rows]
+  read = _load(_csv(tmp_path / 'a.csv', rows)).read(np.arange(4))
+  assert sorted(read['user'].tolist()) == [1, 2, 3, 4]
+
+
 def test_whole_numbers_beyond_all_others_are_texts(tmp_path):
   rows = [(int('9' * n), 'xy'[n % 2]) for n in range(400, 404)]
   path = _jsonl(tmp_path / 'a.jsonl', rows, ('text', 'label'))
