@@ -115,7 +115,8 @@ def make(
       never does.
 
   Raises:
-    InputError: If a setting is out of range.
+    InputError: If a setting is out of range, or, at `init`, if the state keeps
+      averages of its parameters (`start.as_predicted` puts them in place).
   """
   types.check_range('[1, inf)', steps=steps)
   types.check_range('[0, inf)', reset_every=reset_every)
@@ -127,6 +128,11 @@ def make(
     predict = norm_layers.with_statistics(predict, prior)
 
   def init(source):
+    if hasattr(source.extra, 'statistics'):  # `methods.step.EmaState`.
+      raise types.InputError(
+        'The state predicts with averages of its parameters, which would stay '
+        'as they are: adapt repjax.start.as_predicted(state).'
+      )
     leaves = {'/'.join(path): _variables(source)[path] for path in paths}
     return Adapted(
       leaves, tx.init(leaves), jnp.zeros((), jnp.int32), jnp.ones(())

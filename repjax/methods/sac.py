@@ -23,9 +23,13 @@ from repjax import types
 from repjax.methods import squashed_policy
 from repjax.methods import step as steps
 from repjax.models import agent as agents
+from repjax.optim import link
 
 # A stream of an update's key beside those of the losses.
 _TRANSFORM = 3
+
+# Column of the normal numbers that actions are drawn by.
+_NOISE = 'action_noise'
 
 
 class SacState(NamedTuple):
@@ -128,14 +132,14 @@ def make(
     is_read = path[0] == 'encoder' or path[:2] == ('critic', 'projection')
     return encoder_decay if is_read else critic_decay
 
-  def critic_loss(state, rng):
+  def critic_loss(state):
     weight = jnp.exp(state.extra.log_temperature)
 
     def loss_fn(params, model_state, batch, _):
       gaussian = model.apply(
         {'params': state.params}, batch[f'next_{column}'], method='policy'
       )
-      action, log_prob = squashed_policy.draw(gaussian, rng)
+      action, log_prob = squashed_policy.squash(gaussian, batch[_NOISE])
       values = model.apply(
         {'params': state.extra.target},
         batch[f'next_{column}'],
@@ -160,7 +164,7 @@ def make(
 
     return loss_fn
 
-  def actor_loss(state, rng):
+  def actor_loss(state):
     weight = jnp.exp(state.extra.log_temperature)
 
     def loss_fn(params, model_state, batch, _):
@@ -169,7 +173,7 @@ def make(
       gaussian = model.apply(
         variables, batch[column], stop=True, method='policy'
       )
-      action, log_prob = squashed_policy.draw(gaussian, rng)
+      action, log_prob = squashed_policy.squash(gaussian, batch[_NOISE])
       values = model.apply(
         variables, batch[column], action, stop=True, method='values'
       )
@@ -194,10 +198,21 @@ def make(
     )
     return state, aux.sums
 
+  def noisy(batch, rng):
+    """With the draws of actions, which stay with their rows."""
+    drawn = squashed_policy.noise(rng, (len(batch[column]), action_dim))
+    return {**batch, _NOISE: drawn}
+
   def act(state, batch, rng):
     """Actor and temperature."""
     state, sums = descend(
-      state, tx.actor, 'actor', ('actor',), actor_loss(state, rng), batch, rng
+      state,
+      tx.actor,
+      'actor',
+      ('actor',),
+      actor_loss(state),
+      noisy(batch, rng),
+      rng,
     )
     total, weight = sums['entropy']
     # d/d log_temperature of temperature * (entropy - target entropy).
@@ -235,8 +250,8 @@ def make(
       tx.critic,
       'critic',
       _present(state.params, ('encoder', 'critic')),
-      critic_loss(state, rng_critic),
-      batch,
+      critic_loss(state),
+      noisy(batch, rng_critic),
       rng_critic,
     )
     state, of_actor = _sometimes(
@@ -279,6 +294,11 @@ def make(
         {x: params[x] for x in _present(params, ('encoder', 'task'))}
       ),
     )
+    if 'dp_sgd' in link.asking(opt_state):
+      raise types.InputError(
+        'SAC learns its temperature from the entropy without noise, and values '
+        'from that: it is not private with dp_sgd.'
+      )
     target = jax.tree.map(jnp.copy, {x: params[x] for x in slow})
     return types.TrainState(
       step=jnp.zeros((), jnp.int32),

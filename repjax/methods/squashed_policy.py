@@ -30,11 +30,15 @@ def draw(
   Returns:
     (actions [B, A], log-densities [B]).
   """
-  num, size = gaussian.mean.shape
-  noise = jax.vmap(lambda key: jax.random.normal(key, (size,)))(
+  return squash(gaussian, noise(rng, gaussian.mean.shape))
+
+
+def noise(rng: jax.Array, shape: tuple[int, int]) -> jax.Array:
+  """Normal numbers [B, A], by each row's place in the global batch."""
+  num, size = shape
+  return jax.vmap(lambda key: jax.random.normal(key, (size,)))(
     parallel.row_rngs(rng, num)
   )
-  return squash(gaussian, noise)
 
 
 def squash(gaussian: agents.Gaussian, noise: jax.Array):

@@ -60,13 +60,19 @@ def in_turn(
 
   def update_fn(updates, state, params=None, **extra):
     now = whose_turn(state.step, len(blocks), steps_per_block)
+    named = set(trees.flatten(updates))
+
+    def block_of(path):
+      """Number of the block that a path ends in a parameter of, or None."""
+      ends = (path[i:] for i in range(len(path)))
+      return next((blocks.index(x[0]) for x in ends if x in named), None)
 
     def of_now(new, old):
       """Leaves of `new` that are of this turn or of no block, else of `old`."""
       kept = trees.flatten(old)
       leaves = []
       for path, leaf in trees.flatten(new).items():
-        block = next((blocks.index(x) for x in path if x in blocks), None)
+        block = block_of(path)
         if block is not None:
           leaf = jnp.where(now == block, leaf, kept[path])
         leaves.append(leaf)

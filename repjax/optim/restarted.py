@@ -31,16 +31,34 @@ def restarted(
   inside of `tx` begin anew, too: put them behind it.
 
   Args:
-    tx: Any chain; must not hold keys, which would come twice.
-    at: Counts from 0, which begins what has just begun.
+    tx: A chain whose whole state is to be made anew, rates in it too.
+    at: Counts from 0, which changes nothing.
+
+  Raises:
+    InputError: At `init`, if the chain holds what must not begin anew: keys,
+      whose noise would come twice, or where training started.
   """
   types.check_range('[0, inf)', at=at)
   tx = optax.with_extra_args_support(tx)
 
   def init_fn(params):
-    return RestartedState(jnp.zeros((), jnp.int32), tx.init(params))
+    inner = tx.init(params)
+    names = [
+      type(x).__name__
+      for x in jax.tree.leaves(inner, is_leaf=_stays)
+      if _stays(x)
+    ]
+    if names:
+      raise types.InputError(
+        f'restarted would make the state of {", ".join(names)} anew in the '
+        'middle of training: put that link in front of it in the chain.'
+      )
+    return RestartedState(jnp.zeros((), jnp.int32), inner)
 
   def update_fn(updates, state, params, **extra):
+    if not at:
+      updates, inner = tx.update(updates, state.inner, params, **extra)
+      return updates, RestartedState(state.step + 1, inner)
     fresh = tx.init(params)
     inner = jax.tree.map(
       lambda new, old: jnp.where(state.step == at, new, old),
@@ -51,3 +69,10 @@ def restarted(
     return updates, RestartedState(state.step + 1, inner)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _stays(x):
+  """Whether a link's state holds a key, or knows where training started."""
+  return hasattr(x, 'started_at') or 'dp_sgd' in (
+    x.asks() if hasattr(x, 'asks') else ''
+  )

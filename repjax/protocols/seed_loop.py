@@ -66,7 +66,8 @@ def fit(
 
   Yields:
     (step, states with a leading seed axis, name -> mean since the last
-    yield, [S]), the last one at step T.
+    yield, [S]), the last one at step T. States are those of the loop until it
+    goes on, which may donate them: copy what is to be kept.
 
   Raises:
     InputError: If states have one key in their optimizers for several seeds.

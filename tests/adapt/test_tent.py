@@ -14,6 +14,7 @@ import pytest
 
 from repjax import loop
 from repjax import parallel
+from repjax import start
 from repjax import trees
 from repjax import types
 from repjax.adapt import norm_layers
@@ -450,3 +451,18 @@ def test_a_network_without_norms_cannot_adapt():
   method, state = _trained(_Bare(), steps=0)
   with pytest.raises(types.InputError, match='no norm with a scale or bias'):
     _paths(method, state)
+
+
+def test_a_state_that_predicts_with_averages_is_put_in_place_first():
+  method = supervised.make(_resnet(), optax.sgd(0.05), ema_decay=0.9)
+  state = loop.init(method, _batch(), 0, jax.local_devices()[:1])
+  adapter = _adapter(method, state)
+  with pytest.raises(types.InputError, match='as_predicted'):
+    adapter.init(state)
+  placed = start.as_predicted(state)
+  adapted, _ = jax.jit(adapter.step)(placed, adapter.init(placed), _batch())
+  moved = [
+    abs(x - adapter.init(placed).leaves[k]).max()
+    for k, x in adapted.leaves.items()
+  ]
+  assert max(moved) > 0

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import optim
 from repjax import trees
 from repjax import types
 from repjax.methods import inverse_dynamics
@@ -212,3 +213,21 @@ def test_rows_of_padding_count_for_nothing(state):
 def test_what_is_out_of_range_is_refused(settings):
   with pytest.raises(types.InputError, match=next(iter(settings))):
     _method(**settings)
+
+
+def test_actions_are_drawn_by_rows_in_whatever_parts_the_loss_is_taken(state):
+  # SAM of no radius takes the gradients of groups, and adds them up.
+  def moved(link):
+    chain = optax.chain(link, optax.sgd(0.1))
+    tx = sac.Optimizers(*[chain] * 2, *[optax.sgd(0.1)] * 2)
+    method = sac.make(_MODEL, tx, action_dim=2)
+    begun = method.init(jax.random.key(0), _batch())
+    return jax.jit(method.update)(begun, _batch(), jax.random.key(1))[0].params
+
+  chex.assert_trees_all_close(
+    moved(optim.sam(0.0, groups=2)), moved(optax.identity()), atol=1e-6
+  )
+  with pytest.raises(types.InputError, match='not private with dp_sgd'):
+    moved(
+      optim.dp_sgd(1.0, 1.0, expected_batch_size=6.0, key=jax.random.key(0))
+    )

@@ -83,3 +83,14 @@ def test_other_blocks_than_the_parameters_are_refused():
       optim.in_turn(optax.sgd(0.1), blocks, steps_per_block=1).init(PARAMS)
   with pytest.raises(types.InputError, match='steps_per_block'):
     optim.in_turn(optax.sgd(0.1), ORDER, steps_per_block=0)
+
+
+def test_counts_of_a_part_that_is_called_as_a_block_go_on():
+  parts = {x: optax.sgd(lambda count: 0.1 * (count + 1)) for x in ORDER}
+  labels = {
+    name: jax.tree.map(lambda _, n=name: n, PARAMS[name]) for name in ORDER
+  }
+  tx = optim.in_turn(optax.partition(parts, labels), ORDER, steps_per_block=2)
+  plain = optim.in_turn(parts['first'], ORDER, steps_per_block=2)
+  for one, other in zip(run(tx, PARAMS, 4), run(plain, PARAMS, 4), strict=True):
+    chex.assert_trees_all_close(one[0], other[0])

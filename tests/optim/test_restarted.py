@@ -1,12 +1,15 @@
 """A restarted optimizer is a new one from its step on."""
 
 import chex
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from repjax import optim
 from repjax import types
+from repjax.protocols import side_by_side
 
 
 def _trajectory(tx, params, grads):
@@ -40,3 +43,27 @@ def test_a_restart_at_the_start_is_none():
 def test_a_step_before_the_first_is_refused():
   with pytest.raises(types.InputError, match='at must be in'):
     optim.restarted(optax.adam(0.1), -1)
+
+
+@pytest.mark.parametrize(
+  ('link', 'name'),
+  [
+    (
+      optim.dp_sgd(1.0, 1.0, expected_batch_size=2.0, key=jax.random.key(0)),
+      'DpSgdState',
+    ),
+    (optim.l2_sp(1.0), 'L2SpState'),
+  ],
+)
+def test_what_must_not_begin_anew_is_refused(link, name):
+  tx = optim.restarted(optax.chain(link, optax.sgd(0.1)), 3)
+  with pytest.raises(types.InputError, match=name):
+    tx.init({'head': jnp.ones(2), 'body': jnp.ones(2)})
+
+
+def test_a_rate_in_the_state_stays_where_nothing_is_restarted():
+  tx = optim.restarted(side_by_side.swept(optax.sgd(1.0)), 0)
+  begun = types.TrainState(0, jnp.ones(2), tx.init(jnp.ones(2)), {}, ())
+  state = side_by_side.with_rate(begun, 0.1).opt_state
+  updates, _ = tx.update(jnp.ones(2), state, jnp.ones(2))
+  np.testing.assert_allclose(updates, -0.1)
