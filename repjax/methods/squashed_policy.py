@@ -33,7 +33,7 @@ def draw(
   return squash(gaussian, noise(rng, gaussian.mean.shape))
 
 
-def noise(rng: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def noise(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Normal numbers [B, A], by each row's place in the global batch."""
   num, size = shape
   return jax.vmap(lambda key: jax.random.normal(key, (size,)))(

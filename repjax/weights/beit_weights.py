@@ -82,7 +82,7 @@ def model(
   """
   stored = stored_config.Stored(path)
   kinds = ('BeitForMaskedImageModeling', 'BeitForImageClassification')
-  kind = (stored('architectures', None) or [''])[0]
+  kind = (stored('architectures', ['']) or [''])[0]
   if kind not in kinds:
     stored.refuse(f'architectures must be one of {kinds}, got {kind!r}')
   stored.check('model_type', ('beit',))

@@ -108,6 +108,8 @@ def _bart_fields(stored):
   stored.check('decoder_attention_heads', (heads,))
   stored.check('decoder_ffn_dim', (mlp_dim,))
   stored.check('tie_word_embeddings', (True,))
+  # `labelled_text.pairs` begins what is written with </s>.
+  stored.check('decoder_start_token_id', (2,))
   return dict(
     vocab_size=stored('vocab_size', 50_265),
     hidden_dim=stored('d_model', 1024),

@@ -185,6 +185,9 @@ def test_a_config_makes_the_model_or_says_why_not(tmp_path):
     path.write_text(json.dumps({**stored, field: value}))
     with pytest.raises(InputError, match=f'{field} must be one of'):
       beit_weights.model(tmp_path)
+  path.write_text(json.dumps({**stored, 'architectures': {'a': 1}}))
+  with pytest.raises(InputError, match='architectures must be like'):
+    beit_weights.model(tmp_path)
   path.write_text(
     json.dumps({**stored, 'use_shared_relative_position_bias': True})
   )

@@ -235,11 +235,18 @@ def _folders(root):
 
 
 def _images(folder):
-  return [
-    x
-    for x in sorted(folder.rglob('*'))
-    if _is_image(x) and not _is_hidden(x.relative_to(folder).parts)
-  ]
+  found = []
+  for path in sorted(folder.rglob('*')):
+    if _is_hidden(path.relative_to(folder).parts):
+      continue
+    if path.is_symlink() and path.is_dir():
+      raise types.InputError(
+        f'{path} is a link to a folder, whose images would be left out: put '
+        'them, or links to them, into a folder of their own.'
+      )
+    if _is_image(path):
+      found.append(path)
+  return found
 
 
 def _is_image(path):

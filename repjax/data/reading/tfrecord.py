@@ -46,14 +46,18 @@ def read(path: pathlib.Path) -> Iterator[bytes]:
   Each is stored as its length (uint64), a checksum of that (uint32), the
   data, and a checksum of the data (uint32), little-endian.
   """
+  left = path.stat().st_size
   with path.open('rb') as stream:
     while header := stream.read(12):
       if len(header) < 12:
         raise types.InputError(f'{path} is cut off; prepare the set again.')
       (length,) = struct.unpack('<Q', header[:8])
+      left -= 12 + length + 4
+      if left < 0:  # Before so many bytes are asked for.
+        raise types.InputError(
+          f'{path} is cut off or damaged; prepare the set again.'
+        )
       record = stream.read(length + 4)
-      if len(record) < length + 4:
-        raise types.InputError(f'{path} is cut off; prepare the set again.')
       yield record[:-4]
 
 

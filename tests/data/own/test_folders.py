@@ -147,6 +147,19 @@ def test_damaged_images_are_named_and_refused_or_left_out(pets, caplog):
   assert 'left out' in caplog.text and 'dog/3.png' in caplog.text
 
 
+@pytest.mark.parametrize('place', ['bird', 'cat/more'])
+def test_a_class_may_be_a_link_and_no_folder_inside_of_one(pets, place):
+  elsewhere = pets.parent / f'{pets.name}-more'
+  for i in range(4):
+    _picture(elsewhere / f'{i}.png', 50 + i)
+  (pets / place).symlink_to(elsewhere)
+  if place == 'bird':
+    assert 'bird' in _load(pets, 'train').class_names
+    return
+  with pytest.raises(types.InputError, match='more is a link to a folder'):
+    _load(pets, 'train')
+
+
 def test_what_programs_leave_behind_is_no_image(pets):
   before = len(_load(pets, 'train+test'))
   for name in ('.thumbnails', '.ipynb_checkpoints', '__MACOSX'):

@@ -404,6 +404,7 @@ def test_tfrecord_names_the_command_and_can_be_converted(tmp_path, monkeypatch):
   [
     (lambda content: content[:-3], 'is cut off'),
     (lambda content: content + content[:7], 'is cut off'),
+    (lambda content: content + b'\xff' * 12 + content, 'is cut off or damaged'),
     (lambda content: content + b'\0' * 16, 'has 356 records instead of 355'),
   ],
 )
