@@ -162,17 +162,6 @@ class Plan(NamedTuple):
     """
     return private_keys.with_own(states, self.root, runs)
 
-  @property
-  def promise(self) -> private_guard.Promise:
-    """What batches and the optimizer must keep."""
-    return private_guard.Promise(
-      num_rows=self.num_rows,
-      rate=self.rate,
-      capacity=self.capacity,
-      noise_multiplier=self.noise_multiplier,
-      rows_per_user=self.rows_per_user if self.user_column else 0,
-    )
-
   def guarded(self, experiment: types.Experiment) -> types.Experiment:
     """The experiment, which now refuses what would void the run's statement."""
     if self.is_open:
@@ -181,7 +170,7 @@ class Plan(NamedTuple):
       guard=types.Guard(
         begin=self.begin,
         keyed=lambda state: private_keys.with_run(state, self.root),
-        check=functools.partial(private_guard.check, self.promise),
+        check=functools.partial(private_guard.check, self),
         resumed=private_guard.check_resumed,
         watch=private_guard.watch(self.clip_norm),
         line=lambda step: {'epsilon': self.statement(step).epsilon},

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import math
-from typing import NamedTuple
+from typing import Any
 
 from absl import logging
 import jax
@@ -86,26 +86,8 @@ def check_numbers(
     raise types.InputError(f'Need 0 < sampling_rate <= 1; got {sampling_rate}')
 
 
-class Promise(NamedTuple):
-  """What a statement is about, which batches and the optimizer must keep.
-
-  Attributes:
-    num_rows: Rows of the set, or users.
-    rate: Probability of each to be in a batch.
-    capacity: How many a batch holds, at least.
-    noise_multiplier: Of each step, at least.
-    rows_per_user: Rows that are clipped as one; 0 where rows are protected.
-  """
-
-  num_rows: int
-  rate: float
-  capacity: int
-  noise_multiplier: float
-  rows_per_user: int
-
-
 def check(
-  promise: Promise,
+  plan: Any,
   experiment: types.Experiment,
   state: types.TrainState,
   best: str,
@@ -113,14 +95,14 @@ def check(
   """Refuses a run whose claim to privacy would not hold.
 
   Args:
-    promise: What is claimed.
+    plan: What is claimed, a `private.Plan`.
     experiment: From `Plan.guarded`.
     state: A fresh state of it.
     best: The metric that chooses a checkpoint; '' for none.
 
   Raises:
     InputError: If batches are not Poisson samples, no link of the optimizer
-      makes gradients private, either is not as was promised, another link asks
+      makes gradients private, either is not as the plan says, another link asks
       for data, too, or remembers gradients in front of it, or a metric chooses
       what is published.
   """
@@ -132,7 +114,7 @@ def check(
     )
   if not private_keys.of(state):
     raise types.InputError(private_keys.NO_LINK)
-  _check_promise(promise, experiment.train, private_keys.links(state))
+  _check_plan(plan, experiment.train, private_keys.links(state))
   # One of somebody else's is refused when the step is traced (`optim.link`).
   names = link.asking(state.opt_state)
   names.remove('dp_sgd')
@@ -162,32 +144,33 @@ def check(
     )
 
 
-def _check_promise(promise, train, links):
+def _check_plan(plan, train, links):
   if isinstance(train, users.UserBatches):
     num, unit, size = train.num_users, 'users', train.rows_per_user
   else:
     num, unit, size = len(train.source), 'rows', 0
   units = num, size, train.batch_size // max(size, 1)
-  least = promise.num_rows, promise.rows_per_user, promise.capacity
+  own = plan.rows_per_user if plan.user_column else 0
+  least = plan.num_rows, own, plan.capacity
   if units[:2] != least[:2] or units[2] < least[2]:
     raise types.InputError(
       f'The experiment claims privacy for {_units(*least)}, but its batches '
       f'draw from {_units(*units)}: take those of private.Plan.batches.'
     )
-  if train.rate > promise.rate * (1 + 1e-9):
+  if train.rate > plan.rate * (1 + 1e-9):
     raise types.InputError(
       f'The experiment claims privacy for {unit} that are in a batch with '
-      f'probability {promise.rate:g}, but its batches have a rate of '
+      f'probability {plan.rate:g}, but its batches have a rate of '
       f'{train.rate:g}: take those of private.Plan.batches.'
     )
   for link_state in links:
     # Of all devices, or of runs side by side.
     noise = np.min(jax.device_get(link_state.noise_multiplier))
     rows = np.unique(jax.device_get(link_state.rows_per_user))
-    if noise < promise.noise_multiplier * (1 - 1e-6):
+    if noise < plan.noise_multiplier * (1 - 1e-6):
       raise types.InputError(
         'The experiment claims privacy for a noise_multiplier of '
-        f'{promise.noise_multiplier:g}, but dp_sgd in its optimizer has '
+        f'{plan.noise_multiplier:g}, but dp_sgd in its optimizer has '
         f'{noise:g}: begin the chain with private.Plan.link().'
       )
     if rows.tolist() != [max(size, 1)]:

@@ -25,11 +25,9 @@ from repjax.methods import step as steps
 from repjax.models import agent as agents
 from repjax.optim import link
 
-# A stream of an update's key beside those of the losses.
-_TRANSFORM = 3
-
-# Column of the normal numbers that actions are drawn by.
-_NOISE = 'action_noise'
+# A stream of an update's key beside those of the losses, and the column of the
+# normal numbers that actions are drawn by.
+_TRANSFORM, _NOISE = 3, 'action_noise'
 
 
 class SacState(NamedTuple):
@@ -186,6 +184,8 @@ def make(
 
   def descend(state, tx, name, groups, loss_fn, batch, rng):
     """One update of some groups: (state, sums)."""
+    # Draws of actions stay with their rows.
+    batch = {**batch, _NOISE: squashed_policy.noise(rng, batch['action'].shape)}
     grad_fn = gradients.GradFn(
       loss_fn, batch, parallel.device_rng(rng), state.model_state
     )
@@ -198,21 +198,10 @@ def make(
     )
     return state, aux.sums
 
-  def noisy(batch, rng):
-    """With the draws of actions, which stay with their rows."""
-    drawn = squashed_policy.noise(rng, (len(batch[column]), action_dim))
-    return {**batch, _NOISE: drawn}
-
   def act(state, batch, rng):
     """Actor and temperature."""
     state, sums = descend(
-      state,
-      tx.actor,
-      'actor',
-      ('actor',),
-      actor_loss(state),
-      noisy(batch, rng),
-      rng,
+      state, tx.actor, 'actor', ('actor',), actor_loss(state), batch, rng
     )
     total, weight = sums['entropy']
     # d/d log_temperature of temperature * (entropy - target entropy).
@@ -251,7 +240,7 @@ def make(
       'critic',
       _present(state.params, ('encoder', 'critic')),
       critic_loss(state),
-      noisy(batch, rng_critic),
+      batch,
       rng_critic,
     )
     state, of_actor = _sometimes(
@@ -296,8 +285,7 @@ def make(
     )
     if 'dp_sgd' in link.asking(opt_state):
       raise types.InputError(
-        'SAC learns its temperature from the entropy without noise, and values '
-        'from that: it is not private with dp_sgd.'
+        'SAC is not private with dp_sgd: plain entropies move its temperature.'
       )
     target = jax.tree.map(jnp.copy, {x: params[x] for x in slow})
     return types.TrainState(

@@ -132,8 +132,19 @@ def unclipped_layer(plan):
   return changed(plan, change)
 
 
+def claiming(plan, link):
+  """A link whose state says that it has the noise of the plan."""
+
+  def init(params):
+    claimed = jnp.float32(plan.noise_multiplier)
+    return link.init(params)._replace(noise_multiplier=claimed)
+
+  return optax.GradientTransformationExtraArgs(init, link.update)
+
+
 def half_the_noise(plan):
-  return plan._replace(noise_multiplier=plan.noise_multiplier / 2).link()
+  half = plan._replace(noise_multiplier=plan.noise_multiplier / 2)
+  return claiming(plan, half.link())
 
 
 def a_layer_without_noise(plan):
@@ -179,7 +190,7 @@ def one_noise_for_all_layers(plan):
       new,
     ), after
 
-  return changed(plan, change, link=quiet)
+  return changed(plan, change, link=claiming(plan, quiet))
 
 
 def clipped_after_the_sum(plan):
