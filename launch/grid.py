@@ -13,7 +13,6 @@ and plots/ the changes over the first method with their 95 % intervals.
 
 import os
 import pathlib
-import shlex
 
 from absl import flags
 from ml_collections import config_flags
@@ -81,15 +80,6 @@ def main() -> None:
     metric=_METRIC.value,
   )
   grids.check(grid, overrides)
-  try:
-    train_flags = shlex.split(_TRAIN_FLAGS.value)
-  except ValueError as error:
-    raise types.InputError(
-      f'--train_flags={_TRAIN_FLAGS.value}: {error}.'
-    ) from error
-  if _DATA_DIR.value:
-    folder = pathlib.Path(_DATA_DIR.value).expanduser().absolute()
-    train_flags.append(f'--data_dir={folder}')
   sweep = trials.Sweep(
     workdir=pathlib.Path(_WORKDIR.value).expanduser().absolute(),
     file=file,
@@ -98,7 +88,7 @@ def main() -> None:
     space=grids.space(grid),
     metric=grid.metric,
     mode='max',
-    train_flags=tuple(train_flags),
+    train_flags=executors.train_flags(_TRAIN_FLAGS.value, _DATA_DIR.value),
   )
   jobs = _JOBS.value or os.cpu_count() or 1
   execute = executors.local(jobs)

@@ -13,7 +13,6 @@ are those of launch.train: of the first trial that failed, if any did.
 import ast
 import math
 import pathlib
-import shlex
 
 from absl import flags
 from ml_collections import config_flags
@@ -98,15 +97,6 @@ def _sweep() -> trials.Sweep:
   space = spaces.parse(_SPACE.value)
   overrides = dict(config_flags.get_override_values(flags.FLAGS['config']))
   spaces.check(space, config, tuple(overrides))
-  try:
-    train_flags = shlex.split(_TRAIN_FLAGS.value)
-  except ValueError as error:
-    raise types.InputError(
-      f'--train_flags={_TRAIN_FLAGS.value}: {error}.'
-    ) from error
-  if _DATA_DIR.value:
-    folder = pathlib.Path(_DATA_DIR.value).expanduser().absolute()
-    train_flags.append(f'--data_dir={folder}')
   metric = _METRIC.value or config.run.best
   if not metric:
     raise types.InputError(
@@ -121,7 +111,7 @@ def _sweep() -> trials.Sweep:
     space=space,
     metric=metric,
     mode=_MODE.value or config.run.best_mode,
-    train_flags=tuple(train_flags),
+    train_flags=executors.train_flags(_TRAIN_FLAGS.value, _DATA_DIR.value),
   )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import os
 import pathlib
+import shlex
 import subprocess
 import threading
 import time
@@ -42,6 +43,22 @@ class Job(NamedTuple):
 Executor = Callable[
   [Sequence[Job], threading.Event, Callable[[Job, int], None]], dict[str, int]
 ]
+
+
+def train_flags(given: str, data_dir: str) -> tuple[str, ...]:
+  """Flags of each trial, from --train_flags and --data_dir.
+
+  Raises:
+    InputError: A quote is not closed.
+  """
+  try:
+    found = shlex.split(given)
+  except ValueError as error:
+    raise types.InputError(f'--train_flags={given}: {error}.') from error
+  if data_dir:
+    folder = pathlib.Path(data_dir).expanduser().absolute()
+    found.append(f'--data_dir={folder}')
+  return tuple(found)
 
 
 def local(num_parallel: int) -> Executor:

@@ -49,9 +49,13 @@ def logits_of_run():
 
 
 def test_a_run_becomes_a_folder_of_hugging_face(workdir, tmp_path):
-  folder = tmp_path / 'hub'
+  folder, mine = tmp_path / 'hub', tmp_path / 'hub.partial' / 'mine'
+  mine.parent.mkdir()
+  mine.write_text('')
   code, output = export(workdir, folder)
   assert code == 0, output
+  assert mine.exists()
+  assert {x.name for x in tmp_path.iterdir()} == {'hub', 'hub.partial'}
   assert {x.name for x in folder.iterdir()} == {
     'README.md',
     'config.json',

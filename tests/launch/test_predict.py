@@ -175,6 +175,7 @@ def test_inputs_that_do_not_fit_are_refused(run, digits, tmp_path):
     ('new', tmp_path / 'a' / 'b.csv', f'{same} is a file: give another'),
     ('b.csv', digits / 'b.csv', 'is what is predicted'),
     ('new', digits / 'c.csv', 'is a folder: give a file'),
+    ('new', digits / 'new' / 'd.csv', 'is inside of --inputs'),
   ):
     (digits / 'c.csv').mkdir(exist_ok=True)
     given = (f'--inputs={digits / inputs}', f'--outputs={outputs}')
