@@ -73,6 +73,5 @@ def restarted(
 
 def _stays(x):
   """Whether a link's state holds a key, or knows where training started."""
-  return hasattr(x, 'started_at') or 'dp_sgd' in (
-    x.asks() if hasattr(x, 'asks') else ''
-  )
+  has_key = hasattr(x, 'asks') and x.asks() == 'dp_sgd'
+  return has_key or hasattr(x, 'started_at')
