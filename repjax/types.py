@@ -300,7 +300,7 @@ class Report(NamedTuple):
   """What a study returns.
 
   Attributes:
-    scalars: Name -> one value a seed. The claims of the study refer to them.
+    scalars: Name -> one value a seed, or none. Claims of the study refer to it.
     arrays: Name -> array behind a plot or a table.
     figures: Name -> matplotlib figure.
   """

@@ -14,9 +14,10 @@ their gradient.)
 On MNIST large batches are a point ahead of small ones, each at its best rate
 (`mnist`). On text, where a batch of 1,024 is a quarter of the rows, they are 6
 points ahead at the paper's two rates, and no further apart than chance at the
-best rate of each. The larger encoder is 4 points behind, with noise and without
-it (measured): pretraining taught it less (a guess), so that this says nothing
-of privacy. All arms are at the best of the same rates, which training rows
+best rate of each. The larger encoder is 4 points behind without noise
+(measured): pretraining taught it less (a guess), so that nothing could be said
+of privacy by it, and it is not trained with noise. (It was, before, and was 3
+points behind.) All arms are at the best of the same rates, which training rows
 choose. (Before, test rows chose, and the larger one was tried at one rate.)
 
 The threshold on MNIST, 0, was written when a trial of the same comparison had

@@ -56,7 +56,8 @@ def judge(
       what other claims take for granted and 'theory' for what a formula says,
       which one value decides; needs, the names of such 'first' claims without
       which nothing can be said here.
-    scalars: Name -> one value a seed. A preset may leave claims out.
+    scalars: Name -> one value a seed. A preset may leave claims out; a claim
+      that was not measured, since what it needs does not hold, has no values.
 
   Returns:
     Rows in the order of the claims.
@@ -79,12 +80,16 @@ def judge(
     ]
     if unmet:
       row.update(verdict=NOT_TESTABLE, unmet=unmet)
+    elif not row['values']:
+      raise ValueError(f'no values of {row["name"]}, which could be measured')
   return list(rows.values())
 
 
 def _verdict(claim, values):
   if 'at_least' not in claim and 'at_most' not in claim:
     return MEASURED
+  if not len(values):
+    return NOT_TESTABLE
   least, most = claim.get('at_least', -np.inf), claim.get('at_most', np.inf)
   mean, half = averages.interval(values)
   if np.isnan(half):
@@ -101,6 +106,9 @@ def _verdict(claim, values):
 def verdicts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
   """A line a row of `judge`, such as 'gain: 0.5000 +- 0.1000: holds'."""
   for row in rows:
+    if not row['values']:
+      yield f'{row["name"]}: {row["verdict"]}'
+      continue
     mean, half = averages.interval(row['values'])
     yield f'{row["name"]}: {mean:.4f} +- {half:.4f}: {row["verdict"]}'
 
@@ -257,6 +265,8 @@ def in_order(rows, claims):
 
 def interval_of(values) -> str:
   """Mean over seeds, half of its interval, and their number."""
+  if not values:
+    return 'not measured'
   if any(x is None or not np.isfinite(x) for x in values):
     return f'no number ({len(values)})'
   mean, half = averages.interval(values)

@@ -161,6 +161,21 @@ def test_nothing_is_said_where_what_it_takes_for_granted_is_not_so():
   assert row['unmet'] == ['known']
 
 
+def test_what_could_not_be_measured_has_no_values_but_a_reason():
+  claims = dict(
+    known=dict(kind='first', says='', paper='', at_least=0.0),
+    gain=dict(says='', paper='', at_least=0.0, needs=('known',)),
+  )
+  rows = results.judge(claims, {'known': [-1.0, -1.1], 'gain': []})
+  assert rows[1]['verdict'] == 'not testable here'
+  assert rows[1]['unmet'] == ['known']
+  assert list(results.verdicts(rows))[1] == 'gain: not testable here'
+  assert results.interval_of(rows[1]['values']) == 'not measured'
+  # Where it could be measured, nothing is left out.
+  with pytest.raises(ValueError, match='gain'):
+    results.judge(claims, {'known': [1.0, 1.1], 'gain': []})
+
+
 def test_the_reader_sees_headlines_first_and_then_all_claims(
   tmp_path, monkeypatch
 ):
