@@ -96,15 +96,15 @@ def test_each_kind_is_measured_at_its_own_best_rate(monkeypatch):
   config.study.rates = (0.03, 0.1, 0.3)
   found = study.run(config, seeds=(0, 1)).scalars
   tuning = [x for x in asked if ', rate ' in x[0]]
-  assert len(tuning) == 9
+  assert len(tuning) == 15
   assert {x[3] for x in tuning} == {(config.study.tune, config.study.held_out)}
   measured = [x for x in asked if x not in tuning]
   assert [x[0] for x in measured if x[1] == 'strided'] == [
     'strided, poor',
     'strided, good',
-    'wide, poor',
+    'wide strided, poor',
   ]
   for _, kind, rate, splits in measured:
     assert rate == best[kind] and splits == ('train', 'test')
   # The best rates of two kinds are at an end of the grid.
-  np.testing.assert_allclose(found['rates_inside'], [1 / 3, 1 / 3])
+  np.testing.assert_allclose(found['rates_inside'], [2 / 5, 2 / 5])
