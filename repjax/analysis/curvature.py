@@ -77,7 +77,8 @@ def top_eigenvalue(
 
   def iterate(start, shift):
     def step(_, vector):
-      return _unit(_add(product(vector), vector, shift))
+      # Of -c I nothing is left by its shift: all vectors are as good.
+      return _unit_or(_add(product(vector), vector, shift), vector)
 
     return jax.lax.fori_loop(0, num_steps, step, _unit(start))
 
@@ -87,7 +88,7 @@ def top_eigenvalue(
   # |Hv| is the magnitude and v'Hv also has the sign: c is 0 where the dominant
   # eigenvalue is positive and its magnitude where it is negative.
   shift = (_norm(image) - _dot(vector, image)) / 2
-  vector = iterate(_add(vector, start, 1.0), shift)
+  vector = iterate(_unit_or(_add(vector, start, 1.0), vector), shift)
   image = product(vector)
   value = _dot(vector, image)
   return Eigenpair(value, _norm(_add(image, vector, -value)), vector)
@@ -164,6 +165,12 @@ def _dot(tree, other):
 
 def _norm(tree):
   return jnp.sqrt(_dot(tree, tree))
+
+
+def _unit_or(tree, other):
+  """The other one where nothing is left of a tree."""
+  left = _norm(tree) > 0
+  return jax.tree.map(lambda a, b: jnp.where(left, a, b), _unit(tree), other)
 
 
 def _unit(tree):

@@ -99,7 +99,8 @@ def _in_sample(kernel, weights):
 
 
 def _leave_one_out(kernel, weights):
-  others = kernel @ weights - jnp.diagonal(kernel) * weights
+  # Not by subtracting a row from its sum, where nothing of others is left.
+  others = (kernel - jnp.diag(jnp.diagonal(kernel))) @ weights
   return others / (weights.sum() - weights)
 
 

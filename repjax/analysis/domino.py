@@ -29,6 +29,8 @@ from repjax.analysis import error_mixture
 
 # Of embeddings: squares, over the least variance, are below 3e38.
 _LARGEST = 1e12
+# Of directions, against that of the first: below it there is rounding alone.
+_LEAST_VARIANCE = 1e-12
 
 
 class Found(NamedTuple):
@@ -112,7 +114,8 @@ def discover(
     start=start,
     num_starts=num_starts,
   )
-  dim = min(128, *embeddings.shape) if pca_dim is None else pca_dim
+  count, width = embeddings.shape
+  dim = min(128, count - 1, width) if pca_dim is None else pca_dim
   centre, basis = principal(embeddings, dim)
   weights = dict(
     label_weight=float(label_weight), prediction_weight=float(prediction_weight)
@@ -238,21 +241,26 @@ def scores(
 
 
 def principal(rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-  """(mean [E], the `dim` directions of largest variance [E, dim])."""
+  """(mean [E], the `dim` directions of largest variance [E, dim]).
+
+  Directions in which rows do not vary are 0: others may, far beyond them.
+  """
   centre = rows.mean(0)
   moved = rows - centre
   if rows.shape[0] >= rows.shape[1]:
-    _, vectors = np.linalg.eigh(moved.T.astype(np.float64) @ moved)
+    values, vectors = np.linalg.eigh(moved.T.astype(np.float64) @ moved)
     basis = vectors[:, ::-1][:, :dim]
   else:
     # Of wide rows only as many directions as are asked for: a whole singular
     # value decomposition takes many times as long.
     count = len(rows)
-    _, vectors = scipy.linalg.eigh(
+    values, vectors = scipy.linalg.eigh(
       moved.astype(np.float64) @ moved.T,
       subset_by_index=(count - min(dim, count), count - 1),
     )
     basis, _ = np.linalg.qr(moved.T @ vectors[:, ::-1])
+  values = values[::-1][:dim]
+  basis = np.where(values > _LEAST_VARIANCE * values[0], basis, 0)
   return centre, basis.astype(rows.dtype)
 
 

@@ -228,9 +228,9 @@ def describe(
   unique = rows[first]
   distances = _distances(unique, max(ks), num_anchors, seed, 'the set')
   per_class = {}
-  of_unique = np.empty(0, int) if labels is None else labels[first]
-  for label in np.unique(of_unique):
-    own = unique[of_unique == label]
+  for label in np.unique(np.empty(0, int) if labels is None else labels):
+    own = rows[labels == label]  # Another class may have the same rows.
+    own = own[nearest_neighbours.first_of_each(own)[0]]
     found = _distances(own, max(ks), num_anchors, seed, f'class {label}')
     per_class[int(label)] = _curve(found, ks, 'k-1')
   return Description(

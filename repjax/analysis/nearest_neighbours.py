@@ -74,6 +74,9 @@ def nearest(
     raise types.InputError(f'anchors must be in [0, {len(rows)}), and not none')
   # Distances do not change, and float32 keeps more digits of them.
   centred = rows - rows.mean(0, dtype=np.float64).astype(rows.dtype)
+  # A power of two: the same digits, whose squares float32 can hold.
+  scale = 2.0 ** -np.frexp(np.abs(centred).max())[1]
+  centred = (centred * scale).astype(rows.dtype)
   num_ranked = min(len(rows) - 1, 2 * num_neighbours + 16)
   distances = np.empty((len(anchors), num_neighbours))
   indices = np.empty((len(anchors), num_neighbours), np.int64)
@@ -85,13 +88,19 @@ def nearest(
     if num_ranked < len(rows) - 1:
       # The last that was ranked is at least so far away, and so are the others.
       bound = _error(norms, anchors[part], rows.shape[1])
-      unsure.append(np.asarray(part)[last - bound < exact[:, -1] ** 2])
+      farthest = scale * exact[:, -1]
+      unsure.append(np.asarray(part)[last - bound < farthest**2])
   again = np.concatenate(unsure) if unsure else np.empty(0, np.int64)
   if len(again):
     rounded = centred.astype(np.float32)
     for at in again:
       distances[at], indices[at] = _all_that_may(
-        rows, rounded, norms, anchors[at], distances[at, -1], num_neighbours
+        rows,
+        rounded,
+        norms,
+        anchors[at],
+        scale * distances[at, -1],
+        num_neighbours,
       )
   return Neighbours(distances, indices, anchors, len(again))
 
@@ -223,7 +232,7 @@ def _measure(rows, anchors, candidates, k):
 
 
 def _all_that_may(rows, rounded, norms, anchor, farthest, k):
-  """Measures each row that may be nearer than `farthest` to one anchor."""
+  """Measures each row that may be nearer than `farthest`, scaled, to one."""
   rough = norms**2 + norms[anchor] ** 2 - 2.0 * (rounded @ rounded[anchor])
   bound = _error(norms, np.asarray([anchor]), rows.shape[1])
   candidates = np.flatnonzero(rough - bound <= farthest**2)

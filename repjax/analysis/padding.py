@@ -260,16 +260,29 @@ def _balanced(layers):
 
 def _pools(jaxpr, count):
   """([(convolutions before it, windows)] of a trace, convolutions so far)."""
-  found = []
+  found: list[tuple[int, Any]] = []
+  constants: set[Any] = set()
   for eqn in jaxpr.eqns:
+    fixed = all(
+      isinstance(x, core.Literal) or x in constants for x in eqn.invars
+    )
+    if fixed:  # Such as the ones by which a mean pool counts its places.
+      constants.update(eqn.outvars)
+      continue
     marks = re.findall(f'{_MARK}([0-9]+)', str(eqn.source_info.name_stack))
     count = max([count, *map(int, marks)])
     if eqn.primitive.name.startswith('reduce_window'):
       found.append((count, _pool(eqn)))
+    looped = eqn.primitive.name in ('scan', 'while')
     for value in eqn.params.values():
       for inner in value if isinstance(value, tuple | list) else (value,):
         body = inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner
         if isinstance(body, core.Jaxpr):
+          if looped and 'conv_general_dilated' in str(body):
+            raise types.InputError(
+              'Convolutions stand in a loop (nn.scan), which is traced once: '
+              'give a network that calls each of them.'
+            )
           own, count = _pools(body, count)
           found += own
   return found, count

@@ -131,10 +131,13 @@ def least_detectable(
     wanted: In (0, 1).
 
   Returns:
-    NaN where no size has that power.
+    NaN where no size has that power; the smallest size where that has it.
   """
   check_range('(0, 1)', wanted=wanted)
   power = np.maximum.accumulate(np.asarray(power, np.float64))
   if power[-1] < wanted:
     return float('nan')
-  return float(np.interp(wanted, power, np.asarray(num_rows, np.float64)))
+  sizes = np.asarray(num_rows, np.float64)
+  first = np.flatnonzero(power >= wanted)[0]
+  near = slice(max(first - 1, 0), first + 1)
+  return float(np.interp(wanted, power[near], sizes[near]))

@@ -270,6 +270,23 @@ def size(x: types.PyTree) -> int:
   return jax.tree.leaves(x)[0].shape[0]
 
 
+def _check_kept(x, y):
+  """Raises InputError where float32 loses how rows differ, as of dates."""
+  if all(
+    not isinstance(a, np.ndarray) or a.dtype == np.float32 or a.itemsize < 4
+    for a in (x, y)
+  ):
+    return
+  kept = jnp.zeros(()).dtype  # Of all that is computed.
+  rows = np.concatenate([np.asarray(a, np.float64) for a in (x, y)])
+  lost = np.abs(rows).max(0) * np.finfo(kept).eps
+  if ((lost > 0.5 * rows.std(0)) & (np.ptp(rows, 0) > 0)).any():
+    raise InputError(
+      f'{kept} keeps too little of how the rows of both samples differ: '
+      'subtract what they have in common (such as a date) first.'
+    )
+
+
 def equal_sizes(
   x: types.PyTree,
   y: types.PyTree,
@@ -286,9 +303,11 @@ def equal_sizes(
     rng: What is drawn with.
 
   Raises:
-    InputError: Sizes or shapes do not go together, or there are too few rows.
+    InputError: Sizes or shapes do not go together, there are too few rows, or
+      float32 loses how they differ.
   """
   check_choice('sizes', sizes, ('equal', 'subsample'))
+  given = jax.tree.leaves(x), jax.tree.leaves(y)
   x, y = jax.tree.map(jnp.asarray, (x, y))
   for sample in (x, y):
     if len({a.shape[:1] for a in jax.tree.leaves(sample)}) != 1:
@@ -305,6 +324,8 @@ def equal_sizes(
   num_rows = min(size(x), size(y))
   if num_rows < 2:
     raise InputError(f'A sample needs at least 2 rows; got {num_rows}.')
+  for a, b in zip(*given, strict=True):
+    _check_kept(a, b)
   if size(x) == size(y):
     return x, y
   if sizes == 'equal':

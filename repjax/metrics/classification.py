@@ -14,14 +14,18 @@ def measure(
     num_bins: Bins of the calibration error.
 
   Returns:
-    'accuracy', 'loss' (mean NLL in nats) and 'ece'.
+    'accuracy', 'loss' (mean NLL in nats) and 'ece'. NaN predicts no class.
   """
   labels = np.asarray(labels)
   log_probs = log_softmax(logits)
+  unknown = np.isnan(log_probs).any(-1)
+  right = (log_probs.argmax(-1) == labels) & ~unknown
   return {
-    'accuracy': float((log_probs.argmax(-1) == labels).mean()),
+    'accuracy': float(right.mean()),
     'loss': float(-log_probs[np.arange(len(labels)), labels].mean()),
-    'ece': calibration_error(np.exp(log_probs), labels, num_bins=num_bins),
+    'ece': float('nan')
+    if unknown.any()
+    else calibration_error(np.exp(log_probs), labels, num_bins=num_bins),
   }
 
 

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from repjax.types import InputError
+from repjax.types import NonFiniteError
 from repjax.types import check_range
 
 # Of one block: the square of all rows may not fit into memory.
@@ -219,4 +220,10 @@ def _checked(real: Features, fake: Features) -> tuple[Sample, Sample]:
     raise InputError(
       f'both samples need two rows or more; got {len(one)} and {len(other)}'
     )
+  for name, sample in (('real', one), ('fake', other)):
+    finite = np.isfinite(sample.rows).all(1)
+    if not finite.all():
+      raise NonFiniteError(
+        f'features of the {name} row {finite.argmin()} are not finite'
+      )
   return one, other

@@ -142,3 +142,15 @@ def test_arguments_out_of_range_are_refused():
     top_of_form(matrix, params, rng=jax.random.key(0), num_steps=0)
   with pytest.raises(types.InputError, match='norm='):
     curvature.random_direction(params, jax.random.key(0), norm='layer')
+
+
+@pytest.mark.parametrize('num_steps', [1, 50, 51])
+def test_a_hessian_that_is_minus_a_multiple_of_one_is_found(num_steps):
+  pair = curvature.top_eigenvalue(
+    lambda p: -jnp.sum(p**2),
+    jnp.ones(1),
+    rng=jax.random.key(0),
+    num_steps=num_steps,
+  )
+  np.testing.assert_allclose(pair.value, -2.0, rtol=1e-6)
+  np.testing.assert_allclose(pair.residual, 0.0, atol=1e-6)

@@ -165,3 +165,15 @@ def test_new_rows_must_be_of_the_same_kind():
   wide = np.concatenate([probs, np.zeros((60, 1))], 1)
   with pytest.raises(types.InputError, match='got 12 and 3'):
     domino.scores(found, z, labels, wide)
+
+
+@pytest.mark.parametrize('shape', [(20, 50), (80, 50)])
+def test_directions_without_variance_are_zero(shape):
+  rows = np.random.default_rng(0).normal(size=shape).astype(np.float32) * 30
+  rows[:, :5] = 7.0  # As dead units.
+  _, basis = domino.principal(rows, min(shape))
+  rank = min(shape[0] - 1, shape[1] - 5)
+  assert np.abs(basis[:, :rank]).max(0).min() > 0.01
+  assert (basis[:, rank:] == 0).all()
+  new = np.full(50, 100.0, np.float32)
+  assert ((new @ basis)[rank:] == 0).all()

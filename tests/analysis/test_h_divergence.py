@@ -377,3 +377,17 @@ def test_what_cannot_be_is_refused_in_one_line(call, word):
   with pytest.raises(InputError, match=word) as error:
     call(samples()[0])
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('gap', [5.0, 6.0, 8.0, 10.0])
+def test_far_rows_have_their_density_in_float32(gap):
+  rows = np.zeros((20, 1), np.float32)
+  rows[0] = gap
+  loss = decision_losses.kde(1.0, rows='leave_one_out')
+  weights = jnp.zeros(20).at[0].set(1.0)
+  # Of the far row alone: its 19 neighbours are all at `gap`.
+  kernel, constant = loss.prepare(jnp.asarray(rows))
+  others = decision_losses._leave_one_out(kernel, jnp.ones(20))
+  found = constant - weights @ jnp.log(others)
+  expected = gap**2 / 2 + np.log(2 * np.pi) / 2
+  np.testing.assert_allclose(found, expected, rtol=1e-5)

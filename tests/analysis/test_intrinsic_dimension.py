@@ -157,3 +157,13 @@ def test_bad_distances_are_named(distances, kwargs, says):
 def test_two_nn_needs_two_rows():
   with pytest.raises(types.InputError, match='too few'):
     intrinsic_dimension.two_nn(np.array([[1.0, 2.0], [1.0, 3.0]]))
+
+
+def test_classes_that_share_rows_each_keep_them():
+  rows = np.random.default_rng(0).normal(size=(100, 3))
+  found = intrinsic_dimension.describe(
+    np.concatenate([rows, rows]), ks=(5,), labels=np.repeat([0, 1], 100)
+  )
+  assert found.num_duplicates == 100
+  assert found.per_class.keys() == {0, 1}
+  np.testing.assert_array_equal(found.per_class[0], found.per_class[1])

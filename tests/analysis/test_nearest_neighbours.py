@@ -85,3 +85,12 @@ def test_bad_input_is_named(rows, k, says):
 def test_anchors_must_be_rows():
   with pytest.raises(types.InputError, match='anchors'):
     nearest_neighbours.nearest(np.eye(4), 1, anchors=np.array([4]))
+
+
+@pytest.mark.parametrize('scale', [1e-27, 1e-20, 1e20, 1e25])
+def test_units_of_the_rows_change_no_neighbour(scale):
+  rows = np.random.default_rng(0).normal(size=(300, 8))
+  plain = nearest_neighbours.nearest(rows, 3)
+  found = nearest_neighbours.nearest(rows * scale, 3)
+  np.testing.assert_array_equal(found.indices, plain.indices)
+  np.testing.assert_allclose(found.distances, plain.distances * scale)

@@ -172,3 +172,40 @@ def test_partial_convolutions_of_ones_are_flat_in_the_first_layer():
 def test_a_model_without_convolutions_is_told():
   with pytest.raises(InputError, match='Dense calls no convolution'):
     padding.pad_audit(nn.Dense(3), (8, 8, 1))
+
+
+class _WithMeanPool(nn.Module):
+  counted: bool
+
+  @nn.compact
+  def __call__(self, image):
+    x = nn.Conv(4, (3, 3))(image)
+    return nn.avg_pool(
+      x, (3, 3), (1, 1), 'SAME', count_include_pad=self.counted
+    )
+
+
+def test_a_mean_pool_is_one_pool_however_it_counts():
+  one, other = (
+    padding.pad_audit(_WithMeanPool(counted), (9, 9, 3))
+    for counted in (True, False)
+  )
+  assert [x.kind for x in one] == [x.kind for x in other] == ['conv', 'pool']
+  assert padding.foveation(other)[4, 4] == 81
+
+
+class _Looped(nn.Module):
+  @nn.compact
+  def __call__(self, image):
+    body = nn.scan(
+      lambda conv, x, _: (conv(x), None),
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      length=3,
+    )
+    return body(nn.Conv(3, (3, 3)), image, None)[0]
+
+
+def test_convolutions_in_a_loop_are_refused():
+  with pytest.raises(InputError, match='stand in a loop'):
+    padding.pad_audit(_Looped(), (9, 9, 3))

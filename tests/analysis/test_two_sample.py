@@ -322,3 +322,28 @@ def test_the_p_value_of_mmd_is_that_of_scipy_over_all_splits():
   assert 0.01 < theirs.pvalue < 0.99
   spread = (theirs.pvalue * (1 - theirs.pvalue) / 10_000) ** 0.5
   assert abs(ours.p_value - theirs.pvalue) < 4 * spread
+
+
+@pytest.mark.parametrize('offset', [1.7e9, 20240115])
+def test_what_float32_would_round_away_is_refused(offset):
+  rng = np.random.default_rng(0)
+  x, y = 10 * rng.normal(size=(2, 50)) + np.array([[0], [20]])
+  rows = (x + offset, y + offset)
+  if offset == 20240115:
+    rows = tuple(z.astype(np.int64) for z in rows)
+  test = lambda x, y: two_sample.permutation_test(  # noqa: E731
+    x, y, MEANS, rng=jax.random.key(0)
+  )
+  if offset > 1e9:  # A second of Unix time.
+    with pytest.raises(InputError, match='subtract what they have in common'):
+      test(*rows)
+    assert test(*(z - offset for z in rows)).p_value == test(x, y).p_value
+  else:
+    assert test(*rows).p_value < 0.05
+
+
+def test_a_plateau_of_power_is_reached_at_its_first_size():
+  powers, sizes = [0.2, 0.8, 0.78, 0.95], [50, 100, 200, 400]
+  assert rejections.least_detectable(powers, sizes, wanted=0.8) == 100
+  assert rejections.least_detectable(powers, sizes, wanted=0.5) == 75
+  assert rejections.least_detectable(powers, sizes, wanted=0.1) == 50

@@ -139,3 +139,19 @@ def test_a_sample_is_held_against_many_as_an_array_is():
     np.testing.assert_allclose(held.within, products.sum() / (1100 * 1099))
   with pytest.raises(types.InputError, match='more rows in both samples'):
     generation.measure(held, fake[:2], neighbours=2)
+
+
+@pytest.mark.parametrize(
+  'measure',
+  [
+    generation.frechet,
+    generation.kernel,
+    generation.precision_recall,
+    generation.measure,
+  ],
+)
+def test_features_that_are_not_finite_are_named(measure):
+  real, fake = np.random.default_rng(0).normal(size=(2, 30, 4))
+  fake[7, 2] = np.nan
+  with pytest.raises(types.NonFiniteError, match='of the fake row 7'):
+    measure(real, fake)

@@ -126,3 +126,10 @@ def test_the_error_of_a_mean_is_the_standard_error():
 def test_a_summary_is_one_line():
   line = averages.summary({'loss': 0.12345, 'accuracy': 1})
   assert line == 'loss 0.1235  accuracy 1.0000'
+
+
+def test_nan_predicts_no_class():
+  logits = np.array([[np.nan, np.nan], [2.0, 0.0], [np.nan, 0.0]])
+  found = classification.measure(logits, np.zeros(3, int))
+  np.testing.assert_allclose(found['accuracy'], 1 / 3)
+  assert np.isnan(found['loss'])
