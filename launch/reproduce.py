@@ -19,6 +19,7 @@ from typing import Any
 
 from absl import flags
 from absl import logging
+import numpy as np
 
 from launch.lib import app
 from launch.lib import executors
@@ -251,9 +252,14 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
   stale = []
   for paper, folder, report in results.reports(papers, out):
     study = recipes.load_study(paper)
+    if not results.has_preset(study, report['preset']):
+      stale.append(f'{folder.name} (there is no such preset)')
+      continue
     lines = checkpoint.differing_fields(
       report['config'], _fingerprint(study.get_config(report['preset']))
     )
+    if _said(report['claims']) != _said(_judged(study, report)):
+      lines.append('its claims are not what its scores give')
     for row in report['claims']:
       said = {
         k: x
@@ -287,6 +293,28 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
       'python -m launch.reproduce --papers=...'
     )
   logging.info('%s fits the studies', table)
+
+
+def _judged(study, report):
+  """The claims of a report, by its scores: null is what is no number."""
+  scores = report['scalars'].items()
+  return results.judge(
+    study.CLAIMS,
+    {k: [np.nan if x is None else x for x in values] for k, values in scores},
+  )
+
+
+def _said(rows):
+  """What claims say, in some order, so that both can be compared."""
+  return sorted(
+    (
+      row['name'],
+      row['verdict'],
+      row.get('unmet', []),
+      [x for x in row['values'] if x is not None and np.isfinite(x)],
+    )
+    for row in rows
+  )
 
 
 def _papers() -> list[str]:

@@ -46,7 +46,11 @@ _METRIC = flags.DEFINE_string(
   'default config.run.best.',
 )
 _MODE = flags.DEFINE_enum(
-  'mode', None, ['max', 'min'], 'By default config.run.best_mode.'
+  'mode',
+  None,
+  ['max', 'min'],
+  'Whether a larger or a smaller --metric is better. By default that of '
+  'config.run.best; of an accuracy max, of a loss min.',
 )
 _UNTIL = flags.DEFINE_float(
   'until', None, 'Start no more trials once one has reached this metric.'
@@ -73,6 +77,8 @@ flags.register_validator(
   'until', lambda x: x is None or math.isfinite(x), 'a metric is finite'
 )
 
+_MODES = dict(accuracy='max', loss='min')  # Of measures that everyone knows.
+
 
 def main() -> None:
   """Runs the sweep of the flags."""
@@ -83,10 +89,12 @@ def main() -> None:
     )
     execute = _executor(sweep.workdir / 'sealed')
     one_candidate.check_metric(sweep, spaces.grid(sweep.space))
+    _check_mode(sweep)
     private_search.run(sweep, execute, executors.stop_on_signals())
     return
   candidates, execute = _candidates(sweep.space), _executor(sweep.workdir)
   one_candidate.check_metric(sweep, candidates)
+  _check_mode(sweep)
   stop = executors.stop_on_signals()
   trials.run(sweep, candidates, execute, stop, until=_UNTIL.value)
 
@@ -110,9 +118,24 @@ def _sweep() -> trials.Sweep:
     overrides=overrides,
     space=space,
     metric=metric,
-    mode=_MODE.value or config.run.best_mode,
+    mode=_MODE.value or _mode_of(metric, config),
     train_flags=executors.train_flags(_TRAIN_FLAGS.value, _DATA_DIR.value),
   )
+
+
+def _mode_of(metric, config) -> str:
+  measure = metric.rpartition('/')[2]
+  if config.run.best and measure == config.run.best.rpartition('/')[2]:
+    return config.run.best_mode
+  return _MODES.get(measure, '')
+
+
+def _check_mode(sweep) -> None:
+  if not sweep.mode:
+    raise types.InputError(
+      f'--mode is missing: say whether --metric={sweep.metric} is better where '
+      'it is larger (max) or smaller (min).'
+    )
 
 
 def _executor(folder) -> executors.Executor:

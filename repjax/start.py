@@ -26,6 +26,7 @@ import jax
 
 from repjax import checkpoint
 from repjax import files
+from repjax import trees
 from repjax import types
 from repjax.layers import frozen
 from repjax.methods import step as steps
@@ -183,17 +184,29 @@ def with_network(
   params = params.get(_NETWORK, params)
   params = {k: x for k, x in params.items() if k not in without}
   nested = _NETWORK in state.params
+  # Before the parameters: an average begins with these, too.
+  state = _with_statistics(state, variables.get(_STATISTICS, {}), what)
 
   def keep(path):
     if nested:
       return path[0] != _NETWORK or path[1] == head
     return path[0] == head
 
-  state = with_params(
+  return with_params(
     state, {_NETWORK: params} if nested else params, keep=keep, what=what
   )
-  found = {k: x for k, x in variables.items() if k == _STATISTICS}
-  return state.replace(model_state={**state.model_state, **found})
+
+
+def _with_statistics(state, statistics, what):
+  """The state with batch statistics of the layers that it has."""
+  flat = traverse_util.flatten_dict
+  old = flat(state.model_state.get(_STATISTICS, {}))
+  new = {path: x for path, x in flat(statistics).items() if path in old}
+  if not new:
+    return state
+  trees.check_leaves(new, {path: old[path] for path in new}, what=what)
+  made = traverse_util.unflatten_dict({**old, **new})
+  return state.replace(model_state={**state.model_state, _STATISTICS: made})
 
 
 def begin_from(

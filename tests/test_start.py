@@ -241,8 +241,10 @@ class _Normed(nn.Module):
     return nn.Dense(self.num_classes, name='head')(x)
 
 
-@pytest.mark.parametrize('nested', [False, True])
-def test_a_network_starts_from_another_but_for_its_head(nested):
+@pytest.mark.parametrize(
+  ('nested', 'ema_decay'), [(False, 0.0), (False, 0.9), (True, 0.0)]
+)
+def test_a_network_starts_from_another_but_for_its_head(nested, ema_decay):
   batch = {
     'features': np.ones((2, 4), np.float32),
     'label': np.zeros(2, int),
@@ -256,7 +258,7 @@ def test_a_network_starts_from_another_but_for_its_head(nested):
     method = (
       dann.make(model, optax.sgd(0.1), num_groups=2, weight=1.0, **rows)
       if nested
-      else erm.make(model, optax.sgd(0.1), **rows)
+      else erm.make(model, optax.sgd(0.1), ema_decay=ema_decay, **rows)
     )
     return method.init(jax.random.key(seed), batch)
 
@@ -277,11 +279,23 @@ def test_a_network_starts_from_another_but_for_its_head(nested):
       found.params['adversary'], state.params['adversary']
     )
   chex.assert_trees_all_equal(found.model_state['batch_stats'], statistics)
+  if ema_decay and not nested:  # The average begins where the network does.
+    chex.assert_trees_all_equal(
+      found.extra.statistics['batch_stats'], statistics
+    )
+    chex.assert_trees_all_equal(found.extra.params['norm'], params['norm'])
   assert set(found.model_state) == set(state.model_state)
   chex.assert_trees_all_equal_shapes(found, state)
   wrong = jax.tree.map(lambda x: x[..., :1], other.params)
   with pytest.raises(types.InputError, match='The pretrained one'):
     start.with_network(state, {'params': wrong}, what='The pretrained one')
+  wrong = jax.tree.map(lambda x: x[..., :1], statistics)
+  with pytest.raises(types.InputError, match='The pretrained one'):
+    start.with_network(
+      state,
+      {'params': other.params, 'batch_stats': wrong},
+      what='The pretrained one',
+    )
 
 
 def test_what_is_predicted_with_becomes_the_parameters():

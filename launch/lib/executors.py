@@ -49,12 +49,19 @@ def train_flags(given: str, data_dir: str) -> tuple[str, ...]:
   """Flags of each trial, from --train_flags and --data_dir.
 
   Raises:
-    InputError: A quote is not closed.
+    InputError: A quote is not closed, or a flag is one of the launcher's own,
+      which looks at it before any trial starts.
   """
   try:
     found = shlex.split(given)
   except ValueError as error:
     raise types.InputError(f'--train_flags={given}: {error}.') from error
+  for flag in found:
+    if flag.lstrip('-').startswith(('config', 'workdir', 'data_dir')):
+      raise types.InputError(
+        f'--train_flags={given}: {flag} is for all trials: give it beside '
+        '--train_flags.'
+      )
   if data_dir:
     folder = pathlib.Path(data_dir).expanduser().absolute()
     found.append(f'--data_dir={folder}')

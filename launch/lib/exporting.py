@@ -111,8 +111,8 @@ def _transformers(folder, network, made) -> card.Use:
   if 'augment' in config and 'mean' in config.augment:
     scaling = published.Scaling(config.augment.mean, config.augment.std)
   source, ids = None, _OWN_IDS
-  # A folder: of a text model, with its own vocabulary.
-  if weights and (place := files.path_of(packaged.folder(weights))).is_dir():
+  # Of a text model: with its own vocabulary.
+  if weights and (place := _published_folder(weights)) is not None:
     source = place
     stored = torch_layout.read_json(source, 'config.json')
     ids = {k: x for k, x in stored.items() if k.endswith('_token_id')}
@@ -128,6 +128,16 @@ def _transformers(folder, network, made) -> card.Use:
   return snippets.of_published(
     written, has_tokenizer='tokenizer.json' in copied
   )
+
+
+def _published_folder(weights: str) -> pathlib.Path | None:
+  """The folder of published weights, which may be named by a file in it."""
+  place = files.path_of(packaged.folder(weights))
+  if not place.is_dir():
+    place = place.parent
+    if not (place / 'config.json').is_file():
+      return None
+  return place
 
 
 def _copy_tokenizer(source, folder):

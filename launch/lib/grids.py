@@ -175,10 +175,15 @@ def write(
 
 def _name(fields: spaces.Fields) -> str:
   """A shift by its values: 'correlated', or 'correlated, num_rare=5'."""
-  own = {
-    x.rpartition('.')[2]: y
-    for x, y in fields.items()
+  given = [
+    x
+    for x in fields
     if x not in ('method', 'seed') and not x.endswith('.first')
+  ]
+  last = [x.rpartition('.')[2] for x in given]
+  own = {
+    short if last.count(short) == 1 else x: fields[x]
+    for x, short in zip(given, last, strict=True)
   }
   return ', '.join(y if x == 'kind' else f'{x}={y}' for x, y in own.items())
 

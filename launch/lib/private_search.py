@@ -14,7 +14,6 @@ is accounted for the worst of them. Their score is either of rows that need no
 privacy, or made private here, by noise on a count of correct rows.
 """
 
-import pathlib
 import secrets
 import threading
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from launch.lib import app
 from launch.lib import executors
 from launch.lib import private_candidates
+from launch.lib import released
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import files
@@ -142,6 +142,10 @@ def run(
   )
   with all_trials.held(sweep.workdir):
     plan = _sealed_plan(sweep, said, law, said['max_trials'])
+    before = files.read_json_if_whole(sweep.workdir / 'report.json', 'privacy')
+    if before is not None:  # Its budget is spent.
+      logging.info('published before: %s', sweep.workdir / 'report.json')
+      return before
     found = _run_sealed(sweep, plan, execute, stop)
     scores = [
       _score(sweep, candidates, trial, report)
@@ -197,6 +201,9 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
   identity = {
     **sweep.identity(),
     'metric': sweep.metric,
+    'mode': sweep.mode,
+    'score_noise': _SCORE_NOISE.value if _SCORE.value == 'noisy' else None,
+    'data': [x for x in sweep.train_flags if x.startswith('--data_dir=')],
     # What was asked for: figures may differ in their last digits elsewhere.
     **{name: said[name] for name in _ASKED_FOR},
   }
@@ -289,6 +296,9 @@ def _score(sweep, candidates, trial, report) -> float:
     said['noise_multiplier'] * slack < planned.noise_multiplier
     or said['sampling_rate'] > planned.sampling_rate * slack
     or said['steps'] > planned.steps
+    or said['delta'] > planned.delta * slack
+    or said['unit'] != planned.unit
+    or said['neighbours'] != planned.neighbours
   ):
     raise types.InputError(
       'A trial was less private than the search was accounted for: there is '
@@ -312,7 +322,8 @@ def _publish(sweep, said, plan, scores) -> dict[str, Any]:
     }
     folder = sweep.workdir / 'release'
     folder.mkdir(exist_ok=True)
-    _release_params(sweep.workdir / 'sealed' / 'trials' / f'{best:03}', folder)
+    trial = sweep.workdir / 'sealed' / 'trials' / f'{best:03}'
+    released.save_params(trial, folder / 'params.safetensors')
     logging.info(
       'best: %s: %s %.4f, in %s',
       report['best']['fields'],
@@ -329,22 +340,3 @@ def _publish(sweep, said, plan, scores) -> dict[str, Any]:
     said['delta'],
   )
   return report
-
-
-def _release_params(trial: pathlib.Path, folder: pathlib.Path) -> None:
-  """The parameters of a trial's last checkpoint, as safetensors."""
-  import orbax.checkpoint as ocp
-  from safetensors import numpy as safetensors
-
-  steps = [
-    int(x.name) for x in (trial / 'checkpoints').iterdir() if x.name.isdigit()
-  ]
-  with ocp.StandardCheckpointer() as reader:
-    arrays = reader.restore(trial / 'checkpoints' / str(max(steps)) / 'state')
-  kept = {
-    name: np.ascontiguousarray(x)
-    for name, x in arrays.items()
-    if name.startswith(('params/', 'model_state/'))
-  }
-  with files.replacing(folder / 'params.safetensors') as partial:
-    safetensors.save_file(kept, partial)

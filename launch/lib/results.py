@@ -18,7 +18,7 @@ from repjax import files
 from repjax.metrics import averages
 
 HOLDS, CONTRADICTED, UNDECIDED = 'holds', 'contradicted', 'undecided'
-MEASURED, ONE_SEED = 'measured', 'one seed'
+MEASURED, ONE_SEED, NO_NUMBER = 'measured', 'one seed', 'no number'
 NOT_TESTABLE = 'not testable here'
 
 _HEADER = """# Results
@@ -34,7 +34,7 @@ that differences are paired.
 does. *undecided*: the threshold lies inside. *not testable here*: what the
 claim takes for granted, a row of the table *first*, is not so in this small
 study. *measured*: a figure without a threshold. *one seed*: no interval, so no
-verdict.
+verdict. *no number*: a seed's figure is not finite.
 
 Times are wall time, some of it on a busy machine. The paper's figures belong to
 the paper's scale, ours to the `small` preset where the command does not name
@@ -91,8 +91,10 @@ def _verdict(claim, values):
   if not len(values):
     return NOT_TESTABLE
   least, most = claim.get('at_least', -np.inf), claim.get('at_most', np.inf)
+  if not np.isfinite(np.asarray(values, np.float64)).all():
+    return NO_NUMBER
   mean, half = averages.interval(values)
-  if np.isnan(half):
+  if len(values) < 2:
     if claim.get('kind') != 'theory':
       return ONE_SEED
     half = 0.0

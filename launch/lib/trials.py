@@ -128,38 +128,35 @@ def run(
 
 
 def _run(sweep, candidates, execute, stop, until) -> list[Trial]:
-  folders = [
-    sweep.workdir / 'trials' / f'{i:03}' for i in range(len(candidates))
-  ]
+  root = sweep.workdir / 'trials'
+  folders = [root / f'{i:03}' for i in range(len(candidates))]
   by_name = {f.name: x for f, x in zip(folders, candidates, strict=True)}
   todo = [
     sweep.job(folder, fields)
     for folder, fields in zip(folders, candidates, strict=True)
     if not report(folder)
   ]
-  logging.info(
-    '%d trials, of which %d are finished',
-    len(folders),
-    len(folders) - len(todo),
-  )
+  done = len(folders) - len(todo)
+  logging.info('%d trials, of which %d are finished', len(folders), done)
 
   def seen(job, code):
-    value = report(job.log.parent).get('result', {}).get(sweep.metric)
-    outcome = (
-      f'{sweep.metric} {value:.4f}'
-      if value is not None
-      else f'exit code {code}'
-    )
+    value = _value(sweep, report(job.log.parent))
+    outcome = f'exit code {code}'
+    if value is not None:
+      outcome = f'{sweep.metric} {value:.4f}'
     logging.info('%s %s: %s', job.name, _shown(by_name[job.name]), outcome)
-    if value is not None and enough(value):
+    if enough(value):
       logging.info('--until=%g is reached', until)
       reached.append(job.name)
       stop.set()
 
   def enough(value):
-    return until is not None and sweep.sign * (value - until) >= 0
+    return None not in (value, until) and sweep.sign * (value - until) >= 0
 
-  reached: list[str] = []
+  reached = [x.name for x in folders if enough(_value(sweep, report(x)))]
+  if reached:
+    logging.info('--until=%g was reached before', until)
+    todo = []
   codes = execute(todo, stop, seen)
   trials = [
     _trial(sweep, folder, fields, codes.get(folder.name))
@@ -169,7 +166,7 @@ def _run(sweep, candidates, execute, stop, until) -> list[Trial]:
   if best is not None:
     logging.info(
       'best: %s (%s): %s %.4f',
-      sweep.workdir / 'trials' / best.name,
+      root / best.name,
       _shown(best.fields),
       sweep.metric,
       best.metric,
@@ -260,6 +257,10 @@ def metric_of(sweep: Sweep, found: dict[str, Any]) -> float:
   return np.nan if value is None else float(value)
 
 
+def _value(sweep, found) -> float | None:
+  return found.get('result', {}).get(sweep.metric)
+
+
 def _trial(sweep, folder, fields, code) -> Trial:
   found = report(folder)
   if found:
@@ -300,9 +301,9 @@ def summarize(sweep: Sweep, trials: list[Trial]) -> Trial | None:
     for x in ranked
   ]
   lines = [f'# {pathlib.Path(sweep.file).name}:{sweep.preset}', '']
-  if finished:
-    lines += [f'Best: trials/{finished[0].name} ({_shown(finished[0].fields)})']
-    lines += ['']
+  best = finished[0] if finished and np.isfinite(finished[0].metric) else None
+  if best is not None:
+    lines += [f'Best: trials/{best.name} ({_shown(best.fields)})', '']
   lines += [_line(header), _line(['---'] * len(header)), *map(_line, rows)]
   text = '\n'.join(lines) + '\n'
   files.replace(sweep.workdir / 'summary.md', text)
@@ -312,7 +313,7 @@ def summarize(sweep: Sweep, trials: list[Trial]) -> Trial | None:
   if finished:
     _plot(sweep, finished)
   print(text)
-  return finished[0] if finished else None
+  return best
 
 
 def _plot(sweep, finished):

@@ -9,6 +9,7 @@ import numpy as np
 
 from repjax import types
 from repjax.data.reading import source
+from repjax.data.series import series as seriess
 from repjax.experiments import anomaly_data
 from repjax.experiments import anomaly_figures
 from repjax.experiments import kept_series
@@ -134,6 +135,10 @@ def detector(
   """
   rate = config.alarms.rate
   types.check_range('(0, 1)', **{'config.alarms.rate': rate})
+  seriess.check_names(
+    data.everything()[0][1].columns,
+    [*_PLACE, 'label', 'score', 'score_alarm', 'error', 'error_alarm'],
+  )
 
   def seen(outputs, columns):
     """(known points, judged points) of what an evaluation saw."""
@@ -210,6 +215,9 @@ def detector(
   )
 
 
+_PLACE = ('series', 'row', 'time')
+
+
 def _table(data, points, thresholds):
   """(header, one line a point), values in the units of the source."""
   everything = data.everything()
@@ -233,7 +241,7 @@ def _table(data, points, thresholds):
       ]
 
   alarms = [f'{name}_alarm' for name in thresholds]
-  return ['series', 'row', 'time', *names, 'label', *shown, *alarms], lines()
+  return [*_PLACE, *names, 'label', *shown, *alarms], lines()
 
 
 def _names():

@@ -185,6 +185,9 @@ def forecaster(
     method: What is trained, of `methods.forecasting`.
     pyramid: The graph of its model, for a figure.
   """
+  columns = data.series[0].columns
+  made = [f'{x}{kind}' for x in columns for kind in _KINDS]
+  seriess.check_names(columns, [*_PLACE, *made])
   horizon, length = config.data.horizon, config.data.length
   kernel = naive_forecasts.fit_linear(data.train, data.sources('validation'))
   method = naive_forecasts.beside(
@@ -272,10 +275,15 @@ def _with_future(series, whole, *, known, horizon):
   )
 
 
+# Of a table: columns before those of the series, and what it says of each.
+_PLACE = ('series', 'row', 'time', 'ahead')
+_KINDS = ('_forecast', '_deviation')
+
+
 def _header(series, outputs):
-  kinds = ['', '_forecast', *(['_deviation'] if 'deviation' in outputs else [])]
+  kinds = ['', *(x for x in _KINDS if x[1:] in outputs)]
   names = [f'{x}{kind}' for x in series.columns for kind in kinds]
-  return ['series', 'row', 'time', 'ahead', *names]
+  return [*_PLACE, *names]
 
 
 def _table(data: Data, split, outputs, columns) -> Iterator[list[Any]]:

@@ -34,6 +34,7 @@ from repjax.weights import peft_files
 from repjax.weights import swin_weights
 from repjax.weights import vit_weights
 
+_NPZ = "The authors' VisionTransformer"
 # Folder of the base of LoRA, inside of that of the LoRA.
 BASE = 'base'
 
@@ -132,6 +133,14 @@ def write(
     network.base, stack.TokenModel | t5.T5
   ):
     made.config.update(token_ids)
+    if made.config['model_type'] == 'roberta' and (
+      made.config['pad_token_id'] != 1
+    ):
+      form.refuse(
+        'RoBERTa with a vocabulary of its own',
+        'its positions are counted behind padding, whose id is 1, and here '
+        f'{made.config["pad_token_id"]}',
+      )
   model = network.module
   names = (
     _lora_names(model, made) if isinstance(model, adapters.Adapted) else None
@@ -166,7 +175,8 @@ def write_npz(folder: str | os.PathLike, network: networks.Network) -> None:
   """Writes a ViT as `model.npz`, under the names of its authors.
 
   Raises:
-    InputError: It is no ViT, or has adapters.
+    InputError: It is no ViT, has adapters, or the authors' would say something
+      else of its images.
   """
   if not isinstance(network.module, vit.ViT):
     raise types.InputError(
@@ -174,6 +184,10 @@ def write_npz(folder: str | os.PathLike, network: networks.Network) -> None:
       f'{type(network.module).__name__} of {type(network.base).__name__}: give '
       '--format=transformers or jax, or --merge for the LoRA of a ViT.'
     )
+  model = network.base
+  assert isinstance(model, vit.ViT)
+  form.check_attention(_NPZ, model.attention_fn)
+  form.check(_NPZ, model, representation_dim=None, position='learned')
   vit_weights.save_npz(
     pathlib.Path(folder) / 'model.npz', network.variables['params']
   )

@@ -78,7 +78,10 @@ def of_npz(network: networks.Network) -> card.Use:
   model, shape = network.base, network.args[0].shape
   assert isinstance(model, vit.ViT)  # As `published.write_npz` has checked.
   code = f"""
+    import functools
+
     from timm.models import vision_transformer
+    import torch
 
     model = vision_transformer.VisionTransformer(
       img_size={tuple(shape[1:3])},
@@ -93,6 +96,9 @@ def of_npz(network: networks.Network) -> card.Use:
       class_token={model.pool == 'token'},
       fc_norm=False,
       act_layer={'gelu_tanh' if model.gelu == 'tanh' else 'gelu'!r},
+      norm_layer=functools.partial(
+        torch.nn.LayerNorm, eps={model.layer_norm_epsilon}
+      ),
     )
     model.load_pretrained('model.npz')
   """

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from configs import pyraformer
 from repjax import types
+from repjax.data.series import series as seriess
 from repjax.experiments import kept_series
 from repjax.experiments import of_series
 
@@ -191,3 +192,19 @@ def test_what_a_set_of_tfds_has_not_is_named(meters):
   config.data.update(channels=('north',), time_column='hours')
   with pytest.raises(types.InputError, match="no column 'hours'"):
     of_series.read(config)
+
+
+@pytest.mark.parametrize('name', ['load_forecast', 'row', 'load_deviation'])
+def test_a_column_called_as_one_of_the_table_is_refused(name):
+  made = ['row', 'load_forecast', 'load_deviation']
+  with pytest.raises(types.InputError, match=f'called {name!r}'):
+    seriess.check_names(['load', name], made)
+  seriess.check_names(['load', 'wind'], made)
+
+
+def test_a_file_whose_forecasts_would_hide_a_column_is_refused(tmp_path):
+  path = tmp_path / 'my.csv'
+  holidays(path)
+  path.write_text(path.read_text().replace('price', 'load_forecast', 1))
+  with pytest.raises(types.InputError, match='rename it in the file'):
+    pyraformer.build(config_of(path, covariates='off'))

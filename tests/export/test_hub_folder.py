@@ -158,6 +158,29 @@ def test_the_authors_names_come_back(tmp_path):
     published.write_npz(tmp_path, small_networks.named('swin'))
 
 
+@pytest.mark.parametrize(
+  ('changed', 'says'),
+  [
+    (dict(attention_fn=performer.Favor()), 'attention'),
+    (dict(position='sincos'), 'position'),
+    (dict(representation_dim=8), 'representation_dim'),
+  ],
+)
+def test_what_the_authors_compute_otherwise_is_refused(tmp_path, changed, says):
+  network = small_networks.named('vit of patches')
+  network = network._replace(module=network.module.clone(**changed))
+  with pytest.raises(types.InputError, match=says):
+    published.write_npz(tmp_path, network)
+  assert not list(tmp_path.iterdir())
+
+
+def test_roberta_counts_positions_behind_its_own_padding(tmp_path):
+  network = small_networks.named('roberta')
+  with pytest.raises(types.InputError, match='padding, whose id is 1'):
+    published.write(tmp_path, network, token_ids={'pad_token_id': 0})
+  published.write(tmp_path, network, token_ids={'pad_token_id': 1})
+
+
 def test_timms_names_come_back(tmp_path):
   network = small_networks.named('swin')
   published.write_timm(tmp_path, network)

@@ -197,3 +197,11 @@ def test_each_method_and_each_shift_is_built_once():
     ('erm', 'easy'),
     ('erm', 'hard'),
   ]
+
+
+def test_shifts_of_fields_that_end_alike_have_names_of_their_own():
+  fields = {'method': 'erm', 'irm.weight': '1', 'coral.weight': '2'}
+  assert grids._name(fields) == 'irm.weight=1, coral.weight=2'
+  assert grids._name({**fields, 'shift.kind': 'rare', 'seed': '0'}) == (
+    'irm.weight=1, coral.weight=2, rare'
+  )

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import launching
+import numpy as np
 import pytest
 
 from launch.lib import kept
@@ -38,8 +39,18 @@ def test_a_preset_is_a_folder_of_its_own(tmp_path):
   code, output = launching.run('reproduce', f'--out={out}', '--check')
   assert code == 1, output
   assert f'{row["name"]}.at_least' in output
-  # And so does a number of the config.
+  # A verdict that its scores do not give does, too, and a preset that is gone.
   row['at_least'] += 1.0
+  for changed, says in (
+    ({'claims': report['claims'][:-1]}, 'its claims'),
+    ({'claims': [{**x, 'verdict': 'new'} for x in report['claims']]}, 'claims'),
+    ({'preset': 'gone'}, 'there is no such preset'),
+  ):
+    (folder / 'report.json').write_text(json.dumps({**report, **changed}))
+    code, output = launching.run('reproduce', f'--out={out}', '--check')
+    assert code == 1, output
+    assert says in output and 'Traceback' not in output
+  # And so does a number of the config.
   report['config']['batch_size'] += 1
   (folder / 'report.json').write_text(json.dumps(report))
   code, output = launching.run('reproduce', f'--out={out}', '--check')
@@ -133,6 +144,9 @@ def get_config(preset):
     ([5.0], dict(at_least=0.0), 'one seed'),
     ([5.0], dict(at_least=0.0, kind='theory'), 'holds'),
     ([5.0], dict(at_most=0.0, kind='theory'), 'contradicted'),
+    ([0.5, np.nan, 0.6], dict(at_least=0.0), 'no number'),
+    ([np.inf, 0.5], dict(at_least=0.0), 'no number'),
+    ([np.nan], dict(at_least=0.0, kind='theory'), 'no number'),
   ],
 )
 def test_a_verdict_needs_the_whole_interval(values, limits, verdict):

@@ -164,6 +164,9 @@ def test_a_reached_metric_starts_no_more(tmp_path):
   sweep = sweep_of(tmp_path, 'tx.rate=0.5,0.2,0.3')
   found = run(sweep, until=0.95)
   assert [x.status for x in found] == ['finished', 'finished', 'not started']
+  # Nor does the same command, once more.
+  found = run(sweep, until=0.95)
+  assert [x.status for x in found] == ['finished', 'finished', 'not started']
 
 
 def test_the_folder_of_another_sweep_is_refused(tmp_path):
@@ -288,3 +291,14 @@ def test_a_real_trial_of_the_launcher(tmp_path):
   assert config['min_steps'] == 4
   found = launching.report(folder)['result']['test/accuracy']
   assert float(best['test/accuracy']) == pytest.approx(found, rel=1e-5)
+
+
+def test_no_trial_is_best_where_all_metrics_are_no_number(tmp_path):
+  sweep = sweep_of(tmp_path, 'tx.rate=0.5,0.2')
+  sweep.workdir.mkdir()
+  made = [
+    trials.Trial(str(i), {'tx.rate': x}, 'finished', np.nan, 1.0, '')
+    for i, x in enumerate(('0.5', '0.2'))
+  ]
+  assert trials.summarize(sweep, made) is None
+  assert 'Best' not in (sweep.workdir / 'summary.md').read_text()

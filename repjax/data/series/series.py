@@ -227,6 +227,24 @@ def check_columns(
       )
 
 
+def check_names(columns: Sequence[str], made: Sequence[str]) -> None:
+  """Refuses columns that are called as what tables show beside them.
+
+  Args:
+    columns: Of a series.
+    made: Names of the other columns of a table.
+
+  Raises:
+    InputError: One of both would be lost, where lines are read by names.
+  """
+  for name in columns:
+    if name in made:
+      raise types.InputError(
+        f'A column of the series is called {name!r}, as one of the table that '
+        'a run writes: rename it in the file.'
+      )
+
+
 def check_rising(name: str, times: np.ndarray) -> None:
   """Raises InputError where a time is not later than the one before it."""
   if np.isnat(times).any():

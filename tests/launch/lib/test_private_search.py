@@ -15,6 +15,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from launch.lib import private_search
+from launch.lib import released
 from launch.lib import space as spaces
 from launch.lib import trials as all_trials
 from repjax import types
@@ -62,13 +63,13 @@ def build(config):
 _worst = functools.lru_cache(costs.worst)
 
 
-_release_params = private_search._release_params
+_save_params = released.save_params
 
 
 @pytest.fixture(autouse=True)
 def account_once(monkeypatch):
   # One test has checkpoints to publish from.
-  monkeypatch.setattr(private_search, '_release_params', lambda *args: None)
+  monkeypatch.setattr(released, 'save_params', lambda *args: None)
   monkeypatch.setattr(
     costs,
     'worst',
@@ -112,7 +113,14 @@ class Train:
       found[job.name] = code
       if code == 0:
         rate = float(given['rate'])
-        said = dict(noise_multiplier=2.0, sampling_rate=0.1, steps=30)
+        said = dict(
+          noise_multiplier=2.0,
+          sampling_rate=0.1,
+          steps=30,
+          delta=1e-5,
+          unit=given.get('unit', 'one row of the training set'),
+          neighbours='data sets that differ by adding or removing one unit',
+        )
         report = {'result': {'test/accuracy': rate}}
         if self.privacy is not None:
           report['privacy'] = {**said, **self.privacy}
@@ -187,7 +195,7 @@ def plan_of(sweep):
 
 
 def test_only_the_best_is_published(sweep, monkeypatch):
-  monkeypatch.setattr(private_search, '_release_params', _release_params)
+  monkeypatch.setattr(released, 'save_params', _save_params)
   train = Train(saves=True)
   report = search(sweep, train, expected_trials=4.0)
   plan = plan_of(sweep)
@@ -246,8 +254,58 @@ def test_a_resumed_search_is_the_same_search(sweep):
   assert not again.jobs
   with pytest.raises(types.InputError, match='expected_trials: 3'):
     search(sweep, again, law='poisson', expected_trials=5.0)
+  # One search pays for one result.
+  with pytest.raises(types.InputError, match='mode: max'):
+    search(sweep._replace(mode='min'), again, law='poisson')
+  elsewhere = sweep._replace(train_flags=('--data_dir=/other',))
+  with pytest.raises(types.InputError, match='data: '):
+    search(elsewhere, again, law='poisson')
   with pytest.raises(types.InputError, match='another search'):
     search(sweep._replace(space=spaces.parse('rate=0.1')), again, law='poisson')
+
+
+def test_the_noise_of_a_score_is_drawn_for_one_number(sweep):
+  noisy = dict(score='noisy', expected_trials=4.0)
+  report = search(sweep, Train(), score_noise=10.0, **noisy)
+  for trial in (sweep.workdir / 'sealed' / 'trials').iterdir():
+    shutil.rmtree(trial)
+  # What was published stays, whatever trials would say now.
+  assert search(sweep, Train(), score_noise=10.0, **noisy) == report
+  with pytest.raises(types.InputError, match='score_noise: 10'):
+    search(sweep, Train(), score_noise=10.00001, **noisy)
+
+
+@pytest.mark.parametrize(
+  'said',
+  [dict(unit='one user'), dict(neighbours='replacing one'), dict(delta=1e-3)],
+)
+def test_trials_that_protect_something_else_publish_nothing(sweep, said):
+  with pytest.raises(types.InputError, match='nothing to publish'):
+    for _ in range(30):  # A search may have no trial.
+      search(sweep, Train(privacy=said))
+      shutil.rmtree(sweep.workdir)
+
+
+def test_what_was_scored_is_released(tmp_path):
+  with ocp.StandardCheckpointer() as writer:
+    writer.save(
+      tmp_path / 'checkpoints' / '30' / 'state',
+      {
+        'params/head': np.zeros(2),
+        'model_state/batch_stats/mean': np.zeros(2),
+        'model_state/other': np.full(2, 3.0),
+        'extra/params/head': np.ones(2),
+        'extra/statistics/batch_stats/mean': np.ones(2),
+        'opt_state/0/key': np.arange(2, dtype=np.uint32),
+      },
+    )
+  _save_params(tmp_path, tmp_path / 'params.safetensors')
+  found = safetensors.load_file(tmp_path / 'params.safetensors')
+  assert {k: x[0] for k, x in found.items()} == {
+    'params/head': 1.0,
+    'model_state/batch_stats/mean': 1.0,
+    'model_state/other': 3.0,
+  }
 
 
 def test_a_search_without_its_plan_is_not_drawn_again(sweep):
