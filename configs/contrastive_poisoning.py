@@ -29,6 +29,7 @@ from configs import presets
 from configs.parts import poisoned_pairs
 from repjax import types
 from repjax.attacks import contrastive_poisoning
+from repjax.experiments import kept_tokens
 from repjax.experiments import of_images
 
 _TEST = dict(test_split='test', eval_splits=('test', 'attacked'))
@@ -65,7 +66,7 @@ PRESETS = dict(
       **dict(size=16, place=(-1, -1)),
     ),
     tx=dict(learning_rate=1e-3, weight_decay=0.1, warmup=0.02),
-    run=dict(best=''),
+    run=dict(best='', tokenizer=''),
   ),
   gpu=dict(
     on='paper',
@@ -124,4 +125,7 @@ def build(
     data,
     poisoned_pairs.method(config, pairs, data.steps, optimizer),
     sources=lambda split: poisoned_pairs.split_of(config, split),
-  )._replace(measure=poisoned_pairs.measure)
+  )._replace(
+    measure=poisoned_pairs.measure,
+    companion=kept_tokens.companion(pairs.tokenizer),
+  )

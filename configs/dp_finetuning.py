@@ -2,8 +2,8 @@ r"""DP fine-tuning (Li et al., ICLR 2022): pretrained models learn privately.
 
     python -m launch.reproduce --papers=dp_finetuning
 
-measures the claims (`configs/studies/dp_finetuning.py`): at (3, 1e-5), 93 % of
-`digits` and 96.7 % of MNIST are right; with --preset=mnist, large batches are a
+measures the claims (`configs/studies/dp_finetuning.py`): at (3, 1e-5), 94 % of
+`digits` and 96.8 % of MNIST are right; with --preset=mnist, large batches are a
 point ahead of small ones.
 https://arxiv.org/abs/2110.05679
 

@@ -26,6 +26,7 @@ import optax
 from configs import presets
 from configs.parts import instruction_tasks
 from repjax import types
+from repjax.experiments import kept_tokens
 from repjax.experiments import wiring
 from repjax.models import t5
 
@@ -61,7 +62,7 @@ PRESETS = dict(
     # 'tokens', or 'rows' where each row must count by itself (private links).
     mean='tokens',
     tx=dict(learning_rate=1e-4, weight_decay=0.0, warmup=0.02, clip=1.0),
-    run=dict(eval_every=2000, save_every=2000, best=''),
+    run=dict(eval_every=2000, save_every=2000, best='', tokenizer=''),
   ),
   gpu=dict(
     on='paper',
@@ -136,4 +137,5 @@ def build(
     warm_start=lambda state: instruction_tasks.begin(config, state),
   )
   tables = functools.partial(instruction_tasks.tables, names=data.names)
-  return made._replace(tables=tables)
+  kept = kept_tokens.companion(data.tokenizer)
+  return made._replace(tables=tables, companion=kept)

@@ -21,6 +21,7 @@ from configs import presets
 from configs.parts import translation
 from repjax import optim
 from repjax import types
+from repjax.experiments import kept_tokens
 from repjax.experiments import of_tokens
 
 PRESETS = dict(
@@ -75,7 +76,9 @@ PRESETS = dict(
     surgery=dict(kind='gradvac', decay=0.01, groups='all_layer'),
     tx=dict(learning_rate=5e-4, weight_decay=0.0, warmup=0.04, clip=1.0),
     step=dict(label_smoothing=0.1, compute_dtype='bfloat16'),
-    run=dict(eval_every=5000, best='validation/mean_task_accuracy'),
+    run=dict(
+      eval_every=5000, best='validation/mean_task_accuracy', tokenizer=''
+    ),
   ),
   small=dict(
     batch_size=60,
@@ -128,6 +131,7 @@ def build(
     steps=config.steps,
     show=lambda ids: data.show(ids) + ' ',
   )
+  made = made._replace(companion=kept_tokens.companion(data.tokenizer))
   return translation.with_accuracies(made, data.names)
 
 

@@ -97,7 +97,7 @@ PRESETS = dict(
     tx=dict(learning_rate=5e-5, weight_decay=0.01, warmup=0.0, clip=0.1),
     pretraining=dict(steps=0, batch_size=64, learning_rate=3e-3),
     step=dict(label_smoothing=0.1, compute_dtype='bfloat16'),
-    run=dict(eval_every=10_000, best='validation/rougeL'),
+    run=dict(eval_every=10_000, best='validation/rougeL', tokenizer=''),
   ),
   paper_classification=dict(
     on='paper',

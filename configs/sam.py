@@ -6,7 +6,7 @@ measures the claims (`configs/studies/sam.py`): about 20 points more test
 accuracy under 40 % label noise on `digits`. https://arxiv.org/abs/2010.01412
 
 paper: WRN-28-10 on CIFAR-10, basic augmentation (table 1).
-small: an MLP on `digits` with 40 % of the training labels changed. rho = 0.5
+small: an MLP on `digits` with 40 % of the training labels drawn anew. rho = 0.5
   comes from a pilot on other splits of the same digits.
 """
 

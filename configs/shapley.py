@@ -9,7 +9,7 @@ https://arxiv.org/abs/2304.07670
 
 paper: the network of the authors' code on Divorce, 54 answers, plain SGD.
 small: an MLP on the table of breast cancers that comes with scikit-learn.
-planted: nine bits of which it is known what is redundant given what.
+planted: ten bits of which it is known what is redundant given what.
 compas: ProPublica's COMPAS records, of which two columns repeat others.
 divorce: the table of `paper`, trained as in `small`.
 incomes: a generated table with the columns of a census, numbers and words.

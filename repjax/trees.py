@@ -43,13 +43,32 @@ def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
   return {_names(path): leaf for path, leaf in leaves}
 
 
-def cast(tree: types.PyTree, dtype: jax.typing.DTypeLike) -> types.PyTree:
-  """Floating-point leaves in a type; float32 leaves them as they are."""
+# Leaves of single numbers, which half precision would move too far.
+SINGLE = ('strides', 'logit_scale', 'logit_bias')
 
-  def one(x):
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-  return tree if dtype == jnp.float32 else jax.tree.map(one, tree)
+def cast(
+  tree: types.PyTree,
+  dtype: jax.typing.DTypeLike,
+  *,
+  whole: Sequence[str] = (),
+) -> types.PyTree:
+  """Floating-point leaves in a type; float32 leaves them as they are.
+
+  Args:
+    tree: Of arrays.
+    dtype: The type.
+    whole: Last names of leaves that stay as they are.
+  """
+
+  def one(path, x):
+    kept = any(name in whole for name in _names(path)[-1:])
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(dtype) if floating and not kept else x
+
+  if dtype == jnp.float32:
+    return tree
+  return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def stack(trees: Sequence[types.PyTree]) -> types.PyTree:
@@ -141,6 +160,14 @@ def check_leaves(
       f'{what} do not fit: missing {names(missing)}; unexpected '
       f'{names(extra)}; other shapes {sorted(shapes)}'
     )
+
+
+def module_paths(path: Path) -> tuple[Path, ...]:
+  """What a module may be called whose parameters have a path.
+
+  Methods that train more than a network have its parameters in 'model'.
+  """
+  return (path, path[1:]) if path[:1] == ('model',) else (path,)
 
 
 def size(tree: types.PyTree) -> int:

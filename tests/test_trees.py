@@ -93,3 +93,17 @@ def test_one_key_for_several_states_side_by_side_is_refused():
   shared = own.at[2].set(own[0])
   with pytest.raises(types.InputError, match='one key'):
     trees.check_own_keys(({'a': Draws(own, steps)}, Draws(shared, steps)))
+
+
+def test_single_numbers_are_not_rounded():
+  tree = {'pool': {'strides': jnp.ones(2)}, 'kernel': jnp.ones(3)}
+  found = trees.cast(tree, jnp.bfloat16, whole=trees.SINGLE)
+  assert found['pool']['strides'].dtype == jnp.float32
+  assert found['kernel'].dtype == jnp.bfloat16
+  assert trees.cast(tree, jnp.bfloat16)['pool']['strides'].dtype == jnp.bfloat16
+
+
+def test_a_network_that_stands_in_model_has_the_paths_of_its_modules():
+  assert trees.module_paths(('head', 'norm')) == (('head', 'norm'),)
+  assert ('norm',) in trees.module_paths(('model', 'norm'))
+  assert ('model', 'norm') in trees.module_paths(('model', 'norm'))

@@ -23,6 +23,7 @@ from repjax.data.text import packing
 from repjax.data.text import published_tokens
 from repjax.data.text import tokens
 from repjax.data.text import words
+from repjax.experiments import kept_tokens
 from repjax.experiments import wiring
 from repjax.layers import adapters
 from repjax.methods import finetuning
@@ -130,8 +131,9 @@ def _tokenizer(config, train) -> tokens.Tokenizer:
   """That of published weights, or one that is learned from these texts."""
   if config.weights:
     return published_tokens.Published.load(packaged.folder(config.weights))
-  texts = [y for rows in train.values() for x in rows for y in x[:2]]
-  return tokens.Subwords.train(texts, vocab_size=config.data.vocab_size)
+  return kept_tokens.learn(
+    config, lambda: [y for rows in train.values() for x in rows for y in x[:2]]
+  )
 
 
 def rows(
@@ -216,6 +218,13 @@ def network(config, data: Data) -> t5.T5:
   layer = config.model.to_dict()
   stack = ('num_layers', 'num_decoder_layers', 'num_positions')
   fields = {x: layer.pop(x) for x in stack}
+  longest = max(config.data.source_length, config.data.target_length)
+  if 0 < fields['num_positions'] < longest:
+    raise types.InputError(
+      f'config.model.num_positions={fields["num_positions"]} has no place for '
+      f'texts of {longest} tokens (config.data.source_length and '
+      'target_length): raise it, or set it to 0'
+    )
   return t5.T5(
     data.tokenizer.vocab_size, config=t5_block.LayerConfig(**layer), **fields
   )

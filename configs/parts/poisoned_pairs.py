@@ -19,6 +19,7 @@ from repjax.data.reading import source as sources
 from repjax.data.text import captions
 from repjax.data.text import tokens
 from repjax.data.text import word_loss
+from repjax.experiments import kept_tokens
 from repjax.experiments import of_images
 from repjax.methods import clip as clip_method
 
@@ -70,7 +71,7 @@ def read(config) -> Pairs:
   names = captions.spoken(train.class_names, train.num_classes)
   texts = captions.draw(train.column('label'), names, seed=config.seed)
   learned = [*texts, *(x for row in captions.prompts(names) for x in row)]
-  tokenizer = tokens.Subwords.train(learned, vocab_size=config.data.vocab_size)
+  tokenizer = kept_tokens.learn(config, lambda: learned)
   made = Pairs(train, names, tokenizer)
   columns = made.encode(texts, config.data.length)
   return made._replace(clean=train.with_columns(**columns))

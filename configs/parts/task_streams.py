@@ -27,7 +27,13 @@ def read(config) -> list[tasks.Task]:
       *rows(), degrees=np.linspace(0, 180, data.num_tasks, endpoint=False)
     ),
     split=lambda: tasks.split(*rows(), num_tasks=data.num_tasks),
-    sets=lambda: tasks.sets(data.names, size=data.size, data_dir=data.dir),
+    sets=lambda: tasks.sets(
+      data.names,
+      size=data.size,
+      train_split=data.train_split,
+      test_split=data.eval_splits[0],
+      data_dir=data.dir,
+    ),
   )
   return presets.choose('data.stream', data.stream, kinds)()
 

@@ -14,6 +14,7 @@ from configs.parts import text_tasks
 from repjax import optim
 from repjax import start
 from repjax import types
+from repjax.experiments import kept_tokens
 from repjax.experiments import of_tokens
 from repjax.experiments import wiring
 from repjax.layers import adapters
@@ -199,7 +200,12 @@ def experiment(
     lines = zip(columns['index'], texts, strict=True)
     return {'texts': (['row', 'text'], lines)}
 
-  return made._replace(measure=measure, warm_start=warm_start, tables=tables)
+  return made._replace(
+    measure=measure,
+    warm_start=warm_start,
+    tables=tables,
+    companion=kept_tokens.companion(task.tokenizer),
+  )
 
 
 def quality(

@@ -19,7 +19,7 @@ from repjax.data.sets import topic_tasks
 from repjax.data.text import labelled_text
 from repjax.data.text import paired_text
 from repjax.data.text import running_text
-from repjax.data.text import tokens
+from repjax.experiments import kept_tokens
 from repjax.protocols import pretraining
 
 
@@ -162,12 +162,13 @@ def _intents(config, tokenizer, split: str) -> source.Source:
 
 
 def _check_made(split, data):
-  """Refuses splits of files: a set that is made has no other rows."""
+  """Refuses splits that a set that is made on the spot has not."""
   if split.partition(':')[0] in (prepared.INPUTS, prepared.LABELLED):
     raise types.InputError(
       f'config.data.name={data.name} is made on the spot and has no other '
       'rows: train on a set of texts to predict files.'
     )
+  types.check_choice('the split', split, (data.train_split, 'test'))
 
 
 class _Hiding(NamedTuple):
@@ -227,9 +228,7 @@ def _completions(config):
 
 
 def _tokenizer(config, texts):
-  return text_models.tokenizer(
-    config,
-    learn=lambda: tokens.Subwords.train(
-      texts(), vocab_size=config.data.vocab_size
-    ),
-  )
+  learn = functools.partial(kept_tokens.learn, config, texts)
+  if 'tokenizer' in config.run and config.run.tokenizer:
+    return learn()
+  return text_models.tokenizer(config, learn=learn)

@@ -27,7 +27,7 @@ from repjax.models import transformer
 def _translation(config, optimizer: types.Optimizer) -> types.Experiment:
   """A synthetic language pair by an encoder-decoder."""
   pair = grammar.Grammar()
-  sources = _drawn(config, pair.load)
+  sources = _drawn(config, pair.load, ('test',))
   train = sources(config.data.train_split)
   steps = wiring.steps_of(config, len(train))
   model = transformer.EncoderDecoder(
@@ -58,6 +58,7 @@ def _listops(config, optimizer: types.Optimizer) -> types.Experiment:
   sources = _drawn(
     config,
     listops.load,
+    ('validation', 'test'),
     max_length=config.data.length,
     min_length=config.data.length // 4,
   )
@@ -96,15 +97,17 @@ def _classification(config, optimizer: types.Optimizer) -> types.Experiment:
   )
 
 
-def _drawn(config, load, **settings) -> Callable[[str], source.Source]:
-  """Split -> rows of a generator: its training rows, or its test rows."""
+def _drawn(config, load, known, **settings) -> Callable[[str], source.Source]:
+  """Split -> rows of a generator: its training rows, or those of `known`."""
 
   def sources(split):
     is_train = split == config.data.train_split
+    if not is_train:
+      types.check_choice('the split', split, known)
     return load(
       config.data.num_rows if is_train else config.data.num_test_rows,
       seed=0,
-      split='train' if is_train else 'test',
+      split='train' if is_train else split,
       **settings,
     )
 

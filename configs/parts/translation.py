@@ -16,6 +16,7 @@ from repjax.data.sets import grammar
 from repjax.data.sets import languages
 from repjax.data.text import tokens
 from repjax.data.text import translations
+from repjax.experiments import kept_tokens
 from repjax.methods import language_modeling
 from repjax.models import transformer
 
@@ -30,6 +31,7 @@ class Data(NamedTuple):
     vocab_size: Number of tokens.
     length: Tokens of a row.
     show: Tokens as text.
+    tokenizer: Of texts; None of what is made.
   """
 
   names: tuple[str, ...]
@@ -38,6 +40,7 @@ class Data(NamedTuple):
   vocab_size: int
   length: int
   show: Callable[..., str]
+  tokenizer: tokens.Tokenizer | None = None
 
 
 def read(config) -> Data:
@@ -93,14 +96,14 @@ def _tfds(config):
     return source.load(data.name, split, data_dir=data.dir)
 
   train = rows(data.train_split)
-  if data.tokenizer:
+  if data.tokenizer and not config.run.tokenizer:
     tokenizer = tokens.Subwords.load(data.tokenizer)
   else:
-    tokenizer = tokens.Subwords.train(
-      translations.sentences(
+    tokenizer = kept_tokens.learn(
+      config,
+      lambda: translations.sentences(
         train, languages=(data.pivot, *names), num_rows=data.tokenizer_rows
       ),
-      vocab_size=data.vocab_size,
     )
 
   def parts(rows):
@@ -119,6 +122,7 @@ def _tfds(config):
     vocab_size=tokenizer.vocab_size + len(names),
     length=data.length,
     show=tokenizer.decode,
+    tokenizer=tokenizer,
   )
 
 

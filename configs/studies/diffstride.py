@@ -9,9 +9,10 @@ as many operations as the learnt ones have in the end, by wider layers. And:
 images of white noise with a known band, whose edges strides shall find by a
 price on places.
 
-Each kind, and each wider one, has its best of six rates from the poor start, on
-training rows that are held out, by another seed. Every few steps crops are
-chosen for the smallest strides of all seeds.
+Each kind, and each wider one, has its best of five rates from the poor start,
+on training rows that are held out, by another seed. (In the record strided ones
+alone were widened, at the rate of their kind.) Every few steps crops are chosen
+for the smallest strides of all seeds.
 
 cifar10: on 10,000 rows of CIFAR-10; hours on two cores, and not recorded. Seen
 before: strided .524 at a rate of .3 from the poor start, .517 from the good
@@ -89,7 +90,7 @@ CLAIMS = dict(
   **_with('part_', 0.4),
   rates_inside=dict(
     kind='first',
-    says='kinds of networks whose best rate lies inside of the grid',
+    says='kinds of strides whose best rate lies inside of the grid',
     paper='does not apply',
     at_least=1.0,
   ),
@@ -105,7 +106,7 @@ CLAIMS = dict(
 # `good` are the strides that the poor ones are compared with, `every` the steps
 # between two crops, `widths` those that operations are matched with. Rates are
 # chosen by training on rows of the split `tune` and testing on `held_out`.
-_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 _STUDY = dict(
   paper=dict(
     study=dict(

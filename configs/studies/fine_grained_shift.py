@@ -19,11 +19,11 @@ in colours, and BN-Adapt is to be compared with the same networks as they are
 
 Found: the hue augmentation is the best on every shift, and alone helps where
 the colour tells the label of every row. Of the others, crop and BN-Adapt are
-best where the correlation is strong, BN-Adapt where values are unseen and rows
-few, pretraining where values are rare. BN-Adapt is far above the same networks
-without it where the colour misleads; with noisy labels hardly anything but hue
-is above ERM. RandAugment of its full strength, AutoAugment, and JTT where
-labels are noisy, lie below ERM.
+best where the correlation is strong, BN-Adapt where values are unseen, crop
+where rows are few, pretraining where values are rare. BN-Adapt is far above the
+same networks without it where the colour misleads; with noisy labels hardly
+anything but hue is above ERM. RandAugment of its full strength, AutoAugment,
+and JTT where labels are noisy, lie below ERM.
 
 Trials on three seeds had shown the accuracy of ERM and of the hue augmentation
 on four of the shifts when the thresholds were written. The range of rates and

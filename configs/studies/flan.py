@@ -10,16 +10,17 @@ tuning hurts what is held out.
 Here: tasks that are what their instructions say, 'the mirror of the third', by
 a T5 of two layers from scratch, with learned places besides T5's distances
 (with distances alone a pilot found no 'third' in 1,500 steps). Of 30 tasks six,
-a cluster of each seed's own, are held out; all their words are known from
-others. Answers are ranked among all ten digits, by each template. Nothing of
-this says that a model transfers between tasks of real text. --preset=gpu (with
---data_dir) measures that on seven tasks, the cluster of sentiment held out,
-against the same model untuned and told names; --preset=text with a T5 of two
-layers from scratch, held out what descriptions are asked (`reading`, and
-`entailment`, which is alike), where most answers stand in the text: who has
-learned to choose among options may choose there. What it takes from one task to
-another was not tried before its thresholds were written, and is expected to be
-little: a model of this size has read nothing else.
+a cluster, are held out (there are five; seeds 0 and 5 have the same one); all
+their words are known from others. Answers are ranked among all ten digits, by
+each template. Nothing of this says that a model transfers between tasks of real
+text. --preset=gpu (with --data_dir) measures that on seven tasks, the cluster
+of sentiment held out, against the same model untuned and told names;
+--preset=text with a T5 of two layers from scratch, held out what descriptions
+are asked (`reading`, and `entailment`, which is alike), where most answers
+stand in the text: who has learned to choose among options may choose there.
+What it takes from one task to another was not tried before its thresholds were
+written, and is expected to be little: a model of this size has read nothing
+else.
 
 Found: what is trained on is learned in each arm but from the digits alone; of
 six seeds one does all that is held out, the others four or five tasks of six,

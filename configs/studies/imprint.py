@@ -15,7 +15,8 @@ uneven. FedAvg is measured in float64 (what float32 differences of parameters
 lose, stands beside it). Noise is DP-SGD's over rows, or over users of the same
 link in the server's chain; epsilon is that of training the same network without
 an imprint on the same private rows, at the best rate on public ones, against
-clipping without noise.
+clipping without noise, whose best rate is the highest tried: a higher one may
+make noise cost more.
 
 Thresholds are those of the formulas and of a pilot in other code (sparse rows
 +.3 there). A trial on three other seeds was in view: it had sparse rows ahead

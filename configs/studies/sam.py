@@ -133,7 +133,9 @@ def _with_noise(rows, rate, num_classes, seeds):
     for seed in seeds
   ]
   columns['label'] = np.stack([labels for labels, _ in noisy])
-  return columns, np.stack([is_noise for _, is_noise in noisy])
+  # Of what is drawn anew a tenth is right.
+  drawn = np.stack([is_noise for _, is_noise in noisy])
+  return columns, drawn & (columns['label'] != rows['label'])
 
 
 def _sharpness(method, states, columns):

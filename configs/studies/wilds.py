@@ -25,8 +25,8 @@ same thresholds. It is undecided, too: there is a gap (.080 +- .038), but
 whether it is one of five points, sixteen draws cannot tell, of which some have
 hardly any and some one of twenty points.
 
-Augmentation closes nine tenths of the gap, and seeds differ about five times as
-much on the new hospital. Nothing is gained from rows without labels beyond
+Augmentation closes .068 of the gap of .080, and seeds differ about five times
+as much on the new hospital. Nothing is gained from rows without labels beyond
 augmentation, by SwAV neither. FixMatch loses nine points (eleven in U-WILDS):
 on a third of the draws it ends between .59 and .81 on the new hospital; a guess
 is that its own first labels there are of one class. GroupDRO, CORAL and DANN on

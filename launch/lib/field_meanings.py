@@ -203,6 +203,7 @@ OF_RECIPES = {
   'probe.high': 'Logarithm (base 10) of the largest strength of the penalty.',
   'probe.low': 'Logarithm (base 10) of the smallest one.',
   'probe.num': 'Strengths that are tried between both.',
+  'run.tokenizer': "tokenizer.json of another run; '' learns subwords.",
   'run.fitted': 'series.json of another run, whose splits and scales count.',
   'samples.every': 'Steps between figures of samples.',
   'samples.judged': 'Samples that a judge sees, at least 5.',

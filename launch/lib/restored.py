@@ -171,7 +171,7 @@ def _read(workdir, said, step, *, data_dir, changes) -> Restored:
   if stored is None:
     raise types.InputError(f'{workdir} holds no checkpoint yet.')
   _as_trained(config, stored, workdir)
-  _with_its_series(config, workdir)
+  _with_what_it_kept(config, workdir)
   config.update_from_flattened_dict(changes)
   if data_dir:
     config.data.dir = data_dir
@@ -277,13 +277,15 @@ def _as_trained(config, stored, workdir) -> None:
   recipes.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
 
 
-def _with_its_series(config, workdir) -> None:
-  """A run of series sees them by the splits and scales that it began with."""
+def _with_what_it_kept(config, workdir) -> None:
+  """A run sees series by its splits and scales, and texts by its subwords."""
   from repjax.experiments import kept_series
+  from repjax.experiments import kept_tokens
 
-  path = workdir / kept_series.FILE
-  if 'fitted' in config.run and path.exists():
-    config.run.fitted = str(path)
+  kept = dict(fitted=kept_series.FILE, tokenizer=kept_tokens.FILE)
+  for field, name in kept.items():
+    if field in config.run and (workdir / name).exists():
+      config.run[field] = str(workdir / name)
 
 
 def _step(store, step) -> int | None:

@@ -125,7 +125,7 @@ def affine(
     for path in trees.flatten(variables)
     if path[0] in ('params', types.FROZEN)
     and path[-1] in _AFFINE
-    and path[1:-1] in modules
+    and not modules.isdisjoint(trees.module_paths(path[1:-1]))
   ]
   if not paths:
     raise types.InputError(

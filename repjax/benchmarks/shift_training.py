@@ -194,6 +194,9 @@ def upweighted(made: Cells, logits: np.ndarray, upweight: float) -> Cells:
   wrong = logits.argmax(-1) != label[None]
   order = np.empty_like(made.order)
   for cell, (rows, seed) in enumerate(zip(made.order, made.seeds, strict=True)):
+    if not wrong[cell][rows].any():
+      order[cell] = rows
+      continue
     # As often as rows are drawn, whatever part they are of.
     number = np.bincount(rows.ravel(), minlength=len(label)).astype(np.float64)
     weight = number * np.where(wrong[cell], upweight, 1.0)

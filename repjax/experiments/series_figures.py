@@ -31,7 +31,11 @@ def forecasts(
   if spread is not None:
     low, high = -1.2816 * spread, 1.2816 * spread
   elif known:  # Of all windows: what a forecast like this one is worth.
-    low, high = np.quantile(-error, (0.1, 0.9), axis=0)[:, None]
+    seen = np.where(outputs['target_observed'] > 0, -error, np.nan)
+    # Where none was measured, that of those that were filled.
+    none = np.isnan(seen).all(0)
+    seen[:, none] = -error[:, none]
+    low, high = np.nanquantile(seen, (0.1, 0.9), axis=0)[:, None]
     low, high = (np.broadcast_to(x, error.shape) for x in (low, high))
   else:
     low = high = np.zeros_like(error)
@@ -60,7 +64,7 @@ def forecasts(
       {
         name.removesuffix(' forecast').replace('forecast', 'network'): (
           steps,
-          np.square(x - outputs['target']).mean((0, 2)),
+          _mean_square(x - outputs['target'], outputs['target_observed']),
         )
         for name, x in outputs.items()
         if name.endswith('forecast')
@@ -69,6 +73,13 @@ def forecasts(
       ylabel='mean squared error (scaled)',
     )
   return made
+
+
+def _mean_square(errors, observed):
+  """Over windows and columns, of what was measured, [H]."""
+  count = observed.sum((0, 2))
+  total = (np.square(errors) * observed).sum((0, 2))
+  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def fans(

@@ -49,10 +49,6 @@ class Pyramidal(signature.Attention):
         )
     if settings.bias is not None or settings.mask is not None:
       raise InputError('pyramidal attention takes no bias and no mask')
-    if settings.module is not None:
-      raise InputError(
-        'pyramidal attention has no [queries, keys] weights to show'
-      )
     _, valid, _ = pyramid_graph.neighbours(self.pyramid)
     batch, _, heads, _ = query.shape
     keep = jnp.ones((), jnp.float32)

@@ -59,7 +59,9 @@ class SeriesEmbedding(nn.Module):
     places = sequence_positions.sinusoids(jnp.arange(length), self.dim)
     tokens += places.astype(tokens.dtype)[None]
     if covariates.shape[-1]:
-      tokens += nn.Dense(self.dim, name='covariates')(covariates)
+      tokens += nn.Dense(self.dim, name='covariates')(
+        covariates.astype(tokens.dtype)
+      )
     if self.num_series:
       table = nn.Embed(
         self.num_series,

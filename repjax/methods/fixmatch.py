@@ -6,6 +6,7 @@ Sohn et al., 'FixMatch', NeurIPS 2020 (https://arxiv.org/abs/2001.07685), eq. 4.
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -48,17 +49,19 @@ def make(
   types.check_range('[0, 1]', threshold=threshold)
 
   def loss_fn(params, model_state, batch, rng):
-    def look(batch, model_state):
+    def look(batch, model_state, rng):
       logits, model_state = model_inputs.forward(
         model, inputs, {'params': params, **model_state}, batch, rng
       )
       return logits.astype(jnp.float32), model_state
 
-    weak, model_state = look(batch, model_state)
+    weak, model_state = look(batch, model_state, rng)
     share = batch[classifier.UNLABELLED]
     mask = (share > 0).astype(jnp.float32)
     strong, model_state = look(
-      {**classifier.view(batch), 'mask': mask}, model_state
+      {**classifier.view(batch), 'mask': mask},
+      model_state,
+      jax.random.fold_in(rng, 1),  # Masks of its own, as WILDS draws them.
     )
     loss, metrics = classifier.supervised(weak, batch)
     nll, kept = pseudo_label.consistency(weak, strong, threshold=threshold)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from repjax import interceptors
+from repjax import trees
 from repjax import types
 from repjax.layers import diffstride
 from repjax.optim import strides as learnt
@@ -30,10 +31,14 @@ def reporting(method: types.Method) -> types.Method:
     with nn.intercept_methods(seen):
       after, sums = method.update(state, batch, rng)
     found, own = learnt.in_order(state.params), {}
-    firsts = [path[0] for path, _ in found]
-    for path, strides in found:
-      used = jnp.clip(strides, *seen.limits[path[:-1]])
-      layer = path[:1] if firsts.count(path[0]) == 1 else path[:-1]
+    layers = [
+      next(x for x in trees.module_paths(path[:-1]) if x in seen.limits)
+      for path, _ in found
+    ]
+    firsts = [layer[0] for layer in layers]
+    for layer, (_, strides) in zip(layers, found, strict=True):
+      used = jnp.clip(strides, *seen.limits[layer])
+      layer = layer[:1] if firsts.count(layer[0]) == 1 else layer
       name = '/'.join(('stride', *layer))
       several = len(strides) > 1
       for axis, stride in enumerate(used):

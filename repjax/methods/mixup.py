@@ -52,9 +52,8 @@ def make(
 ) -> types.Method:
   """Supervised learning on mixed pairs.
 
-  The training accuracy that it reports counts a row's own label, which is the
-  smaller part of the mixture where lambda < 1/2: it stays far below the
-  accuracy on clean images and says little.
+  What it reports of training is 'mixed_accuracy', which counts the larger part
+  of each mixture: it stays far below the accuracy on clean images.
 
   Args:
     model: A classifier, which knows nothing of mixing.

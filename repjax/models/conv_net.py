@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from repjax.layers import norms
+from repjax.types import InputError
 from repjax.types import check_range
 
 
@@ -49,6 +50,12 @@ class ConvNet(nn.Module):
         dtype=self.dtype,
         name=f'conv_{index}',
       )(x)
+      if min(x.shape[1:3]) < 2:
+        raise InputError(
+          f'images of {image.shape[1]} x {image.shape[2]} pixels cannot be '
+          f'halved {len(self.channels)} times: give larger ones, or fewer '
+          'channels'
+        )
       x = nn.max_pool(x, (2, 2), (2, 2))
       x = norms.BatchNorm(name=f'norm_{index}')(x, train=train, mask=mask)
       return nn.relu(x)

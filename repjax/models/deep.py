@@ -83,9 +83,10 @@ def scan(
   rates = None
   if train and any(config.drop_path_rate for config in configs):
     rates = jnp.asarray([x.drop_path_rate for x in configs], jnp.float32)
+  # Drawn, so that the next call of the same blocks has other ones.
   rngs = {
-    name: jax.random.split(rng.as_jax_rng(), len(layers))
-    for name, rng in scope.rngs.items()
+    name: jax.random.split(first.make_rng(name), len(layers))
+    for name in scope.rngs
   }
   variables = _stacked([core.unfreeze(dict(x.variables)) for x in layers])
 

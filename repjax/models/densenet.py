@@ -62,6 +62,12 @@ class DenseNet(nn.Module):
         x = act(x, f'transition_{stage}_norm')
         width = x.shape[-1] // 2
         x = _conv(width, 1, f'transition_{stage}', self.dtype)(x)
+        if min(x.shape[1:3]) < 2:
+          raise types.InputError(
+            f'images of {image.shape[1]} x {image.shape[2]} pixels are too '
+            f'small for {len(self.stage_sizes)} stages: give larger ones, or '
+            'fewer stages'
+          )
         x = nn.avg_pool(x, (2, 2), strides=(2, 2))
       for index in range(layers):
         layer = DenseLayer(

@@ -42,8 +42,11 @@ class LinearForecaster(nn.Module):
       )
     half = self.window // 2
     padded = jnp.pad(series, ((0, 0), (half, half), (0, 0)), 'edge')
-    sums = jnp.cumsum(jnp.pad(padded, ((0, 0), (1, 0), (0, 0))), 1)
+    # Differences of sums: half precision would keep nothing of them.
+    wide = padded.astype(jnp.promote_types(padded.dtype, jnp.float32))
+    sums = jnp.cumsum(jnp.pad(wide, ((0, 0), (1, 0), (0, 0))), 1)
     trend = (sums[:, self.window :] - sums[:, : -self.window]) / self.window
+    trend = trend.astype(series.dtype)
 
     def head(x, name):
       # The mean of the past is where the authors begin, too.

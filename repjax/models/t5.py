@@ -14,6 +14,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from repjax.layers.positions import sequence_positions
 from repjax.models import t5_block
@@ -179,7 +180,8 @@ class T5(nn.Module):
       mask = _both(mask, _alike(source_segments, source_segments))
     if source_segments is None:
       self._check_length(source.shape[1])
-    embedded = self._embed(source, _places(source, source_segments))
+    places = _places(source, source_segments, source_mask)
+    embedded = self._embed(source, places)
     return self.encoder(embedded, train=train, mask=mask)[0]
 
   def decode(
@@ -205,7 +207,7 @@ class T5(nn.Module):
     if segments is None:
       self._check_length(tokens.shape[1])
     features, _ = self.decoder(
-      self._embed(tokens, _places(tokens, segments)),
+      self._embed(tokens, _places(tokens, segments, mask)),
       self.decoder.look(features),
       train=train,
       mask=own,
@@ -235,8 +237,14 @@ class T5(nn.Module):
       (logits of the token that comes next [B, vocab_size], state).
 
     Raises:
-      InputError: There is no room for it.
+      InputError: There is no room for it, or there is padding behind a text.
     """
+    known = mask is not None and not isinstance(mask, jax.core.Tracer)
+    if known and not np.asarray(mask)[:, -1].all():
+      raise InputError(
+        'T5 goes on behind the last place: padding of a prompt stands in front '
+        'of its text'
+      )
     batch, length = tokens.shape
     if length > max_length:
       raise InputError(
@@ -302,8 +310,10 @@ class T5(nn.Module):
     )
 
 
-def _places(tokens, segments):
+def _places(tokens, segments, mask):
   """Places of tokens [B, L] in the text that they are of."""
+  if segments is None and mask is not None:
+    return sequence_positions.from_mask(mask)
   if segments is None:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   return sequence_positions.from_segments(segments)

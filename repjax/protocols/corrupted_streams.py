@@ -91,7 +91,10 @@ class Streams:
     logits = self._program(forms)(self._states, streams, rate)
     labels = np.stack([rows['label'][chosen] for chosen in orders])
     return {
-      form: (logits[form].argmax(-1) != labels).mean(-1)
+      # NaN predicts no class: all rows of one that diverged are wrong.
+      form: (
+        (logits[form].argmax(-1) != labels) | ~np.isfinite(logits[form]).all(-1)
+      ).mean(-1)
       for form in adaptation.NAMES  # A tree's keys are sorted.
       if form in logits
     }

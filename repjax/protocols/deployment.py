@@ -151,8 +151,9 @@ def in_simulator(
   for episode in range(episodes):
     state = adapter.init(params, rate, limit)
     seen = world.first(seed, episode)
+    own = jax.random.fold_in(jax.random.key(seed), episode)
     for t in range(world.num_steps):
-      rng = jax.random.fold_in(jax.random.key(seed), t)
+      rng = jax.random.fold_in(own, t)
       action = act(state.params, seen)
       then, reward[episode, t] = world.next(np.asarray(action), t + 1, seen)
       transition = pad.Transition(jnp.asarray(seen), action, jnp.asarray(then))

@@ -44,6 +44,7 @@ def fit(
   shared: Mapping[str, np.ndarray] | None = None,
   num_full: int = 0,
   vectorize: bool = True,
+  stops: bool = True,
 ) -> Iterator[tuple[int, types.TrainState, dict[str, np.ndarray]]]:
   """Trains one model a seed; whole stretches of training are one call.
 
@@ -63,6 +64,7 @@ def fit(
     vectorize: Whether seeds go side by side. On CPUs convolutions with weights
       a seed are slow, and so are convolutions inside a scan: False calls a
       compiled step at a time, one seed after the other.
+    stops: Whether it ends where a mean is not finite.
 
   Yields:
     (step, states with a leading seed axis, name -> mean since the last
@@ -71,7 +73,7 @@ def fit(
 
   Raises:
     InputError: If states have one key in their optimizers for several seeds.
-    NonFiniteError: If a mean is not finite; names the seed.
+    NonFiniteError: If a mean is not finite and it `stops`; names the seed.
   """
   trees.check_own_keys(states.opt_state)
   steps = order.shape[1]
@@ -107,7 +109,7 @@ def fit(
       }
       for name, values in means.items():
         for seed, value in zip(seeds, values, strict=True):
-          if not np.isfinite(value):
+          if stops and not np.isfinite(value):
             raise types.NonFiniteError(
               f'{name} is {value} in steps {start + 1} to {stop}, {seed=}'
             )

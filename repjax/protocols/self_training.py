@@ -126,20 +126,20 @@ def choose_rate(
     raise types.InputError(f'config.rates are above 0, at least one: {rates}')
   losses = []
   for rate in rates:
-    try:
-      for _, trained, _ in seed_loop.fit(
-        method,
-        side_by_side.with_rate(states, rate),
-        columns,
-        order,
-        seeds=seeds,
-        every=order.shape[1],
-        vectorize=vectorize,
-      ):
-        loss = np.asarray(held_out(trained), np.float64)
-    except types.NonFiniteError:
-      loss = np.full(len(seeds), np.inf)
-    losses.append(np.where(np.isfinite(loss), loss, np.inf))
+    finite = np.ones(len(seeds), bool)
+    for _, trained, means in seed_loop.fit(
+      method,
+      side_by_side.with_rate(states, rate),
+      columns,
+      order,
+      seeds=seeds,
+      every=order.shape[1],
+      vectorize=vectorize,
+      stops=False,  # A seed that diverges takes no rate from the others.
+    ):
+      loss = np.asarray(held_out(trained), np.float64)
+      finite &= np.isfinite(list(means.values())).all(0)
+    losses.append(np.where(finite & np.isfinite(loss), loss, np.inf))
     logging.info('%s: held-out loss %.4f at %g', name, losses[-1].mean(), rate)
   found = np.stack(losses)
   if not np.isfinite(found.min(0)).all():

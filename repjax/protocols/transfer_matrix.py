@@ -104,10 +104,12 @@ def measure(
 
   def guesses(name, pixels):
     parts = [
-      np.asarray(ask[name](targets[name].states, pixels[:, at]).argmax(-1))
+      np.asarray(ask[name](targets[name].states, pixels[:, at]))
       for at in _parts(len(image), batch_size)
     ]
-    return np.concatenate(parts, axis=1)
+    logits = np.concatenate(parts, axis=1)
+    # NaN predicts no class.
+    return np.where(np.isfinite(logits).all(-1), logits.argmax(-1), -1)
 
   before = {name: guesses(name, clean) for name in targets}
   fooled, robust, images = {}, {}, {}

@@ -21,6 +21,7 @@ from repjax.adapt import norm_layers
 from repjax.adapt import tent
 from repjax.layers import frozen
 from repjax.layers import norms
+from repjax.methods import dann
 from repjax.methods import supervised
 from repjax.models import resnet
 from repjax.models import vit
@@ -466,3 +467,16 @@ def test_a_state_that_predicts_with_averages_is_put_in_place_first():
     for k, x in adapted.leaves.items()
   ]
   assert max(moved) > 0
+
+
+def test_methods_that_train_more_than_the_network_have_norms_too(net):
+  rows = {**_batch(), 'group': np.arange(8) % 2}
+  method = dann.make(_resnet(), optax.sgd(0.05), num_groups=2, weight=1.0)
+  state = loop.init(method, rows, 0, jax.local_devices()[:1])
+  found = _paths(method, state)
+  plain = _paths(*net)
+  assert {(x[0], *x[2:]) for x in found} == set(plain)
+  assert {x[1] for x in found} == {'model'}
+  adapter = _adapter(method, state)
+  after, _ = _run(adapter, adapter.init(state), [_batch()] * 2)
+  assert jax.tree.structure(after) is not None

@@ -107,14 +107,8 @@ def test_errors_are_drawn_more_often_by_their_cell_alone():
   expected = 20 * before / (20 * before + 1 - before)
   np.testing.assert_allclose(part(again.order[0], wrong), expected, atol=0.02)
   assert set(again.order[0].ravel()) <= set(cells.rows[0])
-  # No error: as often as before.
-  for cell in (1, 2, 3):
-    counts = [
-      np.bincount(x.order[cell].ravel(), minlength=len(label))
-      for x in (cells, again)
-    ]
-    assert abs(counts[0] - counts[1]).max() < 0.4 * counts[0].max()
-    assert ((counts[0] == 0) <= (counts[1] == 0)).all()
+  # No error: the same rows.
+  np.testing.assert_array_equal(again.order[1:], cells.order[1:])
 
 
 def test_labels_that_change_in_every_step_are_refused():

@@ -131,3 +131,15 @@ def test_classes_are_learned_of_sets_that_have_some():
   config.data.kind = 'classification'
   with pytest.raises(InputError, match='python_topics has no classes'):
     rfa.build(config)
+
+
+def test_generated_rows_are_of_the_split_that_is_asked_for():
+  config = rfa.get_config('smoke')
+  config.data.update(kind='listops', num_rows=30, num_test_rows=20, length=40)
+  made = rfa.build(config)
+  read = {
+    x: made.evals(x).source.column('tokens') for x in ('validation', 'test')
+  }
+  assert not np.array_equal(*read.values())
+  with pytest.raises(InputError, match='the split'):
+    made.evals('nonsense')

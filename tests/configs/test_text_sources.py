@@ -357,3 +357,11 @@ def test_sets_that_are_made_here_take_no_files(name):
   for split in ('inputs:new.txt', 'labelled:new.csv'):
     with pytest.raises(InputError, match=f'{name} is made on the spot'):
       task.sources(split)
+
+
+def test_sets_that_are_made_have_no_other_splits():
+  config = mam_adapter.get_config('smoke')
+  task = text_tasks.read(config)
+  assert len(task.sources('test')) != len(task.sources('train'))
+  with pytest.raises(InputError, match='the split'):
+    task.sources('validation')

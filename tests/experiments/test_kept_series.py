@@ -13,6 +13,7 @@ from repjax.data.series import splits
 from repjax.experiments import anomaly_data
 from repjax.experiments import kept_series
 from repjax.experiments import of_series
+from repjax.methods import forecasting
 
 
 def written(path, count, *, columns=('a', 'b'), jump=0.0):
@@ -194,3 +195,18 @@ def test_a_damaged_file_is_refused_in_one_line(content, tmp_path):
   with pytest.raises(types.InputError, match=r'series\.json') as error:
     of_series.read(config)
   assert '\n' not in str(error.value)
+
+
+def test_a_gap_that_came_later_changes_no_network(tmp_path):
+  path = written(tmp_path / 'my.csv', 300)
+  fitted = kept(pyraformer, path, tmp_path)
+  lines = written(path, 320).read_text().splitlines()
+  time, _, other = lines[310].split(',')
+  lines[310] = f'{time},,{other}'
+  path.write_text('\n'.join(lines) + '\n')
+  config = config_of(pyraformer, path)
+  anew = of_series.read(config)
+  config.run.fitted = fitted
+  data = of_series.read(config)
+  assert data.inputs is forecasting.past
+  assert anew.inputs is forecasting.past_with_gaps

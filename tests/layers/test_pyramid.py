@@ -276,6 +276,8 @@ def test_inputs_of_another_graph_are_refused():
   x = np.zeros((1, 85, 2, 3), np.float32)
   with pytest.raises(types.InputError, match='no bias and no mask'):
     attend(x, x, x, mask=np.ones((1, 1, 85, 85), bool))
+  # Nothing is asked of it where others would show weights.
+  attend(x, x, x, module=object())
 
 
 @pytest.mark.parametrize('leftover', ['last_parent', 'own_parent'])

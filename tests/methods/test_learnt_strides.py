@@ -11,6 +11,7 @@ import pytest
 from repjax import trees
 from repjax.layers import diffstride
 from repjax.layers import downsampling
+from repjax.methods import dann
 from repjax.methods import learnt_strides
 from repjax.methods import supervised
 from repjax.models import resnet
@@ -108,3 +109,16 @@ def test_a_network_without_them_reports_what_it_did(batch):
   _, sums = jax.jit(made.update)(state, batch, rng)
   _, usual = jax.jit(plain.update)(state, batch, rng)
   assert sums.keys() == usual.keys()
+
+
+def test_a_method_that_trains_more_than_the_network_reports_them(batch):
+  rows = dict(batch, group=batch['label'])
+  method = dann.make(_Net(), optax.sgd(0.1), num_groups=2, weight=1.0)
+  made = learnt_strides.reporting(method)
+  state = jax.jit(made.init)(jax.random.key(0), rows)
+  _, sums = jax.jit(made.update)(state, rows, jax.random.key(1))
+  plain = learnt_strides.reporting(supervised.make(_Net(), optax.sgd(0.1)))
+  alone = jax.jit(plain.init)(jax.random.key(0), batch)
+  _, expected = jax.jit(plain.update)(alone, batch, jax.random.key(1))
+  told = lambda x: {k for k in x if k.startswith('stride/')}  # noqa: E731
+  assert told(sums) == told(expected) != set()

@@ -643,3 +643,21 @@ def test_a_single_row_is_refused():
 def test_settings_out_of_range_are_refused(make):
   with pytest.raises(types.InputError):
     make()
+
+
+def test_both_views_of_fixmatch_have_masks_of_their_own(monkeypatch):
+  keys = []
+  forward = model_inputs.forward
+
+  def look(*args):
+    keys.append(jax.random.key_data(args[-1]))
+    return forward(*args)
+
+  monkeypatch.setattr(model_inputs, 'forward', look)
+  method = fixmatch.make(NET, SGD, threshold=0.4, **_ROWS)
+  batch = batch_of(0)
+  state = method.init(jax.random.key(0), batch)
+  with jax.disable_jit():
+    method.update(state, batch, jax.random.key(1))
+  assert len(keys) == 2
+  assert (keys[0] != keys[1]).any()

@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 from scipy import signal
 
 from repjax.models import conv_net
+from repjax.types import InputError
 
 
 def test_it_is_convolutions_pooling_norms_and_a_mean():
@@ -42,3 +44,9 @@ def test_the_paper_has_so_many_parameters():
   convolutions = 9 * (3 * 64 + 64 * 128 + 128 * 256) + 64 + 128 + 256
   norms, head = 2 * (64 + 128 + 256), 256 * 9 + 9
   assert sum(counts) == convolutions + norms + head
+
+
+def test_images_that_cannot_be_halved_so_often_are_refused():
+  model = conv_net.ConvNet(3, channels=(2,) * 5)
+  with pytest.raises(InputError, match='28 x 28 pixels cannot be halved 5'):
+    model.init(jax.random.key(0), np.zeros((1, 28, 28, 1)), train=False)

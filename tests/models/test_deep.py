@@ -382,3 +382,21 @@ def test_a_block_that_changes_the_type_of_tokens_is_refused():
   variables = Grows().init(jax.random.key(0), x)
   with pytest.raises(InputError, match='bfloat16 to float32: set scan_layers'):
     Grows().apply(variables, x)
+
+
+class _TwoViews(nn.Module):
+  net: vit.ViT
+
+  def __call__(self, image):
+    return [self.net(image, train=True) for _ in range(2)]
+
+
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_two_calls_drop_otherwise(scan_layers):
+  net = tiny_vit(dropout_rate=0.5, scan_layers=scan_layers)
+  variables = draw(net, IMAGE)
+  nested = {'params': {'net': variables['params']}}
+  one, other = _TwoViews(net).apply(
+    nested, IMAGE, rngs={'dropout': jax.random.key(0)}
+  )
+  assert (one != other).all(1).all()

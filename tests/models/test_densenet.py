@@ -144,3 +144,10 @@ def test_densenet_equals_the_implementation_of_torchvision():
     expected = theirs(pixels).numpy()
   actual = model.apply(drawn, IMAGE, train=False)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_images_of_which_nothing_would_be_left_are_refused():
+  model = densenet.DenseNet(3, growth=4, stage_sizes=(1, 1, 1, 1), width=8)
+  with pytest.raises(types.InputError, match='28 x 28 pixels are too small'):
+    shapes(model, 28)
+  shapes(model, 33)

@@ -1,11 +1,14 @@
 """Pyraformer: shapes, what a forecast may depend on, and bad input."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from repjax import types
 from repjax.layers import attention
+from repjax.layers import series_embedding
 from repjax.models import linear_forecaster
 from repjax.models import pyraformer
 
@@ -172,3 +175,53 @@ def test_the_linear_forecaster_is_two_maps_of_trend_and_rest():
         part[:, :, c] @ params[name]['kernel'] + params[name]['bias']
       )
   np.testing.assert_allclose(said, expected, atol=1e-4)
+
+
+def test_sums_of_half_precision_keep_the_trend():
+  series = np.random.default_rng(0).normal(3, 1, (2, 168, 1))
+  model = linear_forecaster.LinearForecaster(horizon=4, window=25)
+
+  def trend(dtype):
+    seen = []
+
+    def look(call, args, kwargs, context):
+      if context.module.name == 'trend' and context.method_name == '__call__':
+        seen.append(args[0])
+      return call(*args, **kwargs)
+
+    rows, none = jnp.asarray(series, dtype), jnp.zeros((2, 172, 0))
+    with nn.intercept_methods(look):
+      model.init(jax.random.key(0), rows, none, train=False)
+    return np.asarray(seen[0], np.float32)
+
+  error = abs(trend(jnp.bfloat16) - trend(jnp.float32)).max()
+  assert error < 0.02  # That of rounding once: rows are near 3.
+
+
+@pytest.mark.parametrize('features', [0, 3])
+def test_covariates_change_no_type(features):
+  embedding = series_embedding.SeriesEmbedding(8)
+  values = jnp.ones((2, 6, 1), jnp.bfloat16)
+  rest = jnp.ones((2, 6, features), jnp.float32)
+  variables = embedding.init(jax.random.key(0), values, rest, train=False)
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+  out = embedding.apply(half, values, rest, train=False)
+  assert out.dtype == jnp.bfloat16
+
+
+def test_what_its_layers_give_can_be_looked_at():
+  series, covariates = _inputs()
+  model = _model()
+  variables = _drawn(_shapes(model, series, covariates))
+  _, seen = jax.eval_shape(
+    lambda *x: model.apply(
+      variables,
+      *x,
+      train=False,
+      capture_intermediates=True,
+      mutable=['intermediates'],
+    ),
+    series,
+    covariates,
+  )
+  assert seen['intermediates']

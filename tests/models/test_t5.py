@@ -226,3 +226,31 @@ def test_dropout_needs_a_key_and_changes_the_result():
     run(train=True, rngs={'dropout': jax.random.key(i)}) for i in range(2)
   )
   assert abs(first - second).max() > 0.1
+
+
+@pytest.mark.parametrize('num_positions', [0, 9])
+def test_padding_in_front_changes_no_text(num_positions):
+  net = model(num_decoder_layers=1, num_positions=num_positions)
+  variables, source, target = begin(net)
+  mask = np.ones(source.shape)
+  mask[:, :3] = 0
+  encode = functools.partial(net.apply, variables, train=False, method='encode')
+  np.testing.assert_allclose(
+    encode(source, source_mask=mask)[:, 3:], encode(source[:, 3:]), atol=1e-5
+  )
+  own = np.ones(target.shape)
+  own[:, :2] = 0
+  whole = net.apply(variables, target, source=source, mask=own, train=False)
+  logits, _ = net.apply(
+    variables, target, source=source, mask=own, max_length=6, method='prefill'
+  )
+  np.testing.assert_allclose(logits, whole[:, -1], atol=1e-5)
+  with pytest.raises(types.InputError, match='in front of its text'):
+    net.apply(
+      variables,
+      target,
+      source=source,
+      mask=own[:, ::-1],
+      max_length=6,
+      method='prefill',
+    )

@@ -149,6 +149,15 @@ def test_rates_that_diverge_are_not_chosen():
   chosen = self_training.choose_rate(*args, rates=(1e30, 0.01), **settings)
   np.testing.assert_array_equal(chosen.rates, [0.01, 0.01])
   assert np.isinf(chosen.losses[0]).all()
+  # One seed that diverges takes no rate from the other.
+  alone = {k: x.copy() for k, x in COLUMNS.items()}
+  scaled = next(k for k, x in alone.items() if x.dtype == np.float32)
+  alone[scaled][1] *= np.float32(1e30)
+  chosen = self_training.choose_rate(
+    'student', method, states, alone, order, rates=(0.01, 1e-5), **settings
+  )
+  np.testing.assert_array_equal(np.isinf(chosen.losses[0]), [False, True])
+  assert chosen.rates[0] == 0.01
   with pytest.raises(types.InputError, match='diverges at all'):
     self_training.choose_rate(*args, rates=(1e30,), **settings)
   with pytest.raises(types.InputError, match='above 0'):

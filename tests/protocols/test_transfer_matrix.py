@@ -93,3 +93,14 @@ def test_a_target_of_other_images_or_fewer_classes_is_named():
     with pytest.raises(types.InputError, match=says) as error:
       transfer_matrix.measure({}, {'dense': target}, image, label, seeds=SEEDS)
     assert '\n' not in str(error.value)
+
+
+def test_nan_is_no_guess():
+  measured = transfer_matrix.measure(
+    {},
+    {'step': TARGET._replace(logits=lambda *x: threshold(*x) * jnp.nan)},
+    IMAGE,
+    LABEL,
+    seeds=SEEDS,
+  )
+  np.testing.assert_array_equal(measured.accuracy['step'], [0, 0])

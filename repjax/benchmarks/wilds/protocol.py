@@ -311,7 +311,10 @@ def _evaluate(method, states, sets, replicates):
   accuracy = {}
   for split in sets[0].labelled.split_ids:
     subsets = [x.labelled.subset(split) for x in sets]
-    guesses = logits(subsets).argmax(-1)
+    found = logits(subsets)
+    if not np.isfinite(found).all():
+      raise types.NonFiniteError(f'logits of {split} are not finite')
+    guesses = found.argmax(-1)
     accuracy[split] = np.array(
       [
         [x.evaluate(guess).results['acc_avg'] for guess in own]

@@ -117,14 +117,23 @@ def union(parts: Sequence[sources.Source]) -> sources.Source:
     num_rows=sum(len(x) for x in parts),
     num_classes=max((x.num_classes or 0) for x in parts) or None,
     class_names=None,
-    reader=_Union(tuple(parts)),
+    reader=_Union(tuple(parts), _common(parts)),
     encoded={},
+  )
+
+
+def _common(parts):
+  """Names of the columns of all parts, whichever of them a batch is of."""
+  first = np.zeros(1, np.int64)
+  return tuple(
+    sorted(set.intersection(*(set(x.read(first)) for x in parts if len(x))))
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Union:
   parts: tuple[sources.Source, ...]
+  names: tuple[str, ...]
 
   def __call__(self, indices):
     ends = np.cumsum([len(x) for x in self.parts])
@@ -135,9 +144,8 @@ class _Union:
       first = ends[part] - len(self.parts[part])
       columns = self.parts[part].read(indices[at] - first)
       found[part] = (at, columns)
-    names = set.intersection(*(set(c) for _, c in found.values()))
     result = {}
-    for name in sorted(names):
+    for name in self.names:
       values = [columns[name] for _, columns in found.values()]
       stacked = np.concatenate(values)
       result[name] = np.empty_like(stacked)

@@ -103,7 +103,9 @@ class Memory:
 
   def save(self, folder: pathlib.Path, since: int) -> None:
     """Writes a file of the steps made since then, unless there are none."""
-    since = max(since, self.written - self._kept)
+    # From the first step of an episode on, with which its stacks begin.
+    oldest = max(0, self.written - self._kept)
+    since = max(since, oldest - oldest % self._num_steps)
     if since >= self.written:
       return
     slots = self._slot(np.arange(since, self.written))

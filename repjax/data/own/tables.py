@@ -105,7 +105,8 @@ def read(
 
 def lines(path: pathlib.Path, columns: Sequence[str]) -> rows.Rows:
   """The lines of a file that are not empty, as each of some columns."""
-  texts = [x.strip() for x in _text(path).splitlines()]
+  # Not by `splitlines`, which knows of more ends than files have.
+  texts = [x.strip() for x in _text(path).split('\n')]
   kept = [(i, x) for i, x in enumerate(texts, 1) if x]
   if not kept:
     raise types.InputError(f'{path} has no line of text.')

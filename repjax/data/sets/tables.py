@@ -47,12 +47,14 @@ class Table(NamedTuple):
     label: [N] int32, from 0 on.
     owner: Player of each column, [C].
     names: One a player, [d].
+    is_test: Of rows that somebody has split, [N]; None: `split` does.
   """
 
   features: np.ndarray
   label: np.ndarray
   owner: np.ndarray
   names: tuple[str, ...]
+  is_test: np.ndarray | None = None
 
 
 class Scale(NamedTuple):
@@ -127,19 +129,25 @@ def generated(num_rows: int) -> Table:
 def split(table: Table, name: str) -> Table:
   """The rows of a split: 'train' or 'test'.
 
-  Fixed and of all classes alike: of the rows of each class, in the table's
-  order, every fourth is a test row.
+  Of files of one's own as they are split. Else fixed and of all classes alike:
+  of the rows of each class, in the table's order, every fourth is a test row.
 
   Args:
     table: The whole table.
     name: Of the split.
   """
   types.check_choice('split', name, ('train', 'test'))
-  test = np.zeros(len(table.label), bool)
-  for label in np.unique(table.label):
-    test[np.flatnonzero(table.label == label)[3::4]] = True
+  test = table.is_test
+  if test is None:
+    test = np.zeros(len(table.label), bool)
+    for label in np.unique(table.label):
+      test[np.flatnonzero(table.label == label)[3::4]] = True
   rows = test if name == 'test' else ~test
-  return table._replace(features=table.features[rows], label=table.label[rows])
+  return table._replace(
+    features=table.features[rows],
+    label=table.label[rows],
+    is_test=None if table.is_test is None else table.is_test[rows],
+  )
 
 
 def scale(train: Table) -> Scale:
@@ -167,7 +175,7 @@ def as_source(table: Table, scale: Scale, *, name: str) -> sources.Source:
 
 
 def _own(name, data_dir) -> Table:
-  """All rows of a file of somebody's own, whatever splits it has."""
+  """Rows of somebody's own: those of the splits 'train' and 'test'."""
   kind = own_names.parse(name).kind
   types.check_choice('config.data.name', kind, ('csv', 'jsonl'))
   parts = [sources.load(name, x, data_dir=data_dir) for x in ('train', 'test')]
@@ -194,7 +202,9 @@ def _own(name, data_dir) -> Table:
         f'{_MOST_WORDS}: leave it out, or group them.'
       )
     made[key] = np.eye(len(words))[place]
-  return _columns(made, np.concatenate([x['label'] for x in columns]))
+  whole = _columns(made, np.concatenate([x['label'] for x in columns]))
+  is_test = np.repeat([False, True], [len(x) for x in parts])
+  return whole._replace(is_test=is_test)
 
 
 def _columns(columns, label) -> Table:

@@ -78,13 +78,14 @@ def sincos_2d(
   temperature: float = 10_000.0,
   num_prefix_tokens: int = 0,
 ) -> jax.Array:
-  """Fixed sine-cosine positions of a grid, as in MoCo v3 and big_vision.
+  """Fixed sine-cosine positions of a grid, as in big_vision.
 
-  https://arxiv.org/abs/2104.02057
+  https://arxiv.org/abs/2205.01580
 
   Channels are sin x, cos x, sin y, cos y, with frequencies `temperature **
-  -(i / (dim / 4 - 1))`. MAE (https://arxiv.org/abs/2111.06377) orders channels
-  alike but divides i by dim / 4, so that its slowest wave is faster.
+  -(i / (dim / 4 - 1))`. MoCo v3 (https://arxiv.org/abs/2104.02057) and MAE
+  (https://arxiv.org/abs/2111.06377) divide i by dim / 4, so that their slowest
+  waves are faster; MoCo v3 counts patches along columns first.
 
   Args:
     grid: (rows, columns) of patches.

@@ -142,3 +142,15 @@ def test_a_memory_that_does_not_fit_is_refused():
   memory = replay.Memory(capacity=10**15, num_worlds=2, num_steps=_EPISODE)
   with pytest.raises(types.InputError, match=r'lower config\.act\.capacity'):
     memory.add(_Told().steps(1))
+
+
+def test_a_save_after_more_than_it_holds_begins_with_an_episode(tmp_path):
+  told, memory = _Told(), _memory(2 * _EPISODE, 3)
+  memory.add(told.steps(3 * _EPISODE + 2))
+  memory.save(tmp_path, 0)
+  read = _memory(2 * _EPISODE, 3)
+  read.add(worlds.Steps(*(np.full_like(x, -9) for x in told.steps(12))))
+  read.written = 0
+  read.load(tmp_path, memory.written)
+  for name, x in _drawn(memory).items():
+    np.testing.assert_array_equal(_drawn(read)[name], x)

@@ -7,6 +7,7 @@ import pytest
 
 from repjax import types
 from repjax.data.own import sets
+from repjax.data.own import tables as own_tables
 from repjax.data.reading import source
 
 ROWS = [
@@ -198,3 +199,10 @@ def test_in_python(tmp_path):
   path = _jsonl(tmp_path / 'a.jsonl', ROWS * 5)
   rows = sets.from_table(path, 'train+test', label='stars')
   assert len(rows) == 20 and rows.num_classes == 2
+
+
+def test_lines_end_where_files_say_so(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_bytes('one\u2028still one\r\n\ntwo\x0cpage\nthree\n'.encode())
+  read = own_tables.lines(path, ['text'])
+  assert read.names == ['a.txt:1', 'a.txt:3', 'a.txt:4']

@@ -124,3 +124,17 @@ def test_columns_that_are_no_table_are_refused(adult):
     tables.load('csv:label=income', data_dir=str(adult))
   with pytest.raises(types.InputError, match='name'):
     tables.load('npz', data_dir=str(adult))
+
+
+def test_a_table_of_ones_own_keeps_its_splits(tmp_path):
+  for name, rows in (('train', 20), ('validation', 5), ('test', 8)):
+    start = dict(train=0, validation=100, test=200)[name]
+    lines = ['age,income', *(f'{start + i},{i % 2}' for i in range(rows))]
+    (tmp_path / f'{name}.csv').write_text('\n'.join(lines), 'utf-8')
+  table = tables.load('csv:label=income', data_dir=str(tmp_path))
+  ages = {
+    split: sorted(tables.split(table, split).features[:, 0])
+    for split in ('train', 'test')
+  }
+  assert ages['train'] == [*range(20)]
+  assert ages['test'] == [*range(200, 208)]

@@ -204,3 +204,12 @@ def test_a_resumed_mixture_goes_on_with_the_same_batches():
 def test_a_temperature_is_positive():
   with pytest.raises(types.InputError, match='temperature'):
     mixed(temperature=0.0)
+
+
+def test_a_union_has_the_columns_of_all_parts_in_every_batch():
+  one = source.from_arrays('one', {'a': np.arange(3), 'b': np.arange(3)})
+  other = source.from_arrays('other', {'a': np.arange(2)})
+  both = mixtures.union([one, other])
+  for rows in ([0, 1], [3, 4], [0, 4]):
+    assert 'b' not in both.read(np.array(rows))
+  np.testing.assert_array_equal(both.read(np.array([1, 4, 0]))['a'], [1, 1, 0])
