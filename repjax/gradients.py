@@ -285,8 +285,7 @@ class GradFn:
     return grads, weight, new_state, sums
 
   def _cast_loss(self, params, *args):
-    params = trees.cast(params, self._compute_dtype, whole=trees.SINGLE)
-    return self._loss_fn(params, *args)
+    return self._loss_fn(trees.cast(params, self._compute_dtype), *args)
 
   def _losses(self, params, model_state, batch, rng):
     """(loss of each row times its mask [B], (model state, sums))."""

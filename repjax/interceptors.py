@@ -109,3 +109,11 @@ def _stack() -> list[Any]:
       'blocks and other padding need to see them'
     )
   return found
+
+
+def module_paths(path: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+  """What a module may be called whose parameters have a path.
+
+  Methods that train more than a network have its parameters in 'model'.
+  """
+  return (path, path[1:]) if path[:1] == ('model',) else (path,)

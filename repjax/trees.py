@@ -43,26 +43,15 @@ def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
   return {_names(path): leaf for path, leaf in leaves}
 
 
-# Leaves of single numbers, which half precision would move too far.
-SINGLE = ('strides', 'logit_scale', 'logit_bias')
+# Single numbers, which half precision would move too far.
+_SINGLE = {'strides', 'logit_scale', 'logit_bias'}
 
 
-def cast(
-  tree: types.PyTree,
-  dtype: jax.typing.DTypeLike,
-  *,
-  whole: Sequence[str] = (),
-) -> types.PyTree:
-  """Floating-point leaves in a type; float32 leaves them as they are.
-
-  Args:
-    tree: Of arrays.
-    dtype: The type.
-    whole: Last names of leaves that stay as they are.
-  """
+def cast(tree: types.PyTree, dtype: jax.typing.DTypeLike) -> types.PyTree:
+  """Floating-point leaves in a type; float32 leaves them as they are."""
 
   def one(path, x):
-    kept = any(name in whole for name in _names(path)[-1:])
+    kept = _SINGLE.intersection(_names(path)[-1:])
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(dtype) if floating and not kept else x
 
@@ -160,14 +149,6 @@ def check_leaves(
       f'{what} do not fit: missing {names(missing)}; unexpected '
       f'{names(extra)}; other shapes {sorted(shapes)}'
     )
-
-
-def module_paths(path: Path) -> tuple[Path, ...]:
-  """What a module may be called whose parameters have a path.
-
-  Methods that train more than a network have its parameters in 'model'.
-  """
-  return (path, path[1:]) if path[:1] == ('model',) else (path,)
 
 
 def size(tree: types.PyTree) -> int:

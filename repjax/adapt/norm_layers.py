@@ -16,6 +16,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from repjax import interceptors
 from repjax import trees
 from repjax import types
 from repjax.layers import norms
@@ -125,7 +126,7 @@ def affine(
     for path in trees.flatten(variables)
     if path[0] in ('params', types.FROZEN)
     and path[-1] in _AFFINE
-    and not modules.isdisjoint(trees.module_paths(path[1:-1]))
+    and not modules.isdisjoint(interceptors.module_paths(path[1:-1]))
   ]
   if not paths:
     raise types.InputError(

@@ -4,7 +4,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from repjax import interceptors
-from repjax import trees
 from repjax import types
 from repjax.layers import diffstride
 from repjax.optim import strides as learnt
@@ -32,7 +31,7 @@ def reporting(method: types.Method) -> types.Method:
       after, sums = method.update(state, batch, rng)
     found, own = learnt.in_order(state.params), {}
     layers = [
-      next(x for x in trees.module_paths(path[:-1]) if x in seen.limits)
+      next(x for x in interceptors.module_paths(path[:-1]) if x in seen.limits)
       for path, _ in found
     ]
     firsts = [layer[0] for layer in layers]

@@ -18,14 +18,12 @@ def measure(
   """
   labels = np.asarray(labels)
   log_probs = log_softmax(logits)
-  unknown = np.isnan(log_probs).any(-1)
-  right = (log_probs.argmax(-1) == labels) & ~unknown
+  known = ~np.isnan(log_probs).any(-1)
+  ece = calibration_error if known.all() else lambda *args, **kwargs: np.nan
   return {
-    'accuracy': float(right.mean()),
+    'accuracy': float(((log_probs.argmax(-1) == labels) & known).mean()),
     'loss': float(-log_probs[np.arange(len(labels)), labels].mean()),
-    'ece': float('nan')
-    if unknown.any()
-    else calibration_error(np.exp(log_probs), labels, num_bins=num_bins),
+    'ece': ece(np.exp(log_probs), labels, num_bins=num_bins),
   }
 
 
