@@ -190,8 +190,8 @@ def forecaster(
     pyramid: The graph of its model, for a figure.
   """
   columns = data.series[0].columns
-  made = [f'{x}{kind}' for x in columns for kind in _KINDS]
-  seriess.check_names(columns, [*_PLACE, *made])
+  told = [f'{x}{kind}' for x in columns for kind in _KINDS]
+  seriess.check_names(columns, [*_PLACE, *told])
   horizon, length = config.data.horizon, config.data.length
   kernel = naive_forecasts.fit_linear(data.train, data.sources('validation'))
   method = naive_forecasts.beside(

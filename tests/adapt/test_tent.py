@@ -478,5 +478,11 @@ def test_methods_that_train_more_than_the_network_have_norms_too(net):
   assert {(x[0], *x[2:]) for x in found} == set(plain)
   assert {x[1] for x in found} == {'model'}
   adapter = _adapter(method, state)
-  after, _ = _run(adapter, adapter.init(state), [_batch()] * 2)
-  assert jax.tree.structure(after) is not None
+  adapted, _ = _run(adapter, state, [_batch()] * 2)
+  after = adapter.install(state, adapted)
+  moved = {
+    path
+    for path, x in trees.flatten({'params': after.params}).items()
+    if (x != trees.flatten({'params': state.params})[path]).any()
+  }
+  assert moved == set(found)
