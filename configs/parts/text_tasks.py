@@ -168,7 +168,8 @@ def _check_made(split, data):
       f'config.data.name={data.name} is made on the spot and has no other '
       'rows: train on a set of texts to predict files.'
     )
-  types.check_choice('the split', split, (data.train_split, 'test'))
+  known = data.train_split, 'test'
+  types.check_choice('config.data.eval_splits', split, known)
 
 
 class _Hiding(NamedTuple):

@@ -7,6 +7,8 @@ attention, model and optimizer that a recipe's config names.
 from collections.abc import Callable
 import functools
 
+import numpy as np
+
 from configs.parts import attention
 from configs.parts import language
 from repjax import types
@@ -27,7 +29,7 @@ from repjax.models import transformer
 def _translation(config, optimizer: types.Optimizer) -> types.Experiment:
   """A synthetic language pair by an encoder-decoder."""
   pair = grammar.Grammar()
-  sources = _drawn(config, pair.load, ('test',))
+  sources = _drawn(config, functools.partial(_held_out, pair))
   train = sources(config.data.train_split)
   steps = wiring.steps_of(config, len(train))
   model = transformer.EncoderDecoder(
@@ -58,7 +60,6 @@ def _listops(config, optimizer: types.Optimizer) -> types.Experiment:
   sources = _drawn(
     config,
     listops.load,
-    ('validation', 'test'),
     max_length=config.data.length,
     min_length=config.data.length // 4,
   )
@@ -97,13 +98,22 @@ def _classification(config, optimizer: types.Optimizer) -> types.Experiment:
   )
 
 
-def _drawn(config, load, known, **settings) -> Callable[[str], source.Source]:
-  """Split -> rows of a generator: its training rows, or those of `known`."""
+def _held_out(pair, num_rows, *, seed, split):
+  """Rows of a language; those of validation are further held-out sentences."""
+  if split != 'validation':
+    return pair.load(num_rows, seed=seed, split=split)
+  both = pair.load(2 * num_rows, seed=seed, split='test')
+  return both.select(np.arange(num_rows, 2 * num_rows))
+
+
+def _drawn(config, load, **settings) -> Callable[[str], source.Source]:
+  """Split -> rows of a generator: of training, validation or test."""
 
   def sources(split):
     is_train = split == config.data.train_split
     if not is_train:
-      types.check_choice('the split', split, known)
+      known = 'validation', 'test'
+      types.check_choice('config.data.eval_splits', split, known)
     return load(
       config.data.num_rows if is_train else config.data.num_test_rows,
       seed=0,

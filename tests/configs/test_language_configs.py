@@ -133,13 +133,17 @@ def test_classes_are_learned_of_sets_that_have_some():
     rfa.build(config)
 
 
-def test_generated_rows_are_of_the_split_that_is_asked_for():
+@pytest.mark.parametrize('kind', ['listops', 'translation'])
+def test_generated_rows_are_of_the_split_that_is_asked_for(kind):
   config = rfa.get_config('smoke')
-  config.data.update(kind='listops', num_rows=30, num_test_rows=20, length=40)
+  config.data.update(kind=kind, num_rows=30, num_test_rows=20, length=40)
   made = rfa.build(config)
-  read = {
-    x: made.evals(x).source.column('tokens') for x in ('validation', 'test')
-  }
-  assert not np.array_equal(*read.values())
-  with pytest.raises(InputError, match='the split'):
+  column = 'tokens' if kind == 'listops' else 'source'
+  read = [
+    {tuple(row) for row in made.evals(split).source.column(column)}
+    for split in ('validation', 'test')
+  ]
+  assert [len(x) for x in read] == [20, 20]
+  assert not read[0] & read[1]
+  with pytest.raises(InputError, match=r'config\.data\.eval_splits'):
     made.evals('nonsense')

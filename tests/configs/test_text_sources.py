@@ -363,5 +363,5 @@ def test_sets_that_are_made_have_no_other_splits():
   config = mam_adapter.get_config('smoke')
   task = text_tasks.read(config)
   assert len(task.sources('test')) != len(task.sources('train'))
-  with pytest.raises(InputError, match='the split'):
+  with pytest.raises(InputError, match=r'config\.data\.eval_splits'):
     task.sources('validation')
