@@ -45,7 +45,7 @@ from configs.parts import flan_text_study
 from repjax import plots
 from repjax import types
 
-SEEDS = (0, 1, 2, 3, 4, 5)
+SEEDS = (0, 1, 2, 3, 4)
 
 # The thresholds stood here before the first run, but for what is said above.
 CLAIMS = dict(
