@@ -10,26 +10,25 @@ tuning hurts what is held out.
 Here: tasks that are what their instructions say, 'the mirror of the third', by
 a T5 of two layers from scratch, with learned places besides T5's distances
 (with distances alone a pilot found no 'third' in 1,500 steps). Of 30 tasks six,
-a cluster, are held out (there are five; seeds 0 and 5 have the same one); all
-their words are known from others. Answers are ranked among all ten digits, by
-each template. Nothing of this says that a model transfers between tasks of real
-text. --preset=gpu (with --data_dir) measures that on seven tasks, the cluster
-of sentiment held out, against the same model untuned and told names;
---preset=text with a T5 of two layers from scratch, held out what descriptions
-are asked (`reading`, and `entailment`, which is alike), where most answers
-stand in the text: who has learned to choose among options may choose there.
-What it takes from one task to another was not tried before its thresholds were
-written, and is expected to be little: a model of this size has read nothing
-else.
+a cluster, are held out (each seed has its own of five); all their words are
+known from others. Answers are ranked among all ten digits, by each template.
+Nothing of this says that a model transfers between tasks of real text.
+--preset=gpu (with --data_dir) measures that on seven tasks, the cluster of
+sentiment held out, against the same model untuned and told names; --preset=text
+with a T5 of two layers from scratch, held out what descriptions are asked
+(`reading`, and `entailment`, which is alike), where most answers stand in the
+text: who has learned to choose among options may choose there. What it takes
+from one task to another was not tried before its thresholds were written, and
+is expected to be little: a model of this size has read nothing else.
 
 Found: what is trained on is learned in each arm but from the digits alone; of
-six seeds one does all that is held out, the others four or five tasks of six,
-so that .8 is decided no longer (.88 +- .07 in an earlier record). With 12 tasks
-in place of 24 most of it is lost. Of real text
-(`text`) nothing can be said: 1,200 updates leave .42 of the answers of trained
-tasks right, and what is held out is ten rows of one task, the same for all
-seeds, half of which have one answer: an untuned network that happens to prefer
-it is right .40 to .90 of the time (measured).
+five seeds one does nearly all that is held out, the others four or five tasks
+of six, so that .8 is not decided (nor by six seeds, two of which held out the
+same; .88 +- .07 in the first record). With 12 tasks in place of 24 most of it
+is lost. Of real text (`text`) nothing can be said: 1,200 updates leave .42 of
+the answers of trained tasks right, and what is held out is ten rows of one
+task, the same for all seeds, half of which have one answer: an untuned network
+that happens to prefer it is right .40 to .90 of the time (measured).
 
 Pilots were in view when the thresholds were written: another network's, .99 of
 held-out answers right with 24 tasks, .24 with 12 and .10 with 6, .11 by names;
