@@ -204,7 +204,7 @@ def experiment(
     measure=measure,
     warm_start=warm_start,
     tables=tables,
-    companion=kept_tokens.companion(task.tokenizer),
+    companion=kept_tokens.companion(task.subwords),
   )
 
 

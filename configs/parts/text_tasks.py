@@ -19,6 +19,7 @@ from repjax.data.sets import topic_tasks
 from repjax.data.text import labelled_text
 from repjax.data.text import paired_text
 from repjax.data.text import running_text
+from repjax.data.text import tokens
 from repjax.experiments import kept_tokens
 from repjax.protocols import pretraining
 
@@ -32,6 +33,7 @@ class Task(NamedTuple):
     tokenizer: Has `vocab_size` and `decode`.
     num_classes: Of 'sentences'.
     public: Rows for pretraining, or None.
+    subwords: What makes ids of texts; None where texts are made.
   """
 
   train: source.Source
@@ -39,6 +41,7 @@ class Task(NamedTuple):
   tokenizer: Any
   num_classes: int | None = None
   public: Mapping[str, np.ndarray] | None = None
+  subwords: tokens.Tokenizer | None = None
 
 
 def read(config) -> Task:
@@ -112,7 +115,7 @@ def _sentences(config):
     load = text_models.sentences(config, tokenizer)
   train = load(data.train_split)
   if not _pretrains(config):
-    return Task(train, load, tokenizer, train.num_classes)
+    return Task(train, load, tokenizer, train.num_classes, subwords=tokenizer)
   windows = running_text.train_windows(
     running_text.stream(texts(), tokenizer),
     length=data.length - 1,
@@ -124,6 +127,7 @@ def _sentences(config):
     _Hiding(tokenizer.vocab_size + 1),
     train.num_classes,
     windows.columns(),
+    tokenizer,
   )
 
 
@@ -215,7 +219,7 @@ def _pairs(config):
   if _pretrains(config):
     # It learns to write what it will write, before it learns when.
     public = pretraining.denoising(train.columns(), rate=0.3, seed=config.seed)
-  return Task(train, load, tokenizer, public=public)
+  return Task(train, load, tokenizer, public=public, subwords=tokenizer)
 
 
 def _completions(config):
@@ -225,11 +229,11 @@ def _completions(config):
     config, lambda: [x for part in both(data.train_split) for x in part]
   )
   load = text_models.completions(config, tokenizer)
-  return Task(load(data.train_split), load, tokenizer)
+  return Task(load(data.train_split), load, tokenizer, subwords=tokenizer)
 
 
 def _tokenizer(config, texts):
   learn = functools.partial(kept_tokens.learn, config, texts)
-  if 'tokenizer' in config.run and config.run.tokenizer:
+  if kept_tokens.is_kept(config):
     return learn()
   return text_models.tokenizer(config, learn=learn)

@@ -18,17 +18,22 @@ from repjax.data.text import tokens
 FILE = 'tokenizer.json'
 
 
+def is_kept(config: Any) -> bool:
+  """Whether a config names the subwords of a run."""
+  return 'tokenizer' in config.run and bool(config.run.tokenizer)
+
+
 def learn(
   config: Any, texts: Callable[[], Iterable[str | bytes]]
 ) -> tokens.Subwords:
   """Subwords of training texts, or those that a run has kept.
 
   Args:
-    config: With data.vocab_size, and with run.tokenizer: the file of a run, ''
-      to learn them.
+    config: With data.vocab_size, and perhaps with run.tokenizer: the file of a
+      run, '' to learn them.
     texts: Gives the training texts.
   """
-  if config.run.tokenizer:
+  if is_kept(config):
     return tokens.Subwords.load(config.run.tokenizer)
   return tokens.Subwords.train(texts(), vocab_size=config.data.vocab_size)
 

@@ -40,23 +40,23 @@ def _config(folder):
 def test_texts_that_have_come_since_change_no_id(tmp_path):
   _write(tmp_path)
   before = text_tasks.read(_config(tmp_path))
-  kept_tokens.companion(before.tokenizer).begin(tmp_path, 0)
+  kept_tokens.companion(before.subwords).begin(tmp_path, 0)
   _write(tmp_path, ['quite another vocabulary zzyzx zzyzx'] * 30)
   config = _config(tmp_path)
   anew = text_tasks.read(config)
   config.run.tokenizer = str(tmp_path / kept_tokens.FILE)
   after = text_tasks.read(config)
-  assert after.tokenizer == before.tokenizer != anew.tokenizer
+  assert after.subwords == before.subwords != anew.subwords
   one, other = (x.sources('test').column('tokens') for x in (before, after))
   np.testing.assert_array_equal(one, other)
   # A run that goes on learned by those that it began with.
-  kept_tokens.companion(before.tokenizer).begin(tmp_path, 5)
+  kept_tokens.companion(before.subwords).begin(tmp_path, 5)
   with pytest.raises(types.InputError, match='begun with other subwords'):
-    kept_tokens.companion(anew.tokenizer).begin(tmp_path, 5)
+    kept_tokens.companion(anew.subwords).begin(tmp_path, 5)
   # One that begins anew in the same folder is another run.
-  kept_tokens.companion(anew.tokenizer).begin(tmp_path, 0)
+  kept_tokens.companion(anew.subwords).begin(tmp_path, 0)
   assert tokens.Subwords.load(str(tmp_path / kept_tokens.FILE)) == (
-    anew.tokenizer
+    anew.subwords
   )
 
 
