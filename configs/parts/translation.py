@@ -96,7 +96,7 @@ def _tfds(config):
     return source.load(data.name, split, data_dir=data.dir)
 
   train = rows(data.train_split)
-  if data.tokenizer and not config.run.tokenizer:
+  if data.tokenizer and not kept_tokens.is_kept(config):
     tokenizer = tokens.Subwords.load(data.tokenizer)
   else:
     tokenizer = kept_tokens.learn(

@@ -21,6 +21,8 @@ from launch.lib import process
 from repjax import types
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+# What launchers look at before any trial starts, or what hides it.
+_LAUNCHERS = ('config', 'noconfig', 'workdir', 'data_dir', 'flagfile')
 _POLL = 0.05  # Seconds between looks at processes on this machine.
 
 
@@ -57,7 +59,7 @@ def train_flags(given: str, data_dir: str) -> tuple[str, ...]:
   except ValueError as error:
     raise types.InputError(f'--train_flags={given}: {error}.') from error
   for flag in found:
-    if flag.lstrip('-').startswith(('config', 'workdir', 'data_dir')):
+    if flag.lstrip('-').startswith(_LAUNCHERS):
       raise types.InputError(
         f'--train_flags={given}: {flag} is for all trials: give it beside '
         '--train_flags.'

@@ -61,7 +61,7 @@ class Sweep(NamedTuple):
       'overrides': self.overrides,
       'space': self.space,
       'recipe': zlib.crc32(pathlib.Path(self.file).read_bytes()),
-      'more': [x for x in self.train_flags if x.startswith('--config')],
+      'more': [],  # Of sweeps from before, which took fields there.
     }
     return json.loads(files.json_line(fields))
 

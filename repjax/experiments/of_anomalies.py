@@ -137,7 +137,7 @@ def detector(
   types.check_range('(0, 1)', **{'config.alarms.rate': rate})
   seriess.check_names(
     data.everything()[0][1].columns,
-    [*_PLACE, 'label', 'score', 'score_alarm', 'error', 'error_alarm'],
+    [*_PLACE, 'label', *_SHOWN, *(f'{x}_alarm' for x in _ALARMED)],
   )
 
   def seen(outputs, columns):
@@ -193,8 +193,7 @@ def detector(
     del split  # It is told by the columns.
     known, judged = seen(outputs, columns)
     thresholds = {
-      name: anomaly.threshold(known.scores[name], rate)
-      for name in ('score', 'error')
+      name: anomaly.threshold(known.scores[name], rate) for name in _ALARMED
     }
     return {'scores': _table(data, judged, thresholds)}
 
@@ -215,7 +214,10 @@ def detector(
   )
 
 
+# Of a table: columns before those of the series, and detectors behind them.
 _PLACE = ('series', 'row', 'time')
+_ALARMED = ('score', 'error')
+_SHOWN = (*_ALARMED, 'input_norm')
 
 
 def _table(data, points, thresholds):

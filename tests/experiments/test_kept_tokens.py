@@ -7,6 +7,8 @@ import pytest
 
 from configs import mam_adapter
 from configs.parts import text_tasks
+from launch.lib import restored
+from repjax import run
 from repjax import types
 from repjax.data.text import tokens
 from repjax.experiments import kept_tokens
@@ -63,3 +65,22 @@ def test_texts_that_have_come_since_change_no_id(tmp_path):
 def test_what_is_not_learned_is_not_kept(tmp_path):
   kept_tokens.companion(tokens.Bytes()).begin(tmp_path, 0)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_evaluated_by_the_subwords_that_it_had(tmp_path):
+  data, workdir = tmp_path / 'data', tmp_path / 'run'
+  data.mkdir()
+  _write(data)
+  config = _config(data)
+  run.fit(
+    mam_adapter.build(config),
+    config,
+    workdir,
+    origin={'file': 'configs/mam_adapter.py', 'preset': 'smoke'},
+  )
+  before = restored.load(str(workdir)).experiment.evals('test').source
+  _write(data, ['quite another vocabulary zzyzx zzyzx'] * 30)
+  after = restored.load(str(workdir)).experiment.evals('test').source
+  np.testing.assert_array_equal(before.column('tokens'), after.column('tokens'))
+  anew = mam_adapter.build(config).evals('test').source
+  assert not np.array_equal(before.column('tokens'), anew.column('tokens'))

@@ -109,6 +109,7 @@ def test_flags_that_cannot_work(flags, says, tmp_path):
     (['--train_flags="x'], ['--train_flags="x', 'quotation']),
     (['--train_flags=--config.seed=0'], ['--train_flags=', 'beside']),
     (['--train_flags=--workdir=/x'], ['--train_flags=', 'beside']),
+    (['--train_flags=--flagfile=/x'], ['--train_flags=', 'beside']),
     (['--metric=test/ece'], ['--mode is missing', 'test/ece']),
     (['--space=sam.rho=uniform(0,inf)'], ['uniform(0,inf)', 'finite']),
     (['--until=nan'], ['--until=nan', 'finite']),

@@ -136,3 +136,23 @@ def test_what_is_measured():
     adaptation.measure(
       {'source': sure, 'Tent': np.nan * sure}, labels, window=4
     )
+
+
+def test_a_network_that_diverged_predicts_no_class(rows, trained):
+  method, states = trained
+  broken = jax.tree.map(
+    lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, states
+  )
+  streams = corrupted_streams.Streams(
+    method,
+    broken,
+    rows,
+    transforms.scale_to_unit(0.0, 1.0),
+    seeds=(5, 6),
+    severity=5,
+    scale='cifar',
+    batch_size=8,
+    blend=4.0,
+  )
+  for found in streams.errors('contrast', rate=0.0).values():
+    np.testing.assert_array_equal(found, [1.0, 1.0])

@@ -98,3 +98,33 @@ def test_by_hand_is_what_one_scan_does(rate):
     deployment.in_simulator(
       _ByHand(env, states), None, adapter, params, rate=0.0, episodes=0, seed=0
     )
+
+
+def test_each_step_of_each_episode_draws_by_a_key_of_its_own(monkeypatch):
+  keys = []
+
+  def update(state, transition, rng):
+    keys.append(tuple(jax.random.key_data(rng).tolist()))
+    return state, 0.0
+
+  monkeypatch.setattr(
+    deployment,
+    '_compiled',
+    lambda policy, adapter: (lambda params, seen: jnp.zeros(1), update),
+  )
+
+  class World:
+    num_steps = 3
+
+    def first(self, seed, episode):
+      return np.zeros(1)
+
+    def next(self, action, time, seen):
+      return seen, 0.0
+
+  state = types.TrainState(0, {}, {}, (), ())
+  adapter = pad.Adapter(*[lambda *args: state] * len(pad.Adapter._fields))
+  deployment.in_simulator(
+    World(), None, adapter, {}, rate=0.1, episodes=2, seed=0
+  )
+  assert len(keys) == len(set(keys)) == 6
