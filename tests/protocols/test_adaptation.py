@@ -54,6 +54,20 @@ def trained(rows):
   return method, jax.tree.map(lambda *x: jnp.stack(x), *states)
 
 
+def _streams(method, states, rows):
+  return corrupted_streams.Streams(
+    method,
+    states,
+    rows,
+    transforms.scale_to_unit(0.0, 1.0),
+    seeds=(5, 6),
+    severity=5,
+    scale='cifar',
+    batch_size=8,
+    blend=4.0,
+  )
+
+
 @pytest.mark.parametrize('order', ['shuffled', 'sorted', 'as it is'])
 def test_a_stream_is_the_corrupted_set_in_its_order(rows, order):
   stream = adaptation.shifted(rows, 'fog', severity=4, order=order, seed=3)
@@ -82,17 +96,7 @@ def test_the_last_batch_is_filled_up():
 
 def test_each_network_meets_its_own_stream(rows, trained):
   method, states = trained
-  streams = corrupted_streams.Streams(
-    method,
-    states,
-    rows,
-    transforms.scale_to_unit(0.0, 1.0),
-    seeds=(5, 6),
-    severity=5,
-    scale='cifar',
-    batch_size=8,
-    blend=4.0,
-  )
+  streams = _streams(method, states, rows)
   found = streams.errors('contrast', rate=0.0)
   assert list(found) == list(adaptation.NAMES)
   # At rate 0 Tent is the statistics of the batch.
@@ -143,16 +147,6 @@ def test_a_network_that_diverged_predicts_no_class(rows, trained):
   broken = jax.tree.map(
     lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, states
   )
-  streams = corrupted_streams.Streams(
-    method,
-    broken,
-    rows,
-    transforms.scale_to_unit(0.0, 1.0),
-    seeds=(5, 6),
-    severity=5,
-    scale='cifar',
-    batch_size=8,
-    blend=4.0,
-  )
+  streams = _streams(method, broken, rows)
   for found in streams.errors('contrast', rate=0.0).values():
     np.testing.assert_array_equal(found, [1.0, 1.0])
