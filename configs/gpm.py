@@ -75,6 +75,7 @@ PRESETS = dict(
     augment=dict(mean=(0.3,), std=(0.37,)),
     mlp=dict(features=(64, 64)),
     tx=dict(learning_rate=0.02),
+    ewc=dict(strengths=(1.0, 5.0, 20.0, 100.0, 300.0, 1000.0)),
     run=dict(log_every=200, eval_every=1000, save_every=1000),
   ),
   smoke=dict(
@@ -92,6 +93,7 @@ PRESETS = dict(
     data=dict(name='mnist', num_tasks=10),
     mlp=dict(features=(100, 100)),
     tx=dict(learning_rate=0.01),
+    ewc=dict(strengths=(0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 20.0, 100.0)),
   ),
   paper_cifar100=dict(
     on='paper',

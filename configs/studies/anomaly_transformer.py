@@ -125,6 +125,7 @@ _STUDY = dict(
   paper=dict(study=dict(rates=(1e-4,))),
   small=dict(study=dict(rates=(1e-3, 3e-3, 1e-2, 3e-2))),
   smoke=dict(study=dict(rates=(3e-3, 1e-2))),
+  nab=dict(study=dict(rates=(3e-4, 1e-3, 3e-3, 1e-2))),
 )
 
 

@@ -139,7 +139,8 @@ STUDY = dict(
       feature_error=0.1,
     )
   ),
-  mnist=dict(on='small'),
+  small=dict(study=dict(rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1))),
+  mnist=dict(on='small', study=dict(rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1))),
   smoke=dict(study=dict(rates=(1e-3, 1e-2), theory=dict(seeds=2, steps=20))),
 )
 

@@ -124,7 +124,7 @@ _GENERATION = dict(
   ),
 )
 _TINY_GENERATION = dict(
-  arms=_TINY_ARMS, study=dict(rates=(1e-3, 4e-3), num_validation=20)
+  arms=_TINY_ARMS, study=dict(rates=(1e-3, 4e-3), full_rates=(1e-3,), num_validation=20)
 )
 
 # A published model: 20 times as large as the others, so that one seed chooses
@@ -141,7 +141,7 @@ _MINILM = dict(
   ),
   pretraining=dict(steps=0),
 )
-_MINILM_STUDY = dict(rates=(1e-3, 3e-3, 1e-2), num_choosing=1, points=1)
+_MINILM_STUDY = dict(rates=(3e-4, 1e-3, 3e-3, 1e-2), num_choosing=1, points=1)
 
 STUDY = dict(
   small=dict(
@@ -149,8 +149,8 @@ STUDY = dict(
     study=dict(
       parts=('classification', 'generation'),
       rates=(1e-3, 4e-3, 1.6e-2, 6.4e-2, 0.256),
-      # Of arms that train the whole model; () is `rates`.
-      full_rates=(),
+      # Of arms that train the whole model, or all but its embeddings.
+      full_rates=(2.5e-4, 1e-3, 4e-3, 1.6e-2),
       # How many of the seeds choose the rate for all of them; 0 is all.
       num_choosing=0,
       # Training rows that choose the rate; 0 is the split 'validation'.
@@ -164,7 +164,7 @@ STUDY = dict(
   small_generation=dict(on='small', **_GENERATION),
   smoke=dict(
     arms=_TINY_ARMS,
-    study=dict(rates=(1e-3,), num_validation=20),
+    study=dict(rates=(1e-3,), full_rates=(1e-3,), num_validation=20),
     generation={**recipe.SMOKE_GENERATION, **_TINY_GENERATION},
   ),
   smoke_generation=dict(on=('smoke', 'small_generation'), **_TINY_GENERATION),
@@ -198,7 +198,8 @@ STUDY = dict(
     ),
     study=dict(
       parts=('intents',),
-      full_rates=(2.5e-4, 1e-3, 4e-3, 1.6e-2),
+      rates=(1e-3, 4e-3, 1.6e-2, 6.4e-2, 0.256, 1.0),
+      full_rates=(2.5e-4, 1e-3, 4e-3, 1.6e-2, 6.4e-2),
       num_validation=0,
     ),
   ),
@@ -215,8 +216,8 @@ STUDY = dict(
     study=dict(
       _MINILM_STUDY,
       parts=('sentiment',),
-      rates=(3e-4, 1e-3, 3e-3, 1e-2),
-      full_rates=(3e-5, 1e-4, 3e-4),
+      rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+      full_rates=(3e-5, 1e-4, 3e-4, 1e-3),
       num_validation=600,
     ),
     **_MINILM,
@@ -241,7 +242,7 @@ STUDY = dict(
     on='clinc',
     min_steps=100,
     data=dict(length=16, public=()),
-    study=dict(_MINILM_STUDY, full_rates=(1e-4, 3e-4, 1e-3)),
+    study=dict(_MINILM_STUDY, full_rates=(1e-4, 3e-4, 1e-3, 3e-3)),
     **_MINILM,
   ),
 )

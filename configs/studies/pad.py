@@ -127,7 +127,9 @@ STUDY = dict(
       looks_seed=1,
       episodes=4,
       fails_below=0.8,
-      rates=dict(sgd=(3e-4, 1e-3, 3e-3, 1e-2), adam=(3e-5, 1e-4, 3e-4, 1e-3)),
+      rates=dict(
+        sgd=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2), adam=(3e-5, 1e-4, 3e-4, 1e-3)
+      ),
       # Of the DeepMind Control suite; '' are waves that are made.
       suite_looks=('colours_easy', 'colours_hard', 'video'),
       suite_episodes=100,

@@ -155,8 +155,8 @@ _STUDY = dict(
       # Rows of fully connected networks over D^2, and of convolutions.
       multiples=(0.125, 0.5, 2.0),
       conv_sizes=(4, 16, 32, 128),
-      full_rates=(0.01, 0.03, 0.1),
-      conv_rates=(0.03, 0.1, 0.3),
+      full_rates=(0.01, 0.03, 0.1, 0.3),
+      conv_rates=(0.01, 0.03, 0.1, 0.3),
       full_steps=8000,
       conv_steps=1000,
       accuracy=0.8,
