@@ -37,6 +37,8 @@ from repjax.protocols import recropping
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {': rate$': 'study.rates'}
 _TUNING_SEED = 78
 
 _BASE = dict(

@@ -53,6 +53,12 @@ from configs.parts import private_study
 from repjax import types
 
 SEEDS = (0, 1, 2)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {
+  '^batches .*: rate$': 'study.batches.rates',
+  '^features, .*: rate$': 'study.features.rates',
+  '^text, .*: rate$': 'study.rates',
+}
 MORE_SEEDS = dict(mnist=(3, 4))  # A run of it takes half a minute.
 
 # The thresholds stood here before the first run, but for what is said above.

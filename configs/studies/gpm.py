@@ -30,6 +30,8 @@ from repjax.experiments import wiring
 from repjax.protocols import continual
 
 SEEDS = (0, 1, 2, 3, 4)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {'^ewc strength$': 'ewc.strengths'}
 
 # The thresholds stood here before the first run.
 CLAIMS = dict(

@@ -44,6 +44,8 @@ from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {', rate$': 'study.rates'}
 
 # The thresholds stood here before the first run, but for what is said above.
 CLAIMS = dict(

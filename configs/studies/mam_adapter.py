@@ -57,6 +57,12 @@ from configs.parts import text_tasks
 from repjax import types
 
 SEEDS = (0, 1, 2)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {
+  ', (scratch|full|layers): learning rate$': 'study.full_rates',
+  '^generation, .*: learning rate$': 'generation.study.rates',
+  ': learning rate$': 'study.rates',
+}
 
 _AHEAD = {arm: dict(at_least=0.0) for arm in adapter_study.OTHERS}
 # The thresholds stood here before the first run of each part.

@@ -60,6 +60,8 @@ from repjax.data.environments import point_mass
 from repjax.protocols import deployment
 
 SEEDS = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {'^sgd rate': 'study.rates.sgd', '^adam rate': 'study.rates.adam'}
 
 # The thresholds stood here before the first run of this study; none has moved.
 CLAIMS = dict(

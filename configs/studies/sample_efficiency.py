@@ -32,6 +32,11 @@ from repjax import types
 from repjax.analysis import sample_efficiency
 
 SEEDS = tuple(range(8))
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {
+  'connected, rate$': 'study.full_rates',
+  'conv.*, rate$': 'study.conv_rates',
+}
 
 _FIGURE_1 = 'convolution near 1 from few rows, fully connected far behind '
 _FIGURE_1 += '(figure 1, of images; no figure copied)'

@@ -41,6 +41,8 @@ from repjax.protocols import corrupted_streams
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
+# Scalars of what was chosen -> field of what it was chosen from.
+GRIDS = {"^Tent's rate$": 'study.rates'}
 
 CLAIMS = dict(
   clean_accuracy=dict(

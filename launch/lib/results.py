@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.lib import chosen
 from launch.lib import recipes
 from repjax import files
 from repjax.metrics import averages
@@ -202,6 +203,7 @@ def _section(paper, study, own, out):
       f'{versions["jax"]}, flax {versions["flax"]}, optax {versions["optax"]}.',
       '',
       *_tables(in_order(report['claims'], study.CLAIMS)),
+      *_chosen(study, report),
       *_scores(report['scalars'], study.CLAIMS),
       *(
         f'![{name}]({out.name}/{folder.name}/plots/{name}.png)'
@@ -245,6 +247,12 @@ def _row(row):
     f'| {says} | {row["paper"]} | {threshold} | {interval_of(row["values"])} '
     f'| {verdict} |'
   )
+
+
+def _chosen(study, report):
+  text = chosen.line(getattr(study, 'GRIDS', {}), report)
+  if text:
+    yield from (text, '')
 
 
 def _scores(scalars, claims):

@@ -101,6 +101,8 @@ def tune(
 
   Raises:
     InputError: If the rates do not rise.
+    NonFiniteError: If every rate spoils a seed's parameters; one at which some
+      diverge is not chosen.
   """
   if not rates or list(rates) != sorted(set(rates)):
     raise types.InputError(f'rates must rise; got {rates=}')
@@ -134,6 +136,7 @@ def tune(
     shared=train,
     vectorize=vectorize,
     score=measure,
+    stops=False,
     states=jax.tree.map(
       lambda *x: jnp.concatenate(x),
       *(
@@ -144,9 +147,15 @@ def tune(
     ),
   )
   scores = score(part(trained.outputs, choosing), held_out).reshape(shape)
+  finite = _are_finite(trained.states.params).reshape(shape)
   found = {}
   for place, start in enumerate(starts):
-    chosen = rule(scores[place])
+    usable = finite[place].all(-1, keepdims=True)
+    if not usable.any():
+      raise types.NonFiniteError(
+        f'{name}: {start} diverges at every rate of {list(rates)}; add lower ones'
+      )
+    chosen = rule(np.where(usable, scores[place], -np.inf))
     first = (place * shape[1] + chosen) * shape[2]
     own = slice(first, first + shape[2])
     found[start] = Tuned(
@@ -161,10 +170,21 @@ def tune(
       '%s: held-out %s; at %g reported %.4f',
       start,
       ', '.join(
-        f'{mean:.4f} at {rate:g}'
-        for rate, mean in zip(rates, scores[place].mean(-1), strict=True)
+        f'{mean:.4f} at {rate:g}' if ok else f'diverged at {rate:g}'
+        for rate, mean, ok in zip(
+          rates, scores[place].mean(-1), usable[:, 0], strict=True
+        )
       ),
       rates[chosen],
       found[start].score.mean(),
     )
   return found
+
+
+def _are_finite(params: types.PyTree) -> np.ndarray:
+  """Whether all parameters of a model are numbers, [S]."""
+  by_leaf = [
+    np.asarray(jnp.isfinite(x).reshape(len(x), -1).all(1))
+    for x in jax.tree.leaves(params)
+  ]
+  return np.all(by_leaf, 0)

@@ -208,6 +208,7 @@ def train(
   score: Score = accuracy,
   states: types.TrainState | None = None,
   order: np.ndarray | None = None,
+  stops: bool = True,
 ) -> Trained:
   """Trains one model a seed and follows its test score.
 
@@ -227,6 +228,7 @@ def train(
     states: States to start from, as `Trained` has them; new ones if None.
     order: Rows of each step, [S, T, B], -1 for padding; shuffled epochs of all
       rows if None.
+    stops: Whether it ends where a mean is not finite, as `seed_loop.fit` does.
   """
   if order is None:
     num_rows = sum(
@@ -250,6 +252,7 @@ def train(
     every=max(1, steps // points),
     shared=shared,
     vectorize=vectorize,
+    stops=stops,
   ):
     outputs = predict(current, test)
     scores.append(score(outputs, test))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from launch.lib import kept
+from launch.lib import chosen
 from launch.lib import measuring
 from launch.lib import recipes
 from launch.lib import results
@@ -111,6 +112,7 @@ TOY = '''"""What toys claim.
 They do.
 """
 SEEDS = (0, 1, 2)
+GRIDS = {'^arm .*: rate$': 'study.rates'}
 CLAIMS = dict(
   known=dict(kind='first', says='known', paper='yes', at_least=0.0),
   first=dict(says='first', paper='1', at_least=0.5),
@@ -213,7 +215,8 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
     time='2026-01-02T03:04:05',
     versions=dict(jax='1', flax='2', optax='3'),
     figures=['curve'],
-    scalars=measured,
+    scalars={**measured, 'arm A: rate': [0.1], 'arm B: rate': [0.3]},
+    config={'study': {'rates': [0.3, 0.1, 0.03]}},
     claims=results.judge(recipes.load_study('toy').CLAIMS, measured),
   )
   for preset in ('small', 'mnist'):
@@ -238,10 +241,24 @@ def test_the_reader_sees_headlines_first_and_then_all_claims(
   ) in section
   assert '| exact | 0 | ≤ 1e-06 | 0 (1) | holds |' in section
   assert '| arm A | 0.5 ± 3.2 (2) |' in section
+  assert (
+    'Best of their grids: 1 of 2 inside; at an edge: arm B: rate 0.3 (of 0.03, '
+    '0.1, 0.3).'
+  ) in section
   assert '`python -m launch.reproduce --papers=toy --seeds=2`: 61 s' in section
   assert '--papers=toy --preset=mnist --seeds=2`' in section
   assert '![curve](results/toy/plots/curve.png)' in section
   assert section.index('### small') < section.index('### mnist')
+
+
+def test_a_choice_that_is_not_of_its_grid_is_refused():
+  grids = {'rate$': 'rates', 'strength$': 'strength'}
+  report = {'scalars': {'rate': [0.2]}, 'config': {'rates': [0.1, 0.3]}}
+  with pytest.raises(ValueError, match=r'rate: \[0.2\] are not of the grid'):
+    chosen.line(grids, report)
+  # Of one there is no choice.
+  assert chosen.line(grids, {**report, 'config': {'rates': [0.2]}}) == ''
+  assert chosen.line({}, report) == ''
 
 
 def test_the_headline_names_presets_that_decide_otherwise(

@@ -1,5 +1,7 @@
 """Rates that go side by side against runs of their own."""
 
+import functools
+
 import chex
 import jax
 import numpy as np
@@ -112,3 +114,24 @@ def test_of_equal_rates_the_smaller_one_is_chosen(starts):
   assert found.rate == 1e-9
   with pytest.raises(types.InputError, match='rates must rise'):
     rate_search.tune('test', method, {}, {}, {}, rates=(0.1, 0.01), **TUNING)
+
+
+def test_a_rate_that_diverges_is_not_chosen(starts):
+  method, _, states = starts
+  tune = functools.partial(
+    rate_search.tune,
+    'test',
+    method,
+    {'FT': states['FT']},
+    columns(20, 3),
+    columns(30, 4),
+    **{**TUNING, 'rule': lambda scores: int(scores.mean(-1).argmax())},
+  )
+  alone = tune(rates=(1e-3,))['FT']
+  found = tune(rates=(1e-3, 1e30))['FT']
+  assert found.rate == 1e-3
+  chex.assert_trees_all_close(found.states.params, alone.states.params)
+  # What it scores is what its rows score: none is right.
+  np.testing.assert_array_equal(found.scores[1], 0.0)
+  with pytest.raises(types.NonFiniteError, match='FT diverges at every rate'):
+    tune(rates=(1e30, 1e31))

@@ -1,0 +1,60 @@
+"""What a study chose from a grid: whether the best lies inside.
+
+A study's `GRIDS` tells scalars that were chosen, by a pattern of their names,
+and the field of the config with what they were chosen from.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+import re
+from typing import Any
+
+
+def line(grids: Mapping[str, str], report: Mapping[str, Any]) -> str:
+  """How many of a report's choices lie inside, and which are at an edge.
+
+  Args:
+    grids: Of the study; the first pattern that is found in a name counts.
+    report: With 'scalars' and 'config'.
+
+  Returns:
+    A sentence; '' if nothing was chosen.
+
+  Raises:
+    ValueError: If a choice is not of its grid.
+  """
+  inside, edges = 0, []
+  for name, values, grid in _choices(grids, report):
+    strangers = sorted(set(values) - set(grid))
+    if strangers:
+      raise ValueError(f'{name}: {strangers} are not of the grid {grid}')
+    at = sorted(set(values) & {grid[0], grid[-1]})
+    if at:
+      edges.append(f'{name} {_listed(at)} (of {_listed(grid)})')
+    else:
+      inside += 1
+  if not inside and not edges:
+    return ''
+  return (
+    f'Best of their grids: {inside} of {inside + len(edges)} inside; at an '
+    f'edge: {"; ".join(edges) or "none"}.'
+  )
+
+
+def _choices(
+  grids: Mapping[str, str], report: Mapping[str, Any]
+) -> Iterator[tuple[str, list[float], list[float]]]:
+  """(scalar, its values, its grid in rising order) where there was a choice."""
+  for name, values in report['scalars'].items():
+    path = next((x for key, x in grids.items() if re.search(key, name)), None)
+    if path is None:
+      continue
+    field: Any = report['config']
+    for part in path.split('.'):
+      field = field[part]
+    if len(field) > 1:
+      yield name, values, sorted(field)
+
+
+def _listed(numbers: list[float]) -> str:
+  return ', '.join(f'{x:g}' for x in numbers)
