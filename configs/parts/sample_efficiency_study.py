@@ -243,8 +243,8 @@ def images(config, seeds):
   """Accuracy on which colour is longer, rates chosen on validation rows."""
   study, best, scalars = config.study, {}, {}
   for network, rates, count in (
-    ('fully_connected', study.full_rates, study.image_full_rows),
-    ('image_conv', study.conv_rates, study.image_conv_rows),
+    ('fully_connected', study.image_full_rates, study.image_full_rows),
+    ('image_conv', study.image_conv_rates, study.image_conv_rows),
   ):
     own = config.copy_and_resolve_references()
     own.data.kind, own.num_rows.train = 'channels', _POOL * count
@@ -260,5 +260,9 @@ def images(config, seeds):
     best[network] = fit(rate, 'test', seeds)
     scalars[f'images, {network}, {count} rows'] = best[network]
     scalars[f'images, {network}, rate'] = np.full(len(seeds), rate)
+    scalars |= {
+      f'images, {network}, validation, rate {x:g}': [score]
+      for x, score in tried.items()
+    }
   scalars['image_gap'] = best['image_conv'] - best['fully_connected']
   return scalars, {}

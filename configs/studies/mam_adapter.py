@@ -130,7 +130,8 @@ _GENERATION = dict(
   ),
 )
 _TINY_GENERATION = dict(
-  arms=_TINY_ARMS, study=dict(rates=(1e-3, 4e-3), full_rates=(1e-3,), num_validation=20)
+  arms=_TINY_ARMS,
+  study=dict(rates=(1e-3, 4e-3), full_rates=(1e-3,), num_validation=20),
 )
 
 # A published model: 20 times as large as the others, so that one seed chooses

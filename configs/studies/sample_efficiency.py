@@ -34,8 +34,10 @@ from repjax.analysis import sample_efficiency
 SEEDS = tuple(range(8))
 # Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {
+  '^images, fully_connected, rate$': 'study.image_full_rates',
+  '^images, image_conv, rate$': 'study.image_conv_rates',
   'connected, rate$': 'study.full_rates',
-  'conv.*, rate$': 'study.conv_rates',
+  'convolution, rate$': 'study.conv_rates',
 }
 
 _FIGURE_1 = 'convolution near 1 from few rows, fully connected far behind '
@@ -160,7 +162,7 @@ _STUDY = dict(
       # Rows of fully connected networks over D^2, and of convolutions.
       multiples=(0.125, 0.5, 2.0),
       conv_sizes=(4, 16, 32, 128),
-      full_rates=(0.01, 0.03, 0.1, 0.3),
+      full_rates=(0.01, 0.03, 0.1),
       conv_rates=(0.01, 0.03, 0.1, 0.3),
       full_steps=8000,
       conv_steps=1000,
@@ -173,6 +175,8 @@ _STUDY = dict(
       equivariance_steps=50,
       image_conv_rows=512,
       image_full_rows=2048,
+      image_conv_rates=(0.03, 0.1, 0.3),
+      image_full_rates=(0.1, 0.3, 1.0, 3.0, 10.0),
     )
   ),
   small=dict(
@@ -187,6 +191,8 @@ _STUDY = dict(
       conv_sizes=(32, 64),
       full_rates=(0.1,),
       conv_rates=(0.3,),
+      image_full_rates=(0.1,),
+      image_conv_rates=(0.3,),
       full_steps=200,
       conv_steps=100,
       accuracy=0.6,
