@@ -54,7 +54,6 @@ from repjax.metrics import anomaly
 from repjax.protocols import anomaly_detection
 
 SEEDS = (0, 1, 2, 3, 4)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {'^rate, ': 'study.rates'}
 
 _ALONE = 'the same network without associations'

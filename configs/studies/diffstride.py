@@ -10,9 +10,12 @@ images of white noise with a known band, whose edges strides shall find by a
 price on places.
 
 Each kind, and each wider one, has its best of five rates from the poor start,
-on training rows that are held out, by another seed. (In the record strided ones
-alone were widened, at the rate of their kind.) Every few steps crops are chosen
-for the smallest strides of all seeds.
+on training rows that are held out, by another seed. Every few steps crops are
+chosen for the smallest strides of all seeds.
+
+On the digits learnt strides lose nothing by the poor start, and are ahead of
+spectral pooling by 5 points from there, of wider strided networks by 10. That
+they are ahead of wider spectral ones, by 2, five seeds do not quite decide.
 
 cifar10: on 10,000 rows of CIFAR-10; hours on two cores, and not recorded. Seen
 before: strided .524 at a rate of .3 from the poor start, .517 from the good
@@ -37,7 +40,6 @@ from repjax.protocols import recropping
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {': rate$': 'study.rates'}
 _TUNING_SEED = 78
 

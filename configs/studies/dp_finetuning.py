@@ -53,7 +53,6 @@ from configs.parts import private_study
 from repjax import types
 
 SEEDS = (0, 1, 2)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {
   '^batches .*: rate$': 'study.batches.rates',
   '^features, .*: rate$': 'study.features.rates',

@@ -41,7 +41,6 @@ from repjax.experiments import of_images
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4, 5, 6, 7)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {': rate$': 'study.rates'}
 
 CLAIMS = dict(

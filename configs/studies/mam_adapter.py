@@ -57,7 +57,6 @@ from configs.parts import text_tasks
 from repjax import types
 
 SEEDS = (0, 1, 2)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {
   ', (scratch|full|layers): learning rate$': 'study.full_rates',
   '^generation, .*: learning rate$': 'generation.study.rates',

@@ -48,7 +48,6 @@ from repjax.protocols import forecasting
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {' rate$': 'study.rates'}
 
 CLAIMS = dict(

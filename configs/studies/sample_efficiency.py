@@ -32,7 +32,6 @@ from repjax import types
 from repjax.analysis import sample_efficiency
 
 SEEDS = tuple(range(8))
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {
   '^images, fully_connected, rate$': 'study.image_full_rates',
   '^images, image_conv, rate$': 'study.image_conv_rates',

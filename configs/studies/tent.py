@@ -41,7 +41,6 @@ from repjax.protocols import corrupted_streams
 from repjax.protocols import side_by_side
 
 SEEDS = (0, 1, 2, 3, 4)
-# Scalars of what was chosen -> field of what it was chosen from.
 GRIDS = {"^Tent's rate$": 'study.rates'}
 
 CLAIMS = dict(
