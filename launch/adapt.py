@@ -98,6 +98,7 @@ def main() -> None:
   from repjax import plots
   from repjax import start
   from repjax.data.batches import in_order
+  from repjax.data.reading import decoded
   from repjax.protocols import adaptation
 
   if jax.process_count() > 1:
@@ -115,10 +116,15 @@ def main() -> None:
     jax.device_get(start.as_predicted(state)), jax.local_devices()[0]
   )
 
+  source = evals.source
+  if evals.decode is not None:
+    # Corruptions are those of images as the network gets them.
+    source = decoded.decoded(source, evals.decode)
+
   def batches(name):
     return in_order.eval_batches(
       adaptation.shifted(
-        evals.source,
+        source,
         name,
         severity=_SEVERITY.value,
         scale='imagenet' if _SCALE.value == 'imagenet' else 'cifar',
@@ -127,7 +133,6 @@ def main() -> None:
       ),
       batch_size=_BATCH_SIZE.value,
       transform=evals.transform,
-      decode=evals.decode,
     )
 
   first = batches(streams[0]).batch(0)

@@ -116,11 +116,13 @@ def main() -> None:
   table = attack_table.table(measured, len(label))
   print(attack_table.text(table, len(label)), end='', flush=True)
   _write(source, table, len(label))
+  right = {'none': measured.accuracy['itself']}
+  right |= {x: measured.robust[x, 'itself'] for x in measured.images}
   restored.draw(
     source.workdir,
     {
       f'attack_{restored.file_name(_SPLIT.value)}_{name}': _picture(
-        plots, asked['itself'], images, label
+        plots, asked['itself'], images[:16], label[:16], right[name][0]
       )
       for name, images in {'none': pixels, **measured.images}.items()
     },
@@ -300,17 +302,16 @@ def _write(source, table, num_rows: int) -> None:
     logging.warning('The table is not written: %s', error)
 
 
-def _picture(plots, network, images, label):
+def _picture(plots, network, images, label, right):
   """The first images with what the attacked network says of them."""
   import jax
 
   state = jax.tree.map(lambda x: x[0], network.states)
-  logits = np.asarray(jax.jit(network.logits)(state, images))
   return plots.predictions(
-    (255 * images[:16]).round().astype(np.uint8),
-    logits[:16],
-    label[:16],
-    wrong_rate=float((logits.argmax(-1) != label).mean()),
+    (255 * images).round().astype(np.uint8),
+    np.asarray(jax.jit(network.logits)(state, images)),
+    label,
+    wrong_rate=float(1 - right),  # Of all of them.
   )
 
 

@@ -51,7 +51,7 @@ def _choices(
       continue
     field: Any = report['config']
     for part in path.split('.'):
-      field = field[part]
+      field = field.get(part, {})  # A run of older code may not have it.
     if len(field) > 1:
       yield name, values, sorted(field)
 

@@ -60,8 +60,7 @@ def pi_fgsm(
     epsilon=epsilon,
     step_size=epsilon * (amplification / num_steps),
     num_steps=num_steps,
-    # In steps, epsilon is this. Sums of whole steps are exact, and so is
-    # whether an excess is none.
+    # In steps, epsilon is this.
     pass_on=functools.partial(
       _around, limit=num_steps / amplification, size=size
     ),
@@ -72,8 +71,17 @@ def pi_fgsm(
 
 def _around(total, *, limit, size):
   """Signs of what pixels around one have beyond the limit, [B, H, W, C]."""
-  excess = jnp.maximum(abs(total) - limit, 0) * jnp.sign(total)
-  patches = jax.lax.reduce_window(
-    excess, 0.0, jax.lax.add, (1, size, size, 1), (1, 1, 1, 1), 'SAME'
-  )
-  return jnp.sign(patches - excess)
+  sign = jnp.sign(total) * (abs(total) > limit)
+
+  def around(x):
+    patches = jax.lax.reduce_window(
+      x, 0.0, jax.lax.add, (1, size, size, 1), (1, 1, 1, 1), 'SAME'
+    )
+    return patches - x
+
+  # Sums of whole steps, and of signs, are exact; of what is beyond the limit
+  # they are not, and a rest of rounding would be a whole step.
+  steps = around(abs(total) * sign)
+  excess = steps - limit * around(sign)
+  exact = abs(excess) > 1e-5 * jnp.maximum(abs(steps), 1)
+  return jnp.sign(excess) * exact

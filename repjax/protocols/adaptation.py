@@ -126,12 +126,14 @@ def shifted(
     seed: Of the order and of the corruption.
   """
   types.check_choice('order', order, get_args(Order))
+  # Of the set as it is, whose labels are read without its images.
+  label = source.column('label') if order == 'sorted' else None
   if name != NO_CORRUPTION:
     source = corruptions.corrupted(
       source, name, severity=severity, scale=scale, seed=seed
     )
-  if order == 'sorted':
-    return source.select(np.argsort(source.column('label'), kind='stable'))
+  if label is not None:
+    return source.select(np.argsort(label, kind='stable'))
   if order == 'shuffled':
     rows = np.random.default_rng([seed, len(source)]).permutation(len(source))
     return source.select(rows)

@@ -153,7 +153,8 @@ def tune(
     usable = finite[place].all(-1, keepdims=True)
     if not usable.any():
       raise types.NonFiniteError(
-        f'{name}: {start} diverges at every rate of {list(rates)}; add lower ones'
+        f'{name}: {start} diverges at every rate of {list(rates)}: add lower '
+        'ones.'
       )
     chosen = rule(np.where(usable, scores[place], -np.inf))
     first = (place * shape[1] + chosen) * shape[2]

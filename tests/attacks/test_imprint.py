@@ -292,6 +292,19 @@ def test_an_auditor_names_imprints_and_nothing_else():
   )
 
 
+@pytest.mark.parametrize('outputs', [64, 128, 1000])
+@pytest.mark.parametrize('every', [2, 4, 8])
+def test_an_auditor_sees_rows_in_any_order(outputs, every):
+  kernel, bias = RNG.normal(size=(48, outputs)), RNG.normal(size=outputs)
+  planted = np.arange(outputs) % every != 0
+  kernel[:, planted] = RNG.normal(size=(48, 1))
+  (found,) = imprint_audit.audit({'odd': {'kernel': kernel, 'bias': bias}})
+  assert found.parallel == planted.mean()
+  assert found.steps > 0.98 * planted.sum()  # Of six digits.
+  few = np.where(planted, RNG.normal(size=(48, outputs)), kernel)
+  assert not imprint_audit.audit({'odd': {'kernel': few, 'bias': bias}})
+
+
 def test_a_trained_head_of_two_classes_is_no_imprint():
   # Its columns begin at 0, and their gradients are opposite.
   model = vit.ViT(

@@ -76,6 +76,25 @@ def test_steps_are_those_of_the_paper(epsilon, num_steps, amplification, size):
   assert abs(np.asarray(found - alone)).max() > epsilon / 2
 
 
+@pytest.mark.parametrize(
+  ('num_steps', 'amplification'), [(7, 10), (6, 10), (13, 10), (10, 7), (3, 1)]
+)
+def test_a_rest_of_rounding_moves_no_pixel(num_steps, amplification):
+  total = RNG.integers(-4, 5, (40, 8, 8, 3))
+  found = pi_fgsm._around(
+    jnp.asarray(total, jnp.float32), limit=num_steps / amplification, size=3
+  )
+  # Integers, of which all sums are exact.
+  excess = np.maximum(abs(total) * amplification - num_steps, 0)
+  excess *= np.sign(total)
+  padded = np.pad(excess, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  around = -excess
+  for i, j in np.ndindex(3, 3):
+    around += padded[:, i : i + 8, j : j + 8]
+  assert (around == 0).sum() > 100
+  np.testing.assert_array_equal(found, np.sign(around))
+
+
 @pytest.mark.parametrize('amplification', [1.0, 0.5])
 def test_nothing_is_passed_on_within_the_ball(amplification):
   image = jnp.asarray(IMAGE)

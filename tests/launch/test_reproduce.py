@@ -7,8 +7,8 @@ import launching
 import numpy as np
 import pytest
 
-from launch.lib import kept
 from launch.lib import chosen
+from launch.lib import kept
 from launch.lib import measuring
 from launch.lib import recipes
 from launch.lib import results
@@ -259,6 +259,7 @@ def test_a_choice_that_is_not_of_its_grid_is_refused():
   # Of one there is no choice.
   assert chosen.line(grids, {**report, 'config': {'rates': [0.2]}}) == ''
   assert chosen.line({}, report) == ''
+  assert chosen.line({'rate$': 'study.rates'}, report) == ''
 
 
 def test_the_headline_names_presets_that_decide_otherwise(

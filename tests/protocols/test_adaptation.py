@@ -1,5 +1,7 @@
 """Streams hold every row once, in their order; all forms see the same ones."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from repjax import types
 from repjax.adapt import norm_layers
 from repjax.data.images import corruptions
 from repjax.data.images import transforms
+from repjax.data.reading import decode
+from repjax.data.reading import decoded
 from repjax.data.reading import source as sources
 from repjax.methods import supervised
 from repjax.models import resnet
@@ -84,6 +88,28 @@ def test_a_stream_is_the_corrupted_set_in_its_order(rows, order):
   assert clean is rows
   with pytest.raises(types.InputError, match='order'):
     adaptation.shifted(rows, 'none', severity=4, order='up')
+
+
+def test_corruptions_are_those_of_images_as_networks_get_them():
+  rng = np.random.default_rng(1)
+  images = np.empty(5, object)
+  images[:] = [
+    rng.integers(0, 256, (24, 20 + i, 3), np.uint8) for i in range(5)
+  ]
+  rows = sources.from_arrays('photos', {'image': images, 'label': np.arange(5)})
+  rows = dataclasses.replace(rows, encoded={'image': (None, None, 3)})
+  middle = decode.central_crop(8)
+  small = decoded.decoded(rows, middle)
+  assert small.image_shape == (8, 8, 3)
+  stream = adaptation.shifted(small, 'fog', severity=4, order='sorted', seed=3)
+  np.testing.assert_array_equal(
+    stream.columns()['image'],
+    corruptions.corrupt(
+      rows.read(np.arange(5), decode=middle)['image'], 'fog', severity=4, seed=3
+    ),
+  )
+  with pytest.raises(ValueError, match='draws 22 numbers'):
+    decoded.decoded(rows, decode.inception_crop(8))
 
 
 def test_the_last_batch_is_filled_up():

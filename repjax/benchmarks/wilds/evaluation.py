@@ -216,10 +216,10 @@ def check(predicted: np.ndarray, true: np.ndarray, *, what: str) -> np.ndarray:
       f'There are {len(predicted)} predictions of the {len(true)} rows of '
       f'{what}: give one for each row, in the order of the split.'
     )
-  if predicted.ndim > true.ndim and predicted.shape[-1] > 1:
+  if predicted.size != true.size:
     raise types.InputError(
       f'Predictions of {what} are labels, {true.shape}; got shape '
-      f'{predicted.shape}: take the argmax of logits.'
+      f'{predicted.shape}: one number a label, the argmax of logits, say.'
     )
   if not np.isfinite(predicted).all():
     row = int(np.argwhere(~np.isfinite(predicted))[0][0])

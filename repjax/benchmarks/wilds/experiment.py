@@ -261,7 +261,8 @@ def measure(
     ).results
     return {
       **of_images.measure(outputs, columns),
-      **{x: results[x] for x in names},
+      # Other split schemes than the official one have not all of them.
+      **{x: results[x] for x in names if x in results},
     }
 
   return of

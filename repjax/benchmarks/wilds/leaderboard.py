@@ -212,6 +212,11 @@ def score(
           f'{len(subset)} rows: write one for each, in the order of the split.'
         )
       results = subset.evaluate(predicted).results
+      if missing := sorted(set(found) - set(results)):
+        raise types.InputError(
+          f'{subset.name} gives no {", ".join(missing)}: the leaderboard has '
+          'the official split scheme alone.'
+        )
       for metric, numbers in found.items():
         numbers.append(results[metric])
     values[split] = found

@@ -5,6 +5,7 @@ import pytest
 
 from repjax import types
 from repjax.benchmarks.wilds import datasets
+from repjax.benchmarks.wilds import evaluation
 from repjax.benchmarks.wilds import grouper as groupers
 from repjax.benchmarks.wilds import metrics
 from repjax.data.reading import source as sources
@@ -137,7 +138,10 @@ def test_a_wrong_split_is_named():
     data.subset('train').evaluate(np.zeros(3))
   with pytest.raises(types.InputError, match='1 predictions of the 4 rows'):
     data.subset('train').evaluate(np.float32(3))
-  with pytest.raises(types.InputError, match='take the argmax'):
+  with pytest.raises(types.InputError, match='the argmax of logits'):
     data.subset('train').evaluate(np.zeros((4, 2)))
+  # Of a number a row, a mean and a deviation.
+  with pytest.raises(types.InputError, match='one number a label'):
+    evaluation.check(np.zeros((4, 2)), np.zeros((4, 1)), what='wealth')
   with pytest.raises(types.InputError, match=r'Prediction 1 .* not finite'):
     data.subset('train').evaluate(np.array([0, np.nan, 0, 0]))

@@ -1,5 +1,6 @@
 """Files of predictions: written, read again, scored; what is wrong is named."""
 
+import dataclasses
 import json
 
 import ml_dtypes
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.benchmarks.wilds import evaluation
 from repjax.benchmarks.wilds import hospitals
 from repjax.benchmarks.wilds import leaderboard
 
@@ -52,6 +54,16 @@ def test_what_is_written_scores_as_it_was(data, folder):
   assert json.loads(path.read_text()) == result
   leaderboard.write_results(path, {'hospitals': score})
   assert json.loads(path.read_text())['hospitals'] == result
+
+
+def test_a_scheme_with_other_measures_has_no_score(data, folder):
+  def other(*args):
+    results = data.evaluate_fn(*args).results
+    return evaluation.Evaluation({'acc_avg': results['acc_avg']}, {})
+
+  by_time = dataclasses.replace(data, evaluate_fn=other)
+  with pytest.raises(types.InputError, match=r'gives no acc_wg: .* official'):
+    leaderboard.score(folder, by_time)
 
 
 def test_file_names_and_lines_are_those_of_the_leaderboard(data, tmp_path):
