@@ -17,7 +17,9 @@ and the scale, too; build(config, functools.partial(optax.adamw,
 mask=clip.weight_decay_mask)) spares these three, as CLIP and open_clip do.
 
 paper: a ResNet-50 and a text transformer in batches of 1,024 for 30 epochs, on
-  captions of ImageNet's classes: there is no reader of Conceptual Captions.
+  captions of ImageNet's classes: there is no reader of Conceptual Captions. The
+  trigger is put on images before crops of 5 % and more are taken of them, which
+  hardly ever hold it: --config.poison.kind=backdoor is for sets of one size.
 gpu: a ResNet-18 on captions of CIFAR-10.
 small: an MLP and a small transformer on captions of `digits`.
 """

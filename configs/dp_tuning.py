@@ -25,6 +25,7 @@ from configs import presets
 from repjax import types
 from repjax.experiments import of_images
 from repjax.experiments import private
+from repjax.experiments import private_sizes
 from repjax.experiments import wiring
 from repjax.methods import supervised
 from repjax.models import mlp
@@ -89,7 +90,7 @@ def build(
 
 def plan_of(config, num_rows: int) -> private.Plan:
   """The plan of a run: its noise is given, the same for every rate."""
-  return private.plan(
+  plan = private.plan(
     num_rows,
     batch_size=config.batch_size,
     epochs=config.epochs,
@@ -98,6 +99,8 @@ def plan_of(config, num_rows: int) -> private.Plan:
     multiple=jax.device_count() * config.step.microbatches,
     **config.dp,
   )
+  private_sizes.check_steps(plan.steps, config.epochs, config.min_steps)
+  return plan
 
 
 def method(

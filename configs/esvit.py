@@ -11,7 +11,8 @@ https://arxiv.org/abs/2106.09785
 paper: Swin-T with windows of 7 on ImageNet-1k. What differs from the authors:
   views without hue, grey, blur and solarization, cut from images that are
   224 x 224 already; one mean and deviation for all channels; weight decay stays
-  at .1, where theirs rises from .04 to .4.
+  at .1, where theirs rises from .04 to .4; the gradient is clipped as a whole,
+  where theirs is in each array.
 small: a two-stage Swin on `digits` at random places; gpu: a Swin on CIFAR-10.
 """
 

@@ -37,7 +37,7 @@ PRESETS = dict(
       mlp_dim=1024,
       num_heads=8,
       num_layers=36,
-      position='rotary',
+      position='learned',
       dropout_rate=0.1,
     ),
     # kind: 'favor', 'exact' or 'rfa'.
@@ -45,7 +45,7 @@ PRESETS = dict(
     tx=dict(learning_rate=1e-3, weight_decay=0.1, warmup=0.01, clip=0.5),
     run=dict(best='validation/bits_per_byte', best_mode='min'),
   ),
-  small=dict(min_steps=500),
+  small=dict(min_steps=500, model=dict(position='rotary')),
   smoke=dict(attention=dict(num_features=16, redraw_every=3)),
   tiny_shakespeare=dict(
     on='small', min_steps=200, data=dict(name='tiny_shakespeare')

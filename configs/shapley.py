@@ -24,6 +24,7 @@ from configs import presets
 from repjax import optim
 from repjax import plots
 from repjax import types
+from repjax.data.reading import prepared
 from repjax.data.sets import tables
 from repjax.experiments import of_images
 from repjax.experiments import wiring
@@ -97,6 +98,11 @@ def read(config) -> tuple[tables.Table, tables.Scale]:
 
 def rows(config, table: tables.Table, scale: tables.Scale, split: str):
   """Rows of a split, train or test."""
+  if split.partition(':')[0] in (prepared.INPUTS, prepared.LABELLED):
+    raise types.InputError(
+      'What this recipe trains reads the splits train and test of its table, '
+      'and no other files: put new rows into test.csv, beside train.csv.'
+    )
   field = 'train_split' if split == config.data.train_split else 'eval_splits'
   types.check_choice(f'config.data.{field}', split, ('train', 'test'))
   part = tables.split(table, split)

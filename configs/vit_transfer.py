@@ -11,8 +11,9 @@ each block of a network that stays as it is (`methods/token_refinement.py`).
 `python -m launch.attack --workdir=...` attacks any classifier that was trained.
 
 paper: refinements of a published ViT-S/16 (config.weights), one block after the
-  other, by the authors' settings. They refine DeiT-T, S and B, of which T and S
-  have the geometry of ViT-Ti and S.
+  other, by the authors' settings, but for crops of 5 % of an image and more
+  (theirs: 8 %) and whole images at evaluation (theirs: the middle). They refine
+  DeiT-T, S and B, of which T and S have the geometry of ViT-Ti and S.
 small: a ViT of six blocks, trained on `digits` on the spot.
 gpu: a wider one, on CIFAR-10.
 """

@@ -7,7 +7,9 @@ the method. https://arxiv.org/abs/2112.05090
 
 paper: Amazon's reviews, with an encoder of DistilBERT's size; --data_dir holds
   `amazon_v2.1`. Nothing is pretrained but by 'masked_lm' here; there, all
-  methods start from DistilBERT. 'noisy_student' needs --config.teacher=WORKDIR.
+  methods start from DistilBERT, at a rate that is too small for less, and learn
+  by AdamW with a warm-up, where `build` takes SGD unless it is given another
+  optimizer. 'noisy_student' needs --config.teacher=WORKDIR.
 small: a transformer of one block on 'shops', texts of drawn words.
 """
 

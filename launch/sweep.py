@@ -85,7 +85,10 @@ def main() -> None:
   sweep = _sweep()
   if private_search.is_asked_for():
     private_search.refuse(
-      trials=_TRIALS.value, seed=_SEED.value, until=_UNTIL.value
+      sweep.train_flags,
+      trials=_TRIALS.value,
+      seed=_SEED.value,
+      until=_UNTIL.value,
     )
     execute = _executor(sweep.workdir / 'sealed')
     one_candidate.check_metric(sweep, spaces.grid(sweep.space))

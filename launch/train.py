@@ -20,7 +20,6 @@ from absl import logging
 from launch.lib import app
 from launch.lib import process
 from launch.lib import recipes
-from repjax import files
 from repjax import types
 
 _CONFIG = app.define_config()
@@ -98,7 +97,6 @@ def _train(workdir: str) -> None:
   file, preset = app.config_name()
   app.initialize()
 
-  from launch.lib import kept_classes
   from launch.lib import step_memory
   from repjax import report
   from repjax import run
@@ -109,9 +107,6 @@ def _train(workdir: str) -> None:
   report.Run(workdir)
   logging.info('reading data and building the network')
   experiment = _experiment()
-  experiment = kept_classes.keep(
-    files.path_of(workdir), experiment, _CONFIG.value
-  )
   with step_memory.explained(_CONFIG.value):
     run.fit(
       experiment,

@@ -247,7 +247,7 @@ class Progress:
       logging.info('compiled and made the first step in %.1f s', seconds)
       self._compiling = False
       self._reset(step)
-    if step % self._every == 0 or step == self._steps:
+    if (self._every and step % self._every == 0) or step == self._steps:
       self._due = step
     if step == self._steps:
       self.check(state)

@@ -8,7 +8,8 @@
     plots/*.png     figures
     checkpoints/    see `checkpoint.py`
     noise_key       of a private run: secret, see `experiments/private_keys.py`
-    report.json     the result; written last, so its presence means done
+    report.json     the result; written last, so its presence means done (of a
+                    run that went on with another config: report.before.json)
     lock.json       who is writing here; see `files.locked`
 
 Only process 0 writes; `log.<i>.txt` is the exception.
@@ -39,15 +40,8 @@ from repjax import parallel
 from repjax import types
 
 _PACKAGES = (
-  'repjax',
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'tensorflow-datasets',
-  'grain',
-  'numpy',
+  *('repjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint'),
+  *('tensorflow-datasets', 'grain', 'numpy'),
 )
 
 
@@ -191,6 +185,9 @@ class Run:
   def start(self, config: Mapping[str, Any]) -> None:
     """Writes config.json: what the run that begins or goes on here is."""
     if self.is_writer:
+      old = self.workdir / 'report.json'
+      if old.exists():  # Of a shorter run that goes on: it is not done.
+        old.replace(old.with_name('report.before.json'))
       files.write_json(
         self.workdir / 'config.json', {'config': config, **environment()}
       )

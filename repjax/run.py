@@ -94,6 +94,9 @@ def fit(
     from repjax import agreement  # Who is alone loads none of it.
 
     agreement.check(agreement.facts(experiment, config, origin or {}))
+  from repjax.experiments import kept_classes  # Not a part of every program.
+
+  experiment = kept_classes.keep(pathlib.Path(workdir), experiment, config)
   directory = report.Run(workdir, track=track)
   with directory.held():
     finished = directory.result()
@@ -158,10 +161,8 @@ def _fit(
   def act(step, state, _):
     experiment.companion.follow(step, state)
 
-  def evaluate_and_save(step, state, sums):
-    del sums
-    last = step == experiment.steps
-    evaluates = last or _due(step, config.run.eval_every)
+  def evaluate_and_save(step, state, _):
+    evaluates = step == experiment.steps or _due(step, config.run.eval_every)
     if not evaluates and not _due(step, config.run.save_every):
       return
     progress.check(state)
@@ -174,8 +175,7 @@ def _fit(
       experiment.companion.save(step)
       store.save(state, identity(config), values, sums=progress.sums)
 
-  def stop(step, state, sums):
-    del sums
+  def stop(step, state, _):
     if parallel.agree_to_stop(step, asked=asked()):
       progress.check(state)
       experiment.companion.save(step)

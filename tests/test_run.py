@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import sam
@@ -67,9 +68,46 @@ def test_another_config_is_refused_or_taken_on_request(config, tmp_path):
   with pytest.raises(types.InputError, match=r'sam\.rho'):
     run.fit(sam.build(config), config, tmp_path)
   config.epochs *= 2
-  second = run.fit(sam.build(config), config, tmp_path, resume_config='new')
+  stop = iter([False, True])
+  with pytest.raises(types.PreemptedError):
+    run.fit(
+      sam.build(config),
+      config,
+      tmp_path,
+      resume_config='new',
+      asked_to_stop=lambda: next(stop),
+    )
+  # It goes on, and so it is not done.
+  assert not (tmp_path / 'report.json').exists()
+  before = json.loads((tmp_path / 'report.before.json').read_text())
+  assert before['steps'] == first['steps']
+  second = run.fit(sam.build(config), config, tmp_path)
   assert second['steps'] == 2 * first['steps']
   assert second['config']['sam']['rho'] == 0.1
+
+
+def test_nothing_is_logged_or_saved_on_the_way_where_it_says_never(
+  config, tmp_path
+):
+  config.run.update(log_every=0, eval_every=0, save_every=0)
+  made = run.fit(sam.build(config), config, tmp_path)
+  assert list(lines(tmp_path)) == [made['steps']]
+
+
+def test_names_of_classes_are_kept_without_a_launcher(tmp_path):
+  rng = np.random.default_rng(0)
+  for name in ('ant', 'bee'):
+    (tmp_path / 'data' / name).mkdir(parents=True)
+    for i in range(10):
+      pixels = rng.integers(0, 256, (8, 8), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / 'data' / name / f'{i}.png')
+  config = sam.get_config('smoke')
+  config.data.update(name='folder', dir=str(tmp_path / 'data'), label_noise=0.0)
+  config.update(batch_size=4, epochs=0.0, min_steps=1)
+  run.fit(sam.build(config), config, tmp_path / 'run')
+  (tmp_path / 'data' / 'ant').rename(tmp_path / 'data' / 'zebra')
+  with pytest.raises(types.InputError, match=r"'ant' is now 'bee'"):
+    run.fit(sam.build(config), config, tmp_path / 'run')
 
 
 def test_what_is_refused_leaves_the_run_as_it_was(config, tmp_path):

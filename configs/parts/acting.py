@@ -5,6 +5,7 @@ from typing import Any
 
 import optax
 
+from configs import presets
 from repjax import types
 from repjax.data.environments import worlds as worlds_lib
 from repjax.experiments import acting
@@ -65,7 +66,17 @@ def experiment(
     method: What is trained.
     worlds: Where.
     view: Of observations, what the policy acts on.
+
+  Raises:
+    InputError: A field of `step` is set, which no run that acts reads.
   """
+  for name, x in config.step.items():
+    plain = presets.RUN['paper']['step'][name]
+    if x != plain:
+      raise types.InputError(
+        f'config.step.{name}={x!r}: agents that act know it not; leave it '
+        f'{plain!r}.'
+      )
   act = config.act
   batches = acting.Acting(
     worlds,

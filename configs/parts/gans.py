@@ -4,6 +4,7 @@ Lee et al., 'ViTGAN', ICLR 2022. https://arxiv.org/abs/2107.04589
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -117,7 +118,9 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     inception_weights.load(config.run.inception)
   shape = data.recipe.shape
   generator, _ = networks(config, shape)
-  last = {}  # Quality at the last step that was judged.
+  # Of the last state that was judged: its counter, and its quality. Another run
+  # of this experiment may be at the same step.
+  last: list[Any] = [None, {}]
 
   @functools.cache
   def judging():
@@ -144,18 +147,16 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     return judged_samples.inception(config.run.inception, rows['image'])
 
   def quality(state, name):
-    step = int(state.step)
-    if step not in last:
-      last.clear()
+    if last[0] is not state.step:
       params = jax.device_get(state.extra.params)
       parts = range(-(-config.samples.judged // _AT_ONCE))
       images = [np.asarray(drawn(params, i, _AT_ONCE)) for i in parts]
       images = np.concatenate(images)[: config.samples.judged]
       found = judging().quality(images)._asdict()
-      last[step] = {f'feature_{name}': x for name, x in found.items()}
+      last[:] = [state.step, {f'feature_{k}': x for k, x in found.items()}]
       if config.run.inception:
-        last[step] |= published().measure(images)
-    return last[step][name]
+        last[1] |= published().measure(images)
+    return last[1][name]
 
   return of_samples.experiment(
     config,

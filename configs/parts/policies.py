@@ -36,6 +36,13 @@ def cloned(config, optimizer: types.Optimizer = optax.adam) -> types.Experiment:
 
 def acting(config, optimizer: types.Optimizer = optax.adam) -> types.Experiment:
   """A run that learns from rewards, beside the task, from pictures."""
+  weight = config.task.weight
+  if weight not in (0.0, 1.0):
+    raise types.InputError(
+      f'config.task.weight={weight:g} weighs the task beside cloning; with '
+      "config.trained_by='sac' it has an optimizer of its own: 1, or 0 for no "
+      'task.'
+    )
   worlds = control.worlds(config, column='image')
   dim, view = worlds.action_dim, control.view(config)
   model = control.network(config, action_dim=dim)
@@ -44,7 +51,7 @@ def acting(config, optimizer: types.Optimizer = optax.adam) -> types.Experiment:
     model,
     optimizer,
     action_dim=dim,
-    task=control.task_loss(config, action_dim=dim),
+    task=control.task_loss(config, action_dim=dim) if weight else None,
     transform=control.crop(config),
     view=view,
   )

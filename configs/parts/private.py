@@ -13,6 +13,7 @@ from repjax.data.reading import source
 from repjax.experiments import of_images
 from repjax.experiments import of_tokens
 from repjax.experiments import private
+from repjax.experiments import private_sizes
 from repjax.experiments import wiring
 from repjax.methods import finetuning
 from repjax.methods import language_modeling
@@ -41,7 +42,7 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
   _check_size(
     num_rows, **{'batch_size': config.batch_size, **config.dp, **changes}
   )
-  return private.plan(
+  plan = private.plan(
     num_rows,
     **{
       'batch_size': config.batch_size,
@@ -53,6 +54,8 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
       **changes,
     },
   )
+  private_sizes.check_steps(plan.steps, config.epochs, config.min_steps)
+  return plan
 
 
 def _check_size(num_rows, *, batch_size, sampling_rate, **unused):
@@ -104,6 +107,11 @@ def chain(
 def images(config, optimizer: types.Optimizer) -> types.Experiment:
   """Learns the classes of images from their oriented gradients."""
   text_models.refuse(config, 'what images are learned with reads no text')
+  if config.adapter.kind != 'full':
+    raise types.InputError(
+      f'config.adapter.kind={config.adapter.kind!r} is for text: images are '
+      "learned with a linear model; leave it 'full'."
+    )
   train = of_images.load(config, config.data.train_split)
   plan = plan_of(config, private.count(train, config.dp.user_column))
   seen = features(config, train)

@@ -73,8 +73,8 @@ def run(config: Any, seeds) -> types.Report:
   return types.Report(
     scalars={
       'failing': fails[:, 1:].mean(1),
-      'gain': gain / max(before.mean(), 1e-9),
-      'cost': 1 - adapting[:, 0] / none[:, 0],
+      'suite_gain': gain / max(before.mean(), 1e-9),
+      'suite_cost': 1 - adapting[:, 0] / none[:, 0],
       **{
         f'{name}, return in {look}': x[:, j]
         for name, x in returns.items()

@@ -89,6 +89,19 @@ CLAIMS = dict(
     at_most=0.12,
     needs=('cloned',),
   ),
+  suite_gain=dict(
+    says='DeepMind Control suite: mean return in failing looks, PAD over none, '
+    'minus 1',
+    paper='better in most tasks (figures not checked)',
+    at_least=0.15,
+    needs=('failing',),
+  ),
+  suite_cost=dict(
+    says='DeepMind Control suite: part of the return that PAD loses in the '
+    'world of training',
+    paper='no loss (figures not checked)',
+    at_most=0.12,
+  ),
   shuffled_gain=dict(
     says='the gain where the task is told the actions of another agent',
     paper='not reported',

@@ -5,15 +5,17 @@ import contextlib
 import pathlib
 import shutil
 
+from absl import logging
 import jax
 
-from launch.lib import kept_classes
 from launch.lib import restored
 from repjax import files
 from repjax import report
 from repjax import run as runs
+from repjax import types
 from repjax.data.reading import cache
 from repjax.data.text import tokens
+from repjax.experiments import kept_classes
 from repjax.experiments import private_keys
 from repjax.export import card
 from repjax.export import generators
@@ -177,6 +179,15 @@ def _privacy(made, step):
   begun = made.experiment.guard.begin(
     made.experiment, made.workdir, runs.identity(made.config)
   )
+  try:
+    begun.guard.resumed(begun.guard.keyed(made.state), made.state, True)
+  except types.InputError:
+    logging.warning(
+      'no privacy is claimed: the config, its training rows or the file %s are '
+      'not those that the run was trained with, from which its noise follows',
+      private_keys.NAME,
+    )
+    return None
   statement = begun.guard.statement(step).get('privacy')
   return None if statement is None else statement.to_dict()
 

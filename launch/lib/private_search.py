@@ -14,6 +14,7 @@ is accounted for the worst of them. Their score is either of rows that need no
 privacy, or made private here, by noise on a count of correct rows.
 """
 
+from collections.abc import Sequence
 import secrets
 import threading
 from typing import Any
@@ -93,8 +94,17 @@ def is_asked_for() -> bool:
   return _PRIVATE.value
 
 
-def refuse(**values: Any) -> None:
+def refuse(train_flags: Sequence[str], **values: Any) -> None:
   """Refuses flags of the plain sweep that would void the privacy."""
+  for i, flag in enumerate(train_flags):
+    name, equals, value = flag.lstrip('-').partition('=')
+    if name == 'track' and not equals:
+      value = ''.join(train_flags[i + 1 : i + 2])
+    if name == 'track' and value not in ('tensorboard', ''):
+      raise types.InputError(
+        f'--train_flags={flag} does not go with --private: every trial would '
+        'tell a server its scores, and so how many trials there were.'
+      )
   reasons = {
     'trials': 'a fixed number of trials is not covered: --law draws it',
     'seed': 'who knows the seed knows the number of trials',

@@ -151,9 +151,9 @@ def beside(workdir: str, given: Flags, field: str) -> Restored:
 def _read(workdir, said, step, *, data_dir, changes) -> Restored:
   """What stands in a work directory, with changes over its config."""
   from launch.lib import building
-  from launch.lib import kept_classes
   from repjax import checkpoint
   from repjax import loop
+  from repjax.experiments import kept_classes
 
   module = recipes.load_config_module(said.pop('file'))
   preset = said.pop('preset')
@@ -250,8 +250,14 @@ def _said(workdir: pathlib.Path, given: Flags) -> dict[str, Any]:
 def _written(workdir: pathlib.Path) -> dict[str, Any]:
   """What config.json says, with the 'file' and 'preset' of its recipe."""
   said = files.read_json(workdir / 'config.json', 'config')['config']
+  named = ('file', 'preset')
+  if isinstance(said, dict) and not said.keys() & set(named):
+    raise types.InputError(
+      f'{workdir / "config.json"} names no recipe, as after run.fit without '
+      "origin={'file': ..., 'preset': ...}"
+    )
   if not isinstance(said, dict) or not all(
-    isinstance(said.get(x), str) for x in ('file', 'preset')
+    isinstance(said.get(x), str) for x in named
   ):
     raise types.InputError(
       f'{workdir / "config.json"} is damaged: it names no recipe'

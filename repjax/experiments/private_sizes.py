@@ -61,11 +61,27 @@ def noise_and_capacity(
   capacity = poisson.capacity(
     num_rows, rate, multiple=multiple, tail=overflow or rarely
   )
+  too_many = poisson.overflow_probability(num_rows, rate, capacity)
+  if noise_multiplier:
+    # Now, and not when the budget is spent.
+    overflows.check(too_many, overflows.allowed(spent, delta, steps))
   if epsilon < math.inf:
     noise_multiplier = accounting.noise_multiplier_for(
-      epsilon,
-      delta=delta,
-      overflow=poisson.overflow_probability(num_rows, rate, capacity),
-      **run,
+      epsilon, delta=delta, overflow=too_many, **run
     )
   return noise_multiplier, capacity
+
+
+def check_steps(steps: int, epochs: float, min_steps: int) -> None:
+  """Refuses more steps than a plan's, which would not be trained.
+
+  Args:
+    steps: Of the plan.
+    epochs: Which decide them.
+    min_steps: As the config has it.
+  """
+  if min_steps > steps:
+    raise types.InputError(
+      f'config.{min_steps=} counts for nothing in private training, where '
+      f'config.{epochs=:g} decides: {steps} steps. Raise --config.epochs.'
+    )

@@ -5,6 +5,7 @@ of config.json, beside the arrays that `repjax.weights` names.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,15 @@ def of_swin(model: swin.Swin, image: Shape, names: Names) -> form.Form:
     image: (height, width, channels) of what it sees.
     names: Of the classes, or None.
   """
+  sides = [math.ceil(x / model.patch_size) for x in image[:2]]
+  for stage in range(len(model.depths)):
+    if min(sides) < model.window:
+      form.refuse(
+        'SwinForImageClassification',
+        'it fails on maps smaller than its windows: those of stage '
+        f'{stage} are {sides[0]} x {sides[1]}, and window={model.window}',
+      )
+    sides = [-(-x // 2) for x in sides]
   config = dict(
     architectures=['SwinForImageClassification'],
     model_type='swin',

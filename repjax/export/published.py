@@ -37,6 +37,7 @@ from repjax.weights import vit_weights
 _NPZ = "The authors' VisionTransformer"
 # Folder of the base of LoRA, inside of that of the LoRA.
 BASE = 'base'
+_PROCESSOR = 'preprocessor_config.json'
 
 
 class Written(NamedTuple):
@@ -115,7 +116,7 @@ def write(
   """Writes a network as `transformers` or `peft` have it.
 
   Args:
-    folder: That exists.
+    folder: Made if it is not there.
     network: Found by `networks.of`.
     class_names: One a class, or None.
     scaling: Of a network of images: what its pixels go through, for the file
@@ -145,18 +146,11 @@ def write(
   names = (
     _lora_names(model, made) if isinstance(model, adapters.Adapted) else None
   )
-  if scaling is not None:
-    files.write_json(
-      folder / 'preprocessor_config.json',
-      _processor(_image_shape(network), scaling),
-    )
+  processor = scaling and _processor(_image_shape(network), scaling)
   if not isinstance(model, adapters.Adapted) or names is None:
-    _write_whole(folder, made, network)
+    _write_whole(_made(folder), made, network, processor)
     return Written(made)
-  if not base:
-    base = BASE
-    (folder / BASE).mkdir()
-    _write_whole(folder / BASE, made, network)
+  # First, since it may refuse.
   peft_files.save_lora(
     folder,
     model,
@@ -164,6 +158,11 @@ def write(
     names=names,
     task_type=made.task_type or None,
   )
+  if not base:
+    base = BASE
+    _write_whole(_made(folder / BASE), made, network, None)
+  if processor is not None:
+    files.write_json(folder / _PROCESSOR, processor)
   config = folder / 'adapter_config.json'
   files.write_json(
     config, {**files.read_json(config), 'base_model_name_or_path': base}
@@ -178,19 +177,17 @@ def write_npz(folder: str | os.PathLike, network: networks.Network) -> None:
     InputError: It is no ViT, has adapters, or the authors' would say something
       else of its images.
   """
-  if not isinstance(network.module, vit.ViT):
+  model = network.base
+  adapted = isinstance(network.module, adapters.Adapted)
+  if adapted or not isinstance(model, vit.ViT):
     raise types.InputError(
       f'--format=npz has the names of ViT, and this run has a '
       f'{type(network.module).__name__} of {type(network.base).__name__}: give '
       '--format=transformers or jax, or --merge for the LoRA of a ViT.'
     )
-  model = network.base
-  assert isinstance(model, vit.ViT)
   form.check_attention(_NPZ, model.attention_fn)
   form.check(_NPZ, model, representation_dim=None, position='learned')
-  vit_weights.save_npz(
-    pathlib.Path(folder) / 'model.npz', network.variables['params']
-  )
+  vit_weights.save_npz(_made(folder) / 'model.npz', network.params)
 
 
 def write_timm(folder: str | os.PathLike, network: networks.Network) -> None:
@@ -200,15 +197,17 @@ def write_timm(folder: str | os.PathLike, network: networks.Network) -> None:
     InputError: It is no Swin, has adapters, or timm's would say something else
       of its images.
   """
-  if not isinstance(network.module, swin.Swin):
+  model = network.base
+  adapted = isinstance(network.module, adapters.Adapted)
+  if adapted or not isinstance(model, swin.Swin):
     raise types.InputError(
       f'--format=timm has the names of Swin, and this run has a '
       f'{type(network.module).__name__} of {type(network.base).__name__}: give '
       '--format=transformers or jax.'
     )
-  images.check_timm(network.module, _image_shape(network))
+  images.check_timm(model, _image_shape(network))
   swin_weights.save(
-    pathlib.Path(folder) / 'model.safetensors', network.params, layout='timm'
+    _made(folder) / 'model.safetensors', network.params, layout='timm'
   )
 
 
@@ -227,9 +226,19 @@ def _lora_names(model: adapters.Adapted, made: form.Form) -> peft_files.Names:
   return made.names
 
 
-def _write_whole(folder, made: form.Form, network):
-  files.write_json(folder / 'config.json', made.config)
+def _write_whole(folder, made: form.Form, network, processor):
+  # First, since it may refuse.
   made.save(folder / 'model.safetensors', network.params)
+  files.write_json(folder / 'config.json', made.config)
+  if processor is not None:
+    files.write_json(folder / _PROCESSOR, processor)
+
+
+def _made(folder) -> pathlib.Path:
+  """The folder, which is there now."""
+  path = pathlib.Path(folder)
+  path.mkdir(parents=True, exist_ok=True)
+  return path
 
 
 def _image_shape(network) -> tuple[int, int, int]:

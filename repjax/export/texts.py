@@ -69,6 +69,9 @@ def of_encoder(
     task_type, wanted = ('' if masked else 'FEATURE_EXTRACTION'), _ENCODERS
   what = f'{prefix}{what}'
   form.check_attention(what, model.attention_fn)
+  if what == 'RobertaForMaskedLM':
+    # Its head has this one whatever `hidden_act` says.
+    form.check(what, model, activation='gelu_exact')
   offset = 2 if family == 'roberta' else 0
   form.check(
     what, model, **wanted, position_offset=offset, activation_dropout_rate=0.0
@@ -184,6 +187,7 @@ def of_t5(model: t5.T5) -> form.Form:
   """T5ForConditionalGeneration, of version 1.0 or 1.1."""
   what, layer = 'T5ForConditionalGeneration', model.config
   form.check_attention(what, layer.attention_fn)
+  form.check(what, model, num_positions=0)
   if model.tied != model.scaled:
     form.refuse(
       what,

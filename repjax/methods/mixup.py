@@ -69,9 +69,9 @@ def make(
     mix_rate: Probability that an example (or, with `per='batch'`, the batch) is
       mixed at all, in [0, 1]. CutMix uses 0.5 for CIFAR.
     layers: Only for 'manifold': names of the submodules after which may be
-      mixed, such as ('input', 'stage_0', 'stage_1'), where 'input' is the
-      image and '/' separates the names inside a submodule. One of them is
-      drawn for each step. What an affine layer gives is blended as its input
+      mixed, such as ('input', 'stage_0', 'stage_1'), where 'input' is what
+      the model sees and '/' separates the names inside a submodule. One of them
+      is drawn for each step. What an affine layer gives is blended as its input
       is, so the last hidden activations of `models.mlp.Mlp` are 'head'.
     **settings: Further arguments of `supervised.make`.
 
@@ -142,8 +142,8 @@ def mix(
   and where the row or its partner is padding.
 
   Args:
-    batch: 'image' [B, H, W, C], float, 'label' [B] or soft labels 'target'
-      [B, C], and 'mask' [B]; B is even.
+    batch: 'image' [B, H, W, C] or another input of numbers, float [B, ...],
+      'label' [B] or soft labels 'target' [B, C], and 'mask' [B]; B is even.
     rng: Equal on all devices.
     num_classes: C.
     alpha: lambda ~ Beta(alpha, alpha), >= 0; 0 mixes nothing.
@@ -155,22 +155,42 @@ def mix(
     mix_rate: Probability that an example or the batch is mixed, in [0, 1].
 
   Returns:
-    The batch with the mixed 'image' and their labels 'target' [B, C]; 'label'
+    The batch with the mixed input and its labels 'target' [B, C]; 'label'
     stays.
+
+  Raises:
+    InputError: If a setting is out of range, the input is none of numbers, or
+      boxes are to be cut from what is no image.
   """
   _check(alpha=alpha, per=per, mix_rate=mix_rate)
-  image = batch['image']
+  name = _input_of(batch)
+  mixed = batch[name]
   weight, centre, _ = _draw(
     batch['mask'], rng, alpha=alpha, per=per, mix_rate=mix_rate
   )
   if kind == 'mixup':
-    image = mix_rows(image, weight)
+    mixed = mix_rows(mixed, weight)
+  elif kind == 'cutmix' and name == 'image':
+    mixed, weight = _paste(mixed, weight, centre)
   elif kind == 'cutmix':
-    image, weight = _paste(image, weight, centre)
+    raise InputError(
+      f"kind='cutmix' cuts boxes from 'image', not from {name!r}"
+    )
   else:
     raise InputError(f"kind is 'mixup' or 'cutmix' here; got {kind=}")
   target = mix_rows(_target(batch, num_classes), weight)
-  return {**batch, 'image': image, 'target': target}
+  return {**batch, name: mixed, 'target': target}
+
+
+def _input_of(batch):
+  """Name of the input that is blended."""
+  name = next((x for x in types.INPUTS if x in batch), None)
+  if name is None:
+    raise InputError(
+      f'A batch with an input ({", ".join(types.INPUTS)}) is mixed; this one '
+      f'has {", ".join(sorted(batch))}.'
+    )
+  return name
 
 
 def mix_rows(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -273,11 +293,12 @@ def _mixed_forward(model, inputs, variables, batch, rng, *, layers):
     seen.add(name)
     return mixed(name, output) if name in layers else output
 
-  image = batch['image']
-  image = mixed('input', image) if 'input' in layers else image
+  if 'input' in layers:
+    name = _input_of(batch)
+    batch = {**batch, name: mixed('input', batch[name])}
   with nn.intercept_methods(interceptor):
     logits, model_state = model_inputs.forward(
-      model, inputs, variables, {**batch, 'image': image}, rng
+      model, inputs, variables, batch, rng
     )
   for name in layers:
     if name not in seen:

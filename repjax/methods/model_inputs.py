@@ -87,6 +87,9 @@ def init(
 ) -> types.PyTree:
   """The model's fresh variables."""
   args, kwargs = inputs(batch)
+  from repjax.methods import call_signature  # Where a run begins, once.
+
+  call_signature.check(model, ('train', *kwargs))
   return model.init({'params': rng}, *args, train=False, **kwargs)
 
 

@@ -9,12 +9,23 @@ import dataclasses
 import functools
 from typing import Any
 from typing import NamedTuple
+from typing import Protocol
+from typing import runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.layers import frozen
 from repjax.types import InputError
+
+
+@runtime_checkable
+class ChecksPrompts(Protocol):
+  """A model that does not go on behind every prompt."""
+
+  def check_prompt(self, mask: jax.Array | None) -> None:
+    """Refuses a prompt by its mask [B, L], 0 for padding."""
 
 
 class Generated(NamedTuple):
@@ -134,6 +145,10 @@ def generate(
     if sampler.temperature > 0:
       raise InputError(f'{sampler} needs rng, a key of jax.random.key')
     rng = jax.random.key(0)  # Not used.
+  # Below, numbers are traced, which no model can look at.
+  inner = model.plan.model if isinstance(model, frozen.PartlyTrained) else model
+  if isinstance(inner, ChecksPrompts):
+    inner.check_prompt(inputs.get('mask'))
   return _generate(
     model,
     variables,

@@ -208,7 +208,7 @@ class Swin(nn.Module):
     blocks, first = [], 0
     for stage, depth in enumerate(self.depths):
       own = dict(
-        mlp_dim=round(self.mlp_ratio * self.width(stage)),
+        mlp_dim=int(self.mlp_ratio * self.width(stage)),
         num_heads=self.num_heads[stage],
       )
       blocks.append(

@@ -215,6 +215,20 @@ class T5(nn.Module):
     )
     return self._logits(features)
 
+  @nn.nowrap
+  def check_prompt(self, mask: jax.Array | None) -> None:
+    """Refuses prompts with padding behind their text; see `prefill`.
+
+    Args:
+      mask: [B, L]; of one that is traced nothing is known.
+    """
+    known = mask is not None and not isinstance(mask, jax.core.Tracer)
+    if known and not np.asarray(mask)[:, -1].all():
+      raise InputError(
+        'T5 goes on behind the last place: padding of a prompt stands in front '
+        'of its text'
+      )
+
   def prefill(
     self,
     tokens: jax.Array,
@@ -239,12 +253,7 @@ class T5(nn.Module):
     Raises:
       InputError: There is no room for it, or there is padding behind a text.
     """
-    known = mask is not None and not isinstance(mask, jax.core.Tracer)
-    if known and not np.asarray(mask)[:, -1].all():
-      raise InputError(
-        'T5 goes on behind the last place: padding of a prompt stands in front '
-        'of its text'
-      )
+    self.check_prompt(mask)
     batch, length = tokens.shape
     if length > max_length:
       raise InputError(

@@ -36,7 +36,8 @@ def in_turn(
   momentum of their turn. As in PyTorch, where a parameter without a gradient is
   skipped, neither a parameter nor a moment of a block moves out of its turn.
   What a chain keeps of no block (counts, with them schedules) goes on in every
-  step: it counts steps of all blocks.
+  step: it counts steps of all blocks. A `count` beside moments, by which Adam
+  corrects their bias, is that of the turn: they begin at 0 with it.
 
   Args:
     tx: Any chain whose moments have the parameters' names.
@@ -78,7 +79,25 @@ def in_turn(
         leaves.append(leaf)
       return jax.tree.unflatten(jax.tree.structure(new), leaves)
 
-    moved, inner = tx.update(updates, state.inner, params, **extra)
+    def of_turn(inner):
+      """The state with the turn's steps in counts that stand by moments."""
+      flat = trees.flatten(inner)
+      beside = {
+        path[: -len(name) - 1]
+        for path in flat
+        for name in named
+        if path[-len(name) :] == name and len(path) > len(name)
+      }
+      steps = state.step - now * steps_per_block
+      leaves = [
+        steps.astype(leaf.dtype)
+        if path[-1] == 'count' and path[:-1] in beside
+        else leaf
+        for path, leaf in flat.items()
+      ]
+      return jax.tree.unflatten(jax.tree.structure(inner), leaves)
+
+    moved, inner = tx.update(updates, of_turn(state.inner), params, **extra)
     still = jax.tree.map(jnp.zeros_like, moved)
     return of_now(moved, still), InTurnState(
       state.step + 1, of_now(inner, state.inner)

@@ -191,5 +191,8 @@ def choose_rates(
   chosen = np.zeros(len(names), int)
   for kind in np.unique(names):
     others = fails & (names != kind)
-    chosen[names == kind] = (tried * others).sum((1, 2)).argmax()
+    earned = np.where(others, tried, 0.0).sum((1, 2))
+    # Where an agent of others is spoilt, the rate is none.
+    earned = np.where(np.isfinite(earned), earned, -np.inf)
+    chosen[names == kind] = earned.argmax()
   return chosen

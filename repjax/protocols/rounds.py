@@ -1,20 +1,17 @@
 """Device code: federated rounds, users side by side in one compiled call.
 
-A user trains the server's model on rows of its own, and sends what that has
-changed; the server sees a sum over users and makes a step of it (McMahan et
-al., 'Communication-Efficient Learning of Deep Networks from Decentralized
-Data', AISTATS 2017, algorithm 1, https://arxiv.org/abs/1602.05629). One local
-step is FedSGD, several are FedAvg, or FedOpt with another server optimizer
-(Reddi et al., ICLR 2021, https://arxiv.org/abs/2003.00295).
+A user trains the server's model on its own rows and sends the change; the
+server makes a step of a sum over users (McMahan et al., AISTATS 2017, algorithm
+1, https://arxiv.org/abs/1602.05629). One local step is FedSGD, several FedAvg,
+FedOpt with another server optimizer (https://arxiv.org/abs/2003.00295).
 
 A user is any `types.Method` whose chain ends with `record()`, the server's
-optimizer any optax chain, which asks about users as others ask about rows
-(`OfUsers`). Behind `optim.dp_sgd` a round is user-level DP-FedAvg (McMahan et
-al., ICLR 2018, https://arxiv.org/abs/1710.06963), with users for rows in
-`privacy.accounting`: all of them in each round, or drawn by Poisson sampling,
-where places nobody is drawn for hold -1. A round's metrics are not private.
-
-Users are an axis under `vmap`; columns sharded along it leave each on a device.
+optimizer any optax chain, which asks about users as others ask about rows.
+Behind `optim.dp_sgd` a round is user-level DP-FedAvg (McMahan et al., ICLR
+2018, https://arxiv.org/abs/1710.06963), with users for rows in
+`privacy.accounting`: all in each round, or drawn by Poisson sampling, where
+places nobody is drawn for hold -1. A round's metrics are not private. Users are
+an axis under `vmap`; columns sharded along it leave each on a device.
 """
 
 from collections.abc import Callable
@@ -65,7 +62,7 @@ class Sent(NamedTuple):
   Attributes:
     update: Minus the change of the parameters, [U, ...]: the direction of a
       gradient; with one step of `optax.sgd(1.0)`, the mean gradient itself.
-    weight: Number of real rows that each user went through, [U].
+    weight: What each user counts, [U].
     model_state: The model's other collections after it, [U, ...].
     sums: Sums of the method's metrics, [U].
   """
@@ -114,6 +111,7 @@ def send(
   rng: jax.Array,
   *,
   what: Literal['sum', 'difference'] = 'sum',
+  weight: jax.Array | None = None,
 ) -> Sent:
   """What all users make of the server's model.
 
@@ -126,6 +124,8 @@ def send(
     rng: Of this round.
     what: 'sum' of the updates, or 'difference' of the parameters, which is what
       real protocols send, rounded to the parameters' type.
+    weight: What each user counts, [U], such as its number of rows n_k, as in
+      FedAvg; None: real rows that it goes through, alike where steps end first.
 
   Raises:
     InputError: When traced, if `what` is unknown, or nothing is recorded.
@@ -154,10 +154,13 @@ def send(
       update = jax.tree.map(jnp.negative, _recorded(end.opt_state))
     else:
       update = jax.tree.map(jnp.subtract, state.params, end.params)
-    weight = (rows >= 0).sum().astype(jnp.float32)
-    return Sent(update, weight, end.model_state, sums)
+    seen = (rows >= 0).sum().astype(jnp.float32)
+    return Sent(update, seen, end.model_state, sums)
 
-  return jax.vmap(of_user)(jnp.arange(order.shape[0]), order)
+  sent = jax.vmap(of_user)(jnp.arange(order.shape[0]), order)
+  if weight is not None:  # Who is not drawn counts nothing.
+    sent = sent._replace(weight=jnp.where(sent.weight > 0, weight, 0.0))
+  return sent
 
 
 @jax.default_matmul_precision('highest')  # Nothing sent is rounded.
@@ -165,7 +168,7 @@ def secure_sum(sent: Sent) -> tuple[types.PyTree, jax.Array]:
   """All that a server sees behind secure aggregation.
 
   Returns:
-    (sum over users of updates times rows, number of rows). Over FedSGD's
+    (sum over users of updates times weights, sum of weights). Over FedSGD's
     gradients, their ratio is the gradient of one large batch.
   """
   total = jax.tree.map(
@@ -178,14 +181,13 @@ class OfUsers:
   """What users sent, as a `types.GradFn`: of a server's optax chain."""
 
   def __init__(self, sent: Sent):
-    """Binds what was sent."""
     self._sent = sent
     self._params: list[jax.Array] | None = None
     self.asked = types.Asked()
     self.clipped_aux = None
 
   def __call__(self, params, *, sync=True):
-    """The mean over users, by their rows: FedAvg's step."""
+    """The mean over users, by their weights: FedAvg's step."""
     del sync  # Users are on no device of their own.
     self.asked.check_open()
     leaves = jax.tree.leaves(params)
@@ -238,13 +240,12 @@ class OfUsers:
     def weigh(x):
       return jnp.where(finite > 0, x, 0).sum(), finite.sum()
 
-    self.clipped_aux = self._aux(
-      {
-        'gradient_norm': weigh(norms),
-        'unclipped': weigh((norms <= clip_norm).astype(jnp.float32)),
-        'nonfinite': ((real - finite).sum(), real.sum()),
-      }
-    )
+    more = {
+      'gradient_norm': weigh(norms),
+      'unclipped': weigh((norms <= clip_norm).astype(jnp.float32)),
+      'nonfinite': ((real - finite).sum(), real.sum()),
+    }
+    self.clipped_aux = self._aux(more)
     return jax.tree.map(add, self._sent.update), self.clipped_aux
 
   def _aux(self, more):
@@ -278,8 +279,8 @@ class Rounds(NamedTuple):
 
   Attributes:
     begin: Fresh state of the users' method -> Server.
-    step: (Server, columns, order [U, T, B], rng) -> (Server, sums), as `send`
-      takes them; compiled.
+    step: (Server, columns, order [U, T, B], rng, weight=None) -> (Server,
+      sums), as `send` takes them; compiled.
   """
 
   begin: Callable[[types.TrainState], Server]
@@ -300,15 +301,15 @@ def make(
       which puts the mean of the users' models in the place of the old one.
     what: Users send: see `send`.
   """
-  tx = optax.sgd(1.0) if server_tx is None else server_tx
-  tx = optax.with_extra_args_support(tx)
+  tx = optax.with_extra_args_support(server_tx or optax.sgd(1.0))
 
   def begin(state):
     return Server(state, tx.init(state.params))
 
-  def step(server, columns, order, rng):
+  def step(server, columns, order, rng, weight=None):
     state = server.state
-    grad_fn = OfUsers(send(method, state, columns, order, rng, what=what))
+    sent = send(method, state, columns, order, rng, what=what, weight=weight)
+    grad_fn = OfUsers(sent)
     mean, aux = grad_fn(state.params)
     updates, opt_state = tx.update(
       mean, server.opt_state, state.params, grad_fn=grad_fn
@@ -326,9 +327,8 @@ def make(
 
 def _recorded(opt_state):
   """The sum of updates in a state of an optax chain."""
-  is_record = lambda x: isinstance(x, RecordState)  # noqa: E731
-  leaves = jax.tree.leaves(opt_state, is_leaf=is_record)
-  found = [x for x in leaves if is_record(x)]
+  known = lambda x: isinstance(x, RecordState)  # noqa: E731
+  found = [x for x in jax.tree.leaves(opt_state, is_leaf=known) if known(x)]
   if len(found) != 1:
     raise types.InputError(
       "what='sum' needs one link that records it: end the users' chain with "

@@ -230,7 +230,8 @@ def _fit(path, source, params, head, resize, old_grid, new_grid):
     logging.info('%s: left out %s', path, sorted(left_out))
     source = {name: x for name, x in source.items() if name not in left_out}
     tables = [x for x in wanted if x.endswith('.relative_position_bias_table')]
-    if _SHARED in source and _SHARED not in tables:
+    # A network without such tables is told what it leaves over.
+    if tables and _SHARED in source and _SHARED not in tables:
       shared = source.pop(_SHARED)
       source |= {name: shared for name in tables}
   hint = (

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from repjax import files
 from repjax.models import inception
+from repjax.types import InputError
 from repjax.types import PyTree
 from repjax.weights import torch_layout
 
@@ -28,6 +29,8 @@ _NAMES = (
   (r'/(kernel|scale)$', '/weight'),
   (r'/', '.'),
 )
+# Of the network that the FID is defined by; torchvision's has 1000.
+_NUM_CLASSES = 1008
 # What features do not need: classes, the second head, counters.
 _LEFT_OUT = ('fc.', 'AuxLogits.')
 
@@ -63,6 +66,13 @@ def load(path: str | os.PathLike) -> PyTree:
     found = files.read_arrays(path)
   else:
     found = torch_layout.read(path)
+  classes = found.get('fc.weight')
+  if classes is not None and len(classes) != _NUM_CLASSES:
+    raise InputError(
+      f'{path}: its classifier has {len(classes)} classes, and the network of '
+      f'the FID {_NUM_CLASSES}: it is another Inception, whose distances '
+      "compare with no published ones; take pytorch-fid's file."
+    )
   source = {
     name: x
     for name, x in found.items()

@@ -74,6 +74,9 @@ def _encoder_fields(stored, offset):
 
 def _roberta_fields(stored):
   stored.check('pad_token_id', (1,))  # Positions begin after it.
+  if 'RobertaForMaskedLM' in (stored('architectures', None) or ()):
+    # The head of masked tokens has it whatever the layers have.
+    stored.check('hidden_act', ('gelu',))
   return _encoder_fields(stored, 2)
 
 

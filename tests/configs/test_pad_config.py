@@ -9,6 +9,7 @@ import pytest
 from configs import pad as recipe
 from configs.parts import acting
 from configs.parts import control
+from configs.parts import policies
 from repjax import trees
 from repjax import types
 from repjax.adapt import pad
@@ -154,3 +155,33 @@ def test_without_own_convolutions_the_task_reads_what_the_actor_reads():
 def test_more_convolutions_of_its_own_than_there_are_is_refused():
   with pytest.raises(types.InputError, match='own_channels'):
     control.network(_config(own_channels=(4,) * 5))
+
+
+def test_fields_that_agents_do_not_read_are_refused():
+  config = _config()
+  config.task.weight = 0.5
+  with pytest.raises(types.InputError, match=r'config.task.weight=0.5'):
+    policies.acting(config)
+  config.step.ema_decay = 0.9
+  with pytest.raises(types.InputError, match=r'config.step.ema_decay=0.9'):
+    acting.experiment(config, None, None, None)
+
+
+def test_without_a_weight_there_is_no_task(monkeypatch):
+  given = []
+  monkeypatch.setattr(control, 'worlds', lambda *_, **__: _Worlds())
+  monkeypatch.setattr(
+    policies.acting_part,
+    'learner',
+    lambda *_, task, **__: given.append(task),
+  )
+  monkeypatch.setattr(policies.acting_part, 'experiment', lambda *_, **__: None)
+  for weight in (0.0, 1.0):
+    config = _config()
+    config.task.weight = weight
+    policies.acting(config)
+  assert given[0] is None and callable(given[1])
+
+
+class _Worlds:
+  action_dim = _DIM

@@ -3,6 +3,7 @@
 import pytest
 
 from configs import dp_finetuning
+from configs import dp_tuning
 from configs.parts import private
 from repjax import types
 
@@ -40,3 +41,18 @@ def test_a_rate_alone_decides_and_its_batch_size_may_be_said(rate):
   assert plan.rate == rate
   again = plan_of(batch_size=round(rate * ROWS), **{'dp.sampling_rate': rate})
   assert again == plan
+
+
+@pytest.mark.parametrize('recipe', [dp_finetuning, dp_tuning])
+def test_more_steps_than_those_of_the_epochs_are_refused(recipe):
+  config = recipe.get_config('small')
+  config.min_steps = 1000
+  with pytest.raises(types.InputError, match=r'config.min_steps=1000 counts'):
+    recipe.build(config)
+
+
+def test_images_have_no_adapter():
+  config = dp_finetuning.get_config('small')
+  config.adapter.kind = 'lora'
+  with pytest.raises(types.InputError, match=r"config.adapter.kind='lora'"):
+    dp_finetuning.build(config)

@@ -6,6 +6,7 @@ import pytest
 from configs import pad as pad_recipe
 from configs import sac as sac_recipe
 from configs.studies import pad
+from launch.lib import results
 from repjax import run
 from repjax import types
 
@@ -39,7 +40,12 @@ def _tiny():
 
 def test_agents_learn_and_adapt_in_all_looks(suite):
   report = pad.run(_tiny(), (0, 1))
-  assert {'failing', 'gain', 'cost'} <= set(report.scalars)
+  judged = {x['name']: x for x in results.judge(pad.CLAIMS, report.scalars)}
+  assert set(judged) == {'failing', 'suite_gain', 'suite_cost'}
+  assert 'unmet' not in judged['suite_cost']
+  failing = np.ones(2)
+  judged = results.judge(pad.CLAIMS, {**report.scalars, 'failing': failing})
+  assert not any('unmet' in x for x in judged)
   for name, values in report.scalars.items():
     assert len(values) == 2, name
     assert np.isfinite(values).all(), name

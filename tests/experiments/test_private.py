@@ -157,6 +157,9 @@ def test_overflows_may_be_rarer_and_not_more_frequent():
   assert rarer.noise_multiplier == first.noise_multiplier
   with pytest.raises(types.InputError, match=r'config\.dp\.overflow=.*e-1'):
     private.plan(40, **TINY, overflow=1e-3)
+  given = dict(TINY, epsilon=math.inf, noise_multiplier=first.noise_multiplier)
+  with pytest.raises(types.InputError, match=r'config\.dp\.overflow=.*e-1'):
+    private.plan(40, **given, overflow=1e-3)
 
 
 def test_parts_of_a_run_agree_with_its_plan(plan, rows):

@@ -14,6 +14,7 @@ from repjax.export import form
 from repjax.export import networks
 from repjax.export import published
 from repjax.layers import adapters
+from repjax.layers import frozen
 from repjax.layers import performer
 from repjax.models import mlp
 from repjax.models import text_heads
@@ -114,6 +115,35 @@ def test_lora_comes_back_on_its_base(name, tmp_path):
     tmp_path, network.module, own, names=written.form.names
   )
   jax.tree.map(np.testing.assert_array_equal, loaded, network.variables)
+
+
+def test_a_folder_is_made_and_written_again(tmp_path):
+  network = small_networks.with_lora('gpt2')
+  for _ in range(2):
+    published.write(tmp_path / 'new' / 'folder', network)
+  assert (tmp_path / 'new' / 'folder' / 'base' / 'config.json').exists()
+  # peft has one matrix for queries, keys and values.
+  some = adapters.adapt(network.base, {'.*/(query|value)': adapters.lora(2)})
+  tokens = small_networks.tokens()
+  variables = some.init(jax.random.key(0), tokens, train=False)
+  with pytest.raises(types.InputError, match='needs LoRA at'):
+    published.write(
+      tmp_path / 'other', networks.Network(some, variables, (tokens,))
+    )
+  assert not (tmp_path / 'other').exists()
+
+
+def test_a_part_that_was_trained_is_written_with_the_rest(tmp_path):
+  whole = small_networks.named('vit of patches')
+  model = frozen.train_only(whole.base, lambda path: path[0] == 'head')
+  head = {'head': whole.params['head']}
+  rest = {k: x for k, x in whole.params.items() if k != 'head'}
+  network = networks.Network(
+    model, {'params': head, types.FROZEN: rest}, whole.args
+  )
+  published.write_npz(tmp_path, network)
+  loaded = vit_weights.load_vit(tmp_path / 'model.npz', whole.params)
+  jax.tree.map(np.testing.assert_array_equal, loaded, whole.params)
 
 
 def test_published_weights_are_a_base_by_their_name(tmp_path):
@@ -245,6 +275,17 @@ def bare(model, *args):
     (small_networks.DECODERS['gpt2'].clone(num_positions=None), 'of a number'),
     (small_networks.BOTH['bart'].clone(position_offset=0), 'position_offset=2'),
     (small_networks.BOTH['t5'].clone(scaled=False), 'tied'),
+    (small_networks.BOTH['t5'].clone(num_positions=9), 'num_positions=0'),
+    # Its maps are 6 x 6 and 3 x 3.
+    (small_networks.IMAGES['swin'].clone(window=4), 'stage 1 are 3 x 3'),
+    (
+      text_heads.MaskedLM(
+        **dict(vocab_size=9, hidden_dim=8, mlp_dim=8, num_heads=2),
+        **dict(num_layers=1, num_positions=9, position_offset=2),
+        **dict(norm='post', embedding_norm=True, activation='relu'),
+      ),
+      "activation='gelu_exact'",
+    ),
     (small_networks.CLIP.clone(initial_bias=-10.0), 'initial_bias=None'),
     (
       small_networks.CLIP.clone(image_tower=small_networks.IMAGES['vit']),

@@ -163,6 +163,15 @@ def test_a_private_run_states_what_it_may_claim(tmp_path):
     # Fewer steps give away less.
     assert (claimed in card) == (name == 'last')
     assert '-differential privacy of one row' in card
+    # Nor may what was not trained be claimed.
+    other = tmp_path / f'{name}_other'
+    changes = (
+      '--config=configs/dp_finetuning.py:smoke',
+      '--config.dp.epsilon=.5',
+    )
+    code, output = export(workdir, other, '--format=jax', '--step=4', *changes)
+    assert code == 0 and 'no privacy is claimed' in output
+    assert '-differential privacy' not in (other / 'README.md').read_text()
     assert {x.name for x in (tmp_path / name).iterdir()} == {
       'README.md',
       'predict.jax',

@@ -376,6 +376,18 @@ def test_a_layer_that_the_model_does_not_have_is_refused():
     mixed_update(alpha=1.0, kind='manifold', layers=('hiden_0',))
 
 
+def test_numbers_of_any_input_are_mixed_and_boxes_cut_from_images_alone():
+  batch = dict(unit_batch())
+  features = batch.pop('image').reshape(ROWS, -1)
+  mixed = mix({**batch, 'features': features})
+  weights = np.asarray(mixed['target'])
+  np.testing.assert_allclose(mixed['features'], weights @ features, rtol=1e-5)
+  with pytest.raises(types.InputError, match="not from 'features'"):
+    mix({**batch, 'features': features}, kind='cutmix')
+  with pytest.raises(types.InputError, match='A batch with an input'):
+    mix(batch)
+
+
 def test_images_of_integers_are_refused():
   batch = random_batch()
   batch['image'] = batch['image'].astype(jnp.uint8)

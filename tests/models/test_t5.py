@@ -254,3 +254,10 @@ def test_padding_in_front_changes_no_text(num_positions):
       max_length=6,
       method='prefill',
     )
+  # In the loop, which is compiled, too.
+  write = functools.partial(
+    decoding.generate, net, variables, target, source=source, max_new_tokens=2
+  )
+  assert write(mask=own).tokens.shape == (len(target), 2)
+  with pytest.raises(types.InputError, match='in front of its text'):
+    write(mask=own[:, ::-1])

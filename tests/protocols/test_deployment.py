@@ -29,6 +29,15 @@ def test_a_looks_own_kind_counts_for_nothing():
   np.testing.assert_array_equal(chosen, [1, 1, 1, 0])
 
 
+def test_a_rate_that_spoils_an_agent_is_not_chosen():
+  tried = np.array([[[9.0, 5.0, 5.0]], [[9.0, 6.0, 6.0]], [[9.0, np.nan, 4.0]]])
+  fails = np.array([[False, True, True]])
+  kinds = ['training', 'light', 'stripes']
+  # Of its own kind nothing is seen, and of stripes 4 is the least.
+  chosen = deployment.choose_rates(tried, fails, kinds)
+  np.testing.assert_array_equal(chosen, [1, 1, 1])
+
+
 def test_all_agents_have_the_rate_that_is_best_for_them_together():
   tried = np.array([[[0.0, 5.0], [0.0, 1.0]], [[0.0, 3.0], [0.0, 4.0]]])
   fails = np.array([[False, True]] * 2)

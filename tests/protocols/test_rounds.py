@@ -94,6 +94,31 @@ def test_users_of_unequal_size_count_by_their_rows(plain):
   )
 
 
+def test_users_count_by_all_their_rows_where_steps_end_first(plain):
+  made, state = plain
+  table = np.full((3, 20), -1)
+  for user, size in enumerate((20, 12, 5)):
+    table[user, :size] = np.arange(size) + 20 * user
+  order = rounds.order(table, steps=1, batch_size=5, seed=0)
+  sizes = (table >= 0).sum(1)
+  sent = rounds.send(
+    made, state, COLUMNS, order, jax.random.key(0), weight=sizes
+  )
+  federated = rounds.make(made)
+  server, _ = federated.step(
+    federated.begin(state), COLUMNS, order, jax.random.key(0), weight=sizes
+  )
+  of_users = [
+    jax.tree.map(lambda x, i=i: np.asarray(x[i]), sent.update) for i in range(3)
+  ]
+  expected = jax.tree.map(
+    lambda p, *x: p - np.average(x, axis=0, weights=[20, 12, 5]),
+    jax.device_get(state.params),
+    *of_users,
+  )
+  chex.assert_trees_all_close(server.state.params, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize('what', ['sum', 'difference'])
 def test_averaging_is_a_loop_over_users_and_steps(plain, what):
   del plain

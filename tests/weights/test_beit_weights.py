@@ -163,6 +163,12 @@ def test_a_pre_trained_file_as_it_is_fits_no_classifier(file):
     beit_weights.load(file, draw(classifier()), head='new')
 
 
+def test_positions_that_the_network_has_not_are_named(file):
+  target = draw(classifier(relative='none'))
+  with pytest.raises(InputError, match=r'unexpected .*relative_position_bias'):
+    beit_weights.load(file, target, head='replace')
+
+
 def test_a_config_makes_the_model_or_says_why_not(tmp_path):
   stored = dict(
     architectures=['BeitForImageClassification'],

@@ -60,6 +60,15 @@ def test_files_of_both_kinds_are_read_by_name(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+def test_the_network_of_imagenet_is_not_that_of_the_fid(tmp_path):
+  classes = np.zeros((1000, 2048), np.float32)
+  np.savez(tmp_path / 'it.npz', **arrays(), **{'fc.weight': classes})
+  with pytest.raises(
+    types.InputError, match=r'1000 classes, .* of the FID 1008'
+  ):
+    inception_weights.load(tmp_path / 'it.npz')
+
+
 @pytest.mark.parametrize('kind', ['missing', 'left over', 'shape', 'damaged'])
 def test_a_file_that_does_not_fit_is_refused_by_name(kind, tmp_path):
   stored, path = arrays(), tmp_path / 'it.npz'

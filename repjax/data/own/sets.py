@@ -85,7 +85,7 @@ def from_table(
       features='age+height' for numbers side by side.
   """
   place = pathlib.Path(path).expanduser()
-  inside = place.iterdir() if place.is_dir() else [place]
+  inside = list(place.iterdir()) if place.is_dir() else [place]
   kinds = [
     kind
     for kind, suffixes in tables.SUFFIXES.items()
@@ -181,9 +181,11 @@ def _rows_of(split, sizes, *, title):
   try:
     asked = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
   except (ValueError, AssertionError, KeyError) as error:
+    there = 'test' if 'test' in sizes else next(reversed(sizes))
     raise types.InputError(
       f"{title} has no split '{split}'; it has {shown}, and parts of them such "
-      "as 'train[:10%]': give --config.data.eval_splits=\"('test',)\", say."
+      f"as 'train[:10%]': give --config.data.eval_splits=\"('{there}',)\", "
+      'say, and a --config.run.best of it.'
     ) from error
   parts = []
   for x in asked:

@@ -32,7 +32,8 @@ def merge(model: adapting.Adapted, variables: types.PyTree) -> dict[str, Any]:
     InputError: There is another adapter, which is no change of a weight.
   """
   variables = core.unfreeze(variables)
-  leaves = traverse_util.flatten_dict(variables[types.FROZEN])
+  # Nothing is frozen where all of the base is trained beside.
+  leaves = traverse_util.flatten_dict(variables.get(types.FROZEN, {}))
   own = traverse_util.flatten_dict(variables['params'])
   layers: dict[Any, dict[str, jax.Array]] = {}
   for path, leaf in own.items():
@@ -156,7 +157,7 @@ def budget(model: adapting.Adapted, variables: types.PyTree) -> Budget:
     owner = model.plan.owner(path)
     name = 'base' if owner is None else owner[1].name
     parts[name] = parts.get(name, 0) + leaf.size
-  base = trees.size(variables[types.FROZEN]) + parts.get('base', 0)
+  base = trees.size(variables.get(types.FROZEN, {})) + parts.get('base', 0)
   return Budget(base, parts, trees.size(params) - sum(parts.values()))
 
 

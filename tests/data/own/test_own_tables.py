@@ -1,6 +1,7 @@
 """Tables: types of columns, labels, splits, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,6 +66,21 @@ def test_the_split_does_not_depend_on_the_order_of_lines(tmp_path):
   second = _csv(tmp_path / 'b.csv', rows[::-1], names)
   texts = [set(_load(x, 'test', 'csv').column('text')) for x in (first, second)]
   assert texts[0] == texts[1] and len(texts[0]) == 8
+
+
+def test_lines_of_json_stay_where_they_are_when_one_has_another_key(tmp_path):
+  rows = [{'text': f'text {i}', 'label': 'ab'[i % 2]} for i in range(60)]
+  for row in rows[::3]:
+    row['user'] = len(row['text'])
+  more = {'source': 'shop', 'label': 'a', 'text': 'one more'}
+  backwards = [dict(reversed(x.items())) for x in rows[::-1]]
+  found = []
+  for name, kept in (('a', rows), ('b', backwards), ('c', [*rows, more])):
+    path = tmp_path / f'{name}.jsonl'
+    path.write_text('\n'.join(map(json.dumps, kept)))
+    found.append(set(_load(path, 'test', 'jsonl').column('text')))
+  assert found[0] == found[1] and len(found[0]) == 12
+  assert len(found[0] & found[2]) >= 11
 
 
 def test_equal_rows_are_on_one_side(tmp_path):
@@ -199,6 +215,11 @@ def test_in_python(tmp_path):
   path = _jsonl(tmp_path / 'a.jsonl', ROWS * 5)
   rows = sets.from_table(path, 'train+test', label='stars')
   assert len(rows) == 20 and rows.num_classes == 2
+  folder = tmp_path / 'folder'
+  folder.mkdir()
+  for split in ('train', 'test'):
+    shutil.copy(path, folder / f'{split}.jsonl')
+  assert len(sets.from_table(folder, 'test', label='stars')) == 20
 
 
 def test_lines_end_where_files_say_so(tmp_path):

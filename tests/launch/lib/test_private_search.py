@@ -459,9 +459,18 @@ def test_a_report_without_a_statement_is_refused(sweep):
 
 @pytest.mark.parametrize('name', ['trials', 'seed', 'until'])
 def test_flags_of_the_plain_sweep_are_refused(name):
-  private_search.refuse(trials=None, seed=None, until=None)
+  private_search.refuse((), trials=None, seed=None, until=None)
   with pytest.raises(types.InputError, match=f'--{name}'):
-    private_search.refuse(**{name: 1})
+    private_search.refuse((), **{name: 1})
+
+
+@pytest.mark.parametrize(
+  'given', [('--track=wandb',), ('-track', 'mlflow'), ('--track=mlflow,wandb',)]
+)
+def test_trials_tell_no_server_of_themselves(given):
+  private_search.refuse(('--platform=cpu', '--track=tensorboard'))
+  with pytest.raises(types.InputError, match='tell a server its scores'):
+    private_search.refuse(('--platform=cpu', *given))
 
 
 @pytest.mark.slow

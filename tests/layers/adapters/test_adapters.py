@@ -14,6 +14,7 @@ import pytest
 from repjax import optim
 from repjax import parallel
 from repjax import trees
+from repjax import types
 from repjax.layers import adapters
 from repjax.methods import supervised
 from repjax.models import text_heads
@@ -236,6 +237,23 @@ def test_merged_weights_compute_the_same():
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
   variables['params'] = jax.tree.map(jnp.zeros_like, variables['params'])
   assert np.abs(run(model, variables, IMAGE) - expected).max() > 0.1
+
+
+def test_lora_beside_a_base_that_is_trained_is_merged_and_counted():
+  model = adapters.adapt(
+    Layers(), {'dense': adapters.lora(2)}, train=lambda path: True
+  )
+  variables = jax.jit(model.init)(jax.random.key(0), IMAGE)
+  assert not variables.get(types.FROZEN)
+  variables = {'params': shake(variables['params'])}
+  merged = adapters.merge(model, variables)
+  np.testing.assert_allclose(
+    run(Layers(), {'params': merged}, IMAGE),
+    run(model, variables, IMAGE),
+    **dict(rtol=1e-5, atol=1e-5),
+  )
+  found = adapters.budget(model, variables)
+  assert found.base == trees.size(Layers().init(jax.random.key(0), IMAGE))
 
 
 def batch():

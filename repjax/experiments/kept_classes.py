@@ -102,5 +102,7 @@ def names_of(experiment: types.Experiment) -> list[str] | None:
 
 def _names(experiment, config):
   """Names of the classes of an experiment's own files, or None."""
-  own = 'name' in config.data and prepared.is_own(config.data.name, '')
+  # Whoever has a config of their own may have no such group.
+  data = config.get('data') or {}
+  own = 'name' in data and prepared.is_own(data['name'], '')
   return names_of(experiment) if own else None
