@@ -33,8 +33,7 @@ nab: seven series of known causes, one column each, at the same thresholds.
 Anomalies are among the rows to learn from, too, and among those of validation.
 Adjusted F1 is .96 against .82 of the error and .95 of random scores, raw F1 .04
 against .34, AUROC .50 against .76. One pilot was in view, of 60 steps at one
-rate with two other seeds: adjusted F1 .97 against .77. The plain network's
-best rate is the lowest tried (measured).
+rate with two other seeds: adjusted F1 .97 against .77.
 """
 
 from absl import logging
