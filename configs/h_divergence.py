@@ -9,7 +9,9 @@ https://openreview.net/forum?id=KB5onONJIAU
 The loss of the paper's images is -ELBO of an autoencoder, and this recipe
 trains one: on real images (--config.term=real), on fakes, or on their mixture.
 H-Min is the mean of 'real/loss' and 'fake/loss' of the mixture's run, minus the
-smaller one of 'real/loss' of the first and 'fake/loss' of the second run.
+smaller one of 'real/loss' of the first and 'fake/loss' of the second run. All
+runs have the steps of one sample's epochs: a network that learns longer would
+say less of the others.
 
 paper: MNIST at its own size (theirs are scaled to 32 x 32), 200 images of each,
   an autoencoder of 128, 64 and 8 units, 500 epochs. Theirs are fakes of a
@@ -85,7 +87,7 @@ def build(
     training.make(network(config), tx, **config.step),
     batches=wiring.shuffled(config, chosen, recipe),
     sources=lambda split: presets.choose('data.eval_splits', split, rows),
-    steps=wiring.steps_of(config, len(chosen)),
+    steps=wiring.steps_of(config, len(real)),
     measure=_measure,
     figures=_figures,
     recipe=recipe,

@@ -114,6 +114,8 @@ def main() -> None:
     experiment, state = restored.start(_FLAGS)
     config = _FLAGS.config.value
 
+  import jax
+
   from repjax import loop
 
   split = _SPLIT.value
@@ -144,6 +146,8 @@ def main() -> None:
   seen = evaluator(state, experiment.evals(split), split=split)
   values = experiment.measure(*seen)
   logging.info('step %d, %d rows', step, len(seen[1]['mask']))
+  if jax.process_index():
+    return  # One of several says it.
   line = files.json_line({'step': step, 'split': split, **values})
   print(line, end='', flush=True)
   name = restored.file_name(split)

@@ -56,6 +56,10 @@ def main() -> None:
   logging.info(
     'step %d, %s row(s) of %s', int(made.state.step), len(lines), _INPUTS.value
   )
+  import jax
+
+  if jax.process_index():
+    return  # One of several says it.
   if not _OUTPUTS.value:
     print(_json(header, lines), end='', flush=True)
     return

@@ -38,7 +38,9 @@ _TRIALS = flags.DEFINE_integer(
   'Draw so many trials at random, each by itself, so that more can be asked '
   'for later. Without it: every combination of a space of lists.',
 )
-_SEED = flags.DEFINE_integer('seed', None, 'Of --trials; 0 by default.')
+_SEED = flags.DEFINE_integer(
+  'seed', None, 'Of --trials; 0 by default.', lower_bound=0
+)
 _METRIC = flags.DEFINE_string(
   'metric',
   '',
@@ -164,6 +166,8 @@ def _candidates(space) -> list[spaces.Fields]:
       raise types.InputError(
         '--space has a range, which has no grid: give --trials=N.'
       )
+    if _SEED.value is not None:
+      raise types.InputError('--seed draws --trials=N of --space: give both.')
     return spaces.grid(space)
   if _TRIALS.value < 1:
     raise types.InputError(f'--trials must be >= 1; got {_TRIALS.value}.')

@@ -68,8 +68,12 @@ def facts(
 
 
 def check_start(state: types.TrainState) -> None:
-  """Refuses processes of one run that would start from other parameters."""
-  check({'initial parameters': trees.crc32(jax.device_get(state.params))})
+  """Refuses processes of one run that would start, or go on, from others.
+
+  One that cannot read the newest checkpoint goes on from an older one.
+  """
+  params = trees.crc32(jax.device_get(state.params))
+  check({'step to start from': int(state.step), 'initial parameters': params})
 
 
 def code(recipe: str | None) -> str:

@@ -49,7 +49,7 @@ class GradFn:
       rng: This device's key.
       model_state: Other collections of the model before the step.
       microbatches: Parts in which the rows are gone through, one after the
-        other; the gradient is the same and memory is a part's.
+        other; the gradient is the same (but for batch norm's), memory a part's.
       compute_dtype: What the parameters are cast to for the loss, which does
         what it must with its inputs. Gradients come back in the parameters'
         own dtype.

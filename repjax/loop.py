@@ -158,6 +158,9 @@ class Evaluator:
       NonFiniteError: If what is predicted of a real row is NaN or infinite:
         NaN logits would count as class 0.
     """
+    if any(isinstance(x, np.ndarray) for x in jax.tree.leaves(state)):
+      # Once, and not for each batch.
+      state = parallel.replicate(state, self._devices)
     parts = []
     running: collections.deque[Any] = collections.deque()
     for batch in batches:

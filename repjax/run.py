@@ -94,9 +94,9 @@ def fit(
     from repjax import agreement  # Who is alone loads none of it.
 
     agreement.check(agreement.facts(experiment, config, origin or {}))
-  from repjax.experiments import kept_classes  # Not a part of every program.
+  from repjax.data.own import kept_classes  # Not a part of every program.
 
-  experiment = kept_classes.keep(pathlib.Path(workdir), experiment, config)
+  experiment = kept_classes.keep(files.path_of(workdir), experiment, config)
   directory = report.Run(workdir, track=track)
   with directory.held():
     finished = directory.result()
@@ -107,14 +107,8 @@ def fit(
       return finished
     directory.log()
     return _fit(
-      experiment,
-      config,
-      directory,
-      origin or {},
-      resume_config,
-      asked_to_stop,
-      started,
-      compiled,
+      *(experiment, config, directory, origin or {}, resume_config),
+      *(asked_to_stop, started, compiled),
     )
 
 
@@ -158,10 +152,8 @@ def _fit(
   )
   evaluate = _Evaluation(experiment)
 
-  def act(step, state, _):
-    experiment.companion.follow(step, state)
-
   def evaluate_and_save(step, state, _):
+    experiment.companion.follow(step, state)
     evaluates = step == experiment.steps or _due(step, config.run.eval_every)
     if not evaluates and not _due(step, config.run.save_every):
       return
@@ -193,7 +185,7 @@ def _fit(
       steps=experiment.steps,
       seed=config.seed,
       state=state,
-      hooks=(progress, act, evaluate_and_save, stop),
+      hooks=(progress, evaluate_and_save, stop),
       compiled=compiled,
     )
     if not evaluate.values:  # Nothing was left to train.
@@ -291,15 +283,17 @@ def _begin(experiment, config, directory, store, resume_config):
   guard.check(experiment, fresh, config.run.best)
   stored = store.read()
   if stored is None:
-    state = experiment.warm_start(fresh)
-    if jax.process_count() > 1:
-      from repjax import agreement
+    same, state = True, experiment.warm_start(fresh)
+  else:
+    same = _same(stored.config, config, directory, resume_config)
+    state = checkpoint.as_state(stored, fresh)
+  if jax.process_count() > 1:
+    from repjax import agreement
 
-      agreement.check_start(state)
+    agreement.check_start(state)
+  if stored is None:
     directory.truncate(-1)
     return state, {}
-  same = _same(stored.config, config, directory, resume_config)
-  state = checkpoint.as_state(stored, fresh)
   guard.resumed(fresh, state, same)
   step = int(state.step)
   if step > experiment.steps:
@@ -329,8 +323,7 @@ def _finish(experiment, directory, evaluate, facts):
     facts['train_seconds'],
     averages.summary(made['result']),
   )
-  logging.info('plots: %s', directory.workdir / 'plots')
-  logging.info('report: %s', directory.workdir / 'report.json')
+  logging.info('report: %s, beside plots/', directory.workdir / 'report.json')
   return made
 
 

@@ -118,8 +118,8 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     inception_weights.load(config.run.inception)
   shape = data.recipe.shape
   generator, _ = networks(config, shape)
-  # Of the last state that was judged: its counter, and its quality. Another run
-  # of this experiment may be at the same step.
+  # The last state that was judged, and its quality. Another run of this
+  # experiment may be at the same step.
   last: list[Any] = [None, {}]
 
   @functools.cache
@@ -147,13 +147,13 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
     return judged_samples.inception(config.run.inception, rows['image'])
 
   def quality(state, name):
-    if last[0] is not state.step:
+    if last[0] is not state:
       params = jax.device_get(state.extra.params)
       parts = range(-(-config.samples.judged // _AT_ONCE))
       images = [np.asarray(drawn(params, i, _AT_ONCE)) for i in parts]
       images = np.concatenate(images)[: config.samples.judged]
       found = judging().quality(images)._asdict()
-      last[:] = [state.step, {f'feature_{k}': x for k, x in found.items()}]
+      last[:] = [state, {f'feature_{k}': x for k, x in found.items()}]
       if config.run.inception:
         last[1] |= published().measure(images)
     return last[1][name]

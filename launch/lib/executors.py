@@ -90,7 +90,8 @@ def local(num_parallel: int) -> Executor:
           if trial.poll() is not None:
             del running[job]
             codes[job.name] = trial.returncode
-            seen(job, trial.returncode)
+            if seen(job, trial.returncode):
+              waiting.clear()
         time.sleep(_POLL)
     finally:
       for trial in running.values():
@@ -151,10 +152,14 @@ def slurm(
         for one in waiting.values():
           one.cancel(check=False)
       for job, one in list(waiting.items()):
-        if one.done() or told:
-          del waiting[job]
+        if job in waiting and (one.done() or told):
+          waiting.pop(job, None)
           codes[job.name] = app.PREEMPTED if told else _outcome(one, job)
-          seen(job, codes[job.name])
+          if seen(job, codes[job.name]):
+            for other, queued in list(waiting.items()):
+              if queued.state == 'PENDING':
+                queued.cancel(check=False)
+                del waiting[other]
       time.sleep(_POLL if cluster != 'slurm' else 2.0)
     return codes
 

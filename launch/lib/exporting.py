@@ -13,9 +13,10 @@ from repjax import files
 from repjax import report
 from repjax import run as runs
 from repjax import types
+from repjax.data.own import kept_classes
 from repjax.data.reading import cache
+from repjax.data.text import instruction_rows
 from repjax.data.text import tokens
-from repjax.experiments import kept_classes
 from repjax.experiments import private_keys
 from repjax.export import card
 from repjax.export import generators
@@ -23,6 +24,7 @@ from repjax.export import networks
 from repjax.export import program
 from repjax.export import published
 from repjax.export import snippets
+from repjax.models import t5
 from repjax.weights import packaged
 from repjax.weights import torch_layout
 
@@ -113,6 +115,8 @@ def _transformers(folder, network, made) -> card.Use:
   if 'augment' in config and 'mean' in config.augment:
     scaling = published.Scaling(config.augment.mean, config.augment.std)
   source, ids = None, _OWN_IDS
+  if isinstance(network.base, t5.T5):
+    ids = {**ids, 'decoder_start_token_id': instruction_rows.START}
   # Of a text model: with its own vocabulary.
   if weights and (place := _published_folder(weights)) is not None:
     source = place

@@ -108,7 +108,8 @@ def run(
   """Runs what is not finished, then writes the tables of all that is.
 
   Raises:
-    As `trials.run`, after the tables are written.
+    As `trials.run`, after the tables are written; what is refused leaves those
+    that stand there, which may be of another grid.
   """
   first = first_wave(grid)
   candidates = first + second_wave(grid, sweep.workdir)
@@ -116,8 +117,12 @@ def run(
     trials.run(sweep, first, execute, stop)
     if grid.twice:
       trials.run(sweep, candidates, execute, stop)
-  finally:
+  except types.InputError:
+    raise
+  except BaseException:
     write(grid, sweep.workdir, candidates)
+    raise
+  write(grid, sweep.workdir, candidates)
 
 
 def write(

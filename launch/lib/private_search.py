@@ -96,14 +96,12 @@ def is_asked_for() -> bool:
 
 def refuse(train_flags: Sequence[str], **values: Any) -> None:
   """Refuses flags of the plain sweep that would void the privacy."""
-  for i, flag in enumerate(train_flags):
+  for flag, after in zip(train_flags, [*train_flags[1:], ''], strict=False):
     name, equals, value = flag.lstrip('-').partition('=')
-    if name == 'track' and not equals:
-      value = ''.join(train_flags[i + 1 : i + 2])
-    if name == 'track' and value not in ('tensorboard', ''):
+    if name == 'track' and (value if equals else after) != 'tensorboard':
       raise types.InputError(
-        f'--train_flags={flag} does not go with --private: every trial would '
-        'tell a server its scores, and so how many trials there were.'
+        f'--train_flags={flag} tells a server how many trials there are, and '
+        'does not go with --private.'
       )
   reasons = {
     'trials': 'a fixed number of trials is not covered: --law draws it',

@@ -153,7 +153,7 @@ def _read(workdir, said, step, *, data_dir, changes) -> Restored:
   from launch.lib import building
   from repjax import checkpoint
   from repjax import loop
-  from repjax.experiments import kept_classes
+  from repjax.data.own import kept_classes
 
   module = recipes.load_config_module(said.pop('file'))
   preset = said.pop('preset')

@@ -148,7 +148,7 @@ def _run(sweep, candidates, execute, stop, until) -> list[Trial]:
     if enough(value):
       logging.info('--until=%g is reached', until)
       reached.append(job.name)
-      stop.set()
+    return bool(reached)
 
   def enough(value):
     return None not in (value, until) and sweep.sign * (value - until) >= 0

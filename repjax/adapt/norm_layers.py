@@ -173,6 +173,13 @@ def with_statistics(predict: Predict, prior: float) -> Predict:
 def _statistics(prior: float) -> Iterator[None]:
   def change(call, args, kwargs: dict[str, Any], context):
     if isinstance(context.module, norms.BatchNorm):
+      if kwargs.get('mask') is None:
+        name = '/'.join(context.module.path)
+        raise types.InputError(
+          f'The norm {name!r} is called without the mask of real rows, so that '
+          'padding and rows of other domains would enter its statistics: pass '
+          'mask on to it.'
+        )
       kwargs = {**kwargs, 'prior': prior}
     return call(*args, **kwargs)
 

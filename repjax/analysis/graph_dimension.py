@@ -81,6 +81,11 @@ def geo_mle(
         1,
       )
     )
+  if not np.isfinite(dims).all():
+    raise types.InputError(
+      f'Neighbours of a row are equally far ({k1} and more of them), of which '
+      'no dimension follows: raise k1, or leave out rows that are alike.'
+    )
   radius, dim = np.mean(radii, 0), np.mean(dims, 0)  # [N, K]
   weight = 1 / np.maximum(np.std(dims, 0, ddof=1), 1e-9 * dim)
   return _at_zero(radius, dim, weight, degree, ridge)

@@ -77,8 +77,8 @@ def george(
   classes = np.unique(labels)
   # Else errors of the last ones would be in no slice.
   types.check_range(f'[{len(classes)}, inf)', num_slices=num_slices)
-  each = -(-num_slices // len(classes))
-  for label in classes:
+  each, odd = divmod(num_slices, len(classes))
+  for place, label in enumerate(classes):
     own = labels == label
     centre, basis = domino.principal(embeddings[own], pca_dim)
     # Rows of other classes are padding: one program serves all classes.
@@ -87,7 +87,8 @@ def george(
     share = np.asarray(_plain_shares(mixture, rows)) * own[:, None]
     loss = -np.log(np.maximum(probs[:, label], 1e-12))
     # The sum, as in Domino's copy of it: large clusters with errors.
-    chosen = np.argsort(-(loss @ share), kind='stable')[:each]
+    chosen = np.argsort(-(loss @ share), kind='stable')
+    chosen = chosen[: each + (place < odd)]
     parts.append((label, centre, basis, mixture, chosen))
 
   def slicing(embeddings, labels, probs):
@@ -96,7 +97,7 @@ def george(
       rows = _rows((embeddings - centre) @ basis, labels, probs)
       share = np.asarray(_plain_shares(mixture, rows))[:, chosen]
       columns.append(share * (labels == label)[:, None])
-    return np.concatenate(columns, 1)[:, :num_slices]
+    return np.concatenate(columns, 1)
 
   return slicing
 

@@ -58,12 +58,19 @@ def stage_costs(
     if not path or context.method_name != '__call__':
       return output
     stage = path[0]
-    work = _flops(context.module, args, output)
+    kind = type(context.module).__name__
+    if isinstance(context.module, nn.RNN | nn.RNNCellBase) or 'Scan' in kind:
+      raise types.InputError(
+        f'{"/".join(path)} is a loop ({kind}), whose steps are not counted: '
+        'build the network without it (scan_layers=False).'
+      )
+    work = _flops(context.module, (*args, *kwargs.values()), output)
     if work:
       flops[stage] = flops.get(stage, 0) + work
       kept[stage] = kept.get(stage, 0) + 4 * output.size
     if len(path) == 1:
-      places[stage] = math.prod(output.shape[1:-1])
+      shape = max((x.shape for x in jax.tree.leaves(output)), key=math.prod)
+      places[stage] = math.prod(shape[1:-1])
     return output
 
   def init(rng, image):
@@ -186,10 +193,15 @@ def whole_strides(strides: Sequence[float]) -> tuple[int, ...]:
 def _flops(module, args, output):
   """Of one call of a module that does the work; 0 of one that holds others."""
   if isinstance(module, nn.Conv):
-    taps = math.prod(module.kernel_size) * args[0].shape[-1]
+    size = module.kernel_size
+    whole = size if isinstance(size, int) else math.prod(size)
+    taps = whole * args[0].shape[-1]
     return 2 * output.size * taps // module.feature_group_count
   if isinstance(module, nn.Dense):
     return 2 * output.size * args[0].shape[-1]
+  if isinstance(module, nn.DenseGeneral):
+    axes = module.axis if isinstance(module.axis, tuple) else (module.axis,)
+    return 2 * output.size * math.prod(args[0].shape[x] for x in axes)
   if isinstance(module, diffstride.DiffStride):
     work, shape = 0, list(args[0].shape)
     for axis, size in enumerate(output.shape[1:-1], 1):

@@ -165,6 +165,11 @@ def _takes_the_rest(part):
 def _spread(cells, num_rows, rng):
   """So many rows over the cells; which ones get the odd rows, is drawn."""
   places = rng.permutation(np.flatnonzero(cells))
+  if num_rows and not len(places):
+    raise types.InputError(
+      f'The table cannot be realised: a part of {num_rows} row(s) has no cell, '
+      'as where the nuisance has one value: ask for none of them.'
+    )
   if not len(places):
     return np.zeros(cells.shape, np.int64)
   table = np.zeros(cells.size, np.int64)

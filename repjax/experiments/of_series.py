@@ -291,15 +291,14 @@ def _header(series, outputs):
 
 
 def _table(data: Data, split, outputs, columns) -> Iterator[list[Any]]:
-  """One line a row of a series: windows that lie one behind the other."""
+  """One line a row of a series: of the first window that forecasts it."""
   rows = data.sources(split).read(columns['index'])
   horizon, length = outputs['forecast'].shape[1], rows['series'].shape[1]
   behind: dict[int, int] = {}  # Series -> the row behind its last forecast.
   for i, entity in enumerate(rows['entity']):
     first = int(rows['position'][i]) + length
-    if first < behind.get(int(entity), 0):
-      continue
-    behind[int(entity)] = first + horizon
+    begin = max(0, behind.get(int(entity), 0) - first)
+    behind[int(entity)] = first + max(horizon, begin)
     series = data.series[entity]
     times = None
     if series.times is not None:
@@ -307,7 +306,7 @@ def _table(data: Data, split, outputs, columns) -> Iterator[list[Any]]:
       times = series.times[0] + step * np.arange(first, first + horizon)
     truth = series.in_units(outputs['target'][i])
     forecast = series.in_units(outputs['forecast'][i])
-    for h in range(horizon):
+    for h in range(begin, horizon):
       line = [series.name, first + h, '' if times is None else times[h], h + 1]
       for c in range(len(series.columns)):
         known = outputs['target_observed'][i, h, c] > 0

@@ -119,8 +119,11 @@ def of_sources(
     sources(split)  # A missing split is found before any compute.
 
   def evals(split):
+    rows = sources(split)
     return in_order.eval_batches(
-      sources(split),
+      rows,
+      # To decode; what is decoded is read in no time.
+      num_workers=config.data.num_workers if rows.encoded else 0,
       batch_size=parallel.round_up(config.eval_batch_size),
       transform=recipe.evaluate,
       decode=recipe.decode_evaluate,

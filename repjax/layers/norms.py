@@ -33,9 +33,9 @@ class BatchNorm(nn.Module):
       the identity.
     dtype: Type of the output; None keeps the input's.
 
-  The collection 'batch_stats' holds `mean` and `var` [C], float32. The running
-  variance is the biased one (divided by the count), as in flax; PyTorch stores
-  the unbiased one.
+  Devices are those of a mapped axis called 'devices' (`parallel.AXIS`).
+  'batch_stats' holds `mean` and `var` [C], float32. The running variance is the
+  biased one (divided by the count), as in flax, and not as in PyTorch.
   """
 
   momentum: float = 0.9
@@ -101,7 +101,8 @@ class BatchNorm(nn.Module):
       _beside(values, x) for x in (mean, gain, bias.astype(jnp.float32))
     )
     normal = (values - mean) * gain + bias
-    return normal.astype(x.dtype if self.dtype is None else self.dtype)
+    own = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32
+    return normal.astype(own if self.dtype is None else self.dtype)
 
 
 def num_positions(x: jax.Array) -> int:

@@ -93,12 +93,14 @@ def _by_fft(x, size, weights, *, axis, scale):
   y = jnp.fft.irfft(spectrum, size, axis=axis)
   if scale == 'amplitude':
     y = y * (size / length)
-  return y.astype(x.dtype)
+  return y if not jnp.issubdtype(x.dtype, jnp.inexact) else y.astype(x.dtype)
 
 
 def _by_product(x, size, weights, *, axis, scale):
   # What the transform does to every unit vector is its matrix, [n, N].
   wide = jnp.promote_types(x.dtype, jnp.float32)
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    x = x.astype(wide)  # The matrix is one of fractions.
   units = jnp.eye(x.shape[axis], dtype=wide)
   matrix = _by_fft(units, size, weights, axis=0, scale=scale)
   y = jnp.tensordot(x, matrix.astype(x.dtype), ((axis,), (1,)))

@@ -96,10 +96,10 @@ def nearest_neighbours(*, neighbours: int = 1) -> Classifier:
       -_squared_distances(query, rows), neighbours
     )
     votes = jax.nn.one_hot(jnp.asarray(labels)[places], len(support))
-    # Less than a vote in all, more for what is nearer.
-    order = jnp.arange(neighbours, 0, -1) / (neighbours * (neighbours + 1))
+    # Less than a vote, the more the nearer the nearest one of a class is.
+    order = jnp.arange(neighbours, 0, -1) / (neighbours + 1)
     del nearness
-    return (votes * (1 + order[None, :, None])).sum(1)
+    return votes.sum(1) + (votes * order[None, :, None]).max(1)
 
   return classify
 

@@ -97,8 +97,10 @@ def in_turn(
       ]
       return jax.tree.unflatten(jax.tree.structure(inner), leaves)
 
-    moved, inner = tx.update(updates, of_turn(state.inner), params, **extra)
-    still = jax.tree.map(jnp.zeros_like, moved)
+    still = jax.tree.map(jnp.zeros_like, updates)
+    # Nor do others count in the norm that a link clips by.
+    own = of_now(updates, still)
+    moved, inner = tx.update(own, of_turn(state.inner), params, **extra)
     return of_now(moved, still), InTurnState(
       state.step + 1, of_now(inner, state.inner)
     )

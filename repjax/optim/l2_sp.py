@@ -57,7 +57,8 @@ def l2_sp(
     # A copy: a buffer that a state holds twice must not be donated.
     return L2SpState(jax.tree.map(jnp.copy, params))
 
-  def update_fn(updates, state, params):
+  def update_fn(updates, state, params=None):
+    link.check('l2_sp', params=params)
     own = trees.under(params, head)
 
     def add(path, update, at, start):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from repjax import types
+from repjax.optim import link
 
 
 class RestartedState(NamedTuple):
@@ -55,7 +56,8 @@ def restarted(
       )
     return RestartedState(jnp.zeros((), jnp.int32), inner)
 
-  def update_fn(updates, state, params, **extra):
+  def update_fn(updates, state, params=None, **extra):
+    link.check('restarted', params=params)
     if not at:
       updates, inner = tx.update(updates, state.inner, params, **extra)
       return updates, RestartedState(state.step + 1, inner)
@@ -72,6 +74,6 @@ def restarted(
 
 
 def _stays(x):
-  """Whether a link's state holds a key, or knows where training started."""
-  has_key = hasattr(x, 'asks') and x.asks() == 'dp_sgd'
-  return has_key or hasattr(x, 'started_at')
+  """Whether a link's state holds a key, or knows what was before."""
+  known = ('key', 'rng_key', 'bases', 'fisher', 'started_at')
+  return any(hasattr(x, name) for name in known)

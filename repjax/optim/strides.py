@@ -81,6 +81,7 @@ def stride_cost(
     check_range('[0, inf)', strength=strength)
 
   def add(updates, params):
+    link.check('stride_cost', params=params)
     slopes = jax.grad(lambda p: relative_places(p, axes=axes))(params)
     return trees.map_with_path(
       lambda path, update, slope: (

@@ -16,12 +16,13 @@ from repjax import types
 def weight_decay_mask(
   params: types.PyTree,
   *,
-  exempt: Collection[str] = ('bias', 'cls', 'positions'),
+  exempt: Collection[str] = ('bias', 'scale', 'cls', 'positions'),
 ) -> types.PyTree:
   """Which parameters decay: not vectors, biases and the names of `exempt`.
 
   For `mask` of `optax.adamw`. By name and not by shape alone, because a bias
-  of attention has an axis of heads.
+  of attention has an axis of heads, and under `nn.scan` scales of norms have
+  one of layers.
 
   Args:
     params: Parameters.

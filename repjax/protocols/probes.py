@@ -70,8 +70,8 @@ def measures(
     for split in judged
     for kind in ('knn', 'linear')[: 2 if strengths else 1]
   ]
-  # The step of the state that was measured last; arrays of it are not kept.
-  last: dict[str, object] = {'step': None}
+  # With the state that was measured last; a step donates its arrays.
+  last: dict[str, object] = {'state': None}
 
   def measure_all(state):
     rows, labels = _seen(evaluator, state, train, 'the training rows')
@@ -80,7 +80,7 @@ def measures(
       probe = fit_probe(
         rows, labels, num_classes=num_classes, strengths=strengths
       )
-    found: dict[str, object] = {'step': state.step}
+    found: dict[str, object] = {'state': state}
     for split, passes in judged.items():
       queries, expected = _seen(evaluator, state, passes, split)
       votes = nearest(
@@ -99,9 +99,10 @@ def measures(
 
   def measure(name):
     def of(state):
-      if last['step'] is not state.step:
+      if last['state'] is not state:
+        found = measure_all(state)
         last.clear()
-        last.update(measure_all(state))
+        last.update(found)
       return float(last[name])
 
     return of

@@ -1,5 +1,6 @@
 """Each domain is normalised by its own rows, and by those of training."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -7,6 +8,7 @@ import pytest
 
 from repjax import types
 from repjax.adapt import bn_adapt
+from repjax.layers import norms
 from repjax.methods import erm
 from repjax.models import unfolded_conv_net
 
@@ -121,3 +123,21 @@ def test_what_cannot_adapt_is_said(state, batch):
   bare = bn_adapt.predictor(plain, num_groups=3, prior=1.0)
   with pytest.raises(types.InputError, match='no batch norm'):
     bare.predict(plain.init(jax.random.key(0), batch), batch)
+
+
+class _Forgets(nn.Module):
+  """Takes a mask, and does not pass it on."""
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    x = nn.Dense(4)(x.reshape(len(x), -1))
+    return nn.Dense(3)(norms.BatchNorm(name='norm')(x, train=train))
+
+
+def test_a_norm_without_the_mask_is_named(batch):
+  method = erm.make(_Forgets(), optax.sgd(0.1))
+  begun = method.init(jax.random.key(0), batch)
+  with pytest.raises(
+    types.InputError, match="'norm' is called without the mask"
+  ):
+    bn_adapt.predictor(method, num_groups=3, prior=1.0).predict(begun, batch)

@@ -69,3 +69,10 @@ def test_equal_rows_are_refused():
   found = nearest_neighbours.nearest(rows, 9)
   with pytest.raises(types.InputError, match='first_of_each'):
     graph_dimension.shortest_paths(found)
+
+
+def test_neighbours_that_are_equally_far_are_refused():
+  rows = np.unique(np.random.default_rng(0).random((600, 200)) < 0.02, axis=0)
+  found = nearest_neighbours.nearest(rows.astype(np.float64), 60)
+  with pytest.raises(types.InputError, match='equally far'):
+    graph_dimension.geo_mle(found, k1=10, k2=20)

@@ -46,6 +46,23 @@ def test_the_first_ball_is_where_losses_are(rows):
   assert np.exp(found[:, 0]).sum() > 0.01 * len(found)
 
 
+@pytest.mark.parametrize(
+  ('num_classes', 'num_slices'), [(3, 4), (3, 5), (2, 5)]
+)
+def test_every_class_has_slices(num_classes, num_slices):
+  rng, label = np.random.default_rng(0), np.arange(60) % num_classes
+  embeddings = rng.normal(size=(60, 4)) + 5 * label[:, None]
+  probs = rng.dirichlet(np.ones(num_classes), 60)
+  data = embeddings, label, probs
+  found = slice_baselines.george(
+    *data, seed=0, num_slices=num_slices, num_components=4
+  )(*data)
+  assert found.shape == (60, num_slices)
+  own = [(found[label == x].sum(0) > 0).sum() for x in range(num_classes)]
+  assert sum(own) == num_slices
+  assert min(own) == num_slices // num_classes
+
+
 def test_no_class_is_left_without_a_slice(rows):
   valid, _, _ = rows
   with pytest.raises(types.InputError, match=r'num_slices must be in \[2'):

@@ -1,5 +1,6 @@
 """Costs are counted of shapes, and whole strides keep what was learnt."""
 
+import flax.linen as nn
 import pytest
 
 from repjax.analysis import stride_costs
@@ -29,6 +30,30 @@ def test_a_network_is_counted_by_hand():
   assert costs['stage_1'] == (256, 2 * products, 4 * 3 * 256 * 32)
   assert costs['head'] == (1, 2 * 128 * 10, 4 * 10)
   assert stride_costs.total(costs).flops == sum(x.flops for x in costs.values())
+
+
+class Attends(nn.Module):
+  """Attention, perhaps a loop, and a layer that is called by name."""
+
+  loops: bool = False
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.Conv(8, 3, name='patch')(x.reshape(len(x), -1, 3))
+    x = nn.MultiHeadDotProductAttention(2, name='attention')(x)
+    if self.loops:
+      x = nn.RNN(nn.SimpleCell(8), name='rnn')(x)
+    return nn.Dense(2, name='head')(inputs=x.mean(1))
+
+
+def test_attention_and_calls_by_name_are_counted():
+  costs = stride_costs.stage_costs(Attends(), (4, 4, 3))
+  assert costs['patch'].flops == 2 * 16 * 3 * 3 * 8
+  # Queries, keys, values and what is made of them.
+  assert costs['attention'].flops == 4 * 2 * 16 * 8 * 8
+  assert costs['head'].flops == 2 * 8 * 2
+  with pytest.raises(InputError, match='is a loop'):
+    stride_costs.stage_costs(Attends(loops=True), (4, 4, 3))
 
 
 def test_learnt_strides_of_two_keep_more_places():

@@ -326,3 +326,23 @@ def test_first_fit_is_a_loop_over_places():
   ]
   with pytest.raises(types.InputError, match='does not fit'):
     packing.first_fit(lengths, (4, 4))
+
+
+def test_options_have_one_name_in_templates():
+  with pytest.raises(types.InputError, match=r'write \{options_\}'):
+    templates.Template('Is it good? {text} {options}', '{answer}')
+  with pytest.raises(types.InputError, match=r'write \{options_\}'):
+    templates.Template('Is it good? {text}', '{options}')
+
+
+def test_half_a_character_in_a_file_is_named_by_its_line(tmp_path):
+  path = tmp_path / 'rows.jsonl'
+  good = json.dumps({'inputs': 'hi \U0001f600', 'targets': 'x'})
+  path.write_text(good + '\n' + r'{"inputs": "hi \ud83d", "targets": "x"}')
+  with pytest.raises(types.InputError, match='line 2'):
+    instructions.read_jsonl(path)
+
+
+def test_a_column_of_numbers_is_no_text_for_bytes_either():
+  with pytest.raises(types.InputError, match=r'config\.data\.column'):
+    tokens.Bytes().encode(np.int32(3))

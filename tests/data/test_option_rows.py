@@ -112,3 +112,19 @@ def test_nothing_to_rank_is_refused():
   free = tasks()[2].told_by(0)
   with pytest.raises(types.InputError, match='none of 4 examples has options'):
     option_rows.encoded(free, tokens.Bytes(), **SHAPE)
+
+
+def test_options_are_ranked_as_they_would_be_written():
+  ask = templates.Template('Good? {text} {options_}', 'It is: {answer}')
+  rows = [
+    dict(text=f't{i}', answer='yn'[i % 2], options='yn') for i in range(4)
+  ]
+  (task,) = [instructions.Task('films', ('a',), rows, [ask])]
+  examples = task.told_by(0)
+  assert examples[1].options == ('It is: y', 'It is: n')
+  shape = {**SHAPE, 'target_length': 16}
+  found = option_rows.encoded(examples, tokens.Bytes(), **shape).columns()
+  np.testing.assert_array_equal(found['right'].reshape(4, 2).sum(1), 1)
+  blind = templates.Template('{answer}: {text}', 'It is so.')
+  with pytest.raises(types.InputError, match='from which its options'):
+    instructions.Task('films', ('a',), rows, [blind]).told_by(0)

@@ -208,3 +208,24 @@ def test_a_file_whose_forecasts_would_hide_a_column_is_refused(tmp_path):
   path.write_text(path.read_text().replace('price', 'load_forecast', 1))
   with pytest.raises(types.InputError, match='rename it in the file'):
     pyraformer.build(config_of(path, covariates='off'))
+
+
+@pytest.mark.parametrize('stride', [1, 3, 5])
+def test_every_row_that_is_forecast_stands_in_the_table(tmp_path, stride):
+  holidays(tmp_path / 'my.csv')
+  config = config_of(tmp_path / 'my.csv')
+  config.data.eval_stride = stride
+  data = of_series.read(config)
+  rows = data.sources('test')
+  columns = rows.read(np.arange(len(rows)))
+  columns['index'] = np.arange(len(rows))
+  shape = len(rows), _HORIZON, 1
+  outputs = {
+    'forecast': np.zeros(shape),
+    'target': np.zeros(shape),
+    'target_observed': np.ones(shape),
+  }
+  found = [x[1] for x in of_series._table(data, 'test', outputs, columns)]
+  begins = columns['position'] + _LENGTH
+  forecast = np.unique(begins[:, None] + np.arange(_HORIZON))
+  np.testing.assert_array_equal(found, forecast)

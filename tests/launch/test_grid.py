@@ -128,6 +128,27 @@ def test_a_method_that_fails_does_not_lose_the_others(tmp_path, monkeypatch):
   assert 'Not finished' not in text
 
 
+@pytest.mark.parametrize('refused', [True, False])
+def test_a_grid_that_is_refused_leaves_the_tables_of_another(
+  tmp_path, monkeypatch, refused
+):
+  written = []
+  monkeypatch.setattr(grids, 'write', lambda *args: written.append(args))
+
+  def never(*args):
+    raise types.InputError('another') if refused else types.PreemptedError('')
+
+  monkeypatch.setattr(grids.trials, 'run', never)
+  with pytest.raises((types.InputError, types.PreemptedError)):
+    grids.run(grid_of(), _Sweep(tmp_path), None, threading.Event())
+  assert bool(written) != refused
+
+
+class _Sweep:
+  def __init__(self, workdir):
+    self.workdir = workdir
+
+
 def test_second_trainings_name_the_first_of_their_cell(tmp_path):
   grid = grid_of()
   first = grids.first_wave(grid)

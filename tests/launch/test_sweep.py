@@ -169,6 +169,14 @@ def test_a_reached_metric_starts_no_more(tmp_path):
   assert [x.status for x in found] == ['finished', 'finished', 'not started']
 
 
+def test_trials_that_run_when_a_metric_is_reached_end_well(tmp_path):
+  sweep = sweep_of(tmp_path, 'tx.rate=0.2,0.3,0.5,0.1')
+  found = run(sweep, jobs=2, until=0.95)
+  status = [x.status for x in found]
+  assert status[:2] == ['finished', 'finished']
+  assert 'stopped' not in status and status[-1] == 'not started'
+
+
 def test_the_folder_of_another_sweep_is_refused(tmp_path):
   sweep = sweep_of(tmp_path, 'tx.rate=0.1')
   run(sweep)

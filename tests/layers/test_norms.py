@@ -227,3 +227,16 @@ def test_one_value_is_no_statistics(shape, prior):
   close(found, expected, 1e-5)
   two = evaluate(x, mask=jnp.arange(8) < 2, prior=0.0)[:2]
   close(two, evaluate(x[:2], prior=0.0), 1e-5)
+
+
+def test_integers_are_normalised_as_numbers():
+  x = np.random.default_rng(0).integers(0, 256, (6, 3), np.uint8)
+  norm = norms.BatchNorm()
+  variables = norm.init(jax.random.key(0), x, train=False)
+  apply = functools.partial(
+    norm.apply, variables, train=True, mutable=['batch_stats']
+  )
+  found, _ = apply(x)
+  expected, _ = apply(x.astype(np.float32))
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, expected, atol=1e-6)

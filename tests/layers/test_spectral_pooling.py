@@ -130,3 +130,14 @@ def test_strides_outside_of_the_map_are_refused(stride):
 def test_sizes_that_do_not_fit_are_refused(sizes, word):
   with pytest.raises(InputError, match=word):
     spectral_pooling.spectral_pooling(np.ones((1, 8, 8, 1)), sizes)
+
+
+@pytest.mark.parametrize('form', ['matmul', 'fft'])
+def test_integers_are_pooled_as_numbers(form):
+  x = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+  found = spectral_pooling.spectral_pooling(x, (8, 8), form=form)
+  expected = spectral_pooling.spectral_pooling(
+    x.astype(np.float32), (8, 8), form=form
+  )
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -71,6 +71,18 @@ def test_schedules_count_the_steps_of_all_blocks():
   )
 
 
+def test_blocks_out_of_turn_count_in_no_norm():
+  params = {'a': jnp.ones(()), 'b': jnp.ones(())}
+  tx = optim.in_turn(
+    optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)),
+    ('a', 'b'),
+    steps_per_block=2,
+  )
+  updates, _ = tx.update({'a': 1.0, 'b': 1000.0}, tx.init(params), params)
+  np.testing.assert_allclose(updates['a'], -1.0)
+  assert updates['b'] == 0
+
+
 def test_one_block_is_the_plain_optimizer():
   make, params = lambda: optax.adamw(0.1), {'first': PARAMS['first']}
   found = run(optim.in_turn(make(), ['first'], steps_per_block=1), params, 3)

@@ -97,3 +97,11 @@ def test_settings_out_of_range_are_refused():
   tx = optim.layer_decay(0.5, lambda path: 5, num_layers=2)
   with pytest.raises(ValueError, match=r'a is in layer 5, .*\[0, 3\]'):
     tx.update({'a': jnp.ones(1)}, tx.init({}))
+
+
+def test_scales_do_not_decay_under_a_scan():
+  params = {
+    'blocks': {'norm': {'scale': np.ones((6, 8))}, 'w': np.ones((6, 8))}
+  }
+  found = optim.weight_decay_mask(params)
+  assert found == {'blocks': {'norm': {'scale': False}, 'w': True}}

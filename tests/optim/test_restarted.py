@@ -9,6 +9,7 @@ import pytest
 
 from repjax import optim
 from repjax import types
+from repjax.optim import rehearsal
 from repjax.protocols import side_by_side
 
 
@@ -40,6 +41,16 @@ def test_a_restart_at_the_start_is_none():
   )
 
 
+@pytest.mark.parametrize(
+  'link', [optim.restarted(optax.sgd(0.1), 2), optim.l2_sp(1.0)]
+)
+def test_without_parameters_it_says_what_is_missing(link):
+  params = {'head': jnp.ones(2), 'body': jnp.ones(2)}
+  tx = optax.chain(link, optax.sgd(0.1))
+  with pytest.raises(types.InputError, match='needs params'):
+    tx.update(params, tx.init(params))
+
+
 def test_a_step_before_the_first_is_refused():
   with pytest.raises(types.InputError, match='at must be in'):
     optim.restarted(optax.adam(0.1), -1)
@@ -53,6 +64,8 @@ def test_a_step_before_the_first_is_refused():
       'DpSgdState',
     ),
     (optim.l2_sp(1.0), 'L2SpState'),
+    (optax.add_noise(0.1, 0.5, jax.random.key(0)), 'AddNoiseState'),
+    (rehearsal.ewc(1.0), 'EwcState'),
   ],
 )
 def test_what_must_not_begin_anew_is_refused(link, name):

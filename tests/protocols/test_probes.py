@@ -80,6 +80,10 @@ def test_a_state_is_measured_once_and_each_state_anew():
   assert found['test/knn'](again) > 0.9  # The negative of all is as good.
   with pytest.raises(types.InputError, match='All features are equal'):
     found['test/linear'](blind)
+  # Of other parameters at the same step, too.
+  found['test/knn'](good)
+  with pytest.raises(types.InputError, match='All features are equal'):
+    found['test/knn'](good.replace(params=np.float32(0)))
 
 
 def test_without_strengths_there_is_no_probe():

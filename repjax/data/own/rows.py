@@ -241,3 +241,23 @@ def indices(
       'or give training rows of them.'
     )
   return np.array([place[x] for x in labels], np.int32)
+
+
+def order_of(
+  columns: Mapping[str, Sequence[Any]], *, named: bool
+) -> np.ndarray:
+  """Numbers of the rows of a table, which their cells decide, [N].
+
+  Args:
+    columns: Name -> N cells.
+    named: Whether each row names its cells, in an order of its own, and may
+      leave some out: names count, in alphabetical order, and no empty cells.
+  """
+  names = sorted(columns) if named else list(columns)
+  found = []
+  for row in zip(*(columns[x] for x in names), strict=True):
+    cells = [str(x) for x in row]
+    if named:
+      cells = [y for x in zip(names, cells, strict=True) if x[1] for y in x]
+    found.append(digest(*(x.encode() for x in cells)))
+  return np.array(found, np.uint64)

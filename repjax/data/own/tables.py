@@ -80,7 +80,7 @@ def read(
     splits += [split] * len(lines)
     names += [f'{file.name}:{line}' for line in lines]
   labels = None
-  order = _order(columns, named=kind == 'jsonl')
+  order = rows.order_of(columns, named=kind == 'jsonl')
   if 'label' in columns:
     labels = _labels(columns.pop('label'), names, path, needs_label)
   made = _typed(columns, names, texts)
@@ -94,32 +94,6 @@ def read(
     splits=np.array(splits, object),
     names=names,
     order=order,
-  )
-
-
-def _order(columns, *, named):
-  """Numbers of rows that their cells decide, and no other row [N].
-
-  In lines of JSON each row names its cells, in an order of its own, and may
-  leave some out: so the names count, in alphabetical order.
-  """
-  if not named:
-    parts = (
-      [str(x) for x in row] for row in zip(*columns.values(), strict=True)
-    )
-  else:
-    names = sorted(columns)
-    parts = (
-      [
-        y
-        for x in zip(names, row, strict=True)
-        if x[1] != ''
-        for y in map(str, x)
-      ]
-      for row in zip(*(columns[x] for x in names), strict=True)
-    )
-  return np.array(
-    [rows.digest(*(x.encode() for x in row)) for row in parts], np.uint64
   )
 
 

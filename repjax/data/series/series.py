@@ -24,6 +24,8 @@ class Series:
     centre: float32 [C]; `values` * `scale` + `centre` are in units of the
       source.
     scale: float32 [C].
+    before: float32 [C], what was measured last before the first row; NaN where
+      nothing was; None of a whole series.
   """
 
   name: str
@@ -34,6 +36,7 @@ class Series:
   labels: np.ndarray | None
   centre: np.ndarray
   scale: np.ndarray
+  before: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.values)
@@ -46,14 +49,15 @@ class Series:
   def filled(self) -> np.ndarray:
     """Values [T, C] with the last one measured in place of what is missing.
 
-    Nothing is taken from the future: before the first it is 0, which is the
-    mean where the series was scaled.
+    Nothing is taken from the future: before the first it is what was measured
+    before the part, or 0, which is the mean where the series was scaled.
     """
     observed = self.observed
     rows = np.where(observed, np.arange(len(self))[:, None], -1)
     last = np.maximum.accumulate(rows, axis=0)
     taken = np.take_along_axis(self.values, np.maximum(last, 0), axis=0)
-    return np.where(last < 0, np.float32(0), taken)
+    before = np.float32(0) if self.before is None else self.before
+    return np.where(last < 0, np.nan_to_num(before), taken)
 
   def in_units(self, values: np.ndarray) -> np.ndarray:
     """Scaled numbers [..., C] in the units of the source."""
@@ -65,6 +69,7 @@ class Series:
     return dataclasses.replace(
       self,
       values=(self.values - centre) / scale,
+      before=None if self.before is None else (self.before - centre) / scale,
       centre=self.centre + self.scale * centre,
       scale=self.scale * scale,
     )
@@ -75,10 +80,23 @@ class Series:
     return dataclasses.replace(
       self,
       values=self.values[cut],
+      before=self._measured_before(start),
       times=None if self.times is None else self.times[cut],
       covariates={name: x[cut] for name, x in self.covariates.items()},
       labels=None if self.labels is None else self.labels[cut],
     )
+
+  def _measured_before(self, row):
+    """What was measured last in front of a row, [C]; NaN where nothing was."""
+    before = self.before
+    if before is None:
+      before = np.full(len(self.columns), np.nan, np.float32)
+    if row:
+      seen = self.observed[:row]
+      last = row - 1 - seen[::-1].argmax(0)
+      known = self.values[last, np.arange(len(self.columns))]
+      before = np.where(seen.any(0), known, before)
+    return before
 
   def select(self, columns: Sequence[str]) -> 'Series':
     """The columns of these names, in this order.
@@ -92,6 +110,7 @@ class Series:
       self,
       columns=tuple(columns),
       values=self.values[:, places],
+      before=None if self.before is None else self.before[places],
       centre=self.centre[places],
       scale=self.scale[places],
     )

@@ -113,7 +113,17 @@ class Task:
     source, target = template.write(columns)
     # A task that is turned around has nothing to choose from.
     options = () if template.inverted else columns.get(templates.COLUMN, ())
-    return Example(source, target, tuple(options), self.name, number, row)
+    # As they would be written: of what is ranked, one is the target.
+    told = tuple(
+      template.write({**columns, self.answer: x})[1] for x in options
+    )
+    if options and (target not in told or len(set(told)) < len(told)):
+      raise types.InputError(
+        f'template {number} of the task {self.name!r} writes '
+        f'{template.target!r}, from which its options cannot be told: write '
+        f'{{{self.answer}}}, or call the template inverted'
+      )
+    return Example(source, target, told, self.name, number, row)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -216,6 +226,8 @@ def read_jsonl(path: str | os.PathLike) -> dict[str, list[Example]]:
       continue
     try:
       row = json.loads(line)
+      if '\\ud' in line.lower():  # Half of a pair is no character.
+        json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
       raise types.InputError(f'{path}, line {number}: {error}') from error
     known = {'inputs', 'targets', 'task', 'options'}

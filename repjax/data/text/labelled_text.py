@@ -208,9 +208,23 @@ def pairs(
   else:
     before, after = _ends(frame)
     around, around_target = (before, after), (after + before, after)
+  written = _between(targets, tokenizer, around_target, target_length, name)
+  ends = sum(map(len, around_target))
+  whole = [ends + len(tokenizer.encode(x)) for x in targets]
+  cut = np.mean(np.array(whole) > target_length)
+  if cut:
+    logging.warning(
+      '%s: %.1f %% of the targets have no room in %d tokens (the longest needs '
+      '%d) and lose the end, in BLEU and ROUGE, too: raise '
+      'config.data.target_length.',
+      name,
+      100 * cut,
+      target_length,
+      max(whole),
+    )
   columns = running_text.pairs(
     _between(texts, tokenizer, around, length, name),
-    _between(targets, tokenizer, around_target, target_length, name),
+    written,
     length=length,
     target_length=target_length,
   )

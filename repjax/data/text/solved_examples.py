@@ -12,6 +12,7 @@ import numpy as np
 
 from repjax import types
 from repjax.data.text import instructions
+from repjax.data.text import published_tokens
 from repjax.data.text import tokens as tokenizing
 
 
@@ -47,6 +48,8 @@ def before(
   """
   types.check_range('[0, inf)', count=count)
   types.check_range('[1, inf)', length=length)
+  # Published tokenizers end a source (`instruction_rows.source_ids`).
+  ends = isinstance(tokenizer, published_tokens.Published)
   by_kind: dict[tuple[str, int], list[instructions.Example]] = {}
   for x in pool:
     by_kind.setdefault((x.task, x.template), []).append(x)
@@ -66,7 +69,7 @@ def before(
     rng = np.random.default_rng([seed, place])
     drawn = [known[i] for i in rng.permutation(len(known))[:count]]
     source = asked.source
-    room = length - len(tokenizer.encode(source))
+    room = length - len(tokenizer.encode(source)) - ends
     shown: list[str] = []
     for x in drawn:
       text = f'{x.source}\n{x.target}{separator}'

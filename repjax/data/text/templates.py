@@ -42,6 +42,11 @@ class Template:
       raise types.InputError(
         f'the template {self.source!r} has no {{field}} of a row'
       )
+    if COLUMN in fields:
+      raise types.InputError(
+        f'the template {self.source!r} has the field {COLUMN!r}: write '
+        f'{{{OPTIONS}}} for the list of options'
+      )
     if OPTIONS in fields_of(self.target):
       raise types.InputError(
         f'the template {self.source!r} has its options in the target, where '

@@ -242,5 +242,5 @@ def _described(value: Any) -> str:
 
 
 def as_bytes(text: str | bytes) -> bytes:
-  """The UTF-8 of a text."""
-  return text if isinstance(text, bytes) else text.encode('utf-8')
+  """The UTF-8 of a text; refuses what is none, as `as_text` does."""
+  return text if isinstance(text, bytes) else as_text(text).encode('utf-8')

@@ -313,6 +313,27 @@ def test_windows_take_no_memory_of_their_own():
   assert sum(x.nbytes for x in held) < 2e6
 
 
+def test_a_part_begins_with_what_was_measured_before_it():
+  values = np.arange(12, dtype=np.float32).reshape(6, 2)
+  values[2:4, 0] = np.nan
+  values[:4, 1] = np.nan
+  whole = seriess.from_arrays('a', values, columns=('x', 'y'))
+  for centre, scale in (([0.0, 0.0], [1.0, 1.0]), ([3.0, 3.0], [2.0, 2.0])):
+    scaled = whole.scaled(np.array(centre), np.array(scale))
+    for cut in range(5):
+      part = scaled.part(cut, 6)
+      np.testing.assert_array_equal(part.filled(), scaled.filled()[cut:])
+      # Of a part's part, and of some columns.
+      np.testing.assert_array_equal(
+        part.part(1, 6 - cut).select(['x']).filled(),
+        scaled.filled()[cut + 1 :, :1],
+      )
+    np.testing.assert_array_equal(
+      whole.part(3, 6).scaled(np.array(centre), np.array(scale)).filled(),
+      scaled.filled()[3:],
+    )
+
+
 def test_a_stream_gives_the_windows_of_the_file():
   rng = np.random.default_rng(0)
   values = rng.normal(size=(30, 2))

@@ -469,7 +469,7 @@ def test_flags_of_the_plain_sweep_are_refused(name):
 )
 def test_trials_tell_no_server_of_themselves(given):
   private_search.refuse(('--platform=cpu', '--track=tensorboard'))
-  with pytest.raises(types.InputError, match='tell a server its scores'):
+  with pytest.raises(types.InputError, match='tells a server how many'):
     private_search.refuse(('--platform=cpu', *given))
 
 

@@ -103,6 +103,6 @@ def names_of(experiment: types.Experiment) -> list[str] | None:
 def _names(experiment, config):
   """Names of the classes of an experiment's own files, or None."""
   # Whoever has a config of their own may have no such group.
-  data = config.get('data') or {}
-  own = 'name' in data and prepared.is_own(data['name'], '')
+  named = 'data' in config and 'name' in config.data
+  own = named and prepared.is_own(config.data.name, '')
   return names_of(experiment) if own else None
