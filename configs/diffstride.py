@@ -10,7 +10,7 @@ compare. https://arxiv.org/abs/2202.01653
 paper: PreAct ResNet-18 on CIFAR-10 as the authors' code has it, with mixup, but
   without a pooling of stride 1 behind the stem.
 small: one block a stage, on digits of 8 x 8 that lie anywhere on 20 x 20.
-cifar10: that network on 10,000 rows of CIFAR-10; not run here.
+cifar10: that network on 10,000 rows of CIFAR-10.
 gpu: half of the widths of `paper`, 30 epochs; not run here.
 """
 

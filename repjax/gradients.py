@@ -292,12 +292,13 @@ class GradFn:
     mask = batch['mask'].astype(jnp.float32)
     out = self._cast_loss(params, model_state, batch, rng)
     loss = out.loss.astype(jnp.float32)
-    if loss.shape != mask.shape:
-      raise ValueError(
-        f'A loss function returns one loss a row, {mask.shape}; '
-        f'got {loss.shape}'
-      )
-    sums = _weighted({'loss': loss, **out.metrics}, mask)
+    rows = {'loss': loss, **out.metrics}
+    for name, x in rows.items():
+      if x.shape != mask.shape and (x.ndim or name == 'loss'):
+        raise ValueError(
+          f'A loss gives one {name} a row, {mask.shape}; got {x.shape}'
+        )
+    sums = _weighted(rows, mask)
     # Other collections keep their dtype whatever the compute dtype is, so that
     # the state's structure never changes.
     new_state = jax.tree.map(

@@ -314,3 +314,12 @@ def test_a_loss_that_is_already_a_mean_is_refused():
 
   with pytest.raises(ValueError, match='one loss a row'):
     make(batch(), mean)(PARAMS)
+
+
+def test_a_metric_of_a_column_is_refused():
+  def column(params, model_state, batch, rng):
+    out = loss_fn(params, model_state, batch, rng)
+    return out._replace(metrics={'error': out.loss[:, None]})
+
+  with pytest.raises(ValueError, match='one error a row'):
+    make(batch(), column)(PARAMS)

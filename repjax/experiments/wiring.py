@@ -122,7 +122,6 @@ def of_sources(
     rows = sources(split)
     return in_order.eval_batches(
       rows,
-      # To decode; what is decoded is read in no time.
       num_workers=config.data.num_workers if rows.encoded else 0,
       batch_size=parallel.round_up(config.eval_batch_size),
       transform=recipe.evaluate,
