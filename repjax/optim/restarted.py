@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from repjax import types
-from repjax.optim import link
 
 
 class RestartedState(NamedTuple):
@@ -57,7 +56,10 @@ def restarted(
     return RestartedState(jnp.zeros((), jnp.int32), inner)
 
   def update_fn(updates, state, params=None, **extra):
-    link.check('restarted', params=params)
+    if params is None:
+      raise types.InputError(
+        'restarted needs params: call tx.update(grads, opt_state, params).'
+      )
     if not at:
       updates, inner = tx.update(updates, state.inner, params, **extra)
       return updates, RestartedState(state.step + 1, inner)
