@@ -199,7 +199,7 @@ _STUDY = dict(
       features=dict(
         num_held_out=2000,
         small_batch=64,
-        rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+        rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
       ),
     ),
   ),
