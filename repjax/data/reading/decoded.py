@@ -29,7 +29,7 @@ def decoded(source: sources.Source, decode: decoding.Decode) -> sources.Source:
     source,
     image_shape=first.shape[1:],
     reader=_Decoded(source, decode),
-    encoded={k: x for k, x in source.encoded.items() if k != 'image'},
+    encoded={},  # `read` has decoded other columns, too.
   )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from repjax import types
 from repjax.data.images import transforms
 from repjax.data.reading import decode as decoding
+from repjax.data.reading import decoded
 from repjax.data.reading import source as sources
 
 
@@ -182,8 +183,7 @@ def resized(
     raise types.InputError(f'channels must be 1 or 3, got {channels}.')
   if source.image_shape is None:
     # Sets whose images differ in size are resized one by one.
-    reader = _Decoded(source, decoding.resize(size))
-    source = dataclasses.replace(source, reader=reader, encoded={})
+    source = decoded.decoded(source, decoding.resize(size))
   return _mapped(source, _Resize(size, channels), (size, size, channels))
 
 
@@ -240,15 +240,6 @@ class _Mapped:
   def __call__(self, indices):
     columns = self.source.read(indices)
     return {**columns, 'image': self.fn(columns['image'])}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Decoded:
-  source: sources.Source
-  decode: decoding.Decode
-
-  def __call__(self, indices):
-    return self.source.read(indices, decode=self.decode)
 
 
 def _mapped(source, fn, shape):
