@@ -70,8 +70,11 @@ def run(config: Any, seeds) -> types.Report:
   fails = none < config.study.fails_below * none[:, :1]
   before = deployed.over(none, fails)
   gain = deployed.over(adapting, fails) - before
+  # A reward of the suite is 1 at the most.
+  most = config.world.num_steps * config.world.action_repeat
   return types.Report(
     scalars={
+      'suite_learned': none[:, 0] / most,
       'failing': fails[:, 1:].mean(1),
       'suite_gain': gain / max(before.mean(), 1e-9),
       'suite_cost': 1 - adapting[:, 0] / none[:, 0],
