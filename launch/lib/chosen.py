@@ -23,8 +23,11 @@ def line(grids: Mapping[str, str], report: Mapping[str, Any]) -> str:
   Raises:
     ValueError: If a choice is not of its grid.
   """
-  inside, edges = 0, []
+  inside, edges, unknown = 0, [], []
   for name, values, grid in _choices(grids, report):
+    if grid is None:
+      unknown.append(name)
+      continue
     strangers = sorted(set(values) - set(grid))
     if strangers:
       raise ValueError(f'{name}: {strangers} are not of the grid {grid}')
@@ -33,25 +36,35 @@ def line(grids: Mapping[str, str], report: Mapping[str, Any]) -> str:
       edges.append(f'{name} {_listed(at)} (of {_listed(grid)})')
     else:
       inside += 1
-  if not inside and not edges:
+  if not inside and not edges and not unknown:
     return ''
-  return (
+  text = (
     f'Best of their grids: {inside} of {inside + len(edges)} inside; at an '
     f'edge: {"; ".join(edges) or "none"}.'
   )
+  if unknown:
+    text += f' Not known, in a record of older code: {", ".join(unknown)}.'
+  return text
 
 
 def _choices(
   grids: Mapping[str, str], report: Mapping[str, Any]
-) -> Iterator[tuple[str, list[float], list[float]]]:
-  """(scalar, its values, its grid in rising order) where there was a choice."""
+) -> Iterator[tuple[str, list[float], list[float] | None]]:
+  """(scalar, its values, its grid in rising order) where there was a choice.
+
+  A grid is None where the run has no field for it.
+  """
   for name, values in report['scalars'].items():
     path = next((x for key, x in grids.items() if re.search(key, name)), None)
     if path is None:
       continue
     field: Any = report['config']
-    for part in path.split('.'):
-      field = field.get(part, {})  # A run of older code may not have it.
+    try:
+      for part in path.split('.'):
+        field = field[part]
+    except KeyError:
+      yield name, values, None
+      continue
     if len(field) > 1:
       yield name, values, sorted(field)
 

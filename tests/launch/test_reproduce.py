@@ -1,7 +1,9 @@
 """Studies are measured, judged and told; what does not fit is refused."""
 
+import functools
 import json
 import pathlib
+import re
 
 import launching
 import numpy as np
@@ -12,6 +14,7 @@ from launch.lib import kept
 from launch.lib import measuring
 from launch.lib import recipes
 from launch.lib import results
+from launch.lib import sources
 from repjax import files
 from repjax import types
 
@@ -259,7 +262,8 @@ def test_a_choice_that_is_not_of_its_grid_is_refused():
   # Of one there is no choice.
   assert chosen.line(grids, {**report, 'config': {'rates': [0.2]}}) == ''
   assert chosen.line({}, report) == ''
-  assert chosen.line({'rate$': 'study.rates'}, report) == ''
+  older = chosen.line({'rate$': 'study.rates'}, report)
+  assert older.endswith('Not known, in a record of older code: rate.')
 
 
 def test_the_headline_names_presets_that_decide_otherwise(
@@ -371,3 +375,24 @@ def test_a_folder_whose_numbers_are_the_same_stays_as_it_is(tmp_path, changed):
 
 def test_what_was_not_measured_before_is_written(tmp_path):
   assert not kept.Kept(tmp_path / 'toy').is_the_same(_FOUND)
+
+
+@pytest.mark.parametrize(
+  'paper',
+  [x for x in recipes.papers() if hasattr(recipes.load_study(x), 'GRIDS')],
+)
+def test_grids_name_fields_and_scalars_that_there_are(paper):
+  grids = recipes.load_study(paper).GRIDS
+  reports = [x for *_, x in results.reports([paper], sources.ROOT / 'results')]
+  for pattern, path in grids.items():
+    found = [
+      report
+      for report in reports
+      if any(re.search(pattern, name) for name in report['scalars'])
+    ]
+    assert found, f'no scalar is called {pattern}'
+    for report in found:
+      # A misspelt field is none, of which nothing would be said.
+      assert functools.reduce(
+        dict.__getitem__, path.split('.'), report['config']
+      )
