@@ -1,12 +1,16 @@
 """Processes of one job that do not do the same are stopped, in one line."""
 
 import json
+import types as python_types
 
 import pytest
 
 from configs import sam
 from repjax import agreement
+from repjax import checkpoint
 from repjax import parallel
+from repjax import report
+from repjax import run
 from repjax import types
 from repjax.experiments import private_keys
 
@@ -72,3 +76,31 @@ def test_facts_tell_configs_rows_and_code_apart(tmp_path):
   assert facts()['training rows'] != agreed['training rows']
   (tmp_path / 'sam.py').write_text('# Another recipe.')
   assert facts(tmp_path / 'sam.py')['code'] != agreed['code']
+
+
+def test_processes_go_on_from_one_checkpoint(tmp_path, monkeypatch, request):
+  config = sam.get_config('smoke')
+  calls = iter(range(99))
+  with pytest.raises(types.PreemptedError):
+    run.fit(
+      sam.build(config),
+      config,
+      tmp_path,
+      asked_to_stop=lambda: next(calls) == 5,
+    )
+  store = checkpoint.Checkpoints(
+    str(tmp_path / 'checkpoints'), keep=2, best='', best_mode='max'
+  )
+  others = request.getfixturevalue('others')
+  two = python_types.SimpleNamespace(process_count=lambda: 2)
+  monkeypatch.setattr(run, 'jax', two)
+
+  def begin():
+    directory = report.Run(tmp_path)
+    return run._begin(sam.build(config), config, directory, store, 'same')
+
+  assert int(begin()[0].step) == 6
+  # One that could not read the newest.
+  others.append(lambda x: x.update({'step to start from': 4}))
+  with pytest.raises(types.InputError, match='step to start from: 6 -> 4'):
+    begin()

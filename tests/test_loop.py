@@ -256,6 +256,26 @@ def test_evaluation_leaves_out_padding_and_keeps_the_order():
   np.testing.assert_array_equal(columns['x'], [0, 1, 2, 3])
 
 
+def test_a_state_of_numpy_is_copied_to_devices_once(monkeypatch):
+  copied, replicate = [], parallel.replicate
+
+  def counting(*args):
+    copied.append(args)
+    return replicate(*args)
+
+  monkeypatch.setattr(loop.parallel, 'replicate', counting)
+  batch = {'x': np.ones(4, np.float32), 'mask': np.ones(4, np.float32)}
+  evaluate = loop.Evaluator(_METHOD)
+  state = loop.init(_METHOD, batch, seed=0)
+  copied.clear()
+  host = jax.tree.map(np.asarray, state)
+  found, _ = evaluate(host, [batch] * 3)
+  assert len(copied) == 1
+  on_devices, _ = evaluate(state, [batch] * 3)
+  assert len(copied) == 1
+  np.testing.assert_array_equal(found['twice'], on_devices['twice'])
+
+
 @pytest.mark.devices(4)
 @pytest.mark.parametrize('count', [1, 4])
 def test_predictions_of_many_batches_come_back_in_order(count):

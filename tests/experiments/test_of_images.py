@@ -1,5 +1,7 @@
 """Experiments that classify images: what their rows may not have."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -22,3 +24,17 @@ def test_a_column_that_would_stand_in_for_the_label_is_refused():
   )
   with pytest.raises(types.InputError, match='column target'):
     of_images.classifier(config, data, None)
+
+
+@pytest.mark.parametrize(('encoded', 'workers'), [(True, 3), (False, 0)])
+def test_workers_decode_what_is_evaluated_if_it_is_encoded(encoded, workers):
+  columns = dict(image=np.zeros((8, 8, 8, 1), np.uint8), label=np.arange(8) % 4)
+  rows = source.from_arrays('mine', columns, num_classes=4)
+  if encoded:
+    rows = dataclasses.replace(rows, encoded={'image': (8, 8, 1)})
+  config = mixup.get_config('smoke')
+  config.data.num_workers = 3
+  made = of_images.classifier(
+    config, of_images.data(config, rows), None, sources=lambda split: rows
+  )
+  assert made.evals('test').num_workers == workers
