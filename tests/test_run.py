@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from configs import sam
+from launch.lib import trained
 from repjax import run
 from repjax import types
 
@@ -330,3 +331,9 @@ def test_a_config_may_hold_what_json_does_not(config):
   config.tx.learning_rate = float('inf')
   identity = run.identity(config)
   assert json.loads(json.dumps(identity, allow_nan=False)) == identity
+
+
+def test_a_run_without_an_origin_says_what_it_lacks(config, tmp_path):
+  run.fit(sam.build(config), config, tmp_path)
+  with pytest.raises(types.InputError, match=r'run.fit without origin'):
+    trained.load(tmp_path)

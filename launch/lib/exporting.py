@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 from absl import logging
+import flax.linen as nn
 import jax
 
 from launch.lib import restored
@@ -40,13 +41,6 @@ _TOKENIZER = (
   'spiece.model',
   'sentencepiece.bpe.model',
   'generation_config.json',
-)
-# Those of repjax's own vocabularies.
-_OWN_IDS = dict(
-  pad_token_id=tokens.PAD,
-  bos_token_id=tokens.START,
-  eos_token_id=tokens.END,
-  decoder_start_token_id=tokens.START,
 )
 
 
@@ -114,9 +108,7 @@ def _transformers(folder, network, made) -> card.Use:
   scaling = None
   if 'augment' in config and 'mean' in config.augment:
     scaling = published.Scaling(config.augment.mean, config.augment.std)
-  source, ids = None, _OWN_IDS
-  if isinstance(network.base, t5.T5):
-    ids = {**ids, 'decoder_start_token_id': instruction_rows.START}
+  source, ids = None, own_ids(network.base)
   # Of a text model: with its own vocabulary.
   if weights and (place := _published_folder(weights)) is not None:
     source = place
@@ -133,6 +125,21 @@ def _transformers(folder, network, made) -> card.Use:
   copied = [] if source is None else _copy_tokenizer(source, folder)
   return snippets.of_published(
     written, has_tokenizer='tokenizer.json' in copied
+  )
+
+
+def own_ids(model: nn.Module) -> dict[str, int]:
+  """Ids that say something in repjax's own vocabularies, as files name them.
+
+  Args:
+    model: What reads and writes them: T5 begins a target in its own way.
+  """
+  is_t5 = isinstance(model, t5.T5)
+  return dict(
+    pad_token_id=tokens.PAD,
+    bos_token_id=tokens.START,
+    eos_token_id=tokens.END,
+    decoder_start_token_id=instruction_rows.START if is_t5 else tokens.START,
   )
 
 

@@ -270,3 +270,10 @@ def test_more_labels_than_values_have_no_pairs():
   label, group = pool(3, 2, per_cell=5)
   with pytest.raises(types.InputError, match='take another nuisance'):
     made([shifts.SpuriousCorrelation(num_rare=1)], label, group, (3, 2), 0)
+
+
+def test_rare_rows_need_a_value_that_is_rare():
+  label, group = pool(2, 1, per_cell=5)
+  with pytest.raises(types.InputError, match='has no cell'):
+    made([shifts.LowData(num_rare=2)], label, group, (2, 1), 0)
+  made([shifts.LowData(num_rare=0)], label, group, (2, 1), 0)

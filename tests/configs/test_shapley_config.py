@@ -87,3 +87,10 @@ def test_absent_columns_have_raw_numbers_brought_to_scale():
   # The mean of training rows is 0 in their scale.
   mean = tables.scale(table).mean
   np.testing.assert_allclose(network.players(mean).baseline, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['inputs', 'labelled'])
+def test_files_beside_the_table_are_refused(kind):
+  config = recipe.get_config('smoke')
+  with pytest.raises(types.InputError, match='and no other files'):
+    recipe.build(config).evals(f'{kind}:new.csv')

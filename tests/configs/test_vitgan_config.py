@@ -92,6 +92,12 @@ def test_published_weights_add_fid_and_kid(monkeypatch):
   x, y = (features(image) for image in (real, fake))
   assert found['fid'] == pytest.approx(generation.frechet(x, y))
   assert found['kid'] == pytest.approx(generation.kernel(x, y))
+  # Another generator at the same step is another.
+  moved = state.extra._replace(
+    params=jax.tree.map(lambda x: x + 0.1, state.extra.params)
+  )
+  other = made.companion.measures['fid'](state.replace(extra=moved))
+  assert other != found['fid']
   config.augment.mean = (0.3,)
   made = recipe.build(config)
   with pytest.raises(types.InputError, match=r'config\.augment\.mean'):

@@ -1,9 +1,15 @@
 """Solved examples stand before what is asked, as many as there is room for."""
 
 import pytest
+import tokenizers
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import processors
 
 from repjax import types
+from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
+from repjax.data.text import published_tokens
 from repjax.data.text import solved_examples
 from repjax.data.text import tokens
 
@@ -68,3 +74,25 @@ def test_none_changes_nothing():
 def test_what_cannot_be_shown_is_refused(asked, count, message):
   with pytest.raises(types.InputError, match=message):
     solved_examples.before(asked, POOL, TOKENIZER, seed=0, count=count)
+
+
+def test_the_end_of_a_published_tokenizer_has_room(tmp_path):
+  words = ['<s>', '</s>', '<unk>', *'abcdefgh?!']
+  made = tokenizers.Tokenizer(
+    models.WordLevel({w: i for i, w in enumerate(words)}, unk_token='<unk>')
+  )
+  made.pre_tokenizer = pre_tokenizers.Whitespace()
+  made.add_special_tokens(['<s>', '</s>'])
+  made.post_processor = processors.RobertaProcessing(('</s>', 1), ('<s>', 0))
+  made.save(str(tmp_path / 'tokenizer.json'))
+  tokenizer = published_tokens.Published.load(tmp_path)
+  pool = [instructions.Example('a b', 'c', (), 't', 0, 0)]
+  asked = [instructions.Example('d ?', 'e', (), 't', 0, 1)]
+  for length in (5, 6):
+    (found,) = solved_examples.before(
+      asked, pool, tokenizer, seed=0, count=1, length=length
+    )
+    # Three of what is solved, two of what is asked, and the end.
+    assert (found.source != asked[0].source) == (length == 6)
+    ids = instruction_rows.source_ids(found.source, tokenizer, length=length)
+    assert tokenizer.decode(ids[:-1]).endswith('d ?')

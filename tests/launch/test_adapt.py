@@ -3,7 +3,11 @@
 import json
 
 import launching
+import numpy as np
+from PIL import Image
 import pytest
+
+from repjax.protocols import adaptation
 
 TENT = 'configs/tent.py:smoke'
 # What the smoke preset is evaluated on.
@@ -121,3 +125,39 @@ def test_a_network_without_norms(without_norms):
   assert code == 1, output
   assert 'calls no norm with a scale or bias' in output
   assert 'Traceback' not in output
+
+
+def test_photos_are_corrupted_at_the_size_of_the_network(tmp_path, monkeypatch):
+  rng = np.random.default_rng(0)
+  for name in ('a', 'b'):
+    (tmp_path / 'data' / name).mkdir(parents=True)
+    for i in range(20):
+      pixels = rng.integers(0, 256, (20 + i, 24), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / 'data' / name / f'{i}.png')
+  workdir, data = tmp_path / 'run', tmp_path / 'data'
+  code, output = launching.call(
+    'train',
+    f'--config={TENT}',
+    f'--workdir={workdir}',
+    '--config.data.name=folder',
+    f'--data_dir={data}',
+    '--config.data.train_split=train',
+    "--config.data.eval_splits=('test',)",
+    '--config.augment.size=8',
+    '--config.batch_size=8',
+    '--config.min_steps=1',
+    '--config.run.best=test/accuracy',
+  )
+  assert code == 0, output
+  shapes, shifted = [], adaptation.shifted
+
+  def seeing(source, *args, **settings):
+    shapes.append(source.image_shape)
+    return shifted(source, *args, **settings)
+
+  monkeypatch.setattr(adaptation, 'shifted', seeing)
+  code, output = _adapt(
+    workdir, '--corruption=contrast', '--split=test', '--batch_size=4'
+  )
+  assert code == 0, output
+  assert set(shapes) == {(8, 8, 1)}

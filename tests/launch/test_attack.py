@@ -6,6 +6,8 @@ import launching
 import pytest
 from scipy import stats
 
+from repjax import plots
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
@@ -66,6 +68,29 @@ def test_a_table_of_attacks_and_networks(trained):
     assert itself[name]['fooled'] > 0.3
   assert sorted((mlp / 'checkpoints').rglob('*')) == checkpoints
   assert (mlp / 'plots' / 'attack_test_pgd.png').exists()
+
+
+def test_pictures_say_how_many_of_all_images_are_wrong(trained, monkeypatch):
+  told, draw = [], plots.predictions
+
+  def seeing(pixels, logits, label, *, wrong_rate):
+    told.append((len(pixels), wrong_rate))
+    return draw(pixels, logits, label, wrong_rate=wrong_rate)
+
+  monkeypatch.setattr(plots, 'predictions', seeing)
+  mlp = trained['mlp']
+  code, output = _attack(
+    mlp, '--attack=pgd', '--epsilon=0.1', '--num_rows=60', '--batch_size=40'
+  )
+  assert code == 0, output
+  itself = json.loads((mlp / 'attack_test.json').read_text())['networks'][
+    'itself'
+  ]
+  assert told == [
+    (16, pytest.approx(1 - itself[name]['accuracy']))
+    for name in ('none', 'pgd')
+  ]
+  assert told[0] != told[1]
 
 
 def test_other_images_are_refused_though_a_network_would_take_them(

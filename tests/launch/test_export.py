@@ -7,12 +7,16 @@ import jax
 import launching
 import numpy as np
 import pytest
+import small_networks
 
 from configs import vitgan as vitgan_recipe
 from configs.parts import gans
+from launch.lib import exporting
 from repjax import loop
 from repjax import start
 from repjax import types
+from repjax.data.text import instruction_rows
+from repjax.data.text import tokens
 from repjax.export import program
 from repjax.methods import vitgan
 from repjax.models import vit
@@ -178,3 +182,12 @@ def test_a_private_run_states_what_it_may_claim(tmp_path):
       'signature.json',
       'weights.safetensors',
     }
+
+
+@pytest.mark.parametrize('name', ['t5', 'bart', 'bert'])
+def test_ids_are_those_that_a_model_was_trained_with(name):
+  found = exporting.own_ids(small_networks.named(name).base)
+  example = instruction_rows.target_ids('hi', tokens.Bytes())
+  wanted = example[0] if name == 't5' else tokens.START
+  assert found['decoder_start_token_id'] == wanted
+  assert found['eos_token_id'] == example[-1] == tokens.END

@@ -163,3 +163,18 @@ def test_what_no_swin_is_is_refused(tmp_path):
   with pytest.raises(types.InputError, match='use_absolute_embeddings'):
     swin_weights.hf_config(tmp_path)
   assert swin.variant('T', 10).depths == (2, 2, 6, 2)
+
+
+def test_a_ratio_that_gives_no_whole_width_is_cut_as_published_ones_are():
+  model = swin.Swin(
+    5, hidden_dim=24, num_heads=(2, 4), window=3, depths=(2, 2), mlp_ratio=2.7
+  )
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), image(24, 24), train=False)
+  )['params']
+  widths = {
+    leaf.shape[-1]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes['block_0_0'])
+    if 'mlp' in jax.tree_util.keystr(path).lower()
+  }
+  assert 64 in widths and 65 not in widths

@@ -321,3 +321,15 @@ def test_configs_of_other_models_are_refused(fields, tmp_path):
   name = list(fields)[-1]
   with pytest.raises(InputError, match=f'{name} must be one of'):
     text_config.read(tmp_path)
+
+
+@pytest.mark.parametrize('kind', ['RobertaForMaskedLM', 'RobertaModel'])
+def test_the_head_of_masked_tokens_has_one_activation(kind, tmp_path):
+  fields = dict(model_type='roberta', pad_token_id=1, hidden_act='relu')
+  fields['architectures'] = [kind]
+  (tmp_path / 'config.json').write_text(json.dumps(fields))
+  if kind == 'RobertaModel':
+    assert text_config.read(tmp_path).fields['activation'] == 'relu'
+    return
+  with pytest.raises(InputError, match='hidden_act'):
+    text_config.read(tmp_path)

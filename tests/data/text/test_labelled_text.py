@@ -98,3 +98,12 @@ def test_rows_without_room_for_what_is_learned_are_refused():
         num_classes=1,
         frame=frame,
       )
+
+
+def test_targets_that_are_cut_are_told(caplog):
+  made = dict(tokenizer=BYTES, length=9, target_length=6)
+  labelled_text.pairs(['a', 'b'], ['abcd', 'x'], **made)
+  assert not caplog.text
+  labelled_text.pairs(['a', 'b'], ['abcde', 'x'], **made)
+  assert re.search('50.0 % of the targets .* 6 tokens .*needs 7', caplog.text)
+  assert 'config.data.target_length' in caplog.text
