@@ -152,7 +152,7 @@ def _fit(
   )
   evaluate = _Evaluation(experiment)
 
-  def evaluate_and_save(step, state, _):
+  def act(step, state, _):
     experiment.companion.follow(step, state)
     evaluates = step == experiment.steps or _due(step, config.run.eval_every)
     if not evaluates and not _due(step, config.run.save_every):
@@ -185,7 +185,7 @@ def _fit(
       steps=experiment.steps,
       seed=config.seed,
       state=state,
-      hooks=(progress, evaluate_and_save, stop),
+      hooks=(progress, act, stop),
       compiled=compiled,
     )
     if not evaluate.values:  # Nothing was left to train.

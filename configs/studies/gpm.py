@@ -97,7 +97,7 @@ def get_config(preset: str) -> config_dict.ConfigDict:
 
 def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
   """Learns the tasks in sequence, by every learner."""
-  outcomes, ewc = _learn_all(config, seeds)
+  outcomes, ewc, best = _learn_all(config, seeds)
   found = {name: continual.measures(x) for name, x in outcomes.items()}
   acc = {name: x['acc'] for name, x in found.items()}
   scalars = {'acc': acc['gpm'], bwt_claim(config): found['gpm']['bwt']}
@@ -115,7 +115,6 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     for key, values in numbers.items():
       scalars[f'{name} {key}'] = values
   if 'ewc' in outcomes:
-    best = max(ewc, key=lambda strength: ewc[strength].mean())
     inside = min(ewc) < best < max(ewc)
     scalars['strength_inside'] = np.full(len(seeds), float(inside))
     scalars['ewc strength'] = np.full(len(seeds), best)
@@ -153,7 +152,7 @@ def bwt_claim(config) -> str:
 
 
 def _learn_all(config, seeds):
-  """(learner -> `continual.Outcome`, strength of EWC -> its ACC)."""
+  """(learner -> `continual.Outcome`, EWC's strength -> its ACC, the best)."""
   stream = task_streams.read(config)
   smallest = min(len(task.train) for task in stream)
   recipe = recipes.images(stream[0].train, **config.augment)
@@ -181,9 +180,9 @@ def _learn_all(config, seeds):
 
   outcomes = {x: learn(x) for x in config.study.learners if x != 'ewc'}
   if 'ewc' not in config.study.learners:
-    return outcomes, {}
+    return outcomes, {}, 0.0
   tried = {x: learn('ewc', x) for x in config.ewc.strengths}
   accs = {x: continual.measures(found)['acc'] for x, found in tried.items()}
   best = max(accs, key=lambda strength: accs[strength].mean())
   logging.info('ewc: best strength %g', best)
-  return {**outcomes, 'ewc': tried[best]}, accs
+  return {**outcomes, 'ewc': tried[best]}, accs, best

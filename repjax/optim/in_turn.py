@@ -83,10 +83,10 @@ def in_turn(
       """The state with the turn's steps in counts that stand by moments."""
       flat = trees.flatten(inner)
       beside = {
-        path[: -len(name) - 1]
+        path[: i - 1]
         for path in flat
-        for name in named
-        if path[-len(name) :] == name and len(path) > len(name)
+        for i in range(1, len(path))
+        if path[i:] in named
       }
       steps = state.step - now * steps_per_block
       leaves = [

@@ -46,7 +46,8 @@ def rows(
     A source of 'tokens' int32 [length], 'token_mask' [length] and 'label'.
   """
   ids, mask = running_text.pad(
-    _between(texts, tokenizer, _ends(frame), length, name), length=length
+    _between(map(tokenizer.encode, texts), _ends(frame), length, name),
+    length=length,
   )
   return sources.from_arrays(
     name,
@@ -208,23 +209,21 @@ def pairs(
   else:
     before, after = _ends(frame)
     around, around_target = (before, after), (after + before, after)
-  written = _between(targets, tokenizer, around_target, target_length, name)
-  ends = sum(map(len, around_target))
-  whole = [ends + len(tokenizer.encode(x)) for x in targets]
-  cut = np.mean(np.array(whole) > target_length)
-  if cut:
+  ids = list(map(tokenizer.encode, targets))
+  needs = sum(map(len, around_target)) + np.array([len(x) for x in ids])
+  if (needs > target_length).any():
     logging.warning(
       '%s: %.1f %% of the targets have no room in %d tokens (the longest needs '
       '%d) and lose the end, in BLEU and ROUGE, too: raise '
       'config.data.target_length.',
       name,
-      100 * cut,
+      100 * np.mean(needs > target_length),
       target_length,
-      max(whole),
+      needs.max(),
     )
   columns = running_text.pairs(
-    _between(texts, tokenizer, around, length, name),
-    written,
+    _between(map(tokenizer.encode, texts), around, length, name),
+    _between(ids, around_target, target_length, name),
     length=length,
     target_length=target_length,
   )
@@ -236,10 +235,10 @@ def _ends(frame):
   return ([tokenizing.START], []) if frame is None else ([frame[0]], [frame[1]])
 
 
-def _between(texts, tokenizer, around, length, name):
+def _between(ids, around, length, name):
   """Ids of texts, cut to have room between those before and after."""
   before, after = around
   room = length - len(before) - len(after)
   if room < 1:
     raise types.InputError(f'{name}: no text has room in {length} tokens')
-  return [[*before, *tokenizer.encode(x)[:room], *after] for x in texts]
+  return [[*before, *x[:room], *after] for x in ids]
