@@ -3,7 +3,8 @@ r"""Domino (Eyuboglu et al., ICLR 2022): where a classifier fails, in words.
     python -m launch.reproduce --papers=domino
 
 measures the claims (`configs/studies/domino.py`): an error-aware mixture in the
-space of a model of images and texts finds planted slices that others miss.
+space of a model of images and texts finds planted slices that a mixture without
+labels and predictions misses.
 https://arxiv.org/abs/2203.14960
 
 The recipe trains such a model, a CLIP of images in drawn inks and places with

@@ -8,7 +8,8 @@ r"""Predicts files of your own with what was trained.
 .jsonl, .txt (a text a line) or .npz, with the columns of the training set; or,
 for a run on series, a .csv. Labels are not needed. A classifier gives classes
 and probabilities, a model that writes gives texts, one of series forecasts of
-what comes behind the file, or scores of its rows. --outputs=FILE.csv or
+what comes behind the file, or scores of the rows that came since the run was
+trained (of its test rows, if none did). --outputs=FILE.csv or
 FILE.jsonl; without, lines of JSON are printed.
 """
 

@@ -131,11 +131,13 @@ class Run:
     workdir: str | os.PathLike,
     *,
     track: Callable[[pathlib.Path], Writer] = Events,
+    read_only: bool = False,
   ):
     """Makes the directory.
 
     Args:
-      workdir: Where to write.
+      workdir: Where to write, or, if `read_only`, what `result` and `history`
+        read.
       track: Opens what gets numbers and figures besides, at the first ones.
 
     Raises:
@@ -145,6 +147,8 @@ class Run:
     self.workdir = files.path_of(workdir)
     self.is_writer = jax.process_index() == 0
     self._writer: Writer | None = None  # From the first use on.
+    if read_only:
+      return
     try:
       (self.workdir / 'plots').mkdir(parents=True, exist_ok=True)
       probe = self.workdir / f'.probe.{jax.process_index()}'
@@ -185,9 +189,6 @@ class Run:
   def start(self, config: Mapping[str, Any]) -> None:
     """Writes config.json: what the run that begins or goes on here is."""
     if self.is_writer:
-      old = self.workdir / 'report.json'
-      if old.exists():  # Of a shorter run that goes on: it is not done.
-        old.replace(old.with_name('report.before.json'))
       files.write_json(
         self.workdir / 'config.json', {'config': config, **environment()}
       )

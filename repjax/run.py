@@ -67,9 +67,9 @@ def fit(
 
   Args:
     experiment: From a recipe's `build(config)`.
-    config: With `seed` and the group `run`: log_every, eval_every and
-      save_every (steps, 0 for never), keep (checkpoints), best (the metric that
-      chooses one more, '' for none) and best_mode ('max' or 'min').
+    config: With `seed` and the group `run`: log_every (steps, 0 for never),
+      eval_every and save_every (0 for the end alone), keep (checkpoints), best
+      (what chooses one more, '' for none) and best_mode ('max' or 'min').
     workdir: Where all is written; see `report`.
     origin: 'file' and 'preset' of the config, for `launch.evaluate`.
     resume_config: What to do where the directory was made with another config:
@@ -127,6 +127,9 @@ def _fit(
   )
   state, sums = _begin(experiment, config, directory, store, resume_config)
   experiment.companion.begin(directory.workdir, int(state.step))
+  result = directory.workdir / 'report.json'
+  if directory.is_writer and result.exists():  # A shorter run's: not done yet.
+    result.replace(result.with_name('report.before.json'))
   # Now that nothing has refused: evaluation goes by it.
   directory.start({**origin, **config.to_dict()})
   batch_size = round(experiment.train.expected_rows)

@@ -169,7 +169,9 @@ def first_nonfinite(tree: types.PyTree) -> str | None:
   """Path of the first leaf that holds NaN or infinity, or None."""
   for path, leaf in flatten(tree).items():
     value = np.asarray(leaf)
-    if np.issubdtype(value.dtype, np.inexact) and not np.isfinite(value).all():
+    # NumPy does not count bfloat16 among its own.
+    inexact = jax.dtypes.issubdtype(value.dtype, np.inexact)
+    if inexact and not np.isfinite(value).all():
       return '/'.join(path)
   return None
 

@@ -90,6 +90,12 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
     report.Run(tmp_path / 'file')
 
 
+def test_a_run_of_others_is_read_without_a_trace(tmp_path):
+  theirs = report.Run(tmp_path / 'run', read_only=True)
+  assert theirs.result() is None and theirs.history() == []
+  assert not list(tmp_path.iterdir())
+
+
 def test_figures_are_saved_as_images(run):
   path = run.figure(
     'loss',

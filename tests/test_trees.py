@@ -59,6 +59,7 @@ def test_the_first_leaf_that_is_not_finite_is_named(bad):
   assert trees.first_nonfinite(tree) == 'z'
   assert trees.first_nonfinite(TREE) is None
   assert trees.first_nonfinite({'step': np.int32(3)}) is None
+  assert trees.first_nonfinite({'x': jnp.array([1, np.inf], 'bfloat16')}) == 'x'
 
 
 def test_the_checksum_sees_every_bit_and_every_name():

@@ -31,7 +31,7 @@ class Job(NamedTuple):
 
   Attributes:
     name: Of the trial.
-    command: What is run, from the folder of the repository.
+    command: What is run, from the folder where its launcher was started.
     log: Where its output is appended.
   """
 
@@ -203,10 +203,10 @@ class _Trial:
 def _start(job: Job) -> subprocess.Popen[bytes]:
   job.log.parent.mkdir(parents=True, exist_ok=True)
   line = process.lifeline()
+  places = (str(_ROOT), os.environ.get('PYTHONPATH', ''))
   with open(job.log, 'a', encoding='utf-8') as log:
     return subprocess.Popen(
       job.command,
-      cwd=_ROOT,
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
@@ -214,7 +214,11 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
       start_new_session=True,
       # A sweep that is killed takes its trials with it.
       pass_fds=[line],
-      env={**os.environ, process.LIFELINE: str(line)},
+      env={
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join(filter(None, places)),
+        process.LIFELINE: str(line),
+      },
     )
 
 

@@ -66,9 +66,7 @@ def write(
   if jax.process_index():
     return
   experiment, state = made.experiment, made.state
-  batch = experiment.train.batch(0)
-  if experiment.eval_splits:  # Rows as they are predicted.
-    batch = next(iter(experiment.evals(experiment.eval_splits[0])))
+  batch = restored.batch_of(experiment)
   with _whole(folder) as partial:
     if form == 'jax' and network:
       found = networks.of(experiment.method, state, batch, name=network)
@@ -163,8 +161,9 @@ def _copy_tokenizer(source, folder):
 
 def _facts(made: restored.Restored) -> card.Facts:
   step = int(made.state.step)
-  said = files.read_json(made.workdir / 'config.json', 'config')
-  directory = report.Run(made.workdir)
+  said = files.read_json_if_whole(made.workdir / 'config.json', 'config') or {}
+  named = {**made.said, **said.get('config', {})}
+  directory = report.Run(made.workdir, read_only=True)
   finished = directory.result()
   if finished is not None and finished.get('steps') == step:
     results, privacy = finished['result'], finished.get('privacy')
@@ -173,13 +172,13 @@ def _facts(made: restored.Restored) -> card.Facts:
     results = {k: x for row in rows for k, x in row.items() if '/' in k}
     privacy = _privacy(made, step)
   return card.Facts(
-    recipe=f'{said["config"]["file"]}:{said["config"]["preset"]}'.rstrip(':'),
+    recipe=f'{named["file"]}:{named["preset"]}'.rstrip(':'),
     step=step,
     config=runs.identity(made.config),
     class_names=kept_classes.names_of(made.experiment) or (),
     results=results,
     privacy=privacy,
-    versions=said['versions'],
+    versions=said.get('versions', {}),
   )
 
 

@@ -15,6 +15,7 @@ class Kept:
   """What a folder held before its study was measured again."""
 
   _BEGUN = ('config.json', 'log.txt')  # Written before the numbers are there.
+  _EVENTS = 'events.out.tfevents.*'  # A file more for each measurement.
   _NUMBERS = ('claims', 'scalars', 'figures', 'seeds', 'config', 'sources')
 
   def __init__(self, folder: pathlib.Path):
@@ -25,6 +26,7 @@ class Kept:
     """
     self._folder = folder
     self._report = results.read(folder)
+    self._events = set(folder.glob(self._EVENTS))
     self._begun = {
       name: (folder / name).read_bytes()
       for name in self._BEGUN
@@ -51,6 +53,8 @@ class Kept:
       # Another file: to that of the log, what still runs may write.
       (self._folder / name).unlink(missing_ok=True)
       (self._folder / name).write_bytes(content)
+    for path in set(self._folder.glob(self._EVENTS)) - self._events:
+      path.unlink()
 
 
 def _rounded(tree: Any) -> Any:

@@ -43,12 +43,15 @@ class Restored(NamedTuple):
     experiment: Built again, as it was trained.
     state: As the checkpoint has it.
     config: Its numbers.
+    said: 'file' and 'preset' of the recipe that was executed, and what
+      config.json says.
   """
 
   workdir: pathlib.Path
   experiment: types.Experiment
   state: types.TrainState
   config: Any
+  said: Mapping[str, Any]
 
 
 def define_flags(*, needs_workdir: bool = True) -> Flags:
@@ -137,6 +140,31 @@ def load(
   return _read(path, said, step, data_dir=data_dir, changes=changes or {})
 
 
+def again(made: Restored, changes: Mapping[str, Any]) -> Restored:
+  """The same recipe and checkpoint, with further changes of the config.
+
+  Args:
+    made: What was restored.
+    changes: Fields of the config, 'a.b', over those that `made` has.
+  """
+  from configs import presets
+
+  step = str(int(made.state.step))
+  changes = {**presets.fields(made.config), **changes}
+  return _read(made.workdir, made.said, step, data_dir='', changes=changes)
+
+
+def batch_of(experiment: types.Experiment) -> types.HostBatch:
+  """Rows as they are predicted: of the first split that has inputs."""
+  first = None
+  for split in experiment.eval_splits:
+    batch = next(iter(experiment.evals(split)))
+    if any(name in batch for name in types.INPUTS):
+      return batch
+    first = batch if first is None else first
+  return experiment.train.batch(0) if first is None else first
+
+
 def beside(workdir: str, given: Flags, field: str) -> Restored:
   """The newest checkpoint of a further work directory, after `restore`.
 
@@ -155,11 +183,12 @@ def _read(workdir, said, step, *, data_dir, changes) -> Restored:
   from repjax import loop
   from repjax.data.own import kept_classes
 
-  module = recipes.load_config_module(said.pop('file'))
-  preset = said.pop('preset')
+  stored_fields = dict(said)
+  module = recipes.load_config_module(stored_fields.pop('file'))
+  preset = stored_fields.pop('preset')
   config = module.get_config(*([preset] if preset else []))
-  if said:
-    recipes.update(config, said)
+  if stored_fields:
+    recipes.update(config, stored_fields)
   store = checkpoint.Checkpoints(
     str(workdir / 'checkpoints'),
     keep=config.run.keep,
@@ -181,7 +210,7 @@ def _read(workdir, said, step, *, data_dir, changes) -> Restored:
     stored,
     loop.init(experiment.method, experiment.train.batch(0), config.seed),
   )
-  return Restored(workdir, experiment, state, config)
+  return Restored(workdir, experiment, state, config, said)
 
 
 def start(given: Flags) -> tuple[types.Experiment, types.TrainState]:

@@ -174,3 +174,15 @@ def check(
       raise types.InputError(
         f'--space: {name} is a group; its fields are {", ".join(node)}.'
       )
+    if not isinstance(values, Range) or type(node) is float:
+      continue
+    if type(node) is not int:
+      raise types.InputError(
+        f'--space: {name} is a {type(node).__name__}, and a range gives '
+        'numbers: list its values.'
+      )
+    if values.kind != 'int':
+      raise types.InputError(
+        f'--space: {name} is a whole number, and {values.kind}(...) gives '
+        f'fractions: write {name}=int({values.low:g},{values.high:g}).'
+      )

@@ -15,16 +15,18 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 
+from absl import logging
 import flax.linen as nn
 import numpy as np
 
-from configs import presets
 from launch.lib import restored
 from repjax import loop
 from repjax import types
 from repjax.data.own import opening
 from repjax.data.reading import prepared
+from repjax.data.series import reading
 from repjax.data.text import paired_text
+from repjax.experiments import kept_series
 from repjax.experiments import of_series
 from repjax.export import networks
 from repjax.metrics import classification
@@ -84,12 +86,14 @@ class Trained:
     config: Its numbers.
     experiment: What trained it.
     state: As the checkpoint has it.
+    said: What its directory says of its recipe, and the one that is executed.
   """
 
   workdir: pathlib.Path
   config: Any
   experiment: types.Experiment
   state: types.TrainState
+  said: Mapping[str, Any]
 
   @functools.cached_property
   def network(self) -> networks.Network:
@@ -101,7 +105,7 @@ class Trained:
     return networks.of(
       self.experiment.method,
       self.state,
-      _first(self.experiment, self.experiment.eval_splits[0]),
+      restored.batch_of(self.experiment),
     )
 
   @property
@@ -119,8 +123,8 @@ class Trained:
 
     Args:
       inputs: A file or a folder: of images, of texts or other rows (.csv,
-        .jsonl, .txt, .npz); of series a .csv whose future is forecast, or whose
-        rows are scored.
+        .jsonl, .txt, .npz); of series a .csv whose future is forecast, or that
+        has grown and whose new rows are scored (else its test rows).
 
     Raises:
       InputError: They cannot be read, or are none that the run was trained on.
@@ -169,10 +173,7 @@ def load(
 
 def of(made: restored.Restored) -> Trained:
   """The trained model of what was restored."""
-  workdir, experiment, state, config = made
-  return Trained(
-    workdir=workdir, config=config, experiment=experiment, state=state
-  )
+  return Trained(**made._asdict())
 
 
 def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
@@ -213,7 +214,7 @@ def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
         f'{path} has no column {column!r}, which the run reads '
         f'(config.data.column); it has {", ".join(there)}.'
       )
-  usual = _first(experiment, experiment.eval_splits[0])
+  usual = restored.batch_of(experiment)
   if read.encoded and read.image_shape is None and batches.decode is None:
     height, width = usual['image'].shape[1:3]
     raise types.InputError(
@@ -241,22 +242,34 @@ def _of_series(run, file):
   """Forecasts of what comes behind a file, or scores of its rows."""
   if not pathlib.Path(file).expanduser().is_file():
     raise types.InputError(f'There is no file {file}: give a .csv of series.')
-  own = {f'data.{k}': x for k, x in presets.fields(run.config.data).items()}
-  made = restored.load(
-    str(run.workdir),
-    step=str(int(run.state.step)),
-    data_dir=run.config.data.dir,
-    changes={**own, 'data.file': file},
+  there = restored.Restored(
+    *(run.workdir, run.experiment, run.state, run.config, run.said)
   )
+  changes = {'data.file': file}
+  data = run.config.data
+  if 'label_column' in data and data.label_column not in reading.header(file):
+    changes['data.label_column'] = ''
+  made = restored.again(there, changes)
   experiment = made.experiment
-  split = experiment.eval_splits[-1]
-  if 'horizon' in made.config.data:
-    split = of_series.FUTURE
+  split = of_series.FUTURE if 'horizon' in data else _scored(experiment)
   outputs, columns = loop.Evaluator(experiment.method)(
     made.state, experiment.evals(split), split=split
   )
   tables = _as_lists(experiment.tables(split, outputs, columns))
   return Predicted([], outputs, None, tables)
+
+
+def _scored(experiment):
+  """The split whose rows are scored: those that are new, if there are any."""
+  try:
+    experiment.evals(kept_series.NEW)
+  except kept_series.NothingNew:
+    logging.info(
+      'the file has no rows behind those that the run knew: its test rows are '
+      'scored'
+    )
+    return experiment.eval_splits[-1]
+  return kept_series.NEW
 
 
 def _as_lists(tables):

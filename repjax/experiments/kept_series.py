@@ -30,6 +30,10 @@ FILE = 'series.json'
 NEW = 'new'
 
 
+class NothingNew(types.InputError):
+  """No rows came since a run was trained."""
+
+
 class Fitted(NamedTuple):
   """Of one series.
 
@@ -148,11 +152,11 @@ def new_rows(
   """(first row that the run did not know, row behind the last) of each series.
 
   Raises:
-    InputError: None has grown.
+    NothingNew: None has grown.
   """
   rows = [(y.num_rows, len(x)) for x, y in zip(series, fitted, strict=True)]
   if all(start == stop for start, stop in rows):
-    raise types.InputError(
+    raise NothingNew(
       f'The split {NEW!r} is the rows that came since the run was trained, and '
       f'there are none behind the {rows[0][0]:,} that it knew: append some, '
       'and evaluate with its --workdir.'

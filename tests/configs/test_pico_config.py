@@ -2,13 +2,16 @@
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from configs import pico as recipe
 from configs.parts import candidate_sets
 from configs.studies import pico as study
+from launch.lib import restored
 from repjax import run
 from repjax import types
+from repjax.data.own import kept_classes
 from repjax.methods import partial_labels
 
 _KINDS = ('uniform', 'next', 'instances')
@@ -40,6 +43,24 @@ def test_sets_that_are_given_are_checked():
     candidate_sets.read(_config(data=dict(candidates='hierarchical')))
   with pytest.raises(types.InputError, match='is one of uniform'):
     candidate_sets.read(_config(data=dict(candidates='random')))
+
+
+def test_rows_as_they_are_predicted_are_images(tmp_path):
+  rng = np.random.default_rng(0)
+  for split in ('train', 'test'):
+    for name in ('ant', 'bee'):
+      folder = tmp_path / 'photos' / split / name
+      folder.mkdir(parents=True)
+      for i in range(8):
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f'{i}.png')
+  config = recipe.get_config('smoke')
+  config.data.update(name='folder', dir=str(tmp_path / 'photos'))
+  config.update(dict(batch_size=4, epochs=1.0))
+  experiment = recipe.build(config)
+  assert experiment.eval_splits[0] == 'targets'
+  assert 'image' in restored.batch_of(experiment)
+  assert kept_classes.names_of(experiment) == ['ant', 'bee']
 
 
 def test_a_checkpoint_is_chosen_by_targets_and_never_by_test_rows():

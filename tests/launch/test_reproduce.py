@@ -20,6 +20,19 @@ from repjax import types
 
 
 @pytest.mark.slow
+def test_measuring_again_changes_nothing(tmp_path):
+  out = tmp_path / 'results'
+  flags = ('reproduce', '--papers=mixup', '--preset=smoke', f'--out={out}')
+  for jobs, number in ((1, 0), (1, 1), (2, 2)):
+    code, output = launching.run(*flags, f'--jobs={jobs}')
+    assert code == 0, output
+    assert 'Traceback' not in output
+    found = {x.name: x.read_bytes() for x in out.rglob('*') if x.is_file()}
+    first = found if not number else first
+    assert found == first and 'report.json' in found
+
+
+@pytest.mark.slow
 def test_a_preset_is_a_folder_of_its_own(tmp_path):
   out = tmp_path / 'results'
   code, output = launching.run(

@@ -46,3 +46,19 @@ def test_scores_are_written_beside_plots(tmp_path):
   assert max(rows, key=lambda x: float(x['error']))['row'] == '270'
   assert rows[60]['error_alarm'] == '1'
   assert (workdir / 'plots' / 'test_scores.png').exists()
+  # Without rows behind those that it knew, `predict` scores the test rows too.
+  output = tmp_path / 'scores.csv'
+  predict = ('predict', f'--workdir={workdir}', f'--outputs={output}')
+  code, said = launching.call(*predict, f'--inputs={tmp_path / "own.csv"}')
+  assert code == 0 and 'its test rows are scored' in said, said
+  assert len(output.read_text().splitlines()) == 91
+  with (tmp_path / 'own.csv').open('a', newline='') as file:
+    lines = csv.writer(file)
+    for i in range(300, 340):
+      lines.writerow([start + i, 0.1, 9.0 if i == 320 else 0.2, 'north'])
+  code, said = launching.call(*predict, f'--inputs={tmp_path / "own.csv"}')
+  assert code == 0, said
+  with output.open() as file:
+    rows = list(csv.DictReader(file))
+  assert [int(x['row']) for x in rows] == list(range(300, 340))
+  assert max(rows, key=lambda x: float(x['error']))['row'] == '320'

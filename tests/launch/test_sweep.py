@@ -221,6 +221,17 @@ def test_a_trial_whose_metric_has_no_value_is_the_last(tmp_path):
   assert [x['trial'] for x in table(sweep)] == ['000', '001']
 
 
+def test_paths_of_trials_are_those_of_the_sweep(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code = 'import os, configs.presets; print(os.getcwd())'
+  job = executors.Job(
+    'one', (sys.executable, '-c', code), tmp_path / 'output.txt'
+  )
+  ended = executors.local(1)([job], threading.Event(), lambda *_: None)
+  assert ended == {'one': 0}
+  assert job.log.read_text().strip() == str(tmp_path)
+
+
 def test_a_random_search_may_grow(tmp_path):
   sweep = sweep_of(tmp_path, 'tx.rate=log(0.1,0.9)')
   draws = [{'tx.rate': '0.3'}, {'tx.rate': '0.25'}, {'tx.rate': '0.2'}]

@@ -91,13 +91,13 @@ def check(
 
 def names_of(experiment: types.Experiment) -> list[str] | None:
   """Names of the classes of the rows that a run is evaluated on, or None."""
-  if not experiment.eval_splits:
-    return None
-  batches = experiment.evals(experiment.eval_splits[0])
-  if not isinstance(batches, in_order.EvalBatches):
-    return None
-  names = batches.source.class_names
-  return None if names is None else list(names)
+  for split in experiment.eval_splits:
+    batches = experiment.evals(split)
+    if isinstance(batches, in_order.EvalBatches):
+      names = batches.source.class_names
+      if names is not None:
+        return list(names)
+  return None
 
 
 def _names(experiment, config):

@@ -7,11 +7,13 @@ column of time stamps or none, and numbers; an empty cell is a missing value.
 from collections.abc import Sequence
 import csv
 import datetime
+import os
 import pathlib
 from typing import Literal
 
 import numpy as np
 
+from repjax import files
 from repjax import types
 from repjax.data.reading import source as sources
 from repjax.data.series import series as seriess
@@ -229,6 +231,11 @@ def regular(
     times=times[0] + step * np.arange(length),
     labels=labels,
   )
+
+
+def header(path: str | os.PathLike) -> list[str]:
+  """Names of the columns of a CSV file."""
+  return _rows(files.path_of(path))[0]
 
 
 def _rows(path):

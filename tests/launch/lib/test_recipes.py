@@ -1,11 +1,13 @@
 """What a launcher asks of recipes and studies."""
 
+import pathlib
 import types
 
 import pytest
 
 from launch.lib import recipes
 from launch.lib import results
+from repjax import types as repjax_types
 
 
 def test_a_preset_can_have_more_seeds():
@@ -18,6 +20,19 @@ def test_a_preset_can_have_more_seeds():
     '--preset=quick --seeds=2'
   )
   assert recipes.seeds(types.SimpleNamespace(SEEDS=(7,)), 'quick') == (7,)
+
+
+def test_a_recipe_that_was_changed_elsewhere_is_none_of_ours(tmp_path):
+  own = recipes.own_recipe('configs/sam.py')
+  other = tmp_path / 'configs' / 'sam.py'
+  assert recipes.own_recipe(str(other)) == own  # Of a checkout that is gone.
+  other.parent.mkdir()
+  text = pathlib.Path(own).read_text()
+  other.write_text(text)
+  assert recipes.own_recipe(str(other)) == own
+  other.write_text(f'{text}# Mine.\n')
+  with pytest.raises(repjax_types.InputError, match=f'--config={other}'):
+    recipes.own_recipe(str(other))
 
 
 @pytest.mark.parametrize('paper', recipes.papers())
