@@ -9,8 +9,10 @@ from collections.abc import Hashable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
+import re
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from repjax import types
@@ -80,10 +82,16 @@ def bleu(
   return float(score.score)
 
 
+def _is_foreign(text):
+  return bool(text.strip()) and not re.search('[a-z0-9]', text.lower())
+
+
 def rouge(
   written: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
   """ROUGE-1, -2 and -L (Lin, 2004), with stems: F measures in [0, 100].
+
+  Of words of a-z and 0-9 alone, as the library has it.
 
   https://aclanthology.org/W04-1013
 
@@ -102,6 +110,14 @@ def rouge(
   except ImportError as error:
     raise _missing('rouge-score') from error
   _check(written, references)
+  foreign = [x for texts in references for x in texts if _is_foreign(x)]
+  if foreign:
+    logging.warning(
+      'ROUGE counts words of a-z and 0-9 alone: %d reference(s) have none, such '
+      'as %r, and score 0',
+      len(foreign),
+      foreign[0][:40],
+    )
   names = ['rouge1', 'rouge2', 'rougeL']
   scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
   rows = [

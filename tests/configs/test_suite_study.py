@@ -84,7 +84,8 @@ def test_a_video_folder_without_pictures_is_refused(suite, tmp_path):
     pad.run(config, (0,))
 
 
-def test_a_run_on_states_is_resumed_bit_for_bit(suite, tmp_path):
+@pytest.mark.parametrize('stop', [3, 8])  # At the steps by chance, and later.
+def test_a_run_on_states_is_resumed_bit_for_bit(suite, tmp_path, stop):
   config = sac_recipe.get_config('paper')
   config.update(
     batch_size=8,
@@ -102,7 +103,7 @@ def test_a_run_on_states_is_resumed_bit_for_bit(suite, tmp_path):
       sac_recipe.build(config),
       config,
       tmp_path / 'parts',
-      asked_to_stop=lambda: next(calls) == 8,
+      asked_to_stop=lambda: next(calls) == stop,
     )
   parts = run.fit(sac_recipe.build(config), config, tmp_path / 'parts')
   assert parts['params_crc32'] == whole['params_crc32']

@@ -24,6 +24,12 @@ def test_a_caption_says_its_class_and_no_other():
   assert len(set(found)) > 40
 
 
+def test_digits_are_called_by_their_value():
+  assert captions.spoken(None, 3) == ('zero', 'one', 'two')
+  assert captions.spoken(('1', '7'), 2) == ('one', 'seven')
+  assert captions.spoken(('7', '10', 'fig_leaf'), 3) == ('7', '10', 'fig leaf')
+
+
 def test_prompts_are_all_templates_of_each_class():
   found = captions.prompts(captions.DIGITS)
   assert [len(x) for x in found] == [len(captions.TEMPLATES)] * 10

@@ -245,7 +245,7 @@ def test_lines_of_a_file_are_examples_by_task(tmp_path):
 
 def test_a_line_ends_where_json_lines_end(tmp_path):
   path = tmp_path / 'flan.jsonl'
-  path.write_text('{"inputs": "a\u2028b", "targets": "c"}\r\n', 'utf-8')
+  path.write_text('{"inputs": "a\u2028b", "targets": "c"}\r\n', 'utf-8-sig')
   (found,) = instructions.read_jsonl(path)['']
   assert found.source == 'a\u2028b'
 

@@ -39,12 +39,15 @@ def test_bleu_is_the_mean_of_four_precisions_with_a_penalty():
   assert short == pytest.approx(100 * np.exp(1 - 5 / 4))
 
 
-def test_rouge_is_the_f_measure_of_common_words():
+def test_rouge_is_the_f_measure_of_common_words(caplog):
   found = written_text.rouge(['the cat sat'], [['the cat ran', 'no']])
   assert found == pytest.approx(
     {'rouge1': 100 * 2 / 3, 'rouge2': 50.0, 'rougeL': 100 * 2 / 3}
   )
   # Not in order: one word is the longest common subsequence of 'b a'.
+  with caplog.at_level('WARNING'):
+    written_text.rouge(['привет мир', 'a'], [['привет мир'], ['a']])
+  assert '1 reference(s) have none' in caplog.text
   found = written_text.rouge(['alpha beta'], [['beta alpha']])
   assert found == pytest.approx({'rouge1': 100, 'rouge2': 0, 'rougeL': 50})
 

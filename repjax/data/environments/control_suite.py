@@ -104,6 +104,7 @@ class ControlSuite:
 
   def begin(self, seed: int) -> _State:
     """Worlds whose first episodes have not begun."""
+    self._live = (-1, 0)  # A state that is restored next must be gone to.
     for world in self._worlds:
       world.reset(0)
     frames = np.stack([self._frame(x, 0) for x in self._worlds])

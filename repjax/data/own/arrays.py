@@ -104,7 +104,13 @@ def _of_suffixes(columns):
   found: dict[str, dict[str, np.ndarray]] = {}
   for name, values in columns.items():
     column = name.rpartition('_')[0]
-    found.setdefault(rows.SPLITS[ends[name]], {})[column] = values
+    part = found.setdefault(rows.SPLITS[ends[name]], {})
+    if column in part:
+      raise types.InputError(
+        f'{name} and another array are both {column!r} of the split '
+        f'{rows.SPLITS[ends[name]]}: keep one of them.'
+      )
+    part[column] = values
   return found
 
 
@@ -155,6 +161,8 @@ def _named(columns, renamed, title, needs_label):
     if new == 'x':
       picture = values.dtype == np.uint8 and values.ndim in (3, 4)
       new = 'image' if picture else 'features'
+    if new in renamed and name not in moved:
+      continue  # Another array was asked for in its place.
     if new in made:
       raise types.InputError(f'{title} has two arrays for {new}.')
     made[new] = values

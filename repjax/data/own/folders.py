@@ -230,7 +230,7 @@ def _folders(root):
       'images for each class.'
     )
   return [
-    x for x in sorted(root.iterdir()) if x.is_dir() and x.name[0] not in '._'
+    x for x in sorted(root.iterdir()) if x.is_dir() and not _is_hidden([x.name])
   ]
 
 

@@ -178,7 +178,7 @@ def named(
         f'config.data.channels: {of} has no series or folder {name!r}; it has '
         f'{", ".join(known[:20])}{", ..." if len(known) > 20 else ""}.'
       )
-    found += chosen
+    found += [x for x in chosen if not any(x is y for y in found)]
   return found
 
 
@@ -296,14 +296,13 @@ def _is_value(cell):
 
 
 def _numbers(path, name, cells):
-  """float32 [T]; NaN for cells without a value."""
-  numbers = np.full(len(cells), np.nan, np.float32)
+  """[T]; NaN for cells without a value."""
+  numbers = np.full(len(cells), np.nan)
   for row, cell in enumerate(cells):
     if cell.strip().lower() in _MISSING:
       continue
     try:
-      with np.errstate(over='ignore'):  # Refused as infinite, by its column.
-        numbers[row] = float(cell)
+      numbers[row] = float(cell)
     except ValueError:
       raise types.InputError(
         f'{path}: column {name!r} holds text ({cell!r} in line {row + 2}): '
@@ -324,6 +323,8 @@ def _times(path, name, cells):
         f'{path}: {cell!r} in line {number} of column {name!r} is no time such '
         'as 2016-07-01 00:00:00.'
       ) from None
+    if time.microsecond:
+      raise types.InputError(f'{path}: {seriess.FRACTIONS}')
     if time.tzinfo is not None:
       time = time.astimezone(datetime.UTC).replace(tzinfo=None)
     times.append(time)

@@ -160,6 +160,39 @@ class Series:
     return dataclasses.replace(self, covariates=made)
 
 
+FRACTIONS = (
+  'its times have fractions of a second, and those of a series are whole: round '
+  'them, or leave the times out where rows are equally far apart.'
+)
+
+
+def as_float32(
+  name: str, columns: Sequence[str], values: np.ndarray
+) -> np.ndarray:
+  """Numbers [T, C] as they are kept.
+
+  Raises:
+    InputError: What a column does from row to row is lost by it: a counter that
+      stands at 1e8 and rises by 3 would be a staircase.
+  """
+  with np.errstate(over='ignore'):  # Refused as infinite, by its column.
+    kept = values.astype(np.float32)
+  for column, exact, rough in zip(columns, values.T, kept.T, strict=True):
+    there = np.isfinite(exact) & np.isfinite(rough)
+    steps = np.abs(np.diff(exact[there].astype(np.float64)))
+    lost = np.abs(exact[there].astype(np.float64) - rough[there])
+    if not (steps > 0).any():
+      continue
+    if np.median(lost) > 0.1 * np.median(steps[steps > 0]):
+      raise types.InputError(
+        f'{name}: column {column!r} changes by about '
+        f'{np.median(steps[steps > 0]):.3g} from row to row around '
+        f'{np.median(exact[there]):.7g}, which float32 does not tell apart: '
+        'subtract a constant from it, or take its differences.'
+      )
+  return kept
+
+
 def from_arrays(
   name: str,
   values: Any,
@@ -189,7 +222,6 @@ def from_arrays(
     raise types.InputError(
       f'{name}: a series is real numbers, got {values.dtype}.'
     )
-  values = values.astype(np.float32)
   values = values[:, None] if values.ndim == 1 else values
   if values.ndim != 2 or not values.size:
     raise types.InputError(
@@ -205,6 +237,7 @@ def from_arrays(
       f'{name}: {num_columns} columns need as many names of their own, got '
       f'{list(columns)}.'
     )
+  values = as_float32(name, columns, values)
   infinite = np.argwhere(np.isinf(values))
   if infinite.size:
     row, column = infinite[0]
@@ -213,7 +246,9 @@ def from_arrays(
       'cell empty (NaN in arrays) where nothing was measured.'
     )
   if times is not None:
-    times = np.asarray(times, 'datetime64[s]')
+    fine, times = np.asarray(times), np.asarray(times, 'datetime64[s]')
+    if fine.dtype.kind == 'M' and (fine != times).any():
+      raise types.InputError(f'{name}: {FRACTIONS}')
     _check_length(name, 'times', times, length)
     check_rising(name, times)
   if labels is not None:

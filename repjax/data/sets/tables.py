@@ -176,12 +176,19 @@ def as_source(table: Table, scale: Scale, *, name: str) -> sources.Source:
 
 def _own(name, data_dir) -> Table:
   """Rows of somebody's own: those of the splits 'train' and 'test'."""
-  kind = own_names.parse(name).kind
-  types.check_choice('config.data.name', kind, ('csv', 'jsonl'))
+  said = own_names.parse(name)
+  types.check_choice('config.data.name', said.kind, ('csv', 'jsonl'))
   parts = [sources.load(name, x, data_dir=data_dir) for x in ('train', 'test')]
   columns = [x.read(np.arange(len(x))) for x in parts]
+  if 'label' not in columns[0]:
+    raise types.InputError(
+      f'{data_dir} has no column of classes called label: say which it is by '
+      f'--config.data.name={said.kind}:label=COLUMN.'
+    )
+  wanted = said.renamed.get('features', '')
+  keys = wanted.split('+') if wanted else [*columns[0]]
   made = {}
-  for key in columns[0]:
+  for key in keys:
     cells = np.concatenate([x[key] for x in columns])
     if key in ('features', 'label', 'index', 'mask'):
       continue

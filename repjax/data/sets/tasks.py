@@ -224,6 +224,8 @@ class _Resize:
       images = resize.apply({'image': images}, None)['image']
     if images.shape[-1] == self.channels:
       return images
+    if self.channels == 3 and images.shape[-1] == 4:
+      return images[..., :3]  # The fourth is how much one sees of it.
     if self.channels == 3:
       return np.repeat(images[..., :1], 3, axis=-1)
     grey = images[..., :3].mean(-1, keepdims=True)

@@ -33,6 +33,7 @@ DIGITS = (
   *('zero', 'one', 'two', 'three', 'four'),
   *('five', 'six', 'seven', 'eight', 'nine'),
 )
+_NUMERALS = tuple('0123456789')
 
 
 def spoken(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
@@ -43,11 +44,11 @@ def spoken(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
     num_classes: C.
 
   Returns:
-    C names; digits are words, and '_' is a space.
+    C names; where all are digits they are words, and '_' is a space.
   """
   names = tuple(names or map(str, range(num_classes)))
-  if all(x.isdigit() for x in names) and len(names) <= len(DIGITS):
-    names = DIGITS[: len(names)]
+  if all(x in _NUMERALS for x in names):
+    names = tuple(DIGITS[_NUMERALS.index(x)] for x in names)
   return tuple(x.replace('_', ' ') for x in names)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
+from repjax import files
 from repjax import types
 from repjax.data.text import templates
 
@@ -218,7 +218,7 @@ def read_jsonl(path: str | os.PathLike) -> dict[str, list[Example]]:
   found: dict[str, list[Example]] = {}
   try:
     # Texts may hold what else `splitlines` takes for the end of a line.
-    lines = pathlib.Path(path).read_text('utf-8').split('\n')
+    lines = files.path_of(path).read_text('utf-8-sig').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     raise types.InputError(f'cannot read {path}: {error}') from error
   for number, line in enumerate(lines, 1):

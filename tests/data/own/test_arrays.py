@@ -29,6 +29,16 @@ def test_images_and_labels_come_back(tmp_path):
   }
 
 
+def test_the_array_that_is_asked_for_is_the_label(tmp_path):
+  path = tmp_path / 'a.npz'
+  np.savez(path, x=IMAGES, y=LABELS, coarse=(np.arange(20) < 5).astype(int))
+  usual, coarse = (
+    np.bincount(_load(path, 'train+test', x).column('label')).tolist()
+    for x in ('npz', 'npz:label=coarse')
+  )
+  assert (usual, coarse) == ([10, 10], [15, 5])
+
+
 def test_splits_by_the_ends_of_names_and_by_files(tmp_path):
   parts = {'train': slice(0, 15), 'test': slice(15, 20)}
   whole = {
@@ -68,6 +78,11 @@ def test_one_file_a_column(tmp_path):
     (dict(x=np.full((20, 2), 1e39), y=LABELS), 'npz', 'infinite'),
     (dict(x=np.array([None] * 20), y=LABELS), 'npz', 'cannot be read'),
     (dict(x_train=IMAGES, y_test=LABELS), 'npz', 'the split test has'),
+    (
+      dict(x_train=IMAGES, x_dev=IMAGES, x_val=IMAGES),
+      'npz',
+      "x_val and another array are both 'x' of the split validation",
+    ),
     (dict(x=np.float32(1), y=LABELS), 'npz', 'one number'),
     ({}, 'npz', 'has no arrays'),
     (

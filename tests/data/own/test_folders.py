@@ -30,6 +30,14 @@ def pets(tmp_path):
   return tmp_path
 
 
+def test_a_class_may_begin_with_a_line(pets):
+  _picture(pets / '_other' / '0.png', 200)
+  _picture(pets / '_other' / '1.png', 201)
+  _picture(pets / '__MACOSX' / '0.png', 0)
+  rows = _load(pets, 'train+test')
+  assert rows.class_names == ('_other', 'cat', 'dog')
+
+
 def _load(path, split, name='folder'):
   return source.load(name, split, data_dir=str(path))
 

@@ -95,6 +95,16 @@ def test_time_zones_are_brought_to_utc(write):
     ),
     ([['a'], ['1e39']], {}, r"column 'a' is infinite in row 0"),
     (
+      [['a'], *([f'{120_000_000 + 3 * i}'] for i in range(9))],
+      {},
+      r"column 'a' changes by about 3 .* around 1\.2e\+08, which float32",
+    ),
+    (
+      [['date', 'a'], ['2016-07-01 00:00:00.5', '1']],
+      {},
+      r'fractions of a second, .*: round them',
+    ),
+    (
       [['a', 'l'], ['1', '2']],
       {'label_column': 'l'},
       r'labels must be 0 or 1',
@@ -136,6 +146,24 @@ def test_a_column_without_a_name_is_no_series_unless_it_is_named(write):
 def test_what_is_no_real_number_is_refused(values):
   with pytest.raises(types.InputError, match='real numbers'):
     seriess.from_arrays('x', values)
+
+
+def test_what_float32_keeps_is_no_staircase():
+  rows = np.arange(9.0)
+  for kept in (1e5 + rows, 3e9 + 2e9 * rows, np.full(9, 1e9), rows / 1e9):
+    seriess.from_arrays('a', kept)
+  with pytest.raises(types.InputError, match='take its differences'):
+    seriess.from_arrays('a', np.arange(9) + 2**40)
+  fine = np.datetime64('2024-01-01', 'ms') + np.arange(9) * 100
+  with pytest.raises(types.InputError, match='fractions of a second'):
+    seriess.from_arrays('a', rows, times=fine)
+  seriess.from_arrays('a', rows, times=fine[:1] + 1000 * np.arange(9))
+
+
+def test_a_series_that_is_named_twice_is_there_once():
+  parts = [seriess.from_arrays(x, np.arange(3.0)) for x in ('a/b', 'a/c', 'd')]
+  found = reading.named(parts, ('a', 'a/c', 'd', 'd'), of='set')
+  assert [x.name for x in found] == ['a/b', 'a/c', 'd']
 
 
 def test_a_member_that_is_no_array_is_refused(tmp_path):

@@ -113,6 +113,16 @@ def test_a_table_of_ones_own_has_numbers_and_words(adult):
   np.testing.assert_array_equal(table.label, row % 4 == 0)
 
 
+def test_columns_that_are_named_are_all_that_is_read(adult):
+  table = tables.load(
+    'csv:label=income,features=gain+age', data_dir=str(adult)
+  )
+  assert table.names == ('gain', 'age')
+  assert sorted(table.features[:, 1]) == [*range(20, 60)]
+  with pytest.raises(types.InputError, match='csv:label=COLUMN'):
+    tables.load('csv', data_dir=str(adult))
+
+
 def test_columns_that_are_no_table_are_refused(adult):
   text = adult.read_text('utf-8')
   adult.write_text(text.replace('\n21,', '\n,'), 'utf-8')

@@ -127,6 +127,12 @@ def test_real_sets_become_one_shape(real_data):
   assert [task.name for task in stream] == ['cifar10', 'mnist']
 
 
+def _opaque(made):
+  columns = everything(made)
+  columns['image'] = columns['image'][..., :3]
+  return source.from_arrays('opaque', columns, num_classes=made.num_classes)
+
+
 def test_resizing_keeps_colours_and_repeats_grey():
   grey, colour = images(4, size=8), images(4, size=4, channels=3)
   small = everything(tasks.resized(grey, 4, 3))['image']
@@ -138,6 +144,12 @@ def test_resizing_keeps_colours_and_repeats_grey():
     everything(tasks.resized(colour, 4, 3))['image'],
     everything(colour)['image'],
   )
+  clear = images(4, size=4, channels=4)
+  for channels in (1, 3):
+    np.testing.assert_array_equal(
+      everything(tasks.resized(clear, 4, channels))['image'],
+      everything(tasks.resized(_opaque(clear), 4, channels))['image'],
+    )
   flat = everything(tasks.resized(colour, 4, 1))['image']
   expected = everything(colour)['image'].mean(-1, keepdims=True)
   np.testing.assert_allclose(flat, expected, atol=0.51)
