@@ -97,7 +97,8 @@ class GradFn:
 
     def weighed(grad_fn, batch):
       weight = batch['mask'].sum()
-      return jax.tree.map(lambda x: x * weight, fn(grad_fn)), weight
+      grads = fn(grad_fn)  # The weight is float32, which they need not be.
+      return jax.tree.map(lambda x: (x * weight).astype(x.dtype), grads), weight
 
     if num_groups == 1:  # No second pass at a point that is known.
       alone = copy.copy(self)
@@ -308,10 +309,7 @@ class GradFn:
 
 
 def _mean_state(state):
-  """The mean over devices, but for what no device changes.
-
-  A mean of equal numbers costs time, and may be rounded to another number.
-  """
+  """The mean over devices; what no device changes stays, bit for bit."""
   if not isinstance(state, Mapping) or types.FROZEN not in state:
     return parallel.pmean(state)
   rest = {name: state[name] for name in state if name != types.FROZEN}

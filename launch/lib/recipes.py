@@ -79,10 +79,11 @@ def own_recipe(file: str) -> str:
   path = pathlib.Path(file)
   own = _CONFIGS / path.name
   # As it is started here, and from another checkout, unless changed there.
-  named = path.absolute() == own or path.parent.name == _CONFIGS.name
-  if named and own in config_files():
-    if not path.is_file() or path.read_bytes() == own.read_bytes():
-      return str(own)
+  ours = own in config_files() and (
+    path.absolute() == own or path.parent.name == _CONFIGS.name
+  )
+  if ours and (not path.is_file() or path.read_bytes() == own.read_bytes()):
+    return str(own)
   raise types.InputError(
     f'This run is of the recipe {file}, which is none of those that come with '
     f'repjax: give --config={file} to execute it.'

@@ -152,7 +152,9 @@ def make(
     harmless = recent > state.limit
     updates, opt_state = tx.update(grads, state.opt_state, chosen)
     rate = jnp.where(harmless, state.rate, 0.0)
-    moved = jax.tree.map(lambda x, u: x + rate * u, chosen, updates)
+    moved = jax.tree.map(
+      lambda x, u: x + (rate * u).astype(x.dtype), chosen, updates
+    )
     opt_state = jax.tree.map(
       lambda new, old: jnp.where(harmless, new, old), opt_state, state.opt_state
     )

@@ -111,6 +111,7 @@ class PartlyTrained(nn.Module):
     trained = variables.pop('params', {})
     if not starting:
       _check_trained(plan, trained)
+      still = _as_computed(still, trained)
     mutable = scope.mutable
     if not starting:
       mutable = scope_lib.subtract_filters(mutable, ('params', types.FROZEN))
@@ -238,6 +239,18 @@ def _check_trained(plan, trained):
       f"'params' of this model are its adapters and what trains beside them; "
       f'no rule makes {strange}'
     )
+
+
+def _as_computed(still, trained):
+  """Frozen parameters in the type that a step has cast the trained ones to.
+
+  In float32 beside bfloat16 they would have all products in float32.
+  """
+  kinds = {x.dtype for x in _flat(trained).values()}
+  kinds = {x for x in kinds if jnp.issubdtype(x, jnp.floating)}
+  if len(kinds) != 1 or min(kinds).itemsize >= 4:
+    return still
+  return trees.cast(still, min(kinds))
 
 
 def _union(still, trained):

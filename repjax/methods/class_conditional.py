@@ -3,7 +3,8 @@
 What 'Systematic generalisation with group invariant predictions' (Ahmed et al.,
 ICLR 2021, https://openreview.net/forum?id=b9PoimzZFJ) compares PGI with, on the
 same groups: cIRMv1, cREx, cMMD and cDRO. Formulas are those of the authors'
-code. A class that a batch has of one group alone has no penalty.
+code. A class that a batch has of one group alone has no penalty, and one of
+which it has several groups that of these.
 """
 
 from typing import Any
@@ -73,7 +74,7 @@ def make(
     def one(index):
       mask = rows.labelled * (rows.label == index)
       counts = grouped.members(rows.group, mask, num_groups).sum(0)
-      return jnp.where((counts > 0).all(), of_class(rows, mask), 0.0)
+      return jnp.where((counts > 0).sum() > 1, of_class(rows, mask), 0.0)
 
     return jax.vmap(one)(jnp.arange(num_classes)).mean()
 
@@ -110,8 +111,8 @@ def dro(
     **settings: inputs, head and the rest of `grouped.make`.
 
   Returns:
-    A `types.Method`; see `grouped.make`. A class that a batch lacks, or has of
-    one group alone, keeps its weights; its rows count alike.
+    A `types.Method`; see `grouped.make`. A class that a batch lacks, or lacks a
+    group of, keeps its weights; its rows count alike.
   """
   types.check_range('[1, inf)', num_classes=num_classes, num_groups=num_groups)
   types.check_range('[0, inf)', step_size=step_size)

@@ -188,7 +188,7 @@ def writer(
   method = language_modeling.make(model, tx, objective=objective, **settings)
 
   def predict(state, batch):
-    targets = batch['weights'] > 0
+    targets = language_modeling.weights_of(batch) > 0
     if objective == 'translation':
       first = batch['tokens'][:, :1]
       prompt = batch['source']

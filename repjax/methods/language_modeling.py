@@ -77,7 +77,7 @@ def make(
   def score(logits, batch):
     """Loss, nll, weight and hits of each target, [B, T'] each."""
     logits = logits.astype(jnp.float32)
-    targets, weights = batch['tokens'], _weights(batch)
+    targets, weights = batch['tokens'], weights_of(batch)
     if objective != 'masked':
       targets, weights = targets[:, 1:], weights[:, 1:]
     total = jax.nn.logsumexp(logits, axis=-1)
@@ -192,7 +192,8 @@ def mask_tokens(
   }
 
 
-def _weights(batch):
+def weights_of(batch: types.Batch) -> jax.Array:
+  """Which tokens count, float32 [B, T]: all, where a batch says nothing."""
   if 'weights' in batch:
     return batch['weights'].astype(jnp.float32)
   return jnp.ones(batch['tokens'].shape, jnp.float32)

@@ -73,7 +73,8 @@ def make(
       the model sees and '/' separates the names inside a submodule. One of them
       is drawn for each step. What an affine layer gives is blended as its input
       is, so the last hidden activations of `models.mlp.Mlp` are 'head'.
-    **settings: Further arguments of `supervised.make`.
+    **settings: Further arguments of `supervised.make`; a `transform` comes
+      before rows are mixed.
 
   Returns:
     A `types.Method` like that of `supervised.make`.
@@ -96,9 +97,18 @@ def make(
   if alpha == 0 or mix_rate == 0:
     return supervised.make(model, tx, **settings)
 
+  first = settings.pop('transform', None)
+
+  def before(batch, rng):
+    if first is None:
+      return batch, rng
+    rng_first, rng = jax.random.split(rng)
+    return first(batch, rng_first), rng
+
   if kind != 'manifold':
 
     def transform(batch, rng):
+      batch, rng = before(batch, rng)
       return mix(batch, rng, num_classes=num_classes, kind=kind, **draws)
 
     return supervised.make(
@@ -106,6 +116,7 @@ def make(
     )
 
   def plan(batch, rng):
+    batch, rng = before(batch, rng)
     weight, _, rng_layer = _draw(batch['mask'], rng, **draws)
     layer = jax.random.randint(rng_layer, (), 0, len(layers))
     # Columns, so that they follow their rows into microbatches.

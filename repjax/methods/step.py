@@ -1,6 +1,7 @@
 """Device code: the step that methods with one loss and one optimizer share."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import functools
 from typing import Any
 from typing import Literal
@@ -26,7 +27,8 @@ Update = Callable[
 # What a link may not take a batch apart into: see `WholeGradFn`.
 Refused = Literal['parts', 'rows']
 
-# The collection of running means and variances (`layers.norms`, flax).
+# The collection of running means and variances (`layers.norms`, flax), and how
+# a further one ends ('base_batch_stats').
 _STATISTICS = 'batch_stats'
 
 
@@ -35,9 +37,9 @@ class EmaState(NamedTuple):
 
   Attributes:
     params: Like `TrainState.params`.
-    statistics: {'batch_stats': ...} like that of `TrainState.model_state`, or
-      {} of a model without any. Statistics are those of the activations that
-      parameters make: averaged ones want theirs.
+    statistics: Those collections of `TrainState.model_state` that hold batch
+      statistics, or the parts of them that do; {} of a model without any. They
+      are of the activations that parameters make: averaged ones want theirs.
   """
 
   params: types.PyTree
@@ -278,15 +280,25 @@ def variables(state: types.TrainState) -> types.PyTree:
   """What to predict with: averaged parameters where an average is kept."""
   if not isinstance(state.extra, EmaState):
     return {'params': state.params, **state.model_state}
-  average = state.extra
-  return {'params': average.params, **state.model_state, **average.statistics}
+  average, rest = state.extra, dict(state.model_state)
+  for name, x in average.statistics.items():
+    rest[name] = x if _is_statistics(name) else {**rest[name], **x}
+  return {'params': average.params, **rest}
 
 
 def average_from(params: types.PyTree, model_state: types.PyTree) -> EmaState:
   """An average that begins with parameters and a model's other collections."""
-  return EmaState(
-    params, {k: x for k, x in model_state.items() if k == _STATISTICS}
-  )
+  found = {}
+  for name, x in model_state.items():
+    if _is_statistics(name):
+      found[name] = x
+    elif isinstance(x, Mapping) and _STATISTICS in x:  # Of a second model.
+      found[name] = {_STATISTICS: x[_STATISTICS]}
+  return EmaState(params, found)
+
+
+def _is_statistics(name):
+  return name.endswith(_STATISTICS)
 
 
 def _towards(now, average, *, decay, step):

@@ -113,8 +113,8 @@ def rouge(
   foreign = [x for texts in references for x in texts if _is_foreign(x)]
   if foreign:
     logging.warning(
-      'ROUGE counts words of a-z and 0-9 alone: %d reference(s) have none, such '
-      'as %r, and score 0',
+      'ROUGE counts words of a-z and 0-9 alone: %d reference(s) have none, '
+      'such as %r, and score 0',
       len(foreign),
       foreign[0][:40],
     )

@@ -136,6 +136,7 @@ def dp_sgd(
     clip_norm=clip_norm,
     noise_multiplier=noise_multiplier,
     expected_batch_size=expected_batch_size,
+    rows_per_user=rows_per_user,
   )
   if not 0 < clip_norm < math.inf:
     raise ValueError(f'Need a finite clip_norm > 0; got {clip_norm=}')
@@ -161,7 +162,7 @@ def dp_sgd(
   as_rng = functools.partial(jax.random.wrap_key_data, impl=impl)
 
   def init_fn(params):
-    link.begin('dp_sgd', params)
+    link.begin('dp_sgd', params, always=True)
     return DpSgdState(
       key=jnp.array(key),  # A copy: a state may be donated.
       step=jnp.zeros((), jnp.int32),

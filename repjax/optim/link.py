@@ -16,16 +16,18 @@ from repjax import types
 from repjax.types import InputError
 
 
-def begin(name: str, params: types.PyTree) -> None:
+def begin(name: str, params: types.PyTree, *, always: bool = False) -> None:
   """Refuses, in `init`, what a link that asks `grad_fn` cannot stand in.
 
   Args:
     name: Of the link.
     params: What its `init` gets.
+    always: Whether its updates must be made whatever the plain gradient is.
 
   Raises:
     InputError: If `params` are those of `optax.masked` or `multi_transform`,
-      or `optax.MultiSteps` stands around the link.
+      or `optax.MultiSteps` (or, with `always`, what makes updates under a
+      condition) stands around the link.
   """
   if _is_partial(params):
     raise InputError(
@@ -34,11 +36,15 @@ def begin(name: str, params: types.PyTree) -> None:
       f'them, optax.chain({name}(...), optax.masked(...)), or train a part by '
       'repjax.layers.frozen.train_only.'
     )
-  # Nothing but the stack of calls tells a link who initialises it.
-  frame = inspect.currentframe()
-  while frame is not None and frame.f_code is not _MULTI_STEPS:
-    frame = frame.f_back
-  if frame is not None:
+  around = _around()
+  if always and around & _CONDITIONS:
+    raise InputError(
+      f'{name} inside of optax.apply_if_finite or conditionally_transform '
+      'would be left out by what the plain gradient says, which is not '
+      f'private: leave that out (rows that are not finite count for nothing in '
+      f'{name}).'
+    )
+  if _MULTI_STEPS in around:
     raise InputError(
       f'optax.MultiSteps around {name} loses mini-batches, since grad_fn is '
       'that of the last one alone: give all k to one update (microbatches=k of '
@@ -48,6 +54,25 @@ def begin(name: str, params: types.PyTree) -> None:
 
 
 _MULTI_STEPS = optax.MultiSteps.init.__code__
+_CONDITIONS = frozenset(
+  code
+  for make in (
+    optax.apply_if_finite,
+    optax.conditionally_transform,
+    optax.conditionally_mask,
+  )
+  for code in make.__code__.co_consts
+  if inspect.iscode(code)
+)
+
+
+def _around():
+  """Code of all calls around: only they tell a link who initialises it."""
+  found, frame = set(), inspect.currentframe()
+  while frame is not None:
+    found.add(frame.f_code)
+    frame = frame.f_back
+  return found
 
 
 def ask(
@@ -102,7 +127,8 @@ def ask(
     raise InputError(
       f'{name} makes a gradient of its own, and that of '
       f'{asked.made_by or "the links before it"} is lost: put {name} first in '
-      'the chain, and one such link alone.'
+      'the chain, and one such link alone (in a loop of your own, call grad_fn '
+      'and tx.update in one traced function).'
     )
   asked.made_by = name
 

@@ -65,6 +65,22 @@ def variables():
   return init(Net()), init(PART)
 
 
+def test_what_is_frozen_is_computed_in_the_type_of_what_trains(variables):
+  def called(variables):
+    return PART.apply(variables, image, train=False)
+
+  image = BATCH['image'].astype('bfloat16')
+  part = variables[1]
+  low = {**part, 'params': trees.cast(part['params'], 'bfloat16')}
+  found = called(low)
+  assert found.dtype == jnp.bfloat16
+  both = {**low, types.FROZEN: trees.cast(part[types.FROZEN], 'bfloat16')}
+  np.testing.assert_array_equal(found, called(both))
+  # And what is frozen in few bits stays so beside what trains in more.
+  half = trees.cast(part[types.FROZEN], 'bfloat16')
+  assert called({**part, types.FROZEN: half}).dtype == jnp.float32
+
+
 def test_every_parameter_is_in_one_of_two_collections(variables):
   whole, part = variables
   assert set(part) == {'params', types.FROZEN, 'batch_stats'}

@@ -256,6 +256,10 @@ def test_a_writer_writes_what_whole_passes_would(objective):
     np.testing.assert_array_equal(
       found['target'][i], np.where(counted, batch['tokens'][i], -1)
     )
+  if objective == 'translation':  # All tokens, where nothing says which.
+    bare = {name: x for name, x in batch.items() if name != 'weights'}
+    found = jax.eval_shape(method.predict, state, bare)
+    assert found['target'].shape == batch['tokens'].shape
 
 
 def test_an_objective_that_writes_nothing_is_refused():

@@ -138,6 +138,25 @@ def _update(method, rows, steps=1):
 
 
 @pytest.mark.parametrize('form', ['irm', 'vrex', 'mmd'])
+def test_a_group_that_a_batch_lacks_changes_nothing(rows, form):
+  shared = {k: x for k, x in _ROWS.items() if k != 'num_groups'}
+  found = []
+  for num_groups in (2, 3):
+    method = class_conditional.make(
+      *(NET, optax.sgd(0.1)),
+      form=form,
+      num_classes=CLASSES,
+      num_groups=num_groups,
+      weight=2.0,
+      **shared,
+    )
+    found.append(_update(method, rows)[2])
+  assert found[0]['penalty'] > 0
+  for name in ('loss', 'penalty'):
+    np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-5)
+
+
+@pytest.mark.parametrize('form', ['irm', 'vrex', 'mmd'])
 def test_penalties_of_classes_are_averaged(rows, form):
   method = class_conditional.make(
     NET, optax.sgd(0.1), form=form, num_classes=CLASSES, weight=2.0, **_ROWS

@@ -251,6 +251,19 @@ def test_alpha_zero_is_plain_training_bit_for_bit(settings):
   assert 'accuracy' in sums
 
 
+@pytest.mark.parametrize(
+  'settings', [{}, {'kind': 'manifold', 'layers': ('input', 'hidden_0')}]
+)
+def test_another_transform_comes_first(settings):
+  def blank(batch, rng):
+    del rng
+    return {**batch, 'image': 0 * batch['image']}
+
+  _, _, sums = mixed_update(alpha=1.0, transform=blank, **settings)
+  # Nothing is seen, so that all classes are alike.
+  np.testing.assert_allclose(sums['loss'][0] / ROWS, np.log(ROWS), rtol=1e-6)
+
+
 SMOOTHED = dict(alpha=1.0, label_smoothing=0.3)
 
 

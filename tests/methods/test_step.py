@@ -8,7 +8,9 @@ import optax
 import pytest
 from sklearn import datasets
 
+from repjax import types
 from repjax.layers import norms
+from repjax.methods import step as steps
 from repjax.methods import supervised
 
 STEPS = 400
@@ -86,6 +88,25 @@ def test_parameters_and_statistics_are_averaged_alike(digits):
       at[0],
       expected,
     )
+
+
+def test_statistics_are_averaged_wherever_they_are():
+  old, new = (
+    {
+      'batch_stats': {'mean': at},
+      'base_batch_stats': {'mean': 2 * at},
+      'second': {'batch_stats': {'mean': 3 * at}, 'other': 4 * at},
+    }
+    for at in (1.0, 5.0)
+  )
+  average = steps.average_from({'w': 0.5}, old)
+  state = types.TrainState(0, {'w': 0.7}, (), new, average)
+  assert steps.variables(state) == {
+    'params': {'w': 0.5},
+    'batch_stats': {'mean': 1.0},
+    'base_batch_stats': {'mean': 2.0},
+    'second': {'batch_stats': {'mean': 3.0}, 'other': 20.0},
+  }
 
 
 def test_averages_are_as_good_as_the_last_parameters(digits):

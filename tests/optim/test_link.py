@@ -207,11 +207,22 @@ def test_what_stands_before_is_not_dropped_in_silence(name, before):
   with pytest.raises(InputError, match=f'put {name} first in the chain'):
     trace(tx)
   # What leaves the gradient alone may stand there, and anything may behind.
-  for fine in (
-    optax.chain(optax.identity(), LINKS[name], before),
-    optax.apply_if_finite(optax.chain(LINKS[name], before), 3),
-  ):
-    trace(fine)
+  trace(optax.chain(optax.identity(), LINKS[name], before))
+  if name != 'dp_sgd':
+    trace(optax.apply_if_finite(optax.chain(LINKS[name], before), 3))
+
+
+@pytest.mark.parametrize(
+  'wrap',
+  [
+    lambda link: optax.apply_if_finite(link, 3),
+    lambda link: optax.conditionally_transform(link, lambda step: step > 0),
+  ],
+)
+def test_no_condition_leaves_noise_out(wrap):
+  tx = wrap(optax.chain(optax.identity(), LINKS['dp_sgd']))
+  with pytest.raises(InputError, match=r'dp_sgd inside of .* not private'):
+    tx.init(PARAMS)
 
 
 def test_chains_may_share_a_grad_fn():
@@ -352,6 +363,16 @@ def injected(factory, *args, static=(), **settings):
       'dp_sgd needs clip_norm as a number',
     ),
     (
+      injected(
+        optim.dp_sgd,
+        *(1.0, 1.0),
+        expected_batch_size=4,
+        key=jax.random.key(0),
+        static=('clip_norm', 'noise_multiplier', 'expected_batch_size'),
+      ),
+      'dp_sgd needs rows_per_user as a number',
+    ),
+    (
       injected(optim.gradient_vaccine, 2),
       'gradient_vaccine needs num_tasks as a number',
     ),
@@ -364,7 +385,7 @@ def injected(factory, *args, static=(), **settings):
     ),
     (injected(optim.task_cosines, 2), 'task_cosines needs num_tasks'),
   ],
-  ids=['sam', 'dp_sgd', 'gradient_vaccine', 'pcgrad', 'target', 'cosines'],
+  ids=['sam', 'dp_sgd', 'users', 'gv', 'pcgrad', 'target', 'cosines'],
 )
 def test_what_cannot_change_is_named(tx, says):
   with pytest.raises(InputError, match=f'^{says}'):

@@ -297,6 +297,14 @@ def test_groups_climb_on_their_own_and_their_gradients_are_averaged():
   # Group means are 2 and -2: worst points 0.4 and 0.6, gradients -1.6 and 2.6.
   np.testing.assert_allclose(grads['w'], (2 * -1.6 + 2.6) / 3, rtol=1e-6)
 
+  def in_bfloat16(params):
+    fresh = gradients.GradFn(loss_fn, rows, jax.random.key(0), {})
+    plain, _ = fresh(params)
+    return link.update(plain, link.init(params), params, grad_fn=fresh)[0]
+
+  found = jax.eval_shape(in_bfloat16, {'w': params['w'].astype('bfloat16')})
+  assert found['w'].dtype == jnp.bfloat16
+
 
 def flops(link):
   method = supervised.make(

@@ -161,8 +161,8 @@ class Series:
 
 
 FRACTIONS = (
-  'its times have fractions of a second, and those of a series are whole: round '
-  'them, or leave the times out where rows are equally far apart.'
+  'its times have fractions of a second, and those of a series are whole: '
+  'round them, or leave the times out where rows are equally far apart.'
 )
 
 

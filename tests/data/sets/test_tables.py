@@ -114,9 +114,7 @@ def test_a_table_of_ones_own_has_numbers_and_words(adult):
 
 
 def test_columns_that_are_named_are_all_that_is_read(adult):
-  table = tables.load(
-    'csv:label=income,features=gain+age', data_dir=str(adult)
-  )
+  table = tables.load('csv:label=income,features=gain+age', data_dir=str(adult))
   assert table.names == ('gain', 'age')
   assert sorted(table.features[:, 1]) == [*range(20, 60)]
   with pytest.raises(types.InputError, match='csv:label=COLUMN'):
