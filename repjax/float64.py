@@ -14,7 +14,12 @@ def enabled() -> Iterator[None]:
   with float64.enabled():
     exact = fn(jnp.asarray(x, jnp.float64))
   """
-  # `jax.enable_x64` is newer than the oldest JAX that this runs on.
+  # Newer than the oldest JAX that this runs on.
+  enable = getattr(jax, 'enable_x64', None)
+  if enable is not None:
+    with enable(True):
+      yield
+    return
   before = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
   jax.config.update('jax_enable_x64', True)
   try:

@@ -40,11 +40,19 @@ def matrices(
       plots.numbers(
         axes,
         matrix,
-        lambda value: f'{value:.2f}'[1:] if value < 1 else '1',
+        _short,
         is_dark=lambda value: value <= 0.6,
         fontsize=9 if matrix.size <= 36 else 6,
       )
   return fig
+
+
+def _short(value):
+  """A number in [0, 1] in few characters; '' of none."""
+  text = f'{value:.2f}'
+  if np.isnan(value):
+    return ''
+  return '1' if text == '1.00' else text[1:]
 
 
 def heatmaps(
@@ -62,6 +70,7 @@ def heatmaps(
   places = fig.subplots(1, len(matrices), squeeze=False)[0]
   for axes, (title, matrix) in zip(places, matrices.items(), strict=True):
     off = matrix[~np.eye(len(matrix), dtype=bool)]
+    off = off if off.size else matrix
     axes.imshow(matrix, cmap='viridis', vmin=off.min(), vmax=off.max())
     axes.set(title=title)
     for ticks in (axes.set_xticks, axes.set_yticks):

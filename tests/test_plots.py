@@ -210,8 +210,10 @@ def test_heatmaps_span_what_lies_off_the_diagonal():
 
 def test_matrices_show_their_numbers():
   values = {'a': np.asarray([[0.25, 1.0], [0.5, 0.75]]), 'b': np.eye(2)}
+  values['c'] = np.asarray([[0.997, np.nan], [0.994, 0.001]])
   fig = matrix_plots.matrices(values, xlabel='task', ylabel='after')
-  first, second = fig.axes
+  first, second, third = fig.axes
   assert [t.get_text() for t in first.texts] == ['.25', '1', '.50', '.75']
+  assert [t.get_text() for t in third.texts] == ['1', '', '.99', '.00']
   assert (first.get_title(), second.get_title()) == ('a', 'b')
   assert (first.get_ylabel(), second.get_ylabel()) == ('after', '')

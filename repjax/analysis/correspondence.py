@@ -74,7 +74,9 @@ def shifted(
   size = side // grid
   reach = max(map(abs, shift)) * size
   frame = ((0, 0), (reach, reach), (reach, reach), (0, 0))
-  framed = jnp.pad(image, frame, constant_values=image.min())
+  ground = image.min((0, 1, 2), keepdims=True)  # Of each channel.
+  there = jnp.pad(jnp.ones_like(image[..., :1], bool), frame)
+  framed = jnp.where(there, jnp.pad(image, frame), ground)
   top, left = (reach - x * size for x in shift)
   moved = framed[:, top : top + side, left : left + side]
   if rng is not None:
@@ -84,8 +86,8 @@ def shifted(
   inside = (
     (there[0] >= 0) & (there[0] < grid) & (there[1] >= 0) & (there[1] < grid)
   )
-  pixels = image.reshape((len(image), grid, size, grid, -1))
-  shown = jnp.std(pixels, (2, 4)).reshape((len(image), -1)) > least
+  pixels = image.reshape((len(image), grid, size, grid, size, -1))
+  shown = jnp.std(pixels, (2, 4)).max(-1).reshape((len(image), -1)) > least
   return Found(
     self_distillation.matches(encode(image), encode(moved)),
     jnp.where(inside, there[0] * grid + there[1], -1).astype(jnp.int32),

@@ -49,6 +49,7 @@ def gaussian_mixture(
 
   def prepare(rows):
     flat = jnp.asarray(rows).reshape((rows.shape[0], -1))
+    flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
     # A variance may be above 0 by rounding where all values are equal.
     differs = (flat != flat[:1]).any(0, keepdims=True)
     variance = flat.var(0, keepdims=True)

@@ -98,8 +98,10 @@ def ranking(
   order = np.argsort(-np.abs(told.values))[:most][::-1]
   fig = mpl_figure.Figure(figsize=(4.8, 0.6 + 0.22 * len(order)))
   axes = fig.subplots()
+  # Names may be equal, as tokens of a text are.
+  axes.set_yticks(range(len(order)), [names[i] for i in order])
   axes.barh(
-    [names[i] for i in order],
+    range(len(order)),
     told.values[order],
     xerr=told.values_error[order],
     color=np.where(told.values[order] < 0, 'tab:red', 'tab:blue'),

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 def squared_distances(rows: jax.Array) -> jax.Array:
   """|x_i - x_j|^2 of rows [N, ...], [N, N]; exactly 0 on the diagonal."""
   flat = rows.reshape((rows.shape[0], -1))
-  if not jnp.issubdtype(flat.dtype, jnp.floating):
-    flat = flat.astype(jnp.float32)
+  flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
   flat = flat - flat.mean(0, keepdims=True)  # Fewer digits cancel.
   products = jnp.matmul(flat, flat.T, precision='highest')
   norms = jnp.diagonal(products)

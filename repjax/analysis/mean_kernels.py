@@ -74,5 +74,6 @@ def tilt(mean: np.ndarray) -> np.ndarray:
   for axis in (-2, -1):
     sums = mean.sum(-1 if axis == -2 else -2)
     half = sums.shape[-1] // 2
-    total = total + sums[..., :half].sum(-1) - sums[..., -half:].sum(-1)
+    last = sums[..., sums.shape[-1] - half :]
+    total = total + sums[..., :half].sum(-1) - last.sum(-1)
   return total / (2 * mean.sum((-2, -1)))

@@ -95,7 +95,9 @@ def page(
   wrong = guess != labels
   slices = []
   for number in range(count):
-    first = np.argsort(-ranking[:, number], kind='stable')[:num_images]
+    first = np.argsort(
+      -np.asarray(ranking[:, number], np.float64), kind='stable'
+    )[:num_images]
     said = words[number] if words else None
     title = f'slice {number + 1}'
     if said:
@@ -144,7 +146,10 @@ def figure(page: Page, images: np.ndarray) -> mpl_figure.Figure:
     ):
       image = images[row]
       grey = image.shape[-1] == 1
-      axes.imshow(image[..., 0] if grey else image, cmap='gray')
+      highest = 255 if image.dtype == np.uint8 else 1
+      axes.imshow(
+        image[..., 0] if grey else image, cmap='gray', vmin=0, vmax=highest
+      )
       colour = 'crimson' if wrong else 'black'
       axes.text(
         *(0.5, -0.05),

@@ -159,6 +159,8 @@ def _pair(scores, truth):
       'scores [N, J] and truth [N, S] are of the same rows; got '
       f'{scores.shape} and {truth.shape}.'
     )
+  if scores.dtype.kind != 'f':  # Unsigned numbers have no opposite.
+    scores = scores.astype(np.float64)
   bad = np.flatnonzero(np.isnan(scores).any(1))
   if bad.size:
     raise types.InputError(

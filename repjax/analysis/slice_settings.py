@@ -103,6 +103,8 @@ def correlated(
     InputError: The set has too few rows of a kind.
   """
   types.check_range('(0, 1)', strength=strength)
+  if num_rows % 2:
+    raise types.InputError(f'half of the rows are positive: {num_rows=} is odd')
   target, attribute = _masks(target, attribute)
   same = round((1 + strength) / 4 * num_rows)
   other = num_rows // 2 - same

@@ -68,7 +68,8 @@ def stage_costs(
     if work:
       flops[stage] = flops.get(stage, 0) + work
       kept[stage] = kept.get(stage, 0) + 4 * output.size
-    if len(path) == 1:
+    # Of what the stage gives; of its last layer, where it is not called itself.
+    if work or len(path) == 1:
       shape = max((x.shape for x in jax.tree.leaves(output)), key=math.prod)
       places[stage] = math.prod(shape[1:-1])
     return output

@@ -46,7 +46,8 @@ def ascend(
   Args:
     loss_fn: What the attacker makes large. A network must be in evaluation:
       batch statistics would tie rows together.
-    image: [B, ...], float, within [low, high].
+    image: [B, ...], float, within [low, high]. Of half precision it is
+      attacked in float32, and rounded in the end.
     rng: Key of a random start and of `see`; None where nothing is random.
     epsilon: Radius of the ball, >= 0, in the units of the image. For 'linf' it
       broadcasts against the image (one for each channel of a standardised
@@ -85,6 +86,8 @@ def ascend(
   if rng is None and (random_start or see is not None):
     raise InputError('what is random in this attack needs a key: give rng')
   check_box(image, low, high)
+  given, image = image.dtype, jnp.asarray(image)
+  image = image.astype(jnp.promote_types(given, jnp.float32))
   epsilon, step_size, low, high = (
     beside(image, x) for x in (epsilon, step_size, low, high)
   )
@@ -130,7 +133,7 @@ def ascend(
     jnp.zeros_like(image) if pass_on is not None else (),
   )
   (x, _, _), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
-  return x
+  return x.astype(given)
 
 
 def direction(gradient: jax.Array, norm: Norm) -> jax.Array:

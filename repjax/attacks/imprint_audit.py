@@ -61,15 +61,22 @@ def audit(
     bias = leaves.get((*path[:-1], 'bias'))
     if bias is None:
       continue
-    # A dense layer with several axes of outputs has a bias like them.
-    outputs = np.size(bias)
-    kernel = kernel.reshape(-1, outputs)
-    share, steps = _parallel(
-      kernel, np.asarray(bias, np.float64).reshape(-1), parallel, cosine
-    )
-    if share >= parallel and steps >= _LEAST:
-      found.append(Suspect('/'.join(path), share, steps))
+    bias = np.asarray(bias, np.float64)
+    for one_kernel, one_bias in _layers(kernel, bias):
+      # A dense layer with several axes of outputs has a bias like them.
+      outputs = one_kernel.reshape(-1, one_bias.size)
+      share, steps = _parallel(outputs, one_bias.ravel(), parallel, cosine)
+      if share >= parallel and steps >= _LEAST:
+        found.append(Suspect('/'.join(path), share, steps))
   return found
+
+
+def _layers(kernel, bias):
+  """(kernel, bias) of each layer of a stack, [L, ...], as of `nn.scan`."""
+  alone = kernel.shape[kernel.ndim - bias.ndim :] == bias.shape
+  if alone or bias.ndim < 2 or kernel.shape[0] != bias.shape[0]:
+    return [(kernel, bias)]
+  return [x for pair in zip(kernel, bias, strict=True) for x in _layers(*pair)]
 
 
 def _parallel(kernel, bias, parallel, cosine):

@@ -40,8 +40,10 @@ class DropPath(nn.Module):
     check_range('[0, 1)', drop_path_rate=self.rate)
     if not train or (rate is None and self.rate == 0):
       return branch
-    kept = 1 - (self.rate if rate is None else rate.astype(branch.dtype))
+    kept = 1 - (self.rate if rate is None else rate.astype(jnp.float32))
     keep_shape = branch.shape[:1] + (1,) * (branch.ndim - 1)
     rng = self.make_rng(self.rng_collection)
+    # Drawn in float32: in half precision another share would be kept.
     keep = jax.random.bernoulli(rng, kept, keep_shape)
+    kept = jnp.asarray(kept, branch.dtype)
     return jnp.where(keep, branch / kept, 0).astype(branch.dtype)

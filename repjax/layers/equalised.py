@@ -33,6 +33,8 @@ class EqualisedDense(nn.Module):
     """[..., D] -> [..., features]."""
     check_range('[1, inf)', features=self.features)
     check_range('(0, inf)', rate=self.rate)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+      x = x.astype(jnp.float32)
     dim = x.shape[-1]
     kernel = self.param(
       'kernel', nn.initializers.normal(1 / self.rate), (dim, self.features)

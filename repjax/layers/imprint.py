@@ -122,6 +122,8 @@ class Imprinted(nn.Module):
       if '/'.join(path) != self.after:
         return out
       found.append(self.after)
+      if type(out) is tuple:  # A block returns more behind what it passes on.
+        return self.imprint(out[0]), *out[1:]
       return self.imprint(out)
 
     with nn.intercept_methods(intercept):

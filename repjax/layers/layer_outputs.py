@@ -72,7 +72,10 @@ def changed(
       seen.add(name)
       if name in changes:
         done.add(name)
-        output = changes[name](name, output)
+        # A block returns more behind what it passes on.
+        rest = output[1:] if type(output) is tuple else None
+        output = changes[name](name, output if rest is None else output[0])
+        output = output if rest is None else (output, *rest)
     return output
 
   with nn.intercept_methods(interceptor):

@@ -61,6 +61,8 @@ class SpectralDense(nn.Module):
     """
     check_choice('kind', self.kind, get_args(Kind))
     check_range('[1, inf)', features=self.features)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+      x = x.astype(jnp.float32)
     dim = x.shape[-1]
     kernel = self.param(
       'kernel', nn.initializers.normal(1.0), (dim, self.features)

@@ -130,7 +130,7 @@ def public_pooling(
     scale: 'amplitude' or 'public_code'.
 
   Returns:
-    [B, h, w, C], of the type of x.
+    [B, h, w, C], of the type of x; float32 of integers.
   """
   check_sizes(x.shape[1:-1], sizes)
   if len(sizes) != 2:
@@ -156,7 +156,8 @@ def public_pooling(
   y = jnp.fft.irfft(jnp.fft.ifft(kept, axis=1), width, axis=2)
   if scale == 'amplitude':
     y = y * (height * width / np.prod(x.shape[1:3]))
-  return y.astype(x.dtype)
+  inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+  return y.astype(x.dtype if inexact else values.dtype)
 
 
 def pooled_size(length: int, stride: float) -> int:

@@ -40,6 +40,8 @@ class LinearForecaster(nn.Module):
       raise InputError(
         f'window is an odd number of rows, >= 1; got {self.window=}'
       )
+    if not jnp.issubdtype(series.dtype, jnp.inexact):
+      series = series.astype(jnp.float32)
     half = self.window // 2
     padded = jnp.pad(series, ((0, 0), (half, half), (0, 0)), 'edge')
     # Differences of sums: half precision would keep nothing of them.

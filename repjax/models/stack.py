@@ -198,7 +198,10 @@ class Stack(nn.Module):
         states.append(block_state)
     if layer.norm == 'pre':
       tokens = norm(name='norm')(tokens)
-    return tokens, StackState(tuple(states), positions.max(axis=1) + 1)
+    ends = positions.max(axis=1) + 1
+    if state is None and segments is None and mask is not None:
+      ends = jnp.where((mask > 0).any(1), ends, 0)  # A row of padding alone.
+    return tokens, StackState(tuple(states), ends)
 
 
 class TokenModel(nn.Module):

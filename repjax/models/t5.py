@@ -276,10 +276,24 @@ class T5(nn.Module):
     return self._go_on(state, tokens, sequence_positions.from_mask(begun))
 
   def step(self, state: State, tokens: jax.Array) -> tuple[jax.Array, State]:
-    """Reads one more token a row of the target, [B]; see `prefill`."""
+    """Reads one more token a row of the target, [B]; see `prefill`.
+
+    Behind `max_length` logits are NaN where the place is traced.
+
+    Raises:
+      InputError: There is no room for one more.
+    """
+    room = state.real.shape[1]
+    if not isinstance(state.place, jax.core.Tracer) and state.place >= room:
+      raise InputError(
+        f'max_length={room} tokens are there: begin with a larger max_length'
+      )
     real = state.real.at[:, state.place].set(True)
     places = sequence_positions.from_mask(real)[:, -1:]
-    return self._go_on(state._replace(real=real), tokens[:, None], places)
+    logits, after = self._go_on(
+      state._replace(real=real), tokens[:, None], places
+    )
+    return jnp.where(state.place < room, logits, jnp.nan), after
 
   def _go_on(self, state, tokens, places):
     features, caches = self.decoder(

@@ -58,6 +58,23 @@ def test_noise_makes_it_harder_and_ground_is_not_counted():
   assert found.accuracy() == 1
 
 
+def test_ground_has_a_colour_of_its_own():
+  ground = jnp.asarray([-2.12, -1.8])
+  image = jnp.concatenate(
+    [
+      IMAGE[:, : SIZE * 2],
+      jnp.broadcast_to(ground, IMAGE[:, SIZE * 2 :].shape),
+    ],
+    1,
+  )
+  found = correspondence.shifted(
+    _pixels, image, grid=GRID, shift=(-1, 0), least=0.05
+  )
+  # The upper half alone shows something, and its first row leaves the image.
+  assert found.counted.sum() == len(image) * GRID
+  assert found.accuracy() == 1
+
+
 def test_what_cannot_be_is_refused():
   for grid, shift in ((5, (1, 0)), (GRID, (GRID, 0)), (GRID, (0, 0))):
     with pytest.raises(types.InputError, match=r'grid=5|shift='):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import float64
 from repjax import types
 from repjax.analysis import equivariance
 from repjax.models import quadratic
@@ -118,6 +119,10 @@ def test_images_are_turned_as_vectors_and_precision_comes_back():
   )
   assert found.relative < 1e-12
   assert jax.config.jax_enable_x64 == before
+  if hasattr(jax, 'enable_x64'):
+    with jax.enable_x64(not before), float64.enabled():
+      assert jnp.ones(3, 'float64').dtype == 'float64'
+    assert jax.config.jax_enable_x64 == before
 
 
 @pytest.mark.parametrize(

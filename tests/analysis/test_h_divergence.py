@@ -14,6 +14,7 @@ from sklearn import mixture as sklearn_mixture
 from repjax.analysis import decision_losses
 from repjax.analysis import fitted_losses
 from repjax.analysis import h_divergence
+from repjax.analysis import kernels
 from repjax.analysis import mmd
 from repjax.analysis import two_sample
 from repjax.models import vae
@@ -142,6 +143,21 @@ def test_equal_distributions_have_none_and_others_are_apart(loss, phi):
   assert forth == back >= 0
   h_min = float(between(p, q, phi='min').value)
   assert h_min >= float(between(p, q, phi='js').value) >= 0
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int32, jnp.bfloat16])
+def test_rows_of_few_bits_are_measured_in_float32(dtype):
+  rows = np.array([[-100.0], [-99], [99], [100]]).astype(dtype)
+  exact = np.square(np.subtract.outer(*(rows[:, 0].astype(float),) * 2))
+  np.testing.assert_allclose(kernels.squared_distances(rows), exact, atol=1e-2)
+  with jax.enable_x64(False):
+    fit = fitted_losses.gaussian_mixture(2, rng=jax.random.key(0), steps=3)
+    found = h_divergence.divergence(
+      *(jnp.asarray(rows), np.full(4, 0.25), np.full(4, 0.25)),
+      loss=fit,
+      phi='min',
+    )
+  assert np.isfinite(found.value)
 
 
 @pytest.mark.parametrize('name', ['in_sample', 'leave_one_out'])

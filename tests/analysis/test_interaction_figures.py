@@ -34,3 +34,7 @@ def test_bars_are_sorted_by_size():
   axes = interaction_figures.ranking(told, 'abc', most=2).axes[0]
   assert [x.get_text() for x in axes.get_yticklabels()] == ['c', 'b']
   assert [x.get_width() for x in axes.patches] == pytest.approx([2, -3])
+  # Equal names, as of tokens, have a bar each.
+  axes = interaction_figures.ranking(told, 'aba').axes[0]
+  assert [x.get_text() for x in axes.get_yticklabels()] == ['a', 'a', 'b']
+  assert len({x.get_y() for x in axes.patches}) == 3

@@ -44,6 +44,12 @@ def test_asymmetry_is_zero_for_mirror_images_and_scales_do_not_matter():
   )
 
 
+def test_a_side_of_one_weight_is_for_neither():
+  assert mean_kernels.tilt(np.ones((1, 3))) == 0
+  assert mean_kernels.tilt(np.ones((7, 1))) == 0
+  assert mean_kernels.tilt(np.array([[2.0, 1, 1]])) == 1 / 8
+
+
 def test_asymmetry_is_what_its_formula_says():
   mean = np.array([[2.0, 1.0], [1.0, 0.0]])
   # |M - up| = 1 + 1 + 1 + 1, |M - left| the same, |M| = 4.

@@ -75,6 +75,11 @@ def test_a_figure_has_an_axis_an_image():
   page, _, _ = made()
   fig = slice_report.figure(page, np.zeros((30, 5, 5, 1)))
   assert sum(len(part.axes) for part in fig.subfigs) == 8
+  # Grey is as grey as it is.
+  for image, most in ((np.full((30, 5, 5, 1), 9, np.uint8), 255), (0.9, 1)):
+    rows = np.broadcast_to(image, (30, 5, 5, 1))
+    shown = slice_report.figure(page, rows).subfigs[1].axes[0].images[0]
+    assert shown.get_clim() == (0, most)
 
 
 @pytest.mark.parametrize(

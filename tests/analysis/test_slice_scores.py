@@ -62,6 +62,17 @@ def test_an_audit_is_fishers():
   assert np.isnan(empty.error_rate)
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, bool, int])
+def test_assignments_are_scores(dtype):
+  wrong = np.array([True, True, False, False, False])
+  psi = wrong[:, None].astype(dtype)
+  (found,) = slice_scores.audit(psi, wrong)
+  assert (found.num_rows, found.error_rate, found.elsewhere) == (2, 1, 0)
+  np.testing.assert_array_equal(
+    slice_scores.precision_at(psi, wrong[:, None], k=2), [[1]]
+  )
+
+
 def test_without_a_slice_there_is_mostly_none():
   rng = np.random.default_rng(0)
   alarms = [

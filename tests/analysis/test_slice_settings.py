@@ -87,6 +87,7 @@ def test_a_synthetic_model_is_worse_on_the_slice():
     ('rare', dict(num_rows=4000), 'rare rows, and the set has'),
     ('correlated', dict(num_rows=1900), 'positive with the attribute rows'),
     ('correlated', dict(strength=0.999, num_rows=40), 'rows of each slice'),
+    ('correlated', dict(num_rows=101), 'num_rows=101 is odd'),
     ('noisy', dict(num_rows=4000), 'needs 2000 positive rows'),
     ('noisy', dict(strength=np.nan), 'strength must be in'),
   ],

@@ -56,6 +56,29 @@ def test_attention_and_calls_by_name_are_counted():
     stride_costs.stage_costs(Attends(loops=True), (4, 4, 3))
 
 
+def test_a_part_that_is_called_by_other_names_is_counted():
+  class Parts(nn.Module):
+    def setup(self):
+      self.conv = nn.Conv(4, (3, 3))
+      self.head = nn.Dense(2)
+
+    def maps(self, x):
+      return self.conv(x)
+
+    def __call__(self, x, train):
+      return self.head(x.mean((1, 2)))
+
+  class Whole(nn.Module):
+    def setup(self):
+      self.parts = Parts()
+
+    def __call__(self, x, train):
+      return self.parts.maps(x).mean((1, 2))
+
+  costs = stride_costs.stage_costs(Whole(), (5, 5, 3))
+  assert costs == {'parts': stride_costs.StageCost(25, 2 * 25 * 27 * 4, 400)}
+
+
 def test_learnt_strides_of_two_keep_more_places():
   positions = {
     stride: [x.positions for x in costs.values()][1:-1]

@@ -125,6 +125,17 @@ def test_a_row_without_a_gradient_stays_as_it_is():
     np.testing.assert_array_equal(found, IMAGE)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_attacked_in_float32(dtype):
+  image = jnp.asarray(IMAGE, dtype)
+  flat = lambda x: 0 * x.sum((1, 2, 3))  # noqa: E731
+  each = jnp.full(image.shape[-1], 0.1)
+  for norm, epsilon in (('linf', each), ('l2', 0.1)):
+    found = fgsm.mi_fgsm(flat, image, epsilon=epsilon, norm=norm)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, image)
+
+
 def test_a_targeted_attack_makes_its_class_likelier():
   aim = jnp.asarray((LABEL + 1) % CLASSES)
   loss = losses.cross_entropy(logits, aim, targeted=True)

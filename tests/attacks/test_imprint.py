@@ -292,6 +292,15 @@ def test_an_auditor_names_imprints_and_nothing_else():
   )
 
 
+@pytest.mark.parametrize('place', [0, 2])
+def test_an_auditor_looks_at_each_layer_of_a_stack(place):
+  kernel, bias = RNG.normal(size=(3, 6, 20)), RNG.normal(size=(3, 20))
+  assert not imprint_audit.audit({'scan': {'kernel': kernel, 'bias': bias}})
+  kernel[place] = RNG.normal(size=(6, 1))
+  (found,) = imprint_audit.audit({'scan': {'kernel': kernel, 'bias': bias}})
+  assert (found.name, found.parallel) == ('scan/kernel', 1.0)
+
+
 @pytest.mark.parametrize('outputs', [64, 128, 1000])
 @pytest.mark.parametrize('every', [2, 4, 8])
 def test_an_auditor_sees_rows_in_any_order(outputs, every):

@@ -46,6 +46,20 @@ class DropPathTest(parameterized.TestCase):
     deviation = np.sqrt(rate / (1 - rate) / num_rows)
     self.assertLess(abs(found.mean() - 1), 5 * deviation)
 
+  def test_a_rate_of_many_layers_is_drawn_exactly(self):
+    # In bfloat16 1 - rate is .98047, and .984 of the rows are kept.
+    num_rows, rate = 200_000, jnp.float32(0.2 / 11)
+    branch = jnp.ones((num_rows, 1), jnp.bfloat16)
+    found = drop_path.DropPath(0.0).apply(
+      *({}, branch),
+      train=True,
+      rate=rate,
+      rngs={'dropout': jax.random.key(0)},
+    )
+    self.assertEqual(found.dtype, jnp.bfloat16)
+    deviation = np.sqrt(rate / num_rows)
+    self.assertLess(abs((found == 0).mean() - rate), 5 * deviation)
+
   def test_the_dtype_stays(self):
     found = apply(0.5, jnp.ones((4, 2), jnp.bfloat16))
     self.assertEqual(found.dtype, jnp.bfloat16)

@@ -65,6 +65,28 @@ def test_it_stands_behind_a_layer_that_is_named():
   )
 
 
+def test_it_stands_behind_a_block_that_returns_more():
+  class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(3)(x), 'state'
+
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x, state = Two(name='block')(x)
+      assert state == 'state'
+      return x
+
+  layer = imprint.Imprint(3, 'cumulative', 'addition')
+  model = imprint.Imprinted(Net(), layer, after='block')
+  found, variables = model.init_with_output(jax.random.key(0), X[:, 0])
+  params = variables['params']
+  plain = Net().apply({'params': params['model']}, X[:, 0])
+  expected = layer.apply({'params': params['imprint']}, plain)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
   ('layer', 'after', 'inputs', 'says'),
   [

@@ -8,6 +8,7 @@ import pytest
 from repjax import types
 from repjax.layers import layer_outputs
 from repjax.models import mlp
+from repjax.models import vit
 
 
 @pytest.fixture(scope='module')
@@ -41,6 +42,26 @@ def test_units_that_are_off_are_0_for_what_follows(made):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
   none = layer_outputs.without_units(forward, {first: jnp.zeros(4)})
   np.testing.assert_array_equal(none, forward())
+
+
+def test_a_block_that_returns_more_is_read_by_what_it_passes_on():
+  model = vit.ViT(
+    3, patch_size=2, hidden_dim=8, mlp_dim=12, num_heads=2, num_layers=2
+  )
+  image = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
+  variables = model.init(jax.random.key(0), image, train=False)
+
+  def forward():
+    return model.apply(variables, image, train=False)
+
+  layers = ('block_0', 'block_0/attention')
+  _, seen = layer_outputs.with_outputs_of(forward, layers)
+  assert {x.shape for x in seen.values()} == {(2, 5, 8)}
+  # What attention adds is the difference of two outputs of the block.
+  off = {'block_0/attention': jnp.ones(8)}
+  found = layer_outputs.without_units(forward, off)
+  assert found.shape == forward().shape
+  assert np.abs(found - forward()).max() > 0
 
 
 def test_an_unknown_layer_is_named_with_those_there_are(made):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.layers import equalised
 from repjax.layers import spectral_norm
 
 DIM, WIDTH = 12, 7
@@ -67,6 +68,20 @@ def test_it_begins_as_a_dense_layer(kind):
   kernel = fresh(kind)['params']['kernel'] / np.sqrt(DIM)
   made = layer(kind).apply(fresh(kind), X, train=False)
   np.testing.assert_allclose(made, X @ np.asarray(kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'made', [spectral_norm.SpectralDense(4), equalised.EqualisedDense(4)]
+)
+def test_integers_are_numbers(made):
+  x = np.arange(24, dtype=np.uint8).reshape(2, 12)
+  train = (
+    {} if isinstance(made, equalised.EqualisedDense) else dict(train=False)
+  )
+  found, variables = made.init_with_output(jax.random.key(0), x, **train)
+  expected = made.apply(variables, x.astype(np.float32), **train)
+  assert np.abs(found).max() > 1
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_after_twenty_passes_the_norm_is_that_of_the_beginning():

@@ -141,3 +141,9 @@ def test_integers_are_pooled_as_numbers(form):
   )
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, expected, atol=1e-3)
+  public = spectral_pooling.public_pooling(x, (8, 8), scale='public_code')
+  expected = spectral_pooling.public_pooling(
+    x.astype(np.float32), (8, 8), scale='public_code'
+  )
+  assert public.dtype == np.float32 and public.max() > 255
+  np.testing.assert_allclose(public, expected, atol=1e-2)

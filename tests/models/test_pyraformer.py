@@ -177,6 +177,19 @@ def test_the_linear_forecaster_is_two_maps_of_trend_and_rest():
   np.testing.assert_allclose(said, expected, atol=1e-4)
 
 
+def test_counts_are_forecast_as_numbers():
+  counts = np.random.default_rng(0).integers(0, 9, (2, 20, 1))
+  model = linear_forecaster.LinearForecaster(horizon=2, window=3)
+  none = jnp.zeros((2, 22, 0))
+  said, variables = model.init_with_output(
+    jax.random.key(0), counts, none, train=False
+  )
+  expected = model.apply(
+    variables, counts.astype(np.float32), none, train=False
+  )
+  np.testing.assert_allclose(said.mean, expected.mean, rtol=1e-6)
+
+
 def test_sums_of_half_precision_keep_the_trend():
   series = np.random.default_rng(0).normal(3, 1, (2, 168, 1))
   model = linear_forecaster.LinearForecaster(horizon=4, window=25)

@@ -149,6 +149,13 @@ def test_decoding_gives_the_logits_of_one_pass(num_positions):
   for i in range(2, 6):
     logits, state = net.apply(variables, state, target[:, i], method='step')
     np.testing.assert_allclose(logits, whole[:, i], atol=1e-5)
+  # Behind its room it says so, or is no number.
+  with pytest.raises(types.InputError, match='larger max_length'):
+    net.apply(variables, state, target[:, 0], method='step')
+  beyond, _ = jax.jit(
+    lambda state: net.apply(variables, state, target[:, 0], method='step')
+  )(state)
+  assert np.isnan(beyond).all()
   written = decoding.generate(
     net,
     variables,

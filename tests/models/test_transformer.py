@@ -177,6 +177,10 @@ def test_decoding_equals_the_teacher_forced_pass(position, num_layers, padding):
   for at in range(3, 7):
     logits, state = step(model, variables, state, TOKENS[:, at])
     np.testing.assert_allclose(logits, whole[:, at], atol=1e-5)
+  if padding == 'left':  # A row of padding alone begins at the first place.
+    _, state = prefill(model, variables, prompt, 9, {'mask': 0 * mask})
+    logits, _ = step(model, variables, state, TOKENS[:, 0])
+    np.testing.assert_allclose(logits, whole[:, 0], atol=1e-5)
   # The positions tell tokens apart: a text backwards is another one.
   backwards = apply(model, variables, TOKENS[:, ::-1])
   assert np.abs(backwards[:, 0] - whole[:, -1]).max() > 1e-2

@@ -260,7 +260,10 @@ def _attention(adapter, call, scope):
   def branch(query, key, value):
     del key
     shape = (*query.shape[:-1], value.shape[-1])
-    return adapter.scale * _bottleneck(adapter, call, scope, x, shape)
+    # Queries of a prefix, which nobody reads.
+    more = query.shape[-3] - x.shape[-2]
+    rows = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(max(more, 0), 0), (0, 0)])
+    return adapter.scale * _bottleneck(adapter, call, scope, rows, shape)
 
   return call.with_attention(lambda fn: _Sum(fn, branch))
 

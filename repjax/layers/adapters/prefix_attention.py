@@ -64,11 +64,12 @@ class PrefixAttention:
 
   def __call__(self, query, key, value, bias=None, mask=None, **settings):
     """Arguments and result as those of the `attention_fn`."""
+    length = key.shape[-3]
     query, key, value = self._extend(query, key, value)
     if bias is not None:
-      settings['bias'] = self._pad(bias, 0)
+      settings['bias'] = self._pad(bias, length, 0)
     if mask is not None:
-      settings['mask'] = self._pad(mask, 1)
+      settings['mask'] = self._pad(mask, length, 1)
     return self._own(self._fn(query, key, value, **settings))
 
   def _init_state(self, *, max_length, **settings):
@@ -96,8 +97,11 @@ class PrefixAttention:
       query = before(query, jnp.zeros((self._length, *query.shape[-2:])))
     return query, before(key, prefix_key), before(value, prefix_value)
 
-  def _pad(self, array, fill):
-    """A mask or bias [..., Q or 1, K] for the extended queries and keys."""
+  def _pad(self, array, length, fill):
+    """A mask or bias [..., Q or 1, K or 1] for extended queries and keys."""
+    array = jnp.atleast_2d(array)
+    if array.shape[-1] == 1:
+      array = jnp.broadcast_to(array, (*array.shape[:-1], length))
     rows = self._length if self.causal and array.shape[-2] > 1 else 0
     widths = [(0, 0)] * (array.ndim - 2) + [(rows, 0), (self._length, 0)]
     return jnp.pad(array, widths, constant_values=fill)

@@ -141,6 +141,25 @@ def test_every_adapter_has_a_gradient_and_nothing_without_its_up(
   np.testing.assert_array_equal(step(zeros)[1], expected)
 
 
+@pytest.mark.parametrize('first', ['prefix', 'parallel'])
+def test_a_prefix_and_a_branch_of_one_attention_come_in_any_order(first):
+  rules = {
+    '.*/attention': adapters.prefix(3),
+    '.*attention': adapters.parallel_attention(2),
+  }
+  if first == 'parallel':
+    rules = dict(reversed(rules.items()))
+  model = adapters.adapt(transformer.DecoderLM(**TINY), rules)
+  variables = draw(model, TOKENS)
+  found = apply(model, variables, TOKENS)
+  expected = apply(
+    adapters.adapt(transformer.DecoderLM(**TINY), dict(sorted(rules.items()))),
+    variables,
+    TOKENS,
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_prefix_decodes_as_it_reads():
   rules = {**MAM, '.*/attention': adapters.multi_head_parallel(2)}
   model = adapters.adapt(transformer.DecoderLM(**TINY), rules)
