@@ -2,7 +2,7 @@
 
     python -m launch.reproduce --papers=beit
 
-measures the claims (`configs/studies/beit.py`): about 15 points more test
+measures the claims (`configs/studies/beit.py`): about 16 points more test
 accuracy from 100 labels of `digits`. https://arxiv.org/abs/2106.08254
 
 A run of `launch.train` is one stage: 'tokenizer', then 'pretrain' with

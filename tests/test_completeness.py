@@ -79,7 +79,8 @@ def test_a_study_has_claims_that_no_flag_can_change(paper):
     assert claim['says'], name
     assert claim['paper'], name
     known = {'says', 'paper', 'at_least', 'at_most', 'kind', 'needs'}
-    assert set(claim) <= known, name
+    assert set(claim) <= known | {'by_chance'}, name
+    assert not claim.get('by_chance') or claim['kind'] == 'theory', name
     assert claim.get('kind') in (None, 'first', 'theory')
     for needed in claim.get('needs', ()):
       assert study.CLAIMS[needed]['kind'] == 'first'

@@ -79,6 +79,7 @@ CLAIMS = dict(
   ),
   error_slope=dict(
     kind='theory',
+    by_chance=True,
     says='log-log slope of the squared error of the kernel against m',
     paper='-1 (lemma 2)',
     at_least=-1.15,
@@ -86,12 +87,14 @@ CLAIMS = dict(
   ),
   orthogonal_over_iid=dict(
     kind='theory',
+    by_chance=True,
     says='squared error at m = d = 16, orthogonal rows over independent ones',
     paper='below 1 for every d (theorem 2)',
     at_most=1.0,
   ),
   trigonometric_over_positive=dict(
     kind='theory',
+    by_chance=True,
     says='squared error for nearly opposite vectors, trigonometric features '
     'over positive ones',
     paper='without bound as the kernel tends to 0 (lemma 2, figure 2)',

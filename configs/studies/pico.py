@@ -19,7 +19,7 @@ and .94 after a warm-up of 20 epochs). All thresholds were written with these
 trials in view.
 
 Found: at q = .3 and .5 PiCO is as good as right labels (98.5 and 98.4 against
-98.5 %), 2 and 3.5 points above uniform targets, and finds the right candidate
+98.5 %), 2 and 3.4 points above uniform targets, and finds the right candidate
 of 99 % of the rows. At q = .5 CC and PRODEN are within half a point: what the
 paper gains over them is not to be seen in so small a network. Where sets depend
 on the row the gain over uniform targets is 26 points. After a warm-up of one

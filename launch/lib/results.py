@@ -55,8 +55,8 @@ def judge(
   Args:
     claims: Name -> says, paper, and perhaps at_least, at_most; kind 'first' for
       what other claims take for granted and 'theory' for what a formula says,
-      which one value decides; needs, the names of such 'first' claims without
-      which nothing can be said here.
+      which one value decides, unless it is drawn (by_chance); needs, the names
+      of such 'first' claims without which nothing can be said here.
     scalars: Name -> one value a seed. A preset may leave claims out; a claim
       that was not measured, since what it needs does not hold, has no values.
 
@@ -96,7 +96,7 @@ def _verdict(claim, values):
     return NO_NUMBER
   mean, half = averages.interval(values)
   if len(values) < 2:
-    if claim.get('kind') != 'theory':
+    if claim.get('kind') != 'theory' or claim.get('by_chance'):
       return ONE_SEED
     half = 0.0
   if least <= mean - half and mean + half <= most:

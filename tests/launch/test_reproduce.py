@@ -163,6 +163,7 @@ def get_config(preset):
     ([5.0], dict(at_least=0.0), 'one seed'),
     ([5.0], dict(at_least=0.0, kind='theory'), 'holds'),
     ([5.0], dict(at_most=0.0, kind='theory'), 'contradicted'),
+    ([5.0], dict(at_most=0.0, kind='theory', by_chance=True), 'one seed'),
     ([0.5, np.nan, 0.6], dict(at_least=0.0), 'no number'),
     ([np.inf, 0.5], dict(at_least=0.0), 'no number'),
     ([np.nan], dict(at_least=0.0, kind='theory'), 'no number'),
