@@ -25,37 +25,41 @@ from repjax.experiments import of_images
 from repjax.protocols import probes
 from repjax.protocols import side_by_side
 
-_NEEDS = ('features_accuracy',)
 _BY_LABELS, _BY_VIEWS = 'supcon', ('simclr', 'moco')
 
+_NAMES = dict(simclr='SimCLR', supcon='SupCon', moco='MoCo')
+
 CLAIMS = dict(
-  features_accuracy=dict(
-    kind='first',
-    says='features of SimCLR without poison: test accuracy of a linear probe',
-    paper='the model is useful',
-    at_least=0.55,
-  ),
+  **{
+    f'features_accuracy_{learner}': dict(
+      kind='first',
+      says=f'features of {name} without poison: accuracy of a linear probe',
+      paper='the model is useful',
+      at_least=0.55,
+    )
+    for learner, name in _NAMES.items()
+  },
   features_labels=dict(
     says='SupCon, which reads labels, 72 of 1,442 rows with the trigger and a '
     'wrong label: share of other test images with it that a probe of clean '
     'rows takes for the wanted class, minus the same of a clean model',
     paper='not reported (pairs of image and caption)',
     at_least=0.5,
-    needs=_NEEDS,
+    needs=('features_accuracy_supcon',),
   ),
   features_labels_targeted=dict(
     says='the same, 8 copies of a test image with a wrong label: share of '
     'targets taken for the wanted class',
     paper='not reported (pairs of image and caption)',
     at_least=0.2,
-    needs=_NEEDS,
+    needs=('features_accuracy_supcon',),
   ),
   features_labels_cost=dict(
     says='the same: accuracy of the probe, clean minus 72 rows with the '
     'trigger',
     paper='not reported (pairs of image and caption)',
     at_most=0.03,
-    needs=_NEEDS,
+    needs=('features_accuracy_supcon',),
   ),
   features_simclr=dict(
     says='SimCLR, which reads no labels, 140 rows of the wanted class with the '
@@ -64,14 +68,14 @@ CLAIMS = dict(
     paper='works with MoCo on ImageNet-100 (Saha et al., CVPR 2022; figure not '
     'checked)',
     at_least=0.05,
-    needs=_NEEDS,
+    needs=('features_accuracy_simclr',),
   ),
   features_moco=dict(
     says='MoCo: the same',
     paper='works with MoCo on ImageNet-100 (Saha et al., CVPR 2022; figure not '
     'checked)',
     at_least=0.05,
-    needs=_NEEDS,
+    needs=('features_accuracy_moco',),
   ),
 )
 
@@ -275,8 +279,7 @@ def run(config: Any, seeds: Sequence[int]) -> types.Report:
       scalars['features_labels_cost'] = clean.accuracy - worst.accuracy
     else:
       scalars[f'features_{learner}'] = gain
-    if learner == 'simclr':
-      scalars['features_accuracy'] = clean.accuracy
+    scalars[f'features_accuracy_{learner}'] = clean.accuracy
     for (kind, n), x in found.items():
       name = f'{learner}, {kind}, {n}'
       scalars[f'{name}: accuracy'] = x.accuracy

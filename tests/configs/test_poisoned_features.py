@@ -86,8 +86,7 @@ def test_every_claim_is_measured_by_all_seeds(shared):
     if name.endswith(('accuracy', 'success', 'hit')):
       assert all(0 <= x <= 1 for x in values), name
   # Arms of a seed begin alike: without poison they are one model.
-  assert (
-    report.scalars['features_accuracy']
-    == (report.scalars['simclr, backdoor, 0: accuracy'])
-  )
+  for learner in ('simclr', 'supcon', 'moco'):
+    alone = report.scalars[f'{learner}, backdoor, 0: accuracy']
+    assert report.scalars[f'features_accuracy_{learner}'] == alone
   assert set(report.figures) == {'success'}
