@@ -72,6 +72,7 @@ class BlockConfig:
     kernel_init: Initial kernels.
     out_kernel_init: Those of the last layers of branches; None means
       `kernel_init`.
+    hidden_kernel_init: Of the first layer of the MLP; None means `kernel_init`.
     mlp_bias_init: Initial biases of the MLP; others are 0.
     dropout_names: What the dropout layers are called.
     dtype: Type of the computation; None infers it from input and parameters.
@@ -96,6 +97,7 @@ class BlockConfig:
   layer_norm_epsilon: float = 1e-5
   kernel_init: Init = _NORMAL
   out_kernel_init: Init | None = None
+  hidden_kernel_init: Init | None = None
   mlp_bias_init: Init = nn.initializers.zeros
   dropout_names: DropoutNames = _NAMES
   dtype: Any = None
@@ -173,7 +175,9 @@ class Mlp(_Configured):
     )
     drop = functools.partial(nn.Dropout, deterministic=not train)
     hidden = dense(
-      features=config.mlp_dim, kernel_init=config.kernel_init, name='hidden'
+      features=config.mlp_dim,
+      kernel_init=config.hidden_kernel_init or config.kernel_init,
+      name='hidden',
     )(tokens)
     hidden = activations.by_name(config.activation)(hidden)
     hidden = drop(config.activation_dropout_rate, name=names.hidden)(hidden)

@@ -69,16 +69,7 @@ class TowerConfig:
     return self._block(causal=causal).repeat(self.num_layers)
 
   def _block(self, *, causal):
-    width = self.hidden_dim
-
-    # The authors': (2 D)^-.5 into the MLP, (2 L D)^-.5 out of a branch, else
-    # D^-.5. Which layer a kernel is of shows in its shape.
-    def initial(rng, shape, dtype=jnp.float32):
-      hidden = shape[-1] == self.mlp_dim
-      return (
-        jax.random.normal(rng, shape, dtype) * (width * (1 + hidden)) ** -0.5
-      )
-
+    width, normal = self.hidden_dim, nn.initializers.normal
     attend = self.attention_fn or softmax.Softmax(causal=causal)
     if causal:
       signature.check_causal(attend)
@@ -88,10 +79,10 @@ class TowerConfig:
       activation=self.activation,
       attention_fn=attend,
       layer_norm_epsilon=self.layer_norm_epsilon,
-      kernel_init=initial,
-      out_kernel_init=nn.initializers.normal(
-        (2 * max(self.num_layers, 1) * width) ** -0.5
-      ),
+      # The authors'.
+      kernel_init=normal(width**-0.5),
+      hidden_kernel_init=normal((2 * width) ** -0.5),
+      out_kernel_init=normal((2 * max(self.num_layers, 1) * width) ** -0.5),
       **self.types,
     )
 

@@ -229,9 +229,10 @@ def test_any_classifier_is_a_tower_and_pairs_are_learned():
   assert sums['loss'][0] / ROWS < 0.2
 
 
-def test_initial_kernels_are_as_wide_as_the_authors():
+@pytest.mark.parametrize('mlp_dim', [256, 64])
+def test_initial_kernels_are_as_wide_as_the_authors(mlp_dim):
   config = clip.TowerConfig(
-    hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=3
+    hidden_dim=64, mlp_dim=mlp_dim, num_heads=4, num_layers=3
   )
   tower = clip.VisionTower(config, patch_size=2)
   params = tower.init(
