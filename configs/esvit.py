@@ -11,8 +11,9 @@ https://arxiv.org/abs/2106.09785
 paper: Swin-T with windows of 7 on ImageNet-1k. What differs from the authors:
   views without hue, grey, blur and solarization, cut from images that are
   224 x 224 already; one mean and deviation for all channels; weight decay stays
-  at .1, where theirs rises from .04 to .4; the gradient is clipped as a whole,
-  where theirs is in each array.
+  at .1, where theirs rises from .04 to .4, and leaves out the norms of
+  prototypes; the gradient is clipped as a whole, where theirs is in each array;
+  windows of small crops are no larger than their maps, where theirs are padded.
 small: a two-stage Swin on `digits` at random places; gpu: a Swin on CIFAR-10.
 """
 

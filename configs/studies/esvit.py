@@ -14,6 +14,9 @@ not count, and the ViT's regions are averaged to be of the Swin's size.
 SimCLR is an MLP on the same canvas, in 1,000 steps. The four teachers are a
 tiny network on clusters of points (`repjax/analysis/teacher_collapse.py`).
 
+The ViT's view is the mean of its patches, as the Swin's is (DINO's is its class
+token).
+
 Settings were chosen by views alone, one seed, on a fifth of the training rows:
 at the published momentum of the centre, .9, and temperatures of .01 to .04, the
 teacher said the same of all rows within 75 steps, and nothing in the end; at .5

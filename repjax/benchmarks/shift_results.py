@@ -95,9 +95,7 @@ def ranks(accuracy: Accuracies) -> np.ndarray:
   """
   from scipy import stats  # Slow to import.
 
-  values = np.stack(
-    [np.stack(list(by_shift.values())) for by_shift in accuracy.values()]
-  )
+  values = _table(accuracy)
   return stats.rankdata(-values, axis=0)
 
 
@@ -106,11 +104,33 @@ def wins(accuracy: Accuracies) -> np.ndarray:
 
   Where several are equally good, each wins its part.
   """
-  values = np.stack(
-    [np.stack(list(by_shift.values())) for by_shift in accuracy.values()]
-  )
+  values = _table(accuracy)
   best = values == values.max(0, keepdims=True)
   return (best / best.sum(0, keepdims=True)).mean(1)
+
+
+def _table(accuracy):
+  """[methods, K, S]."""
+  return np.stack(
+    [np.stack(list(by_shift.values())) for by_shift in accuracy.values()]
+  )
+
+
+def regret(accuracy: Accuracies) -> np.ndarray:
+  """What the best method for all shifts loses to the best for each, [S].
+
+  Of a seed, by methods that are the best on average over the other seeds: among
+  many that are equally good, the best of the same rows is above by luck. NaN of
+  one seed.
+  """
+  table = _table(accuracy)
+  num_shifts, num_seeds = table.shape[1:]
+  lost = np.full(num_seeds, np.nan)
+  for seed in range(num_seeds) if num_seeds > 1 else ():
+    known = np.delete(table, seed, 2).mean(2)
+    each = table[known.argmax(0), np.arange(num_shifts), seed]
+    lost[seed] = (each - table[known.mean(1).argmax(), :, seed]).mean()
+  return lost
 
 
 def table_of_cells(

@@ -72,6 +72,30 @@ def test_ranks_and_wins_share_places():
   )
 
 
+def test_what_one_method_for_all_shifts_loses():
+  rng = np.random.default_rng(0)
+  table = rng.random((4, 3, 5))
+  accuracy = {
+    f'm{i}': {f's{k}': table[i, k] for k in range(3)} for i in range(4)
+  }
+  for seed, found in enumerate(shift_results.regret(accuracy)):
+    others = [x for x in range(5) if x != seed]
+    means = table[:, :, others].mean(2)
+    one = means.mean(1).argmax()
+    lost = [
+      table[means[:, k].argmax(), k, seed] - table[one, k, seed]
+      for k in range(3)
+    ]
+    assert found == pytest.approx(np.mean(lost))
+  # Of methods that are all alike, the best of the same rows would seem better.
+  alike = {
+    f'm{i}': {'a': x, 'b': y}
+    for i, (x, y) in enumerate(rng.normal(size=(9, 2, 400)))
+  }
+  assert abs(shift_results.regret(alike).mean()) < 0.1
+  assert np.isnan(shift_results.regret({'m': {'a': np.ones(1)}})).all()
+
+
 def test_tables_for_readers():
   lines = shift_results.rank_table(_ACCURACY).splitlines()
   assert lines[0] == '| method | a | b | mean rank |'

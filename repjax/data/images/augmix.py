@@ -93,8 +93,10 @@ def _chain(images, draws, severity):
   steps = draws[:, 1:].reshape((len(images), _DEPTH, 3))
   for place in range(_DEPTH):
     which, level, sign = steps[:, place].T
-    # Levels are uniform in (0.1, severity) of 10, as in the authors' code.
-    levels = np.ceil(level * _LEVELS).clip(1) / _LEVELS * (severity - 0.1) + 0.1
+    # Levels are uniform in (0.1, severity) of 10, as in the authors' code, but
+    # for rounding to the middle of one of so many parts.
+    middle = (np.ceil(level * _LEVELS).clip(1) - 0.5) / _LEVELS
+    levels = middle * (severity - 0.1) + 0.1
     for strength in np.unique(levels):
       table = _operations(strength)
       chosen = transforms.randint(which, len(table))
