@@ -102,7 +102,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
       return {name: np.asarray(stored[name]) for name in stored.files}
   except Exception as error:  # Whatever a damaged archive makes of itself.
     raise types.InputError(
-      f'{path} is missing or damaged ({error}): give another --workdir.'
+      f'{path} is missing or damaged ({error}): give it, or another place.'
     ) from error
 
 

@@ -144,11 +144,8 @@ def own_ids(model: nn.Module) -> dict[str, int]:
 def _published_folder(weights: str) -> pathlib.Path | None:
   """The folder of published weights, which may be named by a file in it."""
   place = files.path_of(packaged.folder(weights))
-  if not place.is_dir():
-    place = place.parent
-    if not (place / 'config.json').is_file():
-      return None
-  return place
+  place = place if place.is_dir() else place.parent
+  return place if (place / 'config.json').is_file() else None
 
 
 def _copy_tokenizer(source, folder):

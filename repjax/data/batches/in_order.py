@@ -66,7 +66,8 @@ class _Batches:
     if taken:
       raise types.InputError(
         f'{self.source.name} has columns named {taken}, which batches use '
-        'themselves: rename them by a transform.'
+        'themselves: rename them, in files of your own by '
+        '--config.data.name=csv:other=index, or by a transform.'
       )
     numbers = {k: x for k, x in columns.items() if x.dtype != object}
     return {**numbers, 'mask': mask, 'index': rows.astype(np.int32)}

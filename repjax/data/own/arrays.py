@@ -152,7 +152,7 @@ def _named(columns, renamed, title, needs_label):
         f'{title} has no array {old!r}, which --config.data.name takes for '
         f'{name}; it has {", ".join(columns)}.'
       )
-  moved = {old: new for new, old in renamed.items()}
+  moved = rows.by_old_name(renamed)
   made = {}
   for name, values in columns.items():
     if not values.ndim:
@@ -178,7 +178,13 @@ def _labels(path, labels):
       f'{labels.dtype} {labels.shape}.'
     )
   texts = (x.decode() if isinstance(x, bytes) else str(x) for x in labels)
-  return np.fromiter(texts, object, len(labels))
+  try:
+    return np.fromiter(texts, object, len(labels))
+  except UnicodeDecodeError as error:
+    raise types.InputError(
+      f'{path}: label holds texts that are no UTF-8 ({error.object!r}): write '
+      'them as such, or number the classes.'
+    ) from error
 
 
 def _column(path, name, values):

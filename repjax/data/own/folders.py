@@ -92,12 +92,14 @@ def has_images(folder: pathlib.Path) -> bool:
 
 
 def fingerprint(files: Sequence[pathlib.Path]) -> str:
-  """Changes whenever one of the files does, by its name, size and time."""
+  """Changes whenever one of the files does, by its name, size and times."""
   whole = hashlib.sha256()
   for file in files:
     status = os.stat(file)
     whole.update(os.fsencode(file.absolute()))
-    whole.update(f'\0{status.st_size} {status.st_mtime_ns}\n'.encode())
+    # That of the change as well: archives and renames keep the other one.
+    times = f'{status.st_mtime_ns} {status.st_ctime_ns}'
+    whole.update(f'\0{status.st_size} {times}\n'.encode())
   return whole.hexdigest()[:16]
 
 

@@ -144,6 +144,22 @@ def with_splits(rows: Rows, *, test_share: float, title: str) -> Rows:
   return rows._replace(splits=splits)
 
 
+def by_old_name(renamed: Mapping[str, str]) -> dict[str, str]:
+  """What the files call a column -> the column.
+
+  Raises:
+    InputError: One is taken for two things.
+  """
+  moved = {old: new for new, old in renamed.items()}
+  for new, old in renamed.items():
+    if moved[old] != new:
+      raise types.InputError(
+        f'--config.data.name takes {old!r} for {new} and for {moved[old]}: '
+        'give each a column of its own.'
+      )
+  return moved
+
+
 def stratified(
   order: np.ndarray, labels: np.ndarray | None, *, share: float
 ) -> np.ndarray:
@@ -162,8 +178,11 @@ def stratified(
       continue
     rows = rows[np.argsort(order[rows], kind='stable')]
     count = min(max(1, round(share * len(rows))), len(rows) - 1)
-    below = order[rows] <= order[rows[count - 1]]
-    chosen[rows[:count] if below.all() else rows[below]] = True
+    # Where rows differ from the next ones, and may be parted.
+    ends = np.flatnonzero(np.diff(order[rows])) + 1
+    if ends.size:
+      count = ends[np.abs(ends - count).argmin()]
+    chosen[rows[:count]] = True
   return chosen
 
 

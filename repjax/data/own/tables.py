@@ -229,7 +229,7 @@ def _renamed(table, renamed, features, title, needs_label):
         f'{title} has no column {old!r}, which --config.data.name takes for '
         f'{name}; it has {", ".join(table)}.'
       )
-  moved = {old: new for new, old in renamed.items()}
+  moved = rows.by_old_name(renamed)
   return {
     moved.get(name, name): cells
     for name, cells in table.items()
@@ -297,10 +297,10 @@ def _numbers(cells):
   whole = np.isfinite(wide).all() and (wide == np.rint(wide)).all()
   if whole and np.abs(wide).max() < 2**31:
     return wide.astype(np.int32)
-  with np.errstate(
-    over='ignore'
-  ):  # Refused as infinite, where it is a feature.
-    return wide.astype(np.float32)
+  with np.errstate(over='ignore'):  # Refused as infinite, as a feature.
+    narrow = wide.astype(np.float32)
+  same = len(np.unique(narrow)) >= 0.95 * len(np.unique(wide))
+  return narrow if same else wide
 
 
 def _features(made, names, path, asked: Sequence[str]):
@@ -321,6 +321,15 @@ def _features(made, names, path, asked: Sequence[str]):
         f'{path}: the column {name!r} has no finite number in {lacking.size} '
         f'row(s), the first is {names[lacking[0]]}: fill them in, remove the '
         'rows, or choose columns by --config.data.name=csv:features=A+B.'
+      )
+    exact, rough = (
+      len(np.unique(x)) for x in (made[name], made[name].astype(np.float32))
+    )
+    if rough < 0.95 * exact:
+      raise types.InputError(
+        f'{path}: of the {exact:,} numbers of the column {name!r}, such as '
+        f'{made[name][0]}, float32 tells {rough:,} apart: subtract a constant '
+        'from it, or choose columns by --config.data.name=csv:features=A+B.'
       )
   stacked = [made[name].astype(np.float32) for name in chosen]
   return {'features': np.stack(stacked, -1)}

@@ -228,6 +228,11 @@ class _FixedWriter:
     self._array = np.lib.format.open_memmap(
       self._file, 'w+', values.dtype, (num_rows, *values.shape[1:])
     )
+    # Else a full disk is a signal that ends the process, where a page is
+    # written to for which there is no room.
+    if hasattr(os, 'posix_fallocate'):
+      with open(self._file, 'r+b') as file:
+        os.posix_fallocate(file.fileno(), 0, self._file.stat().st_size)
 
   def write(self, start, values):
     self._array[start : start + len(values)] = values

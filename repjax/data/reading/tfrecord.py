@@ -65,7 +65,7 @@ def _convert(path, length):
   from array_record.python import array_record_module
 
   new = path.with_name(path.name.replace('.tfrecord', '.array_record'))
-  part = path.with_name(f'.{new.name}.part')
+  part = path.with_name(f'.{new.name}.{os.getpid()}.part')
   try:
     writer = array_record_module.ArrayRecordWriter(str(part), 'group_size:1')
     count = 0
@@ -89,6 +89,6 @@ def _register(file):
   formats = info.setdefault('alternativeFileFormats', [])
   if 'array_record' not in formats:
     formats.append('array_record')
-  part = file.with_name(f'.{file.name}.part')
+  part = file.with_name(f'.{file.name}.{os.getpid()}.part')
   part.write_text(json.dumps(info, indent=2), 'utf-8')
   os.replace(part, file)

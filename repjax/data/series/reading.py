@@ -20,6 +20,8 @@ from repjax.data.series import series as seriess
 
 # What cells without a value hold, besides nothing.
 _MISSING = ('', 'nan', 'na', 'n/a', 'null', 'none')
+# So many times the measured rows may be there once gaps are filled.
+_MOST_FILLED = 20
 # Names of a column of time stamps where none is given.
 _TIME_NAMES = ('date', 'time', 'timestamp', 'datetime', 'ds')
 
@@ -218,6 +220,13 @@ def regular(
       '--config.data.gaps=fill to take them as missing values.'
     )
   length = int(places[-1]) + 1
+  if length > max(_MOST_FILLED * len(series), 10_000):
+    row = int(differences.argmax()) + 1
+    raise types.InputError(
+      f'{series.name}: gaps=fill makes {length:,} rows of {len(series):,}; '
+      f'the largest gap is before row {row}, from {times[row - 1]} to '
+      f'{times[row]}: is a time wrong? Else leave out the rows before it.'
+    )
   values = np.full((length, len(series.columns)), np.nan, np.float32)
   values[places] = series.values
   labels = None
@@ -244,7 +253,7 @@ def _rows(path):
   try:
     with path.open(newline='', encoding='utf-8-sig') as file:
       # Strictly: a quote that is not closed would swallow the rows behind it.
-      lines += (row for row in csv.reader(file, strict=True) if row)
+      lines += csv.reader(file, strict=True)
   except FileNotFoundError:
     raise types.InputError(
       f'There is no file {path}: check --config.data.file, or give --data_dir, '
@@ -260,6 +269,16 @@ def _rows(path):
       f'{path} cannot be read as a CSV file from row {len(lines) + 1} on: '
       f'{error}'
     ) from error
+  while lines and not lines[-1]:
+    lines.pop()
+  # An empty line of a file of one column is a cell without a value.
+  is_row = [bool(x) for x in lines]
+  first = is_row.index(True) if lines else 0
+  lines = [
+    row or ['']
+    for i, row in enumerate(lines)
+    if row or (i > first and len(lines[first]) == 1)
+  ]
   if len(lines) < 2:
     raise types.InputError(f'{path} needs a header line and rows below it.')
   header = [x.strip() for x in lines[0]]

@@ -128,7 +128,7 @@ def _parse(file: pathlib.Path) -> Iterator[str]:
       line = line.strip('\ufeff' + string.whitespace)
       if line.startswith('>'):
         if parts is not None:
-          yield ''.join(parts)
+          yield ''.join(parts).rstrip('*')
         parts = []
       elif not line or line.startswith(';'):  # A comment.
         continue
@@ -138,9 +138,9 @@ def _parse(file: pathlib.Path) -> Iterator[str]:
           f'must stand before line {number}, {line[:20]!r}'
         )
       else:
-        parts.append(line.upper().rstrip('*'))
+        parts.append(line.upper())
   if parts is not None:
-    yield ''.join(parts)
+    yield ''.join(parts).rstrip('*')
 
 
 def _split_of(sequence):

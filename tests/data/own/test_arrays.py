@@ -84,6 +84,11 @@ def test_one_file_a_column(tmp_path):
       "x_val and another array are both 'x' of the split validation",
     ),
     (dict(x=np.float32(1), y=LABELS), 'npz', 'one number'),
+    (
+      dict(x=IMAGES, y=np.array(['café'.encode('latin-1'), b'tea'] * 10)),
+      'npz',
+      'no UTF-8',
+    ),
     ({}, 'npz', 'has no arrays'),
     (
       dict(x_test=IMAGES, y_test=LABELS),

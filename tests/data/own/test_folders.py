@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from repjax import types
+from repjax.data.own import folders
 from repjax.data.own import sets
 from repjax.data.reading import source
 
@@ -44,6 +45,18 @@ def _load(path, split, name='folder'):
 
 def _values(rows):
   return rows.column('image')[:, 0, 0, 0]
+
+
+def test_files_that_change_places_are_others(tmp_path):
+  paths = [tmp_path / x for x in ('a.png', 'b.png')]
+  for path in paths:
+    path.write_bytes(path.name.encode())
+    os.utime(path, (1, 1))
+  before = folders.fingerprint(paths)
+  paths[0].rename(tmp_path / 'c')
+  paths[1].rename(paths[0])
+  (tmp_path / 'c').rename(paths[1])
+  assert folders.fingerprint(paths) != before
 
 
 def test_sub_folders_are_classes_and_every_pixel_is_kept(pets):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.data.own import rows
 from repjax.data.own import sets
 from repjax.data.own import tables as own_tables
 from repjax.data.reading import source
@@ -88,6 +89,38 @@ def test_equal_rows_are_on_one_side(tmp_path):
   path = _csv(tmp_path / 'a.csv', rows, ('text', 'label'))
   train, test = (set(_load(path, x, 'csv').column('text')) for x in SPLITS)
   assert test and not train & test
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_ties_are_parted_where_a_share_is_nearest(first):
+  # One row beside nine equal ones, before or behind them.
+  order = np.array([0, *[1] * 9] if first else [*[0] * 9, 1], np.uint64)
+  chosen = rows.stratified(order, None, share=0.2)
+  assert chosen.tolist() == (order == 0).tolist()
+  # Many equal ones do not make the test split a half.
+  order = np.sort(np.r_[np.arange(750), [150] * 250]).astype(np.uint64)
+  chosen = rows.stratified(order, None, share=0.2)
+  assert chosen.sum() == 150
+  equal = rows.stratified(np.zeros(10, np.uint64), None, share=0.2)
+  assert equal.sum() == 2
+
+
+def test_a_column_of_two_roles_is_refused(tmp_path):
+  path = _csv(tmp_path / 'a.csv', [('x', 'a'), ('y', 'b')], ('text', 'site'))
+  with pytest.raises(types.InputError, match="'site' for label and for user"):
+    _load(path, name='csv:label=site,user=site')
+
+
+def test_features_that_float32_makes_one_are_refused(tmp_path):
+  for start in (1_700_000_000, 1_700_000_000_000):
+    lines = [(start + i, i, 'ab'[i % 2]) for i in range(100)]
+    path = _csv(tmp_path / f'{start}.csv', lines, ('time', 'load', 'label'))
+    with pytest.raises(
+      types.InputError, match=r"'time'.*float32 tells .* apart"
+    ):
+      _load(path, name='csv')
+    one = _load(path, name='csv:features=load').columns()
+    assert one['features'].shape[1:] == (1,)
 
 
 SPLITS = ('train', 'test')

@@ -1,5 +1,6 @@
 """The cache of decoded columns: same rows, damage found, no half files."""
 
+import errno
 import fcntl
 import os
 import pickle
@@ -171,6 +172,18 @@ def _left(parent, host, *, age):
   for path in (folder / '0.npy', folder):
     os.utime(path, (time.time() - age,) * 2)
   return folder
+
+
+@pytest.mark.skipif(
+  not hasattr(os, 'posix_fallocate'), reason='no posix_fallocate here'
+)
+def test_a_full_disk_is_told_before_a_page_is_written(key, monkeypatch):
+  def full(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, 'posix_fallocate', full)
+  with pytest.raises(types.InputError, match='folder with enough room'):
+    cache.columns(key, lambda rows: {'x': rows.astype(np.int32)}, 10)
 
 
 def test_what_killed_processes_left_is_removed(key):

@@ -148,6 +148,22 @@ def test_what_is_no_real_number_is_refused(values):
     seriess.from_arrays('x', values)
 
 
+def test_an_empty_line_of_one_column_is_a_missing_value(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('\nload\n1\n2\n\n4\n\n\n')
+  found = reading.read_csv(path)
+  np.testing.assert_array_equal(found.values[:, 0], [1, 2, np.nan, 4])
+  path.write_text('load,heat\n1,2\n\n4,5\n')
+  assert len(reading.read_csv(path)) == 2
+
+
+def test_a_wrong_time_fills_no_memory(write):
+  times = ['1970-01-01 00:00:00', *_hours(5)]
+  path = write([['date', 'a'], *zip(times, '123456', strict=True)])
+  with pytest.raises(types.InputError, match=r'before row 1, from 1970-01-01'):
+    reading.read_csv(path, gaps='fill')
+
+
 def test_what_float32_keeps_is_no_staircase():
   rows = np.arange(9.0)
   for kept in (1e5 + rows, 3e9 + 2e9 * rows, np.full(9, 1e9), rows / 1e9):

@@ -49,6 +49,12 @@ def test_byte_order_marks_are_no_letters(opened, tmp_path):
   assert fasta.read(str(path)) == ['MKV', 'ACD'] * 2
 
 
+def test_only_the_last_sign_may_be_a_stop(tmp_path):
+  path = tmp_path / 'a.fasta'
+  path.write_text('>end\nAC\nDE*\n>inside\nAC*\nDE\n')
+  assert [*fasta._parse(path)] == ['ACDE', 'AC*DE']
+
+
 def test_residues_come_back():
   residues = fasta.Residues()
   ids = residues.encode(fasta.LETTERS)
