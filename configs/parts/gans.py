@@ -114,9 +114,19 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
   types.check_range('[5, inf)', **{'samples.judged': config.samples.judged})
   for width in config.judge.features:
     types.check_range('[1, inf)', **{'judge.features': width})
+  if data.train.num_classes is None:
+    raise types.InputError(
+      f'{data.train.name} has no classes, and samples are judged by a '
+      'classifier of the set (the group judge): give one with labels.'
+    )
   if config.run.inception:  # What does not fit is said before any compute.
     inception_weights.load(config.run.inception)
-  shape = data.recipe.shape
+    if {*config.augment.mean, *config.augment.std} != {0.5}:
+      raise types.InputError(
+        'config.run.inception needs pixels in [-1, 1]: leave '
+        'config.augment.mean and std at .5'
+      )
+  shape, decode = data.recipe.shape, data.recipe.decode_evaluate
   generator, _ = networks(config, shape)
   # The last state that was judged, and its quality. Another run of this
   # experiment may be at the same step.
@@ -126,7 +136,7 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
   def judging():
     split = config.data.eval_splits[0]
     train, test = (
-      side_by_side.rows(x, data.recipe.evaluate)
+      side_by_side.rows(x, data.recipe.evaluate, decode=decode)
       for x in (data.train, of_images.load(config, split))
     )
     return judge(config, train, test)
@@ -138,12 +148,7 @@ def experiment(config, data, optimizer: types.Optimizer) -> types.Experiment:
 
   @functools.cache
   def published():
-    if tuple(config.augment.mean) != (0.5,) or config.augment.std[0] != 0.5:
-      raise types.InputError(
-        'config.run.inception needs pixels in [-1, 1]: leave '
-        'config.augment.mean and std at .5'
-      )
-    rows = side_by_side.rows(data.train, data.recipe.evaluate)
+    rows = side_by_side.rows(data.train, data.recipe.evaluate, decode=decode)
     return judged_samples.inception(config.run.inception, rows['image'])
 
   def quality(state, name):

@@ -46,7 +46,9 @@ def trap(config, data: of_images.Data, **changes) -> attack.Trap:
   else:
     source = of_images.load(config, chosen['bins'])
     imprint_bins.check_public(source, data.train)
-    public = side_by_side.rows(source, data.recipe.evaluate)
+    public = side_by_side.rows(
+      source, data.recipe.evaluate, decode=data.recipe.decode_evaluate
+    )
     edges = imprint_bins.of_public(
       made.scores(public['image']), chosen['num_bins']
     )

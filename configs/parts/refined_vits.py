@@ -67,7 +67,9 @@ def refinement(
 def pretrain(config, data: of_images.Data, seeds) -> types.PyTree:
   """Parameters of `network`, trained on the same rows, one a seed."""
   settings = config.pretraining
-  rows = side_by_side.rows(data.train, data.recipe.evaluate)
+  rows = side_by_side.rows(
+    data.train, data.recipe.evaluate, decode=data.recipe.decode_evaluate
+  )
   rate = optim.warmup_cosine(
     settings.learning_rate, steps=settings.steps, warmup=0.1
   )

@@ -32,11 +32,11 @@ def num_steps(num_rows: int, *, batch_size: int, epochs: float, min_steps: int):
   return steps
 
 
-def steps_of(config: Any, num_rows: int) -> int:
-  """`num_steps` of a config's batch_size, epochs and min_steps."""
+def steps_of(config: Any, num_rows: int, *, batch_size: int = 0) -> int:
+  """`num_steps` of a config's batch_size (or another), epochs and min_steps."""
   return num_steps(
     num_rows,
-    batch_size=config.batch_size,
+    batch_size=batch_size or config.batch_size,
     epochs=config.epochs,
     min_steps=config.min_steps,
   )

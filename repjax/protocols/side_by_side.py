@@ -19,6 +19,7 @@ from repjax import loop
 from repjax import types
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
+from repjax.data.reading import decode as decoding
 from repjax.data.reading import source as sources
 from repjax.metrics import averages
 from repjax.protocols import seed_loop
@@ -61,13 +62,17 @@ def accuracy(
 
 
 def rows(
-  source: sources.Source, transform: transforms.Transform | None
+  source: sources.Source,
+  transform: transforms.Transform | None,
+  *,
+  decode: decoding.Decode | None = None,
 ) -> dict[str, np.ndarray]:
   """All rows of a small source, in order, as the network sees them.
 
   Args:
     source: The set.
     transform: Of the whole set at once; draws nothing. None for none.
+    decode: Of images that are brought to one size.
 
   Returns:
     Name -> [N, ...].
@@ -76,6 +81,7 @@ def rows(
     source,
     batch_size=len(source),
     transform=transform,
+    decode=decode,
     process_index=0,
     process_count=1,
   ).batch(0)

@@ -98,10 +98,28 @@ def test_published_weights_add_fid_and_kid(monkeypatch):
   )
   other = made.companion.measures['fid'](state.replace(extra=moved))
   assert other != found['fid']
-  config.augment.mean = (0.3,)
+  for field, values in (('mean', (0.3,)), ('std', (0.25,))):
+    changed = config.copy_and_resolve_references()
+    changed.augment[field] = values
+    with pytest.raises(types.InputError, match=r'config\.augment\.mean'):
+      recipe.build(changed)
+
+
+def test_samples_are_judged_at_the_size_that_they_have():
+  config = recipe.get_config('smoke')
+  config.update(dict(network='conv', augment=dict(size=16)))
   made = recipe.build(config)
-  with pytest.raises(types.InputError, match=r'config\.augment\.mean'):
-    made.companion.measures['fid'](state)
+  state = loop.init(made.method, made.train.batch(0), 0)
+  assert np.isfinite(made.companion.measures['feature_frechet'](state))
+
+
+def test_a_set_without_classes_has_no_judge(tmp_path):
+  image = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+  np.savez(tmp_path / 'faces.npz', image=image)
+  config = recipe.get_config('smoke')
+  config.data.update(name='npz', dir=str(tmp_path / 'faces.npz'))
+  with pytest.raises(types.InputError, match='has no classes'):
+    recipe.build(config)
 
 
 def test_published_weights_that_are_not_there_are_missed_at_once(tmp_path):

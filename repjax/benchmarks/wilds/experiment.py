@@ -101,6 +101,7 @@ def read(config: Any) -> Data:
   # With rows without labels domains are two: those of training, and others.
   fields = (groupers.SOURCE,) if unlabelled else config.data.group_by
   source = train.source()
+  alone = unlabelled and needs.unlabelled == 'alone'
   return Data(
     labelled=labelled,
     train=train,
@@ -112,7 +113,8 @@ def read(config: Any) -> Data:
     else viewing.make(source, **config.augment),
     steps=wiring.steps_of(
       config,
-      len(unlabelled if unlabelled and needs.unlabelled == 'alone' else train),
+      len(unlabelled if alone else train),
+      batch_size=config.unlabelled_batch_size if alone else 0,
     ),
   )
 
@@ -225,6 +227,10 @@ def build(
   )
   sources = lambda split: data.labelled.subset(split).source()  # noqa: E731
   if config.algorithm == 'swav':
+    if config.pretrained:
+      raise types.InputError(
+        "config.pretrained is what others start from: leave it '' with swav."
+      )
     return wiring.of_sources(
       config,
       method,
@@ -246,9 +252,7 @@ def build(
   return made._replace(measure=measure(data.labelled))
 
 
-def measure(
-  dataset: datasets.Dataset,
-) -> Callable[..., dict[str, float]]:
+def measure(dataset: datasets.Dataset) -> Callable[..., dict[str, float]]:
   """Measures of 'logits': those of all classifiers, and the leaderboard's."""
   names = leaderboard.METRICS[dataset.name]
 
@@ -317,13 +321,14 @@ def taught(
     decode=data.views.decode,
   )
   state = loop.init(teacher, found.batch(0), config.seed)
+  # Before the parameters: an average begins with these, too.
+  statistics = {k: x for k, x in variables.items() if k in state.model_state}
+  state = state.replace(model_state={**state.model_state, **statistics})
   state = start.with_params(
     state,
     frozen.joined(variables),
     what=f'config.teacher={config.teacher}',
   )
-  statistics = {k: x for k, x in variables.items() if k in state.model_state}
-  state = state.replace(model_state={**state.model_state, **statistics})
   outputs, _ = loop.Evaluator(teacher)(state, found, split=data.unlabelled.name)
   return noisy_student.labels(outputs['logits'])
 

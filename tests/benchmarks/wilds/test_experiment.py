@@ -1,5 +1,6 @@
 """Algorithms get the rows that WILDS gives them; the paper's sizes build."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,8 @@ from repjax import types
 from repjax.benchmarks.wilds import algorithms
 from repjax.benchmarks.wilds import experiment
 from repjax.benchmarks.wilds import views
+from repjax.layers import norms
+from repjax.methods import supervised
 
 
 def config_of(algorithm, *, unlabelled=None, preset='smoke'):
@@ -206,6 +209,44 @@ def test_a_student_learns_what_the_teacher_says(tmp_path):
     wilds.build(student)
 
 
+@pytest.mark.parametrize('size', [8, 32])
+def test_passes_are_those_of_the_rows_that_are_learned_from(size):
+  config = config_of('swav', unlabelled='test_unlabeled')
+  config.update(dict(epochs=3.0, min_steps=0, unlabelled_batch_size=size))
+  data = experiment.read(config)
+  assert data.steps == round(3 * len(data.unlabelled) / size)
+
+
+def test_a_teacher_that_keeps_an_average_has_its_own_statistics(monkeypatch):
+  class Net(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train, mask=None):
+      x = norms.BatchNorm(name='norm')(
+        image.reshape((len(image), -1)), train=train, mask=mask
+      )
+      return nn.Dense(2, name='head')(x)
+
+  config = config_of('noisy_student', unlabelled='test_unlabeled')
+  config.teacher = 'run'
+  data = experiment.read(config)
+  rows = data.unlabelled.source().columns()
+  batch = data.views.evaluate.apply(rows, None)
+  batch['mask'] = np.ones(len(batch['image']))
+  plain, averaged = (
+    supervised.make(Net(), optax.sgd(0.1), ema_decay=x) for x in (0.0, 0.9)
+  )
+  state = plain.init(jax.random.key(0), batch)
+  pixels = batch['image'].reshape((len(batch['image']), -1))
+  of_rows = {'mean': pixels.mean(0), 'var': pixels.var(0) + 0.1}
+  variables = {'params': state.params, 'batch_stats': {'norm': of_rows}}
+  monkeypatch.setattr(experiment.start, 'from_run', lambda *_, **__: variables)
+  found = [
+    experiment.taught(config, data, x)['pseudo'] for x in (plain, averaged)
+  ]
+  np.testing.assert_array_equal(*found)
+  assert 0 < found[0].mean() < 1
+
+
 def test_views_differ_as_their_kind_says():
   data = experiment.read(config_of('erm'))
   source = data.train.source()
@@ -245,6 +286,10 @@ def test_views_differ_as_their_kind_says():
       '--config.teacher=WORKDIR',
     ),
     (dict(algorithm='coral', groups_per_batch=4), 'groups_per_batch=4, but'),
+    (
+      dict(algorithm='swav', unlabelled='test_unlabeled', pretrained='run'),
+      'config.pretrained is what others start from',
+    ),
     (dict(data=dict(group_by=('ward',))), "no metadata field 'ward'"),
     (dict(data=dict(kind='tfds')), 'data.kind must be one of'),
     (dict(data=dict(train_split='tests')), 'no split'),
