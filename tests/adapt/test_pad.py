@@ -146,6 +146,11 @@ def test_the_harm_detector_waits_below_its_limit(params):
   # The recent loss is the mean of all while there are few, as NumPy says.
   expected = np.cumsum(none.loss[0], 0) / np.arange(1, 7)[:, None]
   np.testing.assert_allclose(none.recent[0, :5], expected[:5], rtol=1e-5)
+  # From then on the oldest ones fade.
+  last, before = none.recent[0, 5], none.recent[0, 4]
+  np.testing.assert_allclose(
+    last, before + (none.loss[0, 5] - before) / 5, rtol=1e-5
+  )
   limit = pad.training_limit(none.recent, 0.5)
   np.testing.assert_allclose(limit, np.quantile(none.recent, 0.5), rtol=1e-6)
 

@@ -107,6 +107,10 @@ def test_in_modal_needs_other_views_and_adds_their_loss():
     jax.jit(plain.init)(jax.random.key(0), rows), rows, jax.random.key(1)
   )
   assert sums['loss'][0] > without['loss'][0] + 0.1
+  # It is of the other view: with another one it is another loss.
+  views['tokens_view'] = np.roll(rows['tokens'], 1, axis=0)
+  _, other = jax.jit(made.update)(state, {**rows, **views}, jax.random.key(1))
+  assert abs(other['loss'][0] - sums['loss'][0]) > 1e-3
 
 
 @pytest.mark.devices(4)

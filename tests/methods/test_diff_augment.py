@@ -51,6 +51,7 @@ def test_a_cut_is_a_square_of_zeros():
 
 
 def test_a_colour_is_a_brightness_a_saturation_and_a_contrast():
+  seen_contrasts, seen_saturations = [], []
   for image, view in zip(IMAGE, views('colour'), strict=True):
     # Affine maps of grey values and of what differs from them.
     grey, seen = image.mean(-1).ravel(), view.mean(-1).ravel()
@@ -63,6 +64,10 @@ def test_a_colour_is_a_brightness_a_saturation_and_a_contrast():
     np.testing.assert_allclose(kept, saturation * contrast * colour, atol=1e-5)
     assert 0 <= saturation <= 2
     assert abs(view.mean() - image.mean()) <= 0.5
+    seen_contrasts.append(contrast)
+    seen_saturations.append(saturation)
+  assert np.ptp(seen_contrasts) > 0.7
+  assert np.ptp(seen_saturations) > 1.4
 
 
 def test_zooms_keep_the_middle_and_are_bilinear():

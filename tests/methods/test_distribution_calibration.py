@@ -125,6 +125,21 @@ def test_one_power_and_no_draws_far_away_is_logistic_regression():
   np.testing.assert_allclose(draws, np.tile(ROW, (5, 1)), rtol=1e-6)
 
 
+def test_rows_and_queries_are_under_the_power():
+  base = calibration.statistics(FEATURES, LABELS)
+  rng = np.random.default_rng(1)
+  support, query = rng.uniform(0, 4, (3, 2, 10)), rng.uniform(0, 4, (7, 10))
+  found, expected = (
+    calibration.classifier(base, num_drawn=20, power=power)(
+      jnp.asarray(x, jnp.float32),
+      jnp.asarray(y, jnp.float32),
+      jax.random.key(0),
+    )
+    for x, y, power in ((support, query, 0.5), (support**0.5, query**0.5, 1.0))
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_draws_help_where_base_classes_know_how_rows_differ():
   # All classes vary along one direction, which says nothing about them.
   rng = np.random.default_rng(3)

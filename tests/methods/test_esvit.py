@@ -276,6 +276,56 @@ def test_centres_move_to_what_the_teacher_says_and_not_the_student():
   np.testing.assert_allclose(new.extra.region_centre, expected, atol=1e-5)
 
 
+def test_centres_and_teachers_reach_the_loss():
+  method = make()
+  state = method.init(jax.random.key(0), BATCH)
+  update = jax.jit(method.update)
+
+  def losses(**changed):
+    extra = state.extra._replace(**changed)
+    _, sums = update(state.replace(extra=extra), BATCH, jax.random.key(1))
+    return np.array([mean(sums, x) for x in ('view', 'region')])
+
+  plain, far = losses(), 0.2 * jnp.arange(K)
+  teacher = state.extra.teacher
+
+  def with_prototypes(head):
+    moved = {**teacher[head], 'prototypes': -teacher[head]['prototypes']}
+    return {**teacher, head: moved}
+
+  for place, changed in (
+    (0, dict(view_centre=far)),
+    (1, dict(region_centre=far)),
+    (0, dict(teacher=with_prototypes('view'))),
+    (1, dict(teacher=with_prototypes('region'))),
+  ):
+    gaps = abs(losses(**changed) - plain)
+    assert gaps[place] > 1e-3 and gaps[1 - place] < 1e-6, (place, gaps)
+
+
+def test_temperature_and_momentum_follow_their_schedules():
+  def at_one(**settings):
+    method = make(**settings)
+    state = method.init(jax.random.key(0), BATCH).replace(step=jnp.int32(1))
+    return state, *jax.jit(method.update)(state, BATCH, jax.random.key(1))
+
+  old, new, _ = at_one(momentum=lambda t: jnp.where(t < 1, 0.9, 1.0))
+  chex.assert_trees_all_equal(new.extra.teacher, old.extra.teacher)
+  found, expected, other = (
+    mean(at_one(teacher_temperature=x)[2], 'view')
+    for x in (lambda t: jnp.where(t < 1, 0.04, 0.5), 0.5, 0.04)
+  )
+  assert found == pytest.approx(expected, rel=1e-5)
+  assert abs(expected - other) > 1e-3
+
+
+def test_regions_have_the_weight_that_is_said():
+  _, _, sums = stepped(region_weight=0.2)
+  expected = 0.8 * mean(sums, 'view') + 0.2 * mean(sums, 'region')
+  assert mean(sums, 'loss') == pytest.approx(expected, rel=1e-5)
+  assert abs(mean(sums, 'view') - mean(sums, 'region')) > 1e-4
+
+
 def test_without_regions_it_is_dino():
   old, new, sums = stepped(region_weight=0.0)
   assert set(old.params) == {'backbone', 'view'}

@@ -221,6 +221,34 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
   assert found['tokens'][:6].sum() == count
 
 
+@pytest.mark.parametrize('mean', ['tokens', 'rows'])
+def test_smoothed_targets_and_means_over_rows(mean):
+  made = batch(rows(), 6)
+  method = instruction_tuning.make(
+    MODEL, optax.sgd(1.0), label_smoothing=0.1, mean=mean
+  )
+  state = jax.jit(method.init)(jax.random.key(0), made)
+
+  def loss(params):
+    logits = MODEL.apply(
+      {'params': params},
+      made['tokens'],
+      source=made['source'],
+      source_mask=made['source_mask'],
+      train=True,
+    )
+    log_probs = jax.nn.log_softmax(logits)[:, :-1]
+    target = 0.9 * jax.nn.one_hot(made['tokens'][:, 1:], 260) + 0.1 / 260
+    each = -(target * log_probs).sum(-1) * made['weights'][:, 1:]
+    count = made['weights'][:, 1:].sum(1)
+    if mean == 'tokens':
+      return each.sum() / count.sum()
+    return (each.sum(1) / count).mean()
+
+  _, moved = gradient(method, made)
+  assert_same(moved, jax.jit(jax.grad(loss))(state.params))
+
+
 def test_private_links_need_rows_by_themselves():
   made = batch(rows(), 8)
   private = optim.dp_sgd(1.0, 1.0, expected_batch_size=6, key=jax.random.key(3))

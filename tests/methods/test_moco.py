@@ -85,10 +85,14 @@ def test_steps_are_those_of_the_paper_in_its_order():
     for q, k in zip(query, key, strict=True):
       logits = np.array([q @ k, *(q @ x for x in queue)]) / TAU
       losses.append(np.log(np.exp(logits).sum()) - logits[0])
+    nearer = [
+      all(q @ k > q @ x for x in queue) for q, k in zip(query, key, strict=True)
+    ]
     before = state
     state, sums = UPDATE(state, batch, jax.random.key(1))
     total, weight = sums['loss']
     np.testing.assert_allclose(total / weight, np.mean(losses), atol=1e-5)
+    assert sums['accuracy'][0] == sum(nearer)
     chex.assert_trees_all_close(state.extra.key_params, key_params, atol=1e-6)
     moved = jax.tree.map(
       lambda x, y: float(abs(x - y).max()), before.params, state.params

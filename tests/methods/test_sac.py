@@ -96,6 +96,44 @@ def test_the_temperature_follows_the_entropy(state):
   np.testing.assert_allclose(after.extra.log_temperature, expected, rtol=1e-5)
 
 
+def _still(**moving):
+  """A method of which some parts move."""
+  rates = {name: optax.sgd(moving.get(name, 0.0)) for name in _PARTS}
+  return sac.make(
+    _MODEL, sac.Optimizers(**rates), action_dim=2, temperature=1e-4
+  )
+
+
+_PARTS = sac.Optimizers._fields
+
+
+def test_the_actor_climbs_what_the_critic_says():
+  method, batch = _still(actor=0.5), _batch()
+  begun = jax.jit(method.init)(jax.random.key(0), batch)
+  after, _ = jax.jit(method.update)(begun, batch, jax.random.key(1))
+
+  def value(state):
+    variables = {'params': state.params}
+    gaussian = _MODEL.apply(variables, batch['image'], method='policy')
+    action, _ = squashed_policy.squash(gaussian, jnp.zeros((6, 2)))
+    values = _MODEL.apply(variables, batch['image'], action, method='values')
+    return float(values.min(-1).mean())
+
+  chex.assert_trees_all_equal(after.params['critic'], begun.params['critic'])
+  assert value(after) > value(begun) + 1e-5
+
+
+def test_the_entropy_is_that_of_the_actions_that_are_drawn():
+  method, batch, rng = _still(), _batch(), jax.random.key(1)
+  begun = jax.jit(method.init)(jax.random.key(0), batch)
+  _, sums = jax.jit(method.update)(begun, batch, rng)
+  gaussian = _MODEL.apply(
+    {'params': begun.params}, batch['image'], method='policy'
+  )
+  _, log_prob = squashed_policy.draw(gaussian, jax.random.split(rng, 3)[1])
+  np.testing.assert_allclose(sums['entropy'][0], -np.sum(log_prob), rtol=1e-4)
+
+
 def test_the_critics_loss_and_slow_averages_are_the_formulas(state):
   batch, rng = _batch(), jax.random.key(1)
   after, sums = jax.jit(_method().update)(state, batch, rng)

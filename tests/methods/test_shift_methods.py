@@ -375,6 +375,70 @@ def test_group_dro_remembers_its_weights():
   assert found.std() > 0.01
 
 
+def test_the_weight_follows_its_schedule():
+  batch = {k: jnp.asarray(x) for k, x in batch_of(0).items()}
+
+  def moved(weight):
+    method = coral.make(NET, SGD, weight=weight, **_GROUPS)
+    state = method.init(jax.random.key(0), batch)
+    state = state.replace(step=jnp.int32(5))
+    return method.update(state, batch, jax.random.key(0))[0].params
+
+  late = moved(lambda step: jnp.where(step >= 5, 2.0, 0.0))
+  chex.assert_trees_all_close(late, moved(2.0), rtol=1e-6)
+  kernels = [x['hidden']['kernel'] for x in (late, moved(0.0))]
+  assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
+
+
+def test_a_weight_is_annealed_upwards():
+  weight = grouped.annealed(100.0, at=5)
+  assert [float(weight(x)) for x in (0, 4, 5, 9)] == [1, 1, 100, 100]
+
+
+def test_small_groups_weigh_more_where_that_is_asked_for():
+  counts = np.array([4, 9, 1])
+  batch = {k: jnp.asarray(x) for k, x in batch_of(0).items()}
+
+  def weights(adjustment):
+    method = group_dro.make(
+      *(NET, SGD),
+      step_size=0.5,
+      adjustment=adjustment,
+      group_counts=counts,
+      **_GROUPS,
+    )
+    state = method.init(jax.random.key(0), batch)
+    state, _ = method.update(state, batch, jax.random.key(0))
+    return np.asarray(state.model_state['groups']['weights'], np.float64)
+
+  expected = weights(0.0) * np.exp(0.5 * 2.0 / np.sqrt(counts))
+  np.testing.assert_allclose(weights(2.0), expected / expected.sum(), rtol=1e-4)
+
+
+def test_what_a_student_sees_keeps_its_mean():
+  # One logit is the mean of what is kept, the other one 0.
+  class Mean(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train, mask=None):
+      init = lambda _, shape, dtype: jnp.eye(2, dtype=dtype)[:1].repeat(  # noqa: E731
+        shape[0], 0
+      )
+      return nn.Dense(2, kernel_init=init, name='head')(x)
+
+  method = noisy_student.make(Mean(), SGD, dropout_rate=0.8, **_ROWS)
+  batch = {
+    'features': jnp.full((4, 4096), 3 / 4096),
+    'label': jnp.zeros(4, jnp.int32),
+    'pseudo': jnp.zeros(4, jnp.int32),
+    'labelled': jnp.ones(4),
+    'mask': jnp.ones(4),
+  }
+  state = method.init(jax.random.key(0), batch)
+  _, sums = method.update(state, batch, jax.random.key(1))
+  loss = float(sums['loss'][0] / sums['loss'][1])
+  np.testing.assert_allclose(loss, np.log1p(np.exp(-3.0)), rtol=0.2)
+
+
 # Methods with a second head.
 
 
@@ -526,6 +590,18 @@ def test_the_style_head_and_the_features_train_apart():
   )
 
 
+def test_a_style_head_that_knows_nothing_costs_log_c():
+  method = METHODS['sagnet']
+  batch = {k: jnp.asarray(x) for k, x in batch_of(0).items()}
+  state = method.init(jax.random.key(0), batch)
+  blank = jax.tree.map(jnp.zeros_like, state.params['style'])
+  state = state.replace(params={**state.params, 'style': blank})
+  _, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
+  for name in ('style_loss', 'adversarial_loss'):
+    total, weight = sums[name]
+    np.testing.assert_allclose(total / weight, np.log(CLASSES), rtol=1e-5)
+
+
 # Mixing across groups.
 
 
@@ -565,6 +641,25 @@ def test_partners_are_labelled_rows_of_other_groups(per):
     assert len(fits) == 1
     weights += fits
   assert (np.ptp(weights) > 0.1) == (per == 'example')
+
+
+@pytest.mark.parametrize('per', ['example', 'batch'])
+def test_weights_across_groups_are_of_the_beta_distribution(per):
+  batch = {
+    'features': jnp.repeat(jnp.array([[0.0], [1.0]]), 200, 0),
+    'label': jnp.zeros(400, jnp.int32),
+    'group': jnp.repeat(jnp.arange(2), 200),
+    'labelled': jnp.ones(400),
+    'mask': jnp.ones(400),
+  }
+  mixed = jax.vmap(
+    lambda key: domain_mixup.mix(
+      batch, key, num_groups=2, num_classes=1, alpha=0.2, per=per
+    )['features'][:, 0]
+  )(jax.random.split(jax.random.key(0), 400))
+  shares = np.asarray(mixed[:, 300])
+  # Beta(a, a) has variance 1 / (4 (2 a + 1)); a uniform one .083.
+  np.testing.assert_allclose(shares.var(), 1 / (4 * 1.4), rtol=0.1)
 
 
 def test_one_group_alone_is_not_mixed():

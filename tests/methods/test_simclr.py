@@ -94,13 +94,17 @@ def test_a_step_goes_down_the_loss_of_a_loop_over_pairs(positives, alike):
   method = _method(positives=positives)
   state = method.init(jax.random.key(0), BATCH)
   expected = _expected(state.params, alike)
+  real = np.flatnonzero(BATCH['mask'])
+  vectors = [
+    _embedded(state.params, x['features'][real]) for x in _views(BATCH, None)
+  ]
+  nearest = (vectors[0] @ vectors[1].T).argmax(1)
   state, sums = jax.jit(method.update)(state, BATCH, jax.random.key(1))
   total, weight = sums['loss']
   assert weight == 6
   np.testing.assert_allclose(total / weight, expected, rtol=1e-5)
   assert _expected(state.params, alike) < expected - 1e-3
-  agreement, _ = sums['agreement']
-  assert 0 <= agreement <= weight
+  assert sums['agreement'][0] == (nearest == np.arange(6)).sum()
 
 
 @pytest.mark.devices(4)

@@ -231,6 +231,21 @@ def test_consistency_is_the_squared_gap_to_a_view():
   )
 
 
+def test_made_images_count_in_their_own_weight():
+  blank = functools.partial(make, 0.0, augment=lambda image, rngs: 0 * image)
+  some, more = (stepped(blank(bcr_fake=x))[1]['loss'][0] for x in (1.0, 3.0))
+  assert more - some > 1e-3
+
+
+def test_the_generator_is_judged_by_views():
+  # Views show nothing of it, so that it learns nothing.
+  method = make(0.1, augment=lambda image, rngs: 0 * image)
+  state, _ = stepped(method)
+  chex.assert_trees_all_equal(
+    state.params['generator'], first(method).params['generator']
+  )
+
+
 def test_microbatches_change_nothing():
   # Linear in rows, draws and all.
   whole, parts = (

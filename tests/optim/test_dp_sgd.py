@@ -1,6 +1,7 @@
 """DP-SGD: its noise, its limits, and that all replicas add the same."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,47 @@ def test_the_clip_norm_finds_its_quantile():
     adaptive=adaptive,
   )
   assert norms[3] * 0.9 < state.clip_norm < norms[4] * 1.1
+
+
+def test_the_count_of_unclipped_rows_has_its_noise():
+  # Nothing is there: the logarithm of the norm moves by the noise alone.
+  tx = link(
+    noise_multiplier=0.0, adaptive=optim.AdaptiveClipping(count_stddev=5.0)
+  )
+  start = tx.init(PARAMS)
+  batch = {**rows(), 'mask': jnp.zeros(8)}
+
+  def norm(index):
+    state = start._replace(key=jnp.stack([jnp.uint32(0), index]))
+    grad_fn = gradients.GradFn(loss_fn, batch, KEY, {})
+    grads, _ = grad_fn(PARAMS)
+    return tx.update(grads, state, PARAMS, grad_fn=grad_fn)[1].clip_norm
+
+  found = jax.jit(lambda x: jax.lax.map(norm, x))(jnp.arange(400, dtype='u4'))
+  moved = np.log(found / 2.0)
+  np.testing.assert_allclose(moved.std(), 0.2 * 5.0 / 5.0, rtol=0.15)
+  assert abs(moved.mean()) < 0.05
+
+
+def test_the_count_is_centred():
+  # Of 7 rows, 3 have norms (1, 2, 4, 5, ...) of at most 4.5; 20 are expected.
+  _, state = updates(
+    rows(),
+    clip_norm=4.5,
+    noise_multiplier=0.0,
+    expected_batch_size=20.0,
+    adaptive=optim.AdaptiveClipping(count_stddev=1e-6),
+  )
+  expected = 4.5 * np.exp(-0.2 * (3 - 3.5) / 20)
+  np.testing.assert_allclose(state.clip_norm, expected, rtol=1e-4)
+
+
+def test_no_part_of_a_large_leaf_repeats(monkeypatch):
+  module = sys.modules['repjax.optim.dp_sgd']
+  monkeypatch.setattr(module, '_PART', 64)
+  found = np.asarray(module._normal(jax.random.key(0), (10, 100)))
+  assert len(np.unique(found)) == 1000
+  assert abs(found.std() - 1) < 0.1
 
 
 def test_adaptive_clipping_shares_the_noise_of_both_queries():

@@ -151,6 +151,27 @@ def test_each_network_meets_its_own_stream(rows, trained):
   np.testing.assert_allclose(mean['source'], (found['source'] + clean) / 2)
 
 
+def test_blended_statistics_are_those_of_so_many_rows(rows, trained):
+  method, states = trained
+  state = jax.tree.map(lambda x: x[0], states)
+  columns = rows.columns()
+  batch = {
+    'image': np.float32(columns['image'][:8] / 255),
+    'label': columns['label'][:8],
+    'mask': np.ones(8, np.float32),
+  }
+  made = adaptation.forms(
+    method.predict, state, batch, optax.sgd(0.1), blend=4.0
+  )
+  _, found = made.step(state, made.init(state), batch)
+  for name, prior in (('BN', 0.0), ('blended', 4.0)):
+    predict = norm_layers.with_statistics(method.predict, prior)
+    np.testing.assert_allclose(
+      found[name], predict(state, batch)['logits'], rtol=1e-5, atol=1e-6
+    )
+  assert np.abs(found['BN'] - found['blended']).max() > 1e-3
+
+
 def test_what_is_measured():
   labels = np.array([0, 1, 2, 0])
   sure = 5.0 * np.eye(NUM_CLASSES)[labels]

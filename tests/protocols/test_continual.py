@@ -111,6 +111,8 @@ def test_projection_and_memory_forget_less_than_plain_descent():
       ('sgd', {}),
       ('gpm', {'thresholds': 0.95}),
       ('replay', {'memory_per_class': 5}),
+      ('a_gem', {'memory_per_class': 5}),
+      ('ewc', {'strength': 100.0, 'learning_rate': 0.05}),
       ('multitask', {}),
     )
   }
@@ -118,6 +120,10 @@ def test_projection_and_memory_forget_less_than_plain_descent():
   assert means['sgd']['bwt'] < -0.15
   assert means['gpm']['bwt'] > means['sgd']['bwt'] / 2
   assert means['replay']['bwt'] > means['sgd']['bwt'] + 0.05
+  for name in ('a_gem', 'ewc'):
+    assert means[name]['bwt'] > means['sgd']['bwt'] + 0.03, name
+  # What is rehearsed alone is not what is projected.
+  assert means['a_gem'] != means['replay']
   assert means['multitask']['acc'] > means['gpm']['acc'] > means['sgd']['acc']
   assert np.isnan(means['multitask']['bwt'])
   ranks = learn('gpm', thresholds=0.95).ranks

@@ -298,6 +298,36 @@ def test_a_place_that_nobody_was_drawn_for_counts_for_nothing(plain):
     chex.assert_trees_all_close(one, padded, rtol=1e-6, atol=1e-7)
 
 
+def test_who_was_not_drawn_weighs_nothing_whatever_is_said(plain):
+  made, state = plain
+  order = np.arange(12).reshape(3, 1, 4)
+  order[2] = -1
+  sent = rounds.send(
+    made,
+    state,
+    COLUMNS,
+    order,
+    jax.random.key(0),
+    weight=np.array([20.0, 12.0, 5.0]),
+  )
+  np.testing.assert_array_equal(sent.weight, [20, 12, 0])
+
+
+def test_statistics_are_those_of_all_users(plain):
+  made, state = plain
+  order = np.arange(12).reshape(3, 1, 4)
+  weight = np.array([3.0, 1.0, 4.0])
+  sent = rounds.send(
+    made, state, COLUMNS, order, jax.random.key(0), weight=weight
+  )
+  means = np.random.default_rng(0).normal(size=(3, 5))
+  sent = sent._replace(model_state={'batch_stats': jnp.asarray(means)})
+  _, aux = rounds.OfUsers(sent)(state.params)
+  np.testing.assert_allclose(
+    aux.model_state['batch_stats'], weight / 8 @ means, rtol=1e-5
+  )
+
+
 def test_a_chain_without_a_record_and_users_without_rows_are_refused(plain):
   _, state = plain
   made = supervised.make(MODEL, optax.sgd(0.1))

@@ -266,6 +266,21 @@ def test_dropout_applies_where_the_caller_trains():
   assert 16 < (dropped[:, 0] == 2).sum() < 48
 
 
+def test_dropout_of_bottlenecks_applies_where_the_caller_trains():
+  rule = {'dense': adapters.adapter(1, dropout_rate=0.5)}
+  model = adapters.adapt(Head(), rule)
+  x = np.ones((64, 1), np.float32)
+  shapes = jax.eval_shape(
+    functools.partial(model.init, train=False), jax.random.key(0), x
+  )
+  variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+  rngs = {'dropout': jax.random.key(1)}
+  still = run(model, variables, x, train=False, rngs=rngs)
+  assert len(np.unique(still)) == 1
+  moved = run(model, variables, x, train=True, rngs=rngs)
+  assert len(np.unique(moved)) == 2
+
+
 def test_the_table_has_a_row_for_every_maker():
   made = [
     adapters.lora(1),
