@@ -153,7 +153,10 @@ def from_run(
   variables = {**saved.get('model_state', {}), 'params': saved['params']}
   if which == 'averaged':
     average = saved['extra']
-    variables |= {'params': average['params'], **average.get('statistics', {})}
+    variables['params'] = average['params']
+    for name, x in average.get('statistics', {}).items():
+      whole = name.endswith('batch_stats')  # Or of a second model.
+      variables[name] = x if whole else {**variables[name], **x}
   return variables
 
 

@@ -44,14 +44,14 @@ def flatten(tree: types.PyTree) -> dict[Path, jax.Array]:
 
 
 # Single numbers, which half precision would move too far.
-_SINGLE = {'strides', 'logit_scale', 'logit_bias'}
+SINGLE = {'strides', 'logit_scale', 'logit_bias'}
 
 
 def cast(tree: types.PyTree, dtype: jax.typing.DTypeLike) -> types.PyTree:
   """Floating-point leaves in a type; float32 leaves them as they are."""
 
   def one(path, x):
-    kept = _SINGLE.intersection(_names(path)[-1:])
+    kept = SINGLE.intersection(_names(path)[-1:])
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(dtype) if floating and not kept else x
 

@@ -75,8 +75,8 @@ def shifted(
   reach = max(map(abs, shift)) * size
   frame = ((0, 0), (reach, reach), (reach, reach), (0, 0))
   ground = image.min((0, 1, 2), keepdims=True)  # Of each channel.
-  there = jnp.pad(jnp.ones_like(image[..., :1], bool), frame)
-  framed = jnp.where(there, jnp.pad(image, frame), ground)
+  within = jnp.pad(jnp.ones_like(image[..., :1], bool), frame)
+  framed = jnp.where(within, jnp.pad(image, frame), ground)
   top, left = (reach - x * size for x in shift)
   moved = framed[:, top : top + side, left : left + side]
   if rng is not None:

@@ -58,10 +58,10 @@ def audit(
     if path[-1] != 'kernel' or np.ndim(leaf) < 2:
       continue
     kernel = np.asarray(leaf, np.float64)
-    bias = leaves.get((*path[:-1], 'bias'))
-    if bias is None:
+    beside = leaves.get((*path[:-1], 'bias'))
+    if beside is None:
       continue
-    bias = np.asarray(bias, np.float64)
+    bias = np.asarray(beside, np.float64)
     for one_kernel, one_bias in _layers(kernel, bias):
       # A dense layer with several axes of outputs has a bias like them.
       outputs = one_kernel.reshape(-1, one_bias.size)

@@ -246,8 +246,11 @@ def _as_computed(still, trained):
 
   In float32 beside bfloat16 they would have all products in float32.
   """
-  kinds = {x.dtype for x in _flat(trained).values()}
-  kinds = {x for x in kinds if jnp.issubdtype(x, jnp.floating)}
+  kinds = {
+    x.dtype
+    for path, x in _flat(trained).items()
+    if path[-1] not in trees.SINGLE and jnp.issubdtype(x.dtype, jnp.floating)
+  }
   if len(kinds) != 1 or min(kinds).itemsize >= 4:
     return still
   return trees.cast(still, min(kinds))

@@ -278,22 +278,16 @@ class T5(nn.Module):
   def step(self, state: State, tokens: jax.Array) -> tuple[jax.Array, State]:
     """Reads one more token a row of the target, [B]; see `prefill`.
 
-    Behind `max_length` logits are NaN where the place is traced.
-
-    Raises:
-      InputError: There is no room for one more.
+    Without room it raises an InputError; logits are NaN where that is traced.
     """
-    room = state.real.shape[1]
-    if not isinstance(state.place, jax.core.Tracer) and state.place >= room:
-      raise InputError(
-        f'max_length={room} tokens are there: begin with a larger max_length'
-      )
-    real = state.real.at[:, state.place].set(True)
+    at, room = state.place, state.real.shape[1]
+    if not isinstance(at, jax.core.Tracer) and at >= room:
+      raise InputError(f'begin with a larger max_length: all {room} are there')
+    real = state.real.at[:, at].set(True)
     places = sequence_positions.from_mask(real)[:, -1:]
-    logits, after = self._go_on(
-      state._replace(real=real), tokens[:, None], places
-    )
-    return jnp.where(state.place < room, logits, jnp.nan), after
+    state = state._replace(real=real)
+    logits, state = self._go_on(state, tokens[:, None], places)
+    return jnp.where(at < room, logits, jnp.nan), state
 
   def _go_on(self, state, tokens, places):
     features, caches = self.decoder(

@@ -101,7 +101,7 @@ def read(config: Any) -> Data:
   # With rows without labels domains are two: those of training, and others.
   fields = (groupers.SOURCE,) if unlabelled else config.data.group_by
   source = train.source()
-  alone = unlabelled and needs.unlabelled == 'alone'
+  alone = unlabelled if needs.unlabelled == 'alone' else None
   return Data(
     labelled=labelled,
     train=train,
@@ -113,7 +113,7 @@ def read(config: Any) -> Data:
     else viewing.make(source, **config.augment),
     steps=wiring.steps_of(
       config,
-      len(unlabelled if alone else train),
+      len(alone or train),
       batch_size=config.unlabelled_batch_size if alone else 0,
     ),
   )

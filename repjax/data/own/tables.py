@@ -299,8 +299,16 @@ def _numbers(cells):
     return wide.astype(np.int32)
   with np.errstate(over='ignore'):  # Refused as infinite, as a feature.
     narrow = wide.astype(np.float32)
-  same = len(np.unique(narrow)) >= 0.95 * len(np.unique(wide))
-  return narrow if same else wide
+  return wide if _are_lost(wide) else narrow
+
+
+def _are_lost(numbers):
+  """Whether float32 makes one of many that differ by more than rounding."""
+  with np.errstate(over='ignore'):
+    there = np.isfinite(numbers.astype(np.float32))
+  exact = np.unique(numbers[there].astype(np.float64))
+  apart = np.diff(exact) > 1e-14 * np.abs(exact).max(initial=0)
+  return len(np.unique(exact.astype(np.float32))) < 0.95 * (1 + apart.sum())
 
 
 def _features(made, names, path, asked: Sequence[str]):
@@ -315,21 +323,19 @@ def _features(made, names, path, asked: Sequence[str]):
       raise types.InputError(
         f'{path}: the column {name!r} is none of numbers, which features are.'
       )
-    lacking = np.flatnonzero(~np.isfinite(made[name]))
+    with np.errstate(over='ignore'):
+      lacking = np.flatnonzero(~np.isfinite(made[name].astype(np.float32)))
     if lacking.size:
       raise types.InputError(
         f'{path}: the column {name!r} has no finite number in {lacking.size} '
         f'row(s), the first is {names[lacking[0]]}: fill them in, remove the '
         'rows, or choose columns by --config.data.name=csv:features=A+B.'
       )
-    exact, rough = (
-      len(np.unique(x)) for x in (made[name], made[name].astype(np.float32))
-    )
-    if rough < 0.95 * exact:
+    if _are_lost(made[name]):
       raise types.InputError(
-        f'{path}: of the {exact:,} numbers of the column {name!r}, such as '
-        f'{made[name][0]}, float32 tells {rough:,} apart: subtract a constant '
-        'from it, or choose columns by --config.data.name=csv:features=A+B.'
+        f'{path}: float32 does not tell the numbers of the column {name!r} '
+        f'apart, such as {made[name][0]}: subtract a constant from it, or '
+        'choose columns by --config.data.name=csv:features=A+B.'
       )
   stacked = [made[name].astype(np.float32) for name in chosen]
   return {'features': np.stack(stacked, -1)}

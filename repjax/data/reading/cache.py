@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -31,6 +32,8 @@ from repjax import types
 _WORK = '.unfinished-'  # How names of folders begin that are no cache yet.
 _CHUNK = 512  # Rows that one thread decodes at a time.
 _THREADS = min(8, os.cpu_count() or 1)  # Parsing holds Python's lock.
+# Of file systems that cannot keep room.
+_NO_FALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _FORMAT = 1  # Part of every folder's name; raise it when the files change.
 
 
@@ -232,7 +235,11 @@ class _FixedWriter:
     # written to for which there is no room.
     if hasattr(os, 'posix_fallocate'):
       with open(self._file, 'r+b') as file:
-        os.posix_fallocate(file.fileno(), 0, self._file.stat().st_size)
+        try:
+          os.posix_fallocate(file.fileno(), 0, self._file.stat().st_size)
+        except OSError as error:
+          if error.errno not in _NO_FALLOCATE:
+            raise
 
   def write(self, start, values):
     self._array[start : start + len(values)] = values

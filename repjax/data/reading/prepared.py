@@ -181,6 +181,5 @@ def fingerprint(builder: Any) -> str:
     digest.update((folder / name).read_bytes())
   for file in sorted(folder.glob('*.array_record*')):
     status = file.stat()
-    times = f'{status.st_mtime_ns} {status.st_ctime_ns}'
-    digest.update(f'{file.name} {status.st_size} {times}'.encode())
+    digest.update(f'{file.name} {status.st_size} {status.st_mtime_ns}'.encode())
   return digest.hexdigest()[:16]

@@ -272,13 +272,13 @@ def _rows(path):
   while lines and not lines[-1]:
     lines.pop()
   # An empty line of a file of one column is a cell without a value.
-  is_row = [bool(x) for x in lines]
-  first = is_row.index(True) if lines else 0
-  lines = [
-    row or ['']
-    for i, row in enumerate(lines)
-    if row or (i > first and len(lines[first]) == 1)
-  ]
+  while lines and not lines[0]:
+    del lines[0]
+  is_one = bool(lines) and len(lines[0]) == 1
+  # But for a file whose line ends are doubled.
+  if not is_one or not any(lines[1::2]):
+    lines = [x for x in lines if x]
+  lines = [x or [''] for x in lines]
   if len(lines) < 2:
     raise types.InputError(f'{path} needs a header line and rows below it.')
   header = [x.strip() for x in lines[0]]

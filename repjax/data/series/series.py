@@ -175,20 +175,22 @@ def as_float32(
     InputError: What a column does from row to row is lost by it: a counter that
       stands at 1e8 and rises by 3 would be a staircase.
   """
+  if values.dtype == object:  # None is no number.
+    values = values.astype(np.float64)
   with np.errstate(over='ignore'):  # Refused as infinite, by its column.
     kept = values.astype(np.float32)
   for column, exact, rough in zip(columns, values.T, kept.T, strict=True):
     there = np.isfinite(exact) & np.isfinite(rough)
-    steps = np.abs(np.diff(exact[there].astype(np.float64)))
-    lost = np.abs(exact[there].astype(np.float64) - rough[there])
-    if not (steps > 0).any():
-      continue
-    if np.median(lost) > 0.1 * np.median(steps[steps > 0]):
+    known = exact[there].astype(np.float64)
+    steps = np.abs(np.diff(known))
+    # What is not rounding, as of a mean of the same numbers.
+    steps = steps[steps > 1e-14 * np.abs(known).max(initial=0)]
+    lost = np.abs(known - rough[there])
+    if steps.size and np.median(lost) > 0.1 * np.median(steps):
       raise types.InputError(
-        f'{name}: column {column!r} changes by about '
-        f'{np.median(steps[steps > 0]):.3g} from row to row around '
-        f'{np.median(exact[there]):.7g}, which float32 does not tell apart: '
-        'subtract a constant from it, or take its differences.'
+        f'{name}: column {column!r} changes by about {np.median(steps):.3g} '
+        f'from row to row around {np.median(known):.7g}, which float32 does '
+        'not tell apart: subtract a constant from it, or take its differences.'
       )
   return kept
 
@@ -247,7 +249,10 @@ def from_arrays(
     )
   if times is not None:
     fine, times = np.asarray(times), np.asarray(times, 'datetime64[s]')
-    if fine.dtype.kind == 'M' and (fine != times).any():
+    if fine.dtype == object:
+      fine = np.asarray(fine, 'datetime64[us]')
+    is_time = fine.dtype.kind == 'M' and fine.shape == times.shape
+    if is_time and (fine != times)[~np.isnat(times)].any():
       raise types.InputError(f'{name}: {FRACTIONS}')
     _check_length(name, 'times', times, length)
     check_rising(name, times)

@@ -155,6 +155,8 @@ def test_an_empty_line_of_one_column_is_a_missing_value(tmp_path):
   np.testing.assert_array_equal(found.values[:, 0], [1, 2, np.nan, 4])
   path.write_text('load,heat\n1,2\n\n4,5\n')
   assert len(reading.read_csv(path)) == 2
+  path.write_bytes(b'load\r\r\n1\r\r\n2\r\r\n3\r\r\n')
+  np.testing.assert_array_equal(reading.read_csv(path).values[:, 0], [1, 2, 3])
 
 
 def test_a_wrong_time_fills_no_memory(write):
@@ -174,6 +176,13 @@ def test_what_float32_keeps_is_no_staircase():
   with pytest.raises(types.InputError, match='fractions of a second'):
     seriess.from_arrays('a', rows, times=fine)
   seriess.from_arrays('a', rows, times=fine[:1] + 1000 * np.arange(9))
+  with pytest.raises(types.InputError, match='fractions of a second'):
+    seriess.from_arrays('a', rows, times=fine.astype('datetime64[us]').tolist())
+  # Rounding is no step, and None no number.
+  jitter = np.where(np.arange(9) % 2, 0.3, np.nextafter(0.3, 1))
+  seriess.from_arrays('a', jitter)
+  found = seriess.from_arrays('a', np.array([1.0, None, 2.0], object))
+  np.testing.assert_array_equal(found.values[:, 0], [1, np.nan, 2])
 
 
 def test_a_series_that_is_named_twice_is_there_once():
