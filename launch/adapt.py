@@ -90,7 +90,7 @@ def main() -> None:
   types.check_range('(0, inf)', **{'--blend': _BLEND.value})
   types.check_range('(0, 1]', **{'--confidence': _CONFIDENCE.value})
   types.check_range('[0, 1)', **{'--reset_below': _RESET_BELOW.value})
-  workdir, experiment, state, _ = restored.restore(_FLAGS)
+  workdir, experiment, state, *_ = restored.restore(_FLAGS)
 
   import jax
   import optax

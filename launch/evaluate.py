@@ -109,7 +109,7 @@ def main() -> None:
   of_episodes = asked and _of_episodes(asked, base=bool(_BASE_SPLIT.value))
   workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:
-    workdir, experiment, state, config = restored.restore(_FLAGS)
+    workdir, experiment, state, config, _ = restored.restore(_FLAGS)
   else:
     experiment, state = restored.start(_FLAGS)
     config = _FLAGS.config.value

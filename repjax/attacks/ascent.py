@@ -86,7 +86,10 @@ def ascend(
   if rng is None and (random_start or see is not None):
     raise InputError('what is random in this attack needs a key: give rng')
   check_box(image, low, high)
-  given, image = image.dtype, jnp.asarray(image)
+  image = jnp.asarray(image)
+  given = image.dtype
+  if not jnp.issubdtype(given, jnp.floating):
+    raise InputError(f'images must be floating-point numbers; got {given}')
   image = image.astype(jnp.promote_types(given, jnp.float32))
   epsilon, step_size, low, high = (
     beside(image, x) for x in (epsilon, step_size, low, high)

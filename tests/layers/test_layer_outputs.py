@@ -46,7 +46,13 @@ def test_units_that_are_off_are_0_for_what_follows(made):
 
 def test_a_block_that_returns_more_is_read_by_what_it_passes_on():
   model = vit.ViT(
-    3, patch_size=2, hidden_dim=8, mlp_dim=12, num_heads=2, num_layers=2
+    3,
+    patch_size=2,
+    hidden_dim=8,
+    mlp_dim=12,
+    num_heads=2,
+    num_layers=2,
+    head_init=jax.nn.initializers.normal(1.0),
   )
   image = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
   variables = model.init(jax.random.key(0), image, train=False)

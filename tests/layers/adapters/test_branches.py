@@ -267,7 +267,7 @@ def test_dropout_applies_where_the_caller_trains():
 
 
 def test_dropout_of_bottlenecks_applies_where_the_caller_trains():
-  rule = {'dense': adapters.adapter(1, dropout_rate=0.5)}
+  rule = {'dense': adapters.parallel_adapter(1, dropout_rate=0.5)}
   model = adapters.adapt(Head(), rule)
   x = np.ones((64, 1), np.float32)
   shapes = jax.eval_shape(
