@@ -171,7 +171,7 @@ def named(
   """
   if not names:
     return list(series)
-  found = []
+  found: list[seriess.Series] = []
   for name in names:
     chosen = [x for x in series if name in (x.name, x.name.split('/')[0])]
     if not chosen:
