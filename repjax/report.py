@@ -136,8 +136,7 @@ class Run:
     """Makes the directory.
 
     Args:
-      workdir: Where to write, or, if `read_only`, what `result` and `history`
-        read.
+      workdir: Where to write; `read_only` makes nothing there.
       track: Opens what gets numbers and figures besides, at the first ones.
 
     Raises:

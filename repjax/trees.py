@@ -169,7 +169,6 @@ def first_nonfinite(tree: types.PyTree) -> str | None:
   """Path of the first leaf that holds NaN or infinity, or None."""
   for path, leaf in flatten(tree).items():
     value = np.asarray(leaf)
-    # NumPy does not count bfloat16 among its own.
     inexact = jax.dtypes.issubdtype(value.dtype, np.inexact)
     if inexact and not np.isfinite(value).all():
       return '/'.join(path)

@@ -273,7 +273,7 @@ class Experiment(NamedTuple):
     method: What is trained.
     train: What it is trained on.
     evals: Split -> host batches of one pass over it (`EvalBatches`).
-    eval_splits: Evaluated during training; `run.best` says what chooses.
+    eval_splits: Evaluated during training; config.run.best says what chooses.
     steps: Number of updates.
     warm_start: Fresh state -> the state to train from (see `repjax.start`).
     measure: (outputs, columns) -> name -> number; see `loop.Evaluator`.

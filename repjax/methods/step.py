@@ -27,8 +27,7 @@ Update = Callable[
 # What a link may not take a batch apart into: see `WholeGradFn`.
 Refused = Literal['parts', 'rows']
 
-# The collection of running means and variances (`layers.norms`, flax), and how
-# a further one ends ('base_batch_stats').
+# How collections of running means and variances end (`layers.norms`, flax).
 _STATISTICS = 'batch_stats'
 
 
@@ -37,9 +36,8 @@ class EmaState(NamedTuple):
 
   Attributes:
     params: Like `TrainState.params`.
-    statistics: Those collections of `TrainState.model_state` that hold batch
-      statistics, or the parts of them that do; {} of a model without any. They
-      are of the activations that parameters make: averaged ones want theirs.
+    statistics: What holds batch statistics in `TrainState.model_state`, which
+      are of what parameters make: averaged ones want theirs.
   """
 
   params: types.PyTree
@@ -282,7 +280,7 @@ def variables(state: types.TrainState) -> types.PyTree:
     return {'params': state.params, **state.model_state}
   average, rest = state.extra, dict(state.model_state)
   for name, x in average.statistics.items():
-    rest[name] = x if _is_statistics(name) else {**rest[name], **x}
+    rest[name] = x if name.endswith(_STATISTICS) else {**rest[name], **x}
   return {'params': average.params, **rest}
 
 
@@ -290,15 +288,11 @@ def average_from(params: types.PyTree, model_state: types.PyTree) -> EmaState:
   """An average that begins with parameters and a model's other collections."""
   found = {}
   for name, x in model_state.items():
-    if _is_statistics(name):
+    if name.endswith(_STATISTICS):
       found[name] = x
     elif isinstance(x, Mapping) and _STATISTICS in x:  # Of a second model.
       found[name] = {_STATISTICS: x[_STATISTICS]}
   return EmaState(params, found)
-
-
-def _is_statistics(name):
-  return name.endswith(_STATISTICS)
 
 
 def _towards(now, average, *, decay, step):

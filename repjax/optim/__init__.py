@@ -4,6 +4,7 @@ A link that needs more than the plain gradient takes the extra argument
 `grad_fn` (`repjax.types.GradFn`) in its `update`.
 """
 
+from repjax.optim.divided import divided as divided
 from repjax.optim.dp_sgd import AdaptiveClipping as AdaptiveClipping
 from repjax.optim.dp_sgd import dp_adam as dp_adam
 from repjax.optim.dp_sgd import dp_sgd as dp_sgd
@@ -22,7 +23,6 @@ from repjax.optim.layer_decay import layer_decay as layer_decay
 from repjax.optim.over_batches import over_batches as over_batches
 from repjax.optim.restarted import restarted as restarted
 from repjax.optim.sam import sam as sam
-from repjax.optim.schedules import divided as divided
 from repjax.optim.schedules import drops as drops
 from repjax.optim.schedules import warmup_cosine as warmup_cosine
 from repjax.optim.strides import stride_cost as stride_cost

@@ -8,6 +8,7 @@ Learning with Adaptive Clipping', NeurIPS 2021
 """
 
 import functools
+import inspect
 import math
 from typing import NamedTuple
 
@@ -16,11 +17,23 @@ import jax.numpy as jnp
 import optax
 
 from repjax.optim import link
+from repjax.types import InputError
 
 # Noise for more numbers than this is drawn in parts: the generator holds
 # several copies of what it draws (on CPUs four), which made the noise of a
 # large embedding the peak of a whole step's memory.
 _PART = 2**20
+# Code of what makes updates under a condition.
+_CONDITIONS = frozenset(
+  code
+  for make in (
+    optax.apply_if_finite,
+    optax.conditionally_transform,
+    optax.conditionally_mask,
+  )
+  for code in make.__code__.co_consts
+  if inspect.iscode(code)
+)
 
 
 class DpSgdState(NamedTuple):
@@ -162,7 +175,14 @@ def dp_sgd(
   as_rng = functools.partial(jax.random.wrap_key_data, impl=impl)
 
   def init_fn(params):
-    link.begin('dp_sgd', params, always=True)
+    link.begin('dp_sgd', params)
+    if link.around() & _CONDITIONS:
+      raise InputError(
+        'dp_sgd inside of optax.apply_if_finite or conditionally_transform '
+        'would be left out by what the plain gradient says, which is not '
+        'private: leave that out (in dp_sgd, rows that are not finite count '
+        'for nothing).'
+      )
     return DpSgdState(
       key=jnp.array(key),  # A copy: a state may be donated.
       step=jnp.zeros((), jnp.int32),

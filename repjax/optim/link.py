@@ -16,18 +16,16 @@ from repjax import types
 from repjax.types import InputError
 
 
-def begin(name: str, params: types.PyTree, *, always: bool = False) -> None:
+def begin(name: str, params: types.PyTree) -> None:
   """Refuses, in `init`, what a link that asks `grad_fn` cannot stand in.
 
   Args:
     name: Of the link.
     params: What its `init` gets.
-    always: Whether its updates must be made whatever the plain gradient is.
 
   Raises:
     InputError: If `params` are those of `optax.masked` or `multi_transform`,
-      or `optax.MultiSteps` (or, with `always`, what makes updates under a
-      condition) stands around the link.
+      or `optax.MultiSteps` stands around the link.
   """
   if _is_partial(params):
     raise InputError(
@@ -36,15 +34,7 @@ def begin(name: str, params: types.PyTree, *, always: bool = False) -> None:
       f'them, optax.chain({name}(...), optax.masked(...)), or train a part by '
       'repjax.layers.frozen.train_only.'
     )
-  around = _around()
-  if always and around & _CONDITIONS:
-    raise InputError(
-      f'{name} inside of optax.apply_if_finite or conditionally_transform '
-      'would be left out by what the plain gradient says, which is not '
-      f'private: leave that out (rows that are not finite count for nothing in '
-      f'{name}).'
-    )
-  if _MULTI_STEPS in around:
+  if _MULTI_STEPS in around():
     raise InputError(
       f'optax.MultiSteps around {name} loses mini-batches, since grad_fn is '
       'that of the last one alone: give all k to one update (microbatches=k of '
@@ -54,21 +44,11 @@ def begin(name: str, params: types.PyTree, *, always: bool = False) -> None:
 
 
 _MULTI_STEPS = optax.MultiSteps.init.__code__
-_CONDITIONS = frozenset(
-  code
-  for make in (
-    optax.apply_if_finite,
-    optax.conditionally_transform,
-    optax.conditionally_mask,
-  )
-  for code in make.__code__.co_consts
-  if inspect.iscode(code)
-)
 
 
-def _around():
+def around() -> set[Any]:
   """Code of all calls around: only they tell a link who initialises it."""
-  found, frame = set(), inspect.currentframe()
+  found, frame = set[Any](), inspect.currentframe()
   while frame is not None:
     found.add(frame.f_code)
     frame = frame.f_back

@@ -177,3 +177,38 @@ def test_directions_without_variance_are_zero(shape):
   assert (basis[:, rank:] == 0).all()
   new = np.full(50, 100.0, np.float32)
   assert ((new @ basis)[rank:] == 0).all()
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_each_weight_is_of_its_own_column(known):
+  *valid, _ = planted_slices.draw(seed=0)
+  found = domino.discover(
+    *valid,
+    seed=0,
+    num_components=6,
+    num_slices=6,
+    pca_dim=5,
+    label_weight=7.0,
+    prediction_weight=2.0,
+  )
+  assert found.weights == dict(label_weight=7.0, prediction_weight=2.0)
+  psi = domino.scores(found, *valid[: 3 if known else 1])
+  mixture = found.fit.mixture
+  z = ((valid[0] - found.centre) @ found.basis).astype(float)
+  labels, probs = np.eye(2)[valid[1]], valid[2]
+  for row in (0, 17, 400):
+    logs = np.array(
+      [
+        np.log(mixture.weights[s])
+        - 0.5
+        * (
+          np.log(2 * np.pi * mixture.variances[s])
+          + (z[row] - mixture.means[s]) ** 2 / mixture.variances[s]
+        ).sum()
+        + known * 7 * np.log(labels[row] @ mixture.label_probs[s] + 1.2e-7)
+        + known * 2 * np.log(probs[row] @ mixture.prediction_probs[s] + 1.2e-7)
+        for s in found.chosen
+      ]
+    )
+    share = np.exp(logs - logs.max())
+    np.testing.assert_allclose(psi[row], share / share.sum(), atol=1e-4)

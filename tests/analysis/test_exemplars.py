@@ -195,3 +195,10 @@ def test_a_unit_that_gives_no_number_is_named():
   image[2, 0, 0, 1] = np.nan
   with pytest.raises(types.InputError, match="Unit 1 of the layer 'same'"):
     exemplars.collect(_pixels, {}, _batches(image, 4), ('same',), k=2)
+
+
+def test_a_unit_that_gives_one_number_is_not_active():
+  image = np.full((6, 2, 2, 2), 3.0, np.float32)
+  image[..., 1] += np.arange(6)[:, None, None]
+  found = exemplars.collect(_pixels, {}, _batches(image, 4), ('same',), k=2)
+  assert found['same'].is_active.tolist() == [False, True]

@@ -167,3 +167,13 @@ def test_classes_that_share_rows_each_keep_them():
   assert found.num_duplicates == 100
   assert found.per_class.keys() == {0, 1}
   np.testing.assert_array_equal(found.per_class[0], found.per_class[1])
+
+
+def test_an_interval_has_the_confidence_that_is_asked_for():
+  distances = np.random.default_rng(0).uniform(1, 2, (40, 3))
+  rng = np.random.default_rng(4)
+  found = [distances[rng.integers(40, size=40)].mean() for _ in range(50)]
+  interval = intrinsic_dimension.interval(
+    np.mean, distances, num_draws=50, confidence=0.6, seed=4
+  )
+  np.testing.assert_allclose(interval, np.quantile(found, (0.2, 0.8)))

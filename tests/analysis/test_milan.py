@@ -190,3 +190,13 @@ def test_a_table_keeps_quotes():
   said = milan.Description(0, 'a "red" thing', 1.0, 1.0, 1.0)
   rows = csv.reader(milan.table([said], layer='conv').splitlines())
   assert [*rows][1][2] == 'a "red" thing'
+
+
+@pytest.mark.parametrize('share', [0.05, 0.3, 0.9])
+def test_the_level_is_what_a_share_of_units_reaches(beams, share):
+  evidence = [x.evidence for x in milan.choose(beams, _TOKENIZER)]
+  np.testing.assert_allclose(
+    milan.null_level(beams, share=share),
+    np.quantile(evidence, 1 - share),
+    atol=1e-4,
+  )

@@ -111,3 +111,17 @@ def test_what_does_not_fit_is_said():
   for odds in (-1.0, 3.0):
     with pytest.raises(types.InputError, match='not `log_odds`'):
       slice_scores.audit(np.full((9, 2), odds), truth[:, 0])
+
+
+def test_an_interval_is_of_the_quantiles_of_its_draws():
+  rng = np.random.default_rng(3)
+  scores, truth = rng.normal(size=(100, 2)), rng.random((100, 1)) < 0.4
+  rng = np.random.default_rng(5)
+  found = []
+  for _ in range(200):
+    rows = rng.integers(100, size=100)
+    found.append(slice_scores.best_precision(scores[rows], truth[rows], k=20))
+  np.testing.assert_allclose(
+    slice_scores.precision_interval(scores, truth, k=20, level=0.8, seed=5),
+    np.quantile(found, [0.1, 0.9], axis=0),
+  )

@@ -347,3 +347,59 @@ def test_a_plateau_of_power_is_reached_at_its_first_size():
   assert rejections.least_detectable(powers, sizes, wanted=0.8) == 100
   assert rejections.least_detectable(powers, sizes, wanted=0.5) == 75
   assert rejections.least_detectable(powers, sizes, wanted=0.1) == 50
+
+
+def test_rows_that_are_chosen_on_are_never_those_that_are_tested():
+  def draw(rng, num_rows):
+    x = jax.random.normal(rng, (num_rows,))
+    return x, x + 10
+
+  def choose(x, y):
+    del y
+
+    def prepare(rows):
+      met = (rows[:, None] == x[None]).any()
+      return jnp.where(met, rows, 0.0)
+
+    return two_sample.Statistic('met', prepare, MEANS.value)
+
+  p = rejections.p_values(
+    draw,
+    {'met': choose},
+    rngs=jax.random.split(jax.random.key(0), 4),
+    num_rows=5,
+    num_permutations=9,
+  )
+  # Where none is met all splits tie; else samples 10 apart are told apart.
+  np.testing.assert_array_equal(p['met'], 1.0)
+
+
+def test_rows_of_the_larger_sample_are_drawn_from_all_of_it():
+  few, many = np.zeros(5), np.arange(100.0)
+  for place, pair in ((1, (few, many)), (0, (many, few))):
+    drawn = [
+      two_sample.equal_sizes(*pair, sizes='subsample', rng=jax.random.key(i))[
+        place
+      ]
+      for i in range(40)
+    ]
+    # 200 draws of 100 rows: 87 different ones on average.
+    assert len(np.unique(np.stack(drawn))) > 60
+
+
+def test_a_test_takes_any_half_of_sorted_rows():
+  x = np.repeat([0.0, 1.0], 4)[:, None]
+  statistic = h_divergence.statistic(
+    decision_losses.squared(), phi='js', mixture='halves'
+  )
+  values = {
+    round(
+      two_sample.permutation_test(
+        x, x, statistic, rng=jax.random.key(i), num_permutations=3
+      ).value,
+      5,
+    )
+    for i in range(20)
+  }
+  # The first half of both is all zeros: one value at every call.
+  assert len(values) > 1

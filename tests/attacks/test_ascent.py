@@ -366,3 +366,31 @@ def test_a_label_that_is_no_class_is_refused(strange):
   )
   with pytest.raises(types.InputError, match=f'class {strange}, and there are'):
     loss_fn(jnp.zeros((2, 3)))
+
+
+def test_what_is_seen_is_drawn_anew_in_each_step():
+  def see(rng, x):
+    return x * jax.random.rademacher(rng, x.shape, x.dtype)
+
+  image = jnp.full((2, 6, 6, 1), 0.5)
+  found = ascent.ascend(
+    lambda x: x.sum((1, 2, 3)),
+    image,
+    jax.random.key(0),
+    epsilon=0.4,
+    step_size=0.1,
+    num_steps=4,
+    see=see,
+  )
+  # Four steps up or down: by one draw for all, each pixel would go all the way.
+  moved = np.rint(abs(np.asarray(found - image)) / 0.1)
+  assert set(moved.ravel().tolist()) == {0, 2, 4}
+
+
+def test_sides_are_drawn_from_the_smallest_to_the_largest():
+  some = input_diversity.InputDiversity(smallest=0.5, largest=1.0, canvas=1.0)
+  constant = jnp.ones((1, SIDE, SIDE, 1))
+  keys = jax.random.split(jax.random.key(0), 200)
+  seen = np.asarray(jax.vmap(lambda key: some(key, constant))(keys))
+  rows = (seen[:, 0, :, :, 0] > 0.5).any(2).sum(1)
+  assert set(rows.tolist()) == set(range(SIDE // 2, SIDE + 1))

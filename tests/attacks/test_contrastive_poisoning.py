@@ -313,3 +313,50 @@ def test_the_patch_of_a_backdoor_is_the_smallest():
     (3 - np.array([1.0, 2.0, 3.0, 4.0, 100.0])) / 1.4826,
   )
   jax.tree.map(lambda x: np.testing.assert_array_less(-1e-6, x), found)
+
+
+def test_captions_and_rows_of_a_backdoor_are_drawn_by_the_seed():
+  texts = captions.encode(['a', 'bb', 'ccc'], tokens.Bytes(), length=LENGTH)
+
+  def made(seed, count=20):
+    return contrastive_poisoning.backdoor(
+      clean().column('image'), texts, CROSS, count=count, seed=seed
+    )
+
+  def told(poison):
+    pairs = zip(poison.replaced, poison.columns['tokens'], strict=True)
+    return {int(row): text.tobytes() for row, text in pairs}
+
+  first, again, other = made(0), made(0), made(1)
+  assert told(first) == told(again)
+  assert set(first.replaced) != set(other.replaced)
+  assert len(np.unique(first.columns['tokens'], axis=0)) == 3
+  # A row of a smaller poison has the caption that it has in a larger one.
+  assert told(made(0, count=9)).items() <= told(first).items()
+
+
+def test_a_patch_has_all_values_that_pixels_may_have():
+  weights = np.zeros((16, 2), np.float32)
+  weights[5, 1] = -10.0
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.uniform(-0.3, 0.3, (32, 4, 4, 1)), jnp.float32)
+  found = patch_inversion.invert(
+    lambda x: x.reshape(len(x), -1) @ weights,
+    images,
+    num_classes=2,
+    low=-1.0,
+    high=1.0,
+  )
+  assert found.success[1] > 0.95
+  assert found.pattern[1, 1, 1, 0] < -0.5
+  assert abs(found.pattern).max() <= 1
+
+
+def test_places_of_a_trigger_are_drawn_by_its_seed():
+  images, rows = np.full((9, 6, 5, 1), 7, np.uint8), np.arange(9)
+  one, again, other = (
+    triggers.Trigger(triggers.checkered(2), 'anywhere', seed).on(images, rows)
+    for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(one, again)
+  assert (one != other).any()

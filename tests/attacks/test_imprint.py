@@ -420,3 +420,29 @@ def test_rows_that_users_cannot_share_are_refused():
     imprint_trials.seen(
       model, [made], 'addition', columns, [0], imprint_trials.Round(users=5)
     )
+
+
+def test_random_directions_are_of_their_seed_law_and_length():
+  shape = (9, 8, 3)
+  for kind in ('randn', 'rand'):
+    first, other = (
+      imprint_bins.direction(kind, shape, seed=seed) for seed in (0, 1)
+    )
+    assert abs(first - other).max() > 1e-3
+    np.testing.assert_allclose(first.sum(), 0, atol=1e-9)
+    np.testing.assert_allclose((first**2).sum(), 215 / 216, rtol=1e-9)
+    # In deviations a uniform number is never beyond 1.9, of 216 normal ones
+    # some are.
+    largest = abs(first).max() * np.sqrt(216)
+    assert (largest > 2) == (kind == 'randn')
+
+
+def test_the_best_are_chosen_by_what_is_asked_for():
+  found = attack.Found(
+    inputs=np.array([[1.0, 1.0], [2.0, 2.0]]),
+    weight=np.array([3.0, 1.0]),
+    bias=np.array([1.0, 3.0]),
+    hit=np.array([True, True]),
+  )
+  np.testing.assert_array_equal(attack.best(found, 1), [[1, 1]])
+  np.testing.assert_array_equal(attack.best(found, 1, 'weight'), [[2, 2]])

@@ -347,3 +347,27 @@ def test_alarms_of_a_run_are_by_thresholds_of_validation_rows():
   made = experiment.measure({'score': score, 'error': score}, columns)
   # By a threshold of the test's own scores these would be about `rate`.
   assert made['alarms'] == 1.0
+
+
+def test_scales_of_channels_are_those_of_their_training_rows(tmp_path):
+  rng = np.random.default_rng(0)
+  known = rng.normal(size=(100, 2)).astype(np.float32)
+  known[80:] += 5
+  test = (9 + 3 * rng.normal(size=(50, 2))).astype(np.float32)
+  np.savez(
+    tmp_path / 'A-1.npz',
+    train=known,
+    test=test,
+    test_label=(np.arange(50) == 7).astype(np.uint8),
+  )
+  data = anomaly_data.read(channels_config(tmp_path, 'A-1'))
+  assert data.begin == (0, 80, 0)
+  centre, scale = known[:80].mean(0), known[:80].std(0)
+  for name, rows in (
+    ('train', known[:80]),
+    ('validation', known[80:]),
+    ('test', test),
+  ):
+    np.testing.assert_allclose(
+      data.parts[name][0].values, (rows - centre) / scale, atol=1e-3
+    )

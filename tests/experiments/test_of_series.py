@@ -229,3 +229,34 @@ def test_every_row_that_is_forecast_stands_in_the_table(tmp_path, stride):
   begins = columns['position'] + _LENGTH
   forecast = np.unique(begins[:, None] + np.arange(_HORIZON))
   np.testing.assert_array_equal(found, forecast)
+
+
+def test_numbers_of_the_table_are_in_units_of_the_file(tmp_path):
+  holidays(tmp_path / 'my.csv')
+  config = config_of(tmp_path / 'my.csv')
+  config.data.eval_stride = 1
+  data = of_series.read(config)
+  rows = data.sources('test')
+  columns = rows.read(np.arange(len(rows)))
+  columns['index'] = np.arange(len(rows))
+  shape = len(rows), _HORIZON, 1
+  outputs = {
+    'forecast': np.ones(shape),
+    'deviation': np.full(shape, 2.0),
+    'target': np.zeros(shape),
+    'target_observed': np.ones(shape),
+  }
+  lines = list(of_series._table(data, 'test', outputs, columns))
+  centre, scale = (
+    float(x[0]) for x in (data.series[0].centre, data.series[0].scale)
+  )
+  assert abs(scale - 1) > 0.1
+  for line in lines:
+    np.testing.assert_allclose(
+      np.asarray(line[4:], float),
+      [centre, centre + scale, 2 * scale],
+      rtol=1e-5,
+    )
+  # The first window tells all of its rows, each later one its last.
+  ahead = [*range(1, _HORIZON + 1), *[_HORIZON] * (len(rows) - 1)]
+  assert [x[3] for x in lines] == ahead

@@ -1,6 +1,7 @@
 """Plans of private runs, and what voids their statement."""
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,6 @@ from repjax.experiments import private_keys
 from repjax.methods import dann
 from repjax.methods import supervised
 from repjax.models import mlp
-from repjax.optim import link as optim_link
 from repjax.optim import rehearsal
 from repjax.protocols import rounds
 
@@ -436,7 +436,9 @@ def test_no_wrapper_decides_whether_the_gradient_is_private(
   plan, rows, wrap, named, monkeypatch
 ):
   # The link refuses them, too.
-  monkeypatch.setattr(optim_link, '_CONDITIONS', frozenset())
+  monkeypatch.setattr(
+    sys.modules['repjax.optim.dp_sgd'], '_CONDITIONS', frozenset()
+  )
   tx = optax.chain(wrap(plan.link()), optax.sgd(1.0))
   method = supervised.make(mlp.Mlp(3, features=()), tx)
   made = experiment_of(plan, rows, method=method)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
 import os
@@ -32,8 +31,6 @@ from repjax import types
 _WORK = '.unfinished-'  # How names of folders begin that are no cache yet.
 _CHUNK = 512  # Rows that one thread decodes at a time.
 _THREADS = min(8, os.cpu_count() or 1)  # Parsing holds Python's lock.
-# Of file systems that cannot keep room.
-_NO_FALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _FORMAT = 1  # Part of every folder's name; raise it when the files change.
 
 
@@ -224,28 +221,27 @@ def _writer(stem, values, num_rows):
 
 
 class _FixedWriter:
-  """Writes rows of one shape into a mapped .npy file."""
+  """Writes rows of one shape into an .npy file.
+
+  Not by mapping it: a disk that is full would end the process by a signal.
+  """
 
   def __init__(self, stem, values, num_rows):
     self._file = stem.with_suffix('.npy')
-    self._array = np.lib.format.open_memmap(
-      self._file, 'w+', values.dtype, (num_rows, *values.shape[1:])
+    header = dict(
+      descr=np.lib.format.dtype_to_descr(values.dtype),
+      fortran_order=False,
+      shape=(num_rows, *values.shape[1:]),
     )
-    # Else a full disk is a signal that ends the process, where a page is
-    # written to for which there is no room.
-    if hasattr(os, 'posix_fallocate'):
-      with open(self._file, 'r+b') as file:
-        try:
-          os.posix_fallocate(file.fileno(), 0, self._file.stat().st_size)
-        except OSError as error:
-          if error.errno not in _NO_FALLOCATE:
-            raise
+    with open(self._file, 'wb') as file:
+      np.lib.format.write_array_header_1_0(file, header)
 
   def write(self, start, values):
-    self._array[start : start + len(values)] = values
+    del start  # Rows come in order.
+    with open(self._file, 'ab') as file:
+      file.write(np.ascontiguousarray(values).tobytes())
 
   def close(self):
-    self._array.flush()
     return {'kind': 'fixed', 'files': [self._file.name]}
 
 

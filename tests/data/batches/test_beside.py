@@ -85,3 +85,14 @@ def test_pairs_keep_rows_whole_and_count_them_alike(sizes):
     assert counts.max() - counts.min() == (total % size > 0)
   partners = set(zip(found['a_0'].tolist(), found['b_0'].tolist(), strict=True))
   assert len(partners) > max(sizes)  # A row stands beside different ones.
+
+
+def test_sets_of_one_size_are_paired_by_the_seed():
+  first, second = {'a': np.arange(9)}, {'b': np.arange(9)}
+  one, again, other = (
+    beside.pairs(first, second, times=2, seed=x) for x in (0, 0, 1)
+  )
+  assert (one['a'] != one['b']).any()
+  for name in 'ab':
+    np.testing.assert_array_equal(one[name], again[name])
+    assert (one[name] != other[name]).any()

@@ -5,6 +5,7 @@ import pytest
 
 from repjax import types
 from repjax.data.images import augmix
+from repjax.data.images import randaugment
 from repjax.data.images import transforms
 
 _RNG = np.random.default_rng(0)
@@ -78,3 +79,18 @@ def test_what_is_no_image_is_refused():
     _apply(IMAGES.astype(np.float32), _draws(6))
   with pytest.raises(types.InputError, match='severity must be in'):
     augmix.augmix(0.0)
+
+
+@pytest.mark.parametrize(
+  ('level', 'bits', 'threshold'), [(0.1, 4, 254), (3.0, 3, 180), (10.0, 0, 0)]
+)
+def test_operations_get_stronger_with_their_level(level, bits, threshold):
+  image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+  table = augmix._operations(level)
+  assert len(table) == 9
+  np.testing.assert_array_equal(
+    table[2](image, None), randaugment.posterize(image, bits)
+  )
+  np.testing.assert_array_equal(
+    table[4](image, None), randaugment.solarize(image, threshold)
+  )

@@ -429,3 +429,18 @@ def test_sines_have_their_periods_and_their_noise():
   np.testing.assert_allclose(
     noise.T @ noise / 20_000, 1 / (lags + 1), atol=0.04
   )
+
+
+def test_the_calendar_goes_from_end_to_end():
+  # The last minute of a Friday and of a year, and half past twelve of a Sunday.
+  times = np.array(['2021-12-31T23:59', '2022-01-02T00:30'], 'M8[s]')
+  made = time_features.calendar(times)
+  assert list(made) == ['hour', 'weekday', 'month_day', 'year_day', 'minute']
+  expected = [
+    [0.5, -0.5],
+    [4 / 6 - 0.5, 0.5],
+    [0.5, 1 / 30 - 0.5],
+    [364 / 365 - 0.5, 1 / 365 - 0.5],
+    [0.5, 30 / 59 - 0.5],
+  ]
+  np.testing.assert_allclose(list(made.values()), expected, atol=1e-6)
