@@ -75,7 +75,7 @@ PRESETS = dict(
     network='preact_resnet',
     preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
     resnet=dict(stage_sizes=(3, 4, 6, 3)),
-    mlp=dict(features=(256, 256, 256)),
+    mlp=dict(features=(256, 256, 256, 256)),
     vit=dict(patch_size=8, **vit.SIZES['Ti']),
     tx=dict(learning_rate=1e-3, decay=False),
     run=dict(best='valid/accuracy', eval_every=1000),

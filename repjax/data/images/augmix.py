@@ -94,8 +94,9 @@ def _chain(images, draws, severity):
   for place in range(_DEPTH):
     which, level, sign = steps[:, place].T
     # Levels are uniform in (0.1, severity) of 10, as in the authors' code, but
-    # rounded up to one of so many: on average a twentieth of that stronger.
-    levels = np.ceil(level * _LEVELS).clip(1) / _LEVELS * (severity - 0.1) + 0.1
+    # for rounding to the middle of one of so many parts.
+    middle = (np.ceil(level * _LEVELS).clip(1) - 0.5) / _LEVELS
+    levels = middle * (severity - 0.1) + 0.1
     for strength in np.unique(levels):
       table = _operations(strength)
       chosen = transforms.randint(which, len(table))

@@ -65,6 +65,23 @@ def test_severity_is_the_strength():
   assert distance == sorted(distance)
 
 
+@pytest.mark.parametrize('severity', [1.0, 3.0])
+def test_levels_are_uniform_as_the_authors_are(severity, monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    augmix,
+    '_operations',
+    lambda level: seen.append(level) or [lambda images, sign: images],
+  )
+  image = np.zeros((400, 2, 2, 1), np.uint8)
+  draws = _draws(400, views=('strong',))
+  _apply(image, draws, severity=severity, views=('strong',))
+  levels = np.unique(seen)
+  assert len(levels) == 10
+  np.testing.assert_allclose(np.diff(levels), (severity - 0.1) / 10)
+  assert levels.mean() == pytest.approx((0.1 + severity) / 2)
+
+
 def test_scaling_reaches_the_views():
   scale = augmix.on_views(transforms.normalise((0.5,), (0.5,)))
   columns = _apply(IMAGES, _draws(6))
