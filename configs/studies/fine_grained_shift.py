@@ -27,6 +27,10 @@ none. BN-Adapt is far above the same networks without it where the colour
 misleads; with noisy labels hardly anything but hue is above ERM. RandAugment of
 its full strength, AutoAugment, and JTT where labels are noisy, lie below ERM.
 
+`most_wins` was found to hold whatever happens: where all are at chance somebody
+wins by luck. `regret`, which was written with its figure in view, asks whether
+one method for all shifts loses anything, and withdraws it where that is open.
+
 Trials on three seeds had shown the accuracy of ERM and of the hue augmentation
 on four of the shifts when the thresholds were written. The range of rates and
 the number of steps were settled after that, by a trial on two other seeds.
@@ -64,19 +68,21 @@ CLAIMS = dict(
     at_least=0.1,
     needs=('base_accuracy',),
   ),
-  # Stands in for a threshold on the largest part of the shifts that a method
-  # wins, which no record could miss; it came after the first one.
+  # Came after the record, with its figure in view: it can only withdraw what
+  # `most_wins` says.
   regret=dict(
+    kind='first',
     says='the other methods: what the best one for all shifts loses to the '
     'best one of each shift, both chosen on other seeds',
     paper='above 0: no method is always the best (sec. 5)',
     at_least=0.0,
-    needs=('base_accuracy',),
   ),
   most_wins=dict(
     says='the other methods: largest part of the shifts on which one of them '
     'is the best',
     paper='below 1: no method is always the best (sec. 5)',
+    at_most=0.99,
+    needs=('base_accuracy', 'regret'),
   ),
   chance_at_none=dict(
     says='colour tells the label of every row: ERM minus chance',
