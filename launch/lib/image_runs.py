@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.lib import restored
 from repjax import types
 
 
@@ -23,11 +24,5 @@ def scale(flag, network) -> tuple[Any, Any]:
 
 def shape(network) -> tuple[int, ...] | None:
   """(H, W, C) of what a run is evaluated on, or None if that is no image."""
-  from repjax.data.batches import in_order
-
-  experiment = network.experiment
-  evals = experiment.evals(experiment.eval_splits[0])
-  rows = evals if isinstance(evals, in_order.EvalBatches) else ()
-  for batch in rows:
-    return batch['image'].shape[1:] if 'image' in batch else None
-  return None
+  image = restored.batch_of(network.experiment).get('image')
+  return None if image is None else image.shape[1:]

@@ -178,13 +178,8 @@ def eval_windows(
     A source as `windows.windows` gives it, in which 'entity' counts all series
     of all parts; `points` knows that.
   """
-  if split == kept_series.NEW and split not in data.parts:
-    known = [x for name, x in data.everything() if name == 'test']
-    raise kept_series.NothingNew(
-      f'The split {split!r} is the rows that came since a run was trained, and '
-      f'there are none behind the {len(known[0]):,} of its test split: append '
-      'some, and evaluate with its --workdir.'
-    )
+  if split == kept_series.NEW and data.fitted and split not in data.parts:
+    raise kept_series.nothing_new(data.fitted[0].num_rows)
   types.check_choice('split', split, tuple(data.parts))
   del stride
   types.check_range(

@@ -34,6 +34,15 @@ class NothingNew(types.InputError):
   """No rows came since a run was trained."""
 
 
+def nothing_new(num_rows: int) -> NothingNew:
+  """What says so of a run that knew so many rows."""
+  return NothingNew(
+    f'The split {NEW!r} is the rows that came since the run was trained, and '
+    f'there are none behind the {num_rows:,} that it knew: append some, and '
+    'evaluate with its --workdir.'
+  )
+
+
 class Fitted(NamedTuple):
   """Of one series.
 
@@ -156,11 +165,7 @@ def new_rows(
   """
   rows = [(y.num_rows, len(x)) for x, y in zip(series, fitted, strict=True)]
   if all(start == stop for start, stop in rows):
-    raise NothingNew(
-      f'The split {NEW!r} is the rows that came since the run was trained, and '
-      f'there are none behind the {rows[0][0]:,} that it knew: append some, '
-      'and evaluate with its --workdir.'
-    )
+    raise nothing_new(rows[0][0])
   return rows
 
 

@@ -210,43 +210,30 @@ def test_a_file_whose_forecasts_would_hide_a_column_is_refused(tmp_path):
     pyraformer.build(config_of(path, covariates='off'))
 
 
-@pytest.mark.parametrize('stride', [1, 3, 5])
-def test_every_row_that_is_forecast_stands_in_the_table(tmp_path, stride):
-  holidays(tmp_path / 'my.csv')
-  config = config_of(tmp_path / 'my.csv')
+def _table(folder, *, stride, **values):
+  """(data, columns, lines of a table) of outputs that are the same all over."""
+  holidays(folder / 'my.csv')
+  config = config_of(folder / 'my.csv')
   config.data.eval_stride = stride
   data = of_series.read(config)
   rows = data.sources('test')
   columns = rows.read(np.arange(len(rows)))
   columns['index'] = np.arange(len(rows))
-  shape = len(rows), _HORIZON, 1
-  outputs = {
-    'forecast': np.zeros(shape),
-    'target': np.zeros(shape),
-    'target_observed': np.ones(shape),
-  }
-  found = [x[1] for x in of_series._table(data, 'test', outputs, columns)]
+  values = {'target': 0.0, 'target_observed': 1.0, **values}
+  outputs = {k: np.full((len(rows), _HORIZON, 1), x) for k, x in values.items()}
+  return data, columns, list(of_series._table(data, 'test', outputs, columns))
+
+
+@pytest.mark.parametrize('stride', [1, 3, 5])
+def test_every_row_that_is_forecast_stands_in_the_table(tmp_path, stride):
+  _, columns, lines = _table(tmp_path, stride=stride, forecast=0.0)
   begins = columns['position'] + _LENGTH
   forecast = np.unique(begins[:, None] + np.arange(_HORIZON))
-  np.testing.assert_array_equal(found, forecast)
+  np.testing.assert_array_equal([x[1] for x in lines], forecast)
 
 
 def test_numbers_of_the_table_are_in_units_of_the_file(tmp_path):
-  holidays(tmp_path / 'my.csv')
-  config = config_of(tmp_path / 'my.csv')
-  config.data.eval_stride = 1
-  data = of_series.read(config)
-  rows = data.sources('test')
-  columns = rows.read(np.arange(len(rows)))
-  columns['index'] = np.arange(len(rows))
-  shape = len(rows), _HORIZON, 1
-  outputs = {
-    'forecast': np.ones(shape),
-    'deviation': np.full(shape, 2.0),
-    'target': np.zeros(shape),
-    'target_observed': np.ones(shape),
-  }
-  lines = list(of_series._table(data, 'test', outputs, columns))
+  data, columns, lines = _table(tmp_path, stride=1, forecast=1.0, deviation=2.0)
   centre, scale = (
     float(x[0]) for x in (data.series[0].centre, data.series[0].scale)
   )
@@ -258,5 +245,5 @@ def test_numbers_of_the_table_are_in_units_of_the_file(tmp_path):
       rtol=1e-5,
     )
   # The first window tells all of its rows, each later one its last.
-  ahead = [*range(1, _HORIZON + 1), *[_HORIZON] * (len(rows) - 1)]
+  ahead = [*range(1, _HORIZON + 1), *[_HORIZON] * (len(columns['index']) - 1)]
   assert [x[3] for x in lines] == ahead
