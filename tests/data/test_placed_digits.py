@@ -1,5 +1,7 @@
 """Placed pictures: whole, anywhere, among pieces of others."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,10 @@ def test_coloured_pictures_are_refused_and_left_alone():
   with pytest.raises(InputError, match='grey'):
     placed_digits.place(colour, size=9, seed=0)
   assert placed_digits.place(colour, size=0, seed=0) is colour
+
+
+def test_files_are_not_placed_under_their_names():
+  own = dataclasses.replace(digits(), split='inputs:photos')
+  with pytest.raises(InputError, match='take no files'):
+    placed_digits.place(own, size=9, seed=0)
+  assert placed_digits.place(own, size=0, seed=0) is own

@@ -96,3 +96,19 @@ def test_the_end_of_a_published_tokenizer_has_room(tmp_path):
     assert (found.source != asked[0].source) == (length == 6)
     ids = instruction_rows.source_ids(found.source, tokenizer, length=length)
     assert tokenizer.decode(ids[:-1]).endswith('d ?')
+
+
+def test_tokens_are_counted_as_they_are_read():
+  # Two ends of lines are one token where a text ends, and two between texts.
+  tokenizer = tokens.Subwords.train(['a\n\n'] * 9, vocab_size=300)
+  assert len(tokenizer.encode('a\n\n')) == 2
+  assert len(tokenizer.encode('a\n\na')) == 4
+  asked, shown = ASKED[:1], []
+  for length in range(4, 60):
+    (found,) = solved_examples.before(
+      asked, POOL, tokenizer, seed=0, count=5, length=length
+    )
+    ids = instruction_rows.source_ids(found.source, tokenizer, length=length)
+    assert tokenizer.decode(ids).endswith(asked[0].source)
+    shown.append(found.source.count('!'))
+  assert shown[0] == 0 and shown[-1] == 5

@@ -122,6 +122,11 @@ def test_a_prepared_set_is_told_as_in_the_suite(real_data):
       dict(options='ny'),
       r"shape \(2,\) in the column 'text'",
     ),
+    (
+      dict(text=[3.5, np.nan, 1.0, 2.0]),
+      dict(options='ny'),
+      "row 1 of the task 'films' has no number in the column 'text'",
+    ),
     ({}, {}, 'lists options, and there are none'),
   ],
 )

@@ -91,6 +91,7 @@ def sampler(
   """
   types.check_range('[2, inf)', ways=ways)
   types.check_range('[1, inf)', shots=shots, queries=queries)
+  types.check_range(f'[0, {2**32 - 1}]', seed=seed)
   labels = np.asarray(labels)
   present, counts = np.unique(labels, return_counts=True)
   if classes is not None:

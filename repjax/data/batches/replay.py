@@ -133,7 +133,14 @@ class Memory:
         self.written = first  # What came before was written over.
       if first != self.written or last > steps:
         break
-      self.add(worlds.Steps(**files.read_arrays(path)))
+      found = worlds.Steps(**files.read_arrays(path))
+      if found.reward.shape[1] != self._num_worlds:
+        raise types.InputError(
+          f'{path} is of {found.reward.shape[1]} worlds side by side, and '
+          f'config.world.num={self._num_worlds}: a run that acts goes on in as '
+          'many; give another --workdir.'
+        )
+      self.add(found)
     if self.written != steps:
       raise types.InputError(
         f'{folder} holds the memory of {self.written:,} steps, not of the '

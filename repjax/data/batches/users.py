@@ -149,3 +149,20 @@ def user_batches(
     rows=np.argsort(users, kind='stable'),
     starts=np.concatenate([[0], np.cumsum(counts)]),
   )
+
+
+def check_named(users_of_rows: np.ndarray, column: str) -> None:
+  """Raises InputError for rows without a user, who would be one user together.
+
+  Args:
+    users_of_rows: One a row.
+    column: What they are called.
+  """
+  if users_of_rows.dtype.kind not in 'OSU':
+    return
+  empty = sum(not x.strip() for x in users_of_rows)
+  if empty:
+    raise types.InputError(
+      f'The column {column!r} is empty in {empty} row(s), which would be '
+      'protected as one user: say whose they are, or leave them out.'
+    )

@@ -89,6 +89,7 @@ def _cropped(image, rng, area, aspect, size):
   ratio = jnp.exp(
     jax.random.uniform(rng_aspect, (), jnp.float32, *map(jnp.log, aspect))
   )
+  ratio = ratio * (image.shape[0] / image.shape[1])  # Of pixels, not of parts.
   # Height and width as parts of the image's sides.
   sides = jnp.minimum(jnp.sqrt(jnp.stack([part / ratio, part * ratio])), 1.0)
   first = jax.random.uniform(rng_place, (2,)) * (1 - sides)

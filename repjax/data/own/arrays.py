@@ -16,6 +16,7 @@ import numpy as np
 
 from repjax import types
 from repjax.data.own import rows
+from repjax.data.own import tables
 from repjax.data.reading import source
 
 _USUAL = {'y': 'label', 'labels': 'label', 'images': 'image'}
@@ -209,12 +210,28 @@ def _column(path, name, values):
     raise types.InputError(f'{path}: {name} holds no numbers: {values.dtype}.')
   if kind == 'f':
     with np.errstate(over='ignore'):  # What float32 does not hold is infinite.
-      values = np.asarray(values, np.float32)
-    if not np.isfinite(values).all():
+      narrow = np.asarray(values, np.float32)
+    if not np.isfinite(narrow).all():
       raise types.InputError(f'{path}: {name} has NaN or infinite values.')
-    return values
+    _check_apart(path, name, values)
+    return narrow
   if (
     values.size and max(abs(int(values.max())), abs(int(values.min()))) >= 2**31
   ):
     raise types.InputError(f'{path}: {name} has numbers of 2^31 and more.')
+  if name in ('features', 'series'):
+    _check_apart(path, name, values)
   return np.asarray(values, np.int32)
+
+
+def _check_apart(path, name, values):
+  """Refuses numbers of which float32 makes one."""
+  if values.dtype.itemsize <= (4 if values.dtype.kind == 'f' else 2):
+    return
+  width = values.shape[-1] if values.ndim > 1 else 1
+  for i, column in enumerate(values.reshape(-1, width).T):
+    if tables.are_lost(column):
+      raise types.InputError(
+        f'{path}: float32 does not tell the numbers of {name}[..., {i}] apart, '
+        f'such as {column[0]}: subtract a constant from them.'
+      )

@@ -30,6 +30,8 @@ from repjax.data.reading import source
 SUFFIXES = (
   *('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif'),
   *('.tif', '.tiff', '.ppm', '.pgm'),
+  # Read where Pillow can, else named and refused, not passed over.
+  *('.jfif', '.jpe', '.jp2', '.avif', '.heic', '.heif', '.jxl', '.tga'),
 )
 _CACHE_LIMIT = 4 << 30
 
@@ -108,7 +110,7 @@ def _rows(root, files, unreadable, channels, *, keeps):
   _check_names(root, paths)
   found = _Looked(tuple(paths))
   if keeps:
-    found = cache.columns(f'{_key(root, paths)}-looked', found, len(paths))
+    found = cache.columns(f'{_key(root, paths)}-looked-2', found, len(paths))
   sizes = found(np.arange(len(paths)))['size']  # Height, width, channels.
   good = sizes[:, 2] > 0
   if not good.all():
@@ -325,10 +327,18 @@ def _size(path):
   # Pillow's decoders raise many kinds of errors for a damaged file.
   try:
     with Image.open(path) as picture:
-      if picture.mode.startswith(('I', 'F')):
-        return 0, 0, 0  # 16 bits or more, which 8 would cut off.
+      if _is_deep(picture):
+        return 0, 0, 0
       channels = 1 if picture.mode in ('1', 'L') else 3
       height, width, _ = decode.to_array(picture).shape
       return height, width, channels
   except Exception:
     return 0, 0, 0
+
+
+def _is_deep(picture):
+  """Whether it has 16 bits or more, which 8 would cut off."""
+  # Of colours Pillow cuts them itself, and only its raw mode tells.
+  raw = ' '.join(str(x[3]) for x in getattr(picture, 'tile', ()))
+  deep = re.search(r';16[BLN]', raw) is not None  # 'BGR;16' has 5 or 6 bits.
+  return picture.mode.startswith(('I', 'F')) or deep

@@ -85,3 +85,12 @@ def _number(name, said, key, default, interval):
     value = text
   types.check_range(interval, **{f'{key} of --config.data.name={name}': value})
   return value
+
+
+def refuse_files(split: str) -> None:
+  """Raises InputError for files of one's own, where rows are made anew."""
+  if split.partition(':')[0] in (prepared.INPUTS, prepared.LABELLED):
+    raise types.InputError(
+      'Runs of this recipe take no files of yours: they are of rows that are '
+      'made on the spot.'
+    )

@@ -205,7 +205,9 @@ def _rows_of(split, sizes, *, title):
 def _fingerprint(path):
   """Changes whenever the files below a path do."""
   if path.is_dir():
-    return folders.fingerprint(
-      [x for x in sorted(path.rglob('*')) if x.is_file()]
-    )
+    below = sorted(path.rglob('*'))
+    # A class may be a link to a folder, into which `rglob` does not go.
+    links = [x for x in below if x.is_symlink() and x.is_dir()]
+    below += [y for x in links for y in sorted(x.rglob('*'))]
+    return folders.fingerprint([x for x in below if x.is_file()])
   return folders.fingerprint([path] if path.exists() else [])

@@ -173,10 +173,10 @@ def prepare_embedded(builder_class: Any) -> pathlib.Path:
   return folder
 
 
-def fingerprint(builder: Any) -> str:
-  """Changes whenever the prepared files of a set do."""
+def fingerprint(builder: Any, split: str) -> str:
+  """Changes whenever the prepared files of a set do, and with the split."""
   folder = pathlib.Path(builder.data_dir)
-  digest = hashlib.sha256()
+  digest = hashlib.sha256(split.encode())
   for name in ('dataset_info.json', 'features.json'):
     digest.update((folder / name).read_bytes())
   for file in sorted(folder.glob('*.array_record*')):

@@ -110,6 +110,11 @@ class Source:
 
   def column(self, name: str) -> np.ndarray:
     """All values of one column; parses every record of a set without cache."""
+    from repjax.data.reading import in_memory  # Not a part of every program.
+
+    known = in_memory.column(self, name)
+    if known is not None:
+      return known
     read = self.read if name in self.encoded else self.reader
     parts = []
     # In parts, since the other columns are read, too.
@@ -294,16 +299,13 @@ def load(
   )
   if not all(x.is_fixed or x.is_ragged for x in tensors.values()):
     return source
-  row_bytes = sum(
-    x.dtype.itemsize * math.prod(x.shape)
-    for x in tensors.values()
-    if x.is_fixed
-  )
+  fixed = [x for x in tensors.values() if x.is_fixed]
+  row_bytes = sum(x.dtype.itemsize * math.prod(x.shape) for x in fixed)
   # What ragged columns take is known only roughly: as much as on disk.
   if row_bytes * len(source) + info.num_bytes > cache_limit:
     return source
-  part = re.sub(r'[^\w.+-]', '_', split)
-  key = f'{builder.info.full_name}/{part}-{prepared.fingerprint(builder)}'
+  key = f'{builder.info.full_name}/' + re.sub(r'[^\w.+-]', '_', split)[:60]
+  key += f'-{prepared.fingerprint(builder, split)}'
   reader = cache.columns(key, source.read, len(source))
   return dataclasses.replace(source, reader=reader, encoded={})
 

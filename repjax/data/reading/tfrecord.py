@@ -41,24 +41,40 @@ def add_array_record(builder: Any) -> None:
 
 
 def read(path: pathlib.Path) -> Iterator[bytes]:
-  """The records of a TFRecord file; checksums are not verified.
+  """The records of a TFRecord file.
 
   Each is stored as its length (uint64), a checksum of that (uint32), the
   data, and a checksum of the data (uint32), little-endian.
+
+  Raises:
+    InputError: If the file is cut off or a checksum does not fit.
   """
+  damaged = types.InputError(
+    f'{path} is cut off or damaged; prepare the set again.'
+  )
   left = path.stat().st_size
   with path.open('rb') as stream:
     while header := stream.read(12):
       if len(header) < 12:
-        raise types.InputError(f'{path} is cut off; prepare the set again.')
-      (length,) = struct.unpack('<Q', header[:8])
+        raise damaged
+      length, checksum = struct.unpack('<QI', header)
       left -= 12 + length + 4
-      if left < 0:  # Before so many bytes are asked for.
-        raise types.InputError(
-          f'{path} is cut off or damaged; prepare the set again.'
-        )
-      record = stream.read(length + 4)
-      yield record[:-4]
+      # Before so many bytes are asked for.
+      if left < 0 or checksum != _masked_crc32c(header[:8]):
+        raise damaged
+      record = stream.read(length)
+      (checksum,) = struct.unpack('<I', stream.read(4))
+      if checksum != _masked_crc32c(record):
+        raise damaged
+      yield record
+
+
+def _masked_crc32c(content):
+  """As TFRecord stores it: rotated, and a constant added."""
+  import google_crc32c
+
+  crc = google_crc32c.value(content)
+  return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _convert(path, length):

@@ -1,7 +1,6 @@
 """Host side: files and TFDS sets as series.
 
-CSV files are read by Python's own reader: a header line, one row a time, one
-column of time stamps or none, and numbers; an empty cell is a missing value.
+A CSV file has a header line, a row a time, perhaps time stamps, and numbers.
 """
 
 from collections.abc import Sequence
@@ -20,8 +19,7 @@ from repjax.data.series import series as seriess
 
 # What cells without a value hold, besides nothing.
 _MISSING = ('', 'nan', 'na', 'n/a', 'null', 'none')
-# So many times the measured rows may be there once gaps are filled.
-_MOST_FILLED = 20
+_MOST_FILLED = 20  # Times the measured rows, once gaps are filled.
 # Names of a column of time stamps where none is given.
 _TIME_NAMES = ('date', 'time', 'timestamp', 'datetime', 'ds')
 
@@ -55,12 +53,16 @@ def read_csv(
     named = [x for x in header if x.strip().lower() in _TIME_NAMES]
     time_column = named[0] if named else ''
   special = [x for x in (time_column, label_column) if x]
+  if twice := [x for x in special if [*columns, *special].count(x) > 1]:
+    raise types.InputError(
+      f'{path}: the column {twice[0]!r} has two roles: that of times or labels '
+      'and another; take it out of --config.data.columns.'
+    )
   if not columns:
     columns = [x for x in header if x not in special]
     if '' in columns:
       raise types.InputError(
-        f'{path}: column {header.index("") + 1} has no name: name those that '
-        'are series by --config.data.columns, or give it one.'
+        f'{path}: column {header.index("") + 1} has no name: give it one.'
       )
   seriess.check_columns(str(path), [*columns, *special], header)
   if not columns:
@@ -325,8 +327,7 @@ def _numbers(path, name, cells):
     except ValueError:
       raise types.InputError(
         f'{path}: column {name!r} holds text ({cell!r} in line {row + 2}): '
-        'name the columns of numbers by --config.data.columns, or mend the '
-        'cell.'
+        'name the columns of numbers by --config.data.columns, or mend it.'
       ) from None
   return numbers
 
@@ -339,8 +340,7 @@ def _times(path, name, cells):
       time = datetime.datetime.fromisoformat(cell.strip())
     except ValueError:
       raise types.InputError(
-        f'{path}: {cell!r} in line {number} of column {name!r} is no time such '
-        'as 2016-07-01 00:00:00.'
+        f'{path}: {cell!r} in line {number} of column {name!r} is no time.'
       ) from None
     if time.microsecond:
       raise types.InputError(f'{path}: {seriess.FRACTIONS}')

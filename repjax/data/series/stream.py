@@ -8,8 +8,10 @@ from repjax import types
 class Stream:
   """The latest window of a series, for forecasts and scores as it arrives.
 
-  Rows are scaled and filled as those of `windows` are, so that a row scored
-  online and the same row of a file get the same score.
+  Rows are scaled and filled as those of `windows` are, so that a window that
+  arrives is that of the file. (Scores of a file's points are means over all
+  windows that hold them: alarms of a stream need a threshold of their own, of
+  windows with stride 1 and their last rows.)
   """
 
   def __init__(self, *, length: int, centre: np.ndarray, scale: np.ndarray):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from repjax import types
 from repjax.data.series import series as seriess
 
 _DAY = np.timedelta64(1, 'D')
@@ -38,7 +39,18 @@ def calendar(times: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def with_calendar(series: seriess.Series) -> seriess.Series:
-  """The series with `calendar` as covariates, where it has times."""
+  """The series with `calendar` as covariates, where it has times.
+
+  Raises:
+    InputError: If it has a covariate of the same name.
+  """
   if series.times is None:
     return series
-  return series.with_covariates(calendar(series.times))
+  made = calendar(series.times)
+  for name in made:
+    if name in series.covariates:
+      raise types.InputError(
+        f'{series.name}: the covariate {name!r} is called as what is made of '
+        'its time stamps: rename it in the file.'
+      )
+  return series.with_covariates(made)

@@ -56,19 +56,22 @@ def annotations(
       'MILANNOTATIONS, or take --preset=small, which draws its own units.'
     )
   found: dict[tuple[str, int], list[str]] = {}
-  with path.open(newline='', encoding='utf-8') as file:
-    reader = csv.DictReader(file)
-    for column in ('layer', 'unit', 'summary'):
-      if column not in (reader.fieldnames or ()):
-        raise types.InputError(f'{path} has no column {column!r}')
-    for line in reader:
-      unit = line['unit']
-      if not (unit or '').isdigit():
-        raise types.InputError(
-          f'{path}, line {reader.line_num}: the unit {unit!r} is no number'
-        )
-      key = line['layer'], int(unit)
-      found.setdefault(key, []).append((line['summary'] or '').strip())
+  try:
+    with path.open(newline='', encoding='utf-8') as file:
+      reader = csv.DictReader(file)
+      for column in ('layer', 'unit', 'summary'):
+        if column not in (reader.fieldnames or ()):
+          raise types.InputError(f'{path} has no column {column!r}')
+      for line in reader:
+        unit = line['unit']
+        if not (unit or '').isdigit():
+          raise types.InputError(
+            f'{path}, line {reader.line_num}: the unit {unit!r} is no number'
+          )
+        key = line['layer'], int(unit)
+        found.setdefault(key, []).append((line['summary'] or '').strip())
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise types.InputError(f'{path} cannot be read: {error}') from error
   if not found:
     raise types.InputError(f'{path} has no annotation in it')
   return {key: tuple(filter(None, texts)) for key, texts in found.items()}
@@ -102,7 +105,12 @@ def read(folder: str | os.PathLike, *, field: str = 'folder') -> Iterator[Unit]:
         f'{images.shape} and {masks.shape}'
       )
     listed = where / 'units.npy'
-    units = np.load(listed) if listed.exists() else np.arange(len(images))
+    units = _array(listed) if listed.exists() else np.arange(len(images))
+    if units.shape != images.shape[:1] or units.dtype.kind not in 'iu':
+      raise types.InputError(
+        f'{listed}: units are whole numbers, one for each of {len(images)}; '
+        f'got {units.dtype} of shape {units.shape}'
+      )
     for row, unit in enumerate(units):
       captions = texts.get((layer, int(unit)))
       if captions:
@@ -118,4 +126,7 @@ def read(folder: str | os.PathLike, *, field: str = 'folder') -> Iterator[Unit]:
 def _array(path):
   if not path.is_file():
     raise types.InputError(f'{path} is missing: MILANNOTATIONS has it')
-  return np.load(path, mmap_mode='r')
+  try:
+    return np.load(path, mmap_mode='r')
+  except (ValueError, EOFError, OSError) as error:
+    raise types.InputError(f'{path} cannot be read: {error}') from error

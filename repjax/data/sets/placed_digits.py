@@ -9,6 +9,7 @@ its maps matters, where it looks does not help.
 import numpy as np
 
 from repjax import types
+from repjax.data.own import names
 from repjax.data.reading import source as sources
 from repjax.types import InputError
 
@@ -38,10 +39,12 @@ def place(
     of the picture.
 
   Raises:
-    InputError: If a number is out of range, or pictures are not grey.
+    InputError: If a number is out of range, pictures are not grey, or they are
+      files, whose names would stand beside other rows.
   """
   if not size:
     return digits
+  names.refuse_files(digits.split)
   types.check_range('[1, inf)', copies=copies, patch=patch)
   types.check_range('[0, inf)', clutter=clutter)
   shape = digits.image_shape

@@ -15,6 +15,7 @@ import numpy as np
 
 from repjax import types
 from repjax.data.own import names as own_names
+from repjax.data.own import tables as own_tables
 from repjax.data.reading import prepared
 from repjax.data.reading import source as sources
 from repjax.data.sets import incomes
@@ -37,6 +38,8 @@ _COMPAS_WORDS = dict(
 
 # Of a column of one's own; a name or an address is none to explain by.
 _MOST_WORDS = 100
+# How files write that a cell has no value.
+_NO_VALUE = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')
 
 
 class Table(NamedTuple):
@@ -48,6 +51,7 @@ class Table(NamedTuple):
     owner: Player of each column, [C].
     names: One a player, [d].
     is_test: Of rows that somebody has split, [N]; None: `split` does.
+    class_names: In the order of labels, of somebody's own table.
   """
 
   features: np.ndarray
@@ -55,6 +59,7 @@ class Table(NamedTuple):
   owner: np.ndarray
   names: tuple[str, ...]
   is_test: np.ndarray | None = None
+  class_names: tuple[str, ...] | None = None
 
 
 class Scale(NamedTuple):
@@ -167,10 +172,12 @@ def as_source(table: Table, scale: Scale, *, name: str) -> sources.Source:
     scale: What the features are brought to.
     name: For messages.
   """
+  names = table.class_names
   return sources.from_arrays(
     name,
     {'features': scale(table.features), 'label': table.label},
-    num_classes=int(table.label.max()) + 1,
+    num_classes=len(names) if names else int(table.label.max()) + 1,
+    class_names=names,
   )
 
 
@@ -198,20 +205,30 @@ def _own(name, data_dir) -> Table:
           f'{data_dir}: the column {key!r} has no finite number in '
           f'{(~np.isfinite(cells)).sum()} row(s): fill them in, or remove them.'
         )
+      if own_tables.are_lost(cells):
+        raise types.InputError(
+          f'{data_dir}: float32 does not tell the numbers of the column '
+          f'{key!r} apart: subtract a constant from it, or remove it.'
+        )
       made[key] = cells
       continue
-    words, place = np.unique(
-      [x.decode().strip() for x in cells], return_inverse=True
-    )
-    if len(words) > _MOST_WORDS:
+    texts = np.array([x.decode().strip() for x in cells])
+    if odd := _gaps_among_numbers(np.unique(texts)):
       raise types.InputError(
-        f'{data_dir}: the column {key!r} has {len(words)} words, more than '
+        f'{data_dir}: the column {key!r} holds numbers, and {odd[0]!r} in '
+        f'{np.isin(texts, odd).sum()} row(s): fill them in, or remove them.'
+      )
+    count = len(np.unique(texts))
+    if count > _MOST_WORDS:
+      raise types.InputError(
+        f'{data_dir}: the column {key!r} has {count} words, more than '
         f'{_MOST_WORDS}: leave it out, or group them.'
       )
-    made[key] = np.eye(len(words))[place]
+    # Those of training rows; another one of a test row is none of them.
+    made[key] = texts[:, None] == np.unique(texts[: len(parts[0])])
   whole = _columns(made, np.concatenate([x['label'] for x in columns]))
   is_test = np.repeat([False, True], [len(x) for x in parts])
-  return whole._replace(is_test=is_test)
+  return whole._replace(is_test=is_test, class_names=parts[0].class_names)
 
 
 def _columns(columns, label) -> Table:
@@ -232,3 +249,13 @@ def _numbers(features, label, names) -> Table:
     np.arange(np.shape(features)[1]),
     tuple(str(x) for x in names),
   )
+
+
+def _gaps_among_numbers(words) -> list[str]:
+  """Words that stand for no value, where all others are numbers."""
+  odd = [str(x) for x in words if x.lower() in _NO_VALUE]
+  try:
+    numbers = [float(x) for x in words if x not in odd]
+  except ValueError:
+    return []
+  return odd if numbers else []

@@ -272,7 +272,12 @@ def of_classes(
   place = np.zeros(source.num_classes or 0, np.int32)
   place[chosen] = np.arange(len(chosen))
   part = part.with_columns(label=place[labels[rows]])
-  return dataclasses.replace(part, num_classes=len(chosen), class_names=None)
+  names = source.class_names
+  return dataclasses.replace(
+    part,
+    num_classes=len(chosen),
+    class_names=None if names is None else tuple(names[i] for i in chosen),
+  )
 
 
 def _fixed_shape(source):

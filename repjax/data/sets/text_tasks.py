@@ -141,12 +141,17 @@ def _domain(columns, rng) -> list[Row]:
 
 
 def _same_wish(columns, rng) -> list[Row]:
-  """Every other pair is of one intent, where there is another row of it."""
+  """Half of the pairs are of one intent, where there is another row of it.
+
+  Which half is drawn: rows get templates in turn, so that of every other row a
+  template would tell the answer.
+  """
   texts, intents = columns['text'], np.array(columns['intent'])
+  wanted = rng.permutation(len(texts)) % 2 == 0
   rows = []
   for i, text in enumerate(texts):
     same = intents == intents[i]
-    alike = i % 2 == 0 and same.sum() > 1
+    alike = wanted[i] and same.sum() > 1
     found = np.flatnonzero(same if alike else ~same)
     found = found[found != i]
     if len(found):

@@ -13,6 +13,7 @@ import dataclasses
 import numpy as np
 
 from repjax import types
+from repjax.data.own import names as own_names
 from repjax.data.reading import source as sources
 
 INKS = dict(
@@ -62,8 +63,10 @@ def draw(
     inks and places are independent.
 
   Raises:
-    InputError: There are no classes, or images differ in size.
+    InputError: There are no classes, images differ in size, or the split is of
+      files, whose names would stand beside other rows.
   """
+  own_names.refuse_files(split)
   shape = source.image_shape
   if source.num_classes is None or shape is None or shape[-1] not in (1, 3):
     raise types.InputError(

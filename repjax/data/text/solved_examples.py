@@ -69,12 +69,12 @@ def before(
     rng = np.random.default_rng([seed, place])
     drawn = [known[i] for i in rng.permutation(len(known))[:count]]
     source = asked.source
-    room = length - len(tokenizer.encode(source)) - ends
     shown: list[str] = []
     for x in drawn:
       text = f'{x.source}\n{x.target}{separator}'
-      room -= len(tokenizer.encode(text))
-      if room < 0:
+      # As it is read: where texts meet, tokens are not those of each.
+      whole = ''.join([*shown, text, source])
+      if len(tokenizer.encode(whole)) + ends > length:
         break
       shown.append(text)
     found.append(asked._replace(source=''.join([*shown, source])))

@@ -116,7 +116,7 @@ def _named(labels, names, task):
 
 
 def _texts(column, task, name):
-  """Texts without blanks around them; numbers as they are written."""
+  """Texts without blanks around them; numbers as Python writes them."""
   found = []
   for row, value in enumerate(column):
     if isinstance(value, bytes):
@@ -125,6 +125,11 @@ def _texts(column, task, name):
       raise types.InputError(
         f'row {row} of the task {task!r} has an array of shape '
         f'{np.shape(value)} in the column {name!r}, which is no text'
+      )
+    if isinstance(value, float | np.floating) and np.isnan(value):
+      raise types.InputError(
+        f'row {row} of the task {task!r} has no number in the column {name!r}: '
+        'fill it in, or leave out the row'
       )
     found.append(str(value).strip())
   return found

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import string
 
 import numpy as np
@@ -53,7 +54,7 @@ class Template:
         'they would be the answer'
       )
 
-  @property
+  @functools.cached_property
   def fields(self) -> frozenset[str]:
     """Columns that a row must have."""
     found = fields_of(self.source) | fields_of(self.target)
@@ -85,7 +86,7 @@ def fields_of(text: str) -> set[str]:
   """
   found = set()
   try:
-    parts = list(string.Formatter().parse(text))
+    parts = _parsed(text)
   except ValueError as error:
     raise types.InputError(f'the template {text!r}: {error}') from error
   for _, name, form, conversion in parts:
@@ -148,9 +149,15 @@ def with_stray(template: Template, column: str) -> Template:
   )
 
 
+@functools.lru_cache(maxsize=4096)
+def _parsed(text):
+  """Its literals and fields; thousands of rows are written by each template."""
+  return tuple(string.Formatter().parse(text))
+
+
 def _filled(text, values):
   parts = []
-  for literal, name, _, _ in string.Formatter().parse(text):
+  for literal, name, _, _ in _parsed(text):
     parts.append(literal)
     if name is not None:
       parts.append(str(values[name]))

@@ -6,7 +6,9 @@ from scipy import special
 from scipy import stats
 
 from repjax import types
+from repjax.data.batches import in_order
 from repjax.data.batches import poisson
+from repjax.data.batches import users
 from repjax.data.images import transforms
 from repjax.data.reading import source
 
@@ -149,3 +151,8 @@ def test_settings_out_of_range_are_refused(rows):
     make(rows, rate=0.9)
   with pytest.raises(ValueError, match='tail'):
     poisson.capacity(10, 0.5, tail=0.0)
+
+
+def test_each_kind_of_random_numbers_has_a_stream_of_its_own():
+  kinds = in_order._ORDER, in_order._DRAWS, poisson._ROWS, users._PICKS
+  assert len(set(kinds)) == len(kinds)

@@ -154,3 +154,13 @@ def test_a_save_after_more_than_it_holds_begins_with_an_episode(tmp_path):
   read.load(tmp_path, memory.written)
   for name, x in _drawn(memory).items():
     np.testing.assert_array_equal(_drawn(read)[name], x)
+
+
+@pytest.mark.parametrize('num', [1, 4])
+def test_a_memory_of_another_number_of_worlds_is_refused(num, tmp_path):
+  told, memory = _Told(), _memory(100)
+  memory.add(told.steps(3))
+  memory.save(tmp_path, 0)
+  other = replay.Memory(capacity=100, num_worlds=num, num_steps=_EPISODE)
+  with pytest.raises(types.InputError, match='is of 2 worlds'):
+    other.load(tmp_path, 3)

@@ -116,3 +116,23 @@ def test_the_pendulum_swings_as_a_loop_says():
     speed += (15 * np.sin(angle) + 3 * torque) * 0.05
     speed = float(np.clip(speed, -8, 8))
     angle += 0.05 * speed
+
+
+def test_what_is_seen_after_a_step_is_seen_before_the_next():
+  walked = environment.walk(
+    pendulum.make(num_steps=5),
+    environment.uniform_policy(1),
+    environment.repeat(pendulum.LOOK, 2),
+    jax.random.key(1),
+  )
+  np.testing.assert_array_equal(
+    walked.next_observation[:-1], walked.observation[1:]
+  )
+
+
+def test_a_pendulum_begins_anywhere():
+  keys = jax.random.split(jax.random.key(0), 1000)
+  state = jax.vmap(pendulum.make().reset, (0, None))(keys, pendulum.LOOK)
+  for x, most in ((state.angle, np.pi), (state.speed, 1.0)):
+    assert -most <= x.min() < -0.95 * most
+    assert 0.95 * most < x.max() <= most

@@ -111,3 +111,19 @@ def test_operations_get_stronger_with_their_level(level, bits, threshold):
   np.testing.assert_array_equal(
     table[4](image, None), randaugment.solarize(image, threshold)
   )
+
+
+def test_a_view_is_the_published_sum_of_three_chains():
+  draws = _draws(6, views=('strong',))
+  found = _apply(IMAGES, draws, views=('strong',))['strong']
+  for image, draw, view in zip(IMAGES, draws, found, strict=True):
+    rates, mixed = -np.log1p(-draw[:3]), np.zeros(image.shape)
+    for rate, own in zip(rates, draw[5:].reshape((3, 10)), strict=True):
+      done = image[None]
+      for which, level, sign in own[1:].reshape((3, 3))[: 1 + int(3 * own[0])]:
+        strength = (np.ceil(10 * level) - 0.5) / 10 * (3.0 - 0.1) + 0.1
+        operation = augmix._operations(strength)[int(9 * which)]
+        done = operation(done, np.array([[sign]]))
+      mixed += rate / rates.sum() * done[0]
+    expected = draw[3] * image + (1 - draw[3]) * mixed
+    np.testing.assert_allclose(view, expected, atol=1)

@@ -4,7 +4,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from repjax.data.images import randaugment
+from repjax.data.images import recipes
 from repjax.data.images import transforms
+from repjax.data.reading import source
 
 _SHAPE = (7, 9, 12, 3)
 
@@ -233,3 +236,38 @@ def test_compose_of_nothing_is_the_identity():
 def test_wrong_settings_are_refused(make):
   with pytest.raises(ValueError, match='got'):
     make()
+
+
+def test_a_recipe_is_its_steps_in_order():
+  rows = source.from_arrays('rows', {'image': images((6, 8, 8, 3))})
+  scale = dict(mean=(0.5,), std=(0.25,))
+  made = recipes.images(
+    rows,
+    **dict(size=0, padding=2, flip=True, cutout=3, erasing=0.5),
+    **dict(rand_augment_layers=1, rand_augment_magnitude=5),
+    **scale,
+  ).train
+  steps = transforms.compose(
+    transforms.random_crop(2),
+    transforms.random_flip(),
+    randaugment.rand_augment(1, 5),
+    transforms.normalise(**scale),
+    transforms.cutout(3),
+    transforms.random_erasing(probability=0.5, fill=0.0),
+  )
+  assert made.num_draws == steps.num_draws
+  draws, columns = draws_for(steps, 6), rows.read(np.arange(6))
+  np.testing.assert_array_equal(
+    made.apply(columns, draws)['image'], steps.apply(columns, draws)['image']
+  )
+
+
+def test_a_rectangle_lies_anywhere():
+  transform = transforms.random_erasing(
+    probability=1.0, area=(0.04, 0.04), aspect=(1.0, 1.0), fill=1.0
+  )
+  blank = np.zeros((500, 10, 10, 1), np.float32)
+  found = apply(transform, blank, draws_for(transform, 500))[..., 0]
+  top, left = (found.any(x).argmax(1) for x in (2, 1))
+  assert set(top) == set(left) == set(range(9))  # Of 2 x 2 pixels.
+  assert abs(np.corrcoef(top, left)[0, 1]) < 0.2

@@ -107,3 +107,14 @@ def test_a_row_depends_on_its_own_key_alone():
 def test_values_out_of_range_are_refused(settings):
   with pytest.raises(types.InputError):
     views.random_views(**settings)
+
+
+def test_the_aspect_is_that_of_pixels():
+  down, across = (jnp.arange(n, dtype=jnp.float32) for n in (8, 32))
+  ramps = jnp.stack(jnp.broadcast_arrays(down[:, None], across[None]), -1)
+  seen = _views(
+    jnp.broadcast_to(ramps, (ROWS, 8, 32, 2)),
+    **dict(area=(0.1, 0.1), aspect=(1.0, 1.0), size=8),
+  )[:, 3:5, 3:5]  # The middle: beyond the outermost centres nothing rises.
+  high, wide = (np.diff(seen[..., i], axis=1 + i).mean((1, 2)) for i in (0, 1))
+  np.testing.assert_allclose(wide, high, rtol=1e-3)

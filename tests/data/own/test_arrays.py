@@ -76,6 +76,11 @@ def test_one_file_a_column(tmp_path):
     (dict(y=LABELS), 'npz', 'no array besides'),
     (dict(x=np.full((20, 2), np.nan), y=LABELS), 'npz', 'NaN'),
     (dict(x=np.full((20, 2), 1e39), y=LABELS), 'npz', 'infinite'),
+    (
+      dict(x=1.7e9 + np.arange(20.0)[:, None], y=LABELS),
+      'npz',
+      'float32 does not tell',
+    ),
     (dict(x=np.array([None] * 20), y=LABELS), 'npz', 'cannot be read'),
     (dict(x_train=IMAGES, y_test=LABELS), 'npz', 'the split test has'),
     (

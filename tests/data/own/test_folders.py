@@ -3,7 +3,9 @@
 import logging
 import os
 import pickle
+import struct
 import time
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -283,3 +285,37 @@ def test_a_path_is_needed_and_must_be_there(tmp_path):
 def test_in_python(pets):
   rows = sets.from_folder(pets, 'test', test_share=0.3)
   assert len(rows) == 6 and rows.class_names == ('cat', 'dog')
+
+
+def test_pictures_that_pillow_does_not_know_are_named(pets):
+  (pets / 'cat' / '1.heic').write_bytes(b'\0\0\0\x18ftypheic')
+  with pytest.raises(types.InputError, match=r'1 of 21 images.*cat/1\.heic'):
+    _load(pets, 'train')
+  assert len(_load(pets, 'train+test', 'folder:unreadable=skip')) == 20
+
+
+def test_colours_of_16_bits_are_refused_as_grey_is(pets):
+  def chunk(kind, data):
+    crc = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + crc
+
+  row = b'\0' + struct.pack('>12H', *[4000] * 12)
+  (pets / 'dog' / 'deep.png').write_bytes(
+    b'\x89PNG\r\n\x1a\n'
+    + chunk(b'IHDR', struct.pack('>IIBBBBB', 4, 4, 16, 2, 0, 0, 0))
+    + chunk(b'IDAT', zlib.compress(4 * row))
+    + chunk(b'IEND', b'')
+  )
+  with pytest.raises(types.InputError, match=r'1 of 21 images.*dog/deep\.png'):
+    _load(pets, 'train')
+
+
+def test_a_changed_file_behind_a_link_is_read_again(pets):
+  elsewhere = pets.parent / f'{pets.name}-birds'
+  for i in range(4):
+    _picture(elsewhere / f'{i}.png', 50 + i)
+  (pets / 'bird').symlink_to(elsewhere)
+  before = len(_load(pets, 'train+test'))
+  _picture(elsewhere / '9.png', 59)
+  rows = _load(pets, 'train+test')
+  assert len(rows) == before + 1 and 59 in _values(rows)

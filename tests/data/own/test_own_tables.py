@@ -260,3 +260,16 @@ def test_lines_end_where_files_say_so(tmp_path):
   path.write_bytes('one\u2028still one\r\n\ntwo\x0cpage\nthree\n'.encode())
   read = own_tables.lines(path, ['text'])
   assert read.names == ['a.txt:1', 'a.txt:3', 'a.txt:4']
+
+
+def test_features_stand_in_the_order_of_the_training_file(tmp_path):
+  rows, names = [(1, 10, 'x'), (2, 20, 'y')], ('low', 'high', 'label')
+  _csv(tmp_path / 'train.csv', rows, names)
+  _csv(tmp_path / 'test.csv', [(50, 5, 'x')], ('high', 'low', 'label'))
+  test = _load(tmp_path, 'test', 'csv')
+  assert test.column('features').tolist() == [[5, 50]]
+
+
+def test_many_numbers_are_not_lost_because_they_are_many():
+  assert not own_tables.are_lost(np.random.default_rng(0).random(4_000_000))
+  assert own_tables.are_lost(1.7e9 + np.arange(4_000_000.0))

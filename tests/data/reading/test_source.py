@@ -1,6 +1,7 @@
 """Reading embedded and prepared sets and arrays; and what goes wrong."""
 
 import concurrent.futures
+import dataclasses
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import pickle
 import shutil
 import threading
 
+import google_crc32c
 import numpy as np
 from PIL import Image
 import pytest
@@ -313,7 +315,7 @@ def test_preparing_anew_makes_a_new_cache(tmp_path):
 
 
 def fingerprint_of(folder):
-  return prepared.fingerprint(prepared.open_folder(folder))
+  return prepared.fingerprint(prepared.open_folder(folder), 'test')
 
 
 def test_the_highest_version_is_chosen(tmp_path):
@@ -405,7 +407,11 @@ def test_tfrecord_names_the_command_and_can_be_converted(tmp_path, monkeypatch):
     (lambda content: content[:-3], 'is cut off'),
     (lambda content: content + content[:7], 'is cut off'),
     (lambda content: content + b'\xff' * 12 + content, 'is cut off or damaged'),
-    (lambda content: content + b'\0' * 16, 'has 356 records instead of 355'),
+    (lambda content: content + _stored(b''), 'has 356 records instead of 355'),
+    (lambda content: _flipped(content, 3), 'is cut off or damaged'),
+    (lambda content: _flipped(content, 9), 'is cut off or damaged'),
+    (lambda content: _flipped(content, 200), 'is cut off or damaged'),
+    (lambda content: _flipped(content, -1), 'is cut off or damaged'),
   ],
 )
 def test_a_damaged_tfrecord_is_named(tmp_path, change, message):
@@ -417,6 +423,38 @@ def test_a_damaged_tfrecord_is_named(tmp_path, change, message):
     tfrecord.add_array_record(prepared.open_folder(folder))
   assert prepared.formats(prepared.open_folder(folder)) == ['tfrecord']
   assert not list(folder.glob('*.part')) + list(folder.glob('.*.part'))
+
+
+def test_a_split_of_many_parts_has_a_cache():
+  parts = [f'train[{20 * i}:{20 * i + 10}]' for i in range(15)]
+  found = source.load('digits', '+'.join(parts))
+  whole = source.load('digits', 'train')
+  np.testing.assert_array_equal(
+    found.read([149])['image'], whole.read([289])['image']
+  )
+
+
+def test_splits_do_not_share_a_cache():
+  few = source.load('digits', 'train[1:20%]')  # From 1 % on.
+  late = source.load('digits', 'train[1_20:]')  # From row 120 on.
+  whole = source.load('digits', 'train')
+  np.testing.assert_array_equal(
+    late.read([0])['image'], whole.read([120])['image']
+  )
+  assert len(few) != len(late)
+
+
+def test_checksums_are_those_of_tensorflow(tmp_path):
+  file = tmp_path / 'one.tfrecord'
+  content = bytes.fromhex(
+    '0900000000000000 37f97139 313233343536373839 e5b08ac7'
+  )
+  file.write_bytes(content * 2)
+  assert list(tfrecord.read(file)) == [b'123456789'] * 2
+  for place in range(len(content)):
+    file.write_bytes(_flipped(content, place))
+    with pytest.raises(types.InputError, match='damaged'):
+      list(tfrecord.read(file))
 
 
 @pytest.mark.parametrize('damage', ['cut', 'delete', 'features'])
@@ -436,8 +474,26 @@ def test_damaged_files_are_named(tmp_path, monkeypatch, damage):
   assert str(folder) in str(error.value)
 
 
+def _flipped(content, place):
+  changed = bytearray(content)
+  changed[place] ^= 1
+  return bytes(changed)
+
+
+def _stored(record):
+  """A record as TFRecord has it."""
+  length = len(record).to_bytes(8, 'little')
+  return length + _checksum(length) + record + _checksum(record)
+
+
+def _checksum(content):
+  crc = google_crc32c.value(content)
+  masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+  return masked.to_bytes(4, 'little')
+
+
 def make_tfrecord(folder):
-  """Writes digits as TFDS writes TFRecord; checksums are zero."""
+  """Writes digits as TFDS writes TFRecord."""
   original = prepared.find('digits')
   shutil.copytree(original.data_dir, folder)
   for split in ('train', 'test'):
@@ -446,8 +502,7 @@ def make_tfrecord(folder):
     )
     with open(folder / f'digits-{split}.tfrecord-00000-of-00001', 'wb') as f:
       for record in records:
-        f.write(len(record).to_bytes(8, 'little') + b'\0' * 4 + record)
-        f.write(b'\0' * 4)
+        f.write(_stored(record))
     (folder / f'digits-{split}.array_record-00000-of-00001').unlink()
   info = json.loads((folder / 'dataset_info.json').read_text())
   info['fileFormat'] = 'tfrecord'
@@ -486,3 +541,16 @@ def test_a_split_without_labels_is_named(real_data):
 def test_a_missing_config_lists_those_that_are_there(real_data):
   with pytest.raises(types.InputError, match=r'there: glue/sst2/2\.0\.0'):
     source.load('glue', 'train', data_dir=real_data)
+
+
+def test_a_column_in_memory_is_given_without_reading_the_others():
+  def never(indices):
+    raise AssertionError('files were read')
+
+  rows = dataclasses.replace(
+    source.from_arrays('photos', {'x': np.arange(6)}),
+    reader=never,
+    encoded={'image': (None, None, 3)},
+  )
+  rows = rows.with_columns(label=np.arange(6) % 4).select([5, 1, 2])
+  assert rows.column('label').tolist() == [1, 1, 2]

@@ -109,6 +109,16 @@ def test_time_zones_are_brought_to_utc(write):
       {'label_column': 'l'},
       r'labels must be 0 or 1',
     ),
+    (
+      [['a', 'l'], ['1', '0'], ['2', '1']],
+      {'columns': ('a', 'l'), 'label_column': 'l'},
+      r"column 'l' has two roles: .* take it out of --config\.data\.columns",
+    ),
+    (
+      [['date', 'a'], *zip(_hours(2), '12', strict=True)],
+      {'columns': ('date', 'a')},
+      r"column 'date' has two roles",
+    ),
   ],
 )
 def test_a_bad_file_is_one_clear_line(write, rows, options, message):

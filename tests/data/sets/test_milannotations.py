@@ -69,6 +69,23 @@ def test_shapes_that_do_not_fit_are_named(folder):
     list(milannotations.read(folder))
 
 
+def test_damaged_files_are_named(folder):
+  whole = (folder / 'annotations.csv').read_bytes()
+  (folder / 'annotations.csv').write_bytes(whole + 'é'.encode()[:1])
+  with pytest.raises(types.InputError, match=r'\.csv cannot be read'):
+    list(milannotations.read(folder))
+  (folder / 'annotations.csv').write_bytes(whole)
+  units = folder / 'conv1' / 'units.npy'
+  np.save(units, np.arange(3))
+  with pytest.raises(types.InputError, match='one for each of 2; got'):
+    list(milannotations.read(folder))
+  masks = folder / 'conv1' / 'masks.npy'
+  for cut in (0, 20, 200):
+    masks.write_bytes(masks.read_bytes()[:cut])
+    with pytest.raises(types.InputError, match=r'masks\.npy cannot be read'):
+      list(milannotations.read(folder))
+
+
 def test_what_is_missing_is_said_with_a_remedy(tmp_path):
   with pytest.raises(
     types.InputError, match=r'config.data.dir=.*--preset=small'

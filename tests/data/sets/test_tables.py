@@ -126,6 +126,10 @@ def test_columns_that_are_no_table_are_refused(adult):
   adult.write_text(text.replace('\n21,', '\n,'), 'utf-8')
   with pytest.raises(types.InputError, match="'age' has no finite number"):
     tables.load('csv:label=income', data_dir=str(adult))
+  for gap in ('NA', '?', 'null'):
+    adult.write_text(text.replace('\n21,', f'\n{gap},'), 'utf-8')
+    with pytest.raises(types.InputError, match="'age' holds numbers, and"):
+      tables.load('csv:label=income', data_dir=str(adult))
   names = '\n'.join(f'{i},n{i},1,{i % 2}' for i in range(101))
   adult.write_text(f'age,work,gain,income\n{names}', 'utf-8')
   with pytest.raises(types.InputError, match="'work' has 101 words"):
@@ -146,3 +150,30 @@ def test_a_table_of_ones_own_keeps_its_splits(tmp_path):
   }
   assert ages['train'] == [*range(20)]
   assert ages['test'] == [*range(200, 208)]
+
+
+def test_columns_and_classes_are_those_of_training_rows(tmp_path):
+  train = ['work,age,income', 'b,1,no', 'c,2,yes', 'b,3,no', 'c,4,yes']
+  (tmp_path / 'train.csv').write_text('\n'.join(train))
+  found = []
+  for text in (
+    'work,age,income\na,5,no\nb,6,yes',
+    'age,work,income\n6,b,yes\n5,d,no',
+  ):
+    (tmp_path / 'test.csv').write_text(text)
+    table = tables.load('csv:label=income', data_dir=str(tmp_path))
+    found.append(tables.split(table, 'train'))
+    test = tables.split(table, 'test')
+    words = test.features[:, test.owner == test.names.index('work')]
+    assert sorted(words.tolist()) == [[0, 0], [1, 0]]
+  np.testing.assert_array_equal(found[0].features, found[1].features)
+  source = tables.as_source(found[0], tables.Scale(0.0, 1.0), name='a')
+  assert source.class_names == ('no', 'yes')
+
+
+def test_numbers_that_float32_makes_one_are_refused_beside_words(tmp_path):
+  lines = [f'{1_700_000_000 + i},{"ab"[i % 2]},{i % 2}' for i in range(100)]
+  path = tmp_path / 'a.csv'
+  path.write_text('\n'.join(['time,work,income', *lines]))
+  with pytest.raises(types.InputError, match=r"float32 .* 'time' apart"):
+    tables.load('csv:label=income', data_dir=str(path))

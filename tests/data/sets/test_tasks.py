@@ -1,5 +1,6 @@
 """Streams and mixtures of tasks against what they are by hand."""
 
+import dataclasses
 import itertools
 import pickle
 
@@ -225,3 +226,9 @@ def test_a_union_has_the_columns_of_all_parts_in_every_batch():
   for rows in ([0, 1], [3, 4], [0, 4]):
     assert 'b' not in both.read(np.array(rows))
   np.testing.assert_array_equal(both.read(np.array([1, 4, 0]))['a'], [1, 1, 0])
+
+
+def test_classes_that_are_numbered_anew_keep_their_names():
+  rows = dataclasses.replace(images(), class_names=tuple('abcdef'))
+  part = tasks.of_classes(rows, np.array([4, 1]), relabel=True)
+  assert part.class_names == ('e', 'b')

@@ -2,11 +2,13 @@
 
 import collections
 
+import numpy as np
 import pytest
 
 from repjax import types
 from repjax.data.sets import text_tasks
 from repjax.data.sets import text_templates
+from repjax.data.text import instructions
 
 
 def made(real_data, **fields):
@@ -115,3 +117,34 @@ def test_what_is_alike_is_not_trained_on(real_data):
 def test_what_cannot_be_is_refused(real_data, fields, message):
   with pytest.raises(types.InputError, match=message):
     made(real_data, **fields)
+
+
+def test_answers_are_right():
+  foods, rng = ['Thai', 'Indian'] * 20, np.random.default_rng(0)
+  columns = dict(
+    human_reference=[f'{x} food' for x in foods],
+    meaning_representation=[f'name[A], food[{x}]' for x in foods],
+  )
+  rows = text_tasks._statement(columns, rng)
+  assert {x['answer'] for x in rows} == {'yes', 'no'}
+  for row, food in zip(rows, foods, strict=True):
+    assert (row['answer'] == 'yes') == row['statement'].endswith(food)
+  wishes = dict(text=[*'01234567'], intent=[0, 0, 1, 1, 2, 2, 3, 3])
+  for row in text_tasks._same_wish(wishes, rng):
+    same = int(row['text']) // 2 == int(row['other']) // 2
+    assert (row['answer'] == 'yes') == same
+
+
+def test_no_template_tells_whether_wishes_are_the_same():
+  wishes = dict(
+    text=[f'wish {i}' for i in range(400)], intent=[i // 20 for i in range(400)]
+  )
+  rows = text_tasks._same_wish(wishes, np.random.default_rng(0))
+  assert 150 < sum(x['answer'] == 'yes' for x in rows) < 250
+  ways = text_templates.INSTRUCTIONS['same wish']
+  task = instructions.Task('same wish', ('paraphrase',), rows, ways)
+  answers = collections.defaultdict(set)
+  for example in task.examples():
+    answers[example.template].add(example.target)
+  assert len(answers) == 10
+  assert all(x == {'yes', 'no'} for x in answers.values())

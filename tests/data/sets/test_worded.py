@@ -91,3 +91,9 @@ def test_what_has_no_class_or_size_is_refused():
     worded.captions(
       {x: np.full(1, 2) for x in ('label', 'ink', 'place')}, NAMES[:2], seed=0
     )
+
+
+@pytest.mark.parametrize('split', ['inputs:photos', 'labelled:photos'])
+def test_files_are_not_drawn_anew_under_their_names(split):
+  with pytest.raises(types.InputError, match='take no files'):
+    worded.draw(grey(), num_rows=12, seed=0, split=split)
