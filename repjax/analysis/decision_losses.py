@@ -101,7 +101,8 @@ def _in_sample(kernel, weights):
 def _leave_one_out(kernel, weights):
   # Not by subtracting a row from its sum, where nothing of others is left.
   others = (kernel - jnp.diag(jnp.diagonal(kernel))) @ weights
-  return others / (weights.sum() - weights)
+  rest = weights.sum() - weights
+  return others / jnp.where(rest > 0, rest, 1)
 
 
 def _kde_entropy(prepared, weights, *, density):

@@ -139,6 +139,7 @@ def _fit(monomials, weights, start, ridge, steps):
   return jax.lax.scan(step, start, None, length=steps)[0]
 
 
+@jax.default_matmul_precision('highest')
 def _joint(mixture, monomials):
   """log(share) + log density of each component at each row, [N, K]."""
   precisions = jnp.linalg.inv(mixture.covariances)
@@ -158,6 +159,7 @@ def _joint(mixture, monomials):
 
 @functools.cache
 def _mixture_entropy(steps):
+  @jax.default_matmul_precision('highest')
   def entropy(prepared, weights):
     monomials, start, ridge, log_scale = prepared
     mixture = _fit(monomials, weights, start, ridge, steps)

@@ -179,7 +179,8 @@ def superpixels(
   nearness = compactness / step
   place = np.moveaxis(np.mgrid[:height, :width], 0, -1) * nearness
   pixels = np.concatenate([place, image], -1)
-  sides = [max(1, round(side / step)) for side in (height, width)]
+  down = min(max(1, round(height / step)), count)
+  sides = [down, min(max(1, round(count / down)), width)]
   # Middles of a grid, and the colours there.
   middles = [
     (np.arange(n) + 0.5) * side / n - 0.5

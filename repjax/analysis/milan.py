@@ -31,6 +31,7 @@ import numpy as np
 
 from repjax import types
 from repjax.data.text import tokens as tokenizing
+from repjax.data.text import words as words_of
 from repjax.methods import describing
 from repjax.models import beam_search
 from repjax.models import describer
@@ -291,7 +292,9 @@ def mentioning(
   """Those that count and have one of some words in them: an audit."""
   wanted = {x.lower() for x in words}
   return [
-    x for x in descriptions if not x.state and wanted & set(x.text.split())
+    x
+    for x in descriptions
+    if not x.state and wanted & set(words_of.split(x.text))
   ]
 
 

@@ -55,11 +55,13 @@ def _kernel(rows, *, bandwidth):
   return kernels.gaussian(distances, bandwidth)
 
 
+@jax.default_matmul_precision('highest')
 def _biased(kernel, split):
   difference = split.x / split.x.sum() - split.y / split.y.sum()
   return difference @ (kernel @ difference)
 
 
+@jax.default_matmul_precision('highest')
 def _unbiased(kernel, split):
   kernel_x, n = kernel @ split.x, split.x.sum()
   kernel_y = kernel @ split.y

@@ -90,6 +90,12 @@ def page(
   ):
     if given is not None and len(given) != needed:
       raise types.InputError(f'{len(given)} {name} are given for {needed}.')
+  if len(labels):
+    ends = {
+      'least label': int(labels.min()),
+      'largest label': int(labels.max()),
+    }
+    types.check_range(f'[0, {probs.shape[1] - 1}]', **ends)
   rows = np.arange(len(ranking)) if rows is None else rows
   guess = probs.argmax(-1)
   wrong = guess != labels

@@ -113,7 +113,7 @@ def audit(psi: np.ndarray, wrong: np.ndarray) -> list[Audit]:
     )
   found = []
   for share in psi.T:
-    count = round(float(share.sum()))
+    count = round(float(share.sum(dtype=np.float64)))
     inside = np.zeros(len(wrong), bool)
     inside[np.argsort(-share, kind='stable')[:count]] = True
     bad = wrong[:, 0]

@@ -114,7 +114,7 @@ def of_cosines(
     InputError: psi is none of probabilities, or labels are no integers.
   """
   types.check_choice('reference', reference, ('class', 'all'))
-  psi, labels = np.asarray(psi), np.asarray(labels)
+  psi, cosines, labels = _single(psi), _single(cosines), np.asarray(labels)
   if not ((psi >= 0) & (psi <= 1)).all():
     raise types.InputError(
       f'psi is of probabilities, in [0, 1]; got {psi.min()} to {psi.max()}: '
@@ -122,6 +122,10 @@ def of_cosines(
     )
   if not np.issubdtype(labels.dtype, np.integer):
     raise types.InputError(f'labels are integers; got {labels.dtype}.')
+  if labels.size and labels.min() < 0:
+    raise types.InputError(
+      f'labels are classes from 0 on; the least is {labels.min()}.'
+    )
   found: list[Words | None] = []
   for share in psi.T:
     # Less than a row in all is nothing to be described.
@@ -138,6 +142,7 @@ def of_cosines(
 
 
 def _unit(what, names, values):
+  values = _single(values)
   norms = np.linalg.norm(values, axis=1, keepdims=True)
   bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
   if bad.size:
@@ -146,3 +151,9 @@ def _unit(what, names, values):
       f'finite), and so {bad.size} in all: leave them out.'
     )
   return values / norms
+
+
+def _single(values):
+  """In float32 at the least: sums of half precision end at 65,504."""
+  values = np.asarray(values)
+  return values.astype(np.promote_types(values.dtype, np.float32), copy=False)

@@ -193,11 +193,15 @@ def whole_strides(strides: Sequence[float]) -> tuple[int, ...]:
 
 def _flops(module, args, output):
   """Of one call of a module that does the work; 0 of one that holds others."""
-  if isinstance(module, nn.Conv):
+  if isinstance(module, nn.Conv | nn.ConvLocal):
     size = module.kernel_size
     whole = size if isinstance(size, int) else math.prod(size)
     taps = whole * args[0].shape[-1]
     return 2 * output.size * taps // module.feature_group_count
+  if isinstance(module, nn.ConvTranspose):
+    size = module.kernel_size
+    whole = size if isinstance(size, int) else math.prod(size)
+    return 2 * args[0].size * whole * module.features
   if isinstance(module, nn.Dense):
     return 2 * output.size * args[0].shape[-1]
   if isinstance(module, nn.DenseGeneral):

@@ -86,11 +86,7 @@ def ascend(
   if rng is None and (random_start or see is not None):
     raise InputError('what is random in this attack needs a key: give rng')
   check_box(image, low, high)
-  image = jnp.asarray(image)
-  given = image.dtype
-  if not jnp.issubdtype(given, jnp.floating):
-    raise InputError(f'images must be floating-point numbers; got {given}')
-  image = image.astype(jnp.promote_types(given, jnp.float32))
+  image, given = single(image)
   epsilon, step_size, low, high = (
     beside(image, x) for x in (epsilon, step_size, low, high)
   )
@@ -139,6 +135,15 @@ def ascend(
   return x.astype(given)
 
 
+def single(image: jax.Array) -> tuple[jax.Array, jnp.dtype]:
+  """(images in float32 at the least, the type that they had)."""
+  image = jnp.asarray(image)
+  given = image.dtype
+  if not jnp.issubdtype(given, jnp.floating):
+    raise InputError(f'images must be floating-point numbers; got {given}')
+  return image.astype(jnp.promote_types(given, jnp.float32)), given
+
+
 def direction(gradient: jax.Array, norm: Norm) -> jax.Array:
   """What a step of length 1 in a norm adds; 0 for rows without a gradient."""
   if norm == 'linf':
@@ -172,9 +177,14 @@ def check_box(
     raise InputError(f'need low <= high: {units}; got {low=}, {high=}')
   if all(known):
     values, lowest, highest = (np.asarray(x) for x in (image, low, high))
+    least = 1e-6
+    if jnp.issubdtype(
+      values.dtype, jnp.floating
+    ):  # Half precision rounds more.
+      least = max(least, float(jnp.finfo(values.dtype).eps))
     # No value that is no number is within, either.
-    above = values >= lowest - 1e-6 * np.maximum(1, abs(lowest))
-    below = values <= highest + 1e-6 * np.maximum(1, abs(highest))
+    above = values >= lowest - least * np.maximum(1, abs(lowest))
+    below = values <= highest + least * np.maximum(1, abs(highest))
     if not (above & below).all():
       raise InputError(
         f'images from {values.min():g} to {values.max():g} are not within '

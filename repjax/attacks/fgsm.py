@@ -99,23 +99,29 @@ def r_fgsm(
     Images like `image`, within `epsilon` of it and within [low, high].
 
   Raises:
-    InputError: `random_step` is longer than `epsilon`, or images are not within
-      [low, high].
+    InputError: `random_step` is negative or longer than `epsilon`, or images
+      are not within [low, high].
   """
   known = not any(
     isinstance(x, jax.core.Tracer) for x in (epsilon, random_step)
   )
-  if known and not np.all(np.asarray(random_step) <= np.asarray(epsilon)):
+  alpha = np.asarray(random_step) if known else np.zeros(())
+  if known and not np.all((alpha >= 0) & (alpha <= np.asarray(epsilon))):
     raise InputError(
-      f'random_step must be at most epsilon; got {random_step=}, {epsilon=}'
+      'random_step must be at least 0 and at most epsilon; got '
+      f'{random_step=}, {epsilon=}'
     )
   ascent.check_box(image, low, high)
+  image, given = ascent.single(image)
   epsilon, random_step, low, high = (
     ascent.beside(image, x) for x in (epsilon, random_step, low, high)
   )
   noise = jnp.sign(jax.random.normal(rng, image.shape, image.dtype))
   start = jnp.clip(image + random_step * noise, low, high)
-  return fgsm(loss_fn, start, epsilon=epsilon - random_step, low=low, high=high)
+  found = fgsm(
+    loss_fn, start, epsilon=epsilon - random_step, low=low, high=high
+  )
+  return found.astype(given)
 
 
 def pgd(

@@ -202,10 +202,11 @@ def best(found: Found, count: int, order: Order = 'bias') -> np.ndarray:
   Args:
     found: From `read`.
     count: n, of private inputs, where the server knows it.
-    order: Least first: 'bias' (clean gradients, few bins: where several inputs
-      share a bin, more gradient is left) or 'weight' (noisy gradients).
+    order: 'bias', least first (clean gradients, few bins: where several inputs
+      share a bin, more gradient is left), or 'weight', largest first (noisy
+      gradients: in bins without an input noise alone is left).
   """
   types.check_choice('order', order, ('weight', 'bias'))
   hits = np.flatnonzero(found.hit)
-  size = np.abs(found.bias if order == 'bias' else found.weight)[hits]
-  return found.inputs[hits[np.argsort(size, kind='stable')[:count]]]
+  size = np.abs(found.bias) if order == 'bias' else -np.abs(found.weight)
+  return found.inputs[hits[np.argsort(size[hits], kind='stable')[:count]]]

@@ -26,7 +26,8 @@ def tokens(inputs: np.ndarray, embedding: np.ndarray) -> np.ndarray:
       f'inputs of {inputs.shape[1]} numbers are no vectors of '
       f'{table.shape[1]}: the imprint stands elsewhere than behind this table.'
     )
-  vectors = inputs.reshape((len(inputs), -1, table.shape[1]))
+  length = inputs.shape[1] // table.shape[1]  # Of no inputs, -1 is not known.
+  vectors = inputs.reshape((len(inputs), length, table.shape[1]))
   # |v - e|^2 without |v|^2, which is that of all tokens.
   distance = (table**2).sum(1) - 2 * vectors @ table.T
   return distance.argmin(-1)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from repjax import types
-from repjax.metrics import classification
 
 # The K of `point_adjusted` at which PA%K is printed, in per cent.
 PA_K = 20
@@ -158,8 +157,8 @@ def measure(
     for k in range(101)
   ]
   return {
-    'auroc': classification.auroc(scores, labels),
-    'auprc': classification.auprc(scores, labels),
+    'auroc': auroc(scores, labels),
+    'auprc': auprc(scores, labels),
     'precision': precision,
     'recall': recall,
     'f1': f1,
@@ -220,3 +219,27 @@ def _check_finite(scores):
       f'{bad.size} of {scores.size} scores are not finite, the first at '
       f'{bad[0]}: look for gaps and infinities in the series.'
     )
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the ROC curve; ties count half.
+
+  Args:
+    scores: Higher means more likely positive, [N].
+    positive: Whether the row is positive, [N]; both kinds must occur.
+  """
+  from sklearn import metrics as sklearn_metrics
+
+  return float(sklearn_metrics.roc_auc_score(positive, scores))
+
+
+def auprc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the precision-recall curve, as average precision.
+
+  Args:
+    scores: Higher means more likely positive, [N].
+    positive: Whether the row is positive, [N]; there must be one.
+  """
+  from sklearn import metrics as sklearn_metrics
+
+  return float(sklearn_metrics.average_precision_score(positive, scores))

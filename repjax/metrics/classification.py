@@ -97,27 +97,3 @@ def worst_group(
     for group in np.unique(groups)
   }
   return min(by_group.values()), by_group
-
-
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-  """Area under the ROC curve; ties count half.
-
-  Args:
-    scores: Higher means more likely positive, [N].
-    positive: Whether the row is positive, [N]; both kinds must occur.
-  """
-  from sklearn import metrics as sklearn_metrics
-
-  return float(sklearn_metrics.roc_auc_score(positive, scores))
-
-
-def auprc(scores: np.ndarray, positive: np.ndarray) -> float:
-  """Area under the precision-recall curve, as average precision.
-
-  Args:
-    scores: Higher means more likely positive, [N].
-    positive: Whether the row is positive, [N]; there must be one.
-  """
-  from sklearn import metrics as sklearn_metrics
-
-  return float(sklearn_metrics.average_precision_score(positive, scores))

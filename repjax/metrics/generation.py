@@ -181,10 +181,16 @@ def precision_recall(
       f'{neighbours=} needs more rows in both samples; got {len(one)} and '
       f'{len(other)}'
     )
-  between = _distances(one.rows, other.rows)
+  near_real, covered = np.zeros(len(other), bool), []
+  reach = _blocks(one.reach(neighbours)[:, None])
+  other_reach = other.reach(neighbours)[None]
+  for rows, own in zip(_blocks(one.rows), reach, strict=True):
+    between = _distances(rows, other.rows)
+    near_real |= (between <= own).any(0)
+    covered.append((between <= other_reach).any(1))
   return PrecisionRecall(
-    precision=float((between <= one.reach(neighbours)[:, None]).any(0).mean()),
-    recall=float((between <= other.reach(neighbours)[None]).any(1).mean()),
+    precision=float(near_real.mean()),
+    recall=float(np.concatenate(covered).mean()),
   )
 
 

@@ -92,6 +92,8 @@ def test_superpixels_follow_colours_and_places():
   assert len(found.names) >= 2
   even = games.superpixels(np.zeros((8, 8, 1)), 4)
   assert sorted(np.bincount(even.owner.ravel())) == [16] * 4
+  for shape in ((8, 512, 1), (512, 8, 1)):
+    assert len(games.superpixels(np.zeros(shape), 10).names) == 10
 
 
 def test_tokens_are_players_but_for_special_ones():

@@ -179,6 +179,10 @@ def test_a_row_without_neighbours_has_a_bounded_loss():
   loss = decision_losses.kde(0.1, rows='leave_one_out')
   far = np.array([[0.0], [1e3], [2e3]])
   assert float(loss.entropy(loss.prepare(far), jnp.ones(3))) < 80
+  for weights in ([1.0, 0.0, 0.0], [1.0, 1e-30, 0.0]):
+    for rows in (far, 0.1 * far / 1e3):
+      found = float(loss.entropy(loss.prepare(rows), jnp.array(weights)))
+      assert 0 < found < 80
 
 
 def test_the_best_bandwidth_is_that_of_the_likeliest_rows():

@@ -106,3 +106,22 @@ def test_with_perfect_features_only_fine_tuning_fails_elsewhere():
 def test_impossible_problems_are_refused(settings, word):
   with pytest.raises(types.InputError, match=word):
     transfer.problem(0, **{'feature_error': 0.0, **SIZES, **settings})
+
+
+def test_the_table_has_each_way_from_its_own_start():
+  how = dict(learning_rate=0.1, steps=40)
+  found = transfer.compare(feature_error=0.3, seeds=2, **how, **SIZES)
+  assert list(found) == ['LP', 'FT', 'LP-FT']
+  for seed in range(2):
+    task = problem(seed, 0.3)
+    start, other = transfer.probe(task), transfer.random_head(task, seed)
+    for name, network in (
+      ('LP', start),
+      ('FT', transfer.fine_tune(task, other, **how)),
+      ('LP-FT', transfer.fine_tune(task, start, **how)),
+    ):
+      expected = transfer.losses(task, network)
+      for inputs, x in transfer.movement(task, network).items():
+        expected[f'moved {inputs}'] = x
+      own = {key: x[seed] for key, x in found[name].items()}
+      assert own == pytest.approx(expected)

@@ -200,3 +200,12 @@ def test_the_level_is_what_a_share_of_units_reaches(beams, share):
     np.quantile(evidence, 1 - share),
     atol=1e-4,
   )
+
+
+def test_an_audit_reads_words_however_they_are_written():
+  said = [
+    milan.Description(i, text, 0.0, -1.0, -3.0)
+    for i, text in enumerate(['Red letters.', '(letters)', 'lettering'])
+  ]
+  assert [x.unit for x in milan.mentioning(said, 'letters')] == [0, 1]
+  assert [x.unit for x in milan.mentioning(said, 'Red')] == [0]

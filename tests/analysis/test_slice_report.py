@@ -95,3 +95,14 @@ def test_a_figure_has_an_axis_an_image():
 def test_what_is_missing_is_said(changed, message):
   with pytest.raises(types.InputError, match=message):
     made(**changed)
+
+
+def test_labels_that_have_no_name_are_refused():
+  with pytest.raises(types.InputError, match='least label'):
+    slice_report.page(
+      np.zeros((4, 1)),
+      np.array([0, 1, 1, -1]),
+      np.full((4, 2), 0.5),
+      class_names=('a', 'b'),
+      num_images=2,
+    )

@@ -125,3 +125,9 @@ def test_an_interval_is_of_the_quantiles_of_its_draws():
     slice_scores.precision_interval(scores, truth, k=20, level=0.8, seed=5),
     np.quantile(found, [0.1, 0.9], axis=0),
   )
+
+
+def test_many_rows_of_half_precision_are_counted():
+  psi = np.full((140_000, 1), 0.5, np.float16)
+  (found,) = slice_scores.audit(psi, np.arange(140_000) % 7 == 0)
+  assert found.num_rows == 70_000

@@ -61,6 +61,7 @@ def test_scores_are_what_the_paper_defines():
     (dict(embeddings=np.zeros((30, 4))), 'row 0 has no embedding'),
     (dict(labels=np.zeros(3, int)), '30, 30 and 3 rows'),
     (dict(labels=np.zeros(30)), 'labels are integers'),
+    (dict(labels=np.full(30, -1)), 'classes from 0 on'),
     (dict(psi=np.full((30, 2), np.nan)), r'psi is .* in \[0, 1\]'),
     (dict(psi=np.full((30, 2), 4.0)), 'not `log_odds`'),
     (dict(num_words=5), 'num_words must be in'),
@@ -79,3 +80,21 @@ def test_what_cannot_be_described_is_said(changed, message):
   )
   with pytest.raises(types.InputError, match=message):
     slice_words.describe(**{**given, **changed})
+
+
+def test_half_precision_has_words():
+  psi, rows, labels = world()
+  expected = slice_words.describe(
+    psi, rows, labels, PHRASES, TEXTS, num_words=2
+  )[0]
+  for scale in (1000.0, 1e-4):  # Squares of neither fit into 16 bits.
+    found = slice_words.describe(
+      psi.astype(np.float16),
+      (scale * rows).astype(np.float16),
+      labels,
+      PHRASES,
+      (scale * TEXTS).astype(np.float16),
+      num_words=2,
+    )[0]
+    assert found.phrases[0] == expected.phrases[0]
+    np.testing.assert_allclose(found.scores, expected.scores, atol=5e-3)

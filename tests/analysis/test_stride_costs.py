@@ -137,3 +137,16 @@ def test_whole_strides_together_are_near_the_learnt_ones(learnt, whole):
 def test_strides_below_one_are_refused():
   with pytest.raises(InputError, match='stride'):
     stride_costs.whole_strides((0.5,))
+
+
+def test_all_convolutions_are_counted():
+  class Kinds(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+      x = nn.ConvTranspose(8, (2, 2), strides=(2, 2), name='up')(x)
+      return nn.ConvLocal(4, (3, 3), name='local')(x)
+
+  costs = stride_costs.stage_costs(Kinds(), (5, 5, 3))
+  # Each of 25 places is spread over 2 x 2.
+  assert costs['up'] == (100, 2 * 25 * 3 * 4 * 8, 4 * 100 * 8)
+  assert costs['local'].flops == 2 * 100 * 9 * 8 * 4

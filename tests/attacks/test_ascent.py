@@ -219,8 +219,9 @@ def test_a_random_step_takes_its_part_of_epsilon():
   # Both steps agree in a pixel, or not.
   assert np.isclose(delta, 0.1, atol=1e-6).any()
   assert np.isclose(delta, 0.02, atol=1e-6).any()
-  with pytest.raises(types.InputError, match='random_step'):
-    fgsm.r_fgsm(LOSS, image, jax.random.key(0), epsilon=0.1, random_step=0.2)
+  for step in (0.2, -0.05, float('nan')):
+    with pytest.raises(types.InputError, match='random_step'):
+      fgsm.r_fgsm(LOSS, image, jax.random.key(0), epsilon=0.1, random_step=step)
 
 
 # Input diversity.
@@ -394,3 +395,22 @@ def test_sides_are_drawn_from_the_smallest_to_the_largest():
   seen = np.asarray(jax.vmap(lambda key: some(key, constant))(keys))
   rows = (seen[:, 0, :, :, 0] > 0.5).any(2).sum(1)
   assert set(rows.tolist()) == set(range(SIDE // 2, SIDE + 1))
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize('kind', ATTACKS)
+def test_half_precision_at_the_edges_of_a_box(kind, dtype):
+  low, high = -1.99, 2.8215  # Neither is a number of half precision.
+  image = jnp.asarray(np.where(IMAGE < 0.5, low, high), dtype)
+  for box in ((low, high), (np.float32([low] * 2), np.float32([high] * 2))):
+    found = ATTACKS[kind](image, low=box[0], high=box[1])
+    assert found.dtype == dtype
+    assert jnp.isfinite(found).all()
+
+
+def test_a_random_step_of_whole_numbers_is_refused():
+  image = jnp.zeros((ROWS, SIDE, SIDE, CHANNELS), jnp.uint8)
+  with pytest.raises(types.InputError, match='floating-point'):
+    fgsm.r_fgsm(
+      LOSS, image, jax.random.key(0), epsilon=8.0, random_step=2.0, high=255.0
+    )

@@ -225,6 +225,9 @@ def test_texts_are_read_through_their_embedding():
   assert (shares[[1, 3, 5]] == 0).all()  # Three found, three without one.
   with pytest.raises(types.InputError, match='stands elsewhere'):
     imprint_text.tokens(np.ones((2, 7)), table)
+  nothing = imprint_text.tokens(np.zeros((0, 12)), table)
+  assert nothing.shape == (0, 4)
+  np.testing.assert_array_equal(imprint_text.agreement(nothing, texts), 0)
 
 
 class Reader(nn.Module):
@@ -445,4 +448,15 @@ def test_the_best_are_chosen_by_what_is_asked_for():
     hit=np.array([True, True]),
   )
   np.testing.assert_array_equal(attack.best(found, 1), [[1, 1]])
-  np.testing.assert_array_equal(attack.best(found, 1, 'weight'), [[2, 2]])
+  np.testing.assert_array_equal(attack.best(found, 1, 'weight'), [[1, 1]])
+
+
+def test_under_noise_bins_with_an_input_are_kept():
+  noise = np.full(4, 1e-3)
+  found = attack.Found(
+    inputs=np.arange(8.0).reshape(4, 2),
+    weight=noise * [1, -2, 1, 1] + [0, 0, -3, 0],
+    bias=noise * [5, 5, 0, 5] + [0, 0, 2, 0],
+    hit=np.ones(4, bool),
+  )
+  np.testing.assert_array_equal(attack.best(found, 1, 'weight'), [[4, 5]])

@@ -5,7 +5,6 @@ import pytest
 
 from repjax import types
 from repjax.metrics import anomaly
-from repjax.metrics import classification
 
 
 def random_case(seed, length=60):
@@ -139,9 +138,7 @@ def test_auprc_is_the_mean_precision_at_the_positives():
   precision = [
     ordered[: i + 1].mean() for i in range(len(ordered)) if ordered[i]
   ]
-  assert classification.auprc(scores, positive) == pytest.approx(
-    np.mean(precision)
-  )
+  assert anomaly.auprc(scores, positive) == pytest.approx(np.mean(precision))
 
 
 def test_random_alarms_in_long_segments_are_chance_until_they_are_adjusted():
@@ -197,3 +194,19 @@ def test_what_cannot_be_judged_is_refused():
     anomaly.point_adjusted(np.zeros(4), labels, k=101)
   with pytest.raises(types.InputError, match='do not lie in a series of 9'):
     anomaly.over_windows(np.zeros((2, 4)), [0, 6], 9)
+
+
+def test_areas_have_their_names_and_events_end_with_their_series():
+  labels = np.array([0, 1, 1, 0, 1, 0, 0, 0])
+  series = np.array([0, 0, 1, 1, 1, 2, 2, 2])
+  scores = np.array([0.1, 0.9, 0.2, 0.3, 0.8, 0.95, 0.05, 0.15])
+  found = anomaly.measure(scores, labels, threshold=0.5, series=series)
+  assert found['auroc'] == pytest.approx(11 / 15)
+  assert found['auprc'] == pytest.approx((1 / 2 + 2 / 3 + 3 / 5) / 3)
+  # Two of three events; of three runs of alarms one is false.
+  assert found['f1_events'] == pytest.approx(2 / 3)
+
+
+def test_a_threshold_lets_as_many_through_as_were_asked_for():
+  scores = np.arange(100)
+  assert (scores > anomaly.threshold(scores, 0.29)).sum() == 29

@@ -155,3 +155,18 @@ def test_features_that_are_not_finite_are_named(measure):
   fake[7, 2] = np.nan
   with pytest.raises(types.NonFiniteError, match='of the fake row 7'):
     measure(real, fake)
+
+
+def test_no_square_of_all_rows_is_made(monkeypatch):
+  expected, whole = generation.measure(REAL, FAKE), generation._distances
+  counts = []
+
+  def distances(x, y):
+    counts.append(len(x))
+    return whole(x, y)
+
+  monkeypatch.setattr(generation, '_ROWS', 7)
+  monkeypatch.setattr(generation, '_distances', distances)
+  found = generation.measure(REAL, FAKE)
+  np.testing.assert_allclose(found, expected, rtol=1e-9)
+  assert max(counts) <= 7

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from repjax.metrics import anomaly
 from repjax.metrics import averages
 from repjax.metrics import classification
 
@@ -109,9 +110,7 @@ def test_auroc_is_the_share_of_pairs_in_order_and_ties_count_half():
     for high in scores[positive]
     for low in scores[~positive]
   ]
-  np.testing.assert_allclose(
-    classification.auroc(scores, positive), np.mean(pairs)
-  )
+  np.testing.assert_allclose(anomaly.auroc(scores, positive), np.mean(pairs))
 
 
 def test_the_error_of_a_mean_is_the_standard_error():
@@ -133,3 +132,10 @@ def test_nan_predicts_no_class():
   found = classification.measure(logits, np.zeros(3, int))
   np.testing.assert_allclose(found['accuracy'], 1 / 3)
   assert np.isnan(found['loss'])
+
+
+def test_tokens_count_alike_whatever_row_they_are_of():
+  found = averages.of_tokens(
+    np.array([1.0, 3.0]), np.array([1, 3]), np.array([1, 0])
+  )
+  assert found == pytest.approx(dict(loss=1, perplexity=np.e, accuracy=0.25))

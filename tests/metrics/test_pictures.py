@@ -60,3 +60,8 @@ def test_pictures_find_their_own():
   few = pictures.matched(ONE, ONE[[1]])
   np.testing.assert_array_equal(few, [-1, 0, -1])
   assert (pictures.matched(ONE, ONE[:0]) == -1).all()
+
+
+def test_an_exact_picture_is_not_traded_for_a_smaller_sum():
+  images, others = np.array([[0.0], [1.0]]), np.array([[0.0], [-1.0]])
+  np.testing.assert_array_equal(pictures.matched(images, others), [0, 1])

@@ -76,3 +76,10 @@ def test_the_text_of_ids_ends_at_the_end():
   show = lambda ids: ''.join('abcd'[i] for i in ids)  # noqa: E731
   assert written_text.text_of(row, decode=show, end_id=9) == 'bc'
   assert written_text.text_of(row[3:], decode=show, end_id=9) == 'd'
+
+
+def test_defaults_are_those_of_published_figures():
+  found = written_text.rouge(['dogs'], [['dog']])  # By Porter's stems.
+  assert found['rouge1'] == pytest.approx(100)
+  apart = written_text.bleu(['one two three four.'], [['one two three four .']])
+  assert apart == pytest.approx(100)
