@@ -67,9 +67,10 @@ def text(facts: Facts, use: Use) -> str:
   if use.task:
     head.append(f'pipeline_tag: {use.task}')
   head += ['tags:', '- repjax', f'- {name}', '---']
-  data = facts.config['data']
   named = list(facts.class_names)
-  classes = {'classes, in the order of logits': named} if named else {}
+  about = {'classes, in the order of logits': named} if named else {}
+  if 'data' in facts.config:
+    about = {**_without_places(facts.config['data']), **about}
   parts = [
     '\n'.join(head),
     f'# {name}',
@@ -77,7 +78,9 @@ def text(facts: Facts, use: Use) -> str:
     f'## Use\n\n```python\n{use.code.strip()}\n```',
     *use.notes,
     '## Data',
-    _table(('field', 'value'), {**_without_places(data), **classes}),
+    _table(('field', 'value'), about)
+    if about
+    else 'The recipe has no group config.data: what it read is not told.',
     '## Results',
     _table(('measure', 'value'), facts.results)
     if facts.results

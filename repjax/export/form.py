@@ -62,11 +62,13 @@ def check(what: str, model: Any, **wanted: Any) -> None:
       refuse(what, f'it has {name}={value!r}, and this one {fields[name]!r}')
 
 
-def check_attention(what: str, *kernels: Any) -> None:
-  """Refuses attention that is not exact."""
+def check_attention(what: str, *kernels: Any, causal: bool = False) -> None:
+  """Refuses attention that is not exact, or looks at other places."""
   for kernel in kernels:
     if not isinstance(kernel, attention.Softmax):
       refuse(what, f'its attention is exact, and here {type(kernel).__name__}')
+    if kernel.causal != causal:
+      refuse(what, f'its attention has {causal=}, and here {kernel.causal}')
 
 
 def labels(number: int, names: Sequence[str] | None = None) -> dict[str, Any]:

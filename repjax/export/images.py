@@ -74,6 +74,7 @@ def of_beit(
   """
   encoder, masked = model.encoder, isinstance(model, beit.MaskedImageModel)
   what = f'BeitFor{"MaskedImageModeling" if masked else "ImageClassification"}'
+  form.check_attention(what, encoder.attention_fn)
   config = dict(
     architectures=[what],
     model_type='beit',
@@ -110,6 +111,7 @@ def of_swin(model: swin.Swin, image: Shape, names: Names) -> form.Form:
     image: (height, width, channels) of what it sees.
     names: Of the classes, or None.
   """
+  form.check('SwinForImageClassification', model, layer_norm_epsilon=1e-5)
   sides = [math.ceil(x / model.patch_size) for x in image[:2]]
   for stage in range(len(model.depths)):
     if min(sides) < model.window:
@@ -201,7 +203,7 @@ def of_clip(model: clip.Clip, image: Shape) -> form.Form:
       patch_size=patch[0],
       num_channels=image[2],
       projection_dim=model.features,
-      **_tower(tower.config),
+      **_tower(tower.config, causal=False),
     ),
     text_config=dict(
       model_type='clip_text_model',
@@ -209,7 +211,7 @@ def of_clip(model: clip.Clip, image: Shape) -> form.Form:
       max_position_embeddings=text.num_positions,
       eos_token_id=text.end_token,
       projection_dim=model.features,
-      **_tower(text.config),
+      **_tower(text.config, causal=True),
     ),
   )
   return form.Form(
@@ -241,9 +243,9 @@ def _widths(model) -> dict[str, Any]:
   )
 
 
-def _tower(config: clip.TowerConfig) -> dict[str, Any]:
+def _tower(config: clip.TowerConfig, *, causal: bool) -> dict[str, Any]:
   if config.attention_fn is not None:
-    form.check_attention('CLIPModel', config.attention_fn)
+    form.check_attention('CLIPModel', config.attention_fn, causal=causal)
   named = {'gelu_quick': 'quick_gelu', 'gelu_exact': 'gelu'}
   if config.activation not in named:
     form.refuse('CLIPModel', f'it has no activation={config.activation!r}')

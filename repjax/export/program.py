@@ -10,7 +10,7 @@ rows of any number. A folder has three files:
     predict = program.load(folder)
     predict({'image': images})['logits']
 
-`load` is short, and what it does needs jax and safetensors alone: whoever
+`load` is short, and needs jax, flatbuffers and safetensors alone: whoever
 serves the program need not have repjax. The program is guaranteed to run for as
 long as JAX says: https://docs.jax.dev/en/latest/export/export.html
 """
@@ -79,20 +79,16 @@ def write(
   Raises:
     InputError: The program cannot be made; says why.
   """
-  try:
-    importlib.import_module('flatbuffers')
-  except ImportError as error:
-    raise types.InputError(
-      '--format=jax needs what JAX writes programs with: pip install -e '
-      '".[serve]"'
-    ) from error
+  _check_installed()
   folder = pathlib.Path(folder)
   names = ['/'.join(p) for p in trees.flatten(state)]
   leaves, structure = jax.tree.flatten(state)
   count: Any = 0
 
   def predict(weights, inputs):
-    # What is not read may be anything.
+    # What is not read may be anything of its shape, which linen looks at in
+    # every layer that is called, though nothing is made of it.
+    blank = [jnp.zeros(x.shape, x.dtype) for x in leaves]
     own = {**dict(zip(names, blank, strict=True)), **weights}
     restored = jax.tree.unflatten(structure, [own[x] for x in names])
     others = {
@@ -103,7 +99,6 @@ def write(
     mask = {_MASK: jnp.ones(count, jnp.float32)}
     return dict(method.predict(restored, {**others, **mask, **inputs}))
 
-  blank = [jnp.zeros((), x.dtype) for x in leaves]
   weights = dict(zip(names, leaves, strict=True))
   inputs = {name: x for name, x in batch.items() if name != _MASK}
   # Of inputs with any number of rows none is left out, read or not.
@@ -132,7 +127,9 @@ def write(
     partial.write_bytes(made.serialize())
   with files.replacing(folder / WEIGHTS) as partial:
     safetensors.numpy.save_file(
-      {name: np.asarray(x) for name, x in weights.items()}, partial
+      # Written as it lies in memory. (`ascontiguousarray` gives 0-d an axis.)
+      {name: np.asarray(x, order='C') for name, x in weights.items()},
+      partial,
     )
   files.write_json(
     folder / SIGNATURE,
@@ -146,16 +143,27 @@ def write(
   return signature
 
 
+def _check_installed():
+  try:
+    importlib.import_module('flatbuffers')
+  except ImportError as error:
+    raise types.InputError(
+      'JAX writes and reads programs (--format=jax) with flatbuffers, which is '
+      'missing: pip install flatbuffers, or -e ".[serve]".'
+    ) from error
+
+
 def load(
   folder: str | os.PathLike,
 ) -> Callable[[Mapping[str, Any]], dict[str, jax.Array]]:
   """What `write` has written, as a function of inputs by name.
 
   Raises:
-    InputError: A file is missing or damaged; by the function, inputs are not
-      those that the program takes.
+    InputError: A file is missing or damaged, or flatbuffers is not installed;
+      by the function, inputs are not those that the program takes.
   """
   folder = pathlib.Path(folder).expanduser()
+  _check_installed()
   try:
     made = export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
     weights = safetensors.numpy.load_file(folder / WEIGHTS)

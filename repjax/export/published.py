@@ -128,7 +128,7 @@ def write(
   Raises:
     InputError: It has no published form; says why.
   """
-  folder = pathlib.Path(folder)
+  folder = pathlib.Path(folder).expanduser()
   made = form_of(network, class_names)
   if token_ids is not None and isinstance(
     network.base, stack.TokenModel | t5.T5
@@ -236,7 +236,7 @@ def _write_whole(folder, made: form.Form, network, processor):
 
 def _made(folder) -> pathlib.Path:
   """The folder, which is there now."""
-  path = pathlib.Path(folder)
+  path = pathlib.Path(folder).expanduser()
   path.mkdir(parents=True, exist_ok=True)
   return path
 

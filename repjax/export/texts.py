@@ -112,7 +112,7 @@ def of_encoder(
 def of_decoder(model: transformer.DecoderLM) -> form.Form:
   """GPT2LMHeadModel."""
   what = 'GPT2LMHeadModel'
-  form.check_attention(what, model.attention_fn)
+  form.check_attention(what, model.attention_fn, causal=True)
   form.check(what, model, **_GPT2)
   config = dict(
     architectures=[what],
@@ -146,12 +146,8 @@ def of_decoder(model: transformer.DecoderLM) -> form.Form:
 def of_encoder_decoder(model: transformer.EncoderDecoder) -> form.Form:
   """BartForConditionalGeneration."""
   what = 'BartForConditionalGeneration'
-  form.check_attention(
-    what,
-    model.attention_fn,
-    model.decoder_attention_fn,
-    model.cross_attention_fn,
-  )
+  form.check_attention(what, model.attention_fn, model.cross_attention_fn)
+  form.check_attention(what, model.decoder_attention_fn, causal=True)
   form.check(what, model, **_BART)
   decoders = model.num_decoder_layers
   config = dict(

@@ -78,6 +78,8 @@ def prior_association(sigma: jax.Array) -> jax.Array:
   Returns:
     [..., L, L].
   """
+  # Half precision has no places beyond 256, and no square of a small width.
+  sigma = sigma.astype(jnp.promote_types(sigma.dtype, jnp.float32))
   place = jnp.arange(sigma.shape[-1], dtype=sigma.dtype)
   squares = jnp.square(place[:, None] - place[None, :])
   squares = jnp.expand_dims(squares, tuple(range(sigma.ndim - 1)))

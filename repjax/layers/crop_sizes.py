@@ -194,11 +194,17 @@ class Compiled(Generic[_T]):
 
 
 def _holds(kept, wanted):
-  return all(
-    x >= y
-    for own, other in zip(kept, wanted, strict=True)
-    for x, y in zip(own, other, strict=True)
-  )
+  """Whether the strides of wanted crops fit into those that are kept.
+
+  Behind a larger crop the next layer sees a larger map, of which its own is to
+  leave as large a part.
+  """
+  before = [None, *zip(kept, wanted, strict=True)]
+  for last, own, other in zip(before, kept, wanted, strict=False):
+    for axis, (x, y) in enumerate(zip(own, other, strict=True)):
+      if x < y or (last and x * last[1][axis] < y * last[0][axis]):
+        return False
+  return True
 
 
 def _places(sizes):

@@ -69,7 +69,7 @@ def diffstride(
   if strides.shape not in ((1,), (len(shape),)):
     raise InputError(
       f'Strides are one, or one for each of the {len(shape)} axes of the map; '
-      f'got {strides.shape[0]}.'
+      f'got an array of shape {strides.shape}.'
     )
   # Half a bit of bfloat16 is a frequency of a map of 256.
   strides = jnp.broadcast_to(
@@ -186,6 +186,7 @@ class DiffStride(nn.Module):
     crop_sizes.check_smoothness(shape, self.smoothness)
     for length, stride in zip(shape, self.strides, strict=True):
       spectral_pooling.check_stride(length, stride)
+    spectral_pooling.check_sizes(shape, self._sizes(shape))
     low, high = map(jnp.asarray, self.limits(shape))
     first = jnp.asarray(
       self.strides[:1] if self.shared else self.strides, jnp.float32

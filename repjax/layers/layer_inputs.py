@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import math
 from typing import Any
 
+from flax.core import tracers
 import flax.linen as nn
 from flax.linen import linear
 import jax
@@ -37,15 +38,17 @@ def with_input_of(
     (its outputs, the layer's input as rows [B, D], float32).
 
   Raises:
-    InputError: If no layer is called so, or it is applied more than once.
+    InputError: If no layer is called so, it is applied more than once, or is
+      rematerialised.
   """
-  seen, found = set(), []
+  seen, found, outside = set(), [], tracers.current_trace()
 
   def interceptor(next_fn, args, kwargs, context):
     name = '/'.join(context.module.path)
     if context.method_name == '__call__' and name:
       seen.add(name)
       if name == layer:
+        check_open(name, outside)
         found.append(args[0] if args else next(iter(kwargs.values())))
     return next_fn(*args, **kwargs)
 
@@ -56,7 +59,26 @@ def with_input_of(
       f'The model applies the layer {layer!r} {len(found)} times, not once.'
       f'{trees.nearest(layer, seen)} It has: {", ".join(sorted(seen))}'
     )
-  return outputs, found[0].reshape((len(found[0]), -1)).astype(jnp.float32)
+  rows = found[0].reshape((found[0].shape[0], -1))  # `len` wants a number.
+  return outputs, rows.astype(jnp.float32)
+
+
+def check_open(name: str, outside: Any) -> None:
+  """Refuses to take a value out of a trace that is over when it is used.
+
+  Args:
+    name: Of the layer.
+    outside: `tracers.current_trace()` where the value will be used.
+
+  Raises:
+    InputError: It is another one.
+  """
+  if tracers.current_trace() != outside:
+    raise types.InputError(
+      f'The layer {name!r} is inside of a rematerialised, scanned or compiled '
+      'part of the model, from which no value can be taken: build the model '
+      'with remat=False, which has the same parameters.'
+    )
 
 
 def representations(

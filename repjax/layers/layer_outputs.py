@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 from typing import TypeVar
 
+from flax.core import tracers
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from repjax import trees
 from repjax import types
+from repjax.layers import layer_inputs
 
 _T = TypeVar('_T')
 
@@ -33,11 +35,14 @@ def with_outputs_of(
     (its outputs, layer -> what it returned, float32).
 
   Raises:
-    InputError: If no layer is called so, or one is applied more than once.
+    InputError: If no layer is called so, one is applied more than once, or is
+      rematerialised.
   """
   found: dict[str, list[jax.Array]] = {name: [] for name in layers}
+  outside = tracers.current_trace()
 
   def keep(name, output):
+    layer_inputs.check_open(name, outside)
     found[name].append(output)
     return output
 

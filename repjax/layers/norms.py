@@ -82,6 +82,9 @@ class BatchNorm(nn.Module):
       'batch_stats', 'var', jnp.ones, (channels,), jnp.float32
     )
     values = x.astype(jnp.float32)
+    if mask is not None:  # Or 0 * NaN of padding would be in the gradient.
+      real = mask.reshape((-1,) + (1,) * (x.ndim - 1)) > 0
+      values = jnp.where(real | jnp.isfinite(values), values, 0.0)
     mean, var = running_mean.value, running_var.value
     if train:
       mean, var, num_rows = _moments(values, mask, around=mean)

@@ -94,7 +94,9 @@ def windows(
     sides = [(extents[0] - 1, 0)]
   elif isinstance(sides, str):
     sides = jax.lax.padtype_to_pads(spatial, extents, strides, sides)
-  if max(_each(conv.input_dilation, len(kernel))) > 1 or min(min(sides)) < 0:
+  if (
+    max(_each(conv.input_dilation, len(kernel))) > 1 or min(map(min, sides)) < 0
+  ):
     raise types.InputError(
       f'The convolution {_name(conv)} dilates or crops its input: what its '
       'padding reads is not defined here.'

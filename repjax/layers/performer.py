@@ -247,9 +247,11 @@ def diagnose(
     kernel,
   )
   weights = jax.nn.softmax(scores / root)
+  # Where no attention is, an infinite variance does not matter: 0, not NaN.
+  felt = jnp.where(weights > 0, weights * variance, 0)
   return Diagnosis(
     jnp.median(variance, axis=(-2, -1)),
-    (weights * variance).sum(-1).mean(-1),
+    felt.sum(-1).mean(-1),
     variance.max((-2, -1)),
   )
 

@@ -40,7 +40,8 @@ class PrototypeHead(nn.Module):
   def setup(self):
     check_range('[2, inf)', num_prototypes=self.num_prototypes)
     check_range('[1, inf)', hidden_dim=self.hidden_dim, dim=self.dim)
-    init = nn.initializers.truncated_normal(0.02)
+    # The authors' bounds of +-2 are those of values, and cut nothing.
+    init = nn.initializers.normal(0.02)
     self.hidden = [
       nn.Dense(self.hidden_dim, kernel_init=init, dtype=self.dtype)
       for _ in range(self.num_hidden)

@@ -154,8 +154,8 @@ class Inspection(NamedTuple):
     end_to_end: Hops from the first node of the sequence to the last.
     diameter: The most hops between any two nodes; their number where some
       are not connected.
-    receptive_field: Nodes of the finest level that reach its last one within
-      the given number of layers.
+    receptive_field: Steps that a forecast hears from within the given number
+      of layers (`heard_after`).
     warning: '' or what is wrong with it, in one line.
   """
 
@@ -177,8 +177,7 @@ class Inspection(NamedTuple):
       f'{self.share_of_dense:.1%} of dense; one node sees {self.max_degree} '
       'at most',
       f'{self.end_to_end} hops from end to end, diameter {self.diameter}',
-      f'the last step hears from {self.receptive_field} of {self.sizes[0]} '
-      'steps',
+      f'a forecast hears from {self.receptive_field} of {self.sizes[0]} steps',
     ]
     return '\n'.join([*lines, *([self.warning] if self.warning else [])])
 
@@ -201,10 +200,11 @@ def inspect(pyramid: Pyramid, *, num_layers: int) -> Inspection:
     for start in {0, length - 1, int(last.argmax())}
   )
   num_edges = int(neighbours(pyramid).valid.sum())
-  reached = int((last[:length] <= num_layers).sum())
+  heard = heard_after(pyramid)
+  reached = int((heard <= num_layers).sum())
   warning = ''
   if reached < length:
-    needed = int(last[:length].max())
+    needed = int(heard.max())
     remedy = (
       f'Give more layers (num_layers >= {needed}), more levels, or more '
       'children a node.'
@@ -212,7 +212,7 @@ def inspect(pyramid: Pyramid, *, num_layers: int) -> Inspection:
       else 'Some are not connected at all: raise adjacent.'
     )
     warning = (
-      f'WARNING: {num_layers} layers do not join the ends: the last step hears '
+      f'WARNING: {num_layers} layers do not join the ends: a forecast hears '
       f'from {reached} of {length} steps. {remedy}'
     )
   return Inspection(
@@ -226,6 +226,26 @@ def inspect(pyramid: Pyramid, *, num_layers: int) -> Inspection:
     receptive_field=reached,
     warning=warning,
   )
+
+
+def heard_after(pyramid: Pyramid) -> np.ndarray:
+  """Layers after which a forecast hears from each step, int [L].
+
+  What is read out are the last step and its ancestors, and a coarse node is
+  made of the steps below it before the first layer, so that of two nodes of the
+  top N layers join those that are (A - 1) N / 2 apart, as the paper counts. n
+  where there is no way.
+  """
+  read = pyramid.ancestors(pyramid.length - 1)
+  near = np.min([hops(pyramid, int(x)) for x in read], axis=0)
+  heard = near[: pyramid.length].copy()
+  start, width = pyramid.length, 1
+  for size, count in zip(pyramid.sizes[1:], pyramid.children, strict=True):
+    width *= count
+    above = np.repeat(near[start : start + size], width)[: pyramid.length]
+    heard[: len(above)] = np.minimum(heard[: len(above)], above)
+    start += size
+  return heard
 
 
 def hops(pyramid: Pyramid, node: int) -> np.ndarray:

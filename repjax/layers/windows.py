@@ -124,7 +124,7 @@ class WindowBias(nn.Module):
     """Biases of a window of this side, [H, window^2, window^2]."""
     table = self.param(
       'table',
-      nn.initializers.truncated_normal(0.02),
+      nn.initializers.normal(0.02),
       ((2 * self.window - 1) ** 2, self.num_heads),
       self.param_dtype,
     )

@@ -137,7 +137,7 @@ def _shifted(image, key, ratio):
 
 def _resampled(image, weights):
   rows, columns = (weights(size) for size in image.shape[:2])
-  return jnp.einsum('ia,jb,abc->ijc', rows, columns, image)
+  return jnp.einsum('ia,jb,abc->ijc', rows, columns, image, precision='highest')
 
 
 def _cut(image, key, ratio):

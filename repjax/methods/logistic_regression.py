@@ -33,6 +33,7 @@ class Fit(NamedTuple):
   bias: jax.Array
   steps: jax.Array
 
+  @jax.default_matmul_precision('highest')
   def logits(self, features: jax.Array) -> jax.Array:
     """[N, D] -> [N, C], also for two classes: then (-z / 2, z / 2)."""
     scores = features @ self.kernel + self.bias[None]

@@ -14,6 +14,8 @@ import numpy as np
 from repjax import types
 from repjax.data.reading import source as sources
 
+# Rows of the equations, each a window and a column; more tell nothing new.
+_MOST_ROWS = 200_000
 # Batch -> forecast [B, H, C].
 Forecaster = Callable[[types.Batch], jax.Array]
 
@@ -99,6 +101,8 @@ def fit_linear(
 
 def _pairs(source, most):
   """(past and 1 [N, L + 1], future [N, H]) of windows and columns, float64."""
+  width = source.read([0])['series'].shape[-1]
+  most = max(1, min(most, _MOST_ROWS // width))
   rows = np.unique(np.linspace(0, len(source) - 1, most).astype(int))
   read = source.read(rows)
   series = read['series'].astype(np.float64)

@@ -234,7 +234,7 @@ def make(
     )
     inside = rows['candidates'] > 0
     guess = partial_labels.probabilities(logits, inside).argmax(-1)
-    scores = query @ memory.prototypes.T
+    scores = jnp.matmul(query, memory.prototypes.T, precision='highest')
     prototypes = disambiguation.moved_prototypes(
       memory.prototypes,
       *parallel.all_gather((query, guess, rows['mask'])),

@@ -228,7 +228,7 @@ def make(
         },
         batch,
       )
-    features = found[0].reshape((len(found[0]), -1)).astype(jnp.float32)
+    features = found[0].reshape((found[0].shape[0], -1)).astype(jnp.float32)
     vectors = projection.apply(
       {'params': params['projection'], **rest[_STATE]}, features, train=False
     )

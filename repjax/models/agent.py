@@ -59,6 +59,12 @@ class Encoder(nn.Module):
       x = x.astype(jnp.float32) / 255
     layers = list(zip(self.channels, self.strides, strict=True))
     for index, (width, stride) in enumerate(layers[:depth]):
+      if min(x.shape[1:3]) < 3:
+        raise InputError(
+          f'images of {image.shape[1]} x {image.shape[2]} leave {x.shape[1]} x '
+          f'{x.shape[2]} places for conv_{index}, whose kernel has side 3: '
+          'take larger images (or a larger crop), or fewer convolutions'
+        )
       x = nn.relu(self._conv(width, stride, f'conv_{index}')(x))
     if depth is not None or not self.width:
       return x

@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.types import InputError
+
 
 class AlexNet(nn.Module):
   """Three convolutions and two dense layers, all without biases.
@@ -57,6 +59,12 @@ class AlexNet(nn.Module):
       )(x)
       x = nn.Dropout(rate, deterministic=not train)(nn.relu(x))
       x = nn.max_pool(x, (2, 2), (2, 2))
+      if not min(x.shape[1:3]):
+        raise InputError(
+          f'images of {image.shape[1]} x {image.shape[2]} pixels are too small '
+          f'for kernels={tuple(self.kernels)}, each with a pooling behind it: '
+          'give larger ones'
+        )
     x = x.reshape((x.shape[0], -1))
     for index, width in enumerate(self.features):
       x = nn.Dense(

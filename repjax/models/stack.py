@@ -129,8 +129,9 @@ class Stack(nn.Module):
       positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
 
     if config.position == 'learned':
-      if segments is None:  # Packed texts are shorter than their row.
-        config.check_length(max(length, max_length or 0))
+      # Packed texts are shorter than their row.
+      whole = segments is None
+      config.check_length(max(length, max_length or 0) if whole else 1)
       assert config.num_positions is not None  # As just checked.
       tokens = tokens + nn.Embed(
         config.num_positions + config.position_offset,

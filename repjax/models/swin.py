@@ -35,6 +35,8 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 
 # Of scores between tokens that are no neighbours, as published.
 _APART = -100.0
+# Of all kernels, but that of the patches, as in blocks.
+_NORMAL = nn.initializers.normal(0.02)
 
 
 class WindowBlock(nn.Module):
@@ -132,7 +134,9 @@ class PatchMerging(nn.Module):
     # Down before across, as in the published weights.
     x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, rows, columns, 4 * dim)
     x = nn.LayerNorm(self.layer_norm_epsilon, name='norm', **types)(x)
-    return nn.Dense(2 * dim, use_bias=False, name='reduction', **types)(x)
+    return nn.Dense(
+      2 * dim, use_bias=False, kernel_init=_NORMAL, name='reduction', **types
+    )(x)
 
 
 class Swin(nn.Module):
@@ -175,7 +179,7 @@ class Swin(nn.Module):
   gelu: Literal['exact', 'tanh'] = 'exact'
   layer_norm_epsilon: float = 1e-5
   remat: bool = False
-  head_init: block.Init = nn.initializers.normal(0.02)
+  head_init: block.Init = _NORMAL
   dtype: Any = None
   param_dtype: Any = jnp.float32
 

@@ -35,6 +35,9 @@ _CONDITIONS = frozenset(
   if inspect.iscode(code)
 )
 
+# Of what a loss draws: none of the keys that `split` makes of the same one.
+_OF_ROWS = 7
+
 
 class DpSgdState(NamedTuple):
   """State of `dp_sgd`.
@@ -196,17 +199,19 @@ def dp_sgd(
     link.ask(
       'dp_sgd', grad_fn, params=params, question='clipped', updates=updates
     )
+    rng = jax.random.fold_in(as_rng(state.key), state.step)
     total, aux = grad_fn.clipped(
       params,
       state.clip_norm,
       method=method,
       style=style,
       rows_per_user=rows_per_user,
+      # Masks of dropout go by places in the batch: who knows them sees that
+      # rows have moved up, which moves the sum by more than one row may.
+      rng=jax.random.fold_in(rng, _OF_ROWS),
     )
     link.close('dp_sgd', grad_fn)
-    rng_noise, rng_count = jax.random.split(
-      jax.random.fold_in(as_rng(state.key), state.step)
-    )
+    rng_noise, rng_count = jax.random.split(rng)
     stddev = gradient_multiplier * state.clip_norm
     leaves, treedef = jax.tree.flatten(total)
     rngs = jax.random.split(rng_noise, len(leaves))

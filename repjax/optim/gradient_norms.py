@@ -57,7 +57,9 @@ def gradient_norms(num_steps: int) -> optax.GradientTransformation:
 
   def update_fn(updates, state, params=None):
     del params  # What counts is how they are moved.
-    norm = optax.tree.norm(updates).astype(jnp.float32)
+    # Squares of half precision overflow.
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), updates)
+    norm = optax.tree.norm(wide)
     norms = state.norms.at[state.seen % num_steps].set(norm)
     return updates, GradientNormsState(norms, state.seen + 1)
 

@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import math
 
+from flax import serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +58,21 @@ class ProjectionState:
   ranks: dict[str, jax.Array]
   num_tasks: jax.Array
   with_bias: tuple[str, ...] = ()
+
+
+_ARRAYS = ('bases', 'ranks', 'num_tasks')
+
+serialization.register_serialization_state(
+  ProjectionState,
+  lambda x: {k: serialization.to_state_dict(getattr(x, k)) for k in _ARRAYS},
+  lambda x, given: dataclasses.replace(
+    x,
+    **{
+      k: serialization.from_state_dict(getattr(x, k), given[k], name=k)
+      for k in _ARRAYS
+    },
+  ),
+)
 
 
 def input_axes(path: trees.Path, shape: tuple[int, ...]) -> int:

@@ -46,13 +46,22 @@ def over_batches(
   """
 
   def grad_fn(params, *, sync=True):
+    def one(batch):
+      return grad_fn_of(batch)(params, sync=sync)
+
     def add(total, batch):
-      grads, aux = grad_fn_of(batch)(params, sync=sync)
+      grads, aux = one(batch)
       return jax.tree.map(jnp.add, total, grads), aux
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    like, _ = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batches))
+    # A sum in half precision stops growing at 256 equal terms.
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)),
+      like,
+    )
     total, aux = jax.lax.scan(add, zeros, batches)
     count = len(jax.tree.leaves(batches)[0])
-    return jax.tree.map(lambda x: x / count, total), aux
+    mean = jax.tree.map(lambda x, y: (x / count).astype(y.dtype), total, like)
+    return mean, aux
 
   return grad_fn

@@ -53,11 +53,17 @@ def a_gem(*, column: str = 'memory') -> optax.GradientTransformationExtraArgs:
     )
     grads, num_rows, _ = grad_fn.per_task(params, 2, column=column)
     now, past = (jax.tree.map(lambda x, i=i: x[i], grads) for i in (0, 1))
-    product = optax.tree.vdot(now, past)
-    square = optax.tree.norm(past, squared=True)
+    wide = jax.tree.map(
+      lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (now, past)
+    )  # Squares of half precision overflow.
+    product = optax.tree.vdot(*wide)
+    square = optax.tree.norm(wide[1], squared=True)
     opposed = (product < 0) & (num_rows[1] > 0) & (square > 0)
     scale = jnp.where(opposed, product / jnp.where(square > 0, square, 1), 0)
-    return jax.tree.map(lambda g, r: g - scale * r, now, past), state
+    found = jax.tree.map(
+      lambda g, r: (g - scale * r).astype(g.dtype), now, past
+    )
+    return found, state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -132,12 +138,20 @@ def consolidate(
     fisher: F_t, the mean over rows of squared gradients of log p(y | x).
   """
 
+  def over(fn, own, *others):  # What `optax.masked` has taken out stays out.
+    is_out = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+    return jax.tree.map(
+      lambda x, *rest: x if is_out(x) else fn(x, *rest),
+      *(own, *others),
+      is_leaf=is_out,
+    )
+
   def add(state):
     if not isinstance(state, EwcState):
       return state
     return EwcState(
-      jax.tree.map(jnp.add, state.fisher, fisher),
-      jax.tree.map(lambda c, f, w: c + f * w, state.centre, fisher, params),
+      over(jnp.add, state.fisher, fisher),
+      over(lambda c, f, w: c + f * w, state.centre, fisher, params),
     )
 
   return jax.tree.map(add, opt_state, is_leaf=lambda x: isinstance(x, EwcState))

@@ -44,8 +44,8 @@ def stride_group(
     highest: Bound, >= lowest.
   """
   if link.is_known(lowest) and link.is_known(highest):
-    check_range('[1, inf)', lowest=lowest)
-    check_range(f'[{lowest}, inf]', highest=highest)
+    check_range('[1, inf)', lowest=float(lowest))
+    check_range(f'[{float(lowest)}, inf]', highest=float(highest))
 
   def label(params):
     return trees.map_with_path(
@@ -53,6 +53,8 @@ def stride_group(
     )
 
   def clamp(updates, params):
+    link.check('stride_group', params=params)
+
     def one(path, update, at):
       if not is_stride(path):
         return update
@@ -77,8 +79,9 @@ def stride_cost(
     strength: lambda, >= 0.
     axes: Of the maps: 2 of images, 1 of series.
   """
+  link.check_fixed('stride_cost', axes=axes)
   if link.is_known(strength):
-    check_range('[0, inf)', strength=strength)
+    check_range('[0, inf)', strength=float(strength))
 
   def add(updates, params):
     link.check('stride_cost', params=params)

@@ -213,7 +213,7 @@ def rdp_curve(
   if noise_multiplier == 0:
     raise InputError('Without noise there is no privacy: noise_multiplier=0')
   composed = _composed(noise_multiplier, sampling_rate, steps)
-  return RdpCurve(np.asarray(composed.orders), np.asarray(composed.rdp))
+  return RdpCurve(np.array(composed.orders), np.array(composed.rdp))
 
 
 def profile(
@@ -292,8 +292,12 @@ def _quietly():
     logging.set_verbosity(before)
 
 
+@functools.lru_cache(maxsize=4096)
 def _composed(noise_multiplier, sampling_rate, steps):
-  """The Renyi accountant after a run."""
+  """The Renyi accountant after a run, which is not to be changed.
+
+  A search for the noise takes a dozen of them, each a tenth of a second.
+  """
   try:
     import dp_accounting
     from dp_accounting import rdp

@@ -35,10 +35,10 @@ def clipped(
   rng: jax.Array,
   *,
   clip_norm: float | jax.Array,
-  method: clipping.Method,
-  style: clipping.Style,
-  rows_per_user: int,
   microbatches: int,
+  method: clipping.Method = 'auto',
+  style: clipping.Style = 'flat',
+  rows_per_user: int = 1,
 ) -> OfBatch:
   """Sums of single gradients; arguments as of `gradients.GradFn.clipped`."""
   _check_users(batch, rows_per_user, microbatches)

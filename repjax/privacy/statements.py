@@ -51,6 +51,11 @@ NOT_COVERED = (
   'the number of rows (or users), from which the noise and the divisor follow: '
   'it counts as public',
   'random numbers that an attacker can predict, and floating-point rounding',
+  'what is read off the rows before training, which counts as public: names '
+  'and number of classes, columns and their kinds, which rows train where a '
+  'file says no split',
+  'weights, tokenizers and means that were fitted to the same rows: what a run '
+  'starts from and reads by has to be of public ones',
 )
 
 

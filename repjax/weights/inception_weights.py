@@ -11,7 +11,6 @@ norms weight, bias, running_mean and running_var.
 """
 
 import os
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +61,8 @@ def load(path: str | os.PathLike) -> PyTree:
     InputError: The file cannot be read, or does not fit; names the arrays that
       are missing, left over or of another shape.
   """
-  if pathlib.Path(path).suffix == '.npz':
+  path = files.path_of(path)
+  if path.suffix == '.npz':
     found = files.read_arrays(path)
   else:
     found = torch_layout.read(path)

@@ -158,3 +158,23 @@ def _matching(patterns, layer, default):
     if found:
       return value
   return default
+
+
+def prefix_heads(folder: str | os.PathLike) -> int:
+  """Number of heads of a file of prefixes.
+
+  Raises:
+    InputError: There is no such file, it says no number, or prefixes are of two
+      stacks, which peft hands out otherwise.
+  """
+  stored = read(folder, 'PREFIX_TUNING')
+  seq2seq = stored.get('task_type') == 'SEQ_2_SEQ_LM'
+  stacks = stored.get('num_transformer_submodules') or (2 if seq2seq else 1)
+  heads = stored.get('num_attention_heads')
+  if stacks != 1 or not isinstance(heads, int) or heads < 1:
+    raise InputError(
+      f'{FILE} of {folder}: num_transformer_submodules={stacks}, '
+      f'num_attention_heads={heads}: prefixes of one stack, of a number of '
+      'heads, can be read'
+    )
+  return heads

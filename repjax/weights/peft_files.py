@@ -254,13 +254,15 @@ def load_prefix(folder: str | os.PathLike, params: PyTree) -> dict[str, Any]:
   Raises:
     InputError: The file cannot be read, or does not fit.
   """
-  stored = peft_config.read(folder, 'PREFIX_TUNING')
-  rows = torch_layout.read(folder, peft_layout.FILE).get('prompt_embeddings')
+  heads = peft_config.prefix_heads(folder)
+  arrays = torch_layout.read(folder, peft_layout.FILE)
+  rows = arrays.pop('prompt_embeddings', None)
   leaves = traverse_util.flatten_dict(core.unfreeze(params))
   layers = _prefix_layers(leaves)
   if rows is None:
     raise InputError(f'{folder} holds no prompt_embeddings')
-  heads = stored['num_attention_heads']
+  if arrays:
+    raise InputError(f'{folder} holds {sorted(arrays)} beside its prefixes')
   wide = rows.shape[-1] // (2 * len(layers) * heads)
   shape = (rows.shape[0], len(layers), 2, heads, wide)
   if math.prod(shape) != rows.size:

@@ -1,8 +1,17 @@
-"""Host code: a published model's config.json, with complaints about it."""
+"""Host code: what stands beside published weights, with complaints about it.
+
+That is the config.json of their model, and the preprocessor_config.json of the
+pixels that they have learned from.
+"""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import os
+import pathlib
 from typing import Any
+
+from absl import logging
+import numpy as np
 
 from repjax.types import InputError
 from repjax.weights import torch_layout
@@ -13,6 +22,10 @@ GELU: Mapping[str, Any] = {
   'gelu_new': 'tanh',
   'gelu_pytorch_tanh': 'tanh',
 }
+
+_PROCESSOR = 'preprocessor_config.json'
+# The field, and what it is of pixels that are not normalised.
+_NAMES = {'mean': ('image_mean', 0.0), 'std': ('image_std', 1.0)}
 
 
 class Stored:
@@ -83,3 +96,88 @@ class Stored:
     """Number of classes of a head."""
     # No dictionary is empty of classes.
     return len(self('id2label', {})) or self('num_labels', 2)
+
+
+def check_gelu(
+  path: str | os.PathLike, gelu: str, choices: tuple[str, ...]
+) -> None:
+  """Refuses weights whose config.json, where there is one, has another GELU.
+
+  Args:
+    path: The weights' file or folder.
+    gelu: The network's, 'exact' or 'tanh'.
+    choices: What model_type may be.
+
+  Raises:
+    InputError: It is of another model, or has another activation.
+  """
+  place = pathlib.Path(path).expanduser()
+  beside = (place if place.is_dir() else place.parent) / 'config.json'
+  if not beside.is_file() or 'model_type' not in Stored(path):
+    return  # Of a run, or of another library.
+  stored = Stored(path)
+  stored.check('model_type', choices)
+  if GELU[stored.check('hidden_act', tuple(GELU))] != gelu:
+    stored.refuse(f'its form of GELU is not {gelu!r}, that of the network')
+
+
+def warn_of_other_pixels(
+  path: str | os.PathLike, augment: Mapping[str, Sequence[float]]
+) -> str:
+  """Warns of weights that have seen pixels of another mean or spread.
+
+  They load, and begin from worse than they know. The preprocessor_config.json
+  beside Hugging Face's weights says what they have seen; without it, or where
+  it says nothing of a field, nothing is said.
+
+  Args:
+    path: The weights' file or folder.
+    augment: With mean and std of value / 255, one number or one a channel.
+
+  Returns:
+    The warning, or ''.
+
+  Raises:
+    InputError: If there is such a file, and it cannot be read or compared.
+  """
+  place = pathlib.Path(path).expanduser()
+  beside = (place if place.is_dir() else place.parent) / _PROCESSOR
+  if place.suffix == '.npz' or not beside.is_file():
+    return ''
+  stored = torch_layout.read_json(beside, _PROCESSOR)
+  wrong = []
+  for name, (field, without) in _NAMES.items():
+    seen = without if stored.get('do_normalize') is False else stored.get(field)
+    if seen is None:
+      continue
+    own = tuple(augment[name])
+    try:
+      said = np.asarray(seen, np.float64) / _scale(stored)
+      same = np.allclose(said, own, rtol=0, atol=0.005)
+    except (TypeError, ValueError) as error:
+      raise InputError(
+        f'{beside}: {field}={seen!r} is nothing to compare with '
+        f'config.augment.{name}={own}: mend or remove the file. ({error})'
+      ) from error
+    if not same:
+      said = tuple(np.atleast_1d(said.round(4)).tolist())
+      wrong.append(f'config.augment.{name}={own} where {field} is {said}')
+  if not wrong:
+    return ''
+  line = (
+    f'{beside}: weights have learned from other pixels: {"; ".join(wrong)}. '
+    'Set --config.augment.mean and --config.augment.std to what they know.'
+  )
+  logging.warning('%s', line)
+  return line
+
+
+def _scale(stored):
+  """What value / 255 is multiplied by before it is normalised."""
+  if stored.get('do_rescale') is False:
+    return 255.0
+  factor = stored.get('rescale_factor')
+  scale = 1.0 if factor is None else 255 * float(factor)
+  if not scale > 0:
+    raise ValueError(f'rescale_factor={factor}')
+  return scale

@@ -114,6 +114,8 @@ def hf_config(path: str | os.PathLike) -> dict[str, Any]:
   stored.check('model_type', ('swin',))
   stored.check('qkv_bias', (True,))
   stored.check('use_absolute_embeddings', (False,))
+  # Norms behind patches and in mergings have it whatever the file says.
+  stored.check('layer_norm_eps', (1e-5,))
   gelu = stored.check('hidden_act', tuple(stored_config.GELU))
   return dict(
     num_classes=stored.num_classes(),

@@ -189,6 +189,8 @@ def _read_one(path):
 
 def save(path: str | os.PathLike, arrays: dict[str, np.ndarray]) -> None:
   """Writes a safetensors file, replaced in one step."""
+  # Memory is written as it lies.
+  arrays = {name: np.asarray(x, order='C') for name, x in arrays.items()}
   with files.replacing(path) as partial:
     # transformers refuses files that do not say for which framework they are.
     safetensors.numpy.save_file(arrays, partial, metadata={'format': 'pt'})

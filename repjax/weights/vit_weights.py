@@ -257,13 +257,18 @@ def as_stored(path: str | os.PathLike, model: vit.ViT) -> vit.ViT:
     model: What the weights are for.
 
   Raises:
-    InputError: The file has another number of heads.
+    InputError: The weights are not there, or have another number of heads.
   """
   place = pathlib.Path(path).expanduser()
-  beside = (place if place.is_dir() else place.parent) / 'config.json'
-  if place.suffix == '.npz' or not beside.is_file():
+  if place.suffix == '.npz':  # The authors', as is the network.
     return model
-  if 'model_type' not in stored_config.Stored(path):
+  index = place.with_name(f'{place.name}.index.json')
+  if not (place.exists() or index.exists()):
+    raise InputError(
+      f'{path} is not there, which tells GELU and epsilon: say where it is.'
+    )
+  beside = (place if place.is_dir() else place.parent) / 'config.json'
+  if not beside.is_file() or 'model_type' not in stored_config.Stored(path):
     return model  # Of a run, or of another library.
   said = hf_config(path)
   if said['num_heads'] != model.num_heads:

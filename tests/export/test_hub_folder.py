@@ -14,6 +14,7 @@ from repjax.export import form
 from repjax.export import networks
 from repjax.export import published
 from repjax.layers import adapters
+from repjax.layers import attention
 from repjax.layers import frozen
 from repjax.layers import performer
 from repjax.models import mlp
@@ -125,11 +126,8 @@ def test_a_folder_is_made_and_written_again(tmp_path):
   # peft has one matrix for queries, keys and values.
   some = adapters.adapt(network.base, {'.*/(query|value)': adapters.lora(2)})
   tokens = small_networks.tokens()
-  variables = some.init(jax.random.key(0), tokens, train=False)
   with pytest.raises(types.InputError, match='needs LoRA at'):
-    published.write(
-      tmp_path / 'other', networks.Network(some, variables, (tokens,))
-    )
+    published.write(tmp_path / 'other', small_networks.network(some, tokens))
   assert not (tmp_path / 'other').exists()
 
 
@@ -322,3 +320,61 @@ def test_lora_of_images_is_merged_or_refused(tmp_path):
 
 def test_sizes_are_one_number_where_they_are_equal():
   assert form.size((4, 4)) == 4 and form.size((4, 3)) == [4, 3]
+
+
+_SAID = 'hidden_dropout_prob', 'attention_probs_dropout_prob', 'layer_norm_eps'
+
+
+@pytest.mark.parametrize(
+  ('name', 'said'),
+  [
+    ('vit', _SAID),
+    ('bert', _SAID),
+    ('gpt2', ('resid_pdrop', 'attn_pdrop', 'layer_norm_epsilon')),
+  ],
+)
+def test_rates_and_epsilons_are_told(name, said):
+  known = {
+    **small_networks.IMAGES,
+    **small_networks.ENCODERS,
+    **small_networks.DECODERS,
+  }
+  model = known[name].clone(
+    dropout_rate=0.3, attention_dropout_rate=0.2, layer_norm_epsilon=1e-3
+  )
+  args, _ = small_networks.inputs(name)
+  config = published.form_of(bare(model, *args)).config
+  assert [config[x] for x in said] == [0.3, 0.2, 1e-3]
+
+
+def test_a_swin_of_another_epsilon_is_refused_both_ways(tmp_path):
+  network = small_networks.named('swin')
+  other = network.module.clone(layer_norm_epsilon=1e-3)
+  with pytest.raises(types.InputError, match='layer_norm_epsilon=1e-05'):
+    published.write(tmp_path, network._replace(module=other))
+  said = {'model_type': 'swin', 'layer_norm_eps': 1e-3}
+  (tmp_path / 'config.json').write_text(json.dumps(said))
+  with pytest.raises(types.InputError, match='layer_norm_eps must be one of'):
+    swin_weights.hf_config(tmp_path)
+
+
+def test_attention_that_config_json_does_not_tell_is_refused(tmp_path):
+  beit, bert = map(small_networks.named, ('beit of a token', 'bert'))
+  encoder = beit.module.encoder.clone(attention_fn=performer.Favor())
+  causal = attention.Softmax(causal=True)
+  for network in (
+    beit._replace(module=beit.module.clone(encoder=encoder)),
+    bert._replace(module=bert.module.clone(attention_fn=causal)),
+  ):
+    with pytest.raises(types.InputError, match='its attention'):
+      published.write(tmp_path / 'hub', network)
+  assert not (tmp_path / 'hub').exists()
+
+
+def test_a_home_is_a_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  published.write('~/hub', small_networks.named('vit'))
+  published.write('~/lora', small_networks.with_lora('bert'))
+  published.write_npz('~/npz', small_networks.named('vit'))
+  assert {x.name for x in tmp_path.iterdir()} == {'hub', 'lora', 'npz'}

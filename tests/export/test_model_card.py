@@ -50,3 +50,12 @@ def test_what_is_private_is_stated():
   assert '- the choice of hyperparameters' in text
   assert 'Nothing is promised' not in text
   assert 'Nothing was measured at step 1,500' in text
+
+
+def test_a_recipe_may_have_no_group_of_data():
+  text = card.text(FACTS._replace(config={'tx': {'rate': 0.1}}), USE)
+  assert '["cat", "dog"]' in text and '"rate": 0.1' in text
+  facts = FACTS._replace(config={'tx': {'rate': 0.1}}, class_names=())
+  assert 'no group config.data: what it read is not told' in card.text(
+    facts, USE
+  )

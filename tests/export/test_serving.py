@@ -1,6 +1,7 @@
 """Programs say what the method says, for any number of rows."""
 
 import json
+import sys
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,7 @@ import pytest
 from repjax import types
 from repjax.export import program
 from repjax.layers import attention
+from repjax.methods import lp_ft
 from repjax.methods import supervised
 from repjax.models import mlp
 
@@ -122,3 +124,61 @@ def test_keys_have_no_file(run, tmp_path):
 def test_a_damaged_folder(tmp_path):
   with pytest.raises(types.InputError, match='no whole program'):
     program.load(tmp_path)
+
+
+def test_a_missing_reader_is_not_taken_for_a_damaged_folder(
+  run, tmp_path, monkeypatch
+):
+  program.write(tmp_path, *run)
+  monkeypatch.setitem(sys.modules, 'flatbuffers', None)
+  with pytest.raises(types.InputError, match='pip install flatbuffers'):
+    program.load(tmp_path)
+
+
+def test_all_rows_of_a_program_are_real(run, tmp_path):
+  method, state, batch = run
+
+  def predict(state, rows):
+    logits = method.predict(state, rows)['logits']
+    return {'logits': logits * rows['mask'][:, None]}
+
+  program.write(tmp_path, types.Predictor(predict), state, batch)
+  found = program.load(tmp_path)({'image': batch['image']})['logits']
+  expected = method.predict(state, batch)['logits']
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_head_that_is_called_and_says_nothing_is_not_written(run, tmp_path):
+  import safetensors.numpy
+
+  _, state, batch = run
+  seen = lp_ft.features(mlp.Mlp(3, features=(5,)))
+  # As runs of SimCLR, MoCo and SupCon predict.
+  method = types.Predictor(lambda s, b: {'features': seen(s, b)['features']})
+  program.write(tmp_path, method, state, batch)
+  weights = safetensors.numpy.load_file(tmp_path / program.WEIGHTS)
+  assert sum(x.size for x in weights.values()) == 4 * 5 + 5
+  for rows in (2, 6):
+    found = program.load(tmp_path)({'image': batch['image'][:rows]})
+    expected = seen(state, {k: x[:rows] for k, x in batch.items()})
+    np.testing.assert_allclose(
+      found['features'], expected['features'], rtol=1e-6, atol=1e-6
+    )
+
+
+def test_weights_lie_in_memory_as_they_like(tmp_path):
+  wide = np.arange(24, dtype=np.float32).reshape(3, 8)
+  variables = {
+    'turned': wide[:, :4].T,  # [4, 3]
+    'thin': wide[:, ::2].T,
+    'spread': np.broadcast_to(np.float32(2), (4, 3)),
+  }
+
+  def predict(variables, batch):
+    return {name: batch['x'] @ kernel for name, kernel in variables.items()}
+
+  batch = {'x': np.eye(4, dtype=np.float32)}
+  program.write(tmp_path, types.Predictor(predict), variables, batch)
+  found = program.load(tmp_path)(batch)
+  for name, kernel in variables.items():
+    np.testing.assert_array_equal(found[name], kernel)

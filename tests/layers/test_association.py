@@ -102,3 +102,21 @@ def test_heads_that_do_not_divide_the_width_are_refused():
     association.AnomalyAttention(3).init(
       jax.random.key(0), jnp.zeros((1, 4, 8)), train=False
     )
+
+
+def test_associations_are_those_before_dropout():
+  tokens = jax.random.normal(jax.random.key(1), (2, 6, 8))
+  layer = association.AnomalyAttention(2, dropout_rate=0.5)
+  variables = layer.init(jax.random.key(0), tokens, train=False)
+  _, still = layer.apply(variables, tokens, train=False)
+  rngs = {'dropout': jax.random.key(2)}
+  _, found = layer.apply(variables, tokens, train=True, rngs=rngs)
+  np.testing.assert_allclose(found.series, still.series, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('width', [2.0, 2**-14])
+def test_priors_of_half_precision_know_all_places(dtype, width):
+  found = association.prior_association(jnp.full(300, width, dtype))
+  expected = association.prior_association(jnp.full(300, width))
+  np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -48,12 +48,24 @@ def test_compiled_programs_are_few():
 
 def test_a_crop_of_two_layers_needs_both_to_hold():
   compiled = crop_sizes.Compiled(lambda sizes: sizes, max_kept=1)
-  compiled(((8,), (4,)))
-  assert compiled(((6,), (4,))) == ((8,), (4,))
+  compiled(((8,), (6,)))
+  assert compiled(((6,), (4,))) == ((8,), (6,))
   assert compiled(((6,), (5,))) == ((6,), (5,))
+  # A larger map with the same crop behind it holds fewer strides.
+  kept = crop_sizes.chain((32,), [(1.0,), (2.67,)], 4.0)
+  wanted = crop_sizes.chain((32,), [(2.0,), (2.0,)], 4.0)
+  assert (kept, wanted) == (((32,), (20,)), ((24,), (20,)))
+  compiled = crop_sizes.Compiled(lambda sizes: sizes, max_kept=1)
+  compiled(kept)
+  assert compiled(wanted) == wanted
 
 
 @pytest.mark.parametrize('smoothness', [0.0, -1.0, 8.0, float('nan')])
 def test_smoothness_is_below_the_map(smoothness):
   with pytest.raises(InputError, match='smoothness'):
     crop_sizes.check_smoothness((16, 8), smoothness)
+
+
+def test_room_is_for_strides_that_fall():
+  assert crop_sizes.resolve('initial', (32,), (2.0,), 1.0) == (18,)
+  assert crop_sizes.resolve('initial', (32,), (2.0,), 1.0, room=1.25) == (22,)

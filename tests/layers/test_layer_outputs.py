@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from repjax import types
+from repjax.layers import layer_inputs
 from repjax.layers import layer_outputs
 from repjax.models import mlp
 from repjax.models import vit
@@ -90,3 +91,29 @@ def test_a_layer_that_is_applied_twice_is_refused(made):
 
   with pytest.raises(types.InputError, match='2 times'):
     layer_outputs.with_outputs_of(twice, ('head',))
+
+
+def test_what_is_rematerialised_is_refused_and_may_still_be_changed():
+  model = vit.ViT(
+    3,
+    **dict(patch_size=2, hidden_dim=8, mlp_dim=12, num_heads=2, num_layers=2),
+    remat=True,
+  )
+  image = jnp.ones((2, 4, 4, 1))
+  variables = model.init(jax.random.key(0), image, train=False)
+
+  def forward():
+    return model.apply(variables, image, train=False)
+
+  for read in (
+    lambda: layer_outputs.with_outputs_of(forward, ('block_0/mlp',)),
+    lambda: layer_inputs.with_input_of(forward, 'block_0/mlp'),
+  ):
+    with pytest.raises(types.InputError, match=r'block_0/mlp.*remat=False'):
+      read()
+  _, seen = layer_outputs.with_outputs_of(forward, ('head',))
+  assert seen['head'].shape == (2, 3)
+  off = {'block_0': jnp.zeros(8)}
+  np.testing.assert_allclose(
+    layer_outputs.without_units(forward, off), forward(), rtol=1e-6
+  )

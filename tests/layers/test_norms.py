@@ -240,3 +240,19 @@ def test_integers_are_normalised_as_numbers():
   expected, _ = apply(x.astype(np.float32))
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('garbage', [np.inf, np.nan])
+def test_masked_rows_reach_no_gradient(garbage):
+  mask = jnp.array([1, 0, 1, 1, 0, 1, 0, 1.0])
+  real = mask[:, None, None, None] > 0
+  weights = variables()
+
+  def loss(params, x):
+    output, _ = run({**weights, 'params': params}, x, mask)
+    return jnp.where(real, jnp.square(output) * images(7), 0.0).sum()
+
+  slopes = jax.grad(loss, argnums=(0, 1))
+  dirty = slopes(weights['params'], jnp.where(real, images(), garbage))
+  clean = slopes(weights['params'], jnp.where(real, images(), 0.0))
+  close(dirty, clean)

@@ -417,3 +417,8 @@ def test_gradients_per_example_sum_to_those_of_a_remade_batch(variables):
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
     *both_ways(TOKENS),
   )
+
+
+def test_a_hopeless_estimate_is_infinitely_bad_and_not_nan():
+  query, key, _ = inputs(length=32, scale=10.0)
+  assert np.isposinf(performer.diagnose(query, key).attended).all()

@@ -1,5 +1,6 @@
 """Pyramidal attention: dense attention under the mask of its graph."""
 
+import functools
 import itertools
 
 import chex
@@ -76,14 +77,26 @@ def test_the_inspector_measures_what_a_search_of_all_pairs_does(fields):
   found = pyramid_graph.inspect(graph, num_layers=2)
   assert found.diameter == distances.max()
   assert found.end_to_end == distances[0, graph.length - 1]
-  last = distances[graph.length - 1, : graph.length]
-  assert found.receptive_field == (last <= 2).sum()
-  assert bool(found.warning) == (last.max() > 2)
+  heard = pyramid_graph.heard_after(graph)
+  assert found.receptive_field == (heard <= 2).sum()
+  assert bool(found.warning) == (heard.max() > 2)
   assert found.num_edges == _mask(graph).sum()
   assert found.max_degree == _mask(graph).sum(1).max()
-  wide = pyramid_graph.inspect(graph, num_layers=int(last.max()))
+  wide = pyramid_graph.inspect(graph, num_layers=int(heard.max()))
   assert not wide.warning
   assert ('not connected' in found.warning) == (graph.adjacent == 1)
+
+
+def test_steps_are_heard_through_the_nodes_that_are_made_of_them():
+  # As gradients say, with one layer: tokens 16 to 23.
+  found = pyramid_graph.inspect(_graph(length=24, children=(4,)), num_layers=1)
+  assert found.receptive_field == 8
+  # Published for ETTh1: n_S - 1 = 1 <= (A - 1) N / 2.
+  found = pyramid_graph.inspect(_graph(length=169), num_layers=4)
+  assert (found.receptive_field, found.warning) == (169, '')
+  found = pyramid_graph.inspect(_graph(length=1024), num_layers=4)
+  assert found.receptive_field == 5 * 64
+  assert 'do not join the ends' in found.warning
 
 
 def test_edges_grow_linearly():
@@ -162,7 +175,9 @@ def test_it_is_dense_attention_under_the_mask_forward_and_backward(
   attend = pyramid.Pyramidal(pyramid=graph)
   seen = _mask(graph)
   np.testing.assert_allclose(
-    attend(query, key, value), _dense(query, key, value, seen), atol=1e-5
+    jax.jit(lambda *x: attend(*x))(query, key, value),
+    _dense(query, key, value, seen),
+    atol=1e-5,
   )
 
   def masked(query, key, value):
@@ -209,17 +224,19 @@ def test_dropout_in_blocks_is_that_of_all_nodes_at_once(monkeypatch):
 
   def dropped(broadcast):
     attend = pyramid.Pyramidal(pyramid=graph)
-    return jax.value_and_grad(
-      lambda *x: (
-        weights
-        * attend(
-          *x,
-          dropout_rng=jax.random.key(0),
-          dropout_rate=0.5,
-          broadcast_dropout=broadcast,
-        )
-      ).sum(),
-      (0, 1, 2),
+    return jax.jit(
+      jax.value_and_grad(
+        lambda *x: (
+          weights
+          * attend(
+            *x,
+            dropout_rng=jax.random.key(0),
+            dropout_rate=0.5,
+            broadcast_dropout=broadcast,
+          )
+        ).sum(),
+        (0, 1, 2),
+      )
     )(query, key, value)
 
   at_once = [dropped(x) for x in (False, True)]
@@ -260,12 +277,16 @@ def test_dropout_keeps_the_mean_and_its_gradient():
   mean = jax.jit(
     lambda v: jax.lax.map(lambda r: dropped(v, r), rngs, batch_size=100).mean(0)
   )(value)
-  np.testing.assert_allclose(mean, attend(query, key, value), atol=0.15)
+  expected = jax.jit(attend)(query, key, value)
+  np.testing.assert_allclose(mean, expected, atol=0.15)
+
   # It is linear in values, and so must its own backward pass be.
-  out, pull = jax.vjp(lambda v: dropped(v, rngs[0]), value)
-  np.testing.assert_allclose(
-    (pull(jnp.ones_like(out))[0] * value).sum(), out.sum(), rtol=1e-4
-  )
+  @jax.jit
+  def both_ways(value):
+    out, pull = jax.vjp(lambda v: dropped(v, rngs[0]), value)
+    return (pull(jnp.ones_like(out))[0] * value).sum(), out.sum()
+
+  np.testing.assert_allclose(*both_ways(value), rtol=1e-4)
 
 
 def test_inputs_of_another_graph_are_refused():
@@ -285,8 +306,12 @@ def test_coarse_nodes_are_strided_convolutions(leftover):
   graph = _graph(length=23, children=(4, 2), leftover=leftover)
   layer = pyramid.CoarseNodes(pyramid=graph, bottleneck=3)
   tokens = np.random.default_rng(0).normal(size=(2, 23, 5)).astype(np.float32)
-  variables = layer.init(jax.random.key(0), tokens, train=False)
-  nodes = np.asarray(layer.apply(variables, tokens, train=False))
+  init, apply = (
+    jax.jit(functools.partial(x, train=False))
+    for x in (layer.init, layer.apply)
+  )
+  variables = init(jax.random.key(0), tokens)
+  nodes = np.asarray(apply(variables, tokens))
   assert nodes.shape == (2, graph.num_nodes, 5)
   # Oracle: node by node. Running statistics are 0 and 1 at first.
   params = jax.tree.map(np.asarray, variables['params'])

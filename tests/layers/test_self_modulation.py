@@ -6,6 +6,7 @@ import numpy as np
 
 from repjax.layers import equalised
 from repjax.layers import implicit_patches
+from repjax.layers import patches
 from repjax.layers import self_modulation
 from repjax.layers.positions import fourier_positions
 
@@ -101,3 +102,33 @@ def test_a_patch_depends_on_its_token_alone():
     one, np.broadcast_to(one[:, :1], one.shape), atol=1e-5
   )
   assert one[:, 0].std((1, 2)).min() > 1e-2
+
+
+def test_activations_and_pixel_norms_keep_the_size_of_what_they_see():
+  x = jnp.array([-2.0, 0.0, 3.0])
+  expected = np.sqrt(2) * np.array([-0.4, 0, 3])
+  np.testing.assert_allclose(equalised.leaky_relu(x), expected, rtol=1e-6)
+  x = jnp.array([[3.0, 4.0, 0.0, 0.0]])  # Root mean square: 2.5.
+  np.testing.assert_allclose(equalised.pixel_norm(x), x / 2.5, rtol=1e-5)
+
+
+def test_pixels_are_a_network_of_two_modulated_layers():
+  layer = implicit_patches.ImplicitPatches(2, 3, 8)
+  variables = layer.init(jax.random.key(0), TOKENS, (2, 3))
+  params = variables['params']
+  places = fourier_positions.FourierPositions(8).apply(
+    {'params': params['positions']}, 2, 2
+  )
+  x = np.asarray(
+    implicit_patches.ModulatedDense(8).apply(
+      {'params': params['hidden']}, places[None, None], TOKENS
+    )
+  )
+  x = np.where(x > 0, x, 0.2 * x) * np.sqrt(2)
+  own = jax.tree.map(np.asarray, params['pixels'])
+  style = TOKENS @ own['style']['kernel'] / np.sqrt(8) + own['style']['bias']
+  expected = (x * style[:, :, None]) @ own['kernel'] / np.sqrt(8) + own['bias']
+  found = patches.extract(layer.apply(variables, TOKENS, (2, 3)), 2)
+  np.testing.assert_allclose(
+    found.reshape((4, 6, 4, 3)), expected, rtol=1e-4, atol=1e-3
+  )

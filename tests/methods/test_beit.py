@@ -194,3 +194,20 @@ def test_the_tokenizer_sees_float32_whatever_the_model_computes_in(
   jax.eval_shape(method.predict, state, rows)
   assert set(seen) == {jnp.dtype('int32' if known else 'float32')}
   assert len(seen) == 3
+
+
+def test_pretraining_drops_what_it_is_told_to(batch):
+  sizes = dict(hidden_dim=16, mlp_dim=16, num_heads=2, num_layers=1)
+  encoder = beit.Encoder(2, dropout_rate=0.5, **sizes)
+  method = pretraining.make(
+    beit.MaskedImageModel(encoder, VOCAB),
+    pretraining.known(VOCAB),
+    optax.sgd(0.0),
+  )
+  state, rng = method.init(jax.random.key(0), batch), np.random.default_rng(1)
+  params = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), state.params
+  )
+  state, update = state.replace(params=params), jax.jit(method.update)
+  one, other = (update(state, batch, jax.random.key(i))[1] for i in (0, 1))
+  assert abs(one['nats'][0] - other['nats'][0]) > 1e-3

@@ -1,5 +1,6 @@
 """CLIP's losses are loops over pairs; its towers and heads do what they say."""
 
+import dataclasses
 import functools
 
 import jax
@@ -21,7 +22,7 @@ ROWS, DIM, SCALE, BIAS = 8, 5, 3.0, -2.0
 MASK = np.array([1, 1, 0, 1, 1, 1, 0, 0], np.float32)
 END = 9
 _FIRST = ('token_embedding', 'positions')
-TOWER = clip.TowerConfig(hidden_dim=8, mlp_dim=16, num_heads=2, num_layers=2)
+TOWER = clip.TowerConfig(hidden_dim=8, mlp_dim=16, num_heads=2, num_layers=1)
 
 
 def unit(seed):
@@ -99,14 +100,17 @@ def test_in_modal_needs_other_views_and_adds_their_loss():
   made = method.make(model(), optax.sgd(0.0), in_modal=2.0)
   state = jax.jit(made.init)(jax.random.key(0), rows)
   with pytest.raises(types.InputError, match='image_view'):
-    jax.jit(made.update)(state, rows, jax.random.key(1))
+    jax.eval_shape(made.update, state, rows, jax.random.key(1))
   views = {f'{k}_view': rows[k] for k in ('image', 'tokens', 'token_mask')}
   _, sums = jax.jit(made.update)(state, {**rows, **views}, jax.random.key(1))
-  plain = method.make(model(), optax.sgd(0.0))
-  _, without = jax.jit(plain.update)(
-    jax.jit(plain.init)(jax.random.key(0), rows), rows, jax.random.key(1)
-  )
-  assert sums['loss'][0] > without['loss'][0] + 0.1
+  said = jax.jit(made.predict)(state, rows)
+  pair = said['image_embedding'], said['text_embedding']
+  scale = jnp.exp(state.params['logit_scale'])
+  without = (method.softmax_loss(*pair, MASK, scale=scale) * MASK).sum()
+  each = method.in_modal_loss(pair, pair, MASK, scale=scale)
+  more = sums['loss'][0] - without
+  assert more > 0.1
+  np.testing.assert_allclose(more, 2 * (each * MASK).sum(), rtol=1e-3)
   # It is of the other view: with another one it is another loss.
   views['tokens_view'] = np.roll(rows['tokens'], 1, axis=0)
   _, other = jax.jit(made.update)(state, {**rows, **views}, jax.random.key(1))
@@ -173,7 +177,9 @@ def _raised(grads):
 
 
 def test_a_text_is_read_where_it_first_ends_and_no_further():
-  tower = clip.TextTower(TOWER, vocab_size=10, num_positions=6, end_token=END)
+  # A second layer could see what the first one has hidden.
+  config = dataclasses.replace(TOWER, num_layers=2)
+  tower = clip.TextTower(config, vocab_size=10, num_positions=6, end_token=END)
   tokens = np.array([[1, 2, END, 3, 4, 5], [1, 2, END, END, END, END]])
   variables = jax.jit(functools.partial(tower.init, train=False))(
     jax.random.key(0), tokens
@@ -192,26 +198,23 @@ def test_a_text_is_read_where_it_first_ends_and_no_further():
 def test_a_head_of_texts_is_their_mean_direction():
   net = model()
   rows = batch()
-  variables = net.init(
-    jax.random.key(0), rows['image'], rows['tokens'], train=False
-  )
   prompts = rows['tokens'].reshape(4, 2, 6)
-  head = method.zero_shot_head(net, variables, prompts)
+  made = method.make(net, optax.sgd(0.1), prompts=(prompts, np.ones((4, 2, 6))))
+  state = jax.jit(made.init)(jax.random.key(0), rows)
+  variables = {'params': state.params}
+  head = jax.jit(functools.partial(method.zero_shot_head, net))(
+    variables, prompts
+  )
+  read = jax.jit(
+    functools.partial(net.apply, train=False, method='text_embedding')
+  )
   for label, texts in enumerate(prompts):
-    each = [
-      np.asarray(
-        net.apply(variables, x[None], train=False, method='text_embedding')
-      )[0]
-      for x in texts
-    ]
+    each = [np.asarray(read(variables, x[None]))[0] for x in texts]
     mean = np.mean([x / np.linalg.norm(x) for x in each], axis=0)
     np.testing.assert_allclose(
       head[label], mean / np.linalg.norm(mean), rtol=1e-4
     )
-
-  made = method.make(net, optax.sgd(0.1), prompts=(prompts, np.ones((4, 2, 6))))
-  # Not compiled, as the parameters of `head`: rounding would differ.
-  found = made.predict(made.init(jax.random.key(0), rows), rows)
+  found = jax.jit(made.predict)(state, rows)
   np.testing.assert_allclose(
     found['logits'], found['image_embedding'] @ head.T / 0.07, rtol=1e-4
   )
@@ -239,9 +242,9 @@ def test_initial_kernels_are_as_wide_as_the_authors(mlp_dim):
     hidden_dim=64, mlp_dim=mlp_dim, num_heads=4, num_layers=3
   )
   tower = clip.VisionTower(config, patch_size=2)
-  params = tower.init(
-    jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32), train=False
-  )['params']['block_0']
+  init = jax.jit(functools.partial(tower.init, train=False))
+  images = np.zeros((1, 4, 4, 3), np.float32)
+  params = init(jax.random.key(0), images)['params']['block_0']
   for names, expected in (
     (('attention', 'query'), 64**-0.5),
     (('attention', 'out'), (2 * 3 * 64) ** -0.5),
@@ -297,9 +300,8 @@ def test_links_that_look_at_single_rows_are_refused():
   for count in (1, ROWS):
     rows = {name: x[:count] for name, x in batch().items()}
     with pytest.raises(types.InputError, match='compares all rows'):
-      jax.jit(made.update)(
-        jax.jit(made.init)(jax.random.key(0), rows), rows, jax.random.key(1)
-      )
+      state = jax.eval_shape(made.init, jax.random.key(0), rows)
+      jax.eval_shape(made.update, state, rows, jax.random.key(1))
 
 
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
@@ -307,11 +309,12 @@ def test_one_row_a_step_is_refused_where_it_teaches_nothing(loss):
   fields = dict(initial_bias=BIAS) if loss == 'sigmoid' else {}
   made = method.make(model(**fields), optax.sgd(1.0), loss=loss)
   row = {name: x[:1] for name, x in batch().items()}
-  state = jax.jit(made.init)(jax.random.key(0), row)
   if loss == 'softmax':
+    state = jax.eval_shape(made.init, jax.random.key(0), row)
     with pytest.raises(types.InputError, match=r'one row.*config\.batch_size'):
-      jax.jit(made.update)(state, row, jax.random.key(1))
+      jax.eval_shape(made.update, state, row, jax.random.key(1))
     return
+  state = jax.jit(made.init)(jax.random.key(0), row)
   after, _ = jax.jit(made.update)(state, row, jax.random.key(1))
   assert after.params['logit_bias'] > state.params['logit_bias'] + 0.1
 
@@ -328,17 +331,16 @@ def test_embeddings_of_zero_are_no_nan():
 def test_weights_decay_and_gains_biases_and_the_scale_do_not():
   own = model(initial_bias=-10.0)
   rows = batch()
-  params = own.init(
+  params = jax.jit(functools.partial(own.init, train=False))(
     jax.random.key(0),
     rows['image'],
     rows['tokens'],
-    train=False,
     mask=rows['mask'],
     token_mask=rows['token_mask'],
   )['params']
   tx = optax.adamw(1.0, weight_decay=0.5, mask=method.weight_decay_mask)
   zeros = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = tx.update(zeros, tx.init(params), params)
+  updates, _ = jax.jit(tx.update)(zeros, jax.jit(tx.init)(params), params)
   flat, old = (trees.flatten(x) for x in (updates, params))
   still = {path for path, x in flat.items() if not np.any(x)}
   for path in set(flat) - still:

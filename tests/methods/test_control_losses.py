@@ -123,3 +123,10 @@ def test_a_head_that_is_not_there_is_named():
   variables = {'params': _params(model)}
   with pytest.raises(types.InputError, match='no critic'):
     model.apply(variables, _BATCH['image'], _BATCH['action'], method='values')
+
+
+@pytest.mark.parametrize('unfolded', [False, True])
+def test_images_too_small_for_the_convolutions_are_refused(unfolded):
+  encoder = agents.Encoder((4, 4), (2, 2), width=3, unfolded=unfolded)
+  with pytest.raises(types.InputError, match=r'2 x 2 places .* side 3'):
+    encoder.init(jax.random.key(0), np.zeros((1, 6, 6, 3), np.float32))

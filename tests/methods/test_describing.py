@@ -102,3 +102,34 @@ def test_predict_describes_by_the_best_of_the_beam(batch):
 def test_settings_out_of_range_are_refused(settings):
   with pytest.raises(types.InputError, match='must be in'):
     _method(**settings)
+
+
+def test_training_drops_what_it_is_told_to(batch):
+  sizes = dict(embed_dim=3, hidden_dim=4, dropout_rate=0.5)
+  model = describer.Describer(
+    describer.Captioner(_VOCAB, **sizes),
+    describer.LanguageModel(_VOCAB, num_layers=2, **sizes),
+  )
+  method = describing.make(model, optax.sgd(0.0), width=4)
+  state, update = method.init(jax.random.key(0), batch), jax.jit(method.update)
+  one, other = (update(state, batch, jax.random.key(i))[1] for i in (1, 2))
+  for name in ('nats', 'prior_nats'):
+    assert abs(one[name][0] - other[name][0]) > 1e-4
+
+
+def test_predict_sums_what_real_tokens_cost_either_model(batch):
+  model, method = _method()
+  state = method.init(jax.random.key(0), batch)
+  found = jax.jit(method.predict)(state, batch)
+  scores = model.apply(
+    {'params': state.params},
+    batch['features'],
+    batch['tokens'][:, :-1],
+    train=False,
+  )
+  for row, said in enumerate(batch['tokens']):
+    count = int((said[1:] > 0).sum())
+    at = np.arange(count), said[1 : count + 1]
+    for name, x in (('nll', scores.likelihood), ('prior_nll', scores.prior)):
+      expected = -np.asarray(x)[row][at].sum()
+      np.testing.assert_allclose(found[name][row], expected, rtol=1e-5)

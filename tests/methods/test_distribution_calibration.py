@@ -7,6 +7,7 @@ import pytest
 
 from repjax import types
 from repjax.methods import distribution_calibration as calibration
+from repjax.methods import few_shot
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(4), [30, 8, 12, 20])
@@ -130,7 +131,7 @@ def test_rows_and_queries_are_under_the_power():
   rng = np.random.default_rng(1)
   support, query = rng.uniform(0, 4, (3, 2, 10)), rng.uniform(0, 4, (7, 10))
   found, expected = (
-    calibration.classifier(base, num_drawn=20, power=power)(
+    jax.jit(calibration.classifier(base, num_drawn=20, power=power))(
       jnp.asarray(x, jnp.float32),
       jnp.asarray(y, jnp.float32),
       jax.random.key(0),
@@ -156,11 +157,10 @@ def test_draws_help_where_base_classes_know_how_rows_differ():
   query = np.concatenate([rows[labels == c][1:] for c in range(30, 35)])
   truth = np.repeat(np.arange(5), 49)
   classify = calibration.classifier(base, num_drawn=200, power=1.0, alpha=0.0)
-  from repjax.methods import few_shot
-
+  key = jax.random.key(0)
   found, plain = (
-    (np.asarray(f(support, query, jax.random.key(0))).argmax(1) == truth).mean()
-    for f in (classify, few_shot.logistic_regression())
+    (np.asarray(f(support, query, key)).argmax(1) == truth).mean()
+    for f in map(jax.jit, (classify, few_shot.logistic_regression()))
   )
   assert found > plain + 0.1
 
@@ -222,3 +222,20 @@ def test_more_neighbours_than_base_classes_are_refused():
   transformed = calibration.statistics(FEATURES, LABELS, of='transformed')
   with pytest.raises(types.InputError, match='under the power 0'):
     calibration.classifier(transformed, power=0.25)
+
+
+def test_draws_without_spread_are_rows_again():
+  rng = np.random.default_rng(2)
+  support = jnp.asarray(rng.uniform(0, 4, (3, 1, 10)), jnp.float32)
+  query = jnp.asarray(rng.uniform(0, 4, (7, 10)), jnp.float32)
+  # Each row's nearest base class is the row itself: five of each in all.
+  base = calibration.Base(support[:, 0], jnp.zeros((3, 1, 10)), None, None, 1.0)
+  classify = calibration.classifier(
+    base, num_drawn=4, power=1.0, neighbours=1, alpha=0.0
+  )
+  key = jax.random.key(0)
+  np.testing.assert_allclose(
+    jax.jit(classify)(support, query, key),
+    jax.jit(few_shot.logistic_regression(strength=5.0))(support, query, key),
+    atol=1e-4,
+  )

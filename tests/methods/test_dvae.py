@@ -170,3 +170,22 @@ def test_numbers_out_of_range_are_refused(numbers):
     tokenizing.make(
       network(), optax.sgd(0.1), **{'temperature': 1.0, **numbers}
     )
+
+
+def test_the_loss_has_the_distance_by_the_weight_of_its_step():
+  method = tokenizing.make(
+    network(),
+    optax.sgd(0.0),
+    temperature=1.0,
+    kl_weight=lambda step: 0.25 * step,
+  )
+  batch = {'image': images(), 'mask': np.ones(8, np.float32)}
+  state, rng = method.init(jax.random.key(0), batch), np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), state.params
+  )
+  state = state.replace(step=jnp.int32(3), params=params)
+  _, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
+  total, mse, kl = (float(sums[x][0]) for x in ('loss', 'mse', 'kl'))
+  assert kl > 0.1
+  assert total == pytest.approx(mse + 0.75 * kl, rel=1e-5)

@@ -1,9 +1,11 @@
 """EsViT: losses by loops, regions in chunks, centres and teachers by hand."""
 
+import dataclasses
 import functools
 import pathlib
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,7 +197,7 @@ def test_a_head_compares_unit_vectors():
 
 # The method.
 
-CROPS = multi_crop.MultiCrop(size=8, local_size=4, num_local=2)
+CROPS = multi_crop.MultiCrop(size=8, local_size=4, num_local=1)
 BATCH = {
   'image': jnp.asarray(RNG.uniform(size=(4, 8, 8, 3)), jnp.float32),
   'mask': jnp.ones(4),
@@ -215,7 +217,7 @@ def backbone(kind='swin'):
       position='sincos',
     )
   return swin.Swin(
-    2, hidden_dim=8, depths=(1, 1), num_heads=(2, 2), patch_size=2, window=2
+    2, hidden_dim=8, depths=(1,), num_heads=(2,), patch_size=2, window=2
   )
 
 
@@ -224,14 +226,32 @@ def make(kind='swin', **settings):
     dict(num_prototypes=K, hidden_dim=8, dim=D, momentum=0.9, chunk=8)
     | settings
   )
-  return esvit.make(backbone(kind), optax.sgd(0.1), crops=CROPS, **settings)
+  crops = dataclasses.replace(CROPS, num_local=2 if kind == 'vit' else 1)
+  return esvit.make(backbone(kind), optax.sgd(0.1), crops=crops, **settings)
+
+
+# What is not at its default here is at another value there.
+VARIED = dict(
+  region_weight=0.2,
+  centre_momentum=0.0,
+  frozen_steps=1,
+  momentum=lambda step: jnp.where(step < 1, 0.9, 1.0),
+  teacher_temperature=lambda step: jnp.where(step < 1, 0.5, 0.2),
+)
 
 
 @functools.cache
-def stepped(kind='swin', **settings):
-  method = make(kind, **settings)
-  state = method.init(jax.random.key(0), BATCH)
-  return state, *jax.jit(method.update)(state, BATCH, jax.random.key(1))
+def made(kind='swin', varied=False):
+  """(method, initial state, compiled update), for all tests of it."""
+  method = make(kind, **(VARIED if varied else dict(teacher_temperature=0.2)))
+  state = jax.jit(method.init)(jax.random.key(0), BATCH)
+  return method, state, jax.jit(method.update)
+
+
+@functools.cache
+def stepped(kind='swin', varied=False):
+  _, state, update = made(kind, varied)
+  return state, *update(state, BATCH, jax.random.key(1))
 
 
 def mean(sums, name):
@@ -256,37 +276,41 @@ def test_a_step_moves_student_teacher_and_centres(kind):
 
 
 def test_centres_move_to_what_the_teacher_says_and_not_the_student():
-  method = make(region_weight=0.5, centre_momentum=0.0)
-  state = method.init(jax.random.key(0), BATCH)
-  rng = jax.random.key(1)
-  new, _ = jax.jit(method.update)(state, BATCH, rng)
-  large, _ = CROPS(BATCH['image'], jax.random.split(rng)[0])
+  state, new, _ = stepped(varied=True)
   model, params = backbone(), state.extra.teacher
-  maps = model.apply(
-    {'params': params['backbone']},
-    large.reshape(8, 8, 8, 3),
-    train=False,
-    method='encode',
-  )
-  view, regions = esvit.divided(model, maps)
   head = prototype_head.PrototypeHead(K, hidden_dim=8, dim=D)
-  expected = head.apply({'params': params['view']}, view).mean(0)
-  np.testing.assert_allclose(new.extra.view_centre, expected, atol=1e-5)
-  expected = head.apply({'params': params['region']}, regions).mean((0, 1))
-  np.testing.assert_allclose(new.extra.region_centre, expected, atol=1e-5)
+
+  @jax.jit
+  def means(params, image, rng):
+    large, _ = CROPS(image, rng)
+    maps = model.apply(
+      {'params': params['backbone']},
+      large.reshape(8, 8, 8, 3),
+      train=False,
+      method='encode',
+    )
+    view, regions = esvit.divided(model, maps)
+    return (
+      head.apply({'params': params['view']}, view).mean(0),
+      head.apply({'params': params['region']}, regions).mean((0, 1)),
+    )
+
+  rng = jax.random.split(jax.random.key(1))[0]
+  view, region = means(params, BATCH['image'], rng)
+  np.testing.assert_allclose(new.extra.view_centre, view, atol=1e-5)
+  np.testing.assert_allclose(new.extra.region_centre, region, atol=1e-5)
 
 
 def test_centres_and_teachers_reach_the_loss():
-  method = make()
-  state = method.init(jax.random.key(0), BATCH)
-  update = jax.jit(method.update)
+  _, state, update = made()
 
   def losses(**changed):
     extra = state.extra._replace(**changed)
     _, sums = update(state.replace(extra=extra), BATCH, jax.random.key(1))
     return np.array([mean(sums, x) for x in ('view', 'region')])
 
-  plain, far = losses(), 0.2 * jnp.arange(K)
+  # Of the state's own type, for which the step is compiled.
+  plain, far = losses(), 0.2 * jnp.arange(K, dtype=jnp.float32)
   teacher = state.extra.teacher
 
   def with_prototypes(head):
@@ -304,43 +328,35 @@ def test_centres_and_teachers_reach_the_loss():
 
 
 def test_temperature_and_momentum_follow_their_schedules():
-  def at_one(**settings):
-    method = make(**settings)
-    state = method.init(jax.random.key(0), BATCH).replace(step=jnp.int32(1))
-    return state, *jax.jit(method.update)(state, BATCH, jax.random.key(1))
-
-  old, new, _ = at_one(momentum=lambda t: jnp.where(t < 1, 0.9, 1.0))
+  _, state, update = made(varied=True)
+  old = state.replace(step=jnp.int32(1))
+  new, sums = update(old, BATCH, jax.random.key(1))
   chex.assert_trees_all_equal(new.extra.teacher, old.extra.teacher)
-  found, expected, other = (
-    mean(at_one(teacher_temperature=x)[2], 'view')
-    for x in (lambda t: jnp.where(t < 1, 0.04, 0.5), 0.5, 0.04)
+  # The other method has that of step 1 in all steps.
+  expected = mean(stepped()[2], 'view')
+  assert mean(sums, 'view') == pytest.approx(expected, rel=1e-5)
+  _, first, sums = stepped(varied=True)
+  assert abs(expected - mean(sums, 'view')) > 1e-3
+  moved = jax.tree.map(
+    lambda x, y: 0.9 * x + 0.1 * y, state.params, first.params
   )
-  assert found == pytest.approx(expected, rel=1e-5)
-  assert abs(expected - other) > 1e-3
+  chex.assert_trees_all_close(first.extra.teacher, moved, atol=1e-6)
 
 
 def test_regions_have_the_weight_that_is_said():
-  _, _, sums = stepped(region_weight=0.2)
+  _, _, sums = stepped(varied=True)
   expected = 0.8 * mean(sums, 'view') + 0.2 * mean(sums, 'region')
   assert mean(sums, 'loss') == pytest.approx(expected, rel=1e-5)
   assert abs(mean(sums, 'view') - mean(sums, 'region')) > 1e-4
 
 
-def test_without_regions_it_is_dino():
-  old, new, sums = stepped(region_weight=0.0)
-  assert set(old.params) == {'backbone', 'view'}
-  assert 'region' not in sums and new.extra.region_centre.shape == (0,)
-  assert mean(sums, 'loss') == pytest.approx(mean(sums, 'view'))
-
-
 def test_prototypes_wait():
-  old, new, _ = stepped(frozen_steps=1)
+  old, new, _ = stepped(varied=True)
   for name in ('view', 'region'):
     np.testing.assert_array_equal(
       old.params[name]['prototypes'], new.params[name]['prototypes']
     )
-  method = make(frozen_steps=1)
-  later, _ = jax.jit(method.update)(new, BATCH, jax.random.key(2))
+  later, _ = made(varied=True)[2](new, BATCH, jax.random.key(2))
   assert (
     later.params['view']['prototypes'] != new.params['view']['prototypes']
   ).any()
@@ -348,24 +364,23 @@ def test_prototypes_wait():
 
 @pytest.mark.devices(4)
 def test_four_devices_make_the_step_of_one():
-  method = make()
-  state = method.init(jax.random.key(0), BATCH)
-  steps = []
-  for devices in (jax.devices()[:1], jax.devices()[:4]):
-    update = parallel.train_step(method.update, devices)
-    new, sums = update(
-      parallel.replicate(state, devices),
-      parallel.shard(BATCH, devices),
-      jax.random.key(1),
-    )
-    steps.append(jax.device_get((new, sums)))
-  chex.assert_trees_all_close(*steps, rtol=1e-4, atol=1e-6)
+  method, state, update = made()
+  # What one device does is plain jit, with the key of the step.
+  rng = jax.random.fold_in(jax.random.key(1), state.step)
+  expected = update(state, BATCH, rng)
+  devices = jax.devices()[:4]
+  found = parallel.train_step(method.update, devices)(
+    parallel.replicate(state, devices),
+    parallel.shard(BATCH, devices),
+    jax.random.key(1),
+  )
+  chex.assert_trees_all_close(
+    *jax.device_get((found, expected)), rtol=1e-4, atol=1e-6
+  )
 
 
 def test_rows_of_padding_count_for_nothing():
-  method = make()
-  state = method.init(jax.random.key(0), BATCH)
-  update = jax.jit(method.update)
+  _, state, update = made()
   mask = jnp.array([1.0, 1.0, 1.0, 0.0])
   image = BATCH['image']
   found = [
@@ -381,13 +396,10 @@ def test_rows_of_padding_count_for_nothing():
 
 def test_predictions_are_the_teachers():
   _, new, _ = stepped()
-  method = make()
-  found = method.predict(new, BATCH)['features']
-  maps = backbone().apply(
-    {'params': new.extra.teacher['backbone']},
-    BATCH['image'],
-    train=False,
-    method='encode',
+  found = jax.jit(made()[0].predict)(new, BATCH)['features']
+  encode = functools.partial(backbone().apply, train=False, method='encode')
+  maps = jax.jit(encode)(
+    {'params': new.extra.teacher['backbone']}, BATCH['image']
   )
   np.testing.assert_allclose(found, maps.mean((1, 2)), atol=1e-5)
 
@@ -419,6 +431,9 @@ def test_losses_and_centres_are_the_authors():
     given = {name: jnp.asarray(x) for name, x in file.items()}
   head = prototype_head.PrototypeHead(8, hidden_dim=5, dim=4)
   names = ('hidden_0', 'hidden_1', 'bottleneck')
+  apply = functools.cache(
+    lambda method: jax.jit(functools.partial(head.apply, method=method))
+  )
 
   def call(who, method, *args):
     params = {
@@ -426,7 +441,7 @@ def test_losses_and_centres_are_the_authors():
       for i, name in enumerate(names)
     }
     params['prototypes'] = given[f'{who}/prototypes']
-    return head.apply({'params': params}, *args, method=method)
+    return apply(method)({'params': params}, *args)
 
   views = [*given['student_large'], *given['student_small']]
   own = [call('student_view', '__call__', x.mean(1)) for x in views]
@@ -465,3 +480,63 @@ def test_losses_and_centres_are_the_authors():
       given[f'centre_{name}'], said, jnp.ones(3), momentum=0.9
     )
     np.testing.assert_allclose(moved, given[f'new_centre_{name}'], atol=1e-5)
+
+
+class _Dropping(nn.Module):
+  """A dense layer of each pixel, and a dropout."""
+
+  def setup(self):
+    self.dense, self.dropout = nn.Dense(4), nn.Dropout(0.5)
+
+  def encode(self, image, *, train):
+    return self.dropout(self.dense(image), deterministic=not train)
+
+  def __call__(self, image, *, train):
+    return self.encode(image, train=train)
+
+
+@pytest.fixture(scope='module')
+def dropping():
+  """(state, compiled update, batch) without regions."""
+  # Of one colour, so that all views are alike.
+  crops = multi_crop.MultiCrop(
+    **dict(size=8, local_size=4, num_local=1),
+    **dict(brightness=0.0, contrast=0.0, saturation=0.0),
+  )
+  method = esvit.make(
+    *(_Dropping(), optax.sgd(0.1)),
+    crops=crops,
+    num_prototypes=K,
+    hidden_dim=8,
+    dim=D,
+    region_weight=0.0,
+  )
+  batch = {**BATCH, 'image': np.full(BATCH['image'].shape, 0.5, np.float32)}
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  return state, jax.jit(method.update), batch
+
+
+def test_without_regions_it_is_dino(dropping):
+  old, update, batch = dropping
+  new, sums = update(old, batch, jax.random.key(1))
+  assert set(old.params) == {'backbone', 'view'}
+  assert 'region' not in sums and new.extra.region_centre.shape == (0,)
+  assert mean(sums, 'loss') == pytest.approx(mean(sums, 'view'))
+
+
+def test_the_student_drops_and_the_teacher_does_not(dropping):
+  state, update, batch = dropping
+  (one, first), (other, second) = (
+    update(state, batch, jax.random.key(i)) for i in (1, 2)
+  )
+  assert abs(mean(first, 'view') - mean(second, 'view')) > 1e-4
+  np.testing.assert_allclose(
+    one.extra.view_centre, other.extra.view_centre, atol=1e-5
+  )
+
+
+def test_hidden_kernels_begin_as_in_dino():
+  head = prototype_head.PrototypeHead(8, hidden_dim=256, dim=64)
+  params = head.init(jax.random.key(0), jnp.ones((1, 128)))['params']
+  kernel = np.asarray(params['hidden_1']['kernel'])
+  assert kernel.std() == pytest.approx(0.02, rel=0.03)

@@ -159,3 +159,32 @@ def test_errors_of_several_seeds():
   outputs = {'forecast': np.array([[[[1.0], [0.0]]], [[[4.0], [0.0]]]])}
   assert metrics.mse(outputs, rows).tolist() == [0, 9]
   assert metrics.mae(outputs, rows).tolist() == [0, 3]
+
+
+def test_squares_are_no_sizes_and_deviations_change_the_score():
+  shape = (1, 1, 1)
+  found = metrics.measure(
+    {
+      'forecast': np.full(shape, 3.0),
+      'last forecast': np.full(shape, -2.0),
+      'deviation': np.full(shape, 0.5),
+      'target': np.zeros(shape),
+      'target_observed': np.ones(shape),
+      'centre': np.ones((1, 1)),
+      'scale': np.full((1, 1), 2.0),
+    }
+  )
+  names = ('mse', 'mae', 'last_mse', 'last_mae')
+  assert [found[x] for x in names] == [9, 3, 4, 2]
+  crps = metrics.crps_of_gaussians(np.array(3.0), np.array(0.5))
+  assert found['crps'] == pytest.approx(float(crps))
+  assert found['crps'] < 3
+
+
+def test_many_columns_are_read_in_fewer_windows():
+  values = np.random.default_rng(0).normal(size=(2000, 400))
+  source = windows.windows(
+    seriess.from_arrays('wide', values), length=3, horizon=2
+  )
+  past, future = naive_forecasts._pairs(source, 4000)
+  assert len(past) == len(future) == 500 * 400

@@ -64,9 +64,12 @@ def batch(columns, size):
   return {**made, 'mask': np.repeat([1.0, 0.0], [size - blank, blank])}
 
 
-def gradient(method, batch, devices=1):
+def begun(method, batch):
+  return jax.jit(method.init)(jax.random.key(0), batch)
+
+
+def gradient(method, state, batch, devices=1):
   """(loss, gradient) of a step of rate 1, by the change of parameters."""
-  state = jax.jit(method.init)(jax.random.key(0), batch)
   places = jax.local_devices()[:devices]
   after, sums = parallel.train_step(method.update, places)(
     parallel.replicate(state, places),
@@ -99,9 +102,10 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_single_ones():
   together = packing.packed(rows(), source_length=12, target_length=10)
   assert len(together) < 6
   packed = batch(together.columns(), 4)
-  loss, expected = gradient(method, single)
+  state = begun(method, single)
+  loss, expected = gradient(method, state, single)
   for made, devices in ((packed, 1), (single, 4), (packed, 4)):
-    found, moved = gradient(method, made, devices)
+    found, moved = gradient(method, state, made, devices)
     np.testing.assert_allclose(found, loss, rtol=1e-5)
     assert_same(moved, expected)
 
@@ -120,7 +124,7 @@ LM = transformer.DecoderLM(
 @pytest.mark.parametrize('position', ['learned', 'rotary'])
 def test_packed_texts_of_a_language_model_train_it_as_single_ones(position):
   method = instruction_tuning.make(
-    LM.clone(position=position),
+    LM.clone(position=position, num_layers=1),
     optax.sgd(1.0),
     inputs=model_inputs.packed_text,
   )
@@ -130,8 +134,9 @@ def test_packed_texts_of_a_language_model_train_it_as_single_ones(position):
   # Longer than there are positions: each text counts its own.
   together = packing.packed_texts(single, length=24)
   assert len(together) < 6
-  loss, expected = gradient(method, batch(single, 8))
-  found, moved = gradient(method, batch(together.columns(), 4))
+  state = begun(method, batch(single, 8))
+  loss, expected = gradient(method, state, batch(single, 8))
+  found, moved = gradient(method, state, batch(together.columns(), 4))
   assert loss > 0.1
   np.testing.assert_allclose(found, loss, rtol=1e-5)
   assert_same(moved, expected)
@@ -140,15 +145,19 @@ def test_packed_texts_of_a_language_model_train_it_as_single_ones(position):
 def test_a_packed_text_sees_nothing_of_the_others():
   segments = np.array([[1, 1, 1, 2, 2, 2, 2, 3, 0, 0]])
   read = np.arange(10)[None] + 3
-  variables = LM.init(jax.random.key(0), read, train=False)
-  run = functools.partial(LM.apply, variables, train=False, segments=segments)
-  before, after = run(read), run(np.where(segments == 2, 77, read))
+  variables = jax.jit(functools.partial(LM.init, train=False))(
+    jax.random.key(0), read
+  )
+  apply = functools.partial(LM.apply, train=False)
+  run = functools.partial(jax.jit(apply), variables)
+  before = run(read, segments=segments)
+  after = run(np.where(segments == 2, 77, read), segments=segments)
   same = (before == after).all(-1)[0]
   np.testing.assert_array_equal(same, segments[0] != 2)
-  alone = LM.apply(variables, read[:, 3:7], train=False)
+  alone = run(read[:, 3:7])
   np.testing.assert_allclose(before[:, 3:7], alone, rtol=1e-5, atol=1e-6)
   with pytest.raises(types.InputError, match='segments must be'):
-    LM.apply(variables, read, train=False, segments=segments[:, :4])
+    jax.eval_shape(apply, variables, read, segments=segments[:, :4])
 
 
 def test_segments_are_of_one_sequence_that_is_there_as_a_whole():
@@ -196,15 +205,13 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
   made = batch(rows(), 8)
   state = jax.jit(method.init)(jax.random.key(0), made)
   _, sums = jax.jit(method.update)(state, made, jax.random.key(0))
-  log_probs = jax.nn.log_softmax(
-    MODEL.apply(
-      {'params': state.params},
-      made['tokens'],
-      source=made['source'],
-      source_mask=made['source_mask'],
-      train=False,
-    )
+  logits = jax.jit(functools.partial(MODEL.apply, train=False))(
+    {'params': state.params},
+    made['tokens'],
+    source=made['source'],
+    source_mask=made['source_mask'],
   )
+  log_probs = np.asarray(jax.nn.log_softmax(logits))
   total, count = 0.0, 0
   for i in range(6):
     for j in range(1, 6):
@@ -214,7 +221,7 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
   np.testing.assert_allclose(
     sums['loss'][0] / sums['loss'][1], total / count, rtol=1e-5
   )
-  found = method.predict(state, made)
+  found = jax.jit(method.predict)(state, made)
   np.testing.assert_allclose(
     -found['log_likelihood'][:6].sum(), total, rtol=1e-5
   )
@@ -227,7 +234,7 @@ def test_smoothed_targets_and_means_over_rows(mean):
   method = instruction_tuning.make(
     MODEL, optax.sgd(1.0), label_smoothing=0.1, mean=mean
   )
-  state = jax.jit(method.init)(jax.random.key(0), made)
+  state = begun(method, made)
 
   def loss(params):
     logits = MODEL.apply(
@@ -245,7 +252,7 @@ def test_smoothed_targets_and_means_over_rows(mean):
       return each.sum() / count.sum()
     return (each.sum(1) / count).mean()
 
-  _, moved = gradient(method, made)
+  _, moved = gradient(method, state, made)
   assert_same(moved, jax.jit(jax.grad(loss))(state.params))
 
 
@@ -254,20 +261,36 @@ def test_private_links_need_rows_by_themselves():
   private = optim.dp_sgd(1.0, 1.0, expected_batch_size=6, key=jax.random.key(3))
   for parts in (1, 8):  # The latter's are single rows, too.
     method = instruction_tuning.make(MODEL, private, microbatches=parts)
-    state = jax.jit(method.init)(jax.random.key(0), made)
+    state = jax.eval_shape(method.init, jax.random.key(0), made)
     with pytest.raises(types.InputError, match="unless mean='rows'"):
-      jax.jit(method.update)(state, made, jax.random.key(0))
+      jax.eval_shape(method.update, state, made, jax.random.key(0))
   method = instruction_tuning.make(MODEL, private, mean='rows')
   state, sums = jax.jit(method.update)(
     jax.jit(method.init)(jax.random.key(0), made), made, jax.random.key(0)
   )
   assert np.isfinite(sums['loss'][0])
-  found = method.predict(state, made)
+  found = jax.jit(method.predict)(state, made)
   assert np.isfinite(found['log_likelihood'][:6]).all()
 
 
 PROMPTS = ['aa', 'bcd', 'e', 'ff', 'g']
 OPTIONS = [('x', 'yy'), ('zz', 'x', 'yy'), ('y',), ('x', 'yy'), ('zz', 'x')]
+
+
+@functools.cache
+def drawn(num_positions):
+  """(model, its variables, its compiled log-probabilities)."""
+  model = MODEL.clone(num_positions=num_positions)
+  blank = np.zeros((1, 3), np.int32)
+  init = jax.jit(functools.partial(model.init, train=False))
+  params = init(jax.random.key(2), blank, source=blank)
+
+  @jax.jit
+  def log_probs(params, ids, source):
+    logits = model.apply(params, ids, source=source, train=False)
+    return jax.nn.log_softmax(logits)
+
+  return model, jax.tree.map(lambda x: 3 * x, params), log_probs
 
 
 @pytest.mark.parametrize(
@@ -279,16 +302,7 @@ def test_ranks_are_those_of_one_option_at_a_time(
   normalization, room, num_positions, monkeypatch
 ):
   monkeypatch.setattr(rank_classification, '_TOKENS', room)
-  model = MODEL.clone(num_positions=num_positions)
-  params = jax.tree.map(
-    lambda x: 3 * x,
-    model.init(
-      jax.random.key(2),
-      jnp.zeros((1, 3), int),
-      source=jnp.zeros((1, 3), int),
-      train=False,
-    ),
-  )
+  model, params, read = drawn(num_positions)
   ranker = rank_classification.Ranker(
     model,
     tokens.Bytes(),
@@ -303,9 +317,7 @@ def test_ranks_are_those_of_one_option_at_a_time(
     for option, value in zip(options, values, strict=True):
       source = tokens.Bytes().encode(prompt)[None]
       ids = instruction_rows.target_ids(option, tokens.Bytes())[None]
-      log_probs = jax.nn.log_softmax(
-        model.apply(params, ids[:, :-1], source=source, train=False)
-      )
+      log_probs = read(params, ids[:, :-1], source)
       each = [float(log_probs[0, j, x]) for j, x in enumerate(ids[0, 1:])]
       expected = np.mean(each) if normalization == 'tokens' else sum(each)
       np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)

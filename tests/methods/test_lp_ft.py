@@ -260,3 +260,16 @@ def test_modes_that_move_what_is_frozen_are_refused():
     lp_ft.make(Net(3), optax.sgd(0.1), mode='quiet')
   with pytest.raises(types.InputError, match='statistics'):
     lp_ft.make(frozen.train_only(Net(3), at_head), optax.sgd(0.1), mode='train')
+
+
+def test_a_probe_is_judged_by_rows_that_it_is_not_fitted_to():
+  model, batch = Net(3), batch_of(3)
+  other = {**batch, 'label': np.roll(batch['label'], 1)}
+  state = lp_ft.make(model, optax.sgd(0.1)).init(jax.random.key(0), batch)
+  probe = linear_probe.of_model(
+    model, state, train=[batch], val=[other], num_classes=3, grid=[1.0]
+  )
+  rows = np.float64(lp_ft.features(model)(state, batch)['features'])
+  guess = (rows @ probe.head.kernel + probe.head.bias).argmax(1)
+  assert probe.accuracy[0] == pytest.approx((guess == other['label']).mean())
+  assert probe.accuracy[0] < (guess == batch['label']).mean()

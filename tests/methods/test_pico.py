@@ -410,15 +410,15 @@ def test_the_queue_is_first_in_first_out_over_its_wrap():
 
 def test_with_known_labels_it_is_sup_con_of_the_first_view():
   rng = np.random.default_rng(2)
-  query, key = contrastive.unit(rng.normal(size=(2, ROWS, DIM)))
+  query, key = np.asarray(contrastive.unit(rng.normal(size=(2, ROWS, DIM))))
   label = np.array([0, 1, 1, 0, 2, 1, 0, 2])
   mask = np.array([1, 1, 0, 1, 1, 1, 0, 0], np.float32)
-  found = pico.contrastive_loss(
-    query, key, label, mask, key_queue.empty(8, DIM), warm=True, temperature=TAU
+  own = functools.partial(pico.contrastive_loss, warm=True, temperature=TAU)
+  found = jax.jit(own)(query, key, label, mask, key_queue.empty(8, DIM))
+  sup_con = functools.partial(
+    contrastive.sup_con, temperature=TAU, anchors='one'
   )
-  expected = contrastive.sup_con(
-    jnp.stack([query, key]), label, mask, temperature=TAU, anchors='one'
-  )
+  expected = jax.jit(sup_con)(np.stack([query, key]), label, mask)
   np.testing.assert_allclose(found * mask, expected * mask, rtol=1e-5)
 
 
@@ -560,3 +560,22 @@ def test_a_link_that_takes_rows_apart_is_refused():
   state = jax.eval_shape(method.init, jax.random.key(0), batch)
   with pytest.raises(types.InputError, match='compares all rows'):
     jax.eval_shape(method.update, state, batch, jax.random.key(0))
+
+
+def test_keys_have_masks_of_their_own(monkeypatch):
+  method, keys, forward = _method(), [], model_inputs.forward
+  state = jax.jit(method.init)(jax.random.key(0), _batch(0))
+
+  def look(*args):
+    key = jax.random.key_data(args[-1])
+    jax.debug.callback(lambda x: keys.append(np.asarray(x)), key, ordered=True)
+    return forward(*args)
+
+  monkeypatch.setattr(model_inputs, 'forward', look)
+  # A function of its own, which no cache knows without the look.
+  update = jax.jit(lambda *args: method.update(*args))
+  jax.block_until_ready(update(state, _batch(0), jax.random.key(1)))
+  jax.effects_barrier()
+  queries, own, again = keys
+  assert (own != queries).any()
+  assert (own != again).any()

@@ -1,5 +1,7 @@
 """Losses of soft actor-critic are those of a few lines of NumPy."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -51,6 +53,15 @@ def state():
   return jax.jit(_method().init)(jax.random.key(0), _batch())
 
 
+@functools.cache
+def _update():
+  return jax.jit(_method().update)
+
+
+def _applied(method):
+  return jax.jit(functools.partial(_MODEL.apply, method=method))
+
+
 def test_the_density_of_a_squashed_gaussian_is_its_derivative():
   gaussian = agents.Gaussian(jnp.array([[0.3, -0.8]]), jnp.array([[-1.0, 0.2]]))
   noise = np.array([[0.4, -0.5]])
@@ -87,9 +98,7 @@ def test_targets_take_the_smaller_value_and_stop_where_the_world_ends():
 
 def test_the_temperature_follows_the_entropy(state):
   rate = 0.1
-  after, sums = jax.jit(_method(rate).update)(
-    state, _batch(), jax.random.key(1)
-  )
+  after, sums = _update()(state, _batch(), jax.random.key(1))
   entropy = float(sums['entropy'][0] / sums['entropy'][1])
   # d/d log a of a (entropy - (-A)); the target entropy is -A = -2.
   expected = np.log(0.1) - rate * 0.1 * (entropy + 2)
@@ -107,46 +116,48 @@ def _still(**moving):
 _PARTS = sac.Optimizers._fields
 
 
-def test_the_actor_climbs_what_the_critic_says():
-  method, batch = _still(actor=0.5), _batch()
-  begun = jax.jit(method.init)(jax.random.key(0), batch)
-  after, _ = jax.jit(method.update)(begun, batch, jax.random.key(1))
+@pytest.fixture(scope='module')
+def moved_actor():
+  """(state before, state after, sums) of a step of the actor alone."""
+  method = _still(actor=0.5)
+  begun = jax.jit(method.init)(jax.random.key(0), _batch())
+  return begun, *jax.jit(method.update)(begun, _batch(), jax.random.key(1))
+
+
+def test_the_actor_climbs_what_the_critic_says(moved_actor):
+  (begun, after, _), batch = moved_actor, _batch()
+  policy, of_actions = map(_applied, ('policy', 'values'))
 
   def value(state):
     variables = {'params': state.params}
-    gaussian = _MODEL.apply(variables, batch['image'], method='policy')
+    gaussian = policy(variables, batch['image'])
     action, _ = squashed_policy.squash(gaussian, jnp.zeros((6, 2)))
-    values = _MODEL.apply(variables, batch['image'], action, method='values')
+    values = of_actions(variables, batch['image'], action)
     return float(values.min(-1).mean())
 
   chex.assert_trees_all_equal(after.params['critic'], begun.params['critic'])
   assert value(after) > value(begun) + 1e-5
 
 
-def test_the_entropy_is_that_of_the_actions_that_are_drawn():
-  method, batch, rng = _still(), _batch(), jax.random.key(1)
-  begun = jax.jit(method.init)(jax.random.key(0), batch)
-  _, sums = jax.jit(method.update)(begun, batch, rng)
-  gaussian = _MODEL.apply(
-    {'params': begun.params}, batch['image'], method='policy'
-  )
-  _, log_prob = squashed_policy.draw(gaussian, jax.random.split(rng, 3)[1])
+def test_the_entropy_is_that_of_the_actions_that_are_drawn(moved_actor):
+  begun, _, sums = moved_actor
+  gaussian = _applied('policy')({'params': begun.params}, _batch()['image'])
+  rng = jax.random.split(jax.random.key(1), 3)[1]
+  _, log_prob = squashed_policy.draw(gaussian, rng)
   np.testing.assert_allclose(sums['entropy'][0], -np.sum(log_prob), rtol=1e-4)
 
 
 def test_the_critics_loss_and_slow_averages_are_the_formulas(state):
   batch, rng = _batch(), jax.random.key(1)
-  after, sums = jax.jit(_method().update)(state, batch, rng)
+  after, sums = _update()(state, batch, rng)
+  policy, of_actions = map(_applied, ('policy', 'values'))
   variables = {'params': state.params}
   rng_critic = jax.random.split(rng, 3)[0]
-  gaussian = _MODEL.apply(variables, batch['next_image'], method='policy')
+  gaussian = policy(variables, batch['next_image'])
   action, log_prob = squashed_policy.draw(gaussian, rng_critic)
-  slow = _MODEL.apply(
-    {'params': state.extra.target}, batch['next_image'], action, method='values'
-  )
-  values = _MODEL.apply(
-    variables, batch['image'], batch['action'], method='values'
-  )
+  target = {'params': state.extra.target}
+  slow = of_actions(target, batch['next_image'], action)
+  values = of_actions(variables, batch['image'], batch['action'])
   slow, values, log_prob = map(np.asarray, (slow, values, log_prob))
   target = batch['reward'] + 0.99 * batch['discount'] * (
     slow.min(1) - 0.1 * log_prob
@@ -194,7 +205,7 @@ def test_the_critics_projection_is_averaged_as_the_encoder_is():
 
 def test_the_actor_moves_no_encoder_and_what_waits_stands_still(state):
   still = state.replace(step=jnp.ones((), jnp.int32))  # Not the actor's turn.
-  update = jax.jit(_method().update)
+  update = _update()
   waits, sums = update(still, _batch(), jax.random.key(1))
   chex.assert_trees_all_equal(waits.params['actor'], state.params['actor'])
   chex.assert_trees_all_equal(waits.extra, state.extra)
@@ -212,7 +223,7 @@ def test_the_task_moves_the_encoder_too(state):
   task = inverse_dynamics.make(_MODEL)
   with_task = _method(task=task, every=sac.Every(2, 2, 1))
   after, sums = jax.jit(with_task.update)(state, _batch(), jax.random.key(1))
-  alone, _ = jax.jit(_method().update)(state, _batch(), jax.random.key(1))
+  alone, _ = _update()(state, _batch(), jax.random.key(1))
   assert float(sums['task_loss'][1]) == 6
   for name, same in (('encoder', False), ('task', False), ('critic', True)):
     moved = [
@@ -232,7 +243,7 @@ def test_rows_of_padding_count_for_nothing(state):
   for name, x in dirty.items():
     dirty[name] = np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, np.nan)
   clean['mask'] = dirty['mask'] = mask
-  update = jax.jit(_method().update)
+  update = _update()
   chex.assert_trees_all_equal(
     update(state, clean, jax.random.key(2)),
     update(state, dirty, jax.random.key(2)),
@@ -255,17 +266,19 @@ def test_what_is_out_of_range_is_refused(settings):
 
 def test_actions_are_drawn_by_rows_in_whatever_parts_the_loss_is_taken(state):
   # SAM of no radius takes the gradients of groups, and adds them up.
-  def moved(link):
+  def with_link(link):
     chain = optax.chain(link, optax.sgd(0.1))
     tx = sac.Optimizers(*[chain] * 2, *[optax.sgd(0.1)] * 2)
-    method = sac.make(_MODEL, tx, action_dim=2)
-    begun = method.init(jax.random.key(0), _batch())
-    return jax.jit(method.update)(begun, _batch(), jax.random.key(1))[0].params
+    return sac.make(_MODEL, tx, action_dim=2)
 
-  chex.assert_trees_all_close(
-    moved(optim.sam(0.0, groups=2)), moved(optax.identity()), atol=1e-6
+  grouped = with_link(optim.sam(0.0, groups=2))
+  batch, rng = _batch(), jax.random.key(1)
+  begun = jax.jit(grouped.init)(jax.random.key(0), batch)
+  found, _ = jax.jit(grouped.update)(begun, batch, rng)
+  expected, _ = _update()(state, batch, rng)
+  chex.assert_trees_all_close(found.params, expected.params, atol=1e-6)
+  private = with_link(
+    optim.dp_sgd(1.0, 1.0, expected_batch_size=6.0, key=jax.random.key(0))
   )
   with pytest.raises(types.InputError, match='not private with dp_sgd'):
-    moved(
-      optim.dp_sgd(1.0, 1.0, expected_batch_size=6.0, key=jax.random.key(0))
-    )
+    jax.eval_shape(private.init, rng, batch)

@@ -376,13 +376,13 @@ def test_group_dro_remembers_its_weights():
 
 
 def test_the_weight_follows_its_schedule():
-  batch = {k: jnp.asarray(x) for k, x in batch_of(0).items()}
+  batch = batch_of(0)
 
   def moved(weight):
     method = coral.make(NET, SGD, weight=weight, **_GROUPS)
-    state = method.init(jax.random.key(0), batch)
-    state = state.replace(step=jnp.int32(5))
-    return method.update(state, batch, jax.random.key(0))[0].params
+    state = loop.init(METHODS['coral'], batch, 0).replace(step=jnp.int32(5))
+    after, _ = jax.jit(method.update)(state, batch, jax.random.key(0))
+    return after.params
 
   late = moved(lambda step: jnp.where(step >= 5, 2.0, 0.0))
   chex.assert_trees_all_close(late, moved(2.0), rtol=1e-6)
@@ -407,8 +407,8 @@ def test_small_groups_weigh_more_where_that_is_asked_for():
       group_counts=counts,
       **_GROUPS,
     )
-    state = method.init(jax.random.key(0), batch)
-    state, _ = method.update(state, batch, jax.random.key(0))
+    state = jax.jit(method.init)(jax.random.key(0), batch)
+    state, _ = jax.jit(method.update)(state, batch, jax.random.key(0))
     return np.asarray(state.model_state['groups']['weights'], np.float64)
 
   expected = weights(0.0) * np.exp(0.5 * 2.0 / np.sqrt(counts))
@@ -433,8 +433,8 @@ def test_what_a_student_sees_keeps_its_mean():
     'labelled': jnp.ones(4),
     'mask': jnp.ones(4),
   }
-  state = method.init(jax.random.key(0), batch)
-  _, sums = method.update(state, batch, jax.random.key(1))
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  _, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
   loss = float(sums['loss'][0] / sums['loss'][1])
   np.testing.assert_allclose(loss, np.log1p(np.exp(-3.0)), rtol=0.2)
 
@@ -459,8 +459,8 @@ def test_reversal_trains_the_adversary_and_turns_the_features_against_it():
     _, logits = forward({'params': params['model']}, rows['features'])
     return mean_ce(logits, rows)
 
-  domain = jax.grad(adversary_loss)(start.params)
-  own = jax.grad(own_loss)(start.params)
+  domain = jax.jit(jax.grad(adversary_loss))(start.params)
+  own = jax.jit(jax.grad(own_loss))(start.params)
   expected = {
     'model': jax.tree.map(lambda a, b: a - b, own['model'], domain['model']),
     'adversary': domain['adversary'],
@@ -507,10 +507,10 @@ def test_of_alternating_parts_one_may_measure_more():
   method = dann.make(mlp.Mlp(CLASSES, features=(6,)), SGD, **settings)
   # Where all rows have labels, each has a loss of its own.
   batch = {k: x for k, x in batch_of(0).items() if k != 'labelled'}
-  state = method.init(jax.random.key(0), batch)
-  weights = []
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  update, weights = jax.jit(method.update), []
   for _ in range(2):
-    state, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
+    state, sums = update(state, batch, jax.random.key(1))
     weights.append((int(sums['gradient_norm'][1]), int(sums['loss'][1])))
   assert weights[0][0] > 0 == weights[1][0]
   assert weights[0][1] == weights[1][1] > 0
@@ -544,7 +544,7 @@ def test_alternating_steps_train_one_part_each():
     )
     return mean_ce(logits, rows) - 0.5 * ce(told, rows['group']).mean()
 
-  grads = jax.grad(loss)(states[1].params['model'])
+  grads = jax.jit(jax.grad(loss))(states[1].params['model'])
   moved = jax.tree.map(
     jnp.subtract, states[1].params['model'], states[2].params['model']
   )
@@ -575,7 +575,7 @@ def test_the_style_head_and_the_features_train_apart():
   states = []
   for weight in (0.0, 5.0):
     method = sagnet.make(NET, SGD, num_classes=CLASSES, weight=weight, **_ROWS)
-    state = method.init(jax.random.key(0), batch)
+    state = jax.jit(method.init)(jax.random.key(0), batch)
     after, _ = jax.jit(method.update)(state, batch, jax.random.key(1))
     states.append(after.params)
   chex.assert_trees_all_equal(states[0]['style'], states[1]['style'])
@@ -592,8 +592,8 @@ def test_the_style_head_and_the_features_train_apart():
 
 def test_a_style_head_that_knows_nothing_costs_log_c():
   method = METHODS['sagnet']
-  batch = {k: jnp.asarray(x) for k, x in batch_of(0).items()}
-  state = method.init(jax.random.key(0), batch)
+  batch = batch_of(0)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
   blank = jax.tree.map(jnp.zeros_like, state.params['style'])
   state = state.replace(params={**state.params, 'style': blank})
   _, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
@@ -745,14 +745,62 @@ def test_both_views_of_fixmatch_have_masks_of_their_own(monkeypatch):
   forward = model_inputs.forward
 
   def look(*args):
-    keys.append(jax.random.key_data(args[-1]))
+    key = jax.random.key_data(args[-1])
+    jax.debug.callback(lambda x: keys.append(np.asarray(x)), key)
     return forward(*args)
 
   monkeypatch.setattr(model_inputs, 'forward', look)
   method = fixmatch.make(NET, SGD, threshold=0.4, **_ROWS)
   batch = batch_of(0)
-  state = method.init(jax.random.key(0), batch)
-  with jax.disable_jit():
-    method.update(state, batch, jax.random.key(1))
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  jax.block_until_ready(jax.jit(method.update)(state, batch, jax.random.key(1)))
+  jax.effects_barrier()
   assert len(keys) == 2
   assert (keys[0] != keys[1]).any()
+
+
+@pytest.mark.parametrize(
+  ('module', 'more'),
+  [(fixmatch, dict(threshold=0.4)), (noisy_student, dict(dropout_rate=0.0))],
+)
+def test_guesses_count_by_their_weight(module, more):
+  method = module.make(NET, SGD, weight=lambda t: 1.0 * t, **more, **_ROWS)
+  batch = batch_of(0)
+  init, update = jax.jit(method.init), jax.jit(method.update)
+  start = init(jax.random.key(0), batch)
+
+  def moved(weight):
+    state = start.replace(step=jnp.int32(weight))
+    after, _ = update(state, batch, jax.random.key(1))
+    return jax.tree.map(jnp.subtract, after.params, start.params)
+
+  none, one, three = map(moved, (0, 1, 3))
+  expected = jax.tree.map(lambda a, b: a + 3 * (b - a), none, one)
+  chex.assert_trees_all_close(three, expected, atol=1e-5)
+  assert abs(one['head']['kernel'] - none['head']['kernel']).max() > 1e-3
+
+
+def test_coral_compares_by_the_form_that_is_asked_for():
+  how = dict(num_groups=GROUPS, form='covariance')
+  batch = batch_of(0)
+  method = coral.make(NET, SGD, weight=1.0, **_ROWS, **how)
+  state, rows = jax.jit(method.init)(jax.random.key(0), batch), real(batch)
+  seen, _ = forward({'params': state.params}, rows['features'])
+  expected = coral.penalty(seen, rows['group'], jnp.ones(len(seen)), **how)
+  _, sums = jax.jit(method.update)(state, batch, jax.random.key(0))
+  total, number = sums['penalty']
+  np.testing.assert_allclose(total / number, expected, rtol=1e-4)
+
+
+def test_an_adversary_has_as_many_steps_as_is_said():
+  how = dict(form='alternating', tx_adversary=SGD, adversary_steps=2)
+  method = dann.make(NET, SGD, weight=0.5, **how, **_GROUPS)
+  batch, trained = batch_of(0), []
+  init, update = jax.jit(method.init), jax.jit(method.update)
+  state = init(jax.random.key(0), batch)
+  for _ in range(4):
+    after, _ = update(state, batch, jax.random.key(1))
+    same = jax.tree.map(np.array_equal, after.params, state.params)
+    trained += [x for x in same if not all(jax.tree.leaves(same[x]))]
+    state = after
+  assert trained == ['adversary', 'adversary', 'model', 'adversary']

@@ -55,6 +55,8 @@ def batch_of(seed=0, real=ROWS):
   return {'image': image, 'mask': mask}
 
 
+# Equal settings are one method, whose program is compiled once.
+@functools.cache
 def make(rate=0.1, judge_rate=None, judge=Discriminator(), **settings):
   judge_rate = rate if judge_rate is None else judge_rate
   tx = vitgan.Optimizers(optax.sgd(rate), optax.sgd(judge_rate))
@@ -330,3 +332,36 @@ def test_images_that_the_generator_does_not_make_are_refused():
   )
   with pytest.raises(types.InputError, match='only a generator without state'):
     jax.jit(method.init)(jax.random.key(0), batch_of())
+
+
+def test_behind_its_warm_up_the_average_keeps_what_is_asked_for():
+  method = make(0.1, ema_decay=0.9)
+  before = first(method).replace(step=jnp.int32(1000))
+  after, _ = stepped(method, state=before)
+  expected = jax.tree.map(
+    lambda old, new: 0.9 * old + 0.1 * new,
+    before.extra.params,
+    after.params['generator'],
+  )
+  chex.assert_trees_all_close(after.extra.params, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['non_saturating', 'hinge'])
+def test_the_generator_learns_a_known_loss(kind):
+  method = make(1.0, 0.0, loss=kind)
+  before, (after, sums) = first(method), stepped(method)
+  key = jax.random.split(jax.random.split(jax.random.key(1))[1], 3)[0]
+  keys = [jax.random.fold_in(key, i) for i in range(ROWS)]
+  latent = jnp.stack([jax.random.normal(x, (LATENT,)) for x in keys])
+
+  def loss(params):
+    fake = Generator().apply({'params': params}, latent, train=False)
+    judge = {'params': before.params['discriminator']}
+    score = Discriminator().apply(judge, fake, train=False)
+    each = -score if kind == 'hinge' else jnp.log1p(jnp.exp(-score))
+    return each.mean()
+
+  value, slope = jax.value_and_grad(loss)(before.params['generator'])
+  np.testing.assert_allclose(sums['generator_loss'][0] / ROWS, value, rtol=1e-5)
+  expected = jax.tree.map(jnp.subtract, before.params['generator'], slope)
+  chex.assert_trees_all_close(after.params['generator'], expected, atol=1e-5)

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from repjax import types
 from repjax.models import alexnet
 
 
@@ -43,3 +45,11 @@ def test_dropout_is_off_in_evaluation_only():
   )
   assert not np.allclose(train(0), train(1))
   assert not np.allclose(train(0), plain)
+
+
+@pytest.mark.parametrize('side', [8, 16])
+def test_images_that_nothing_is_left_of_are_refused(side):
+  with pytest.raises(types.InputError, match=f'{side} x {side} .* too small'):
+    alexnet.AlexNet(3).init(
+      jax.random.key(0), jnp.zeros((1, side, side, 1)), train=False
+    )

@@ -54,14 +54,14 @@ def draw(model, *inputs, **named):
   )
 
 
-def loops(model, variables, *inputs, **named):
-  """Number of loops over DEPTH blocks in the model's forward pass."""
+def loops(model, variables, *inputs, depth=DEPTH, **named):
+  """Number of loops over as many blocks in the model's forward pass."""
   text = str(
     jax.make_jaxpr(
       lambda variables: model.apply(variables, *inputs, train=False, **named)
     )(variables)
   )
-  return text.count(f'length={DEPTH}\n')
+  return text.count(f'length={depth}\n')
 
 
 MODELS = {
@@ -80,7 +80,8 @@ MODELS = {
     dict(mask=MASK),
   ),
   'EncoderDecoder': (
-    transformer.EncoderDecoder(**TEXT),
+    # Of two blocks, since it has two stacks to compile.
+    transformer.EncoderDecoder(**TEXT | dict(num_layers=2)),
     (TOKENS,),
     dict(source=SOURCE, source_mask=SOURCE < 9, mask=MASK),
   ),
@@ -92,8 +93,9 @@ def test_numbers_and_gradients_are_those_of_blocks_one_after_another(name):
   model, inputs, named = MODELS[name]
   plain, scanned = both(model)
   variables = draw(plain, *inputs, **named)
-  assert loops(plain, variables, *inputs, **named) == 0
-  assert loops(scanned, variables, *inputs, **named) >= 1
+  count = functools.partial(loops, depth=model.num_layers)
+  assert count(plain, variables, *inputs, **named) == 0
+  assert count(scanned, variables, *inputs, **named) >= 1
 
   def run(model):
     def loss(variables):
@@ -118,7 +120,7 @@ def test_a_seed_gives_the_same_parameters(name):
     jax.jit(functools.partial(each.init, train=True, **named))(
       jax.random.key(1), *inputs
     )
-    for each in both(model)
+    for each in both(model.clone(num_layers=2))
   )
   chex.assert_trees_all_equal(plain, scanned)
 
@@ -166,13 +168,17 @@ def test_attention_maps_are_the_same():
 def test_decoding_gives_the_logits_of_the_whole_text():
   _, model = both(transformer.DecoderLM(**TEXT))
   variables = draw(model, TOKENS)
-  expected = model.apply(variables, TOKENS, train=False)
-  logits, state = model.apply(
-    variables, TOKENS[:, :4], max_length=9, method='prefill'
+  expected = jax.jit(functools.partial(model.apply, train=False))(
+    variables, TOKENS
   )
+  expected = np.asarray(expected)
+  logits, state = jax.jit(
+    functools.partial(model.apply, max_length=9, method='prefill')
+  )(variables, TOKENS[:, :4])
   np.testing.assert_allclose(logits, expected[:, 3], atol=2e-5)
+  step = jax.jit(functools.partial(model.apply, method='step'))
   for i in range(4, 7):
-    logits, state = model.apply(variables, state, TOKENS[:, i], method='step')
+    logits, state = step(variables, state, TOKENS[:, i])
     np.testing.assert_allclose(logits, expected[:, i], atol=2e-5)
 
 
@@ -224,13 +230,28 @@ def test_stochastic_depth_rises_with_the_layer():
 
 def test_random_features_are_drawn_anew_in_every_block():
   attention = performer.Favor(num_features=8, redraw_every=1)
-  plain, scanned = both(tiny_vit(attention_fn=attention))
-  variables = plain.init(jax.random.key(0), IMAGE, train=False)
+  plain, scanned = both(tiny_vit(attention_fn=attention, num_layers=2))
+  rng = np.random.default_rng(3)
+
+  def leaf(path, x):
+    if path[-1].key == 'calls':
+      return np.zeros(x.shape, x.dtype)
+    if path[-1].key == 'key':
+      return rng.integers(2**32, size=x.shape, dtype=x.dtype)
+    return rng.normal(0.1, 0.4, x.shape).astype(x.dtype)
+
+  variables = jax.tree_util.tree_map_with_path(
+    leaf,
+    jax.eval_shape(
+      functools.partial(plain.init, train=False), jax.random.key(0), IMAGE
+    ),
+  )
   kinds = [kind for kind in variables if kind != 'params']
   assert kinds
 
   def run(model):
-    return model.apply(variables, IMAGE, train=True, mutable=kinds)
+    apply = functools.partial(model.apply, train=True, mutable=kinds)
+    return jax.jit(apply)(variables, IMAGE)
 
   (logits, changed), expected = run(scanned), run(plain)
   chex.assert_trees_all_close((logits, changed), expected, rtol=1e-5, atol=1e-5)
@@ -311,7 +332,8 @@ def test_a_part_that_trains_gets_the_same_gradient():
   [('ghost', 'flat'), ('ghost', 'per_layer'), ('vmap', 'flat')],
 )
 def test_clipped_gradients_are_the_same(method, style):
-  plain, scanned = both(transformer.DecoderLM(**TEXT))
+  # Two blocks, since those without the loop take long to compile.
+  plain, scanned = both(transformer.DecoderLM(**TEXT | dict(num_layers=2)))
   rows = np.random.default_rng(4).integers(0, 11, (4, 7))
   params = draw(plain, rows)['params']
 

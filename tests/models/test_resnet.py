@@ -373,3 +373,15 @@ def test_pooling_before_a_shortcut_of_1_x_1_is_pooling_behind_it():
 def test_strides_that_do_not_fit_are_refused(stride, word):
   with pytest.raises(types.InputError, match=word):
     shapes(resnet.PreActResNet(10, (1, 1, 1), width=16, stride=stride), 16)
+
+
+def test_a_pooling_is_told_all_that_its_network_was():
+  told = dict(
+    smoothness=1.5,
+    shared=True,
+    room=1.25,
+    scale='public_code',
+    layout='public_code',
+  )
+  pool = learns(**told).stages(2)[1].layer('pool')
+  assert {name: getattr(pool, name) for name in told} == told

@@ -22,12 +22,31 @@ def small(**fields):
 
 
 def image(height, width, rows=2):
-  return jax.random.normal(jax.random.key(0), (rows, height, width, 3))
+  rng = np.random.default_rng(0)
+  return rng.normal(size=(rows, height, width, 3)).astype(np.float32)
 
 
 @functools.cache
 def variables(model):
-  return model.init(jax.random.key(1), image(24, 24), train=False)
+  """Random leaves, without compiling an init."""
+  rng = np.random.default_rng(model.num_classes)
+  shapes = jax.eval_shape(
+    functools.partial(model.init, train=False),
+    *(jax.random.key(0), image(24, 24)),
+  )
+
+  def draw(path, x):
+    center = float(path[-1].key == 'scale')
+    return rng.normal(center, 0.2, x.shape).astype(x.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+apply = jax.jit(
+  lambda model, *args, **settings: model.apply(*args, **settings),
+  static_argnums=0,
+  static_argnames=('train', 'method'),
+)
 
 
 @pytest.mark.parametrize('window', [1, 2, 3])
@@ -72,11 +91,13 @@ def test_a_block_without_shift_is_attention_in_each_window_alone():
   model = small(depths=(1,))
   given = variables(model)
   x = image(24, 24)  # Six rows of patches: two windows.
-  changed = x.at[:, 12:, 12:].add(1.0)
+  changed = x.copy()
+  changed[:, 12:, 12:] += 1.0
   before, after = (
-    model.apply(given, y, train=False, method='encode') for y in (x, changed)
+    np.asarray(apply(model, given, y, train=False, method='encode'))
+    for y in (x, changed)
   )
-  moved = abs(np.asarray(before - after)).max((0, 3)) > 0
+  moved = abs(before - after).max((0, 3)) > 0
   expected = np.zeros((6, 6), bool)
   expected[3:, 3:] = True
   np.testing.assert_array_equal(moved, expected)
@@ -86,11 +107,13 @@ def test_shifted_windows_reach_over_edges_of_windows_and_not_of_the_map():
   model = small(depths=(2,))
   given = variables(model)
   x = image(24, 24)
-  changed = x.at[:, :4, :4].add(1.0)  # The first patch.
+  changed = x.copy()
+  changed[:, :4, :4] += 1.0  # The first patch.
   before, after = (
-    model.apply(given, y, train=False, method='encode') for y in (x, changed)
+    np.asarray(apply(model, given, y, train=False, method='encode'))
+    for y in (x, changed)
   )
-  moved = abs(np.asarray(before - after)).max((0, 3)) > 0
+  moved = abs(before - after).max((0, 3)) > 0
   assert moved[3, 3] or moved[2, 3]
   # A roll alone would have brought the last patch beside the first.
   assert not moved[5].any() and not moved[:, 5].any()
@@ -101,11 +124,11 @@ def test_shifted_windows_reach_over_edges_of_windows_and_not_of_the_map():
 )
 def test_any_size_will_do(size, rows):
   model = small()
-  maps = model.apply(
-    variables(model), image(*size), train=False, method='encode'
+  maps = apply(
+    model, variables(model), image(*size), train=False, method='encode'
   )
   chex.assert_shape(maps, (2, *rows, 16))
-  logits = model.apply(variables(model), image(*size), train=False)
+  logits = apply(model, variables(model), image(*size), train=False)
   chex.assert_shape(logits, (2, 5))
   assert np.isfinite(logits).all()
 
@@ -117,7 +140,7 @@ def test_the_cost_is_linear_in_the_number_of_patches():
     compiled = (
       jax.jit(functools.partial(model.apply, train=False))
       .lower(
-        jax.eval_shape(lambda: variables(model)),
+        variables(model),
         jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
       )
       .compile()
@@ -131,8 +154,8 @@ def test_the_cost_is_linear_in_the_number_of_patches():
 def test_stochastic_depth_drops_branches_of_whole_images():
   model = small(drop_path_rate=0.9, depths=(2,))
   x = image(24, 24, rows=1).repeat(40, 0)
-  seen = model.apply(
-    variables(model), x, train=True, rngs={'dropout': jax.random.key(3)}
+  seen = apply(
+    model, variables(model), x, train=True, rngs={'dropout': jax.random.key(3)}
   )
   # The last block's two branches are there or not.
   assert 2 <= len(np.unique(np.asarray(seen).round(5), axis=0)) <= 4
@@ -144,7 +167,7 @@ def test_weights_come_back_bit_for_bit(tmp_path):
   swin_weights.save(tmp_path / 'model.safetensors', params)
   chex.assert_trees_all_equal(swin_weights.load(tmp_path, params), params)
   other = swin.Swin(3, hidden_dim=8, num_heads=(2, 4), window=3, depths=(2, 2))
-  fresh = other.init(jax.random.key(2), image(24, 24), train=False)['params']
+  fresh = variables(other)['params']
   with pytest.raises(types.InputError, match='head'):
     swin_weights.load(tmp_path, fresh)
   loaded = swin_weights.load(tmp_path, fresh, head='replace')
@@ -178,3 +201,17 @@ def test_a_ratio_that_gives_no_whole_width_is_cut_as_published_ones_are():
     if 'mlp' in jax.tree_util.keystr(path).lower()
   }
   assert 64 in widths and 65 not in widths
+
+
+def test_all_kernels_but_the_patches_begin_as_published():
+  init = jax.jit(functools.partial(small(depths=(1, 1)).init, train=False))
+  params = init(jax.random.key(2), image(24, 24))['params']
+  spread = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.std(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+    if x.size >= 32 and 'kernel' in str(path)
+  }
+  assert 'merge_0/reduction/kernel' in spread
+  assert spread.pop('embedding/kernel') > 0.1
+  for name, x in spread.items():
+    assert 0.013 < x < 0.027, name

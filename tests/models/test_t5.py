@@ -31,12 +31,38 @@ def model(**fields):
   )
 
 
+# Compiled once for each network, method and shape.
+apply = jax.jit(
+  lambda net, variables, *args, **settings: net.apply(
+    variables, *args, **settings
+  ),
+  static_argnums=0,
+  static_argnames=('train', 'method', 'max_length'),
+)
+
+
+@functools.cache
 def begin(net, rows=2, length=6, size=9):
   rng = np.random.default_rng(0)
   source = rng.integers(2, 30, (rows, size))
   target = rng.integers(2, 30, (rows, length))
-  variables = net.init(jax.random.key(0), target, source=source, train=False)
-  return variables, source, target
+  variables = jax.eval_shape(
+    functools.partial(net.init, train=False),
+    *(jax.random.key(0), target),
+    source=source,
+  )
+  return draw(variables), source, target
+
+
+def draw(shapes):
+  """Random leaves, since an init takes long to compile."""
+  rng = np.random.default_rng(1)
+
+  def leaf(path, x):
+    center = float(path[-1].key == 'scale')
+    return jnp.asarray(rng.normal(center, 0.2, x.shape), x.dtype)
+
+  return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def bucket_of(distance, number, farthest, *, both):
@@ -84,7 +110,7 @@ def test_buckets_that_cannot_be_are_refused(number, farthest):
 def test_nothing_sees_what_comes_later_or_is_padding():
   net = model()
   variables, source, target = begin(net)
-  run = jax.jit(functools.partial(net.apply, train=False))
+  run = functools.partial(apply, net, train=False)
   mask = np.ones(source.shape)
   mask[:, 6:] = 0
   first = run(variables, target, source=source, source_mask=mask)
@@ -92,6 +118,7 @@ def test_nothing_sees_what_comes_later_or_is_padding():
   other[:, 6:] = 1
   later[:, 4:] = 1
   second = run(variables, later, source=other, source_mask=mask)
+  first, second = np.asarray(first), np.asarray(second)
   np.testing.assert_allclose(first[:, :4], second[:, :4], atol=1e-5)
   assert abs(first[:, 4:] - second[:, 4:]).max() > 1e-3
 
@@ -100,7 +127,7 @@ def test_nothing_sees_what_comes_later_or_is_padding():
 def test_packed_texts_are_what_they_are_alone(num_positions):
   net = model(num_positions=num_positions)
   variables, source, target = begin(net)
-  run = functools.partial(net.apply, variables, train=False)
+  run = functools.partial(apply, net, variables, train=False)
   alone = run(target, source=source)
   if num_positions:
     with pytest.raises(types.InputError, match='num_positions=9'):
@@ -121,7 +148,9 @@ def test_packed_texts_are_what_they_are_alone(num_positions):
     segments=np.repeat([[1, 2, 0]], (6, 6, 14), -1),
     source_segments=np.repeat([[1, 2, 0]], (9, 9, 14), -1),
   )
-  np.testing.assert_allclose(padded[:, :12], packed, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(
+    np.asarray(padded)[:, :12], packed, rtol=0, atol=1e-5
+  )
   with pytest.raises(types.InputError, match='source_segments'):
     run(target, source=source, segments=np.ones(target.shape))
 
@@ -134,11 +163,9 @@ def test_decoding_gives_the_logits_of_one_pass(num_positions):
   variables, source, target = begin(net)
   mask = np.ones(source.shape)
   mask[1, 4:] = 0
-  whole = net.apply(
-    variables, target, source=source, source_mask=mask, train=False
-  )
-  logits, state = net.apply(
-    variables,
+  run = functools.partial(apply, net, variables)
+  whole = np.asarray(run(target, source=source, source_mask=mask, train=False))
+  logits, state = run(
     target[:, :2],
     source=source,
     source_mask=mask,
@@ -147,14 +174,20 @@ def test_decoding_gives_the_logits_of_one_pass(num_positions):
   )
   np.testing.assert_allclose(logits, whole[:, 1], atol=1e-5)
   for i in range(2, 6):
-    logits, state = net.apply(variables, state, target[:, i], method='step')
+    # Where the place is known, the last one has room, too.
+    known = state._replace(place=np.int32(i))
+    np.testing.assert_array_equal(state.place, known.place)
+    jax.eval_shape(
+      lambda known=known, i=i: net.apply(
+        variables, known, target[:, i], method='step'
+      )
+    )
+    logits, state = run(state, target[:, i], method='step')
     np.testing.assert_allclose(logits, whole[:, i], atol=1e-5)
   # Behind its room it says so, or is no number.
   with pytest.raises(types.InputError, match='larger max_length'):
     net.apply(variables, state, target[:, 0], method='step')
-  beyond, _ = jax.jit(
-    lambda state: net.apply(variables, state, target[:, 0], method='step')
-  )(state)
+  beyond, _ = run(state, target[:, 0], method='step')
   assert np.isnan(beyond).all()
   written = decoding.generate(
     net,
@@ -163,13 +196,12 @@ def test_decoding_gives_the_logits_of_one_pass(num_positions):
     max_new_tokens=4,
     source=jnp.asarray(source),
   )
-  again = net.apply(
-    variables,
-    jnp.concatenate([target[:, :1], written.tokens[:, :-1]], 1),
+  again = run(
+    np.concatenate([target[:, :1], written.tokens[:, :-1]], 1),
     source=source,
     train=False,
   )
-  np.testing.assert_array_equal(again.argmax(-1), written.tokens)
+  np.testing.assert_array_equal(np.argmax(again, -1), written.tokens)
   with pytest.raises(types.InputError, match='max_length >= 2'):
     net.apply(
       variables,
@@ -213,7 +245,10 @@ def test_it_learns_to_copy_by_lora_and_as_a_whole():
     method = language_modeling.make(
       made, optax.adam(1e-2), objective='translation'
     )
-    state = method.init(jax.random.key(0), batch)
+    state = jax.eval_shape(method.init, jax.random.key(0), batch)
+    params, frozen = draw((state.params, state.model_state))
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    state = state.replace(params=params, model_state=frozen)
     update = jax.jit(method.update)
     state, first = update(state, batch, jax.random.key(1))
     for _ in range(60):
@@ -223,12 +258,13 @@ def test_it_learns_to_copy_by_lora_and_as_a_whole():
 
 def test_dropout_needs_a_key_and_changes_the_result():
   net = model(
+    num_layers=1,
     config=t5_block.LayerConfig(
       hidden_dim=12, head_dim=5, mlp_dim=16, num_heads=2, dropout_rate=0.5
-    )
+    ),
   )
   variables, source, target = begin(net)
-  run = functools.partial(net.apply, variables, target, source=source)
+  run = functools.partial(apply, net, variables, target, source=source)
   first, second = (
     run(train=True, rngs={'dropout': jax.random.key(i)}) for i in range(2)
   )
@@ -241,17 +277,20 @@ def test_padding_in_front_changes_no_text(num_positions):
   variables, source, target = begin(net)
   mask = np.ones(source.shape)
   mask[:, :3] = 0
-  encode = functools.partial(net.apply, variables, train=False, method='encode')
+  run = functools.partial(apply, net, variables)
+  encode = functools.partial(run, train=False, method='encode')
   np.testing.assert_allclose(
-    encode(source, source_mask=mask)[:, 3:], encode(source[:, 3:]), atol=1e-5
+    np.asarray(encode(source, source_mask=mask))[:, 3:],
+    encode(source[:, 3:]),
+    atol=1e-5,
   )
   own = np.ones(target.shape)
   own[:, :2] = 0
-  whole = net.apply(variables, target, source=source, mask=own, train=False)
-  logits, _ = net.apply(
-    variables, target, source=source, mask=own, max_length=6, method='prefill'
+  whole = run(target, source=source, mask=own, train=False)
+  logits, _ = run(
+    target, source=source, mask=own, max_length=6, method='prefill'
   )
-  np.testing.assert_allclose(logits, whole[:, -1], atol=1e-5)
+  np.testing.assert_allclose(logits, np.asarray(whole)[:, -1], atol=1e-5)
   with pytest.raises(types.InputError, match='in front of its text'):
     net.apply(
       variables,

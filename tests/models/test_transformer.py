@@ -385,3 +385,12 @@ def test_attention_that_cannot_decode_is_refused():
       jax.random.key(0),
       TOKENS,
     )
+
+
+def test_packed_texts_need_a_number_of_positions_too():
+  model = transformer.DecoderLM(
+    11, hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=1
+  )
+  tokens = np.ones((1, 4), np.int32)
+  with pytest.raises(InputError, match='needs num_positions'):
+    model.init(jax.random.key(0), tokens, train=False, segments=tokens)

@@ -87,7 +87,7 @@ def count(name, num_classes, size, **fields):
 
 
 def test_blocks_that_are_computed_again_give_the_same_numbers():
-  fields = dict(num_layers=6, dropout_rate=0.1, drop_path_rate=0.2)
+  fields = dict(dropout_rate=0.1, drop_path_rate=0.2)
   kept, again = (tiny(remat=x, **fields) for x in (False, True))
   image = images()
   variables = draw(kept, image)
@@ -97,7 +97,7 @@ def test_blocks_that_are_computed_again_give_the_same_numbers():
     slopes(again, variables, image),
   )
   # XLA computes nothing again on CPUs; GPUs and TPUs do as they are told.
-  for model, times in ((kept, 0), (again, 6)):
+  for model, times in ((kept, 0), (again, 2)):
     made = jax.make_jaxpr(functools.partial(slopes.__wrapped__, model))(
       variables, image
     )

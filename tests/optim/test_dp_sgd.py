@@ -343,3 +343,65 @@ def test_a_missing_grad_fn_is_named():
   tx = link()
   with pytest.raises(ValueError, match='grad_fn'):
     tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_the_noise_follows_the_clip_norm_of_the_state():
+  tx, batch = link(), {**rows(), 'mask': jnp.zeros(8)}
+
+  def noise(clip_norm):
+    state = tx.init(PARAMS)._replace(clip_norm=jnp.float32(clip_norm))
+    grad_fn = gradients.GradFn(loss_fn, batch, KEY, {})
+    grads, _ = grad_fn(PARAMS)
+    return flatten(tx.update(grads, state, PARAMS, grad_fn=grad_fn)[0])
+
+  np.testing.assert_allclose(noise(6.0), 3 * noise(2.0), rtol=1e-5)
+
+
+def test_leaves_of_one_shape_have_noise_of_their_own():
+  params = {'a': jnp.zeros(500), 'b': jnp.zeros(500)}
+
+  def both(params, model_state, batch, rng):
+    del rng
+    loss = batch['x'] @ (params['a'] + params['b'])
+    return types.Losses(loss, model_state, {})
+
+  batch = {'x': jnp.zeros((2, 500)), 'mask': jnp.zeros(2)}
+  grad_fn, tx = gradients.GradFn(both, batch, KEY, {}), link()
+  grads, _ = grad_fn(params)
+  found, _ = tx.update(grads, tx.init(params), params, grad_fn=grad_fn)
+  assert abs(np.corrcoef(found['a'], found['b'])[0, 1]) < 0.2
+
+
+def test_what_a_loss_draws_is_as_secret_as_the_noise():
+  def dropped(params, model_state, batch, rng):
+    keep = jax.random.bernoulli(rng, 0.5, batch['x'].shape)
+    return loss_fn(params, model_state, {**batch, 'x': batch['x'] * keep}, rng)
+
+  def total(seed, key):
+    tx = link(noise_multiplier=0.0, key=key)
+    grad_fn = gradients.GradFn(dropped, rows(), jax.random.key(seed), {})
+    grads, _ = grad_fn(PARAMS)
+    update, _ = tx.update(grads, tx.init(PARAMS), PARAMS, grad_fn=grad_fn)
+    return flatten(update)
+
+  one, other = (0, 0), (0, 1)
+  np.testing.assert_array_equal(total(0, one), total(1, one))
+  assert (total(0, one) != total(0, other)).any()
+
+
+@pytest.mark.devices(4)
+def test_what_a_loss_draws_differs_between_devices():
+  def noisy(params, model_state, batch, rng):
+    loss = params['w'][0] * jax.random.normal(rng) * jnp.ones(len(batch['x']))
+    return types.Losses(loss, model_state, {})
+
+  def clipped(batch):
+    grad_fn = gradients.GradFn(noisy, batch, KEY, {})
+    return grad_fn.clipped(PARAMS, 1e6, rng=jax.random.key(5))[0]['w'][0]
+
+  row = jax.tree.map(lambda x: x[:4].reshape((4, 1, *x.shape[1:])), rows())
+  row['mask'] = jnp.ones((4, 1))
+  found = jax.pmap(clipped, axis_name=parallel.AXIS)(row)
+  own = [jax.random.fold_in(jax.random.key(5), i) for i in range(4)]
+  expected = sum(jax.random.normal(jax.random.split(x, 1)[0]) for x in own)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -34,3 +34,10 @@ def test_states_of_many_seeds_have_a_history_each():
 def test_it_keeps_at_least_one():
   with pytest.raises(types.InputError, match='num_steps must be in'):
     optim.gradient_norms(0)
+
+
+def test_norms_of_half_precision_do_not_overflow():
+  link = optim.gradient_norms(1)
+  grads = jnp.full(4, 300.0, jnp.float16)
+  _, state = link.update(grads, link.init(grads))
+  np.testing.assert_allclose(state.history(), [600.0])

@@ -2,6 +2,7 @@
 
 import functools
 
+from flax import serialization
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -397,3 +398,12 @@ def test_rules_that_match_nothing_are_refused():
     optim.project_gradients(project=lambda path: False).init(PARAMS)
   with pytest.raises(ValueError, match='norm/scale'):
     optim.project_gradients(project=lambda p: p[0] == 'norm').init(PARAMS)
+
+
+def test_flax_saves_and_restores_bases():
+  tx = optim.project_gradients()
+  fresh = tx.init({'layer': {'kernel': jnp.ones((3, 2))}})
+  state = optim.update_bases(fresh, {'layer': np.eye(3)[:, :1]}, 1.0)
+  back = serialization.from_bytes(fresh, serialization.to_bytes(state))
+  assert jax.tree.structure(back) == jax.tree.structure(state)
+  jax.tree.map(np.testing.assert_array_equal, back, state)

@@ -105,3 +105,8 @@ def test_scales_do_not_decay_under_a_scan():
   }
   found = optim.weight_decay_mask(params)
   assert found == {'blocks': {'norm': {'scale': False}, 'w': True}}
+
+
+def test_learned_places_do_not_decay():
+  decays = optim.weight_decay_mask(network('tokens', position='learned'))
+  assert decays['encoder']['positions'] == {'embedding': False}

@@ -438,3 +438,17 @@ def test_a_link_without_need_of_a_grad_fn_asks_for_params_alone():
   tx = rehearsal.ewc(1.0)
   with pytest.raises(InputError, match=r'^ewc needs params: '):
     tx.update(PARAMS, tx.init(PARAMS))
+
+
+def test_many_parts_are_added_up_in_float32():
+  # A sum in bfloat16 stops growing at 256 ones.
+  half = W.astype(jnp.bfloat16)
+  ones = jnp.ones(512, jnp.bfloat16)
+  grads, _ = optim.over_batches(pull, ones)(half)
+  assert grads.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.asarray(grads, 'f4'), half - 1)
+  rows = {'t': jnp.ones(512), 'mask': jnp.ones(512)}
+  parts = gradients.GradFn(
+    *(pulls, rows, jax.random.key(0), {}), microbatches=512
+  )
+  np.testing.assert_array_equal(np.asarray(parts(half)[0], 'f4'), half - 1)

@@ -125,3 +125,31 @@ def test_what_is_missing_is_named():
     link.update(PARAMS, link.init(PARAMS))
   with pytest.raises(ValueError, match='strength'):
     rehearsal.ewc(-1.0)
+
+
+def test_a_gem_of_float16_is_that_of_float32():
+  batch = rows([0, 0, 0, 1, 1, 1])
+  sides = 600 * jnp.array([1.0, 1, 1, -1, -1, -1])
+  batch['y'] = batch['x'] @ PARAMS['w'] + 0.5 + sides
+  found = []
+  for dtype in (jnp.float32, jnp.float16):
+    params = jax.tree.map(lambda x, d=dtype: x.astype(d), PARAMS)
+    grad_fn = gradients.GradFn(loss_fn, batch, jax.random.key(0), {})
+    link = rehearsal.a_gem()
+    updates, _ = link.update(
+      grad_fn(params)[0], link.init(params), params, grad_fn=grad_fn
+    )
+    found.append(updates)
+  assert found[1]['w'].dtype == jnp.float16
+  np.testing.assert_allclose(flat(found[1]), flat(found[0]), rtol=0.02, atol=2)
+
+
+def test_a_masked_penalty_is_consolidated_where_it_is():
+  tx = optax.masked(rehearsal.ewc(2.0), {'w': True, 'b': False})
+  fisher = jax.tree.map(jnp.ones_like, PARAMS)
+  state = rehearsal.consolidate(tx.init(PARAMS), PARAMS, fisher)
+  at = jax.tree.map(lambda x: x + 1, PARAMS)
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  updates, _ = tx.update(zeros, state, at)
+  np.testing.assert_allclose(updates['w'], 2.0)
+  assert updates['b'] == 0

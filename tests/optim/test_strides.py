@@ -81,3 +81,25 @@ def test_the_price_drives_strides_up_and_leaves_weights_alone():
 def test_numbers_out_of_range_are_refused(make):
   with pytest.raises(InputError):
     make()
+
+
+def test_price_and_bounds_may_be_schedules():
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  one, _ = strides.stride_cost(1.0).update(zeros, (), PARAMS)
+  tx = optax.inject_hyperparams(strides.stride_cost, static_args='axes')(
+    optax.linear_schedule(0.0, 1.0, 2)
+  )
+  state, update = tx.init(PARAMS), jax.jit(tx.update)
+  for strength in (0.0, 0.5, 1.0):
+    found, state = update(zeros, state, PARAMS)
+    jax.tree.map(
+      lambda x, y, s=strength: np.testing.assert_allclose(x, s * y, rtol=1e-6),
+      found,
+      one,
+    )
+  group = optax.inject_hyperparams(strides.stride_group)(
+    optax.sgd(0.1), optax.sgd(1.0), lowest=1.5, highest=4.0
+  )
+  group.update(zeros, group.init(PARAMS), PARAMS)
+  with pytest.raises(InputError, match='stride_cost needs axes as a number'):
+    optax.inject_hyperparams(strides.stride_cost)(0.1).init(PARAMS)

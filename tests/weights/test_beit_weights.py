@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from repjax.layers.positions import grid_positions
 from repjax.layers.positions import relative_positions
 from repjax.models import beit
 from repjax.types import InputError
@@ -199,3 +200,18 @@ def test_a_config_makes_the_model_or_says_why_not(tmp_path):
   )
   with pytest.raises(InputError, match='not supported'):
     beit_weights.model(tmp_path)
+
+
+def test_absolute_positions_are_resized_bicubically(tmp_path):
+  model = masked_model(position='learned', relative='none')
+  params, path = draw(model), tmp_path / 'a.safetensors'
+  beit_weights.save(path, params)
+  loaded = beit_weights.load(path, draw(model, side=12))
+  expected = grid_positions.resize_grid(
+    params['encoder']['positions']['embedding'],
+    *((4, 4), (6, 6)),
+    num_prefix_tokens=1,
+    method='bicubic',
+  )
+  found = loaded['encoder']['positions']['embedding']
+  np.testing.assert_array_equal(found, expected)

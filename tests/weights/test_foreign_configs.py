@@ -1,9 +1,16 @@
 """A config.json of a network that CLIP and T5 here are not is refused."""
 
+import functools
 import json
 
+import chex
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
+from repjax.models import t5
+from repjax.models import t5_block
 from repjax.types import InputError
 from repjax.weights import clip_weights
 from repjax.weights import t5_weights
@@ -75,3 +82,60 @@ def test_texts_end_where_the_release_says(text, end, tmp_path):
     written(tmp_path, model_type='clip', text_config=text)
   )
   assert found.text_tower.end_token == end
+
+
+def test_what_a_t5_does_not_say_is_that_of_the_release(tmp_path):
+  layer = dict(hidden_dim=512, head_dim=64, mlp_dim=2048, num_heads=8)
+  config = t5_block.LayerConfig(
+    **layer,
+    activation='relu',
+    gated=False,
+    dropout_rate=0.1,
+    layer_norm_epsilon=1e-6,
+  )
+  assert t5_weights.model(written(tmp_path, model_type='t5')) == t5.T5(
+    32128,
+    config=config,
+    num_layers=6,
+    num_decoder_layers=6,
+    tied=True,
+    scaled=True,
+    num_buckets=32,
+    max_distance=128,
+  )
+
+
+def test_released_files_hold_more_than_is_read(tmp_path):
+  config = t5_block.LayerConfig(
+    hidden_dim=8,
+    head_dim=4,
+    mlp_dim=8,
+    num_heads=2,
+    activation='relu',
+    gated=False,
+  )
+  model = t5.T5(20, config=config, num_layers=1, tied=True, scaled=True)
+  row = np.zeros((1, 3), np.int32)
+  init = functools.partial(model.init, train=False)
+  shapes = jax.eval_shape(init, jax.random.key(0), row, source=row)['params']
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype('f4'), shapes)
+  path = tmp_path / 'model.safetensors'
+  t5_weights.save(path, params)
+  stored = safetensors.numpy.load_file(path)
+  for name in ('lm_head', 'encoder.embed_tokens', 'decoder.embed_tokens'):
+    stored[f'{name}.weight'] = stored['shared.weight'].copy()
+  cross = 'decoder.block.0.layer.1.EncDecAttention'
+  stored[f'{cross}.relative_attention_bias.weight'] = np.ones((32, 2), 'f4')
+  safetensors.numpy.save_file(stored, path)
+  chex.assert_trees_all_equal(t5_weights.load(path, shapes), params)
+
+
+def test_of_two_configs_of_a_tower_the_second_one_counts(tmp_path):
+  both = dict(
+    text_config={'hidden_size': 8, 'num_hidden_layers': 3},
+    text_config_dict={'hidden_size': 16},
+  )
+  found = clip_weights.model(written(tmp_path, model_type='clip', **both))
+  config = found.text_tower.config
+  assert (config.hidden_dim, config.num_layers) == (16, 3)

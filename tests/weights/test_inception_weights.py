@@ -86,3 +86,9 @@ def test_a_file_that_does_not_fit_is_refused_by_name(kind, tmp_path):
     name = 'it.npz'
   with pytest.raises(types.InputError, match=name):
     inception_weights.load(path)
+
+
+def test_a_home_is_a_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  np.savez(tmp_path / 'it.npz', **arrays())
+  inception_weights.load('~/it.npz')

@@ -305,3 +305,37 @@ def test_starts_of_layers_that_peft_does_not_have_are_refused(tmp_path):
   edit(tmp_path, init_lora_weights='olora')
   with pytest.raises(InputError, match=r"'olora' is not known of .*c_fc"):
     peft_files.load_lora(tmp_path, model, variables, names=GPT2)
+
+
+def test_prefixes_lie_in_the_order_of_more_than_ten_layers(tmp_path):
+  def rows(i):
+    return {x: np.full((1, 1, 2), i, np.float32) for x in ('key', 'value')}
+
+  blocks = {f'block_{i}': {'attention': {'prefix': rows(i)}} for i in range(12)}
+  peft_files.save_prefix(tmp_path, {'decoder': blocks}, task_type='CAUSAL_LM')
+  stored = safetensors.numpy.load_file(tmp_path / 'adapter_model.safetensors')
+  found = stored['prompt_embeddings'].reshape(12, 4)
+  expected = np.repeat(np.arange(12), 4).reshape(12, 4)
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_prefixes_that_peft_hands_out_otherwise_are_refused(tmp_path):
+  base = transformer.DecoderLM(**{**transformer.GPT2, **TINY})
+  model = adapters.adapt(base, {'.*/attention': adapters.prefix(3)})
+  params = draw(model)['params']
+  peft_files.save_prefix(tmp_path, params, task_type='SEQ_2_SEQ_LM')
+  chex.assert_trees_all_equal(peft_files.load_prefix(tmp_path, params), params)
+  for fields in (
+    dict(num_transformer_submodules=2),
+    dict(num_transformer_submodules=None),  # peft takes 2 for this task.
+    dict(num_transformer_submodules=1, num_attention_heads=None),
+  ):
+    edit(tmp_path, **fields)
+    with pytest.raises(InputError, match='of one stack'):
+      peft_files.load_prefix(tmp_path, params)
+  edit(tmp_path, num_attention_heads=2)
+  place = tmp_path / 'adapter_model.safetensors'
+  head = {'base_model.classifier.weight': np.zeros((3, 8), np.float32)}
+  safetensors.numpy.save_file(safetensors.numpy.load_file(place) | head, place)
+  with pytest.raises(InputError, match=r"classifier\.weight'\] beside"):
+    peft_files.load_prefix(tmp_path, params)

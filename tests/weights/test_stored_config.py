@@ -6,6 +6,8 @@ import pytest
 
 from repjax import types
 from repjax.weights import beit_weights
+from repjax.weights import stored_config
+from repjax.weights import swin_weights
 from repjax.weights import text_config
 from repjax.weights import vit_weights
 
@@ -119,3 +121,38 @@ def test_patches_have_one_side_or_two(kind, value, tmp_path):
   fields, reader = READERS[kind]
   with pytest.raises(types.InputError, match='patch_size must be like 16'):
     read(tmp_path, {**fields, 'patch_size': value}, reader)
+
+
+def test_rates_of_dropout_are_told_from_each_other(tmp_path):
+  both = 'hidden_dropout_prob', 'attention_probs_dropout_prob'
+  for kind, names in (
+    ('bert', both),
+    ('roberta', both),
+    ('gpt2', ('resid_pdrop', 'attn_pdrop')),
+    ('bart', ('dropout', 'attention_dropout')),
+  ):
+    said = {**READERS[kind][0], names[0]: 0.3, names[1]: 0.2}
+    said |= {'embd_pdrop': 0.3} if kind == 'gpt2' else {}
+    found = read(tmp_path, said, READERS[kind][1]).fields
+    told = found['dropout_rate'], found['attention_dropout_rate']
+    assert told == (0.3, 0.2), kind
+  said = {both[0]: 0.3, both[1]: 0.2, 'drop_path_rate': 0.4}
+  of_beit = {**READERS['beit'][0], **said}
+  encoder = read(tmp_path, of_beit, beit_weights.model).encoder
+  swin = read(tmp_path, {'model_type': 'swin', **said}, swin_weights.hf_config)
+  for made in (vars(encoder), swin):
+    rates = 'dropout_rate', 'attention_dropout_rate', 'drop_path_rate'
+    assert [made[x] for x in rates] == [0.3, 0.2, 0.4]
+
+
+def test_weights_of_another_gelu_are_refused(tmp_path):
+  path = tmp_path / 'model.safetensors'
+  stored_config.check_gelu(path, 'exact', ('swin',))  # Nothing is said.
+  for kind, act, says in (
+    ('swin', 'gelu_new', "GELU is not 'exact'"),
+    ('vit', 'gelu', 'model_type must be one of'),
+  ):
+    said = json.dumps(dict(model_type=kind, hidden_act=act))
+    (tmp_path / 'config.json').write_text(said)
+    with pytest.raises(types.InputError, match=says):
+      stored_config.check_gelu(path, 'exact', ('swin',))

@@ -288,6 +288,18 @@ class WeightsTest(parameterized.TestCase):
     np.testing.assert_array_equal(found['positions']['embedding'], expected)
     self.assert_same(found['block_1'], params['block_1'])
 
+  def test_grids_are_zoomed_as_the_authors_do_unless_told(self):
+    params, path = draw(model()), self.folder / 'a.npz'
+    vit_weights.save_npz(path, params)
+    found = vit_weights.load_vit(path, shapes(model(), (6 * PATCH, 6 * PATCH)))
+    expected = grid_positions.resize_grid(
+      params['positions']['embedding'],
+      *((3, 3), (6, 6)),
+      num_prefix_tokens=1,
+      method='zoom',
+    )
+    np.testing.assert_array_equal(found['positions']['embedding'], expected)
+
   def test_a_grid_of_the_same_length_is_resized_if_its_sides_differ(self):
     net = model(pool='average', grid=(4, 1))
     params = draw(net, size=(4 * PATCH, PATCH))
@@ -468,6 +480,7 @@ class ConfigTest(absltest.TestCase):
 
   def test_what_shapes_do_not_tell_is_taken_from_the_file(self):
     folder = self.write(model_type='vit', num_attention_heads=4)
+    (folder / 'model.safetensors').touch()
     net = model(num_heads=4)
     for path in (folder, folder / 'model.safetensors'):
       self.assertEqual(
@@ -479,6 +492,13 @@ class ConfigTest(absltest.TestCase):
     # Neither of authors' files nor of other folders.
     for path in (folder / 'a.npz', self.write(seed=1), new_folder(self)):
       self.assertEqual(vit_weights.as_stored(path, net), net)
+
+  def test_weights_that_are_gone_are_no_other_network(self):
+    gone = new_folder(self) / 'gone'
+    for path in (gone, gone / 'model.safetensors'):
+      with self.assertRaisesRegex(InputError, 'gone.* is not there'):
+        vit_weights.as_stored(path, model())
+    self.assertEqual(vit_weights.as_stored(gone / 'a.npz', model()), model())
 
   def test_absent_fields_have_the_defaults_of_transformers(self):
     folder = self.write(model_type='vit')

@@ -134,8 +134,8 @@ class MultiHeadAttention(nn.Module):
     Raises:
       InputError: The width is no multiple of `num_heads`, `mask` or `segments`
         have another shape, segments come with `context`, `max_length` or
-        `state`, `attention_fn` cannot decode, or the prompt is longer than
-        `max_length`.
+        `state`, `attention_fn` cannot decode, the prompt is longer than
+        `max_length`, or rotary attention has a `context` or no `positions`.
     """
     dim = tokens.shape[-1]
     if dim % self.num_heads:
@@ -164,7 +164,15 @@ class MultiHeadAttention(nn.Module):
       key = project(use_bias=self.key_bias, name='key')(source)
       value = project(name='value')(source)
     if self.rotary:
-      assert positions is not None  # What calls for rotation has them.
+      if context is not None or isinstance(state, CrossState):
+        raise InputError(
+          'rotary positions are places in one sequence: attention to another '
+          'one (context) takes rotary=False'
+        )
+      if positions is None:
+        raise InputError(
+          'rotary attention needs positions [B, L], the places of its tokens'
+        )
       query, key = (
         sequence_positions.rotate(x, positions) for x in (query, key)
       )

@@ -3,6 +3,7 @@
 import inspect
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from repjax.layers import attention
 from repjax.layers import performer
 from repjax.layers import rfa
+from repjax.layers.attention import multi_head
 from repjax.layers.attention import signature
 from repjax.types import InputError
 
@@ -89,3 +91,16 @@ def test_weights_are_shown_where_they_are_asked_for():
   (weights,) = sown['intermediates']['attention_weights']
   assert weights.shape == (2, 2, 5, 5)
   assert not call(attention.Softmax(), ('other',))[1]
+
+
+def test_equal_rows_drop_weights_of_their_own():
+  layer = multi_head.MultiHeadAttention(
+    2, dropout_rate=0.5, kernel_init=nn.initializers.normal(1.0)
+  )
+  row = np.random.default_rng(0).normal(size=(1, 6, 4)).astype(np.float32)
+  tokens = np.repeat(row, 2, 0)
+  variables = layer.init(jax.random.key(0), tokens, train=False)
+  (one, other), _ = layer.apply(
+    variables, tokens, train=True, rngs={'dropout': jax.random.key(1)}
+  )
+  assert np.abs(one - other).max() > 1e-3

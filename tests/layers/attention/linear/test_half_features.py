@@ -130,7 +130,7 @@ def test_outputs_and_gradients_are_within_two_percent(
 def test_equal_values_come_out_as_they_are():
   query, key, value = inputs()
   # Numerators and denominators are of the same rounded features.
-  outputs = attend(query, 3 * key, jnp.ones_like(value))
+  outputs = jax.jit(lambda *x: attend(*x))(query, 3 * key, jnp.ones_like(value))
   np.testing.assert_array_equal(np.asarray(outputs, np.float32), 1.0)
 
 
@@ -139,5 +139,5 @@ def test_thousands_of_keys_are_summed():
   # A sum in bfloat16 stops growing at 256 ones: half of the keys would count.
   _, key, value = (jnp.ones((1, 4096, 1, DIM), jnp.bfloat16),) * 3
   value = value.at[:, 2048:].set(3)
-  outputs = attend(key[:, :1], key, value)
+  outputs = jax.jit(lambda *x: attend(*x))(key[:, :1], key, value)
   np.testing.assert_allclose(np.asarray(outputs, np.float32), 2, rtol=0.01)
