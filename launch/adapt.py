@@ -85,6 +85,12 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of corruption and order.', 0)
 def main() -> None:
   """Runs all forms over each stream and prints a table of their errors."""
   streams = _streams()
+  for flag in (_SEVERITY, _SCALE):
+    if flag.present and streams == ['none']:
+      raise types.InputError(
+        f'--{flag.name} is of corruptions, and --corruption names none: give '
+        'some, such as --corruption=common, or leave it out.'
+      )
   select = _select()
   types.check_range('(0, inf)', **{'--learning_rate': _RATE.value})
   types.check_range('(0, inf)', **{'--blend': _BLEND.value})

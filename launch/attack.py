@@ -59,7 +59,7 @@ _RESTART = flags.DEFINE_bool(
   'random_start', False, 'Whether pgd starts somewhere in the ball.'
 )
 _CLASS = flags.DEFINE_integer(
-  'target_class', -1, 'Class that images shall become; -1: any other.'
+  'target_class', -1, 'Class that images shall become; -1: any other.', -1
 )
 _HEADS = flags.DEFINE_enum(
   'heads',
@@ -98,7 +98,8 @@ def main() -> None:
   for workdir in _TARGETS.value:
     networks[workdir] = restored.beside(workdir, _FLAGS, '--targets')
   asked = {
-    name: _asked(name, each, pixels, label) for name, each in networks.items()
+    name: _asked(name, each, source, pixels, label)
+    for name, each in networks.items()
   }
   measured = transfer_matrix.measure(
     {
@@ -145,6 +146,18 @@ def _check() -> None:
   types.check_range('[0, inf)', **{'--step_size': _STEP_SIZE.value})
   types.check_range('[0, inf)', **{'--decay': _DECAY.value})
   types.check_range('[1, inf)', **{'--num_steps': _STEPS.value})
+  several = {*ATTACKS} - {'fgsm', 'r_fgsm'}
+  for flag, kinds in (
+    (_STEPS, several),
+    (_STEP_SIZE, several),
+    (_DECAY, {'mi_fgsm', 'di_fgsm', 'ti_fgsm'}),
+    (_RESTART, {'pgd'}),
+  ):
+    if flag.present and not kinds & {*_ATTACK.value}:
+      raise types.InputError(
+        f'--{flag.name} is of {", ".join(sorted(kinds))}, none of which '
+        '--attack names: leave it out.'
+      )
   signs = [x for x in _ATTACK.value if x in _OF_SIGNS]
   if _NORM.value == 'l2' and signs:
     raise types.InputError(
@@ -211,11 +224,12 @@ def _output(network, name: str | None = None):
   return output
 
 
-def _asked(name, network, pixels, label):
+def _asked(name, network, source, pixels, label):
   """A network as a target, after a look at what it predicts."""
   import jax
 
   from repjax import start
+  from repjax.data.own import kept_classes
   from repjax.protocols import transfer_matrix
 
   flag = '--workdir' if name == 'itself' else '--targets'
@@ -242,6 +256,15 @@ def _asked(name, network, pixels, label):
       f'{flag}={network.workdir} is a run that does not predict classes from '
       'images alone: only such can be attacked.'
     ) from error
+  names = [kept_classes.names_of(x.experiment) for x in (source, network)]
+  if None not in names:
+    for x in np.unique(label).tolist():
+      own, other = (y[x] if x < len(y) else '' for y in names)
+      if own != other:
+        raise types.InputError(
+          f'{flag}={network.workdir} calls class {x} {other!r}, and --workdir '
+          f'calls it {own!r}: attack runs of the same classes.'
+        )
   return transfer_matrix.Target(logits, jax.tree.map(lambda x: x[None], state))
 
 
@@ -306,9 +329,11 @@ def _picture(plots, network, images, label, right):
   """The first images with what the attacked network says of them."""
   import jax
 
+  from repjax import pictures
+
   state = jax.tree.map(lambda x: x[0], network.states)
   return plots.predictions(
-    (255 * images).round().astype(np.uint8),
+    pictures.visible((255 * images).round().astype(np.uint8)),
     np.asarray(jax.jit(network.logits)(state, images)),
     label,
     wrong_rate=float(1 - right),  # Of all of them.

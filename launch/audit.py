@@ -26,6 +26,7 @@ from absl import logging
 from launch.lib import app
 from launch.lib import recipes
 from repjax import files
+from repjax import types
 
 _CONFIG = app.define_config()
 _DATA_DIR = app.define_data_dir()
@@ -44,10 +45,18 @@ _DRAWS = flags.DEFINE_integer(
   'draws', 200, 'With --config: steps whose rows are looked at.', 2
 )
 app.define_devices()
+# What a recipe says itself.
+_OF_CANARIES = (
+  *('noise_multiplier', 'broken', 'steps', 'canaries', 'trials', 'delta'),
+)
 
 
 def main() -> None:
   """Audits a recipe, or correct runs and broken ones."""
+  if _CONFIG.value is not None:
+    _refuse(_OF_CANARIES, 'is not read with --config: the recipe says it.')
+  else:
+    _refuse(('draws', 'data_dir'), 'needs --config.')
   app.initialize()
   if _CONFIG.value is not None:
     _audit_recipe()
@@ -67,6 +76,12 @@ def main() -> None:
       seed=_SEED.value,
     )
     print(files.json_line(result), end='', flush=True)
+
+
+def _refuse(names, why):
+  for name in names:
+    if flags.FLAGS[name].present:
+      raise types.InputError(f'--{name} {why}')
 
 
 def _audit_recipe():

@@ -23,6 +23,7 @@ from launch.lib import results
 from launch.lib import sources
 from repjax import trees
 from repjax import types
+from repjax.data.sets import tables
 
 _NAMES = flags.DEFINE_list(
   'names', None, 'Recipes, for example sam,vit; all by default.'
@@ -30,6 +31,14 @@ _NAMES = flags.DEFINE_list(
 _OUT = flags.DEFINE_string(
   'out', str(sources.ROOT / 'results'), 'Folder of the reports of studies.'
 )
+
+
+# What a kind of data needs whose config names no set.
+_OF_KINDS = {
+  'jsonl': '--config.data.file, lines of JSON',
+  'proteins': '--config.data.path, a FASTA file',
+  'text': 'glue/sst2, clinc_oos, e2e_nlg',
+}
 
 
 def main() -> None:
@@ -57,7 +66,7 @@ def main() -> None:
 
 def _without_fetching(modules) -> set[str]:
   """Sets of the presets `smoke...`, which run wherever repjax does."""
-  return {
+  return set(tables.EMBEDDED) | {
     name
     for recipe in modules
     for preset in presets.names(recipe.PRESETS)
@@ -93,6 +102,8 @@ def _needs(preset: str, fields, free: set[str]) -> Iterator[str]:
     yield f'needs {", ".join(x for x in files if x)}'
   elif needed:
     yield f'needs {", ".join(needed)}'
+  elif not _sets(fields) and fields.get('data.kind') in _OF_KINDS:
+    yield f'needs {_OF_KINDS[fields["data.kind"]]}'
   else:
     yield f'{", ".join(_sets(fields)) or "data made on the spot"}'
   weights = fields.get('weights')
@@ -106,11 +117,12 @@ def _needs(preset: str, fields, free: set[str]) -> Iterator[str]:
 
 def _sets(fields) -> list[str]:
   """Names of the sets that a preset reads."""
-  for name in ('data.names', 'data.name'):
-    value = fields.get(name)
-    if value:
-      return [value] if isinstance(value, str) else [*value]
-  return []
+  found: list[str] = []
+  for name in ('data.base', 'data.names', 'data.name'):
+    value = fields.get(name) or ()
+    found += [value] if isinstance(value, str) else [*value]
+  found += [x.partition(':')[0] for x in fields.get('data.public', ())]
+  return list(dict.fromkeys(found))
 
 
 def _measured(study, report) -> str:

@@ -55,7 +55,9 @@ _QUERIES = flags.DEFINE_integer(
   'queries', 15, 'Rows of each class that an episode is judged by.'
 )
 _NUM_EPISODES = flags.DEFINE_integer('num_episodes', 600, 'Number of episodes.')
-_EPISODE_SEED = flags.DEFINE_integer('episode_seed', 0, 'Draws the episodes.')
+_EPISODE_SEED = flags.DEFINE_integer(
+  'episode_seed', 0, 'Draws the episodes.', lower_bound=0, upper_bound=2**32 - 1
+)
 _LAYER = flags.DEFINE_string(
   'layer', 'head', 'Layer whose input the features are, names joined by /.'
 )
@@ -106,6 +108,8 @@ def main() -> None:
   if _FEATURES.value:
     _judge_file(asked)
     return
+  if _INPUTS.value:
+    _refuse((_SPLIT,), 'is what --inputs stands in the place of')
   of_episodes = asked and _of_episodes(asked, base=bool(_BASE_SPLIT.value))
   workdir: pathlib.Path | None = None
   if _FLAGS.workdir.value:
@@ -134,10 +138,12 @@ def main() -> None:
       **of_episodes,
     )
     judged = {'step': int(state.step), 'split': split, **judged}
-    print(files.json_line(judged), end='', flush=True)
+    if not jax.process_index():  # One of several says it.
+      print(files.json_line(judged), end='', flush=True)
     return
   step = int(state.step)
   if not experiment.eval_splits:  # An agent that acts, in test episodes.
+    _refuse((_OUTPUTS, _SPLIT), 'is of rows, and this run acts in a world')
     measures = experiment.companion.measures
     values = {name: float(measure(state)) for name, measure in measures.items()}
     print(files.json_line({'step': step, **values}), end='', flush=True)
@@ -171,6 +177,10 @@ def _judge_file(asked):
       raise types.InputError(
         f'--features are of no run: leave --{flag.name} out.'
       )
+  _refuse(
+    (_SPLIT, _LAYER, _FLAGS.step, _FLAGS.data_dir),
+    'is of a run, and --features are of none',
+  )
   path = files.path_of(_FEATURES.value)
   found = features_file.read(path)
   of_episodes = _of_episodes(asked, base=found.base is not None)

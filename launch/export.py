@@ -56,7 +56,7 @@ def main() -> None:
       '--merge makes LoRA a part of the weights, and --format=jax writes the '
       'whole prediction in any case: leave it out.'
     )
-  folder = files.path_of(_TO.value)
+  folder = files.path_of(_TO.value).resolve()  # A link's folder is meant.
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise types.InputError(
       f'--to={folder} is there already: give another folder, or an empty one.'

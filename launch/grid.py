@@ -21,6 +21,7 @@ from launch.lib import app
 from launch.lib import executors
 from launch.lib import grids
 from launch.lib import one_candidate
+from launch.lib import recipes
 from launch.lib import space as spaces
 from launch.lib import trials
 from repjax import types
@@ -55,6 +56,7 @@ _METRIC = flags.DEFINE_string(
 _JOBS = flags.DEFINE_integer(
   'jobs', 0, 'Cells at the same time; 0 for as many as there are cores.'
 )
+_WHERE = executors.define()
 _TRAIN_FLAGS = flags.DEFINE_string(
   'train_flags', '', "More flags of launch.train, as '--platform=gpu'."
 )
@@ -80,6 +82,12 @@ def main() -> None:
     metric=_METRIC.value,
   )
   grids.check(grid, overrides)
+  for method in grid.twice:
+    problem = recipes.field_problem(config, (method, 'first'), '')
+    if problem:
+      raise types.InputError(
+        f'--twice={method}: config.{method}.first has to be a field: {problem}'
+      )
   sweep = trials.Sweep(
     workdir=pathlib.Path(_WORKDIR.value).expanduser().absolute(),
     file=file,
@@ -91,7 +99,7 @@ def main() -> None:
     train_flags=executors.train_flags(_TRAIN_FLAGS.value, _DATA_DIR.value),
   )
   jobs = _JOBS.value or os.cpu_count() or 1
-  execute = executors.local(jobs)
+  execute = _WHERE.chosen(sweep.workdir, jobs)
   # Those of a second training need the runs of the first.
   one_candidate.check_built(sweep, grids.rows_and_columns(grid))
   one_candidate.check_metric(sweep, grids.first_wave(grid))

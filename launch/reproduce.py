@@ -72,6 +72,12 @@ def main() -> None:
       f'--out={out} names a folder of reports, beside which RESULTS.md is '
       'written: give a folder such as results.'
     )
+  for flag in (_PRESET, _SEEDS, _JOBS):
+    if flag.present and (_CHECK.value or _TABLE.value):
+      raise types.InputError(
+        f'--{flag.name} is of measuring, and --check and --table measure '
+        'nothing: leave it out.'
+      )
   if _CHECK.value:
     _check(papers, out, table)
     return
@@ -116,6 +122,13 @@ def _measure_all(studies, out: pathlib.Path, table: pathlib.Path) -> None:
     )
     return
   app.initialize()
+  import jax
+
+  if jax.process_count() > 1:
+    raise types.InputError(
+      'launch.reproduce measures in one process: leave out --num_processes, or '
+      'give --distributed=off.'
+    )
   measuring.one_by_one(
     measuring.Begun(out, what),
     lambda paper: _measure(paper, *studies[paper], folder=folders[paper]),
@@ -128,8 +141,8 @@ def _flags_of_each(out: pathlib.Path) -> list[str]:
   values = flags.FLAGS
   if values.distributed == 'on' or values.num_processes is not None:
     raise types.InputError(
-      f'--jobs={_JOBS.value}: studies run side by side on one machine, and a '
-      'job of several processes measures one after the other: leave --jobs out.'
+      f'--jobs={_JOBS.value}: studies run side by side on one machine, and not '
+      'in a job of several processes: leave --jobs out, or the processes.'
     )
   here = pathlib.Path.cwd() == sources.ROOT
 
@@ -193,7 +206,7 @@ def _measure(
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
   run = report.Run(folder)
-  with run.held():
+  with run.held(), before.restored_if_stopped():
     before.clear_log()
     run.log()
     run.start(
@@ -270,6 +283,9 @@ def _check(papers: list[str], out: pathlib.Path, table: pathlib.Path) -> None:
         {row['name']: said},
         {row['name']: _as_json(study.CLAIMS.get(row['name'], {}))},
       )
+    seeds = list(recipes.seeds(study, report['preset']))[: len(report['seeds'])]
+    if [*report['seeds']] != seeds:
+      lines.append(f'seeds: {report["seeds"]} -> {seeds}')
     now = sources.checksums(_study_file(paper))
     then = report.get('sources', {})  # Older reports do not say.
     older = [name for name in now if then.get(name) != now[name]]

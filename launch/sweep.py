@@ -10,7 +10,6 @@ differentially private as a whole, see launch/lib/private_search.py. Exit codes
 are those of launch.train: of the first trial that failed, if any did.
 """
 
-import ast
 import math
 import pathlib
 
@@ -58,19 +57,7 @@ _UNTIL = flags.DEFINE_float(
   'until', None, 'Start no more trials once one has reached this metric.'
 )
 _JOBS = flags.DEFINE_integer('jobs', 1, 'Trials at the same time.')
-_EXECUTOR = flags.DEFINE_enum(
-  'executor',
-  'local',
-  ['local', 'slurm'],
-  'Processes on this machine, or an array of SLURM jobs (extra `sweep`), for '
-  'which this process waits.',
-)
-_SLURM = flags.DEFINE_list(
-  'slurm',
-  [],
-  "Parameters of submitit's AutoExecutor, for example "
-  'timeout_min=60,slurm_partition=gpu,gpus_per_node=1.',
-)
+_WHERE = executors.define()
 _TRAIN_FLAGS = flags.DEFINE_string(
   'train_flags', '', "More flags of launch.train, as '--platform=gpu'."
 )
@@ -92,16 +79,28 @@ def main() -> None:
       seed=_SEED.value,
       until=_UNTIL.value,
     )
-    execute = _executor(sweep.workdir / 'sealed')
+    execute = _WHERE.chosen(sweep.workdir / 'sealed', _JOBS.value)
     one_candidate.check_metric(sweep, spaces.grid(sweep.space))
     _check_mode(sweep)
     private_search.run(sweep, execute, executors.stop_on_signals())
     return
-  candidates, execute = _candidates(sweep.space), _executor(sweep.workdir)
+  _check_public()
+  candidates = _candidates(sweep.space)
+  execute = _WHERE.chosen(sweep.workdir, _JOBS.value)
   one_candidate.check_metric(sweep, candidates)
   _check_mode(sweep)
   stop = executors.stop_on_signals()
   trials.run(sweep, candidates, execute, stop, until=_UNTIL.value)
+
+
+def _check_public() -> None:
+  """Refuses settings of a private search where none is asked for."""
+  for name in (*private_search.ASKED_FOR, 'score_noise'):
+    if flags.FLAGS[name].present:
+      raise types.InputError(
+        f'--{name} is of a private search: give --private, without which all '
+        'trials and their exact scores are told, or leave it out.'
+      )
 
 
 def _sweep() -> trials.Sweep:
@@ -130,9 +129,11 @@ def _sweep() -> trials.Sweep:
 
 def _mode_of(metric, config) -> str:
   measure = metric.rpartition('/')[2]
+  if measure in _MODES:
+    return _MODES[measure]
   if config.run.best and measure == config.run.best.rpartition('/')[2]:
     return config.run.best_mode
-  return _MODES.get(measure, '')
+  return ''
 
 
 def _check_mode(sweep) -> None:
@@ -141,23 +142,6 @@ def _check_mode(sweep) -> None:
       f'--mode is missing: say whether --metric={sweep.metric} is better where '
       'it is larger (max) or smaller (min).'
     )
-
-
-def _executor(folder) -> executors.Executor:
-  if _EXECUTOR.value == 'local':
-    return executors.local(_JOBS.value)
-  parameters = {}
-  for item in _SLURM.value:
-    name, equals, value = item.partition('=')
-    if not equals:
-      raise types.InputError(f'--slurm={item}: write name=value.')
-    try:
-      parameters[name] = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-      parameters[name] = value
-  return executors.slurm(
-    folder / 'slurm', num_parallel=_JOBS.value, parameters=parameters
-  )
 
 
 def _candidates(space) -> list[spaces.Fields]:

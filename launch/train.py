@@ -75,11 +75,13 @@ def _describe() -> None:
   app.initialize()
 
   from launch.lib import dry_run
+  from launch.lib import step_memory
   from repjax.tracking import writers
 
   writers.check(_TRACK.value)
-  for line in dry_run.describe(_experiment(), _CONFIG.value):
-    print(line, flush=True)
+  with step_memory.explained(_CONFIG.value):
+    for line in dry_run.describe(_experiment(), _CONFIG.value):
+      print(line, flush=True)
 
 
 def _experiment() -> types.Experiment:
@@ -89,7 +91,10 @@ def _experiment() -> types.Experiment:
   config = _CONFIG.value
   if _DATA_DIR.value:
     config.data.dir = _DATA_DIR.value
-  return building.build(recipes.load_config_module(file), config, preset)
+  module = recipes.load_config_module(file)
+  usual = module.get_config(*([preset] if preset else []))
+  building.check_stage(config, building.overrides(config, usual))
+  return building.build(module, config, preset)
 
 
 def _train(workdir: str) -> None:

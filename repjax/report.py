@@ -152,7 +152,7 @@ class Run:
       (self.workdir / 'plots').mkdir(parents=True, exist_ok=True)
       probe = self.workdir / f'.probe.{jax.process_index()}'
       probe.write_text('')
-      probe.unlink()
+      probe.unlink(missing_ok=True)  # Another may look at the same time.
     except OSError as error:
       raise types.InputError(
         f'Cannot write to --workdir={workdir} ({error.strerror}): give a '
@@ -230,6 +230,7 @@ class Run:
 
   def truncate(self, step: int) -> None:
     """Forgets numbers of steps after `step`: a resumed run makes them again."""
+    self._step = max(step, 0)
     path = self.workdir / 'metrics.jsonl'
     if not self.is_writer or not path.exists():
       return

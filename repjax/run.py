@@ -30,8 +30,7 @@ from repjax import trees
 from repjax import types
 from repjax.metrics import averages
 
-# Fields that are a study's own. They stood in configs once, and so they still
-# do in old work directories.
+# Of studies; they stood in configs once, and so they do in old directories.
 _OF_STUDIES = ('claims', 'study', 'seeds', 'arms', 'generation')
 
 
@@ -96,12 +95,16 @@ def fit(
     agreement.check(agreement.facts(experiment, config, origin or {}))
   from repjax.data.own import kept_classes  # Not a part of every program.
 
-  experiment = kept_classes.keep(files.path_of(workdir), experiment, config)
+  experiment, anew = kept_classes.keep(
+    files.path_of(workdir), experiment, config, resume_config
+  )
   directory = report.Run(workdir, track=track)
   with directory.held():
     finished = directory.result()
-    if finished is not None and _same(
-      finished['config'], config, directory, resume_config
+    if (
+      finished is not None
+      and not anew
+      and _same(finished['config'], config, directory, resume_config)
     ):
       logging.info('%s is finished: %s', workdir, finished.get('result'))
       return finished
@@ -191,8 +194,8 @@ def _fit(
       hooks=(progress, act, stop),
       compiled=compiled,
     )
-    if not evaluate.values:  # Nothing was left to train.
-      evaluate(state)
+    if not evaluate.values and evaluate(state) and resume_config == 'new':
+      directory.write(experiment.steps, evaluate.values)  # None were left.
   except types.NonFiniteError as error:
     store.wait()
     kept = store.steps()
@@ -233,9 +236,8 @@ def measures(experiment: types.Experiment) -> list[str]:
     batch = next(iter(experiment.evals(split)))
     shapes = jax.eval_shape(experiment.method.predict, state, batch)
     real = batch['mask'] > 0
-    outputs = {
-      name: np.ones(x.shape, x.dtype)[real] for name, x in shapes.items()
-    }
+    real[0] |= not real.any()  # One of several may have padding alone: row 0.
+    outputs = {k: np.ones(x.shape, x.dtype)[real] for k, x in shapes.items()}
     columns = {name: x[real] for name, x in batch.items() if x.ndim == 1}
     with np.errstate(all='ignore'):
       names += [f'{split}/{x}' for x in experiment.measure(outputs, columns)]
@@ -287,6 +289,7 @@ def _begin(experiment, config, directory, store, resume_config):
   stored = store.read()
   if stored is None:
     same, state = True, experiment.warm_start(fresh)
+    guard.resumed(fresh, state, same)  # It may have brought keys along.
   else:
     same = _same(stored.config, config, directory, resume_config)
     state = checkpoint.as_state(stored, fresh)

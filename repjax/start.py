@@ -112,7 +112,7 @@ def from_run(
   *,
   field: str = 'workdir',
   step: int | None = None,
-  which: Literal['trained', 'averaged'] = 'trained',
+  which: Literal['trained', 'averaged', 'predicted'] = 'trained',
 ) -> dict[str, types.PyTree]:
   """The variables of a run's model, as they were last saved.
 
@@ -122,8 +122,8 @@ def from_run(
     workdir: That `run.fit` has written.
     field: Where the user has named it, for the error: 'config.pretrained'.
     step: Of the checkpoint; the newest whole one if None.
-    which: Parameters that were 'trained', or those that are 'averaged' where a
-      run keeps an average.
+    which: Parameters that were 'trained', 'averaged' ones, or those that it
+      'predicted' by: averaged where it keeps an average.
 
   Returns:
     'params' and the model's other collections; `frozen.joined` makes one tree
@@ -144,14 +144,15 @@ def from_run(
       'one that has been trained.'
     )
   leaves = {tuple(name.split('/')): x for name, x in stored.arrays.items()}
-  if which == 'averaged' and all(x[:2] != ('extra', 'params') for x in leaves):
+  has_average = any(x[:2] == ('extra', 'params') for x in leaves)
+  if which == 'averaged' and not has_average:
     raise types.InputError(
       f'{field}={workdir} keeps no average of its parameters '
       '(config.step.ema_decay=0).'
     )
   saved = traverse_util.unflatten_dict(leaves)
   variables = {**saved.get('model_state', {}), 'params': saved['params']}
-  if which == 'averaged':
+  if which != 'trained' and has_average:
     average = saved['extra']
     variables['params'] = average['params']
     for name, x in average.get('statistics', {}).items():

@@ -12,6 +12,7 @@ import difflib
 from typing import Any
 import zlib
 
+from flax import serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -297,6 +298,13 @@ class PerRow:
   def tree_unflatten(cls, fixed, leaves):
     """What `tree_flatten_with_keys` took apart."""
     return cls(*leaves, *fixed)
+
+
+serialization.register_serialization_state(
+  PerRow,
+  lambda x: {'values': serialization.to_state_dict(x.values)},
+  lambda x, given: dataclasses.replace(x, values=given['values']),
+)
 
 
 def map_tables(

@@ -148,15 +148,15 @@ class GradFn(Protocol):
     method: str = 'auto',
     style: str = 'flat',
     rows_per_user: int = 1,
+    rng: jax.Array | None = None,
   ) -> tuple[PyTree, Aux]:
     """SUM over all devices of per-example gradients clipped to `clip_norm`.
 
-    `method` is 'ghost', 'vmap', 'microbatch' or 'auto' and changes cost alone,
-    `style` is 'flat', 'per_layer' or 'automatic': see
-    `repjax.privacy.clipping.clipped_gradient`. With `rows_per_user`, each so
-    many consecutive rows count as one example (`repjax.data.batches.users`).
-    The sums also have 'gradient_norm', 'median_norm' (of a step), 'unclipped'
-    (norm at most `clip_norm`) and 'nonfinite' (a gradient that counts as 0).
+    `method` and `style` are those of `privacy.clipping.clipped_gradient`. With
+    `rows_per_user`, each so many consecutive rows count as one example
+    (`data.batches.users`). The loss draws by `rng`, if given, equal on all
+    devices. The sums also have 'gradient_norm', 'median_norm' (of a step),
+    'unclipped' (norm at most `clip_norm`), 'nonfinite' (gradients that are 0).
     """
 
   def per_task(
@@ -227,8 +227,8 @@ class Guard(NamedTuple):
     keyed: Fresh state -> the same with the keys of this run.
     check: (experiment, fresh state, metric that chooses a checkpoint or '') ->
       None, or raises `InputError`. Called before any compute.
-    resumed: (fresh state, restored state, whether their configs are the same)
-      -> None, or raises `InputError`.
+    resumed: (fresh state, a restored or started one, whether both have one
+      config) -> None, or raises `InputError`.
     watch: Means of an interval of steps -> None; it may warn.
     line: Step -> more numbers for its progress line.
     statement: Number of updates -> what a report of a run of that length says

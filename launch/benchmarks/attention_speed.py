@@ -1,6 +1,7 @@
 """Speed and memory of attention: linear against exact, whole and decoding."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import importlib.util
 import pathlib
 import time
@@ -32,7 +33,7 @@ _LONGEST_EXACT = 8192
 def attention(rounds: int) -> dict[str, Any]:
   """Time and memory against length, batch 1, 4 heads of 64, 256 features.
 
-  'exponent' is the slope of log time against log length over all lengths;
+  'exponent' is the slope of log time against log length from 1,024 on;
   'crossover' the shortest power of two from which on linear is faster.
   """
   import jax
@@ -69,8 +70,16 @@ def _peer(causal):
   if not file.is_file():
     raise types.InputError(f'--favor_peer={file}: there is no such file.')
   spec = importlib.util.spec_from_file_location('fast_attention', file)
+  if spec is None or spec.loader is None:
+    raise types.InputError(f'--favor_peer={file} is no file of Python.')
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  except ImportError as error:
+    raise types.InputError(
+      f'--favor_peer={file}: {error}: install what it imports (gin is '
+      'gin-config).'
+    ) from error
   return module.make_fast_softmax_attention(
     _DIM, nb_features=_FEATURES, unidirectional=causal, redraw_features=False
   )
@@ -108,7 +117,6 @@ def _against_length(forms, rounds, *, backward):
     )
   linear = seconds['performer']
   ratios = {n: seconds['exact'][n] / linear[n] for n in seconds['exact']}
-  slower = [n for n, ratio in ratios.items() if ratio < 1]
   numbers = {
     'exponent': slope({n: t for n, t in linear.items() if n >= 1024}),
     'exponent of temporary memory': slope(
@@ -120,13 +128,27 @@ def _against_length(forms, rounds, *, backward):
     * _FEATURES
     * _DIM,
     'exact over performer': ratios,
-    'crossover': 2 * max(slower) if slower else f'below {lengths[0]}',
+    'crossover': crossover(ratios),
   }
   if 'public FAVOR+' in seconds:
     numbers['public FAVOR+ over performer'] = {
       n: seconds['public FAVOR+'][n] / linear[n] for n in linear
     }
   return numbers
+
+
+def crossover(ratios: Mapping[int, float]) -> int | str:
+  """The shortest length from which on a form is faster than another.
+
+  Args:
+    ratios: Length -> the other's time over its own; lengths double.
+  """
+  slower = [n for n, ratio in ratios.items() if ratio < 1]
+  if not slower:
+    return f'below {min(ratios)}'
+  if max(slower) == max(ratios):
+    return f'beyond {max(ratios)}'
+  return 2 * max(slower)
 
 
 def compile_attention(

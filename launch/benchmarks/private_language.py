@@ -33,10 +33,11 @@ class Sizes(NamedTuple):
 def private_language(rounds: int, sizes: Sizes | None = None) -> dict[str, Any]:
   """DP-Adam by ghost clipping over Adam, and over Opacus' in PyTorch.
 
-  In float32, with products as the device does them by default (TF32), on both
-  sides; ours in bfloat16, too. 'peak GiB' of ours is XLA's count for the
-  compiled step with state, parameters and batch, of Opacus what its tensors
-  took in one step. Ours ties embeddings and logits, which Opacus refuses.
+  In float32, with products as the device does them by default (TF32), but those
+  of ours that clip, which are in full precision; ours in bfloat16, too. 'peak
+  GiB' of ours is XLA's count for the compiled step with state, parameters and
+  batch, of Opacus what its tensors took in one step. Ours ties embeddings and
+  logits, which Opacus refuses.
   """
   sizes = sizes or Sizes()
   result: dict[str, Any] = {}

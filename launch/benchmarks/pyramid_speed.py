@@ -69,7 +69,6 @@ def _against_length(rounds, backward):
     length: x / seconds['pyramid'][length]
     for length, x in seconds['exact'].items()
   }
-  slower = [length for length, ratio in ratios.items() if ratio < 1]
   return {
     'exponents of time': {
       name: attention_speed.slope(x) for name, x in seconds.items()
@@ -82,5 +81,5 @@ def _against_length(rounds, backward):
       length: x / memory['pyramid'][length]
       for length, x in memory['exact'].items()
     },
-    'crossover': 2 * max(slower) if slower else f'below {_LENGTHS[0]}',
+    'crossover': attention_speed.crossover(ratios),
   }

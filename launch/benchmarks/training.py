@@ -253,11 +253,17 @@ def against_torch(rounds: int) -> dict[str, float | str]:
     import transformers
   except ImportError:
     return {'skipped': 'needs pip install -e ".[parity]"'}
+  import jax
   import optax
 
   from repjax.methods import supervised
   from repjax.models import vit
 
+  if jax.default_backend() != 'cpu':
+    return {
+      'skipped': 'PyTorch would run on the CPU here: --platform=gpu --only=vit '
+      'has both on the card'
+    }
   vit_config: Any = transformers.ViTConfig  # Its type lacks `num_labels`.
   result: dict[str, float | str] = {}
   shapes = {

@@ -69,7 +69,8 @@ def vit_throughput(rounds: int, sizes: Sizes | None = None) -> dict[str, Any]:
   sizes = sizes or Sizes()
   theirs = _peers(rounds, sizes)
   card = cards.this(sizes.product)
-  step, compiling = timing.compiling(lambda: timing.Bare(*training(sizes)))
+  method, batch = training(sizes)
+  step, compiling = timing.compiling(lambda: timing.Bare(method, batch))
   step.run(1)
   seconds = min(step.run(sizes.steps) / sizes.steps for _ in range(rounds))
   rate = sizes.batch_size / seconds

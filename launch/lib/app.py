@@ -252,6 +252,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if 'config' in flags.FLAGS:
       _check_config()
     if 'print_config' in flags.FLAGS and flags.FLAGS.print_config:
+      if flags.FLAGS['config'].value is None:
+        raise types.InputError('--print_config needs --config.')
       manual.show(manual.config(*config_name(), flags.FLAGS['config'].value))
       raise SystemExit(0)
   except KeyboardInterrupt:
@@ -284,7 +286,7 @@ def _help(argv):
       file, _, preset = given.partition(':')
       _existing_file(file)
       manual.show(manual.recipe(file, preset))
-  except ValueError as error:
+  except Exception as error:  # Whatever a recipe raises.
     print(f'ERROR: --config={given}: {error}', file=sys.stderr)
     raise SystemExit(USAGE) from None
   raise SystemExit(0)

@@ -5,6 +5,13 @@ from collections.abc import Mapping
 import numbers
 from typing import Any
 
+FULL = 'the device is out of memory'
+
+
+def is_full(error: Exception) -> bool:
+  """Whether XLA says that a device has no memory left."""
+  return 'RESOURCE_EXHAUSTED' in str(error)
+
 
 def heading(command: str, device: str) -> str:
   """The line above a table, and its first two lines."""

@@ -19,6 +19,7 @@ from repjax import types
 _FIELD = re.compile(r'\bconfig\.(?!json)|(?<!\S)--\w')
 # Fields that are shown where none is told by the message.
 _SHOWN = 4
+_BETTER = {'accuracy': 'max', 'loss': 'min'}  # Everyone knows it.
 
 
 def build(
@@ -44,6 +45,7 @@ def build(
   usual = module.get_config(*([preset] if preset else []))
   with explained(overrides(config, usual)):
     presets.check(config)
+    check_best(config)
     experiment = module.build(config, **more)
     if looks_at_network:
       batch = experiment.train.batch(0)
@@ -63,6 +65,37 @@ def overrides(
     # NaN is unlike itself.
     if name not in before or value != before[name]
   }
+
+
+def check_best(config: ml_collections.ConfigDict) -> None:
+  """Refuses to keep the checkpoint that is the worst by a known measure."""
+  found = presets.fields(config)
+  mode, best = (str(found.get(f'run.{x}', '')) for x in ('best_mode', 'best'))
+  better = _BETTER.get(best.rpartition('/')[2], mode)
+  if mode != better:
+    raise types.InputError(
+      f'config.run.best={best} with config.run.best_mode={mode} keeps the '
+      f'worst checkpoint: set --config.run.best_mode={better}.'
+    )
+
+
+def check_stage(config: Any, changed: dict[str, Any]) -> None:
+  """Refuses overridden fields in whose place a run's stage has its own.
+
+  Args:
+    config: Perhaps with `stage` and `stages`, each with fields of its own.
+    changed: Of `overrides`.
+  """
+  if 'stages' not in config or config.stage not in config.stages:
+    return
+  own = presets.fields(config.stages[config.stage])
+  for name in changed:
+    if name in own:
+      raise types.InputError(
+        f'--config.{name}={changed[name]} counts for nothing in config.stage='
+        f'{config.stage}, which has its own: give '
+        f'--config.stages.{config.stage}.{name}.'
+      )
 
 
 @contextlib.contextmanager

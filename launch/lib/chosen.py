@@ -31,9 +31,12 @@ def line(grids: Mapping[str, str], report: Mapping[str, Any]) -> str:
     strangers = sorted(set(values) - set(grid))
     if strangers:
       raise ValueError(f'{name}: {strangers} are not of the grid {grid}')
-    at = sorted(set(values) & {grid[0], grid[-1]})
+    at = [x for x in values if x in (grid[0], grid[-1])]
     if at:
-      edges.append(f'{name} {_listed(at)} (of {_listed(grid)})')
+      often = f' in {len(at)} of {len(values)}' if len(values) > 1 else ''
+      edges.append(
+        f'{name} {_listed(sorted(set(at)))}{often} (of {_listed(grid)})'
+      )
     else:
       inside += 1
   if not inside and not edges and not unknown:

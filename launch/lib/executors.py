@@ -5,6 +5,7 @@ Both are told to stop by an event, and pass it on: `launch.train` then saves
 its state and exits with 75.
 """
 
+import ast
 from collections.abc import Callable
 from collections.abc import Sequence
 import os
@@ -16,13 +17,19 @@ import time
 from typing import Any
 from typing import NamedTuple
 
+from absl import flags
+
+from configs import presets
 from launch.lib import app
 from launch.lib import process
+from launch.lib import recipes
 from repjax import types
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # What launchers look at before any trial starts, or what hides it.
 _LAUNCHERS = ('config', 'noconfig', 'workdir', 'data_dir', 'flagfile')
+# What ends well and leaves no report.
+_TRAIN_NOTHING = ('dry_run', 'print_config', 'help')
 _POLL = 0.05  # Seconds between looks at processes on this machine.
 
 
@@ -47,12 +54,67 @@ Executor = Callable[
 ]
 
 
+class Flags(NamedTuple):
+  """Flags that choose an executor, as `define` makes them."""
+
+  executor: flags.FlagHolder
+  slurm: flags.FlagHolder
+
+  def chosen(self, folder: pathlib.Path, num_parallel: int) -> Executor:
+    """The executor that they ask for.
+
+    Args:
+      folder: Where SLURM's files go.
+      num_parallel: Trials at the same time.
+
+    Raises:
+      InputError: One of them would do nothing, or is no name=value.
+    """
+    if self.executor.value == 'local':
+      if self.slurm.present:
+        raise types.InputError(
+          '--slurm is of --executor=slurm: give both, or neither.'
+        )
+      return local(num_parallel)
+    parameters = {}
+    for item in self.slurm.value:
+      name, equals, value = item.partition('=')
+      if not equals:
+        raise types.InputError(f'--slurm={item}: write name=value.')
+      try:
+        parameters[name] = ast.literal_eval(value)
+      except (ValueError, SyntaxError):
+        parameters[name] = value
+    return slurm(
+      folder / 'slurm', num_parallel=num_parallel, parameters=parameters
+    )
+
+
+def define() -> Flags:
+  """Defines --executor and --slurm."""
+  return Flags(
+    flags.DEFINE_enum(
+      'executor',
+      'local',
+      ['local', 'slurm'],
+      'Processes on this machine, or an array of SLURM jobs (extra `sweep`), '
+      'for which this process waits.',
+    ),
+    flags.DEFINE_list(
+      'slurm',
+      [],
+      "Parameters of submitit's AutoExecutor, for example "
+      'timeout_min=60,slurm_partition=gpu,gpus_per_node=1.',
+    ),
+  )
+
+
 def train_flags(given: str, data_dir: str) -> tuple[str, ...]:
   """Flags of each trial, from --train_flags and --data_dir.
 
   Raises:
-    InputError: A quote is not closed, or a flag is one of the launcher's own,
-      which looks at it before any trial starts.
+    InputError: A quote is not closed, a flag is one of the launcher's own,
+      which looks at it before any trial starts, or trials would train nothing.
   """
   try:
     found = shlex.split(given)
@@ -64,10 +126,31 @@ def train_flags(given: str, data_dir: str) -> tuple[str, ...]:
         f'--train_flags={given}: {flag} is for all trials: give it beside '
         '--train_flags.'
       )
+    if flag.lstrip('-').startswith(_TRAIN_NOTHING):
+      raise types.InputError(
+        f'--train_flags={given}: with {flag} no trial would train: give it to '
+        'launch.train.'
+      )
   if data_dir:
     folder = pathlib.Path(data_dir).expanduser().absolute()
     found.append(f'--data_dir={folder}')
   return tuple(found)
+
+
+def own_files(sweep: Any) -> list[str]:
+  """The place of one's own files that are the data; sweeps from before: [].
+
+  Args:
+    sweep: A `trials.Sweep`; its preset may name them as well as its overrides.
+  """
+  from repjax.data.reading import prepared
+
+  recipe = recipes.load_config_module(str(pathlib.Path(sweep.file).absolute()))
+  usual = recipe.get_config(*([sweep.preset] if sweep.preset else []))
+  fields = {**presets.fields(usual), **sweep.overrides}
+  if not prepared.is_own(str(fields.get('data.name', '')), ''):
+    return []
+  return [x for x in sweep.train_flags if x.startswith('--data_dir=')]
 
 
 def local(num_parallel: int) -> Executor:

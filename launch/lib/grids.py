@@ -114,7 +114,12 @@ def run(
   first = first_wave(grid)
   candidates = first + second_wave(grid, sweep.workdir)
   try:
-    trials.run(sweep, first, execute, stop)
+    try:
+      trials.run(sweep, first, execute, stop)
+    except SystemExit:
+      # What failed is tried again beside those that start from others.
+      if not grid.twice:
+        raise
     if grid.twice:
       trials.run(sweep, candidates, execute, stop)
   except types.InputError:

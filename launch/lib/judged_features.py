@@ -91,9 +91,13 @@ def measure(
       )
     return outputs['features'], np.asarray(columns['label'])
 
+  found, base = features(split), None
+  if base_split:
+    base = features(base_split)
+    _check_others(experiment, (split, found[1]), (base_split, base[1]))
   return judge(
-    *features(split),
-    base=features(base_split) if base_split else None,
+    *found,
+    base=base,
     ways=ways,
     shots=shots,
     queries=queries,
@@ -101,6 +105,22 @@ def measure(
     seed=seed,
     settings=settings,
   )
+
+
+def _check_others(experiment, *parts):
+  """Refuses base classes that episodes are of, as far as names tell."""
+  called = []
+  for split, labels in parts:
+    rows = getattr(experiment.evals(split), 'source', None)
+    if rows is None or rows.class_names is None:
+      return
+    called.append({rows.class_names[x] for x in np.unique(labels).tolist()})
+  shared = called[0] & called[1]
+  if shared:
+    raise types.InputError(
+      f'--base_split={parts[1][0]} has classes of --split={parts[0][0]}, such '
+      f'as {min(shared)!r}: those that lend to episodes are others.'
+    )
 
 
 def judge(

@@ -3,7 +3,9 @@
 So that repeating a measurement does not change a checkout by times alone.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import pathlib
 from typing import Any
 
@@ -14,7 +16,7 @@ from repjax import files
 class Kept:
   """What a folder held before its study was measured again."""
 
-  _BEGUN = ('config.json', 'log.txt')  # Written before the numbers are there.
+  _BEGUN = ('config.json', 'log.txt')  # Written before, as are plots.
   _EVENTS = 'events.out.tfevents.*'  # A file more for each measurement.
   _NUMBERS = ('claims', 'scalars', 'figures', 'seeds', 'config', 'sources')
 
@@ -29,7 +31,10 @@ class Kept:
     self._events = set(folder.glob(self._EVENTS))
     self._begun = {
       name: (folder / name).read_bytes()
-      for name in self._BEGUN
+      for name in (
+        *self._BEGUN,
+        *(f'plots/{x.name}' for x in folder.glob('plots/*.png')),
+      )
       if (folder / name).is_file()
     }
 
@@ -46,6 +51,16 @@ class Kept:
       == _rounded(files.plain(found[name]))
       for name in self._NUMBERS
     )
+
+  @contextlib.contextmanager
+  def restored_if_stopped(self) -> Iterator[None]:
+    """What ends before its numbers are there leaves the record as it was."""
+    try:
+      yield
+    except BaseException:
+      if self._report is not None:
+        self.restore()
+      raise
 
   def restore(self) -> None:
     """Puts back what has been overwritten since."""

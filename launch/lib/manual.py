@@ -83,14 +83,15 @@ def recipe(file: str, preset: str) -> str:
   path = pathlib.Path(file)
   doc = ast.get_docstring(ast.parse(path.read_text('utf-8'))) or ''
   module = recipes.load_config_module(file)
-  names = presets.names(module.PRESETS)
+  layers = getattr(module, 'PRESETS', None)
+  names = f'Presets: {", ".join(presets.names(layers))}. ' if layers else ''
+  of = f' of {preset or "paper"}' if layers or preset else ''
   config = module.get_config(*([preset] if preset else []))
   return '\n'.join(
     [
       doc.strip(),
       '',
-      f'Presets: {", ".join(names)}. Fields of {preset or "paper"}, each '
-      'overridden by --config.NAME=VALUE:',
+      f'{names}Fields{of}, each overridden by --config.NAME=VALUE:',
       '',
       *_fields(path, config, config),
     ]

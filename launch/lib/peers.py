@@ -1,8 +1,8 @@
 """Runs what is measured in PyTorch, in a process of its own.
 
-PyTorch and JAX each keep the memory of a card that they once took. So a peer
-runs first and has ended when JAX begins, and `share_memory` keeps JAX from
-taking three quarters of the card at its start.
+PyTorch and JAX each keep the memory of a card that they once took. So JAX gives
+back what it has before a peer runs, and `share_memory` keeps it from taking
+three quarters of the card at its start.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import logging
 
-HOW = 'a process of its own, which has ended when JAX begins'
+HOW = 'a process of its own, for which JAX gave back the memory of the card'
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _LONGEST = 1800  # Seconds; compilers of PyTorch take minutes.
 
@@ -41,11 +41,14 @@ def run(
     What `measure` returned, or 'not measured: ' with the reason.
   """
   import jax
+  from jax.extend import backend
 
   for package in needs:
     if importlib.util.find_spec(package) is None:
       return f'not measured: {package} is not installed'
   device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  if device == 'cuda':
+    backend.clear_backends()  # It would keep what it has taken so far.
   logging.info('%s: %s', name, HOW)
   command = [sys.executable, '-m', f'launch.benchmarks.peers.{name}']
   try:

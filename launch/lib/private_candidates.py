@@ -66,6 +66,11 @@ def of_search(
   Raises:
     InputError: If a candidate is not private, or a setting does not fit.
   """
+  if 'seed' in sweep.space or 'seed' in sweep.overrides:
+    raise types.InputError(
+      'config.seed does not go with --private: each trial draws its own, which '
+      'stays secret.'
+    )
   if score_noise is not None and not score_noise > 0:
     raise types.InputError(f'--score_noise must be > 0; got {score_noise}.')
   settings: dict[str, Any] = dict(

@@ -2,9 +2,9 @@
 
 Papernot and Steinke, ICLR 2022 (`repjax.privacy.tuning`). The number of trials
 is drawn from a law that knows nothing of the data, and so is each trial's
-candidate, with replacement; only the best trial is published. What must stay
-secret is in sealed/: the number of trials, all trials, their seeds and the keys
-of their noise, which each draws when it begins. Published are report.json and
+candidate, with replacement; only the best trial is published. What stays secret
+is in sealed/: the number of trials, all trials, their seeds and the keys of
+their noise, which each draws when it begins. Published are report.json and
 release/: the winner's parameters, without its optimizer, which holds the key of
 its noise, and without its seed. How long the search took tells of the number of
 trials: publish at a time fixed before.
@@ -86,7 +86,7 @@ NOT_COVERED = (
   'rows that --score=public is about',
 )
 
-_ASKED_FOR = ('delta', 'law', 'eta', 'expected_trials', 'max_trials', 'score')
+ASKED_FOR = ('delta', 'law', 'eta', 'expected_trials', 'max_trials', 'score')
 
 
 def is_asked_for() -> bool:
@@ -207,13 +207,13 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
   folder = sweep.workdir / 'sealed'
   path = folder / 'plan.json'
   identity = {
-    **sweep.identity(),
+    **(sweep.identity() | {'more': []}),  # `data` says it, and is sealed.
     'metric': sweep.metric,
     'mode': sweep.mode,
     'score_noise': _SCORE_NOISE.value if _SCORE.value == 'noisy' else None,
     'data': [x for x in sweep.train_flags if x.startswith('--data_dir=')],
     # What was asked for: figures may differ in their last digits elsewhere.
-    **{name: said[name] for name in _ASKED_FOR},
+    **{name: said[name] for name in ASKED_FOR},
   }
   if path.exists():
     plan = files.read_json(path, 'identity', 'trials')
@@ -221,18 +221,15 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
     if lines:
       raise types.InputError(
         f'--workdir={sweep.workdir} is that of another search: '
-        f'{"; ".join(lines)}. A second search on the same rows adds to the '
-        'privacy that is spent.'
+        f'{"; ".join(lines)}. A second one on the same rows spends more.'
       )
     return plan
   if (folder / 'trials').exists() or (sweep.workdir / 'report.json').exists():
     raise types.InputError(
-      f'--workdir={sweep.workdir} holds a search whose plan is gone '
-      f'({path}): a second one on the same rows adds to the privacy that is '
-      'spent. Give another --workdir if that is meant.'
+      f'--workdir={sweep.workdir} holds a search without its plan ({path}): a '
+      'second one spends more. Give another --workdir if that is meant.'
     )
   rng = np.random.default_rng(secrets.randbits(128))
-  (count,) = laws.sample(law, rng, 1, limit=limit)
   plan = {
     'identity': identity,
     'trials': [
@@ -241,7 +238,7 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
         'seed': int(rng.integers(2**31 - 1)),
         'noise': float(rng.standard_normal()),
       }
-      for _ in range(count)
+      for _ in range(*laws.sample(law, rng, 1, limit=limit))
     ],
   }
   folder.mkdir(parents=True, exist_ok=True)
@@ -253,13 +250,16 @@ def _sealed_plan(sweep, said, law, limit) -> dict[str, Any]:
 def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
   """Reports of all trials; None for those whose loss was not finite."""
   folder = sweep.workdir / 'sealed' / 'trials'
-  folders, todo = [], []
-  for i, trial in enumerate(plan['trials']):
-    folders.append(folder / f'{i:03}')
-    if all_trials.report(folders[-1]) or (folders[-1] / 'diverged').exists():
-      continue
-    fields = {**trial['fields'], 'seed': str(trial['seed'])}
-    todo.append(sweep.job(folders[-1], fields))
+  folders = [folder / f'{i:03}' for i in range(len(plan['trials']))]
+
+  def is_open(x):
+    return not (all_trials.report(x) or (x / 'diverged').exists())
+
+  todo = [
+    sweep.job(x, {**trial['fields'], 'seed': str(trial['seed'])})
+    for x, trial in zip(folders, plan['trials'], strict=True)
+    if is_open(x)
+  ]
 
   def seen(job, code):
     # The worst of all scores. That it ended so is not covered, and said to be.
@@ -272,7 +272,7 @@ def _run_sealed(sweep, plan, execute, stop) -> list[dict[str, Any] | None]:
     raise types.PreemptedError(
       'the search was stopped: run the same command again to go on.'
     )
-  if codes - {0, app.NON_FINITE}:
+  if codes - {0, app.NON_FINITE} or any(map(is_open, folders)):
     raise types.InputError(
       f'A trial could not run: see the output.txt of the trials in {folder}. '
       'Then run the same command again to go on.'
@@ -305,8 +305,8 @@ def _score(sweep, candidates, trial, report) -> float:
     or said['sampling_rate'] > planned.sampling_rate * slack
     or said['steps'] > planned.steps
     or said['delta'] > planned.delta * slack
-    or said['unit'] != planned.unit
-    or said['neighbours'] != planned.neighbours
+    or said.get('overflow', 1.0) > planned.overflow * slack
+    or any(said[x] != getattr(planned, x) for x in ('unit', 'neighbours'))
   ):
     raise types.InputError(
       'A trial was less private than the search was accounted for: there is '
@@ -322,7 +322,7 @@ def _publish(sweep, said, plan, scores) -> dict[str, Any]:
   """Writes report.json and release/: the best trial, and nothing else."""
   best = int(np.argmax(scores)) if scores else -1
   found = best >= 0 and np.isfinite(scores[best])
-  report = {'privacy': said, **sweep.identity(), 'best': None}
+  report = {'privacy': said, **sweep.identity(), 'more': [], 'best': None}
   if found:
     report['best'] = {
       'fields': plan['trials'][best]['fields'],

@@ -11,6 +11,7 @@ import types as python_types
 from typing import Any
 
 import ml_collections
+from ml_collections.config_flags import tuple_parser
 
 from repjax import trees
 from repjax import types
@@ -144,6 +145,8 @@ def field_problem(
       kind(value)
     except ValueError:
       valid = False
+  elif kind is tuple:
+    valid = _tuple(value) is not None
   return '' if valid else f'{value!r} is not {kind.__name__}, as {node!r} is.'
 
 
@@ -158,6 +161,16 @@ def set_field(config: ml_collections.ConfigDict, name: str, value: str) -> None:
     node[last] = value.lower() in ('true', '1')
   elif isinstance(old, (int, float)):
     node[last] = type(old)(value)
+  elif isinstance(old, tuple):
+    node[last] = _tuple(value)
   else:
     text = isinstance(old, str)
     node[last] = os.path.expanduser(value) if text else ast.literal_eval(value)
+
+
+def _tuple(value: str) -> tuple[Any, ...] | None:
+  """A text as a field's flag reads it; None if it is no tuple."""
+  try:
+    return tuple_parser.TupleParser().parse(value)
+  except (ValueError, SyntaxError, TypeError):
+    return None

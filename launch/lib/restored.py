@@ -218,6 +218,10 @@ def start(given: Flags) -> tuple[types.Experiment, types.TrainState]:
 
   Joins the job's processes first.
   """
+  if given.step.present:
+    raise types.InputError(
+      '--step is of a --workdir, and there is none: leave it out.'
+    )
   if given.config.value is None:
     raise types.InputError(
       'Give --workdir, a directory of launch.train, or --config with '
@@ -273,7 +277,7 @@ def _said(workdir: pathlib.Path, given: Flags) -> dict[str, Any]:
   if given.config.value is None:
     return {**said, 'file': recipes.own_recipe(said['file'])}
   file, preset = app.config_name()
-  return {**said, 'file': file, 'preset': preset}
+  return {**said, 'file': file, 'preset': preset or said.get('preset', '')}
 
 
 def _written(workdir: pathlib.Path) -> dict[str, Any]:
@@ -308,8 +312,10 @@ def _as_trained(config, stored, workdir) -> None:
       workdir / 'config.json',
       '; '.join(lines),
     )
-  data = {**kept['data'], 'dir': config.data.dir}
-  recipes.update(config, {**kept, 'run': config.run.to_dict(), 'data': data})
+  changed = {**kept, 'run': config.run.to_dict()}
+  if 'data' in kept:  # Whoever has a config of their own may have none.
+    changed['data'] = {**kept['data'], 'dir': config.data.dir}
+  recipes.update(config, changed)
 
 
 def _with_what_it_kept(config, workdir) -> None:

@@ -28,14 +28,17 @@ Every claim below was measured by `python -m launch.reproduce` on the hardware
 named with it; thresholds stand in `configs/studies/` and were written before
 the run; a section says where one was written later, or with a trial's figure in
 view. *Ours* is the mean over seeds ± half of its 95 % interval (Student's t,
-number of seeds in brackets); arms of a study share seeds, data and order, so
-that differences are paired.
+number of seeds in brackets); differences are those of the arms of a seed, which
+share data and order where they can.
 
 *holds*: the whole interval meets the threshold. *contradicted*: none of it
 does. *undecided*: the threshold lies inside. *not testable here*: what the
-claim takes for granted, a row of the table *first*, is not so in this small
-study. *measured*: a figure without a threshold. *one seed*: no interval, so no
-verdict. *no number*: a seed's figure is not finite.
+claim takes for granted, a row of the table *first*, is not shown to be *so* in
+this small study: it is *not so*, or *unclear*, its threshold inside of the
+interval. *measured*: a figure without a threshold. *one seed*: no interval, so
+no verdict, but of what a formula says exactly (the tables *theory*) one value
+decides. *no number*: a seed's figure is not finite. The first table has the
+preset `small`, and others where they decide otherwise.
 
 Times are wall time, some of it on a busy machine. The paper's figures belong to
 the paper's scale, ours to the `small` preset where the command does not name

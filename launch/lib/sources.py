@@ -11,10 +11,16 @@ _OURS = ('repjax', 'configs', 'launch')
 
 
 @functools.cache
-def imports(path: pathlib.Path) -> tuple[str, ...]:
-  """Modules that importing a file imports, and what it takes from them."""
+def imports(path: pathlib.Path, *, anywhere: bool = False) -> tuple[str, ...]:
+  """Modules that importing a file imports, and what it takes from them.
+
+  Args:
+    path: The file.
+    anywhere: Whether what its functions import is counted, too.
+  """
   names: list[str] = []
-  for node in nodes(ast.parse(path.read_text('utf-8'))):
+  tree = ast.parse(path.read_text('utf-8'))
+  for node in ast.walk(tree) if anywhere else nodes(tree):
     if isinstance(node, ast.Import):
       names += [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -40,22 +46,27 @@ def files_of(name: str) -> Iterator[pathlib.Path]:
         yield path
 
 
-def closure(*roots: pathlib.Path) -> set[pathlib.Path]:
-  """All files of repjax that importing `roots` runs, with themselves."""
+def closure(*roots: pathlib.Path, anywhere: bool = False) -> set[pathlib.Path]:
+  """All files of repjax that importing `roots` runs, with themselves.
+
+  Args:
+    *roots: Files.
+    anywhere: Whether what their functions import is counted, too.
+  """
   found: set[pathlib.Path] = set()
   waiting = set(roots)
   while waiting:
     path = waiting.pop()
     found.add(path)
     module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-    for name in (module, *imports(path)):
+    for name in (module, *imports(path, anywhere=anywhere)):
       waiting |= set(files_of(name)) - found
   return found
 
 
 def checksums(*roots: pathlib.Path) -> dict[str, str]:
-  """Path below the repository -> CRC of the file, of all in `closure`."""
+  """Path below the repository -> CRC of the file, of all that may run."""
   return {
     path.relative_to(ROOT).as_posix(): f'{zlib.crc32(path.read_bytes()):08x}'
-    for path in sorted(closure(*roots))
+    for path in sorted(closure(*roots, anywhere=True))
   }

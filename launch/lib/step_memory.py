@@ -100,19 +100,23 @@ def advice(
 
 def _remedies(config: Any, times: int) -> Iterator[str]:
   """What makes the activations so many times smaller, the mildest first."""
-  for name, value in presets.fields(config).items():
+  fields = presets.fields(config)
+  for name, value in fields.items():
     if name.endswith('.remat') and not value:
       yield f'try --config.{name}=true (the same numbers, slower)'
-  if 'step' in config and 'microbatches' in config.step:
-    rows = config.batch_size // jax.device_count()
-    parts = config.step.microbatches * times
-    fitting = [x for x in range(parts, rows + 1) if rows % x == 0]
+  stage = f'stages.{config.stage}.' if 'stages' in config else ''
+
+  def named(name):  # Where a stage says otherwise, that counts.
+    return stage + name if stage + name in fields else name
+
+  rows, parts = named('batch_size'), named('step.microbatches')
+  if parts in fields:
+    most, least = fields[rows] // jax.device_count(), fields[parts] * times
+    fitting = [x for x in range(least, most + 1) if most % x == 0]
     if fitting:
-      yield (
-        f'--config.step.microbatches={fitting[0]} (the same step in parts)'
-      )
-  smaller = max(config.batch_size // times, 1)
-  yield f'--config.batch_size={smaller}, which trains otherwise'
+      yield f'--config.{parts}={fitting[0]} (the same step in parts)'
+  smaller = max(fields[rows] // times, 1)
+  yield f'--config.{rows}={smaller}, which trains otherwise'
 
 
 def say(config: Any, step: jax.stages.Compiled) -> None:

@@ -129,7 +129,12 @@ class Trained:
     Raises:
       InputError: They cannot be read, or are none that the run was trained on.
     """
-    if 'file' in self.config.data:
+    if 'data' not in self.config:
+      raise types.InputError(
+        'The recipe of this run has no config.data, which says how files are '
+        'read: it predicts none.'
+      )
+    if {'horizon', 'label_column'} & {*self.config.data}:  # Series.
       return _of_series(self, str(inputs))
     split = f'{prepared.INPUTS}:{inputs}'
     batches = rows(self.experiment, self.config, split)
@@ -214,13 +219,20 @@ def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
         f'{path} has no column {column!r}, which the run reads '
         f'(config.data.column); it has {", ".join(there)}.'
       )
-  usual = restored.batch_of(experiment)
-  if read.encoded and read.image_shape is None and batches.decode is None:
-    height, width = usual['image'].shape[1:3]
-    raise types.InputError(
-      f'{split.partition(":")[2]}: the images differ in size, and this run '
-      f'takes them as they are: bring them to {height} x {width}.'
-    )
+  usual, path = restored.batch_of(experiment), split.partition(':')[2]
+  own = _image_shape(experiment)
+  if own is not None and batches.decode is None:
+    # Of what is stored: a transform may make something else of it.
+    if read.encoded and read.image_shape is None:
+      raise types.InputError(
+        f'{path}: the images differ in size, and this run takes them as they '
+        f'are: bring them to {own[0]} x {own[1]}.'
+      )
+    if read.image_shape not in (None, own):
+      raise types.InputError(
+        f"{path}: a row of 'image' is {read.image_shape}, and the run was "
+        f'trained on {own}: bring them to that.'
+      )
   found = _first(experiment, split)
   for name in types.INPUTS:
     if name not in usual:
@@ -228,10 +240,19 @@ def rows(experiment: types.Experiment, config: Any, split: str) -> Any:
     if name not in found or found[name].shape[1:] != usual[name].shape[1:]:
       there = found[name].shape[1:] if name in found else 'none'
       raise types.InputError(
-        f'{split.partition(":")[2]}: a row of {name!r} is {there}, and the run '
+        f'{path}: a row of {name!r} is {there}, and the run '
         f'was trained on {usual[name].shape[1:]}: bring them to that.'
       )
   return batches
+
+
+def _image_shape(experiment):
+  """(H, W, C) of the images of a run's own splits; None of many sizes."""
+  for split in experiment.eval_splits:
+    rows = getattr(experiment.evals(split), 'source', None)
+    if rows is not None and rows.num_channels is not None:
+      return rows.image_shape
+  return None
 
 
 def _first(experiment, split):
@@ -242,6 +263,12 @@ def _of_series(run, file):
   """Forecasts of what comes behind a file, or scores of its rows."""
   if not pathlib.Path(file).expanduser().is_file():
     raise types.InputError(f'There is no file {file}: give a .csv of series.')
+  if not run.config.run.fitted:
+    raise types.InputError(
+      f'{run.workdir} has no {kept_series.FILE}, by whose scales files are '
+      'predicted, as runs on spacecraft have none: launch.evaluate judges it '
+      'by its own splits.'
+    )
   there = restored.Restored(
     *(run.workdir, run.experiment, run.state, run.config, run.said)
   )

@@ -61,7 +61,7 @@ class Sweep(NamedTuple):
       'overrides': self.overrides,
       'space': self.space,
       'recipe': zlib.crc32(pathlib.Path(self.file).read_bytes()),
-      'more': [],  # Of sweeps from before, which took fields there.
+      'more': executors.own_files(self),
     }
     return json.loads(files.json_line(fields))
 
@@ -176,7 +176,7 @@ def _run(sweep, candidates, execute, stop, until) -> list[Trial]:
     raise types.PreemptedError(
       'some trials were stopped: run the same command again to go on.'
     )
-  failed = [x for x in codes.values() if x not in (0, app.PREEMPTED)]
+  failed = [codes[x.name] for x in trials if x.status.startswith('failed')]
   if failed:
     print(
       f'ERROR: {len(failed)} of {len(trials)} trials failed', file=sys.stderr
@@ -212,9 +212,9 @@ def prepare(sweep: Sweep, candidates: list[spaces.Fields]) -> None:
   if path.exists():
     stored = read(path, 'candidates')
     old, new = stored.pop('candidates'), made['candidates']
-    lines = checkpoint.differing_fields(stored, sweep.identity())
-    shorter = min(len(old), len(new))
-    if old[:shorter] != new[:shorter]:
+    now = sweep.identity() | ({} if stored.get('more') else {'more': []})
+    lines = checkpoint.differing_fields(stored, now)
+    if any(a != b for a, b in zip(old, new, strict=False)):
       lines.append('other trials')
     if lines:
       raise types.InputError(

@@ -145,7 +145,7 @@ def make(
     logits = predict(_with_leaves(source, leaves), batch)['logits']
     return logits.astype(jnp.float32)
 
-  def update(source, adapted, batch):
+  def update(source, adapted, batch, *, counts):
     least = 1
     if prior == 0:
       least = norm_layers.least_rows(trained, source, batch)
@@ -176,7 +176,7 @@ def make(
     adapted = adapted._replace(
       leaves=leaves,
       opt_state=opt_state,
-      entropy=jnp.where(enough, average, adapted.entropy),
+      entropy=jnp.where(enough & counts, average, adapted.entropy),
     )
     return adapted, (logits, entropies, weights)
 
@@ -187,8 +187,8 @@ def make(
       due |= adapted.batches >= reset_every
     if reset_every or reset_below:
       adapted = _choose(due, init(source), adapted)
-    for _ in range(steps):
-      adapted, outputs = update(source, adapted, batch)
+    for i in range(steps):
+      adapted, outputs = update(source, adapted, batch, counts=i == 0)
     logits, entropies, weights = outputs
     if when == 'after':
       logits = forward(source, adapted.leaves, batch)

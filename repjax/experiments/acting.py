@@ -187,9 +187,8 @@ class Acting:
     assert self._folder is not None, 'a checkpoint lies in a work directory'
     self._memory.load(self._folder, self._schedule.steps_after(step))
     self._saved = self._memory.written
-    self._state = _restore(
-      self._folder / _WORLDS_FORMAT.format(self._saved), self._state
-    )
+    path = self._folder / _WORLDS_FORMAT.format(self._saved)
+    self._state = _restore(path, self._state, self._worlds.num_steps)
 
   def _save(self, step):
     if self._folder is None:
@@ -198,14 +197,21 @@ class Acting:
     self._memory.save(self._folder, self._saved)
     path = self._folder / _WORLDS_FORMAT.format(self._memory.written)
     leaves = jax.tree.leaves(jax.device_get(self._state))
-    files.write_arrays(path, **{f'{i}': x for i, x in enumerate(leaves)})
+    arrays = {f'{i}': x for i, x in enumerate(leaves)}
+    files.write_arrays(path, num_steps=self._worlds.num_steps, **arrays)
     self._saved = self._memory.written
 
 
-def _restore(path, like):
+def _restore(path, like, num_steps):
   """States of worlds as `_save` wrote them."""
   structure = jax.tree.structure(like)
   found = files.read_arrays(path)
+  known = int(found.get('num_steps', num_steps))  # Older runs kept none.
+  if known != num_steps:
+    raise types.InputError(
+      f'{path} is of episodes of {known} steps, and config.world.num_steps='
+      f'{num_steps}: a run goes on with those; give another --workdir.'
+    )
   leaves = [found[f'{i}'] for i in range(structure.num_leaves)]
   return jax.tree.unflatten(structure, leaves)
 

@@ -21,6 +21,7 @@ from repjax.data.sets import planted_anomalies
 from repjax.experiments import kept_series
 
 NAMES = ('planted', 'smap_msl', 'nab')
+_SHARES = (0.6, 0.1, 0.3)  # The default, which some have no use for.
 
 
 class Data(NamedTuple):
@@ -70,6 +71,11 @@ def read(config: Any) -> Data:
     )
     return _divided([series], by_share, config.run.fitted)
   types.check_choice('config.data.name', data.name, NAMES)
+  if data.name != 'nab' and tuple(data.shares) != _SHARES:
+    raise types.InputError(
+      f'config.data.shares={tuple(data.shares)}: {data.name} has parts of its '
+      f'own; leave the default {_SHARES}.'
+    )
   if data.name == 'planted':
     made = planted_anomalies.make(**config.planted, seed=config.seed)
     by_rows = functools.partial(splits.by_rows, counts=made.rows)
@@ -128,7 +134,7 @@ def _spacecraft(data):
   parts: dict[str, list] = {name: [] for name in splits.NAMES}
   begin: dict[str, list[int]] = {name: [] for name in splits.NAMES}
   for channel in data.channels:
-    file = pathlib.Path(data.dir) / f'{channel}.npz'
+    file = pathlib.Path(data.dir).expanduser() / f'{channel}.npz'
     if not file.is_file():
       raise types.InputError(
         f'There is no {file}: give --data_dir, the folder of <channel>.npz '

@@ -136,7 +136,7 @@ def companion(fitted: Sequence[Fitted]) -> types.Companion:
   plain = {'series': [x.plain() for x in fitted]}
 
   def begin(workdir: pathlib.Path | None, step: int):
-    if workdir is None or jax.process_index():
+    if workdir is None:
       return
     path = workdir / FILE
     if step and path.exists():
@@ -150,7 +150,8 @@ def companion(fitted: Sequence[Fitted]) -> types.Companion:
           'goes on with the rows that it knew; give another --workdir for what '
           'has come since.'
         )
-    files.write_json(path, plain)
+    if jax.process_index() == 0:
+      files.write_json(path, plain)
 
   return types.Companion(begin=begin)
 

@@ -50,7 +50,7 @@ def companion(tokenizer: Any) -> types.Companion:
     return types.Companion()
 
   def begin(workdir: pathlib.Path | None, step: int):
-    if workdir is None or jax.process_index():
+    if workdir is None:
       return
     path = workdir / FILE
     if step and path.exists():
@@ -61,6 +61,7 @@ def companion(tokenizer: Any) -> types.Companion:
           'they were, or another --workdir.'
         )
       return
-    tokenizer.save(str(path))
+    if jax.process_index() == 0:
+      tokenizer.save(str(path))
 
   return types.Companion(begin=begin)

@@ -29,12 +29,28 @@ class Points(NamedTuple):
     entity: Which series, [T].
     position: Its row, [T].
     labels: [T], or None.
+    measured: Whether any number was, bool [T]: in a gap the error is 0 and says
+      nothing.
   """
 
   scores: dict[str, np.ndarray]
   entity: np.ndarray
   position: np.ndarray
   labels: np.ndarray | None
+  measured: np.ndarray
+
+  def judged(self) -> 'Points':
+    """Those where a number was measured, unless that is nowhere."""
+    kept = self.measured
+    if kept.all() or not kept.any():
+      return self
+    return Points(
+      {name: x[kept] for name, x in self.scores.items()},
+      self.entity[kept],
+      self.position[kept],
+      None if self.labels is None else self.labels[kept],
+      kept[kept],
+    )
 
 
 def points(
@@ -59,7 +75,7 @@ def points(
   """
   found: dict[str, list] = {}
   where: list[tuple[np.ndarray, np.ndarray]] = []
-  labels = []
+  labels, measured = [], []
   for entity, (name, one) in enumerate(data.everything()):
     rows = columns['entity'] == entity
     if name != part or not rows.any():
@@ -77,6 +93,7 @@ def points(
     for detector, values in scores.items():
       found.setdefault(detector, []).append(values[covered])
     where.append((np.full(len(covered), entity), covered))
+    measured.append(one.observed[covered].any(1))
     if one.labels is not None:
       labels.append(one.labels[covered])
   entities, positions = (
@@ -88,6 +105,7 @@ def points(
     entities,
     positions,
     np.concatenate(labels) if labels and len(labels) == len(where) else None,
+    np.concatenate(measured) if measured else np.empty(0, bool),
   )
 
 
@@ -104,6 +122,7 @@ def table(
   Returns:
     Detector -> `anomaly.measure`.
   """
+  known, test = known.judged(), test.judged()
   return {
     name: anomaly.measure(
       scores,
@@ -154,7 +173,7 @@ def detector(
     )
 
   def measure(outputs, columns):
-    known, judged = seen(outputs, columns)
+    known, judged = (x.judged() for x in seen(outputs, columns))
     threshold = anomaly.threshold(known.scores['score'], rate)
     made = {
       'error': float(judged.scores['error'].mean()),
@@ -184,7 +203,8 @@ def detector(
           if name != 'random'
         },
         thresholds={
-          name: anomaly.threshold(x, rate) for name, x in known.scores.items()
+          name: anomaly.threshold(x, rate)
+          for name, x in known.judged().scores.items()
         },
       )
     }
@@ -192,6 +212,7 @@ def detector(
   def tables(split, outputs, columns):
     del split  # It is told by the columns.
     known, judged = seen(outputs, columns)
+    known = known.judged()
     thresholds = {
       name: anomaly.threshold(known.scores[name], rate) for name in _ALARMED
     }

@@ -97,6 +97,8 @@ def classifier(
     sources = lambda split: load(config, split)  # noqa: E731
 
   def figures(rows, outputs, columns):
+    from repjax import pictures
+
     logits, labels = outputs['logits'], columns['label']
     chosen = plots.telling(logits, labels)
     # Images of many sizes as the network sees them, others as they are.
@@ -104,7 +106,7 @@ def classifier(
     shown = rows.read(columns['index'][chosen], decode=decode)['image']
     return {
       'predictions': plots.predictions(
-        shown,
+        pictures.visible(shown),
         logits[chosen],
         labels[chosen],
         wrong_rate=float((logits.argmax(-1) != labels).mean()),

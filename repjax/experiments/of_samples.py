@@ -83,7 +83,9 @@ def grid(
     columns: Images in a row.
     title: Above them.
   """
-  images = np.asarray(images)
+  from repjax import pictures
+
+  images = pictures.visible(np.asarray(images))
   if images.dtype == np.uint8:
     images = images / 127.5 - 1
   images = np.clip((images + 1) / 2, 0, 1)

@@ -241,6 +241,7 @@ def count(source: sources.Source, user_column: str = '') -> int:
         f'The column {user_column!r} has fractions, or numbers of 2^31 and '
         'more: call users by smaller whole numbers, or by texts such as u123.'
       )
+    users.check_named(users_of_rows, user_column)
     return len(np.unique(users_of_rows))
   return len(source)
 

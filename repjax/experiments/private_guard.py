@@ -200,7 +200,8 @@ def check_resumed(
     same_config: Whether both have one config.
 
   Raises:
-    InputError: If the config or the key of the noise differs.
+    InputError: If the config or the key of the noise differs, or there was less
+      noise.
   """
   if not same_config:
     raise types.InputError(
@@ -222,6 +223,16 @@ def check_resumed(
       'training rows (and the version of repjax). Go on with those that the '
       'run was begun with, or give another --workdir.'
     )
+  for now, kept in zip(
+    private_keys.links(fresh), private_keys.links(restored), strict=True
+  ):
+    least = np.min(jax.device_get(kept.noise_multiplier))
+    if least < np.max(jax.device_get(now.noise_multiplier)) * (1 - 1e-6):
+      raise types.InputError(
+        f'The checkpoint was made with less noise ({least:g}) than is planned '
+        'now, by other versions or devices: go on with those that it was begun '
+        'with, or give another --workdir.'
+      )
 
 
 def _is_link(x):

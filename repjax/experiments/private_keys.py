@@ -91,9 +91,16 @@ def of_run(
       file of random bytes that is no key or that others may read.
   """
   agreement.check({'key_file or seed': _digest(secret, 'name').hex()[:16]})
-  nonce = b''
+  nonce, refused = b'', None
   if jax.process_index() == 0:
-    nonce = _drawn() if workdir is None else _kept(workdir / NAME)
+    try:
+      nonce = _drawn() if workdir is None else _kept(workdir / NAME)
+    except types.InputError as error:
+      refused = error
+  if parallel.any_process(refused is not None):
+    raise refused or types.InputError(
+      f'{NAME} in --workdir={workdir} is refused: see what process 0 says.'
+    )
   said = json.dumps([identity, rows], sort_keys=True)
   return parallel.gather(nonce)[0] + said.encode()
 

@@ -1,6 +1,7 @@
 """Host side: figures of forecasts and of the graph that they come from."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -114,7 +115,11 @@ def fans(
 
 
 def graph(pyramid: pyramid_graph.Pyramid, *, most: int = 64) -> plots.Figure:
-  """Nodes and edges of a pyramid; of a long one as it is for `most` steps."""
+  """Nodes and edges of a pyramid; of a long one as it is for `most` steps.
+
+  Or for as many as all of its levels need.
+  """
+  most = max(most, math.prod(pyramid.children))
   if pyramid.length > most:
     pyramid = dataclasses.replace(pyramid, length=most)
   fig = plots.Figure(figsize=(9, 2.6))

@@ -76,28 +76,41 @@ def train(
     batch_size: Windows of a step.
     steps: Number of updates.
     points: How often validation is looked at.
+
+  Raises:
+    InputError: There is no rate.
+    NonFiniteError: All of them diverge; one that does is not chosen.
   """
   fresh = side_by_side.begin(method, {}, seeds, shared=rows['train'])
   predict = side_by_side.predict_fn(method)
   best: tuple[float, Chosen, types.TrainState] | None = None
   by_rate = {}
+  if not rates:
+    raise types.InputError('rates must name one at least')
   for rate in rates:
-    step, least, kept, curve = _fit(
-      f'{name}, rate {rate:g}',
-      method,
-      side_by_side.with_rate(fresh, rate),
-      rows,
-      predict,
-      seeds=seeds,
-      batch_size=batch_size,
-      steps=steps,
-      points=points,
-    )
+    try:
+      step, least, kept, curve = _fit(
+        f'{name}, rate {rate:g}',
+        method,
+        side_by_side.with_rate(fresh, rate),
+        rows,
+        predict,
+        seeds=seeds,
+        batch_size=batch_size,
+        steps=steps,
+        points=points,
+      )
+    except types.NonFiniteError as error:
+      logging.info('%s: rate %g is not chosen: %s', name, rate, error)
+      by_rate[rate] = np.full(len(seeds), np.inf)
+      continue
     by_rate[rate] = least
     if best is None or least.mean() < best[0]:
       best = (least.mean(), Chosen(rate, step, least, {}, curve, {}), kept)
   if best is None:
-    raise types.InputError('rates must name one at least')
+    raise types.NonFiniteError(
+      f'{name} diverges at every rate of {list(rates)}: add lower ones'
+    )
   _, chosen, kept = best
   outputs = in_chunks(predict, kept, rows['test'])
   return chosen._replace(outputs=outputs, by_rate=by_rate)

@@ -83,6 +83,8 @@ def accuracy(
   """
   rows = check_features(features, sampler)
   types.check_range('[1, inf)', count=count, at_once=at_once)
+  # Outside of `_judge`, where a seed of 32 bits would be no number of JAX.
+  key = jax.random.key(sampler.seed + 1)
   at_once = min(at_once, count)
   parts: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}
   for first in range(0, count, at_once):
@@ -94,7 +96,7 @@ def accuracy(
       if not isinstance(classifier, tree_util.Partial):
         classifier = tree_util.Partial(classifier)
       right, finite = jax.device_get(
-        _judge(rows, drawn, first, sampler.seed + 1, classifier)
+        _judge(rows, drawn, first, key, classifier)
       )
       if not finite:
         raise types.InputError(
@@ -141,7 +143,7 @@ def mean_accuracy(
 
 
 @jax.jit
-def _judge(features, drawn, first, seed, classifier):
+def _judge(features, drawn, first, key, classifier):
   """Accuracy in each episode, [E], and whether all logits are finite.
 
   The classifier is a pytree: another base compiles nothing anew.
@@ -151,7 +153,7 @@ def _judge(features, drawn, first, seed, classifier):
 
   def one(support, query, index):
     rows = features[query].reshape(len(truth), -1)
-    rng = jax.random.fold_in(jax.random.key(seed), index)
+    rng = jax.random.fold_in(key, index)
     logits = classifier(features[support], rows, rng)
     right = (logits.argmax(-1) == truth).mean()
     return right, jnp.isfinite(logits).all()

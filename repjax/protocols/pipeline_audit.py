@@ -96,7 +96,7 @@ def audit(
   moved = _movement(step, rows=rows, layers=layers, seed=seed)
   noise = _noise(
     step,
-    _Step(experiment.guard.begin(experiment, None, {}), seed),
+    _Step(experiment.guard.begin(experiment, None, {}), seed, step),
     claim.noise_multiplier,
     steps,
   )
@@ -125,14 +125,17 @@ def audit(
 class _Step:
   """The private gradients that one run would release."""
 
-  def __init__(self, experiment, seed):
+  def __init__(self, experiment, seed, like=None):
     train = experiment.train
     self.batch = train.batch(0)
     fresh = loop.init(experiment.method, self.batch, seed)
     fresh = experiment.warm_start(experiment.guard.keyed(fresh))
     self.state = jax.device_get(fresh)
     self._rng = jax.random.key(seed)
-    self._step = parallel.train_step(experiment.method.update)
+    self._update = experiment.method.update
+    # A second run of the same method is one program with the first.
+    same = like is not None and like._update is self._update
+    self._step = like._step if same else parallel.train_step(self._update)
     (link,) = private_keys.links(self.state)
     self._clip_norm = float(link.clip_norm)
     self._size = train.expected_batch_size

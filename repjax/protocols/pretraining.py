@@ -25,6 +25,7 @@ def masked_language_model(
   *,
   steps: int,
   learning_rate: float,
+  **settings: Any,
 ) -> types.Method:
   """Fills gaps of texts (BERT, https://arxiv.org/abs/1810.04805), by AdamW.
 
@@ -33,6 +34,8 @@ def masked_language_model(
     encoder: Further fields of `transformer.Encoder`.
     steps: Number of updates.
     learning_rate: At its peak.
+    **settings: Of `language_modeling.make`, such as microbatches, compute_dtype
+      and ema_decay.
   """
   mask_id = vocab_size - 1
   return language_modeling.make(
@@ -45,6 +48,7 @@ def masked_language_model(
       mask_id=mask_id,
       num_special=len((tokens.PAD, tokens.START, tokens.END)),
     ),
+    **settings,
   )
 
 

@@ -74,6 +74,7 @@ def tune(
   steps: int,
   rule: Rule,
   test: Columns | None = None,
+  per_seed: Columns | None = None,
   score: side_by_side.Score = side_by_side.accuracy,
   points: int,
   vectorize: bool = True,
@@ -84,7 +85,7 @@ def tune(
     name: For the progress lines.
     method: With a `side_by_side.swept` optimizer.
     starts: Name -> states with a leading seed axis.
-    train: Rows that are trained on, shared by all.
+    train: Rows that are trained on, shared by all; {} for none.
     held_out: Rows that choose the rates.
     seeds: S seeds of the order of rows.
     rates: R learning rates, in rising order.
@@ -92,6 +93,7 @@ def tune(
     steps: Number of updates.
     rule: What chooses a rate.
     test: Rows that are reported; the held-out ones if None.
+    per_seed: Rows of each seed's own that are trained on, too, [S, N, ...].
     score: What chooses and is reported, the higher the better.
     points: How often it is measured.
     vectorize: Whether seeds go side by side, or one after the other.
@@ -127,13 +129,16 @@ def tune(
   trained = side_by_side.train(
     name,
     method,
-    {},
+    {
+      name: np.concatenate([x] * (shape[0] * shape[1]))
+      for name, x in (per_seed or {}).items()
+    },
     rows,
     seeds=tuple(seeds) * (shape[0] * shape[1]),
     batch_size=batch_size,
     steps=steps,
     points=points,
-    shared=train,
+    shared=train or None,
     vectorize=vectorize,
     score=measure,
     stops=False,

@@ -197,20 +197,18 @@ class OfUsers:
         "users' gradients elsewhere are not known: SAM is for the users' chain"
       )
     total, weight = secure_sum(self._sent)
-    weight = jnp.maximum(weight, 1.0)
+    weight = jnp.where(weight > 0, weight, 1.0)
     mean = jax.tree.map(lambda x: x / weight.astype(x.dtype), total)
     self.asked.plain = jax.tree.leaves(mean)
     return mean, self._aux({})
 
-  def clipped(
-    self, params, clip_norm, *, method='auto', style='flat', rows_per_user=1
-  ):
+  def clipped(self, params, clip_norm, *, style='flat', rows_per_user=1, **how):
     """The sum over users of what each sent, cut to norm `clip_norm`.
 
     A user counts as one, however many rows it has, and not at all without any
     row, or where it sent what is not finite.
     """
-    del params, method  # Each user sends one vector, which costs nothing.
+    del params, how  # Each user sends one vector, which costs nothing.
     self.asked.check_open()
     if style != 'flat' or rows_per_user != 1:
       raise types.InputError(
@@ -249,17 +247,16 @@ class OfUsers:
     return jax.tree.map(add, self._sent.update), self.clipped_aux
 
   def _aux(self, more):
-    weight = self._sent.weight / jnp.maximum(self._sent.weight.sum(), 1.0)
+    total = self._sent.weight.sum()
+    weight = self._sent.weight / jnp.where(total > 0, total, 1.0)
 
     def mean(x):
       if not jnp.issubdtype(x.dtype, jnp.floating):
         return x[0]
       return jnp.tensordot(weight.astype(x.dtype), x, 1)
 
-    sums = jax.tree.map(lambda x: x.sum(0), dict(self._sent.sums))
-    return types.Aux(
-      jax.tree.map(mean, self._sent.model_state), {**sums, **more}
-    )
+    sums = jax.tree.map(lambda x: x.sum(0), dict(self._sent.sums)) | more
+    return types.Aux(jax.tree.map(mean, self._sent.model_state), sums)
 
 
 class Server(NamedTuple):
@@ -304,6 +301,8 @@ def make(
   tx = optax.with_extra_args_support(server_tx or optax.sgd(1.0))
 
   def begin(state):
+    if jax.tree.leaves(state.extra):  # No round brings it to the server.
+      raise types.InputError('users keep an average or table: set ema_decay=0')
     return Server(state, tx.init(state.params))
 
   def step(server, columns, order, rng, weight=None):

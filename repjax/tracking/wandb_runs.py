@@ -20,7 +20,8 @@ class Run:
   """One run; a work directory that goes on goes on with its own.
 
   Steps that are made again after a resume are the same ones, bit for bit, and
-  the client leaves them out.
+  the client leaves them out; with --resume_config=new they are others, and what
+  stands there is the old config's: another work directory begins anew.
 
   Args:
     workdir: Of the run; what the client writes is in its folder `wandb`.

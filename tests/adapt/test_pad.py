@@ -190,3 +190,15 @@ def test_what_cannot_be_is_refused(params, settings):
     )
   with pytest.raises(types.InputError, match='copies'):
     pad.make(_LOSS, optax.sgd(1.0), copies=0)
+
+
+def test_moments_wait_with_the_agent(params):
+  rng = np.random.default_rng(0)
+  seen, then = rng.random((2, 8, 8, 3), np.float32)
+  adapter = pad.make(_LOSS, optax.sgd(1.0, momentum=0.9), copies=1)
+  met = pad.Transition(seen, np.float32([0.3, -0.2]), then)
+  for limit in (100.0, -1.0):
+    state = adapter.init(params, 0.05, limit)
+    after, _ = adapter.update(state, met, jax.random.key(0))
+    still = jax.tree.map(np.array_equal, after.opt_state, state.opt_state)
+    assert all(jax.tree.leaves(still)) == (limit > 0)

@@ -486,3 +486,13 @@ def test_methods_that_train_more_than_the_network_have_norms_too(net):
     if (x != trees.flatten({'params': state.params})[path]).any()
   }
   assert moved == set(found)
+
+
+def test_the_average_of_entropies_moves_once_a_batch(net):
+  method, state = net
+  adapter = _adapter(method, state, optax.sgd(0.0), steps=5)
+  adapted, outputs = _run(adapter, state, [_batch(seed=s) for s in (1, 2)])
+  expected = 1.0
+  for mean in np.asarray(outputs['entropy']).mean(-1) / np.log(NUM_CLASSES):
+    expected = 0.9 * expected + 0.1 * mean
+  np.testing.assert_allclose(adapted.entropy, expected, rtol=1e-5)

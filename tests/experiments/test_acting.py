@@ -1,5 +1,7 @@
 """A run that acts goes on bit for bit, and acts as often as it should."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from configs import sac
 from repjax import run
 from repjax import types
+from repjax.data.environments import worlds
 from repjax.experiments import acting
 
 
@@ -109,3 +112,55 @@ def test_what_cannot_be_is_refused(config, fields, says):
   config.act.update(fields)
   with pytest.raises(types.InputError, match=says):
     sac.build(config)
+
+
+class _Noting:
+  """Worlds that keep who acted in them, and by which seeds."""
+
+  num, num_steps, action_dim, column, stack = 1, 2, 1, 'features', 1
+
+  def __init__(self):
+    self.acted, self.judged, self.seeds = [], [], []
+
+  def begin(self, seed):
+    self.seeds.append(seed)
+    return ()
+
+  def collect(self, policy, params, state, *, num_steps):
+    self.acted.append(policy)
+    zeros = np.zeros((num_steps, 1, 1), np.float32)
+    return state, worlds.Steps(zeros, zeros, zeros[..., 0], zeros)
+
+  def returns(self, policy, params, *, seed, episodes):
+    self.judged.append(policy)
+    self.seeds.append(seed)
+    return np.zeros(episodes)
+
+
+def test_who_acts_explores_and_is_judged_elsewhere_by_modes():
+  side, explore, exploit = _Noting(), object(), object()
+  made = acting.Acting(
+    side,
+    acting.Policies(explore, exploit),
+    acting.Schedule(first=2, steps=2, updates=1),
+    **dict(seed=0, batch_size=4, capacity=8, episodes=2),
+  )
+  made.follow(2, mock.Mock(params={}))
+  made.returns(mock.Mock(params={}))
+  assert side.acted[1:] == [explore]  # By chance before.
+  assert side.judged == [exploit]
+  assert len(set(side.seeds)) == 2
+
+
+def test_episodes_of_another_length_are_refused(config, tmp_path):
+  calls = iter(range(30))
+  with pytest.raises(types.PreemptedError):
+    run.fit(
+      sac.build(config),
+      config,
+      tmp_path,
+      asked_to_stop=lambda: next(calls) == 22,
+    )
+  config.world.num_steps = 7
+  with pytest.raises(types.InputError, match='episodes of 10 steps'):
+    run.fit(sac.build(config), config, tmp_path, resume_config='new')

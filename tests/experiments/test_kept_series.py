@@ -210,3 +210,15 @@ def test_a_gap_that_came_later_changes_no_network(tmp_path):
   data = of_series.read(config)
   assert data.inputs is forecasting.past
   assert anew.inputs is forecasting.past_with_gaps
+
+
+def test_all_processes_refuse_a_file_that_has_grown(tmp_path, monkeypatch):
+  path = written(tmp_path / 'my.csv', 300)
+  file = kept(pyraformer, path, tmp_path)
+  made = pyraformer.build(config_of(pyraformer, written(path, 400)))
+  monkeypatch.setattr(kept_series.jax, 'process_index', lambda: 1)
+  with pytest.raises(types.InputError, match='was begun with other series'):
+    made.companion.begin(tmp_path, 4)
+  made.companion.begin(tmp_path, 0)  # Process 0 writes.
+  with open(file) as kept_file:
+    assert json.load(kept_file)['series'][0]['num_rows'] == 300

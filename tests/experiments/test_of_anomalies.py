@@ -371,3 +371,58 @@ def test_scales_of_channels_are_those_of_their_training_rows(tmp_path):
     np.testing.assert_allclose(
       data.parts[name][0].values, (rows - centre) / scale, atol=1e-3
     )
+
+
+def test_channels_may_lie_at_home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'smap').mkdir()
+  write_channel(tmp_path / 'smap', 'A-1', 3)
+  data = anomaly_data.read(channels_config('~/smap', 'A-1'))
+  assert len(data.parts['test'][0]) == 120
+
+
+def test_each_detector_has_a_threshold_of_its_own(experiment):
+  outputs, columns = outputs_of(experiment, 'test')
+  outputs['error'] = 4 * outputs['error']  # Ranks points as the score does.
+  header, lines = experiment.tables('test', outputs, columns)['scores']
+  lines = [dict(zip(header, x, strict=True)) for x in lines]
+  assert {x['score_alarm'] for x in lines} == {0, 1}
+  assert all(x['error_alarm'] == x['score_alarm'] for x in lines)
+
+
+def test_shares_of_series_with_parts_of_their_own_are_refused():
+  config = recipe.get_config('smoke')
+  config.data.shares = (0.5, 0.2, 0.3)
+  with pytest.raises(types.InputError, match=r'config\.data\.shares'):
+    recipe.build(config)
+
+
+def test_rows_that_nobody_measured_are_not_judged():
+  rng = np.random.default_rng(0)
+
+  def one(length=2000):
+    values = rng.normal(size=length)
+    values[::2] = np.nan
+    labels = np.arange(length) % 10 == 3  # Of measured rows.
+    return seriess.from_arrays('gaps', values, labels=labels)
+
+  parts = {x: [one()] for x in ('train', 'validation', 'test')}
+  data = anomaly_data.Data(parts, (0, 0, 0), None)
+  windows = anomaly_data.eval_windows(
+    data, 'test', length=10, stride=1, eval_stride=10
+  )
+  columns = windows.read(np.arange(len(windows)))
+  # It knows nothing, and a row without numbers has no error.
+  score = rng.random((len(windows), 10)) * columns['observed'][..., 0]
+  known, test = (
+    of_anomalies.points(data, {'score': score}, columns, part)
+    for part in ('validation', 'test')
+  )
+  assert len(test.position) == 2000  # A table has a line of each.
+  found = of_anomalies.table(known, test, rate=0.1)['score']
+  assert found['auroc'] == pytest.approx(0.5, abs=0.1)  # It was .78.
+  assert found == anomaly.measure(
+    test.scores['score'][1::2],
+    test.labels[1::2],
+    threshold=anomaly.threshold(known.scores['score'][1::2], 0.1),
+  )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import mixup
+from repjax import run
 from repjax import types
 from repjax.data.reading import source
 from repjax.experiments import of_images
@@ -38,3 +39,18 @@ def test_workers_decode_what_is_evaluated_if_it_is_encoded(encoded, workers):
     config, of_images.data(config, rows), None, sources=lambda split: rows
   )
   assert made.evals('test').num_workers == workers
+
+
+@pytest.mark.parametrize('channels', [2, 5])
+def test_images_of_any_number_of_channels_have_a_report(tmp_path, channels):
+  rng = np.random.default_rng(0)
+  np.savez(
+    tmp_path / 'a.npz',
+    image=rng.integers(0, 256, (80, 8, 8, channels), np.uint8),
+    label=np.arange(80) % 4,
+  )
+  config = mixup.get_config('smoke')
+  config.data.update(name='npz', dir=str(tmp_path / 'a.npz'))
+  report = run.fit(mixup.build(config), config, tmp_path / 'run')
+  assert 'test/accuracy' in report['result']
+  assert (tmp_path / 'run' / 'plots' / 'test_predictions.png').exists()

@@ -10,8 +10,11 @@ import tensorflow_datasets as tfds
 from configs import pyraformer
 from repjax import types
 from repjax.data.series import series as seriess
+from repjax.data.series import time_features
 from repjax.experiments import kept_series
 from repjax.experiments import of_series
+from repjax.experiments import series_figures
+from repjax.layers import pyramid_graph
 
 _LENGTH, _HORIZON = 24, 8
 
@@ -247,3 +250,31 @@ def test_numbers_of_the_table_are_in_units_of_the_file(tmp_path):
   # The first window tells all of its rows, each later one its last.
   ahead = [*range(1, _HORIZON + 1), *[_HORIZON] * (len(columns['index']) - 1)]
   assert [x[3] for x in lines] == ahead
+
+
+def test_the_calendar_goes_on_behind_the_last_row(tmp_path):
+  holidays(tmp_path / 'my.csv', ahead=0)
+  data = of_series.read(config_of(tmp_path / 'my.csv', '', columns='load'))
+  found = data.sources('future').read([0])['covariates'][0]
+  hours = np.arange(240 - _LENGTH, 240 + _HORIZON)
+  start = np.datetime64('2021-03-01T00:00:00')
+  wanted = time_features.calendar(start + 3600 * hours)
+  np.testing.assert_allclose(found, np.stack([*wanted.values()], -1))
+
+
+def test_a_covariate_called_as_one_of_the_calendar_is_refused(tmp_path):
+  path = tmp_path / 'my.csv'
+  holidays(path)
+  path.write_text(path.read_text().replace('off', 'weekday', 1))
+  with pytest.raises(types.InputError, match=r"'weekday'.*rename"):
+    of_series.read(config_of(path, 'price,weekday'))
+
+
+@pytest.mark.parametrize('leftover', ['last_parent', 'own_parent'])
+@pytest.mark.parametrize('children', [(), (4, 4, 4), (5, 5, 5), (4, 4, 4, 4)])
+def test_a_long_pyramid_is_drawn_with_all_of_its_levels(children, leftover):
+  graph = pyramid_graph.Pyramid(
+    length=600, children=children, leftover=leftover
+  )
+  (axes,) = series_figures.graph(graph).axes
+  assert len(axes.get_yticks()) == 1 + len(children)

@@ -1,5 +1,6 @@
 """Plans of private runs, and what voids their statement."""
 
+import functools
 import math
 import sys
 
@@ -56,6 +57,7 @@ def plan():
   return private.plan(40, **TINY, nonce=bytes(range(32)))
 
 
+@functools.cache  # So that runs of one plan share its programs.
 def method_of(plan):
   return supervised.make(
     mlp.Mlp(3, features=()), optax.chain(plan.link(), optax.sgd(1.0))
@@ -561,3 +563,36 @@ def test_a_column_of_users_makes_the_run_protect_them(rows):
     plan.batches(rows)
   with pytest.raises(types.InputError, match='rows_per_user'):
     private.plan(7, **{**TINY, 'batch_size': 3}, rows_per_user=4)
+
+
+@pytest.mark.parametrize('what', ['classes', 'weights', 'tokenizers'])
+def test_a_statement_names_what_comes_from_the_rows_besides(plan, what):
+  assert any(what in x for x in plan.statement(1).not_covered)
+
+
+def test_rows_of_nobody_are_no_user(rows):
+  owners = np.array([b'ann', b'', b'bob', b' '] * (len(rows) // 4), object)
+  rows = rows.select(np.arange(len(owners)))
+  with pytest.raises(types.InputError, match=r"'author' is empty in \d+ row"):
+    private.count(rows.with_columns(author=owners), 'author')
+
+
+def test_steps_that_had_less_noise_are_not_gone_on_with(plan, rows):
+  fresh = state_of(experiment_of(plan, rows))
+  (link,) = private_keys.links(fresh)
+  is_link = lambda x: isinstance(x, type(link))  # noqa: E731
+  less = link._replace(noise_multiplier=0.9 * link.noise_multiplier)
+  restored = fresh.replace(
+    opt_state=jax.tree.map(
+      lambda x: less if is_link(x) else x, fresh.opt_state, is_leaf=is_link
+    )
+  )
+  private_guard.check_resumed(fresh, fresh, True)
+  with pytest.raises(types.InputError, match='less noise'):
+    private_guard.check_resumed(fresh, restored, True)
+
+
+def test_what_is_spent_is_told_as_it_is_spent(plan, rows):
+  guard = experiment_of(plan, rows).guard
+  first, last = (guard.line(i)['epsilon'] for i in (1, 2))
+  assert first < last == plan.statement(2).epsilon

@@ -76,7 +76,9 @@ def test_what_has_no_end_is_not_read(tmp_path):
 
 
 @pytest.fixture
-def config():
+def config(monkeypatch):
+  # Nothing here looks at plots, which take longer than the training.
+  monkeypatch.setattr(run.plots, 'curves', lambda history: {})
   config = dp_tuning.get_config('smoke')
   config.data.eval_splits = ('test',)
   config.epochs = 0.2
@@ -159,3 +161,18 @@ def _warnings():
     yield texts
   finally:
     logger.removeHandler(handler)
+
+
+def test_a_warm_start_brings_no_key_of_another_run(config, tmp_path):
+  made = dp_tuning.build(config)._replace(
+    warm_start=lambda state: private_keys.with_run(state, b'another run')
+  )
+  with pytest.raises(types.InputError, match='another key of the noise'):
+    run.fit(made, config, tmp_path)
+
+
+def test_all_processes_are_told_of_a_key_that_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(private_keys.jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(private_keys.parallel, 'any_process', lambda value: True)
+  with pytest.raises(types.InputError, match='what process 0 says'):
+    private_keys.of_run(tmp_path, b'secret', {}, 'rows')

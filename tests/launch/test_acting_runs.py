@@ -31,3 +31,10 @@ def test_it_has_no_rows_to_judge_features_by(trained):
   )
   assert code == 1
   assert 'no rows of a split' in output
+
+
+@pytest.mark.parametrize('flag', ['--outputs=out', '--split=train'])
+def test_flags_of_rows_are_refused(trained, flag):
+  code, output = launching.call('evaluate', f'--workdir={trained}', flag)
+  assert code == 1
+  assert flag.partition('=')[0] in output

@@ -2,11 +2,13 @@
 
 import json
 
+import jax.numpy as jnp
 import launching
 import numpy as np
 from PIL import Image
 import pytest
 
+from repjax import types
 from repjax.protocols import adaptation
 
 TENT = 'configs/tent.py:smoke'
@@ -29,7 +31,10 @@ def without_norms(tmp_path_factory):
 
 def _train(config, workdir):
   code, output = launching.call(
-    'train', f'--config={config}', f'--workdir={workdir}'
+    'train',
+    f'--config={config}',
+    f'--workdir={workdir}',
+    *launching.AT_THE_END,
   )
   assert code == 0, output
   return workdir
@@ -100,6 +105,8 @@ def test_layer_norms_adapt_without_statistics(tmp_path):
     (['--corruption=contrst'], ['--corruption=contrst', "mean 'contrast'"]),
     (['--corruption='], ['--corruption', 'at least one']),
     (['--severity=6'], ['severity', '6']),
+    (['--severity=3'], ['--severity is of', '--corruption']),
+    (['--scale=imagenet'], ['--scale is of', '--corruption']),
     (['--batch_size=1'], ['one row', 'larger batches']),
     (['--learning_rate=0'], ['--learning_rate', '(0, inf)']),
     (['--confidence=2'], ['--confidence', '(0, 1]']),
@@ -161,3 +168,24 @@ def test_photos_are_corrupted_at_the_size_of_the_network(tmp_path, monkeypatch):
   )
   assert code == 0, output
   assert set(shapes) == {(8, 8, 1)}
+
+
+def test_flags_of_tent_reach_it(trained, monkeypatch):
+  seen = {}
+
+  def forms(predict, state, batch, tx, **settings):
+    seen.update(settings, tx=tx)
+    raise types.InputError('seen')
+
+  monkeypatch.setattr(adaptation, 'forms', forms)
+  given = dict(steps=3, confidence=0.4, reset_every=7, reset_below=0.2)
+  given |= dict(blend=50.0)
+  flags = [f'--{k}={x}' for k, x in given.items()]
+  for name, moved in (('adam', -1e-3), ('sgd', -4e-3)):
+    code, _ = _adapt(trained, f'--optimizer={name}', '--predict=after', *flags)
+    assert code == 1
+    zero, tx = jnp.zeros(()), seen['tx']
+    update, _ = tx.update(zero + 4, tx.init(zero))
+    assert float(update) == pytest.approx(moved, rel=1e-3)
+    assert {k: seen[k] for k in given} == given
+    assert seen['when'] == 'after'

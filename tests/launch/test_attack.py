@@ -3,10 +3,14 @@
 import json
 
 import launching
+import numpy as np
+from PIL import Image
 import pytest
 from scipy import stats
 
 from repjax import plots
+from repjax import types
+from repjax.attacks import losses
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +27,10 @@ def trained(tmp_path_factory):
 
 def _train(config, workdir):
   code, output = launching.call(
-    'train', f'--config={config}', f'--workdir={workdir}'
+    'train',
+    f'--config={config}',
+    f'--workdir={workdir}',
+    *launching.AT_THE_END,
   )
   assert code == 0, output
   return workdir
@@ -43,7 +50,7 @@ def test_a_table_of_attacks_and_networks(trained):
     '--epsilon=0.3',
     '--num_steps=3',
     '--num_rows=60',
-    '--batch_size=40',
+    '--batch_size=30',
   )
   assert code == 0, output
   assert 'accuracy [its 95 % interval over 60 rows] (fooled), in %' in output
@@ -137,6 +144,8 @@ def test_all_blocks_of_a_vit(trained, heads):
     (('--num_steps=0',), '--num_steps'),
     (('--norm=l2', '--attack=fgsm,r_fgsm'), '--norm=l2'),
     (('--norm=l2', '--attack=pi_fgsm'), '--norm=l2 is not of pi_fgsm'),
+    (('--attack=fgsm', '--decay=.5'), '--decay is of'),
+    (('--attack=mi_fgsm', '--random_start'), '--random_start is of'),
     (('--heads=refined',), 'vit_transfer.py'),
     (('--target_class=10',), 'class 10'),
     (('--targets=/nowhere',), '--targets=/nowhere'),
@@ -147,3 +156,41 @@ def test_wrong_flags_are_one_line(trained, flags, tells):
   assert code == 1
   last = output.strip().splitlines()[-1]
   assert tells in last and 'Traceback' not in output
+
+
+def test_a_class_that_is_asked_for_is_aimed_at(trained, monkeypatch):
+  asked = []
+
+  def seeing(logits_fn, label, *, targeted):
+    asked.append(targeted)
+    raise types.InputError('seen')
+
+  monkeypatch.setattr(losses, 'cross_entropy', seeing)
+  for flags in ((), ('--target_class=3',)):
+    code, _ = _attack(trained['mlp'], '--attack=fgsm', '--num_rows=10', *flags)
+    assert code == 1
+  assert asked == [False, True]
+
+
+def test_runs_of_other_classes_are_refused(tmp_path):
+  rng = np.random.default_rng(0)
+  for data, names in (('pets', ('cat', 'dog')), ('zoo', ('dog', 'wolf'))):
+    for name in names:
+      (tmp_path / data / name).mkdir(parents=True)
+      for i in range(10):
+        pixels = rng.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / data / name / f'{i}.png')
+    code, output = launching.call(
+      'train',
+      '--config=configs/sam.py:smoke',
+      *('--config.data.name=folder', f'--data_dir={tmp_path / data}'),
+      *('--config.data.label_noise=0', '--config.batch_size=4'),
+      *('--config.epochs=0', '--config.min_steps=1'),
+      f'--workdir={tmp_path / "run" / data}',
+    )
+    assert code == 0, output
+  runs = tmp_path / 'run'
+  code, output = _attack(runs / 'pets', f'--targets={runs / "zoo"}')
+  assert code == 1
+  last = output.strip().splitlines()[-1]
+  assert "calls class 0 'dog'" in last and "calls it 'cat'" in last

@@ -93,6 +93,10 @@ def _one_line(output):
       [f'--config={launching.SMOKE}', '--config.run.best=test/nope'],
       ["config.run.best='test/nope'", 'test/accuracy, test/loss'],
     ),
+    (
+      [f'--config={launching.SMOKE}', '--config.run.best=test/loss'],
+      ['config.run.best=test/loss', '--config.run.best_mode=min'],
+    ),
   ],
 )
 def test_flags_that_cannot_work(flags, says, tmp_path):
@@ -110,9 +114,14 @@ def test_flags_that_cannot_work(flags, says, tmp_path):
     (['--train_flags=--config.seed=0'], ['--train_flags=', 'beside']),
     (['--train_flags=--workdir=/x'], ['--train_flags=', 'beside']),
     (['--train_flags=--flagfile=/x'], ['--train_flags=', 'beside']),
+    (['--train_flags=--dry_run'], ['--train_flags=--dry_run', 'no trial']),
+    (['--train_flags=--print_config'], ['--print_config', 'no trial']),
     (['--metric=test/ece'], ['--mode is missing', 'test/ece']),
     (['--space=sam.rho=uniform(0,inf)'], ['uniform(0,inf)', 'finite']),
     (['--until=nan'], ['--until=nan', 'finite']),
+    (['--score=noisy'], ['--score is of', '--private']),
+    (['--expected_trials=5'], ['--expected_trials is of', '--private']),
+    (['--slurm=timeout_min=60'], ['--slurm', '--executor=slurm']),
   ],
 )
 def test_sweeps_that_cannot_work(flags, says, tmp_path):
@@ -597,4 +606,14 @@ def test_a_full_disk_while_saving(tmp_path):
     f'--workdir={tmp_path}',
     '--config.model.hidden_dim=64',
   )
+  assert code == 0, output
+
+
+def test_a_recipe_of_ones_own_has_the_preset_of_the_run(tmp_path):
+  recipe = tmp_path / 'mine.py'
+  recipe.write_text('from configs.lp_ft import *\n')  # Groups of small alone.
+  flag = f'--workdir={tmp_path / "run"}'
+  code, output = launching.call('train', f'--config={recipe}:smoke', flag)
+  assert code == 0, output
+  code, output = launching.call('evaluate', f'--config={recipe}', flag)
   assert code == 0, output

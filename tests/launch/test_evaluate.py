@@ -82,3 +82,21 @@ def test_neither_a_work_directory_nor_a_config():
   assert code == 1
   (line,) = output.strip().splitlines()
   assert 'Give --workdir' in line and '--config.weights' in line
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [
+    ('--workdir=runs/none', '--inputs=a', '--split=train'),
+    ('--features=a.npz', '--episodes=3x1', '--layer=x'),
+    ('--features=a.npz', '--episodes=3x1', '--split=train'),
+    ('--features=a.npz', '--episodes=3x1', '--step=3'),
+    ('--config=configs/vit.py:smoke', '--episodes=3x1', '--step=3'),
+  ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags):
+  code, output = launching.call('evaluate', *flags)
+  assert code == 1
+  (line,) = output.strip().splitlines()
+  assert f'{flags[-1].partition("=")[0]} is ' in line
+  assert 'leave it out' in line

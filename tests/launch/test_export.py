@@ -191,3 +191,12 @@ def test_ids_are_those_that_a_model_was_trained_with(name):
   wanted = example[0] if name == 't5' else tokens.START
   assert found['decoder_start_token_id'] == wanted
   assert found['eos_token_id'] == example[-1] == tokens.END
+
+
+def test_a_link_to_an_empty_folder_is_written_through(workdir, tmp_path):
+  (tmp_path / 'real').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'real')
+  code, output = export(workdir, tmp_path / 'link')
+  assert code == 0, output
+  assert (tmp_path / 'real' / 'config.json').is_file()
+  assert (tmp_path / 'link').is_symlink()

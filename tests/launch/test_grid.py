@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 
+import launching
 import numpy as np
 import pytest
 
@@ -226,3 +227,24 @@ def test_shifts_of_fields_that_end_alike_have_names_of_their_own():
   assert grids._name({**fields, 'shift.kind': 'rare', 'seed': '0'}) == (
     'irm.weight=1, coral.weight=2, rare'
   )
+
+
+def test_a_method_that_has_no_first_run_is_refused_at_once(tmp_path):
+  code, output = launching.call(
+    'grid',
+    '--config=configs/fine_grained_shift.py:smoke',
+    f'--workdir={tmp_path / "grid"}',
+    *('--methods=erm,irm,coral', '--twice=coral', '--seeds=1'),
+    '--space=shift.kind=correlated',
+  )
+  assert code == 1
+  assert '--twice=coral: config.coral.first has to be a field' in output
+  assert not (tmp_path / 'grid').exists()
+
+
+@pytest.mark.slow
+def test_a_method_that_fails_keeps_no_second_training_waiting(
+  tmp_path, monkeypatch
+):
+  run(grid_of(methods=('erm', 'frail', 'jtt')), tmp_path, monkeypatch)
+  assert {x['method'] for x in cells(tmp_path)} == {'erm', 'frail', 'jtt'}

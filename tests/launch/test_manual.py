@@ -235,3 +235,68 @@ def test_a_dry_run_of_a_private_run_leaves_no_key(tmp_path, monkeypatch):
   assert code == 0, output
   assert 'GFLOP' in output
   assert set(pathlib.Path('.').iterdir()) == before
+
+
+def test_what_a_preset_needs_is_what_it_reads():
+  names = 'flan,performer,shapley,startup'
+  code, output = launching.call('configs', f'--names={names}')
+  assert code == 0, output
+  flan, rest = output.split('configs/performer.py')
+  performer, rest = rest.split('configs/shapley.py')
+  shapley, startup = rest.split('configs/startup.py')
+  for text, needs in (
+    (flan, r'paper +needs --config.data.file'),
+    (flan, r'text +needs glue/sst2, clinc_oos, e2e_nlg'),
+    (flan, r'small +data made on the spot'),
+    (performer, r'paper +needs --config.data.path'),
+    (performer, r'small +python_topics'),
+    (shapley, r'planted +planted$'),
+    (shapley, r'compas +needs compas'),
+    (startup, r'paper +needs imagenet2012, eurosat/rgb'),
+  ):
+    assert re.search(f'^  {needs}', text, re.M), needs
+
+
+@pytest.mark.parametrize(
+  ('text', 'code', 'says'),
+  [
+    ('from configs.vit import build, get_config\n', 0, 'data.name = '),
+    ('def build(\n', 1, 'ERROR: --config='),
+  ],
+)
+def test_help_of_a_recipe_of_ones_own(tmp_path, text, code, says):
+  path = tmp_path / 'own.py'
+  path.write_text(text)
+  found, output = launching.call('train', f'--config={path}', '--help')
+  assert found == code, output
+  assert says in output
+  assert 'Traceback' not in output
+
+
+def test_help_names_no_presets_that_are_not_there(tmp_path):
+  path = tmp_path / 'own.py'
+  path.write_text(
+    'import ml_collections\n\n\ndef get_config():\n'
+    '  return ml_collections.ConfigDict({"a": 1})\n'
+  )
+  code, output = launching.call('train', f'--config={path}', '--help')
+  assert code == 0, output
+  assert 'Presets' not in output
+
+
+@pytest.mark.parametrize(
+  ('paper', 'field', 'never'),
+  [
+    ('performer', 'data.path', 'Folder'),
+    ('flan', 'data.file', 'data.name'),
+    ('sam', 'data.label_noise', 'another class'),
+    ('fine_grained_shift', 'shift.label_noise', 'are wrong'),
+    ('wilds', 'data.fraction', 'each split'),
+    ('wilds', 'groups_per_batch', '0 draws'),
+    ('pico', 'data.noise', 'its actions'),
+  ],
+)
+def test_nothing_is_said_of_a_field_that_is_not_so(paper, field, never):
+  found = field_notes.notes(recipes.path_of(paper), [field])[field]
+  assert found
+  assert never not in found

@@ -58,6 +58,7 @@ def run(request, digits):
     f'--data_dir={digits / "mine"}',
     '--config.epochs=0',
     '--config.min_steps=80',
+    *launching.AT_THE_END,
     *(['--config.data.label_noise=0'] if request.param == 'sam' else []),
   )
   return workdir
@@ -219,6 +220,7 @@ def test_images_of_many_sizes_are_resized_everywhere(tmp_path):
     f'--data_dir={tmp_path / "mine"}',
     '--config.augment.size=8',
     '--config.min_steps=60',
+    *launching.AT_THE_END,
   )
   assert (tmp_path / 'run' / 'plots' / 'test_predictions.png').exists()
   output = _call(
@@ -264,6 +266,7 @@ def test_a_table_of_texts_is_learned_by_lora_and_new_ones_predicted(reviews):
     '--config.adapter.kind=lora',
     '--config.tx.learning_rate=0.02',
     '--config.min_steps=60',
+    *launching.AT_THE_END,
   )
   (reviews / 'new.txt').write_text('funny warm\ncold dull\nclever funny\n')
   output = _call(
@@ -306,6 +309,7 @@ def test_pairs_of_texts_are_learned_and_new_ones_predicted(tmp_path):
     '--config.adapter.kind=full',
     '--config.tx.learning_rate=0.02',
     '--config.min_steps=60',
+    *launching.AT_THE_END,
   )
   _call('train', f'--workdir={workdir}', *flags)
   new = tmp_path / 'new.csv'
@@ -345,3 +349,25 @@ def test_what_a_file_lacks_is_named(reviews):
     f'--data_dir={reviews / "reviews.csv"}',
     '--config.data.column=text',
   )
+
+
+def test_a_private_run_says_which_size_its_images_have(digits, tmp_path):
+  workdir = tmp_path / 'run'
+  _call(
+    'train',
+    '--config=configs/dp_finetuning.py:smoke',
+    f'--workdir={workdir}',
+    '--config.data.name=folder',
+    f'--data_dir={digits / "mine"}',
+  )
+  predict = ('predict', f'--workdir={workdir}')
+  _refused(
+    "'image' is (9, 9, 1), and the run was trained on (8, 8, 1)",
+    *(*predict, f'--inputs={digits / "large"}'),
+  )
+  mixed = tmp_path / 'mixed'
+  mixed.mkdir()
+  for size in (7, 8):
+    grey = np.zeros((size, size), np.uint8)
+    Image.fromarray(grey).save(mixed / f'{size}.png')
+  _refused('bring them to 8 x 8', *(*predict, f'--inputs={mixed}'))

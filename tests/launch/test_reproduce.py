@@ -63,6 +63,7 @@ def test_a_preset_is_a_folder_of_its_own(tmp_path):
     ({'claims': report['claims'][:-1]}, 'its claims'),
     ({'claims': [{**x, 'verdict': 'new'} for x in report['claims']]}, 'claims'),
     ({'preset': 'gone'}, 'there is no such preset'),
+    ({'seeds': [5, 6]}, 'seeds: [5, 6] -> [0, 1]'),
   ):
     (folder / 'report.json').write_text(json.dumps({**report, **changed}))
     code, output = launching.run('reproduce', f'--out={out}', '--check')
@@ -281,6 +282,14 @@ def test_a_choice_that_is_not_of_its_grid_is_refused():
   assert older.endswith('Not known, in a record of older code: rate.')
 
 
+def test_choices_of_seeds_are_counted():
+  report = {
+    'scalars': {'rate': [0.1, 0.03, 0.03]},
+    'config': {'rates': [0.01, 0.03, 0.1]},
+  }
+  assert 'rate 0.1 in 1 of 3 (of' in chosen.line({'rate': 'rates'}, report)
+
+
 def test_the_headline_names_presets_that_decide_otherwise(
   tmp_path, monkeypatch
 ):
@@ -354,6 +363,16 @@ _FOUND = {
 }
 
 
+def _recorded(tmp_path):
+  """A folder of a measurement that is done."""
+  folder = tmp_path / 'toy'
+  folder.mkdir()
+  files.write_json(folder / 'report.json', _FOUND)
+  for name in ('log.txt', 'config.json'):
+    (folder / name).write_text(f'the old {name}')
+  return folder
+
+
 @pytest.mark.parametrize(
   'changed',
   [
@@ -366,11 +385,7 @@ _FOUND = {
   ],
 )
 def test_a_folder_whose_numbers_are_the_same_stays_as_it_is(tmp_path, changed):
-  folder = tmp_path / 'toy'
-  folder.mkdir()
-  files.write_json(folder / 'report.json', _FOUND)
-  for name in ('log.txt', 'config.json'):
-    (folder / name).write_text(f'the old {name}')
+  folder = _recorded(tmp_path)
   before = kept.Kept(folder)
   before.clear_log()
   with open(folder / 'log.txt', 'a') as log:  # Written to until the end.
@@ -411,3 +426,68 @@ def test_grids_name_fields_and_scalars_that_there_are(paper):
       assert functools.reduce(
         dict.__getitem__, path.split('.'), report['config']
       )
+
+
+def test_checksums_are_also_of_what_is_imported_late():
+  found = sources.checksums(
+    sources.ROOT / 'configs' / 'studies' / 'dp_tuning.py'
+  )
+  late = ('privacy/of_batch', 'privacy/clipping', 'data/sets/digits')
+  assert {f'repjax/{x}.py' for x in late} <= set(found)
+
+
+def test_the_introduction_explains_every_verdict():
+  known = [
+    *results._FIRST.values(),
+    *(results.HOLDS, results.CONTRADICTED, results.UNDECIDED),
+    *(results.MEASURED, results.ONE_SEED, results.NO_NUMBER),
+    *(results.NOT_TESTABLE, 'first', 'theory'),
+  ]
+  for word in known:
+    assert f'*{word}*' in ' '.join(results._HEADER.split()), word
+
+
+def test_a_measurement_that_is_stopped_leaves_the_record(tmp_path):
+  folder = _recorded(tmp_path)
+  before = kept.Kept(folder)
+  with pytest.raises(KeyboardInterrupt), before.restored_if_stopped():
+    before.clear_log()
+    for name in ('log.txt', 'config.json', 'events.out.tfevents.1'):
+      (folder / name).write_text('the new one')
+    raise KeyboardInterrupt
+  for name in ('log.txt', 'config.json'):
+    assert (folder / name).read_text() == f'the old {name}'
+  assert not list(folder.glob('events*'))
+
+
+def test_a_measurement_that_is_stopped_amid_its_plots_leaves_the_old(tmp_path):
+  folder = _recorded(tmp_path)
+  plot = folder / 'plots' / 'gain.png'
+  plot.parent.mkdir()
+  plot.write_bytes(b'the old one')
+  before = kept.Kept(folder)
+  with pytest.raises(KeyboardInterrupt), before.restored_if_stopped():
+    plot.write_bytes(b'the new one')
+    raise KeyboardInterrupt
+  assert plot.read_bytes() == b'the old one'
+
+
+@pytest.mark.slow
+def test_several_processes_are_refused(tmp_path):
+  codes, outputs = launching.finish(
+    launching.start_two(
+      *('reproduce', '--papers=gpm', '--preset=smoke'),
+      f'--out={tmp_path / "results"}',
+    )
+  )
+  assert codes == [1, 1], outputs
+  assert all('measures in one process' in x for x in outputs)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('paper', 'name'),
+  [('imprint', 'undefended_users'), ('flan', 'text_known_by_name')],
+)
+def test_a_section_says_which_threshold_came_later(paper, name):
+  assert f'`{name}`' in recipes.load_study(paper).__doc__

@@ -62,3 +62,28 @@ def test_scores_are_written_beside_plots(tmp_path):
     rows = list(csv.DictReader(file))
   assert [int(x['row']) for x in rows] == list(range(300, 340))
   assert max(rows, key=lambda x: float(x['error']))['row'] == '320'
+
+
+def test_runs_that_keep_no_scales_predict_no_files(tmp_path):
+  rng = np.random.default_rng(0)
+  known, test = rng.normal(size=(2, 200, 2)).astype(np.float32)
+  label = (np.arange(200) == 150).astype(np.uint8)
+  np.savez(tmp_path / 'A-1.npz', train=known, test=test, test_label=label)
+  workdir = tmp_path / 'run'
+  code, output = launching.call(
+    'train',
+    '--config=configs/anomaly_transformer.py:smoke',
+    f'--workdir={workdir}',
+    f'--data_dir={tmp_path}',
+    '--config.data.name=smap_msl',
+    "--config.data.channels=('A-1',)",
+    '--config.window.length=20',
+    '--config.window.eval_stride=10',
+  )
+  assert code == 0, output
+  rows = '\n'.join(f'{a},{b}' for a, b in test)
+  (tmp_path / 'own.csv').write_text(f'x,y\n{rows}\n')
+  code, output = launching.call(
+    'predict', f'--workdir={workdir}', f'--inputs={tmp_path / "own.csv"}'
+  )
+  assert code == 1 and 'has no series.json' in output, output

@@ -33,6 +33,8 @@ if rate == 1.0:  # As training that takes its time.
 if rate == 3.0:
   print('ERROR: loss is nan at step 7\\n')
   sys.exit(3)
+if rate == 7.0:  # As what trains nothing.
+  sys.exit(0)
 if rate == 75.0 and not (folder / 'half').exists():
   (folder / 'half').touch()
   sys.exit(75)
@@ -138,6 +140,14 @@ def test_a_failed_and_a_stopped_trial_do_not_lose_the_others(tmp_path):
     assert made == ('x' if runs[name]['tx.rate'] in ('0.1', '0.3') else 'xx')
 
 
+def test_a_trial_that_leaves_no_report_has_failed(tmp_path):
+  sweep = sweep_of(tmp_path, 'tx.rate=0.1,7')
+  with pytest.raises(SystemExit) as ended:
+    run(sweep)
+  assert ended.value.code == 1
+  assert table(sweep)[1]['status'].startswith('failed (0)')
+
+
 def test_stopping_the_sweep_stops_its_trials(tmp_path):
   sweep = sweep_of(tmp_path, 'tx.rate=0.1,1,0.3')
   stop = threading.Event()
@@ -175,6 +185,35 @@ def test_trials_that_run_when_a_metric_is_reached_end_well(tmp_path):
   status = [x.status for x in found]
   assert status[:2] == ['finished', 'finished']
   assert 'stopped' not in status and status[-1] == 'not started'
+
+
+def test_a_sweep_is_of_the_files_that_it_began_with(tmp_path):
+  own = {'data.name': 'csv:label=stars'}
+  sweep = sweep_of(
+    tmp_path, 'tx.rate=0.1', overrides=own, train_flags=('--data_dir=/a',)
+  )
+  run(sweep)
+  with pytest.raises(types.InputError, match=r'/a.*/b'):
+    run(sweep._replace(train_flags=('--data_dir=/b',)))
+  # One from before kept no place.
+  path = sweep.workdir / 'sweep.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'more': []}))
+  run(sweep._replace(train_flags=('--data_dir=/b',)))
+  # A standard set is the same wherever it lies.
+  usual = sweep._replace(overrides={}, workdir=tmp_path / 'usual')
+  run(usual)
+  run(usual._replace(train_flags=('--data_dir=/b',)))
+
+
+def test_a_preset_of_ones_own_files_is_of_the_place_it_began_with(tmp_path):
+  sweep = sweep_of(
+    *(tmp_path, 'tx.rate=0.1'),
+    **dict(file='configs/shapley.py', preset='adult', overrides={}),
+    train_flags=('--data_dir=/a',),
+  )
+  run(sweep)
+  with pytest.raises(types.InputError, match=r'/a.*/b'):
+    run(sweep._replace(train_flags=('--data_dir=/b',)))
 
 
 def test_the_folder_of_another_sweep_is_refused(tmp_path):

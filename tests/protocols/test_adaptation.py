@@ -10,6 +10,7 @@ import pytest
 
 from repjax import loop
 from repjax import types
+from repjax.adapt import collapse
 from repjax.adapt import norm_layers
 from repjax.data.images import corruptions
 from repjax.data.images import transforms
@@ -172,10 +173,15 @@ def test_blended_statistics_are_those_of_so_many_rows(rows, trained):
   assert np.abs(found['BN'] - found['blended']).max() > 1e-3
 
 
-def test_what_is_measured():
+def _measured():
+  """Labels, logits that are sure of them, and logits that are of one class."""
   labels = np.array([0, 1, 2, 0])
   sure = 5.0 * np.eye(NUM_CLASSES)[labels]
-  one = 20.0 * np.eye(NUM_CLASSES)[[0, 0, 0, 0]]
+  return labels, sure, 20.0 * np.eye(NUM_CLASSES)[[0, 0, 0, 0]]
+
+
+def test_what_is_measured():
+  labels, sure, one = _measured()
   found = adaptation.measure(
     {'source': sure, 'BN': sure, 'Tent': one}, labels, window=4
   )
@@ -197,3 +203,30 @@ def test_a_network_that_diverged_predicts_no_class(rows, trained):
   streams = _streams(method, broken, rows)
   for found in streams.errors('contrast', rate=0.0).values():
     np.testing.assert_array_equal(found, [1.0, 1.0])
+
+
+def test_tent_collapses_against_the_same_network_without_updates():
+  labels, sure, one = _measured()
+  found = adaptation.measure(
+    {'source': sure, 'BN': one, 'Tent': one}, labels, window=4
+  )
+  assert found['Tent']['collapsed_at'] is None
+  assert found['source']['entropy'] == collapse.look(sure).entropy
+  loss = np.log(1 + 2 * np.exp(-5.0))
+  np.testing.assert_allclose(found['source']['loss'], loss, rtol=1e-5)
+  found = adaptation.measure({'source': sure, 'Tent': one}, labels, window=4)
+  assert found['Tent']['collapsed_at'] == 0
+
+
+def test_streams_may_be_sorted_and_of_other_batches(rows, trained, monkeypatch):
+  seen, batched = [], adaptation.batched
+
+  def noted(columns, size):
+    seen.append((columns['label'], size))
+    return batched(columns, size)
+
+  monkeypatch.setattr(adaptation, 'batched', noted)
+  how = dict(rate=0.0, forms=('source',), order='sorted', batch_size=6)
+  _streams(*trained, rows).errors('none', **how)
+  assert [size for _, size in seen] == [6, 6]
+  assert all((np.diff(label) >= 0).all() for label, _ in seen)

@@ -69,7 +69,9 @@ def test_detectors_are_judged_by_their_own_validation_scores(trained):
 
 def test_random_scores_find_long_segments_as_chance_says():
   labels = np.arange(20_000) % 2_000 < 200
-  points = of_anomalies.Points({}, np.zeros(20_000), np.arange(20_000), labels)
+  points = of_anomalies.Points(
+    {}, np.zeros(20_000), np.arange(20_000), labels, np.ones(20_000, bool)
+  )
   (found,) = anomaly_detection.adjusted_at_random(
     [(points, points)], rate=0.01, draws=40
   )
@@ -78,3 +80,14 @@ def test_random_scores_find_long_segments_as_chance_says():
   precision = 0.1 * recall / (0.1 * recall + 0.9 * 0.01)
   expected = 2 * precision * recall / (precision + recall)
   assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_random_scores_of_equal_series_are_drawn_for_each_seed():
+  labels = np.arange(2_000) % 500 < 50
+  points = of_anomalies.Points(
+    {}, np.zeros(2_000), np.arange(2_000), labels, np.ones(2_000, bool)
+  )
+  found = anomaly_detection.adjusted_at_random(
+    [(points, points)] * 3, rate=0.01, draws=3
+  )
+  assert len(set(found)) == 3

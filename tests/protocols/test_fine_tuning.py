@@ -135,3 +135,22 @@ def test_a_rate_that_diverges_is_not_chosen(starts):
   np.testing.assert_array_equal(found.scores[1], 0.0)
   with pytest.raises(types.NonFiniteError, match='FT diverges at every rate'):
     tune(rates=(1e30, 1e31))
+
+
+def test_held_out_rows_choose_and_others_are_reported(starts):
+  method, _, states = starts
+  held_out = columns(30, 4)
+  other = {**held_out, 'label': (held_out['label'] + 1) % 3}
+  tune = functools.partial(
+    rate_search.tune,
+    *('test', method, {'FT': states['FT']}, columns(20, 3), held_out),
+    rates=(1e-3, 0.1),
+    **TUNING,
+  )
+  alone, both = tune()['FT'], tune(test=other)['FT']
+  np.testing.assert_allclose(both.scores, alone.scores, atol=1e-6)
+  assert both.rate == alone.rate
+  np.testing.assert_allclose(
+    both.score, side_by_side.accuracy(both.outputs, other), atol=1e-6
+  )
+  assert (both.score != alone.score).any()

@@ -10,6 +10,7 @@ from repjax import types
 from repjax.data.series import series as seriess
 from repjax.data.series import windows
 from repjax.methods import forecasting as methods
+from repjax.methods import naive_forecasts
 from repjax.models import forecast
 from repjax.protocols import forecasting
 from repjax.protocols import side_by_side
@@ -88,3 +89,40 @@ def test_naive_forecasts_are_measured_on_the_test_windows():
     (0 + 1 + 4 + 1 + 0 + 1 + 4 + 1) / 9, rel=0.05
   )
   assert found['linear']['mse'] < 1e-2
+
+
+def test_the_linear_map_is_fitted_to_training_and_its_ridge_is_not():
+  rng = np.random.default_rng(0)
+
+  def walk(count):
+    series = seriess.from_arrays('x', np.cumsum(rng.normal(size=count)))
+    return windows.windows(series, length=8, horizon=1)
+
+  few, many = walk(24), walk(300)
+  # Of a random walk nothing is known: what few windows say is noise.
+  kernel = naive_forecasts.fit_linear(few, many, ridges=(1e-9, 1e6))
+  assert abs(kernel).max() < 1e-3
+  test = many.columns()
+  found = forecasting.naive(few, many, test, period=1)['linear']['mse']
+  errors = [
+    np.square(naive_forecasts.linear(x)(test) - test['target']).mean()
+    for x in (
+      naive_forecasts.fit_linear(few, many),
+      naive_forecasts.fit_linear(many, few),
+    )
+  ]
+  assert found == pytest.approx(float(errors[0]), rel=1e-4)
+  assert abs(errors[0] - errors[1]) > 1e-3 * errors[0]
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_stops_nothing():
+  for rates in ((0.225, 1e30), (1e30, 0.225)):
+    with np.errstate(over='ignore'):
+      chosen = _train(rates)
+    assert chosen.rate == 0.225
+    assert np.isinf(chosen.by_rate[1e30]).all()
+  with (
+    np.errstate(over='ignore'),
+    pytest.raises(types.NonFiniteError, match='at every rate'),
+  ):
+    _train((1e30,))

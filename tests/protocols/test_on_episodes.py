@@ -113,3 +113,14 @@ def test_drawn_classifiers_say_alone_what_they_say_among_others():
       classify(support[index], query[index], keys[index]),
       atol=1e-4,
     )
+
+
+def test_any_seed_of_32_bits_draws_episodes():
+  asked = dict(ways=4, shots=2, queries=7)
+  for seed in (2**31 - 1, 2**32 - 1):
+    sampler = episodes.sampler(LABELS, **asked, seed=seed)
+    found = on_episodes.accuracy(FEATURES, sampler, CLASSIFIERS, count=3)
+    assert all(x.shape == (3,) for x in found.values())
+  for seed in (-1, 2**32):
+    with pytest.raises(types.InputError, match='seed'):
+      episodes.sampler(LABELS, **asked, seed=seed)

@@ -54,7 +54,7 @@ def plan_of(num_units=_ROWS, **changes):
 
 def experiment_of(plan, rows, link):
   method = supervised.make(
-    mlp.Mlp(3, features=(12, 8)),
+    mlp.Mlp(3, features=(12,)),
     optax.chain(link, pipeline_audit.readable()),
   )
   made = types.Experiment(

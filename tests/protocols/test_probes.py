@@ -127,3 +127,18 @@ def test_spread_tells_a_collapse():
   assert found['dimensions'] == pytest.approx(4, abs=0.1)
   assert found['spread'] == pytest.approx(1, abs=0.01)
   assert probes.spread({'features': point}, {})['spread'] == 0
+
+
+def test_four_fifths_fit_and_the_fifth_chooses(monkeypatch):
+  seen = []
+
+  def fit(features, labels, *, val_features, val_labels, **settings):
+    seen.extend((features[:, 0], val_features[:, 0]))
+    np.testing.assert_array_equal(labels, features[:, 0] % 3)
+    np.testing.assert_array_equal(val_labels, val_features[:, 0] % 3)
+    return probes.linear_probe.Probe(*[None] * 5)
+
+  monkeypatch.setattr(probes.linear_probe, 'fit', fit)
+  probes.fit_probe(np.arange(50.0)[:, None], np.arange(50) % 3, num_classes=3)
+  assert [len(x) for x in seen] == [40, 10]
+  assert sorted(np.concatenate(seen)) == list(range(50))

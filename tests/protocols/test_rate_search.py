@@ -1,8 +1,13 @@
 """Rules that choose rates."""
 
 import numpy as np
+import optax
 
+from repjax.methods import model_inputs
+from repjax.methods import supervised
+from repjax.models import mlp
 from repjax.protocols import rate_search
+from repjax.protocols import side_by_side
 
 
 def test_noise_never_chooses_a_larger_rate():
@@ -17,3 +22,28 @@ def test_the_best_mean_is_chosen_and_of_equal_ones_the_smaller_rate():
   scores = np.asarray([[0.0, 0.4], [0.9, 0.1], [0.3, 0.7], [0.0, 0.9]])
   assert rate_search.best_mean(scores) == 1
   assert rate_search.best_mean(scores[[0, 3]]) == 1
+
+
+def test_rows_of_a_seeds_own_are_learned_from():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(40, 3)).astype(np.float32)
+  label = (features[:, 0] > 0).astype(np.int32)
+  rows = {'features': features, 'label': label}
+  # The second seed is told the opposite.
+  own = {
+    'features': np.stack([features] * 2),
+    'label': np.stack([label, 1 - label]),
+  }
+  method = supervised.make(
+    mlp.Mlp(2, features=(8,)),
+    side_by_side.swept(optax.adam(1.0)),
+    inputs=model_inputs.features,
+  )
+  (found,) = rate_search.tune(
+    *('toy', method, {'fresh': side_by_side.begin(method, own, (0, 1))}),
+    *({}, rows),
+    **dict(per_seed=own, seeds=(0, 1), rates=(1e-4, 0.05), batch_size=10),
+    **dict(steps=100, points=1, rule=rate_search.best_mean, vectorize=False),
+  ).values()
+  assert found.score[0] > 0.9
+  assert found.score[1] < 0.1

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax.layers import crop_sizes
 from repjax.layers import diffstride
 from repjax.methods import supervised
 from repjax.protocols import recropping
@@ -87,3 +88,17 @@ def test_layers_are_counted_and_numbers_checked(train):
     train(method, start=[(2.0, 2.0)] * 2)
   with pytest.raises(InputError, match='room'):
     train(method, room=0.5)
+
+
+def test_crops_hold_the_smallest_stride_of_all_seeds(train, monkeypatch):
+  def fit(method, states, columns, order, **how):
+    yield order.shape[1], states, {'loss': np.zeros(2)}
+
+  strides = np.array([[2.0, 3.0], [4.0, 1.5]])
+  found = [(('pool', 'strides'), strides)]
+  monkeypatch.setattr(recropping.seed_loop, 'fit', fit)
+  monkeypatch.setattr(recropping.learnt, 'in_order', lambda params: found)
+  sizes = train(method, steps=8).sizes
+  roomy = [(2.0 / 1.3, 1.5 / 1.3)]
+  assert sizes[1] == crop_sizes.chain((16, 16), roomy, 1.5, multiple=2)
+  assert sizes[1] != sizes[0]

@@ -23,10 +23,17 @@ COLUMNS = {
 }
 MODEL = mlp.Mlp(3, (5,))
 
+# One program each; step by step, every operation would be compiled by itself.
+send = jax.jit(rounds.send, static_argnums=0)
+mean_of = jax.jit(lambda sent, params: rounds.OfUsers(sent)(params))
+clipped = jax.jit(
+  lambda sent, params, clip: rounds.OfUsers(sent).clipped(params, clip)
+)
 
-def method(*links, rate=1.0):
+
+def method(*links, rate=1.0, model=MODEL):
   return supervised.make(
-    MODEL, optax.chain(*links, optax.sgd(rate), rounds.record())
+    model, optax.chain(*links, optax.sgd(rate), rounds.record())
   )
 
 
@@ -35,12 +42,12 @@ def state_of(made):
   return jax.jit(made.init)(jax.random.key(0), batch)
 
 
+@jax.jit
 def gradient(params, rows):
   def loss(params):
-    logits = MODEL.apply({'params': params}, COLUMNS['image'][rows], train=True)
-    return optax.softmax_cross_entropy_with_integer_labels(
-      logits, COLUMNS['label'][rows]
-    ).mean()
+    image, label = (jnp.asarray(COLUMNS[x])[rows] for x in ('image', 'label'))
+    logits = MODEL.apply({'params': params}, image, train=True)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
   return jax.grad(loss)(params)
 
@@ -62,7 +69,7 @@ def test_the_sum_of_64_users_is_one_large_batch(plain):
     return sent, rounds.secure_sum(sent)
 
   order = np.arange(64).reshape(64, 1, 1)
-  sent, (total, weight) = step(state, COLUMNS, order)
+  sent, (total, weight) = jax.device_get(step(state, COLUMNS, order))
   assert len(traces) == 1
   assert float(weight) == 64
   mean = jax.tree.map(lambda x: x / weight, total)
@@ -83,9 +90,9 @@ def test_users_of_unequal_size_count_by_their_rows(plain):
   order = np.full((3, 1, 8), -1)
   for user, rows in enumerate((range(8), range(8, 11), range(20, 21))):
     order[user, 0, : len(rows)] = rows
-  sent = rounds.send(made, state, COLUMNS, order, jax.random.key(0))
+  sent = send(made, state, COLUMNS, order, jax.random.key(0))
   np.testing.assert_array_equal(sent.weight, [8, 3, 1])
-  total, weight = rounds.secure_sum(sent)
+  total, weight = jax.device_get(jax.jit(rounds.secure_sum)(sent))
   rows = order[order >= 0]
   chex.assert_trees_all_close(
     jax.tree.map(lambda x: x / weight, total),
@@ -101,9 +108,7 @@ def test_users_count_by_all_their_rows_where_steps_end_first(plain):
     table[user, :size] = np.arange(size) + 20 * user
   order = rounds.order(table, steps=1, batch_size=5, seed=0)
   sizes = (table >= 0).sum(1)
-  sent = rounds.send(
-    made, state, COLUMNS, order, jax.random.key(0), weight=sizes
-  )
+  sent = send(made, state, COLUMNS, order, jax.random.key(0), weight=sizes)
   federated = rounds.make(made)
   server, _ = federated.step(
     federated.begin(state), COLUMNS, order, jax.random.key(0), weight=sizes
@@ -134,9 +139,9 @@ def test_averaging_is_a_loop_over_users_and_steps(plain, what):
   )
   ends = []
   for rows in order:
-    params = state.params
+    params = jax.device_get(state.params)
     for step in rows:
-      grads = gradient(params, step)
+      grads = jax.device_get(gradient(params, step))
       params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
     ends.append(params)
   expected = jax.tree.map(lambda *x: sum(x) / 4, *ends)
@@ -189,12 +194,12 @@ def test_noise_is_of_each_user_and_each_round_alone():
     key=jax.random.key(0),
     method='vmap',
   )
-  made = method(link)
+  made = method(link, model=mlp.Mlp(3, ()))
   state = state_of(made)
   order = np.zeros((2, 1, 4), int)  # The same rows for both.
 
   def noisy(state):
-    sent = rounds.send(made, state, COLUMNS, order, jax.random.key(0))
+    sent = send(made, state, COLUMNS, order, jax.random.key(0))
     return np.asarray(sent.update['head']['kernel'])
 
   first = noisy(state)
@@ -207,9 +212,11 @@ def test_noise_is_of_each_user_and_each_round_alone():
 def test_a_private_server_clips_users_and_adds_noise(plain):
   made, state = plain
   order = np.arange(64).reshape(4, 1, 16)
-  sent = rounds.send(made, state, COLUMNS, order, jax.random.key(0))
-  each = [jax.tree.map(lambda x, u=u: x[u], sent.update) for u in range(4)]
-  norms = np.asarray([float(optax.tree.norm(x)) for x in each])
+  sent = send(made, state, COLUMNS, order, jax.random.key(0))
+  update = jax.device_get(sent.update)
+  each = [jax.tree.map(lambda x, u=u: x[u], update) for u in range(4)]
+  squares = [sum((y**2).sum() for y in jax.tree.leaves(x)) for x in each]
+  norms = np.sqrt(squares)
   clip = float(np.median(norms))
   expected = jax.tree.map(
     lambda *x: sum(
@@ -217,21 +224,24 @@ def test_a_private_server_clips_users_and_adds_noise(plain):
     ),
     *each,
   )
-  total, aux = rounds.OfUsers(sent).clipped(state.params, clip)
+  total, aux = clipped(sent, state.params, clip)
   chex.assert_trees_all_close(total, expected, rtol=1e-5)
   assert float(aux.sums['unclipped'][0]) == (norms <= clip).sum()
   # A user that sends what is no number counts for nothing.
   bad = sent._replace(
-    update=jax.tree.map(lambda x: x.at[1].set(jnp.nan), sent.update)
+    update=jax.tree.map(
+      lambda x: np.stack([x[0], np.full_like(x[1], np.nan), *x[2:]]), update
+    )
   )
-  total, aux = rounds.OfUsers(bad).clipped(state.params, np.inf)
+  total, aux = clipped(bad, state.params, np.inf)
   chex.assert_trees_all_close(
     total, jax.tree.map(lambda *x: x[0] + x[2] + x[3], *each), rtol=1e-5
   )
   assert float(aux.sums['nonfinite'][0]) == 1
   # Numbers of few digits are cut to this norm, too, not to what they round to.
-  short = jax.tree.map(lambda x: 100 * x[:1].astype(jnp.bfloat16), sent.update)
+  short = jax.tree.map(lambda x: 100 * x[:1].astype(jnp.bfloat16), update)
   one = rounds.Sent(short, sent.weight[:1], {}, {})
+  # (Not compiled as a whole, where XLA may keep more digits.)
   total, _ = rounds.OfUsers(one).clipped(state.params, 1.0)
   assert float(optax.tree.norm(total)) <= 1.0
   # The server's chain is that of any private optimizer.
@@ -245,7 +255,9 @@ def test_a_private_server_clips_users_and_adds_noise(plain):
   )
   chex.assert_trees_all_close(
     server.state.params,
-    jax.tree.map(lambda p, x: p - 0.5 * x / 4, state.params, expected),
+    jax.tree.map(
+      lambda p, x: np.asarray(p) - 0.5 * x / 4, state.params, expected
+    ),
     rtol=1e-5,
     atol=1e-6,
   )
@@ -258,7 +270,13 @@ def test_a_private_server_refuses_what_it_cannot_keep_private(plain):
 
   def step(links, made, state, columns=COLUMNS):
     federated = rounds.make(made, optax.chain(links, optax.sgd(0.5)))
-    federated.step(federated.begin(state), columns, order, jax.random.key(0))
+    # What is refused is refused when traced.
+    jax.eval_shape(
+      lambda state, rng: federated.step(
+        federated.begin(state), columns, order, rng
+      ),
+      *(state, jax.random.key(0)),
+    )
 
   def private(**changes):
     key = jax.random.key(1)
@@ -277,8 +295,11 @@ def test_a_private_server_refuses_what_it_cannot_keep_private(plain):
   images = np.zeros((64, 4, 4, 1), np.float32)
   columns = {**COLUMNS, 'image': images}
   batch = {'image': images[:1], 'label': COLUMNS['label'][:1]}
-  state = jax.jit(made.init)(jax.random.key(0), {**batch, 'mask': np.ones(1)})
-  step(optax.identity(), made, state, columns)
+  batch['mask'] = np.ones(1)
+  state = jax.jit(made.init)(jax.random.key(0), batch)
+  # A server that promises nothing takes them.
+  federated = rounds.make(made, optax.chain(optax.identity(), optax.sgd(0.5)))
+  federated.step(federated.begin(state), columns, order, jax.random.key(0))
   with pytest.raises(types.InputError, match='batch_stats'):
     step(private(), made, state, columns)
 
@@ -289,11 +310,11 @@ def test_a_place_that_nobody_was_drawn_for_counts_for_nothing(plain):
   padded = np.concatenate([order, np.full((2, 1, 16), -1)])
   totals = []
   for each in (order, padded):
-    sent = rounds.send(made, state, COLUMNS, each, jax.random.key(0))
-    total, aux = rounds.OfUsers(sent).clipped(state.params, 0.1)
+    sent = send(made, state, COLUMNS, each, jax.random.key(0))
+    total, aux = clipped(sent, state.params, 0.1)
     assert float(aux.sums['gradient_norm'][1]) == 4
     totals.append(total)
-    totals.append(rounds.OfUsers(sent)(state.params)[0])
+    totals.append(mean_of(sent, state.params)[0])
   for one, padded in ((totals[0], totals[2]), (totals[1], totals[3])):
     chex.assert_trees_all_close(one, padded, rtol=1e-6, atol=1e-7)
 
@@ -302,7 +323,7 @@ def test_who_was_not_drawn_weighs_nothing_whatever_is_said(plain):
   made, state = plain
   order = np.arange(12).reshape(3, 1, 4)
   order[2] = -1
-  sent = rounds.send(
+  sent = send(
     made,
     state,
     COLUMNS,
@@ -317,12 +338,10 @@ def test_statistics_are_those_of_all_users(plain):
   made, state = plain
   order = np.arange(12).reshape(3, 1, 4)
   weight = np.array([3.0, 1.0, 4.0])
-  sent = rounds.send(
-    made, state, COLUMNS, order, jax.random.key(0), weight=weight
-  )
+  sent = send(made, state, COLUMNS, order, jax.random.key(0), weight=weight)
   means = np.random.default_rng(0).normal(size=(3, 5))
   sent = sent._replace(model_state={'batch_stats': jnp.asarray(means)})
-  _, aux = rounds.OfUsers(sent)(state.params)
+  _, aux = mean_of(sent, state.params)
   np.testing.assert_allclose(
     aux.model_state['batch_stats'], weight / 8 @ means, rtol=1e-5
   )
@@ -332,7 +351,7 @@ def test_a_chain_without_a_record_and_users_without_rows_are_refused(plain):
   _, state = plain
   made = supervised.make(MODEL, optax.sgd(0.1))
   with pytest.raises(types.InputError, match=r'rounds\.record'):
-    rounds.send(
+    send(
       made,
       state_of(made),
       COLUMNS,
@@ -354,13 +373,15 @@ def test_every_epoch_of_a_user_has_all_its_rows():
 
 def test_compression_keeps_the_largest_and_is_right_on_average():
   update = {'a': jnp.asarray(RNG.normal(size=(5, 8)), jnp.float32)}
-  kept = np.asarray(compression.largest(update, share=0.1)['a'])
-  flat = np.abs(update['a']).reshape(-1)
+  largest = jax.jit(lambda x: compression.largest(x, share=0.1))
+  kept = np.asarray(largest(update)['a'])
+  flat = np.abs(np.asarray(update['a'])).reshape(-1)
   places = np.sort(np.argsort(flat)[-4:])
   np.testing.assert_array_equal(np.flatnonzero(kept.reshape(-1)), places)
-  rounded = jax.vmap(
-    lambda rng: compression.rounded(update, rng, levels=3)['a']
-  )(jax.random.split(jax.random.key(0), 4000))
+  of_keys = jax.jit(
+    jax.vmap(lambda rng: compression.rounded(update, rng, levels=3)['a'])
+  )
+  rounded = np.asarray(of_keys(jax.random.split(jax.random.key(0), 4000)))
   unit = flat.max() / 3
   np.testing.assert_allclose(
     rounded / unit, np.round(rounded / unit), atol=1e-4
@@ -368,3 +389,32 @@ def test_compression_keeps_the_largest_and_is_right_on_average():
   np.testing.assert_allclose(rounded.mean(0), update['a'], atol=4 * unit / 120)
   with pytest.raises(types.InputError, match='share'):
     compression.largest(update, share=0.0)
+
+
+def test_of_weights_the_ratios_count_alone(plain):
+  made, state = plain
+  order = np.arange(12).reshape(3, 1, 4)
+  found = []
+  for scale in (1.0, 0.01):
+    sent = send(
+      *(made, state, COLUMNS, order, jax.random.key(0)),
+      weight=scale * np.array([3.0, 1.0, 4.0]),
+    )
+    sent = sent._replace(model_state={'batch_stats': jnp.ones((3, 5))})
+    mean, aux = mean_of(sent, state.params)
+    found.append((mean, aux.model_state))
+  chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-7)
+
+
+def test_users_that_keep_an_average_are_refused():
+  tx = optax.chain(optax.sgd(1.0), rounds.record())
+  made = supervised.make(MODEL, tx, ema_decay=0.9)
+  with pytest.raises(types.InputError, match='ema_decay'):
+    rounds.make(made).begin(state_of(made))
+
+
+def test_whole_levels_of_bfloat16_are_sent_as_they_are():
+  update = {'a': jnp.asarray([127.0, 100.0, -100.0], jnp.bfloat16)}
+  for seed in range(20):
+    sent = compression.rounded(update, jax.random.key(seed))['a']
+    np.testing.assert_array_equal(np.asarray(sent, 'f4'), [127, 100, -100])

@@ -60,4 +60,5 @@ def step(
 
 if __name__ == '__main__':
   loss = step(**json.loads(sys.argv[1]))
-  print(f'made the first step: its loss is {loss}')
+  # To a pipe it would go when the interpreter ends, which takes time.
+  print(f'made the first step: its loss is {loss}', flush=True)

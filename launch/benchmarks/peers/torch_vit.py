@@ -7,6 +7,7 @@ as ours keeps the one and computes in the other.
 """
 
 from collections.abc import Mapping
+import functools
 import json
 import sys
 from typing import Any
@@ -66,6 +67,7 @@ def measure(
 
 def _timm(sizes):
   import timm
+  import torch
 
   model = timm.models.VisionTransformer(
     img_size=sizes['image'],
@@ -75,6 +77,7 @@ def _timm(sizes):
     num_heads=sizes['heads'],
     mlp_ratio=sizes['mlp'] / sizes['width'],
     num_classes=sizes['classes'],
+    act_layer=functools.partial(torch.nn.GELU, approximate='tanh'),
   )
   return model, f'timm {timm.__version__}'
 
@@ -91,6 +94,7 @@ def _transformers(sizes):
       num_hidden_layers=sizes['layers'],
       num_attention_heads=sizes['heads'],
       intermediate_size=sizes['mlp'],
+      hidden_act='gelu_pytorch_tanh',
       hidden_dropout_prob=0.0,
       attention_probs_dropout_prob=0.0,
       num_labels=sizes['classes'],

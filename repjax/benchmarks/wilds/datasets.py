@@ -71,7 +71,8 @@ class Dataset:
       seed: Of the part; the same seed draws the same rows.
 
     Raises:
-      InputError: There is no such split, or nothing of it is left.
+      InputError: There is no such split, nothing of it is left, or one class
+        alone.
     """
     if split not in self.split_ids:
       raise types.InputError(
@@ -89,6 +90,13 @@ class Dataset:
         f'The split {split!r} of {self.name} is empty'
         + (f' at {fraction=}: raise it.' if fraction < 1 else '.')
       )
+    if fraction < 1 and self.labelled and self.num_classes:
+      there = np.unique(self.label[rows])
+      if len(there) < 2:
+        raise types.InputError(
+          f'All {len(rows)} rows of {split!r} of {self.name} have the label '
+          f'{there[0]} at {fraction=}: raise it, or take another split.'
+        )
     return Subset(dataset=self, split=split, rows=rows)
 
 

@@ -313,7 +313,9 @@ def taught(
       '--config.algorithm=erm, then --config.teacher=WORKDIR.'
     )
   assert data.unlabelled is not None  # `read` sees to it.
-  variables = start.from_run(config.teacher, field='config.teacher')
+  variables = start.from_run(
+    config.teacher, field='config.teacher', which='predicted'
+  )
   found = in_order.eval_batches(
     data.unlabelled.source(),
     batch_size=parallel.round_up(config.eval_batch_size),
@@ -325,9 +327,7 @@ def taught(
   statistics = {k: x for k, x in variables.items() if k in state.model_state}
   state = state.replace(model_state={**state.model_state, **statistics})
   state = start.with_params(
-    state,
-    frozen.joined(variables),
-    what=f'config.teacher={config.teacher}',
+    state, frozen.joined(variables), what=f'config.teacher={config.teacher}'
   )
   outputs, _ = loop.Evaluator(teacher)(state, found, split=data.unlabelled.name)
   return noisy_student.labels(outputs['logits'])

@@ -60,25 +60,30 @@ def read_table(
     InputError: A column is missing, there are no rows, or one is cut short.
   """
   csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # Long comments.
-  with path.open(encoding='utf-8', newline='') as stream:
-    reader = csv.reader(stream)
-    header = next(reader, [])
-    missing = [x for x in columns if x not in header]
-    if missing:
-      raise types.InputError(
-        f'{path} has no column {missing[0]!r}; it has {", ".join(header)}: it '
-        'is of another version of the set.'
-      )
-    at = [header.index(x) for x in columns]
-    kept: list[list[str]] = [[] for _ in at]
-    for row in reader:
-      if len(row) != len(header):
+  try:
+    with path.open(encoding='utf-8', newline='') as stream:
+      reader = csv.reader(stream)
+      header = next(reader, [])
+      missing = [x for x in columns if x not in header]
+      if missing:
         raise types.InputError(
-          f'Line {reader.line_num} of {path} has {len(row)} fields, not the '
-          f'{len(header)} of its header: the file is damaged.'
+          f'{path} has no column {missing[0]!r}; it has {", ".join(header)}: '
+          'it is of another version of the set.'
         )
-      for values, i in zip(kept, at, strict=True):
-        values.append(row[i])
+      at = [header.index(x) for x in columns]
+      kept: list[list[str]] = [[] for _ in at]
+      for row in reader:
+        if len(row) != len(header):
+          raise types.InputError(
+            f'Line {reader.line_num} of {path} has {len(row)} fields, not the '
+            f'{len(header)} of its header: the file is damaged.'
+          )
+        for values, i in zip(kept, at, strict=True):
+          values.append(row[i])
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise types.InputError(
+      f'{path} cannot be read ({error}): the file is damaged.'
+    ) from error
   if not kept[0]:
     raise types.InputError(f'{path} has no rows.')
   return {

@@ -1,5 +1,7 @@
 """Algorithms get the rows that WILDS gives them; the paper's sizes build."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from repjax.benchmarks.wilds import experiment
 from repjax.benchmarks.wilds import views
 from repjax.layers import norms
 from repjax.methods import supervised
+from repjax.models import densenet
 
 
 def config_of(algorithm, *, unlabelled=None, preset='smoke'):
@@ -45,6 +48,12 @@ def test_the_papers_run_builds_on_four_devices(
 ):
   config = config_of(algorithm, preset='paper_unlabelled')
   config.data.dir = camelyon
+  # DenseNet-121 once, and shallow ones of the same layers.
+  plain, width = 7_978_856 - 1025 * 998, 1024
+  if algorithm != 'erm':
+    config.densenet.stage_sizes, width = (1, 1), 80
+    shallow = densenet.DenseNet(num_classes=2, **config.densenet)
+    plain = size_of(functools.partial(shallow.init, train=False), ROW['image'])
   taught = []
 
   def teach(config, data, teacher):
@@ -69,16 +78,23 @@ def test_the_papers_run_builds_on_four_devices(
   known = 'agreement' if algorithm == 'swav' else 'accuracy'
   assert {'loss', known} <= set(sums)
   assert len(taught) == (algorithm == 'noisy_student')
-  # DenseNet-121 with two classes, and DANN's adversary beside it.
+  # Two classes, and DANN's adversary beside it.
   sizes = sum(x.size for x in jax.tree.leaves(state.params))
-  adversary = 1024 * 1024 * 2 + 1024 * 6 + 1024 * 2 + 2
-  expected = 7_978_856 - 1025 * 998 + (algorithm == 'dann') * adversary
+  adversary = (width + 1024) * 1024 + 1024 * 6 + 1024 * 2 + 2
+  expected = plain + (algorithm == 'dann') * adversary
   if algorithm == 'swav':  # Projection and 20 prototypes.
-    expected += 1024 * 2048 + 3 * 2048 + 2048 * 128 + 128 + 128 * 20
+    expected += width * 2048 + 3 * 2048 + 2048 * 128 + 128 + 128 * 20
   assert sizes == expected
 
 
 ROW = {'image': jnp.zeros((1, 96, 96, 3)), 'mask': jnp.ones(1)}
+
+
+def size_of(init, given):
+  """Parameters of what is begun."""
+  state = jax.eval_shape(init, jax.random.key(0), given)
+  params = state['params'] if isinstance(state, dict) else state.params
+  return sum(x.size for x in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize('algorithm', algorithms.NEEDS)
@@ -287,8 +303,17 @@ def test_views_differ_as_their_kind_says():
     ),
     (dict(algorithm='coral', groups_per_batch=4), 'groups_per_batch=4, but'),
     (
-      dict(algorithm='swav', unlabelled='test_unlabeled', pretrained='run'),
+      dict(
+        algorithm='swav',
+        unlabelled='test_unlabeled',
+        pretrained='run',
+        augment=dict(kind='stains'),
+      ),
       'config.pretrained is what others start from',
+    ),
+    (
+      dict(algorithm='fixmatch', unlabelled='test_unlabeled'),
+      'compares views of an image',
     ),
     (dict(data=dict(group_by=('ward',))), "no metadata field 'ward'"),
     (dict(data=dict(kind='tfds')), 'data.kind must be one of'),
@@ -321,3 +346,47 @@ def test_sets_without_images_or_classes_are_refused(tmp_path):
     wilds.build(config)
   config.augment.size, config.data.eval_splits = 16, ('val', 'test')
   assert wilds.build(config).train.batch(0)['image'].shape[1:] == (16, 16, 3)
+
+
+def test_rates_decay_and_weights_are_those_of_the_config(monkeypatch):
+  seen = {}
+  for name in ('dann', 'pseudo_label'):
+    monkeypatch.setattr(
+      getattr(algorithms, name),
+      'make',
+      lambda model, tx, name=name, **own: seen.update({name: (tx, own)}),
+    )
+  config = wilds.get_config('smoke')
+  config.tx.update(
+    dict(learning_rate=0.1, weight_decay=0.5, momentum=0.0, dann_divisor=10.0)
+  )
+  for name in ('dann', 'pseudo_label'):
+    algorithms.make(
+      *(name, wilds.mlp.Mlp(2, (4,)), config, optax.sgd),
+      group_counts=(2, 2),
+      steps=10,
+    )
+  tx, one = seen['dann'][0], {'kernel': jnp.ones(1)}
+  params = {
+    'model': {'hidden_0': one, 'head': one},
+    'adversary': {'head': one},
+  }
+  moved, _ = tx.update(params, tx.init(params), params)
+  # The rate of a gradient of 1 and half of a parameter of 1.
+  steps = [
+    moved['model']['hidden_0'],
+    moved['model']['head'],
+    moved['adversary']['head'],
+  ]
+  found = [float(x['kernel'][0]) for x in steps]
+  np.testing.assert_allclose(found, [-0.015, -0.15, -0.15], rtol=1e-5)
+  weight = seen['pseudo_label'][1]['weight']
+  found = [float(weight(step)) for step in (0, 2, 4, 10)]
+  np.testing.assert_allclose(found, [0, 0.5, 1, 1], atol=1e-6)
+
+
+def test_training_rows_of_one_class_are_refused():
+  config = config_of('erm')
+  config.data.update(fraction=0.001, num_digits=0)
+  with pytest.raises(types.InputError, match='have the label'):
+    wilds.build(config)

@@ -167,6 +167,9 @@ def test_damage_is_named(tmp_path):
     path.write_text(text, 'utf-8')
     with pytest.raises(types.InputError, match=message):
       load()
+  path.write_bytes(whole.encode() + 'é'.encode()[:1])  # In a character.
+  with pytest.raises(types.InputError, match=r'metadata\.csv cannot be read'):
+    load()
   wilds_folders.table(path, {'patient': ['1']})
   with pytest.raises(types.InputError, match='of another version'):
     load()

@@ -16,6 +16,7 @@ from repjax.benchmarks.wilds import shops
 from repjax.benchmarks.wilds import text_runs
 from repjax.benchmarks.wilds import text_sets
 from repjax.data.text import tokens
+from repjax.methods import step as steps
 from repjax.models import text_heads
 
 
@@ -143,3 +144,9 @@ def test_the_papers_run_builds(algorithm, tmp_path):
 def test_what_texts_cannot_be_learnt_by_is_refused(algorithm, message):
   with pytest.raises(types.InputError, match=message):
     wilds_text.build(config_of(algorithm))
+
+
+def test_gaps_are_filled_by_the_settings_of_a_step():
+  made = wilds_text.build(config_of('masked_lm', step=dict(ema_decay=0.9)))
+  state = loop.init(made.method, made.train.batch(0), 0)
+  assert isinstance(state.extra, steps.EmaState)

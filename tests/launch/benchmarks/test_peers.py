@@ -1,10 +1,16 @@
 """What is measured in a process of its own, and why it was not."""
 
+import json
 import os
+import subprocess
 
+import jax
+from jax.extend import backend
 import pytest
 
 from launch.benchmarks import first_step
+from launch.benchmarks import training
+from launch.benchmarks.peers import torch_vit
 from launch.lib import peers
 
 VIT = dict(
@@ -48,8 +54,6 @@ def test_a_peer_that_fails_gives_its_last_words():
 @pytest.mark.parity
 @pytest.mark.parametrize('library', ['timm', 'transformers'])
 def test_a_vit_in_pytorch_has_as_many_parameters_as_ours(library):
-  import jax
-
   from launch.benchmarks import vit_throughput
 
   pytest.importorskip(library)
@@ -66,6 +70,58 @@ def test_a_vit_in_pytorch_has_as_many_parameters_as_ours(library):
   )
   sizes = [x.size for x in jax.tree.leaves(variables)]
   assert found['parameters'] == sum(sizes)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('library', ['timm', 'transformers'])
+def test_a_vit_in_pytorch_has_our_activation(library):
+  torch = pytest.importorskip('torch')
+  pytest.importorskip(library)
+  made = dict(timm=torch_vit._timm, transformers=torch_vit._transformers)
+  model, _ = made[library](VIT)
+  x = torch.linspace(-3, 3, 50)
+  expected = torch.nn.functional.gelu(x, approximate='tanh')
+  found = [y for y in model.modules() if 'GELU' in type(y).__name__]
+  assert found
+  for y in found:
+    torch.testing.assert_close(y(x), expected)
+
+
+@pytest.mark.parity
+def test_a_gpu_is_not_compared_with_a_cpu(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  found = training.against_torch(1)
+  assert list(found) == ['skipped']
+  assert '--only=vit' in found['skipped']
+
+
+def test_jax_gives_back_a_card_before_a_peer_begins(monkeypatch):
+  done = []
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(backend, 'clear_backends', lambda: done.append('freed'))
+
+  def run(command, **kwargs):
+    done.append(json.loads(command[-1])['device'])
+    return subprocess.CompletedProcess(command, 0, '{"a": 1}\n', '')
+
+  monkeypatch.setattr(subprocess, 'run', run)
+  assert peers.run('torch_vit', {}, needs=()) == {'a': 1}
+  assert done == ['freed', 'cuda']
+
+
+@pytest.mark.slow
+def test_a_bare_step_is_said_when_it_is_made():
+  model = dict(hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=1)
+  settings = json.dumps(
+    dict(image=[2, 8, 8, 1], classes=3, patch=[4, 4], model=model)
+  )
+  program = (
+    'import atexit, runpy, sys, time; atexit.register(time.sleep, 60); '
+    f'sys.argv = ["x", {settings!r}]; '
+    'runpy.run_module("launch.benchmarks.peers.bare_vit", '
+    'run_name="__main__")'
+  )
+  assert first_step._until(r'its loss is \d', ['-c', program]) < 60
 
 
 @pytest.mark.parity

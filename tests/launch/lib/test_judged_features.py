@@ -93,3 +93,14 @@ def test_an_unknown_layer_is_refused():
       count=2,
       seed=0,
     )
+
+
+def test_the_classes_of_the_episodes_lend_nothing_to_themselves():
+  experiment = sam.build(sam.get_config('smoke'))
+  state = loop.init(experiment.method, experiment.train.batch(0), 0)
+  with pytest.raises(types.InputError, match="--split=test, such as '0'"):
+    judged_features.measure(
+      *(experiment, state, 'test'),
+      **dict(layer='head', ways=5, shots=1, queries=5, count=2, seed=0),
+      base_split='train',
+    )

@@ -118,6 +118,7 @@ class Train:
           sampling_rate=0.1,
           steps=30,
           delta=1e-5,
+          overflow=0.0,
           unit=given.get('unit', 'one row of the training set'),
           neighbours='data sets that differ by adding or removing one unit',
         )
@@ -277,7 +278,12 @@ def test_the_noise_of_a_score_is_drawn_for_one_number(sweep):
 
 @pytest.mark.parametrize(
   'said',
-  [dict(unit='one user'), dict(neighbours='replacing one'), dict(delta=1e-3)],
+  [
+    dict(unit='one user'),
+    dict(neighbours='replacing one'),
+    dict(delta=1e-3),
+    dict(overflow=1e-6),
+  ],
 )
 def test_trials_that_protect_something_else_publish_nothing(sweep, said):
   with pytest.raises(types.InputError, match='nothing to publish'):
@@ -312,14 +318,14 @@ def test_a_search_without_its_plan_is_not_drawn_again(sweep):
   search(sweep, Train(), law='poisson')
   (sweep.workdir / 'sealed' / 'plan.json').unlink()
   train = Train()
-  with pytest.raises(types.InputError, match='whose plan is gone'):
+  with pytest.raises(types.InputError, match='without its plan'):
     search(sweep, train, law='poisson')
   assert not train.jobs
 
 
 def test_the_number_of_trials_follows_the_law(sweep):
   law = laws.with_mean(1.0, 2.0)
-  settings, counts = dict.fromkeys(private_search._ASKED_FOR), []
+  settings, counts = dict.fromkeys(private_search.ASKED_FOR), []
   for i in range(200):
     one = sweep._replace(workdir=sweep.workdir / str(i))
     plan = private_search._sealed_plan(one, settings, law, 8)
@@ -347,6 +353,18 @@ def test_a_trial_that_could_not_run_publishes_nothing(sweep):
   assert not (sweep.workdir / 'report.json').exists()
   search(sweep, Train())
   assert (sweep.workdir / 'report.json').exists()
+
+
+def test_a_trial_that_leaves_no_report_publishes_nothing(sweep):
+  def silent(jobs, stop, seen):
+    del stop
+    for job in jobs:
+      seen(job, 0)
+    return {job.name: 0 for job in jobs}
+
+  with pytest.raises(types.InputError, match='could not run'):
+    search(sweep, silent)
+  assert not (sweep.workdir / 'report.json').exists()
 
 
 def test_a_score_with_noise_decides_and_is_paid_for(sweep):
@@ -437,6 +455,8 @@ class _With(Train):
     ({}, {'eta': -1.5}, Train(), '--eta=-1.5'),
     ({}, {'eta': -0.99}, Train(), 'larger eta'),
     ({'space': 'noise=log(1,2)'}, {}, Train(), 'ends of a range'),
+    ({'space': 'rate=0.1;seed=0,1'}, {}, Train(), r'config\.seed does not'),
+    ({'overrides': {'seed': 5}}, {}, Train(), r'config\.seed does not'),
     ({}, {}, _With(noise=1.0), 'less private'),
   ],
 )
@@ -498,3 +518,9 @@ def test_a_real_search(tmp_path):
   (first, *_) = sorted((tmp_path / 'sealed' / 'trials').iterdir())
   assert launching.report(first)['privacy']['unit'] == report['privacy']['unit']
   assert len((first / 'noise_key').read_bytes()) == 32
+
+
+@pytest.mark.parametrize('said', [dict(steps=31), dict(sampling_rate=0.2)])
+def test_trials_of_more_or_likelier_steps_publish_nothing(sweep, said):
+  with pytest.raises(types.InputError, match='less private'):
+    search(sweep, Train(privacy=said))

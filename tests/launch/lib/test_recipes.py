@@ -3,10 +3,13 @@
 import pathlib
 import types
 
+import ml_collections
 import pytest
 
 from launch.lib import recipes
+from launch.lib import restored
 from launch.lib import results
+from repjax import run
 from repjax import types as repjax_types
 
 
@@ -42,3 +45,25 @@ def test_more_seeds_are_of_presets_and_others(paper):
     assert results.has_preset(study, preset)
     found = recipes.seeds(study, preset)
     assert len(set(found)) == len(found) > len(study.SEEDS)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'value'),
+  [
+    ('features', '64', (64,)),
+    ('features', '(64, 32)', (64, 32)),
+    ('splits', 'train', ('train',)),
+  ],
+)
+def test_a_trial_reads_a_tuple_as_its_flag_does(name, text, value):
+  config = ml_collections.ConfigDict(dict(features=(128, 64), splits=('test',)))
+  assert not recipes.field_problem(config, [name], text)
+  recipes.set_field(config, name, text)
+  assert config[name] == value
+
+
+def test_a_config_may_have_no_group_of_data(tmp_path):
+  made = ml_collections.ConfigDict(dict(seed=0, run=dict(keep=2)))
+  stored = types.SimpleNamespace(config=run.identity(made))
+  restored._as_trained(made, stored, tmp_path)
+  assert made.seed == 0

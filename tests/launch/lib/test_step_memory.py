@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from ml_collections import config_dict
 import pytest
 
+from configs import beit
 from configs import presets
 from launch.lib import recipes
 from launch.lib import step_memory
@@ -101,3 +102,12 @@ def test_a_full_device_is_one_line_that_names_fields():
     step_memory.explained(config()),
   ):
     raise jax.errors.JaxRuntimeError('INTERNAL: a fault')
+
+
+def test_advice_is_of_the_fields_that_a_stage_has(monkeypatch):
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
+  made = beit.get_config('small')
+  made.stage = 'finetune'  # Of 50 rows; others of 64.
+  found = step_memory.advice(memory(40, 150), made, limit=100)
+  assert '--config.stages.finetune.batch_size=16' in found
+  assert '--config.step.microbatches=5' in found
