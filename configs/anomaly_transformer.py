@@ -2,10 +2,10 @@
 
     python -m launch.reproduce --papers=anomaly_transformer
 
-measures the claims (`configs/studies/anomaly_transformer.py`): the highest F1
-after point adjustment, and the lowest AUROC. --preset=smap and msl do on
-spacecraft, --data_dir with <channel>.npz, nab on series of the TFDS set, each
-learned from its first rows. https://arxiv.org/abs/2110.02642
+measures the claims (`configs/studies/anomaly_transformer.py`): F1 after point
+adjustment, high for everybody, and AUROC below chance. --preset=smap and msl do
+on spacecraft, --data_dir with <channel>.npz, nab on series of the TFDS set,
+each learned from its first rows. https://arxiv.org/abs/2110.02642
 
     python -m launch.train --config=configs/anomaly_transformer.py:small
         --workdir=/tmp/mine --config.data.file=mine.csv

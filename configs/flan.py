@@ -25,6 +25,7 @@ import optax
 
 from configs import presets
 from configs.parts import instruction_tasks
+from repjax import parallel
 from repjax import types
 from repjax.experiments import kept_tokens
 from repjax.experiments import wiring
@@ -49,6 +50,7 @@ PRESETS = dict(
       **dict(vocab_size=32_000, source_length=1024, target_length=256),
       **dict(packed=True, eval_splits=('held_out', 'known')),
     ),
+    # Geometry and dropout of these weights stand in for `model`.
     weights='',
     # num_positions: longest text, where tokens have learned places; 0 for none.
     model=dict(
@@ -123,13 +125,18 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
 ) -> types.Experiment:
   """One training run."""
+  parallel.check_batch_size(
+    config.batch_size, microbatches=config.step.microbatches
+  )
   data = instruction_tasks.read(config)
-  steps = wiring.steps_of(config, sum(map(len, data.train.values())))
+  batches = instruction_tasks.batches(config, data)
+  # Of packed rows, which have several examples.
+  steps = wiring.steps_of(config, len(batches.source))
   model = instruction_tasks.network(config, data)
   made = wiring.of_sources(
     config,
     instruction_tasks.method(config, model, steps, optimizer),
-    batches=instruction_tasks.batches(config, data),
+    batches=batches,
     sources=lambda split: instruction_tasks.split_of(config, data, split),
     steps=steps,
     measure=functools.partial(instruction_tasks.measure, names=data.names),

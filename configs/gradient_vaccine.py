@@ -20,6 +20,7 @@ import optax
 from configs import presets
 from configs.parts import translation
 from repjax import optim
+from repjax import parallel
 from repjax import types
 from repjax.experiments import kept_tokens
 from repjax.experiments import of_tokens
@@ -121,6 +122,9 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.adamw
 ) -> types.Experiment:
   """One training run."""
+  parallel.check_batch_size(
+    config.batch_size, microbatches=config.step.microbatches
+  )
   data = translation.read(config)
   link = surgery(config, len(data.names), config.surgery.kind)
   made = of_tokens.predictor(

@@ -24,6 +24,7 @@ from repjax import types
 from repjax.data.reading import source
 from repjax.data.sets import coloured_digits
 from repjax.experiments import of_images
+from repjax.methods import grouped
 from repjax.methods import reweighting
 from repjax.models import conv_net
 
@@ -96,6 +97,12 @@ def build(
 ) -> types.Experiment:
   """One run, with the true groups."""
   train = load(config, 'train')
+  if config.method != 'erm':  # All others learn from both groups.
+    grouped.check(
+      *(train.column(x) for x in ('label', 'group')),
+      num_classes=9,
+      num_groups=2,
+    )
   if config.method == 'reweight':
     weight = reweighting.row_weights(train.column('group'), 2)
     train = train.with_columns(weight=weight)

@@ -3,7 +3,7 @@
     python -m launch.reproduce --papers=lp_ft
 
 measures the claims (`configs/studies/lp_ft.py`): about 20 points more accuracy
-out of distribution (OOD) than fine-tuning, and as much in distribution (ID).
+out of distribution (OOD) than fine-tuning.
 https://arxiv.org/abs/2202.10054
 
 paper: a published ViT-B/16 (config.weights) to CIFAR-10, OOD CIFAR-10.1, with
@@ -43,7 +43,11 @@ PRESETS = dict(
       ood=dict(name='cifar10_1/v6', split='test'),
       eval_splits=('val', 'test', 'ood'),
     ),
-    augment=dict(size=224, flip=True, mean=(0.5,), std=(0.5,)),
+    # Resized alone, as the authors' of CIFAR-10 are.
+    augment=dict(
+      **dict(size=224, flip=False, area=(1.0, 1.0)),
+      **dict(mean=(0.5,), std=(0.5,)),
+    ),
     # Published weights, .npz or safetensors.
     weights='',
     # 'lp_ft' fits the head exactly and tunes from there; 'ft' tunes from a

@@ -10,7 +10,7 @@ paper: CIFAR-10, q = .5, by the authors' script, but for a PreAct ResNet-18, and
   views without hue and grey: crops, flips and jitter, and RandAugment of fixed
   strength for the keys. (CIFAR-100: --config.data.name=cifar100
   --config.data.rate=.05; its warm-up is said to be of 100 epochs.)
-small: an MLP on `digits`: 98.4 %, 3.4 points above targets that stay uniform.
+small: an MLP on `digits`: 98.4 %, 3.5 points above targets that stay uniform.
 """
 
 from ml_collections import config_dict
@@ -82,6 +82,8 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One training run."""
+  if config.algorithm != 'pico' and config.run.best.startswith('targets/'):
+    config.run.best = ''  # Others have no targets to choose by.
   data = candidate_sets.read(config)
   return candidate_sets.experiment(
     config, data, method(config, data, optimizer)

@@ -25,6 +25,7 @@ from repjax import types
 from repjax.experiments import of_images
 from repjax.methods import mixup
 from repjax.models import vit
+from repjax.weights import stored_config
 from repjax.weights import vit_weights
 
 PRESETS = dict(
@@ -122,6 +123,7 @@ def build(
   num_classes = data.train.num_classes
   network = model(config, num_classes, data.recipe.shape, **config.model)
   if config.weights:
+    stored_config.warn_of_other_pixels(config.weights, config.augment)
     network = vit_weights.as_stored(config.weights, network)
   method = mixup.make(
     network,

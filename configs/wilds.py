@@ -10,7 +10,8 @@ paper_unlabelled: as in U-WILDS, RandAugment and rows of the test hospital
   without labels; 'noisy_student' needs --config.teacher=WORKDIR of an 'erm'.
   'swav' learns from these rows alone; --config.pretrained=WORKDIR of such a
   run is what others start from. (WILDS has six crops, LARC and a queue.)
-small: an MLP on 'hospitals' of `digits`; jitter of stains for RandAugment.
+small: an MLP on 'hospitals' of `digits`; augment.kind=stains, whose jitter
+  stands in for RandAugment, is what 'fixmatch' and 'swav' need.
 mnist: the same of MNIST, at a tenth of the rate (at .1 and .03 it diverges).
 """
 
@@ -105,6 +106,12 @@ def build(
   config: config_dict.ConfigDict, optimizer: types.Optimizer = optax.sgd
 ) -> types.Experiment:
   """One training run."""
+  compares = config.algorithm in ('fixmatch', 'swav')
+  if compares and config.augment.kind == 'none' and not config.augment.flip:
+    raise types.InputError(
+      f'config.algorithm={config.algorithm} compares views of an image, and '
+      'config.augment.kind=none makes them alike: set stains or randaugment.'
+    )
   return domains.build(
     config, method, experiment.build, optimizer, kinds=experiment.IMAGES
   )

@@ -100,7 +100,11 @@ def method(
   vocab_size = text_runs.vocab_size(config)
   if algorithm == 'masked_lm':
     return pretraining.masked_language_model(
-      vocab_size, config.model, steps=data.steps, **config.masked_lm
+      vocab_size,
+      config.model,
+      steps=data.steps,
+      **config.masked_lm,
+      **config.step,
     )
   return algorithms.make(
     algorithm,

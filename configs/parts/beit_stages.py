@@ -29,6 +29,7 @@ from repjax.metrics import averages
 from repjax.models import beit
 from repjax.weights import beit_weights
 from repjax.weights import dvae_weights
+from repjax.weights import stored_config
 
 
 def of_stage(config: config_dict.ConfigDict, stage: str):
@@ -45,6 +46,11 @@ def build(
 ) -> types.Experiment:
   """One training run of one stage."""
   config = of_stage(config, config.stage)
+  if config.pretrained and config.stage in ('tokenizer', 'pretrain'):
+    raise types.InputError(
+      f'config.pretrained={config.pretrained} counts for nothing in '
+      f'config.stage={config.stage}: it is what finetune and probe start from.'
+    )
   data = of_images.read(config)
   tx = adamw(config, data.steps, optimizer)
   if config.stage == 'tokenizer':
@@ -80,6 +86,13 @@ def _build_tokenizer(config, data, tx):
 
 
 def _build_pretraining(config, data, tx):
+  if (
+    config.tokenizer.run.endswith('.safetensors') and not config.tokenizer.size
+  ):
+    raise types.InputError(
+      'config.tokenizer.size=0 shows the published encoder what the model '
+      'sees, and it wants pixels of its own: set it, as to 112.'
+    )
   if not config.tokenizer.run and not config.tokenizer.untrained:
     raise types.InputError(
       'config.tokenizer.run is empty: train a tokenizer first '
@@ -108,7 +121,9 @@ def _build_pretraining(config, data, tx):
       (old,) = state.model_state[types.FROZEN].values()
       trained = dvae_weights.load(config.tokenizer.run, old)
     else:
-      saved = start.from_run(config.tokenizer.run, field='config.tokenizer.run')
+      saved = start.from_run(
+        config.tokenizer.run, field='config.tokenizer.run', which='predicted'
+      )
       trained = saved['params'].get(
         'encoder'
       )  # A run of another kind has none.
@@ -151,6 +166,8 @@ def _build_classifier(config, data, tx):
       trained = start.from_run(path, field='config.pretrained')['params']
       load = functools.partial(beit_weights.transfer, trained)
     else:
+      stored_config.check_gelu(path, 'exact', ('beit',))
+      stored_config.warn_of_other_pixels(path, config.augment)
       load = functools.partial(beit_weights.load, path, head='replace')
     return start.fill(state, load)
 

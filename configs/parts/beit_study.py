@@ -24,6 +24,7 @@ from repjax.experiments import of_images
 from repjax.experiments import wiring
 from repjax.methods import beit as pretraining
 from repjax.methods import supervised
+from repjax.protocols import rate_search
 from repjax.protocols import side_by_side
 from repjax.weights import beit_weights
 
@@ -156,60 +157,63 @@ def classify(
   data: Data,
   starts: Mapping[str, list[types.PyTree] | None],
   seeds: Sequence[int],
-) -> dict[str, tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
-  """Trains on few labels, all starts side by side.
+) -> dict[str, rate_search.Tuned]:
+  """Trains on few labels, all starts and rates side by side.
 
   Args:
-    config: Of the study.
+    config: Of the study, whose `study.rates` has those of the stage.
     stage: 'finetune' or 'probe'.
-    data: Its rows.
+    data: Its rows; the last `study.held_out` training rows choose rates.
     starts: Name -> parameters of pre-training, one tree a seed, or None to
       start from scratch.
     seeds: S seeds.
 
   Returns:
-    Name -> (test accuracy [S], its curve).
+    Name -> what came of it.
   """
   config = beit_stages.of_stage(config, stage)
   if list(starts.values()) == [None]:
     config.tx.layer_decay = 1.0  # There is nothing that is worth keeping.
-    config.tx.learning_rate = config.study.scratch_learning_rate
-  columns, test = (
-    {key: rows[key] for key in ('image', 'label')}
-    for rows in (data.rows, data.test)
+  config.tx.learning_rate = 1.0  # Times those of `rates`.
+  count = config.study.held_out
+  names = ('image', 'label')
+  held_out, columns = (
+    {key: data.rows[key][part] for key in names}
+    for part in (slice(-count, None), slice(-count))
   )
   columns = side_by_side.per_seed(columns, seeds, num_rows=config.study.few)
   steps = wiring.steps_of(config, config.study.few)
   method = supervised.make(
     beit_stages.classifier(config, data.num_classes, data.shape),
-    beit_stages.adamw(config, steps),
+    side_by_side.swept(beit_stages.adamw(config, steps)),
   )
   batch = {'image': data.rows['image'][:1], 'mask': np.ones(1)}
   fresh = jax.jit(lambda rng: method.init(rng, batch))
-  states = []
-  for start_of in starts.values():
+  states = {}
+  for name, start_of in starts.items():
+    begun = []
     for i, seed in enumerate(seeds):
       state = fresh(jax.random.key(seed))
       if start_of is not None:
         load = functools.partial(beit_weights.transfer, start_of[i])
         state = start.fill(state, load)
-      states.append(state)
-  trained = side_by_side.train(
-    f'{stage}, {", ".join(starts)}',
+      begun.append(state)
+    states[name] = trees.stack(begun)
+  return rate_search.tune(
+    stage,
     method,
-    {name: np.concatenate([x] * len(starts)) for name, x in columns.items()},
-    test,
-    seeds=tuple(seeds) * len(starts),
+    states,
+    {},
+    held_out,
+    per_seed=columns,
+    seeds=seeds,
+    rates=config.study.rates[stage],
     batch_size=config.batch_size,
     steps=steps,
+    rule=rate_search.best_mean,
+    test={key: data.test[key] for key in names},
     points=10,
-    states=trees.stack(states),
   )
-  at, scores = trained.curve
-  return {
-    name: (trained.score[part], (at, scores[:, part]))
-    for name, part in zip(starts, _parts(len(seeds)), strict=False)
-  }
 
 
 def masks_of_test(config, kind: str, num_rows: int, seeds: Sequence[int]):

@@ -116,8 +116,7 @@ def method(
     tx,
     temperature=optax.cosine_decay_schedule(first, steps, last / first),
     kl_weight=settings.kl_weight,
-    microbatches=config.step.microbatches,
-    ema_decay=config.step.ema_decay,
+    **{k: v for k, v in config.step.items() if k != 'label_smoothing'},
   )
 
 

@@ -43,11 +43,7 @@ def read(config) -> of_images.Data:
   found = sets(config, train, config.seed)
   data = of_images.data(
     config,
-    candidates.attached(
-      train,
-      found,
-      noisy=config.data.noise > 0 or config.data.candidates == 'given',
-    ),
+    candidates.attached(train, found, noisy=config.data.noise > 0),
   )
   return data._replace(recipe=_with_strong(config, data.recipe))
 

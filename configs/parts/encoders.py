@@ -54,15 +54,22 @@ def build(config, variables: types.PyTree | None = None) -> Encoder:
   model = network(config, 'encoder', chosen.num_classes)
 
   if variables is None and chosen.run:
-    variables = start.from_run(chosen.run, field='config.encoder.run')
+    variables = start.from_run(
+      chosen.run, field='config.encoder.run', which='predicted'
+    )
   elif variables is None:
     size = config.augment.size or scenes.SIZE
-    variables = jax.jit(model.init, static_argnames='train')(
+    variables = _init(model)(
       {'params': jax.random.key(config.seed)},
       np.zeros((1, size, size, 3), np.float32),
-      train=False,
     )
   return Encoder(model, _applied(model), variables)
+
+
+@functools.lru_cache(maxsize=16)
+def _init(model):
+  """One program for equal networks."""
+  return jax.jit(functools.partial(model.init, train=False))
 
 
 @functools.lru_cache(maxsize=16)

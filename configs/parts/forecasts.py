@@ -62,8 +62,9 @@ def build(
   graph = None
   if config.network == 'pyraformer':
     graph = made.pyramid
-    found = pyramid_graph.inspect(graph, num_layers=made.num_layers)
-    logging.info('%s', found)
+    if config.attention.kind == 'pyramid':  # Else all nodes see each other.
+      found = pyramid_graph.inspect(graph, num_layers=made.num_layers)
+      logging.info('%s', found)
   method_ = method(config, data, optimizer)
   return of_series.forecaster(config, data, method_, pyramid=graph)
 

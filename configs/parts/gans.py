@@ -85,9 +85,11 @@ def method(
   if norms:
     link = optim.gradient_norms(norms)
     tx = tx._replace(discriminator=optax.chain(link, tx.discriminator))
-  views = functools.partial(
-    diff_augment.augment, kinds=kinds, probability=probability
-  )
+  views = None  # Images as they are, with which bCR has nothing to compare.
+  if kinds and probability:
+    views = functools.partial(
+      diff_augment.augment, kinds=kinds, probability=probability
+    )
   return vitgan.make(
     generator, discriminator, tx, augment=views, **config.gan, **config.step
   )

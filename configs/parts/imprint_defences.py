@@ -61,6 +61,8 @@ def measure(
   shown = ('nothing', 'clipping', *list(noises)[-3:])
   scalars = {
     'clipping_alone': exact['nothing'] - exact['clipping'],
+    'undefended': seen['nothing'],
+    'undefended_users': seen['of users: clipping'],
     'noise_stops': seen[private],
     'user_noise_stops': seen[f'of users: {private}'],
     'noise multiplier': [plan.noise_multiplier],

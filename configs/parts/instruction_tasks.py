@@ -13,6 +13,7 @@ from repjax import start
 from repjax import types
 from repjax.data.batches import in_order
 from repjax.data.batches import mixtures
+from repjax.data.reading import prepared
 from repjax.data.reading import source as sources
 from repjax.data.sets import digit_maps
 from repjax.data.sets import text_tasks
@@ -60,6 +61,11 @@ class Data(NamedTuple):
 
 def read(config) -> Data:
   """The tasks of a config, without those that are held out."""
+  if config.data.file and config.data.kind != 'jsonl':
+    raise types.InputError(
+      f'config.data.file={config.data.file} counts for nothing with '
+      f'config.data.kind={config.data.kind}: set --config.data.kind=jsonl.'
+    )
   kinds = dict(digit_maps=_suites, text=_suites, jsonl=_jsonl)
   return presets.choose('data.kind', config.data.kind, kinds)(config)
 
@@ -165,6 +171,11 @@ def _shape(config, data):
 
 def split_of(config, data: Data, split: str) -> sources.Source:
   """Rows of 'held_out' or 'known' tasks; of 'held_out_ranked', each option."""
+  if split.partition(':')[0] in (prepared.INPUTS, prepared.LABELLED):
+    raise types.InputError(
+      'Runs of this recipe take no files to predict: they are judged by the '
+      'splits held_out, known, held_out_ranked and known_ranked.'
+    )
   splits = dict(
     held_out=lambda: rows(config, data, data.held_out),
     known=lambda: rows(config, data, data.known),
@@ -213,10 +224,14 @@ def batches(config, data: Data) -> in_order.TrainBatches:
 
 def network(config, data: Data) -> t5.T5:
   """T5, of published weights or of the config's size."""
-  if config.weights:
-    return t5_weights.model(packaged.folder(config.weights))
-  layer = config.model.to_dict()
   stack = ('num_layers', 'num_decoder_layers', 'num_positions')
+  if config.weights:
+    made = t5_weights.model(packaged.folder(config.weights))
+    own = {**vars(made.config), **{x: getattr(made, x) for x in stack}}
+    # So that a run's config.json tells what was trained.
+    config.model.update({x: own[x] for x in config.model})
+    return made
+  layer = config.model.to_dict()
   fields = {x: layer.pop(x) for x in stack}
   longest = max(config.data.source_length, config.data.target_length)
   if 0 < fields['num_positions'] < longest:

@@ -111,6 +111,11 @@ class Data(NamedTuple):
 def read(config) -> Data:
   """Reads texts, proteins or images as `config.data` says."""
   readers = {'text': _text, 'proteins': _proteins, 'pixels': _pixels}
+  if config.data.path and config.data.kind != 'proteins':
+    raise types.InputError(
+      f'config.data.path={config.data.path} counts for nothing with '
+      f'config.data.kind={config.data.kind}: set --config.data.kind=proteins.'
+    )
   data = presets.choose('data.kind', config.data.kind, readers)(config.data)
   return data._replace(steps=wiring.steps_of(config, len(data.train)))
 
@@ -168,7 +173,7 @@ def _windows(data, texts, tokenizer, *, name):
 def _pixels(data):
   """Images in raster order, a token a pixel and channel; 256 starts a row."""
 
-  def sources(split):
+  def images(split):
     rows = source.load(data.name, split, data_dir=data.dir)
     rows.check_images()
     if rows.image_shape is None:
@@ -178,16 +183,21 @@ def _pixels(data):
       )
     return rows
 
+  def sources(split):
+    rows = images(split)
+    each = np.full(len(rows), np.prod(rows.image_shape), np.float32)
+    return rows.with_columns(num_bytes=each)  # A pixel is a byte.
+
   def apply(columns, draws):
     del draws  # Nothing is random.
-    images = columns['image']
-    ids = images.reshape((len(images), -1)).astype(np.int32)
+    pixels = columns['image']
+    ids = pixels.reshape((len(pixels), -1)).astype(np.int32)
     start = np.full((len(ids), 1), 256, np.int32)
     rest = {name: x for name, x in columns.items() if name != 'image'}
     return {**rest, 'tokens': np.concatenate([start, ids], 1)}
 
   as_tokens = transforms.Transform(0, apply)
-  train = sources(data.train_split)
+  train = images(data.train_split)
   return Data(
     train=train,
     sources=sources,

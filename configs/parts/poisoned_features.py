@@ -49,7 +49,7 @@ CLAIMS = dict(
   ),
   features_labels_targeted=dict(
     says='the same, 8 copies of a test image with a wrong label: share of '
-    'targets taken for the wanted class',
+    'targets taken for the wanted class, minus the same of a clean model',
     paper='not reported (pairs of image and caption)',
     at_least=0.2,
     needs=('features_accuracy_supcon',),

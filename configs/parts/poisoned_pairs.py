@@ -94,6 +94,11 @@ def poison(config, pairs: Pairs) -> contrastive_poisoning.Poison:
   """
   of, length = config.poison, config.data.length
   types.check_choice('config.poison.kind', of.kind, KINDS)
+  if of.kind == 'none' and of.count:
+    raise types.InputError(
+      f'config.poison.count={of.count} counts for nothing with '
+      'config.poison.kind=none: set it to backdoor or targeted.'
+    )
   most = len(captions.TEMPLATES)
   types.check_range(f'[1, {most}]', **{'config.poison.captions': of.captions})
   if not 0 <= of.wanted < len(pairs.names):

@@ -133,8 +133,10 @@ def features(config, rows: source.Source) -> transforms.Transform:
       f'The images of {rows.name} differ in size: '
       "config.data.kind='images' takes sets whose images have one size."
     )
-  # Seven cells a side, or cells of two pixels in tiny images.
-  cell = max(2, rows.image_shape[0] // 7)
+  height, width, _ = rows.image_shape
+  # Seven cells a side or a few more, or cells of two pixels in tiny images.
+  most = max(2, height // 7)
+  cell = max(x for x in range(1, most + 1) if height % x == width % x == 0)
   return oriented_gradients.oriented_gradients(cell=cell, bins=config.bins)
 
 

@@ -19,6 +19,7 @@ from repjax.methods import token_refinement
 from repjax.models import refined_vit
 from repjax.models import vit
 from repjax.protocols import side_by_side
+from repjax.weights import stored_config
 from repjax.weights import vit_weights
 
 
@@ -91,6 +92,7 @@ def begin(
 ) -> types.TrainState:
   """A fresh state whose network is given, or trained first."""
   if config.weights:
+    stored_config.warn_of_other_pixels(config.weights, config.augment)
     load = functools.partial(vit_weights.load_vit, config.weights, head='keep')
     return start.fill(
       state,

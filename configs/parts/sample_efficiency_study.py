@@ -20,20 +20,10 @@ from repjax.protocols import side_by_side
 FULL, CONV = 'fully connected', 'convolution'
 # Rows to choose from, over those of the largest training set: seeds are to have
 # sets of their own.
-_POOL = 4
+POOL = 4
 
 
-def halves(config, seeds, network, dim, sizes, rate, *, split='test'):
-  """`sample_efficiency.curve` of which half is longer."""
-  config = config.copy_and_resolve_references()
-  config.data.update(kind='halves', dim=dim, eval_splits=(split,))
-  config.num_rows.train = _POOL * max(sizes)
-  config.network = {FULL: 'fully_connected', CONV: 'pooled_conv'}[network]
-  config.fully_connected.width = 2 * dim
-  return _curve(config, seeds, f'{network}, D = {dim}', sizes, rate)
-
-
-def _curve(config, seeds, name, sizes, rate):
+def curve(config, seeds, name, sizes, rate):
   """On the first of the splits of `config.data.eval_splits`."""
   config.tx.learning_rate = rate
   full = config.network == 'fully_connected'
@@ -48,30 +38,6 @@ def _curve(config, seeds, name, sizes, rate):
     batch_size=64,
     steps=steps,
   )
-
-
-def exponents(curves, accuracy) -> np.ndarray:
-  """Exponent of D in the rows that are needed, one a seed; NaN if none."""
-  rows = np.stack(
-    [sample_efficiency.needed(x, accuracy) for x in curves.values()], 1
-  )
-  return np.asarray(
-    [
-      sample_efficiency.power_law([*curves], x).exponent
-      if np.isfinite(x).all()
-      else np.nan
-      for x in rows
-    ]
-  )
-
-
-def scores(name, curves) -> dict[str, np.ndarray]:
-  """Test accuracies for RESULTS."""
-  return {
-    f'{name}, D = {dim}, {size} rows': row
-    for dim, x in curves.items()
-    for size, row in zip(x.sizes, x.scores, strict=True)
-  }
 
 
 def _changes(config, seeds, network, tx, groups) -> dict[str, np.ndarray]:
@@ -165,7 +131,7 @@ def regression_task(config, seeds):
         ),
         inputs=model_inputs.features,
       ),
-      _squares(config, _POOL * max(sizes), 0),
+      _squares(config, POOL * max(sizes), 0),
       _squares(config, config.num_rows.test, 1),
       sizes=sizes,
       seeds=seeds,
@@ -175,6 +141,7 @@ def regression_task(config, seeds):
     )
   scalars = {
     'full_regression': curves[FULL].scores[0],
+    'regression_fits': curves[FULL].fitted[0],
     'conv_regression': curves[CONV].scores[2],
     **{
       f'signed squares, {name}, {size} rows': row
@@ -212,7 +179,7 @@ def texture_task(config, seeds):
     norm_tasks.positions(study.texture_dim, study.texture_rows, seed=seed)
     for seed in seeds
   ]
-  found = {}
+  found, fits = {}, {}
   for name, model in (
     (FULL, quadratic.FullyConnected(2, width=128, activation='relu')),
     (
@@ -233,10 +200,15 @@ def texture_task(config, seeds):
       points=1,
     )
     right = trained.outputs['logits'].argmax(-1) == everything['label']
-    found[name] = np.asarray(
-      [x[rest].mean() for x, (_, rest) in zip(right, chosen, strict=True)]
+    fits[name], found[name] = (
+      np.asarray([x[y[of]].mean() for x, y in zip(right, chosen, strict=True)])
+      for of in (0, 1)
     )
-  return {'full_texture': found[FULL], 'conv_texture': found[CONV]}, {}
+  return {
+    'full_texture': found[FULL],
+    'conv_texture': found[CONV],
+    'texture_fits': fits[FULL],
+  }, {}
 
 
 def images(config, seeds):
@@ -247,17 +219,23 @@ def images(config, seeds):
     ('image_conv', study.image_conv_rates, study.image_conv_rows),
   ):
     own = config.copy_and_resolve_references()
-    own.data.kind, own.num_rows.train = 'channels', _POOL * count
+    own.data.kind, own.num_rows.train = 'channels', POOL * count
     own.network = network
     own.fully_connected.width = 3 * own.data.side**2
 
     def fit(rate, split, seeds, own=own, network=network, count=count):
       own.data.eval_splits = (split,)
-      return _curve(own, seeds, network, (count,), rate).scores[0]
+      return curve(own, seeds, network, (count,), rate)
 
-    tried = {rate: fit(rate, 'validation', seeds[:2]).mean() for rate in rates}
+    tried = {
+      rate: fit(rate, 'validation', seeds[:2]).scores[0].mean()
+      for rate in rates
+    }
     rate = max(tried, key=lambda rate, tried=tried: tried[rate])
-    best[network] = fit(rate, 'test', seeds)
+    found = fit(rate, 'test', seeds)
+    best[network] = found.scores[0]
+    if network == 'fully_connected':
+      scalars['images_fit'] = found.fitted[0]
     scalars[f'images, {network}, {count} rows'] = best[network]
     scalars[f'images, {network}, rate'] = np.full(len(seeds), rate)
     scalars |= {

@@ -29,11 +29,13 @@ from repjax.methods import esvit
 from repjax.methods import moco
 from repjax.methods import multi_crop
 from repjax.methods import simclr
+from repjax.methods import step as steps
 from repjax.methods import two_views
 from repjax.models import mlp
 from repjax.models import swin
 from repjax.models import vit
 from repjax.protocols import probes
+from repjax.weights import stored_config
 from repjax.weights import swin_weights
 
 # Numbers of networks and methods that EsViT is compared with.
@@ -85,6 +87,12 @@ def rows(config: Any, split: str) -> source.Source:
 def read(config: Any) -> of_images.Data:
   """The training rows; a step makes its own views of whole images."""
   data = of_images.data(config, rows(config, config.data.train_split))
+  for name in ('padding', 'flip'):
+    if config.augment[name]:
+      raise types.InputError(
+        f'config.augment.{name}={config.augment[name]} counts for nothing '
+        'here: a step makes views of its own, by config.crops.'
+      )
   recipe = transforms.Recipe(
     train=data.recipe.evaluate,
     evaluate=data.recipe.evaluate,
@@ -219,7 +227,7 @@ def network_params(config: Any, state: types.TrainState) -> types.PyTree:
   """Parameters of the network that features come from: a teacher's, if any."""
   if config.method in _DISTILLED:
     return state.extra.teacher['backbone']
-  return state.params['model']
+  return steps.variables(state)['params']['model']
 
 
 def experiment(
@@ -230,10 +238,17 @@ def experiment(
   Its last step writes a Swin's features as `swin/model.safetensors` into the
   work directory, in Hugging Face's layout.
   """
+  if config.method == 'supcon' and data.train.num_classes is None:
+    raise types.InputError(
+      f'config.method=supcon reads labels, and {data.train.name} has none: '
+      'take simclr, moco, dino or esvit.'
+    )
 
   def figures(source, outputs, columns):
     del source  # Features are drawn, not images.
-    return {'features': _drawn(outputs['features'], columns['label'])}
+    features = outputs['features']
+    labels = columns.get('label', np.zeros(len(features), np.int32))
+    return {'features': _drawn(features, labels)}
 
   made = wiring.of_sources(
     config,
@@ -288,6 +303,8 @@ def _begin(config, state):
       f'config.weights are of a Swin: set config.network=swin; got '
       f'{config.network!r}.'
     )
+  stored_config.check_gelu(config.weights, 'exact', ('swin',))
+  stored_config.warn_of_other_pixels(config.weights, config.augment)
   load = functools.partial(swin_weights.load, config.weights, head='replace')
   group = 'backbone' if config.method in _DISTILLED else 'model'
   filled = start.fill(

@@ -177,7 +177,9 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
       'its work directory by --config.jtt.first.'
     )
   train, recipe, _ = data
-  variables = start.from_run(config.jtt.first, field='config.jtt.first')
+  variables = start.from_run(
+    config.jtt.first, field='config.jtt.first', which='predicted'
+  )
   model = network(config, train.num_classes or 0)
   wanted = jax.eval_shape(
     lambda: model.init(
@@ -198,7 +200,9 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
   for first in range(0, len(train), size):
     # The last batch is filled up, so that there is one shape.
     rows = np.minimum(first + np.arange(size), len(train) - 1)
-    columns = recipe.evaluate.apply(train.read(rows), np.empty((size, 0)))
+    columns = recipe.evaluate.apply(
+      train.read(rows, decode=recipe.decode_evaluate), np.empty((size, 0))
+    )
     mask = np.ones(size, np.float32)
     made = evaluate(variables, {'image': columns['image'], 'mask': mask})
     real = min(size, len(train) - first)

@@ -46,11 +46,13 @@ class Arm(NamedTuple):
     valid: Validation accuracy, mean over seeds, [K].
     test: Test accuracy, [K, S].
     tables: The same by label and value, [K, S, C, A].
+    weights: The chosen one of each shift, [K]; () of methods without any.
   """
 
   valid: np.ndarray
   test: np.ndarray
   tables: np.ndarray
+  weights: tuple[float, ...] = ()
 
 
 def with_best_rate(config: Any, arms: Arms) -> tuple[Any, Arm]:
@@ -84,8 +86,9 @@ def measured(config: Any, method: str, found: np.ndarray, arms: Arms) -> Arm:
   right = logits.argmax(-1) == label
   scores = right[..., : arms.num_valid].mean(-1)  # [weights, K, S]
   best = scores.mean(-1).argmax(0)  # [K]
+  chosen: tuple[float, ...] = ()
   if len(found) > 1:
-    chosen = [config.study.weights[i] for i in best]
+    chosen = tuple(config.study.weights[i] for i in best)
     logging.info('%s: weights by validation %s', method, chosen)
   places = best, np.arange(num_shifts)
   test = slice(arms.num_valid, None)
@@ -99,6 +102,7 @@ def measured(config: Any, method: str, found: np.ndarray, arms: Arms) -> Arm:
       num_labels=arms.num_labels,
       num_values=arms.num_values,
     ),
+    weights=chosen,
   )
   logging.info('%s: test %s', method, made.test.mean(-1).round(3).tolist())
   return made
@@ -157,7 +161,8 @@ def adapted(config: Any, arms: Arms) -> dict[str, Arm]:
   read.
   """
   config = config.copy_and_resolve_references()
-  config[config.network].normalize = True
+  if config.network == 'convnet':  # Residual networks have norms already.
+    config.convnet.normalize = True
   cells = shift_training.augmented(
     arms.cells, arms.recipe.evaluate, copies=1, seed=0
   )

@@ -19,7 +19,10 @@ from repjax.experiments import of_images
 def read(config: Any) -> attributed.Splits:
   """The set that a config names."""
   data = config.data
+  types.check_choice('config.data.train_split', data.train_split, ('train',))
   if data.name == 'shapes':
+    for field, known in (('label', 'shape'), ('nuisance', 'colour')):
+      types.check_choice(f'config.data.{field}', data[field], (known,))
     # The set is one for all seeds, as those of TFDS are.
     return attributed.drawn(
       num_held_out=data.num_held_out, seed=0, **data.drawn

@@ -59,11 +59,13 @@ def report(
     config: With slices and seed.
     pairs: What `worded_pairs.read` gave.
     outputs: What `predict` says of N rows.
-    columns: Their 'label', [N].
+    columns: Their 'label' and 'index', [N], and 'row', the image that each is
+      drawn from, where several are drawn of one.
   """
   probs = scipy.special.softmax(outputs['logits'], -1)
   embeddings, labels = outputs['image_embedding'], columns['label']
-  half = np.arange(len(labels)) % 2 == 0
+  # By image: each is drawn in several inks and places.
+  half = np.asarray(columns.get('row', columns['index'])) % 2 == 0
   found = domino.discover(
     embeddings[half],
     labels[half],

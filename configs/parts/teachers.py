@@ -11,6 +11,8 @@ import numpy as np
 import optax
 
 from configs.parts import two_domains
+from repjax import files
+from repjax import report
 from repjax import start
 from repjax import trees
 from repjax import types
@@ -22,10 +24,14 @@ from repjax.experiments import wiring
 from repjax.methods import lp_ft
 from repjax.methods import soft_labels
 from repjax.methods import startup
+from repjax.methods import step
 from repjax.methods import supervised
 from repjax.metrics import averages
 from repjax.protocols import seed_loop
 from repjax.protocols import side_by_side
+
+# What draws base classes, and numbers them.
+_OF_CLASSES = ('seed', 'data.base', 'data.base_split', 'data.num_base')
 
 
 def links(
@@ -42,15 +48,15 @@ def links(
 
 
 def teacher(
-  config, steps: int, optimizer: types.Optimizer = optax.sgd
+  config, steps: int, optimizer: types.Optimizer = optax.sgd, **settings
 ) -> types.Method:
-  """The classifier of base classes."""
+  """The classifier of base classes, with settings of `supervised.make`."""
   types.check_range(
     '(0, inf)',
     **{'config.teaching.learning_rate': config.teaching.learning_rate},
   )
   tx = links(config, config.teaching.learning_rate, steps, optimizer)
-  return supervised.make(two_domains.network(config), tx)
+  return supervised.make(two_domains.network(config), tx, **settings)
 
 
 def run(config, optimizer: types.Optimizer = optax.sgd) -> types.Experiment:
@@ -65,7 +71,7 @@ def run(config, optimizer: types.Optimizer = optax.sgd) -> types.Experiment:
   return of_images.classifier(
     config,
     of_images.Data(rows, two_domains.recipe(config, rows), steps),
-    teacher(config, steps, optimizer),
+    teacher(config, steps, optimizer, **config.step),
     sources=functools.partial(two_domains.load, config),
   )
 
@@ -82,7 +88,7 @@ def teach(config, base, seeds) -> types.TrainState:
     Their states, with a leading seed axis.
   """
   steps = config.teaching.steps
-  method = teacher(config, steps)
+  method = teacher(config, steps, **config.step)
   order = seed_loop.epochs(
     base['label'].shape[1], seeds, steps=steps, batch_size=config.batch_size
   )
@@ -101,7 +107,7 @@ def teach(config, base, seeds) -> types.TrainState:
 
 def variables(state: types.TrainState) -> types.PyTree:
   """What `self_training.begin` takes of a teacher."""
-  return {'params': state.params, **state.model_state}
+  return step.variables(state)
 
 
 def taught(config) -> Callable[[], types.PyTree]:
@@ -111,7 +117,9 @@ def taught(config) -> Callable[[], types.PyTree]:
     InputError: If the config names no run and says not how to train one.
   """
   if config.teacher:
-    found = start.from_run(config.teacher, field='config.teacher')
+    found = start.from_run(
+      config.teacher, field='config.teacher', which='predicted'
+    )
     _check(config, found)
     return lambda: found
   if config.teaching.steps < 1:
@@ -132,9 +140,26 @@ def taught(config) -> Callable[[], types.PyTree]:
   return trained
 
 
+def _check_classes(config, what):
+  """Raises InputError where a run has learned other base classes."""
+  said = files.path_of(config.teacher) / 'config.json'
+  if not said.exists():  # A file of weights tells none.
+    return
+  theirs = report.flat(files.read_json(said, 'config')['config'])
+  own = report.flat(config.to_dict())
+  for name in _OF_CLASSES:
+    if name in theirs and theirs[name] != own[name]:
+      raise types.InputError(
+        f'{what} was trained with config.{name}={theirs[name]}, and this run '
+        f'has {own[name]}, so that its classes are others: give a teacher of '
+        'these.'
+      )
+
+
 def _check(config, found):
   """Raises InputError unless these variables fit the config's network."""
   what = f'config.teacher={config.teacher}'
+  _check_classes(config, what)
   size, channels = config.augment.size, len(config.augment.mean)
   image = jnp.zeros((1, size, size, channels))
   wanted = jax.eval_shape(
@@ -197,8 +222,8 @@ def labelled(
       num_classes=config.data.num_base,
       **config.labels,
     )
-    report = soft_labels.report(soft)
-    logging.info("the teacher's labels: %s", averages.summary(report))
+    told = soft_labels.report(soft)
+    logging.info("the teacher's labels: %s", averages.summary(told))
     return soft
 
   if config.data.num_workers:  # Processes get what is known already.

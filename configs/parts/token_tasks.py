@@ -89,6 +89,7 @@ def _classification(config, optimizer: types.Optimizer) -> types.Experiment:
       config.data.name,
       {'tokens': ids, 'token_mask': mask, 'label': rows.column('label')},
       num_classes=rows.num_classes,
+      class_names=rows.class_names,
       split=split,
     )
 

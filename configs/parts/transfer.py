@@ -17,6 +17,7 @@ from repjax import types
 from repjax.data.batches import mixtures
 from repjax.data.images import colours
 from repjax.data.images import recipes
+from repjax.data.reading import prepared
 from repjax.data.reading import source
 from repjax.layers import frozen
 from repjax.methods import lp_ft
@@ -25,6 +26,7 @@ from repjax.models import mlp
 from repjax.models import vit
 from repjax.protocols import linear_probe
 from repjax.protocols import side_by_side
+from repjax.weights import stored_config
 from repjax.weights import vit_weights
 
 
@@ -34,14 +36,16 @@ def load(config, split: str) -> source.Source:
   Args:
     config: With the group `data`: `train_split` and the like are splits of its
       set. OOD is `data.ood`, or the test split in other colours.
-    split: One of the four.
+    split: One of the four, or files to predict.
   """
-  known = ('train', 'val', 'test', 'ood')
-  types.check_choice('config.data.eval_splits', split, known)
+  own = split.partition(':')[0] in (prepared.INPUTS, prepared.LABELLED)
+  if not own:
+    known = ('train', 'val', 'test', 'ood')
+    types.check_choice('config.data.eval_splits', split, known)
   data, is_ood = config.data, split == 'ood'
   if is_ood and 'colours' not in config:
     return source.load(data.ood.name, data.ood.split, data_dir=data.dir)
-  name = data[f'{"test" if is_ood else split}_split']
+  name = split if own else data[f'{"test" if is_ood else split}_split']
   rows = source.load(data.name, name, data_dir=data.dir)
   if 'colours' not in config:
     return rows
@@ -52,6 +56,11 @@ def load(config, split: str) -> source.Source:
 def network(config, num_classes: int) -> mlp.Mlp | vit.ViT:
   """With a random head, as after the authors' `new_last_layer`."""
   if 'mlp' in config:
+    if config.weights:
+      raise types.InputError(
+        f'config.weights={config.weights} counts for nothing in this preset, '
+        'whose network learns here first: take the preset paper.'
+      )
     return mlp.Mlp(num_classes, **config.mlp)
   head_init = jax.nn.initializers.lecun_normal()
   made = vit.variant('B/16', num_classes, head_init=head_init)
@@ -74,6 +83,7 @@ def pretrained(config, state: types.TrainState) -> types.TrainState:
       'config.weights is empty: give the file of a published ViT-B/16, or '
       'measure with the preset small.'
     )
+  stored_config.warn_of_other_pixels(config.weights, config.augment)
   load_file = functools.partial(
     vit_weights.load_vit, config.weights, head='replace'
   )

@@ -151,8 +151,12 @@ def _of_target(config, split, seed):
 def columns(config, split: str) -> dict[str, np.ndarray]:
   """All rows of a split as the network sees them, in memory."""
   rows = load(config, split)
-  transform = recipe(config, rows).evaluate or transforms.compose()
-  return side_by_side.rows(rows, transform)
+  made = recipe(config, rows)
+  return side_by_side.rows(
+    rows,
+    made.evaluate or transforms.compose(),
+    decode=made.decode_evaluate,
+  )
 
 
 def recipe(config, rows: sources.Source) -> transforms.Recipe:

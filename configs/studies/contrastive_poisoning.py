@@ -122,7 +122,7 @@ CLAIMS = dict(
     needs=_NEEDS,
   ),
   more_captions=dict(
-    says='5 copies: share of targets hit, eight different captions minus one',
+    says='5 copies: share of targets hit, five different captions minus one',
     paper='not reported',
   ),
   clean_clip=dict(

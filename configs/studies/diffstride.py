@@ -12,9 +12,8 @@ price on places.
 Each kind, and each wider one, has its best of several rates from the poor
 start, chosen on training rows held out, by another seed. Every few steps crops
 are chosen for the smallest strides of all seeds. On digits learnt strides lose
-nothing by the poor start; on cifar10 (three epochs of 10,000 rows) fixed ones
-lose nothing, either. Wider spectral ones are best at the lowest rate there, so
-that nothing is judged.
+nothing by the poor start. On cifar10 (three epochs of 10,000 rows) nothing is
+gained: fixed strides of as many operations are 5 and 7 points ahead.
 """
 
 from typing import NamedTuple
@@ -63,7 +62,7 @@ _GAINS = dict(
   # Came later than the others, before any run of it.
   matched_gain_over_spectral=dict(
     says='poor start: test accuracy, learnt strides minus wider spectral '
-    'pooling, of as many operations',
+    'pooling, of as many operations (its own poolings not counted)',
     paper='not reported',
     at_least=0.0,
   ),
@@ -124,7 +123,7 @@ _STUDY = dict(
   cifar10=dict(
     study=dict(
       **dict(tune='train[:10000]', held_out='train[10000:12000]'),
-      rates=(0.01, 0.03, 0.1, 0.3, 1.0),
+      rates=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     )
   ),
   smoke=dict(study=dict(every=4, rates=(0.1,))),

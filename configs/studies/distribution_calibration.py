@@ -14,8 +14,8 @@ characters of Omniglot), and episodes of the others, all rows of which are new;
 all classifiers see the same episodes. `published` takes statistics of raw
 features and compares them with rows under the power, as the authors' code does,
 which depends on the scale of features: it is swept. `consistent` takes both
-under the power. Nothing is tuned on episodes (a trial of CIFAR-10: -.019). The
-simple one is one for all seeds; a first record took the better of each seed.
+under the power. Nothing is tuned on episodes (a trial of CIFAR-10: -.019) but
+which of two is the simple one, the better for all seeds together.
 
 On no set is the published rule ahead at one row, and scale decides (on MNIST
 .53 at a mean of .1, .43 at 1.6). Consistent statistics come near the power.
@@ -50,6 +50,7 @@ _AUTHORS = 0.4
 # another network on MNIST: .390 against .426 (published) and .445 (consistent)
 # at one row, .628 (power) against .583 and .635 at five.
 _NEEDS = ('base_accuracy', 'features_gain')
+_OURS = dict(paper='not reported', needs=_NEEDS)
 CLAIMS = dict(
   one_row=dict(
     says='1 row: accuracy in episodes, published calibration minus logistic '
@@ -67,15 +68,17 @@ CLAIMS = dict(
     paper='not reported; users measured -0.1 points (-0.65 against both)',
     **dict(at_most=0.0, needs=_NEEDS),
   ),
+  consistent_gain=dict(  # Came with records in view, and has no threshold.
+    says='1 row: consistent calibration minus logistic regression',
+    paper='not reported',
+  ),
   consistent_one=dict(
     says='1 row: consistent statistics minus published ones',
-    paper='not reported',
-    **dict(at_least=0.0, needs=_NEEDS),
+    **dict(**_OURS, at_least=0.0),
   ),
   consistent_five=dict(
     says='5 rows: consistent statistics minus published ones',
-    paper='not reported',
-    **dict(at_least=0.0, needs=_NEEDS),
+    **dict(**_OURS, at_least=0.0),
   ),
   # These two stood here before any run with scaled features.
   at_their_scale=dict(
@@ -93,8 +96,7 @@ CLAIMS = dict(
   base_accuracy=dict(
     kind='first',
     says='test accuracy of the network on its base classes',
-    paper='good features are taken for granted',
-    at_least=0.5,
+    **dict(paper='good features are taken for granted', at_least=0.5),
   ),
   features_gain=dict(
     kind='first',
@@ -242,24 +244,22 @@ def _judge(config, features, labels, num_train, base, novel, seed):
 def _differences(accuracy):
   """What the claims compare."""
   one, five = (_scores(accuracy, shots) for shots in _SHOTS)
-  scaled = _scores(accuracy, 1, _AUTHORS)
+  scaled, mended = _scores(accuracy, 1, _AUTHORS), 'calibrated, consistent'
 
-  def gain(score):
-    return score['calibrated, published'] - score['logistic regression']
+  def gain(score, form='calibrated, published', over='logistic regression'):
+    return score[form] - score[over]
 
   def over_simple(score):
     simple = max(score['power'], score['l2'], key=np.mean)  # For all seeds.
     return score['calibrated, published'] - simple
 
-  def mended(score):
-    return score['calibrated, consistent'] - score['calibrated, published']
-
   return {
     'one_row': gain(one),
     'one_row_over_simple': over_simple(one),
     'five_rows_over_simple': over_simple(five),
-    'consistent_one': mended(one),
-    'consistent_five': mended(five),
+    'consistent_gain': gain(one, mended),
+    'consistent_one': gain(one, mended, 'calibrated, published'),
+    'consistent_five': gain(five, mended, 'calibrated, published'),
     'at_their_scale': gain(scaled),
     'at_their_scale_over_simple': over_simple(scaled),
   }

@@ -117,9 +117,12 @@ CLAIMS = dict(
     at_least=0.6,
     needs=_SOUND,
   ),
+  # Asked of all settings before; of these alone since the record was in view,
+  # which can only withdraw.
   models_fail=dict(
     kind='first',
-    says='trained models that are worse on the slice, part of all settings',
+    says='rare and noisy slices: part of the settings in which the trained '
+    'model is worse there',
     paper='others were left out',
     at_least=0.3,
   ),
@@ -247,7 +250,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     'named': mean('named', *hard),
     'clip_accuracy': np.array([x.accuracy for x in pools]),
     'confusion_is_no_oracle': mean('confusion', *hard),
-    'models_fail': mean('trained models that fail', *_KINDS),
+    'models_fail': mean('trained models that fail', *hard),
     'trained_over_plain': trained - mean('trained: plain mixture', *hard),
     'trained_over_confusion': trained - mean('trained: confusion', *hard),
     'trained_named': mean('trained: named', *hard),

@@ -28,11 +28,13 @@ same; .88 +- .07 in the first record). With 12 tasks in place of 24 most of it
 is lost. Of real text (`text`) nothing can be said: 1,200 updates leave .42 of
 the answers of trained tasks right, and what is held out is ten rows of one
 task, the same for all seeds, half of which have one answer: an untuned network
-that happens to prefer it is right .40 to .90 of the time (measured).
+that happens to prefer it is right .40 to .90 of the time (measured). Of one of
+its trained tasks, 'same wish', the template still told the answer when it was.
 
 Pilots were in view when the thresholds were written: another network's, .99 of
 held-out answers right with 24 tasks, .24 with 12 and .10 with 6, .11 by names;
-and two seeds of this one, .84 and .99 with 24.
+and two seeds of this one, .84 and .99 with 24. `text_known_by_name` was written
+with a record in view (.55, .50, .55), and can only withdraw.
 """
 
 from ml_collections import config_dict
@@ -57,7 +59,7 @@ CLAIMS = dict(
   ),
   known=dict(
     kind='first',
-    says='other rows of tasks that are trained on: the same',
+    says='other rows of the first six tasks that are trained on: the same',
     paper='tasks are learned',
     at_least=0.9,
   ),
@@ -96,6 +98,12 @@ CLAIMS = dict(
     paper='tasks are learned',
     at_least=0.5,
   ),
+  text_known_by_name=dict(
+    kind='first',
+    says='real text: the same of the model that was told names',
+    paper='tasks are learned',
+    at_least=0.5,
+  ),
   text_gain=dict(
     says='real text, sentiment held out: answers by ranking, tuned minus '
     'untuned',
@@ -108,7 +116,7 @@ CLAIMS = dict(
     'names',
     paper='far more (figures not checked)',
     at_least=0.0,
-    needs=('text_known',),
+    needs=('text_known', 'text_known_by_name'),
   ),
   reading_gain=dict(
     says='real text, reading held out: answers by ranking, tuned minus untuned',
@@ -121,7 +129,7 @@ CLAIMS = dict(
     'names',
     paper='far more (figures not checked)',
     at_least=0.0,
-    needs=('text_known',),
+    needs=('text_known', 'text_known_by_name'),
   ),
   best_template=dict(
     says='held-out tasks: the template that is best on other rows, minus the '
@@ -174,6 +182,7 @@ def _text(config, seeds):
   name = 'reading' if config.data.held_out == 'reading' else 'text'
   scalars = {
     'text_known': found['instruction, tuned, trained on'],
+    'text_known_by_name': found['name, tuned, trained on'],
     f'{name}_gain': tuned - found['instruction, untuned, held out'],
     f'{name}_over_names': tuned - found['name, tuned, held out'],
   }

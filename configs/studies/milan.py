@@ -95,8 +95,10 @@ CLAIMS = dict(
     needs=('captioner_good',),
   ),
   rarer_words=dict(
+    kind='theory',
     says='log-probability of descriptions under the language model, lambda = 0 '
-    'minus lambda = .2, nats',
+    'minus lambda = .2, nats (never below 0: both choose among the same '
+    'captions)',
     paper='what equation 3 asks for',
     at_least=0.0,
   ),

@@ -42,52 +42,51 @@ CLAIMS = dict(
   found_inside=dict(
     kind='first',
     says='score of boxes on a spot away from the borders, lowest detector',
-    paper='not reported here',
-    at_least=0.7,
+    **dict(paper='not reported here', at_least=0.7),
+  ),
+  accuracy_room=dict(  # Came with a record in view: it can only withdraw.
+    kind='first',
+    says='accuracy on uneven images, which leaves something to gain',
+    **dict(paper='not reported here', at_most=0.99),
   ),
   false_alarms=dict(
     kind='first',
     says='largest score in an image without a spot, mean, highest detector',
-    paper='not reported here',
-    at_most=0.4,
+    **dict(paper='not reported here', at_most=0.4),
   ),
   asymmetry_ratio=dict(
     says='asymmetry of the last kernels with a stride, 32 pixels (uneven) over '
     '33 (even)',
     paper='lopsided mean kernels at 224, even ones at 225 pixels (figure 6; an '
     'index is not reported)',
-    at_least=3.0,
-    needs=('accuracy',),
+    **dict(at_least=3.0, needs=('accuracy',)),
   ),
   tilt_flip=dict(
     says='how much heavier kernels are on the side whose padding is not '
     'consumed, the smaller one of padding by (1, 1) and by SAME',
     paper='not reported',
-    at_least=0.01,
-    needs=('accuracy',),
+    **dict(at_least=0.01, needs=('accuracy',)),
   ),
   circular_asymmetry=dict(
     says='32 pixels: asymmetry of these kernels, zeros over circular padding',
     paper='not reported here',
-    at_least=2.0,
-    needs=('accuracy',),
+    **dict(at_least=2.0, needs=('accuracy',)),
   ),
   decay_asymmetry=dict(
     says='32 pixels, zeros: asymmetry, with decay of weights over without',
     paper='not reported',
-    at_least=2.0,
-    needs=('accuracy',),
+    **dict(at_least=2.0, needs=('accuracy',)),
   ),
   even_accuracy_gain=dict(
     says='accuracy, even minus uneven images',
     paper='higher on ImageNet at 225 than at 224 pixels (figures not checked)',
+    needs=('accuracy_room',),
   ),
   blind_side=dict(
     says='detector, 32 pixels: scores at the sides whose padding is consumed '
     '(top, left) minus those at the others',
     paper='blind spots near some sides (figure 1; no figure copied)',
-    at_least=0.0,
-    needs=('found_inside', 'false_alarms'),
+    **dict(at_least=0.0, needs=('found_inside', 'false_alarms')),
   ),
   even_side=dict(
     says='the same at 33 pixels, where sides are alike',
@@ -174,6 +173,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       'circular_asymmetry': asymmetry['uneven'] / asymmetry['uneven, circular'],
       'decay_asymmetry': asymmetry['uneven'] / asymmetry['uneven, no decay'],
       **flip,
+      'accuracy_room': trained['uneven'].score,
       'even_accuracy_gain': trained['even'].score - trained['uneven'].score,
       'blind_side': gap['uneven'],
       'even_side': gap['even'],

@@ -31,8 +31,8 @@ CLAIMS = dict(
     at_least=0.10,
   ),
   noisy_peak_gain=dict(
-    says='40 % label noise: test accuracy at the best epoch of each, SAM minus '
-    'without SAM',
+    says='40 % label noise: test accuracy at the best of the looks at it, SAM '
+    'minus without SAM',
     paper='not reported',
   ),
   memorised_less=dict(
@@ -58,7 +58,7 @@ _STUDY = dict(paper=dict(data=dict(label_noise=0.4)))
 
 
 def get_config(preset: str = 'paper') -> config_dict.ConfigDict:
-  """The recipe's numbers, with labels of which 40 % are wrong."""
+  """The recipe's numbers, with 40 % of the labels drawn anew."""
   return presets.get_config(preset, presets.IMAGES, sam.PRESETS, _STUDY)
 
 

@@ -77,6 +77,7 @@ CLAIMS = dict(
     'them',
     paper='not reported here',
     at_most=0.02,
+    needs=('in_domain',),
   ),
   other_gain=dict(
     says='the best of CORAL, DANN, pseudo-labels and Noisy Student, chosen on '

@@ -63,3 +63,7 @@ def test_a_study_measures_every_claim():
       values = report.scalars[f'{detector}: {measure}']
       assert ((values >= 0) & (values <= 1)).all()
   assert set(report.figures) == {'measures', 'scores', 'associations'}
+
+
+def test_what_chance_says_of_random_scores_is_called_theory():
+  assert study.CLAIMS['random_raw']['kind'] == 'theory'

@@ -8,6 +8,7 @@ import pytest
 
 from configs import beit
 from configs.parts import beit_tokenizer
+from launch.lib import building
 from repjax import checkpoint
 from repjax import loop
 from repjax import start
@@ -104,8 +105,10 @@ def test_the_tokenizers_temperature_falls_along_a_cosine(monkeypatch):
   make = lambda model, tx, **own: seen.update(own)  # noqa: E731
   monkeypatch.setattr(beit_tokenizer.tokenizing, 'make', make)
   config = of_stage('tokenizer', temperature=(1.0, 0.25), kl_weight=0.5)
+  config.step.compute_dtype = 'bfloat16'
   beit_tokenizer.method(config, (8, 8, 1), 100, optax.sgd(1.0))
   assert seen['kl_weight'] == 0.5
+  assert seen['compute_dtype'] == 'bfloat16'
   temperatures = [float(seen['temperature'](step)) for step in (0, 50, 100)]
   assert temperatures == pytest.approx([1.0, 0.625, 0.25])
 
@@ -122,6 +125,11 @@ def test_the_tokenizers_temperature_falls_along_a_cosine(monkeypatch):
     ('pretrain', {'patch_grid': 3}, r'config\.patch_grid=3 does not divide'),
     ('pretrain', {'masks.num_masked': 17}, 'num_masked=17'),
     ('pretrain', {'masks.kind': 'rows'}, r"config\.masks\.kind .* 'rows'"),
+    (
+      'pretrain',
+      {'tokenizer.kind': 'dalle', 'tokenizer.run': 'x.safetensors'},
+      r'config\.tokenizer\.size=0',
+    ),
     ('pretrain', {'tokenizer.kind': 'vq'}, r"tokenizer\.kind .* 'vq'"),
   ],
 )
@@ -158,3 +166,14 @@ def test_numbers_of_a_tokenizer_are_in_range(numbers):
   (name,) = numbers
   with pytest.raises(types.InputError, match=f'config.tokenizer.{name} must'):
     beit.build(of_stage('tokenizer', **numbers))
+
+
+def test_fields_that_a_stage_has_itself_are_refused():
+  usual, config = beit.get_config('smoke'), of_stage('finetune')
+  config.tx.learning_rate = 1e-4
+  with pytest.raises(
+    types.InputError, match=r'config\.stages\.finetune\.tx\.learning_rate'
+  ):
+    building.check_stage(config, building.overrides(config, usual))
+  config.stage = 'pretrain'
+  building.check_stage(config, building.overrides(config, usual))

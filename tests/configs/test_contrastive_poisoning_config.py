@@ -148,3 +148,15 @@ def test_runs_side_by_side_are_those_of_one_set_each():
   assert len({x.row for x in poisoned_runs.targets_of(shared, 1, 9)}) == 9
   for target in poisoned_runs.targets_of(shared, 1, 9):
     assert shared.test['label'][target.row] != target.wanted
+
+
+def test_poison_that_is_not_asked_for_is_not_counted():
+  with pytest.raises(types.InputError, match='count=20 counts for nothing'):
+    recipe.build(config(count=20))
+
+
+def test_five_copies_have_five_captions():
+  made = config(kind='targeted', count=5, wanted=4, target=0)
+  poison = poisoned_pairs.poison(made, poisoned_pairs.read(made))
+  assert len({x.tobytes() for x in poison.columns['tokens']}) == 5
+  assert ' five ' in study.CLAIMS['more_captions']['says']

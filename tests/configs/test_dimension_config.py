@@ -3,6 +3,8 @@
 import pytest
 
 from configs import intrinsic_dimension
+from configs.parts import dimension_study as parts
+from configs.studies import intrinsic_dimension as study
 from repjax import types
 from repjax.experiments import of_images
 
@@ -32,3 +34,12 @@ def test_rows_are_those_of_the_split_that_is_named():
 def test_a_set_has_no_more_rows_than_it_has(num_rows):
   with pytest.raises(types.InputError, match=r'config.num_rows must be in \[1'):
     intrinsic_dimension.build(_config(num_rows=num_rows))
+
+
+@pytest.mark.parametrize('preset', ['small', 'smoke'])
+def test_each_seed_asks_anchors_of_its_own(preset):
+  config = study.get_config(preset)
+  images = parts.images_of_set(config)
+  first, other = (parts.describe(config, images, seed) for seed in (0, 1))
+  assert abs(first.curve['k-1'] - other.curve['k-1']).min() > 1e-6
+  assert abs(first.two_nn - other.two_nn) > 1e-6

@@ -10,6 +10,7 @@ from configs.parts import slice_pages
 from configs.parts import slice_study
 from configs.parts import worded_pairs
 from configs.studies import domino as study
+from launch.lib import results
 from repjax import types
 from repjax.data.reading import source as sources
 
@@ -144,3 +145,43 @@ def test_sources_are_what_the_splits_name(pools):
   assert len(worded_pairs.evaluated(config, 'test[:40]')) == 2000
   splits = set(config.study.splits.values())
   assert len(splits) == len(slice_study.SPLITS)
+
+
+def test_no_image_is_found_on_and_told_of():
+  config = recipe.get_config('smoke')
+  pairs = worded_pairs.read(config, 0)
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(300, 20)).astype(np.float32)
+  outputs = dict(
+    image_embedding=rng.normal(size=(300, 8)).astype(np.float32),
+    phrase_logits=logits,
+    logits=logits[:, :10],
+  )
+  # 25 images, each twelve times.
+  columns = dict(
+    label=rng.integers(0, 10, 300),
+    index=np.arange(300),
+    row=np.arange(300) % 25,
+  )
+  page = slice_pages.report(config, pairs, outputs, columns)
+  shown = np.concatenate([x.rows for x in page.slices])
+  assert (columns['row'][shown] % 2 == 1).all()
+
+
+def test_models_that_fail_elsewhere_say_nothing_of_hard_slices(
+  pools, monkeypatch
+):
+  config, rows = pools
+  names = (*study._SYNTHETIC, 'Domino, untrained', 'Domino, pixels', 'named')
+  replaced = dict(
+    pools=lambda config, seeds: [rows] * len(seeds),
+    trained=lambda config, runs: [None] * len(runs),
+    measure=lambda *args, **settings: dict.fromkeys(names, 0.5),
+    fails=lambda planted, probs: planted.kind == 'correlated',
+  )
+  for name, value in replaced.items():
+    monkeypatch.setattr(slice_study, name, value)
+  found = study.run(config, (0, 1, 2)).scalars
+  assert found['models_fail'] == [0, 0, 0]
+  judged = {x['name']: x for x in results.judge(study.CLAIMS, found)}
+  assert judged['trained_over_plain']['verdict'] == results.NOT_TESTABLE

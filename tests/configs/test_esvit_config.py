@@ -1,9 +1,14 @@
 """EsViT's recipe: all methods, the paper's shapes, files that are read back."""
 
+import json
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
+import launching
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import esvit as recipe
@@ -81,6 +86,8 @@ def test_what_cannot_be_is_said():
     (dict(step=dict(ema_decay=0.9)), 'config.step.ema_decay must be 0'),
     (dict(esvit=dict(momentum=2.0)), 'config.esvit.momentum'),
     (dict(method='dino', network='mlp'), 'method encode'),
+    (dict(augment=dict(flip=True)), 'config.augment.flip=True'),
+    (dict(augment=dict(padding=2)), 'config.augment.padding=2'),
   ):
     with pytest.raises(types.InputError) as error:
       recipe.build(_config(**field))
@@ -156,3 +163,42 @@ def test_the_papers_shapes_are_a_step_of_four_devices():
   after, sums = jax.eval_shape(step, state, batch, jax.random.key(1))
   assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
   assert {'loss', 'view', 'region', 'clusters'} <= set(sums)
+
+
+def test_the_notebooks_flags_take_images_of_ones_own(tmp_path):
+  path = launching.ROOT / 'colabs' / '06_self_supervised.ipynb'
+  cell = ''.join(json.loads(path.read_text('utf-8'))['cells'][-1]['source'])
+  (said,) = re.findall(r'`python -m launch\.train\s([^`]*)`', cell)
+  rng = np.random.default_rng(0)
+  for i in range(120):
+    file = tmp_path / 'mine' / ('cat', 'dog')[i % 2] / f'{i}.png'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8)).save(file)
+  places = {'FOLDER': tmp_path / 'mine', 'WORKDIR': tmp_path / 'run'}
+  for name, place in {**places, ':small': ':smoke'}.items():
+    said = said.replace(name, str(place))
+  code, output = launching.call('train', *said.split())
+  assert code == 0, output
+
+
+def test_a_network_is_the_one_that_features_come_from():
+  config = _config(method='simclr')
+  config.step.ema_decay = 0.9
+  made = recipe.build(config)
+  state = loop.init(made.method, made.train.batch(0), 0)
+  state = state.replace(params=jax.tree.map(lambda x: x + 1, state.params))
+  chex.assert_trees_all_equal(
+    self_supervised.network_params(config, state), state.extra.params['model']
+  )
+
+
+def test_images_without_labels_are_learned_from(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), np.uint8)
+  np.savez(tmp_path / 'a.npz', image=images)
+  config = _config(method='simclr')
+  config.data.update(name='npz', dir=str(tmp_path / 'a.npz'))
+  report = run.fit(recipe.build(config), config, tmp_path / 'run')
+  assert 'test/spread' in report['result']
+  config.method = 'supcon'
+  with pytest.raises(types.InputError, match='supcon reads labels'):
+    recipe.build(config)

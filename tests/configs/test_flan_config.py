@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from configs import flan as recipe
+from configs import gradient_vaccine
 from configs.parts import flan_study
 from configs.parts import instruction_tasks
 from configs.studies import flan as study
@@ -272,6 +273,8 @@ def test_published_weights_are_where_it_starts(tmp_path):
   state = experiment.method.init(jax.random.key(1), batch)
   state = experiment.warm_start(state)
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+  assert (made.model.hidden_dim, made.model.num_layers) == (8, 1)
+  assert made.model.dropout_rate == 0.1  # That of its config.json.
 
 
 def _params(model):
@@ -336,7 +339,8 @@ def test_real_text_is_ranked_before_and_after(real_data):
     for when in ('untuned', 'tuned')
     for what in ('held out', 'trained on')
   }
-  claims = {'text_known', 'reading_gain', 'reading_over_names'}
+  claims = {'text_known', 'text_known_by_name'}
+  claims |= {'reading_gain', 'reading_over_names'}
   assert set(found) == shares | claims
   assert all(0 <= found[x][0] <= 1 for x in shares)
 
@@ -372,3 +376,33 @@ def test_the_paper_preset_has_its_shapes(tmp_path):
   assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
   kernel = state.params['encoder']['block_0']['mlp']['gate']['kernel']
   assert kernel.shape == (t5.SIZES['base']['hidden_dim'], 2048)
+
+
+def test_comparisons_with_names_ask_what_was_learned_by_name():
+  for name in ('text_over_names', 'reading_over_names'):
+    assert 'text_known_by_name' in study.CLAIMS[name]['needs']
+
+
+def test_passes_are_over_packed_rows(tmp_path):
+  made = config(kind='jsonl', file=lines(tmp_path), held_out='two')
+  made.data.update(vocab_size=300, source_length=40, target_length=30)
+  made.data.update(packed=True)
+  made.model.num_positions = 0
+  made.update(dict(epochs=4.0, min_steps=0, batch_size=4))
+  built = recipe.build(made)
+  assert len(built.train.source) < 24
+  assert built.steps == round(4 * len(built.train.source) / 4)
+
+
+@pytest.mark.parametrize('split', ['inputs:a.jsonl', 'labelled:a.jsonl'])
+def test_files_to_predict_are_refused_in_words(split):
+  with pytest.raises(types.InputError, match='take no files'):
+    recipe.build(config()).evals(split)
+
+
+@pytest.mark.parametrize('made', [recipe, gradient_vaccine])
+def test_a_batch_that_cannot_be_divided_is_refused(made):
+  changed = made.get_config('smoke')
+  changed.step.microbatches = 3
+  with pytest.raises(types.InputError, match='batch_size=16 cannot be divided'):
+    made.build(changed)

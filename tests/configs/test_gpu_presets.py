@@ -57,11 +57,15 @@ def test_a_reader_is_told_what_was_not_run(tmp_path):
   assert table.count('--preset=gpu`, for an accelerator, was not run') == 1
 
 
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """What is kept of prepared sets, of which papers share some."""
+  return tmp_path_factory.mktemp('cache')
+
+
 @pytest.mark.parametrize('paper', _LESS)
-def test_a_step_has_the_shapes_of_its_data(
-  paper, request, tmp_path, monkeypatch
-):
-  monkeypatch.setenv('REPJAX_CACHE', str(tmp_path))
+def test_a_step_has_the_shapes_of_its_data(paper, request, cache, monkeypatch):
+  monkeypatch.setenv('REPJAX_CACHE', str(cache))
   config = recipes.load_study(paper).get_config('gpu')
   config.update(_LESS[paper])
   for group in config.values():

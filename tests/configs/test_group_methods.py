@@ -7,6 +7,7 @@ import pytest
 
 from configs import group_invariance as recipe
 from repjax import trees
+from repjax import types
 
 DIVIDED = ('irm', 'vrex', 'cirm', 'cvrex')
 OTHERS = ('erm', 'balanced', 'pgi', 'group_dro', 'cdro', 'cmmd')
@@ -59,3 +60,11 @@ def test_each_method_goes_on_from_the_state_of_any_other():
     state = jax.eval_shape(method.init, jax.random.key(0), batch)
     structures.add(jax.tree.structure(state.opt_state))
   assert len(structures) == 1
+
+
+@pytest.mark.parametrize('name', ['pgi', 'balanced', 'irm', 'group_dro'])
+def test_a_group_without_training_rows_is_refused(name):
+  config = recipe.get_config('smoke')
+  config.method, config.colours.bias_rate = name, 1.0
+  with pytest.raises(types.InputError, match='Group 1 of 2 has no training'):
+    recipe.build(config)

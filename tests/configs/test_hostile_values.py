@@ -1,15 +1,38 @@
 """Every recipe, every field, values that nobody means: one line or success."""
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import math
+import types as python_types
 
+import flax.linen as nn
+import jax
+import numpy as np
 import pytest
 
 from configs import presets
+from configs.parts import instruction_tasks
 from launch.lib import building
 from launch.lib import recipes
 from repjax import types
+from repjax.analysis import masked_features
+from repjax.data.batches import poisson
+from repjax.data.images import block_masks
+from repjax.data.reading import source
+from repjax.data.sets import coloured_digits
+from repjax.data.sets import digit_maps
+from repjax.data.sets import glyphs
+from repjax.data.sets import planted_units
+from repjax.data.sets import scenes
+from repjax.data.sets import topic_tasks
+from repjax.data.text import instructions
+from repjax.data.text import tokens
+from repjax.methods import lp_ft
 from repjax.privacy import accounting
+from repjax.protocols import seed_loop
+from repjax.protocols import side_by_side
 
 _FILES = recipes.config_files()
 
@@ -36,8 +59,8 @@ def _set(config, name, value):
 
 def _tried(file, name, value):
   """'' where it works, the line where it is refused; all else is raised."""
-  module = recipes.load_config_module(str(file))
-  config = module.get_config('smoke')
+  made, module = _recipe(str(file))
+  config = made('smoke')
   try:
     _set(config, name, value)
   except TypeError:
@@ -49,13 +72,159 @@ def _tried(file, name, value):
   return ''
 
 
-# The same few plans all over: each is accounted for once.
+@functools.cache
+def _recipe(file):
+  """What makes its configs, and the recipe, whose usual ones are made once."""
+  module = recipes.load_config_module(file)
+  return module.get_config, python_types.SimpleNamespace(
+    get_config=functools.cache(module.get_config), build=module.build
+  )
+
+
+def _key(value):
+  """Equal for arguments of which a function makes the same.
+
+  Raises:
+    TypeError: Nobody can tell.
+  """
+  if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+    return np.ndarray, value.dtype, value.shape, digest
+  if isinstance(value, jax.Array):
+    return jax.Array, _key(np.asarray(value))
+  if isinstance(value, dict):
+    return dict, *((_key(name), _key(x)) for name, x in value.items())
+  if isinstance(value, (list, tuple)):
+    return type(value), *map(_key, value)
+  if isinstance(value, functools.partial):
+    return _key((value.func, value.args, value.keywords))
+  if isinstance(value, python_types.FunctionType):
+    # Of equal code, which sees equal values.
+    cells = [x.cell_contents for x in value.__closure__ or ()]
+    rest = value.__defaults__, value.__kwdefaults__, cells
+    return value.__code__, id(value.__globals__), _key(rest)
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    names = [x.name for x in dataclasses.fields(value)]
+    return type(value), _key([getattr(value, x) for x in names])
+  hash(value)
+  return type(value), value
+
+
+def _once(fn):
+  """The function; what it makes of equal arguments it makes once."""
+  made = {}
+
+  @functools.wraps(fn)
+  def call(*args, **kwargs):
+    try:
+      key = _key((args, kwargs))
+    except (TypeError, RecursionError):
+      return fn(*args, **kwargs)
+    if key not in made:
+      found = fn(*args, **kwargs)
+      for leaf in jax.tree.leaves(found):
+        if isinstance(leaf, np.ndarray):
+          leaf.flags.writeable = False  # Others are given it, too.
+      made[key] = found
+    return made[key]
+
+  return call
+
+
+def _traced_once(fn, is_changed):
+  """`nn.Module.init` or `apply`; traces equal networks once for equal shapes.
+
+  Args:
+    fn: The function.
+    is_changed: Tells whether anybody changes what layers do, beside the model.
+  """
+  programs = {}
+
+  @functools.wraps(fn)
+  def call(model, *args, **kwargs):
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    is_traced = [isinstance(x, jax.core.Tracer) for x in leaves]
+    if is_changed() or not any(is_traced):
+      return fn(model, *args, **kwargs)
+    fixed = [None if y else x for x, y in zip(leaves, is_traced, strict=True)]
+    try:
+      key = _key(model), treedef, _key(fixed)
+    except (TypeError, RecursionError):
+      return fn(model, *args, **kwargs)
+
+    def run(*traced):
+      given = iter(traced)
+      leaves = [
+        next(given) if y else x for x, y in zip(fixed, is_traced, strict=True)
+      ]
+      args, kwargs = jax.tree.unflatten(treedef, leaves)
+      return fn(model, *args, **kwargs)
+
+    program = programs.setdefault(key, jax.jit(run))
+    return program(*(x for x, y in zip(leaves, is_traced, strict=True) if y))
+
+  return call
+
+
+def _fitted(fit):
+  """`seed_loop.fit` as a list, in which states stay when it goes on."""
+
+  def call(*args, **kwargs):
+    return [
+      (step, jax.device_get(states), means)
+      for step, states, means in fit(*args, **kwargs)
+    ]
+
+  return call
+
+
 _noise = functools.cache(accounting.noise_multiplier_for)
 
 
+# A field is read by few of all functions: the others make what they have made
+# for the field before.
 @pytest.fixture(autouse=True)
-def account_once(monkeypatch):
+def make_once(monkeypatch):
   monkeypatch.setattr(accounting, 'noise_multiplier_for', _noise)
+  changing, intercept = [], nn.intercept_methods
+
+  @contextlib.contextmanager
+  def noted(interceptor):
+    changing.append(interceptor)
+    try:
+      with intercept(interceptor):
+        yield
+    finally:
+      changing.pop()
+
+  monkeypatch.setattr(nn, 'intercept_methods', noted)
+  for name in ('init', 'apply'):
+    fn = getattr(nn.Module, name)
+    monkeypatch.setattr(
+      nn.Module, name, _traced_once(fn, lambda: bool(changing))
+    )
+  for owner, *names in (
+    (block_masks, 'fixed'),
+    (coloured_digits, 'further_colours'),
+    (digit_maps, 'suite'),
+    (instruction_tasks, 'digit_words'),
+    (glyphs, 'draw'),
+    (instructions.Task, 'examples'),
+    (lp_ft, 'features'),
+    (masked_features, 'of_images'),
+    (poisson, 'capacity'),
+    (planted_units, 'captions', 'concepts', 'exemplars'),
+    (scenes, 'draw'),
+    (side_by_side, 'begin'),
+    (source, 'load'),
+    (tokens.Subwords, 'encode'),
+    (topic_tasks, 'read', 'topic_pieces'),
+  ):
+    for name in names:
+      monkeypatch.setattr(owner, name, _once(getattr(owner, name)))
+  monkeypatch.setattr(seed_loop, 'fit', _once(_fitted(seed_loop.fit)))
+  train = tokens.Subwords.train
+  monkeypatch.setattr(tokens.Subwords, 'train', staticmethod(_once(train)))
 
 
 @pytest.mark.parametrize('file', _FILES, ids=lambda file: file.stem)

@@ -9,6 +9,8 @@ from configs.parts import language
 from configs.parts import language_study
 from configs.studies import performer as performer_study
 from configs.studies import rfa as rfa_study
+from repjax import run
+from repjax.data.own import kept_classes
 from repjax.types import InputError
 
 
@@ -147,3 +149,28 @@ def test_generated_rows_are_of_the_split_that_is_asked_for(kind):
   assert not read[0] & read[1]
   with pytest.raises(InputError, match=r'config\.data\.eval_splits'):
     made.evals('nonsense')
+
+
+def test_classes_of_texts_keep_their_names(tmp_path):
+  lines = [f'word {i},{"xy"[i % 2]}' for i in range(20)]
+  (tmp_path / 'a.csv').write_text('\n'.join(['text,label', *lines]))
+  config = rfa.get_config('smoke')
+  config.data.update(
+    kind='classification',
+    name='csv',
+    dir=str(tmp_path / 'a.csv'),
+    eval_splits=('test',),
+  )
+  assert kept_classes.names_of(rfa.build(config)) == ['x', 'y']
+
+
+def test_runs_count_a_pixel_as_a_byte():
+  config = performer.get_config('smoke')
+  data = dict(kind='pixels', name='digits', eval_splits=('test',))
+  config.update(dict(data=data))
+  assert 'test/bits_per_byte' in run.measures(performer.build(config))
+
+
+def test_tokens_that_see_themselves_alone_have_their_own_values():
+  x = np.arange(24.0).reshape(1, 3, 2, 4)
+  np.testing.assert_array_equal(performer_study.Alone()(-x, 2 * x, x), x)

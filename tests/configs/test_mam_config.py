@@ -1,6 +1,7 @@
 """Fine-tuning from configs: equal budgets, published weights, composition."""
 
 import json
+import sys
 import types as python_types
 
 import chex
@@ -346,3 +347,15 @@ def test_methods_of_other_papers_compose_by_fields(fields):
     assert set(block['attention']) == {'query', 'value'}
   else:
     assert set(block) == {'attention', 'mlp'}
+
+
+@pytest.mark.parametrize('package', ['sacrebleu', 'rouge_score'])
+def test_missing_scorers_are_told_before_anything_trains(monkeypatch, package):
+  monkeypatch.setitem(sys.modules, package, None)
+
+  def trained(*args, **kwargs):
+    pytest.fail('it has trained')
+
+  monkeypatch.setattr(study.adapter_study, 'measure', trained)
+  with pytest.raises(InputError, match=r'\[text\]'):
+    study.run(study.get_config('smoke'), (0, 1))

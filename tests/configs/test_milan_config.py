@@ -9,6 +9,7 @@ from configs import milan
 from configs.parts import described_units
 from configs.parts import milan_subjects
 from configs.parts import planted_captions
+from configs.studies import milan as study
 from repjax import types
 from repjax.analysis import exemplars
 from repjax.data.sets import planted_units
@@ -179,3 +180,7 @@ def test_sets_without_planted_units_are_refused():
     milan.build(config)
   with pytest.raises(types.InputError, match=r'config.data.name=mnist'):
     planted_captions.check(config)
+
+
+def test_what_follows_from_the_choice_is_no_finding():
+  assert study.CLAIMS['rarer_words']['kind'] == 'theory'

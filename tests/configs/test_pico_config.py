@@ -140,3 +140,42 @@ def test_gpu_compares_with_two_methods_on_cifar10():
   assert config.data.name == 'cifar10'
   assert config.data.rate == 0.5
   assert tuple(config.study.others) == ('proden', 'lws')
+
+
+def test_what_it_is_compared_with_runs_by_one_override(tmp_path):
+  config = _config(algorithm='cc')
+  found = run.fit(recipe.build(config), config, tmp_path)['result']
+  assert 'test/accuracy' in found
+
+
+def test_the_study_asks_what_no_warm_up_does(monkeypatch):
+  asked = []
+
+  def train(config, method, data, rows, test, seeds, arm):
+    asked.append((arm, config.targets.warmup))
+    score = np.zeros(len(seeds))
+    return study._Arm(score, (np.zeros(1), score[None]), score)
+
+  monkeypatch.setattr(study, '_train', train)
+  found = study.run(study.get_config('smoke'), seeds=(0, 1)).scalars
+  assert (('uniform', 0.7, 'pico', 0.0), 0.0) in asked
+  assert 'collapse_at_once' in found
+
+
+def test_given_sets_have_their_label_unless_they_are_said_to_lack_it(
+  monkeypatch,
+):
+  load = candidate_sets.of_images.load
+
+  def with_sets(config, split):
+    rows = load(config, split)
+    found = np.eye(10, dtype=bool)[rows.column('label')]
+    found[7] = np.roll(found[7], 1)
+    return rows.with_columns(candidates=found)
+
+  monkeypatch.setattr(candidate_sets.of_images, 'load', with_sets)
+  config = _config(data=dict(candidates='given'))
+  with pytest.raises(types.InputError, match='row 7'):
+    candidate_sets.read(config)
+  config.data.noise = 0.1
+  candidate_sets.read(config)

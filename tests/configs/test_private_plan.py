@@ -1,11 +1,13 @@
 """A config of a private run has no field that counts for nothing unsaid."""
 
+import numpy as np
 import pytest
 
 from configs import dp_finetuning
 from configs import dp_tuning
 from configs.parts import private
 from repjax import types
+from repjax.data.reading import source
 
 ROWS = 1437
 
@@ -56,3 +58,23 @@ def test_images_have_no_adapter():
   config.adapter.kind = 'lora'
   with pytest.raises(types.InputError, match=r"config.adapter.kind='lora'"):
     dp_finetuning.build(config)
+
+
+@pytest.mark.parametrize(
+  ('size', 'cells'),
+  [
+    ((8, 8), (4, 4)),
+    ((28, 28), (7, 7)),
+    ((32, 32), (8, 8)),
+    ((64, 64), (8, 8)),
+    ((48, 64), (12, 16)),
+    ((9, 9), (9, 9)),
+  ],
+)
+def test_cells_divide_images_of_any_size(size, cells):
+  rows = source.from_arrays(
+    'mine', {'image': np.zeros((2, *size, 1), np.uint8)}
+  )
+  features = private.features(dp_finetuning.get_config('small'), rows)
+  made = features.apply(rows.columns(), np.empty((2, 0)))
+  assert made['image'].shape == (2, *cells, 8)

@@ -92,7 +92,7 @@ def test_little_noise_costs_little(weights, monkeypatch):
   del group.private['LoRA']
   for kind in (group.private, group.plain):
     for arm in kind.values():
-      arm.rates = (1e-6, 3e-2)
+      arm.rates = (1e-6, 6e-2 if kind is group.private else 3e-2)
   read = dict(train=rows(72), validation=rows(40))
   monkeypatch.setattr(
     private_sentiment.text_models,
@@ -108,7 +108,7 @@ def test_little_noise_costs_little(weights, monkeypatch):
   # The rate that learns is chosen where one does, by one seed for both.
   chosen = found['sentiment, no noise, full: held-out accuracy at rate 0.03']
   assert chosen.shape == (1,)
-  assert min(*chosen, *plain, private[0]) > 0.9
+  assert min(*chosen, *plain, *private) > 0.9
   np.testing.assert_allclose(found['sentiment_full_cost'], plain - private)
 
 

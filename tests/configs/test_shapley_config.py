@@ -6,6 +6,7 @@ import pytest
 from configs import shapley as recipe
 from configs.parts import shapley_study as parts
 from configs.studies import shapley as study
+from launch.lib import results
 from repjax import types
 from repjax.analysis import games
 from repjax.analysis import shapley
@@ -94,3 +95,11 @@ def test_files_beside_the_table_are_refused(kind):
   config = recipe.get_config('smoke')
   with pytest.raises(types.InputError, match='and no other files'):
     recipe.build(config).evals(f'{kind}:new.csv')
+
+
+def test_a_slope_of_drawn_orders_needs_its_seeds():
+  claims = {'slope': study.CLAIMS['slope']}
+  (one,) = results.judge(claims, {'slope': [-0.5]})
+  assert one['verdict'] == results.ONE_SEED
+  (several,) = results.judge(claims, {'slope': [-0.5, -0.51, -0.49]})
+  assert several['verdict'] == results.HOLDS

@@ -50,6 +50,9 @@ def test_a_weight_is_chosen_for_each_shift_and_never_by_the_test(monkeypatch):
   found = shift_study.arm(config, 'irm', arms)
   np.testing.assert_allclose(found.valid, [0.9, 0.95])
   np.testing.assert_allclose(found.test, [[0, 0.2], [0, 0]])
+  assert (
+    found.weights == config.study.weights
+  )  # The first one, then the second.
   assert found.tables.shape == (2, 2, 3, 3)
   rows = (label[20:] == 1) & (arms.held_out['group'][20:] == 2)
   np.testing.assert_allclose(
@@ -152,3 +155,26 @@ def test_cells_with_the_same_domains_train_one_adversary(monkeypatch):
   found = shift_study.trained_logits(config, 'dann', arms)
   assert sorted(trained) == [(2, (7, 9)), (3, (8, 10))]
   assert found.ravel().tolist() == [7, 8, 9, 10]
+
+
+@pytest.mark.parametrize('preset', ['paper', 'small'])
+def test_networks_that_are_adapted_have_norms(preset, monkeypatch):
+  made = []
+
+  def make(config, **settings):
+    made.append(shift_study.shift_methods.network(config, 3))
+    raise InterruptedError
+
+  monkeypatch.setattr(shift_study.shift_methods, 'make', make)
+  monkeypatch.setattr(shift_study, '_value_counts', lambda _: np.ones((4, 3)))
+  monkeypatch.setattr(
+    shift_study.shift_training, 'augmented', lambda cells, *_, **__: cells
+  )
+  arms = _arms()._replace(recipe=transforms.AS_IT_IS)
+  with pytest.raises(InterruptedError):
+    shift_study.adapted(study.get_config(preset), arms)
+  variables = jax.eval_shape(
+    lambda image: made[0].init(jax.random.key(0), image, train=False),
+    jax.ShapeDtypeStruct((1, 20, 20, 3), np.float32),
+  )
+  assert 'batch_stats' in variables

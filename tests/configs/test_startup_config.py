@@ -2,11 +2,15 @@
 
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import startup
+from configs.parts import startup_students as parts
 from configs.parts import teachers
 from configs.parts import two_domains
+from configs.studies import startup as study
+from repjax import files
 from repjax import types
 from repjax.methods import startup as method
 
@@ -138,4 +142,106 @@ def test_no_teacher_is_refused():
     startup.build(config)
   config.stage = 'pupil'
   with pytest.raises(types.InputError, match='stage'):
+    startup.build(config)
+
+
+@pytest.fixture
+def settings_of_teacher(monkeypatch):
+  """What teachers are made with besides their network and optimizer."""
+  seen, make = {}, teachers.supervised.make
+  monkeypatch.setattr(
+    teachers.supervised,
+    'make',
+    lambda *args, **own: seen.update(own) or make(*args, **own),
+  )
+  return seen
+
+
+def test_a_teachers_run_has_the_settings_of_its_steps(settings_of_teacher):
+  config = _config()
+  config.stage = 'teacher'
+  config.step.update(microbatches=2, compute_dtype='bfloat16', ema_decay=0.9)
+  startup.build(config)
+  assert settings_of_teacher == dict(config.step)
+
+
+def test_claims_of_few_classes_ask_how_good_their_teacher_is(monkeypatch):
+  def students(settings, names, seeds):
+    number = settings[0].data.num_base
+    names = ('transfer', study.STATISTICS, *names)
+    found = {(x, y): np.zeros(len(seeds)) for x in names for y in parts.SHOTS}
+    known = np.full(len(seeds), number / 100)
+    return np.zeros(len(seeds)), known, found, {}
+
+  monkeypatch.setattr(study, '_students', students)
+  config = study.get_config('smoke')
+  found = study.run(config, seeds=(0, 1)).scalars
+  assert found['few_accuracy'].tolist() == [config.study.few / 100] * 2
+  for name in ('few_classes', 'few_classes_tell_less'):
+    assert 'few_accuracy' in study.CLAIMS[name]['needs']
+
+
+@pytest.mark.slow
+def test_the_chosen_rates_are_in_the_report():
+  config = study.get_config('smoke')
+  found = study.run(config, seeds=(0, 1)).scalars
+  rates = {k: x for k, x in found.items() if k.endswith(': rate')}
+  assert len(rates) == len(parts.TERMS) + len(study._FEW)
+  assert all(set(x) <= set(config.rates) for x in rates.values())
+
+
+def test_a_teacher_that_is_trained_there_has_the_settings_of_its_steps(
+  settings_of_teacher,
+):
+  config = _config()
+  config.step.microbatches = 2
+  teachers.taught(config)()
+  assert settings_of_teacher == dict(config.step)
+
+
+def test_base_images_of_many_sizes_are_brought_to_one(tmp_path):
+  for i in range(40):
+    file = tmp_path / 'ab'[i % 2] / f'{i}.png'
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((8 + i % 3, 9), i, np.uint8)).save(file)
+  config = _config(
+    base='folder', base_split='train', num_base=2, dir=str(tmp_path)
+  )
+  assert two_domains.columns(config, 'base')['image'].shape[1:] == (8, 8, 1)
+
+
+def test_labels_are_compared_with_the_statistics_of_the_target(monkeypatch):
+  def students(settings, names, seeds):
+    level = {study.STATISTICS: 0.3, 'without self-supervision': 0.5}
+    names = ('transfer', study.STATISTICS, *names)
+    found = {
+      (x, y): np.full(len(seeds), level.get(x, 0.0))
+      for x in names
+      for y in parts.SHOTS
+    }
+    return np.zeros(len(seeds)), np.ones(len(seeds)), found, {}
+
+  monkeypatch.setattr(study, '_students', students)
+  found = study.run(study.get_config('smoke'), seeds=(0, 1)).scalars
+  np.testing.assert_allclose(found['labels_over_statistics'], 0.2)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('seed', 1), ('data.base', 'digits')]
+)
+def test_a_teacher_of_as_many_other_classes_is_refused(
+  tmp_path, monkeypatch, field, value
+):
+  config = _config()
+  image = two_domains.columns(config, 'target')['image'][:1]
+  network = two_domains.network(config)
+  found = dict(network.init({'params': jax.random.key(0)}, image, train=False))
+  monkeypatch.setattr(teachers.start, 'from_run', lambda *_, **__: found)
+  config.teacher = str(tmp_path)
+  said = config.copy_and_resolve_references()
+  files.write_json(tmp_path / 'config.json', {'config': said.to_dict()})
+  startup.build(config)
+  said.update_from_flattened_dict({field: value})
+  files.write_json(tmp_path / 'config.json', {'config': said.to_dict()})
+  with pytest.raises(types.InputError, match=f'config.{field}'):
     startup.build(config)

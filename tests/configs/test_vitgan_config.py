@@ -183,3 +183,14 @@ def test_an_even_number_of_seeds_for_two_cores():
 def test_the_paper_has_all_views():
   kinds = recipe.get_config('paper').views.kinds
   assert set(kinds) == set(get_args(diff_augment.Kind))
+
+
+@pytest.mark.parametrize('changed', [dict(kinds=()), dict(probability=0.0)])
+def test_consistency_needs_views(changed):
+  config = recipe.get_config('smoke')
+  config.views.update(changed)
+  config.gan.update(bcr_real=10.0, bcr_fake=10.0)
+  with pytest.raises(types.InputError, match='bcr_real and bcr_fake'):
+    gans.method(config, (8, 8, 1))
+  config.gan.update(bcr_real=0.0, bcr_fake=0.0)
+  gans.method(config, (8, 8, 1))
