@@ -20,6 +20,7 @@ if 'xla_force_host_platform_device_count' not in _flags:
 
 import jax
 import jaxlib
+import lowering
 import marks
 import pytest
 import summary
@@ -56,6 +57,7 @@ jax.config.update(
 )
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+_forget_context = lowering.share_contexts()
 
 
 def pytest_configure(config):
@@ -100,6 +102,7 @@ _MAPS, _MOST = pathlib.Path('/proc/self/maps'), 12_000
 def _few_programs():
   """Forgets compiled programs, which the persistent cache still has."""
   yield
+  _forget_context()
   if _MAPS.exists() and _MAPS.read_bytes().count(b'\n') > _MOST:
     jax.clear_caches()
     gc.collect()

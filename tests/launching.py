@@ -22,6 +22,8 @@ import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMOKE = 'configs/vit.py:smoke'
+# A preset of seconds evaluates and saves at every fourth step.
+AT_THE_END = ('--config.run.eval_every=0', '--config.run.save_every=0')
 
 
 def start(module, *flags, devices=1, env=None, **kwargs):

@@ -67,7 +67,7 @@ from repjax.models import vit
 
 ROWS, CLASSES = 8, 3
 NET = mlp.Mlp(CLASSES, features=(6,))
-_WIDTHS = dict(hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=2)
+_WIDTHS = dict(hidden_dim=8, mlp_dim=8, num_heads=2, num_layers=1)
 _VIT = vit.ViT(
   CLASSES, patch_size=2, pool='average', position='sincos', **_WIDTHS
 )
@@ -296,7 +296,9 @@ METHODS = {
   ),
   'token_refinement': _of(
     token_refinement,
-    refined_vit.RefinedViT(vit.ViT(CLASSES, patch_size=4, **_WIDTHS)),
+    refined_vit.RefinedViT(
+      vit.ViT(CLASSES, patch_size=4, **{**_WIDTHS, 'num_layers': 2})
+    ),
     _ROWS,
   ),
   'detection': _of(

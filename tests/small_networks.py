@@ -123,8 +123,9 @@ def named(name):
 
 def network(model, *args, **kwargs):
   """A network with drawn weights: scales near 1, everything else near 0."""
-  init = jax.jit(functools.partial(model.init, train=False))
-  variables = init(jax.random.key(0), *args, **kwargs)
+  # Nothing but shapes is left of these: no program has to be compiled.
+  init = functools.partial(model.init, train=False)
+  variables = jax.eval_shape(init, jax.random.key(0), *args, **kwargs)
   rng = np.random.default_rng(7)
 
   def draw(path, leaf):
@@ -152,6 +153,10 @@ def with_lora(name, train='head'):
 
 
 def outputs(found, *args, **kwargs):
-  """What a network says."""
-  apply = functools.partial(found.module.apply, train=False)
-  return jax.jit(apply)(found.variables, *args, **kwargs)
+  """What a network says; networks of equal fields have one program."""
+  return _outputs(found.module, found.variables, *args, **kwargs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(module, variables, *args, **kwargs):
+  return module.apply(variables, *args, train=False, **kwargs)

@@ -216,3 +216,13 @@ def test_differing_fields_are_named():
     'tx.new: (absent) -> 3',
     'tx.old: 2 -> (absent)',
   ]
+
+
+def test_a_measure_that_is_no_number_is_not_the_smallest(tmp_path):
+  store = checkpoint.Checkpoints(
+    str(tmp_path), keep=1, best='loss', best_mode='min'
+  )
+  for step, loss in enumerate([0.5, np.nan, 0.7], start=1):
+    _save(store, _state(step), metrics={'loss': loss})
+  assert (store.steps(), store.best_step()) == ([1, 3], 1)
+  store.close()

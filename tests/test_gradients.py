@@ -323,3 +323,34 @@ def test_a_metric_of_a_column_is_refused():
 
   with pytest.raises(ValueError, match='one error a row'):
     make(batch(), column)(PARAMS)
+
+
+def test_every_group_has_its_key():
+  def noisy(params, model_state, batch, rng):
+    loss = params['b'] * jax.random.normal(rng) * jnp.ones_like(batch['mask'])
+    return types.Losses(loss, model_state, {})
+
+  grads = make(batch([1] * ROWS), noisy).over_groups(
+    2, lambda grad_fn: grad_fn(PARAMS)[0]
+  )
+  keys = [jax.random.fold_in(KEY, i) for i in range(2)]
+  expected = np.mean([jax.random.normal(x) for x in keys])
+  np.testing.assert_allclose(grads['b'], expected, rtol=1e-5)
+
+
+def test_a_column_of_booleans_stays_one():
+  rows = {**batch(), 'late': jnp.arange(ROWS) % 2 == 0}
+
+  def early(params, model_state, batch, rng):
+    out = loss_fn(params, model_state, batch, rng)
+    return out._replace(loss=jnp.where(~batch['late'], out.loss, 0.0))
+
+  grads, _ = make(rows, early)(PARAMS)
+  mask = rows['mask'] * (1 - rows['late'])
+  total, _ = by_rows({**batch(), 'mask': mask})
+  weight = float(rows['mask'].sum())
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y / weight, rtol=1e-5),
+    grads,
+    total,
+  )

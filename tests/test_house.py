@@ -212,7 +212,7 @@ _RANKS = (
   ('data', 'layers', 'privacy'),
   ('models', 'optim', 'gradients'),
   ('weights', 'methods', 'adapt'),
-  ('loop', 'checkpoint', 'report', 'plots'),
+  ('loop', 'checkpoint', 'report', 'plots', 'pictures'),
   ('agreement', 'matrix_plots'),
   ('start', 'run', 'experiments', 'export', 'tracking'),
   ('protocols',),

@@ -68,6 +68,7 @@ def _learn_pictures(digits, recipe, *more):
     '--config.data.name=folder',
     f'--data_dir={digits / "digits"}',
     '--config.min_steps=150',
+    *launching.AT_THE_END,
     *more,
   )
   return workdir
@@ -199,6 +200,7 @@ def test_texts_are_learned_by_lora(reviews):
     *flags,
     '--config.adapter.kind=lora',
     '--config.min_steps=60',
+    *launching.AT_THE_END,
     '--config.tx.learning_rate=0.01',
   )
   lines = _predict(reviews, workdir, reviews / 'new.txt')

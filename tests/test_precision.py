@@ -7,14 +7,18 @@ import pytest
 
 from repjax.analysis import fitted_losses
 from repjax.analysis import kernels
+from repjax.analysis import mmd
+from repjax.analysis import two_sample
 from repjax.layers import spectral_norm
 from repjax.layers.attention.linear import random_features
 from repjax.methods import class_conditional
 from repjax.methods import contrastive
 from repjax.methods import coral
+from repjax.methods import diff_augment
 from repjax.methods import disambiguation
 from repjax.methods import distribution_calibration
 from repjax.methods import dividing_network
+from repjax.methods import few_shot
 from repjax.methods import group_inference
 from repjax.methods import grouped
 from repjax.methods import logistic_regression
@@ -60,10 +64,25 @@ MIXTURE = fitted_losses.Mixture(
   jnp.full(2, 0.5), ROWS[:2], jnp.stack([jnp.eye(4)] * 2)
 )
 
+
+def _entropy(loss):
+  return lambda x: loss.entropy(loss.prepare(x), MASK)
+
+
+def _of_split(statistic):
+  split = two_sample.split(jnp.arange(6))
+  return lambda x: statistic.value(statistic.prepare(x), split)
+
+
 CASES = {
   'random features': (random_features.positive, ROWS[None, None], KERNEL),
   'features of RFA': (random_features.gaussian, ROWS[None, None], KERNEL),
   'distances of kernels': (kernels.squared_distances, ROWS),
+  'decision values': (logistic_regression.zeros(4, 3).logits, ROWS),
+  'cosines to classes': (
+    lambda x: few_shot.cosine()(x.reshape(2, 3, 4), x, None),
+    ROWS,
+  ),
   'logistic regression': (
     lambda x: logistic_regression.fit(x, IDS, num_classes=2, strength=1.0),
     ROWS,
@@ -156,6 +175,23 @@ CASES = {
   'EM of a mixture': (
     lambda x: fitted_losses.fit_mixture(
       x, MASK, MIXTURE, ridge=jnp.eye(4), steps=2
+    ),
+    ROWS,
+  ),
+  'H-entropy of mixtures': (
+    _entropy(fitted_losses.gaussian_mixture(2, rng=jax.random.key(0), steps=2)),
+    ROWS,
+  ),
+  'MMD of two samples': (_of_split(mmd.statistic(1.0)), ROWS),
+  'unbiased MMD of two samples': (
+    _of_split(mmd.statistic(1.0, estimate='unbiased')),
+    ROWS,
+  ),
+  'views that a discriminator sees': (
+    lambda x: diff_augment.augment(
+      x.reshape(6, 2, 2, 1),
+      jax.random.split(jax.random.key(0), 6),
+      kinds=('scale', 'translation'),
     ),
     ROWS,
   ),

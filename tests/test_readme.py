@@ -146,3 +146,11 @@ def test_a_command_runs_as_it_is_printed(command, workplace):
     module, *(_quick(argument, workplace) for argument in arguments)
   )
   assert code == 0, output
+
+
+def test_programs_that_are_called_are_installed_there():
+  text = _README.read_text('utf-8')
+  called = set(re.findall(r'^    (tensorboard|wandb|mlflow) ', text, re.M))
+  installed = ' '.join(re.findall(r'^    pip install (.*)', text, re.M))
+  assert called
+  assert all(re.search(rf'\b{x}\b', installed) for x in called)

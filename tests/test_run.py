@@ -1,5 +1,6 @@
 """An experiment in a work directory, without flags and processes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,10 +10,14 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from configs import beit
+from configs import flan
 from configs import sam
 from launch.lib import trained
+from repjax import report
 from repjax import run
 from repjax import types
+from repjax.data.own import kept_classes
 
 
 @pytest.fixture
@@ -281,7 +286,8 @@ def test_a_guard_speaks_and_refuses(config, tmp_path):
 
   def resumed(fresh, state, same_config):
     seen.append((int(fresh.step), int(state.step), same_config))
-    raise types.InputError('not again')
+    if state.step:
+      raise types.InputError('not again')
 
   guard = types.Guard(
     check=check,
@@ -299,6 +305,7 @@ def test_a_guard_speaks_and_refuses(config, tmp_path):
     run.fit(made, config, tmp_path)
   assert seen == [
     (made.steps, 0, 'test/accuracy'),
+    (0, 0, True),  # What a warm start brings is looked at, too.
     (made.steps, 0, 'test/accuracy'),
     (0, 7, True),
   ]
@@ -337,3 +344,145 @@ def test_a_run_without_an_origin_says_what_it_lacks(config, tmp_path):
   run.fit(sam.build(config), config, tmp_path)
   with pytest.raises(types.InputError, match=r'run.fit without origin'):
     trained.load(tmp_path)
+
+
+def test_other_rows_of_the_same_classes_are_refused(tmp_path):
+  rng = np.random.default_rng(0)
+  for folder in ('first', 'other'):
+    for name in ('ant', 'bee'):
+      (tmp_path / folder / name).mkdir(parents=True)
+      for i in range(10):
+        pixels = rng.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / folder / name / f'{i}.png')
+  config = sam.get_config('smoke')
+  config.data.update(
+    name='folder', dir=str(tmp_path / 'first'), label_noise=0.0
+  )
+  config.update(batch_size=4, epochs=0.0, min_steps=1)
+  made = run.fit(sam.build(config), config, tmp_path / 'run')
+  (tmp_path / 'first').rename(tmp_path / 'moved')
+  config.data.dir = str(tmp_path / 'moved')
+  again = run.fit(sam.build(config), config, tmp_path / 'run')
+  assert again['time'] == made['time']
+  config.data.dir = str(tmp_path / 'other')
+  with pytest.raises(types.InputError, match='trained on other rows'):
+    run.fit(sam.build(config), config, tmp_path / 'run')
+  # Who asks for it goes on with them, and they are the run's then.
+  judged = run.fit(
+    sam.build(config), config, tmp_path / 'run', resume_config='new'
+  )
+  assert judged['result']['test/loss'] != made['result']['test/loss']
+  assert (tmp_path / 'run' / 'report.before.json').exists()
+  again = run.fit(sam.build(config), config, tmp_path / 'run')
+  assert again['result'] == judged['result']
+  config.min_steps = 2
+  run.fit(sam.build(config), config, tmp_path / 'run', resume_config='new')
+  run.fit(sam.build(config), config, tmp_path / 'run')
+  config.data.dir = str(tmp_path / 'moved')
+  with pytest.raises(types.InputError, match='trained on other rows'):
+    run.fit(sam.build(config), config, tmp_path / 'run')
+
+
+def test_a_process_with_padding_alone_knows_the_measures(config):
+  whole = sam.build(config)
+
+  def evals(split):  # As the second of two processes has them.
+    rows = whole.evals(split)
+    size = 2 * len(rows.source)
+    return dataclasses.replace(
+      rows, batch_size=size, process_index=1, process_count=2
+    )
+
+  def measure(outputs, columns):
+    return {'lowest': float(outputs['logits'].min())}
+
+  made = whole._replace(evals=evals, measure=measure)
+  assert run.measures(made) == ['test/lowest']
+
+
+def test_a_guarded_run_keeps_no_digest_of_its_rows(tmp_path):
+  np.savez(tmp_path / 'a.npz', image=np.zeros((40, 8, 8, 1), np.uint8))
+  config = sam.get_config('smoke')
+  made = sam.build(config)
+  guard = types.Guard(line=lambda step: {'epsilon': 1.0})
+  config.data.update(name='npz', dir=str(tmp_path / 'a.npz'))
+  for experiment, is_kept in (
+    (made._replace(guard=guard), False),
+    (made, True),
+  ):
+    kept, _ = kept_classes.keep(tmp_path, experiment, config)
+    kept.companion.begin(tmp_path, 0)
+    said = json.loads((tmp_path / 'classes.json').read_text())
+    assert (said['rows'] is not None) == is_kept
+
+
+def test_labels_that_came_later_are_no_other_classes(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+  file, workdir = tmp_path / 'a.npz', tmp_path / 'run'
+  workdir.mkdir()
+  config = beit.get_config('smoke')
+  config.stage = 'tokenizer'
+  config.data.update(name='npz', dir=str(file))
+  np.savez(file, image=images)
+  made, _ = kept_classes.keep(workdir, beit.build(config), config)
+  made.companion.begin(workdir, 0)
+  np.savez(file, image=images, label=np.arange(40) % 2)
+  kept_classes.check(workdir, beit.build(config), config)
+
+
+def test_what_is_made_of_rows_is_not_compared(tmp_path):
+  images = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1), np.uint8)
+  np.savez(tmp_path / 'a.npz', image=images, label=np.arange(100) % 2)
+  config = sam.get_config('smoke')
+  config.data.update(name='npz', dir=str(tmp_path / 'a.npz'), label_noise=0.0)
+  config.update(batch_size=16)
+  made = sam.build(config)
+  kept, _ = kept_classes.keep(tmp_path, made, config)
+  kept.companion.begin(tmp_path, 0)
+  (tmp_path / 'report.json').write_text('{}')
+  # As a teacher says it.
+  said = np.full(len(made.train.source), 0.1, np.float32)
+  train = dataclasses.replace(
+    made.train, source=made.train.source.with_columns(said=said)
+  )
+  kept_classes.keep(tmp_path, made._replace(train=train), config)
+  np.savez(tmp_path / 'a.npz', image=images[::-1], label=np.arange(100) % 2)
+  with pytest.raises(types.InputError, match='trained on other rows'):
+    kept_classes.keep(tmp_path, sam.build(config), config)
+
+
+def test_lines_of_json_that_have_changed_are_other_rows(tmp_path):
+  file, workdir = tmp_path / 'tasks.jsonl', tmp_path / 'run'
+  workdir.mkdir()
+  file.write_text('{"inputs": "a", "targets": "b", "task": "one"}\n')
+  config = flan.get_config('smoke')
+  config.data.update(kind='jsonl', file=str(file), held_out='two')
+  made = sam.build(sam.get_config('smoke'))
+  kept, _ = kept_classes.keep(workdir, made, config)
+  kept.companion.begin(workdir, 0)
+  (workdir / 'report.json').write_text('{}')
+  kept_classes.keep(workdir, made, config)
+  file.write_text('{"inputs": "a", "targets": "c", "task": "one"}\n')
+  with pytest.raises(types.InputError, match='trained on other rows'):
+    kept_classes.keep(workdir, made, config)
+  _, anew = kept_classes.keep(workdir, made, config, 'new')
+  assert anew
+
+
+def test_what_is_judged_anew_is_told_as_of_the_last_step(config, tmp_path):
+  config.run.best = ''
+  steps = run.fit(sam.build(config), config, tmp_path)['steps']
+  config.data.eval_splits, seen = ('train',), set()
+
+  class Seen(report.Events):
+    def image(self, step, name, path):
+      seen.add(step)
+
+  again = run.fit(
+    sam.build(config), config, tmp_path, resume_config='new', track=Seen
+  )
+  assert seen == {steps}
+  rows = map(json.loads, _history(tmp_path))
+  (row,) = [x for x in rows if 'train/accuracy' in x]
+  assert row['step'] == steps
+  assert row['train/accuracy'] == again['result']['train/accuracy']

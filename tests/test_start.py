@@ -170,6 +170,7 @@ def test_a_run_gives_its_variables_by_name(run):
   chex.assert_trees_all_equal(averaged['params'], state.extra.params)
   statistics = state.extra.statistics['batch_stats']
   chex.assert_trees_all_equal(averaged['batch_stats'], statistics)
+  chex.assert_trees_all_equal(start.from_run(run, which='predicted'), averaged)
   assert not np.array_equal(
     averaged['params']['head']['kernel'], found['params']['head']['kernel']
   )
@@ -213,6 +214,7 @@ def test_a_start_that_is_not_there_is_named(run, tmp_path):
   plain = saved(method.init(jax.random.key(0), BATCH), tmp_path / 'plain')
   with pytest.raises(types.InputError, match='keeps no average'):
     named(plain, which='averaged')
+  chex.assert_trees_all_equal(named(plain, which='predicted'), named(plain))
 
 
 def test_parameters_of_another_network_are_named():

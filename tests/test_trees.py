@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from flax import serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +110,11 @@ def test_a_network_that_stands_in_model_has_the_paths_of_its_modules():
   assert interceptors.module_paths(('head', 'norm')) == (('head', 'norm'),)
   assert ('norm',) in interceptors.module_paths(('model', 'norm'))
   assert ('model', 'norm') in interceptors.module_paths(('model', 'norm'))
+
+
+def test_flax_saves_and_restores_a_table():
+  table = trees.PerRow(jnp.arange(6.0).reshape(3, 2), 3)
+  fresh = trees.PerRow(jnp.zeros((3, 2)), 3)
+  back = serialization.from_bytes(fresh, serialization.to_bytes(table))
+  assert (back.num_rows, back.spread) == (3, False)
+  np.testing.assert_array_equal(back.values, table.values)

@@ -1,8 +1,8 @@
 """Attacks against those of `torchattacks`, on one network of both libraries.
 
 The extra `parity` is without it, since it asks for torchvision, which does not
-load beside a torch for CPUs alone: `pip install --no-deps torchattacks` is
-enough.
+load beside a torch for CPUs alone: `make parity` installs it by itself (`pip
+install --no-deps torchattacks`).
 """
 
 import jax.numpy as jnp

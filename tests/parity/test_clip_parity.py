@@ -1,7 +1,8 @@
 """CLIP against Hugging Face's PyTorch on the same weights; open_clip's loss.
 
 The extra `parity` is without open_clip, since it asks for torchvision and timm:
-`pip install --no-deps open_clip_torch` is enough, whose file is read by path.
+`make parity` installs it by itself (`pip install --no-deps open_clip_torch`).
+Its file is read by path.
 """
 
 import functools

@@ -1,7 +1,8 @@
 """Imprints against those of `breaching`, the authors' own code.
 
-The extra `parity` is without it, since it asks for torchvision and hydra: `pip
-install --no-deps breaching==0.1.2` is enough, whose files are read by path.
+The extra `parity` is without it, since it asks for torchvision and hydra: `make
+parity` installs it by itself (`pip install --no-deps breaching==0.1.2`). Its
+files are read by path.
 """
 
 import importlib.util

@@ -1,8 +1,8 @@
 """WILDS against PyPI's `wilds` 2.0.0, on random folders in the published form.
 
 The extra `parity` is without it, since it asks for torchvision, which does not
-load beside a torch for CPUs alone: `pip install --no-deps wilds ogb outdated
-littleutils pandas pytz` is enough.
+load beside a torch for CPUs alone: `make parity` installs it by itself (`pip
+install --no-deps wilds ogb outdated littleutils pandas pytz`).
 
 Two packages that it imports without asking for them are stood in for where they
 are missing: torch_scatter by sums over groups, torchvision (detection alone) by
@@ -10,6 +10,7 @@ nothing.
 """
 
 import importlib.util
+import os
 import sys
 import types as modules
 
@@ -24,6 +25,7 @@ from repjax.benchmarks.wilds import loaders
 from repjax.benchmarks.wilds import published
 
 pytestmark = pytest.mark.parity
+os.environ.setdefault('OUTDATED_IGNORE', '1')  # Else it asks a server.
 torch = pytest.importorskip('torch')
 
 
