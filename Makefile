@@ -41,7 +41,7 @@ lint: $(VENV)/test
 	$(RUN) -m mypy
 
 colab: $(VENV)/colab
-	JAX_PLATFORMS=cpu $(RUN) -m pytest tests/test_colabs.py
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --maxschedchunk=1 tests/test_colabs.py
 
 # The site in build/site; a warning is an error.
 docs: $(VENV)/docs

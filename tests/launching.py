@@ -9,7 +9,6 @@ import pathlib
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 from unittest import mock
 
@@ -17,6 +16,7 @@ from absl import app
 from absl import flags
 from absl import logging
 import compiling
+import forked
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -26,7 +26,7 @@ SMOKE = 'configs/vit.py:smoke'
 AT_THE_END = ('--config.run.eval_every=0', '--config.run.save_every=0')
 
 
-def start(module, *flags, devices=1, env=None, **kwargs):
+def start(module, *flags, devices=1, env=None, cwd=ROOT):
   """Starts `python -m launch.<module>`."""
   env = {
     **os.environ,
@@ -36,14 +36,7 @@ def start(module, *flags, devices=1, env=None, **kwargs):
     'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
     **(env or {}),
   }
-  return subprocess.Popen(
-    [sys.executable, '-m', f'launch.{module}', *map(str, flags)],
-    env=env,
-    text=True,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    **{'cwd': ROOT, **kwargs},
-  )
+  return forked.start(module, [*map(str, flags)], env, cwd)
 
 
 def run(module, *flags, timeout=240, **kwargs):

@@ -158,13 +158,13 @@ _WORDS = {
 
 @pytest.fixture(scope='module')
 def reviews(home):
-  """Reviews of 100 users, and some new ones without stars."""
+  """Reviews of 50 users, and some new ones without stars."""
   draw = random.Random(0)
   rows = []
-  for i in range(400):
+  for i in range(200):
     stars = draw.choice(('good', 'bad'))
     text = ', '.join(draw.sample(_WORDS[stars], 2))
-    rows.append((text, stars, f'user {i % 100}'))
+    rows.append((text, stars, f'user {i % 50}'))
   with (home / 'reviews.csv').open('w', newline='') as file:
     csv.writer(file).writerows([('review', 'stars', 'user'), *rows])
   (home / 'new.txt').write_text('great acting, a joy to see\na dull mess\n')
@@ -180,7 +180,7 @@ def _texts(reviews):
     '--config.data.name=csv:label=stars',
     f'--data_dir={reviews / "reviews.csv"}',
     '--config.data.column=review',
-    '--config.data.length=16',
+    '--config.data.length=12',
     *weights,
   )
 
@@ -257,7 +257,7 @@ def test_texts_of_users_are_learned_privately(reviews):
     *flags,
     '--config.data.kind=sentences',
     f'--config.adapter.kind={kind}',
-    '--config.batch_size=24',
+    '--config.batch_size=12',
     '--config.epochs=1',
     '--config.dp.epsilon=3',
     '--config.dp.user_column=user',
