@@ -148,7 +148,7 @@ def _serve():
 def _main():
   # What a launch of one recipe or another imports, and nothing of ours.
   import flax.linen  # noqa: F401
-  import matplotlib.backends.backend_agg  # noqa: F401
+  import matplotlib.backends.backend_agg
   import matplotlib.figure  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
   import optax  # noqa: F401

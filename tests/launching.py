@@ -9,6 +9,7 @@ import pathlib
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 from unittest import mock
 
@@ -26,8 +27,8 @@ SMOKE = 'configs/vit.py:smoke'
 AT_THE_END = ('--config.run.eval_every=0', '--config.run.save_every=0')
 
 
-def start(module, *flags, devices=1, env=None, cwd=ROOT):
-  """Starts `python -m launch.<module>`."""
+def start(module, *flags, devices=1, env=None, cwd=ROOT, **popen):
+  """Starts `python -m launch.<module>`; with arguments of Popen, by it."""
   env = {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
@@ -36,7 +37,15 @@ def start(module, *flags, devices=1, env=None, cwd=ROOT):
     'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}',
     **(env or {}),
   }
-  return forked.start(module, [*map(str, flags)], env, cwd)
+  flags = [*map(str, flags)]
+  if not popen and sys.platform == 'linux':
+    return forked.start(module, flags, env, cwd)
+  return subprocess.Popen(
+    [sys.executable, '-m', f'launch.{module}', *flags],
+    **dict(cwd=cwd, env=env, text=True),
+    **dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT),
+    **popen,
+  )
 
 
 def run(module, *flags, timeout=240, **kwargs):
