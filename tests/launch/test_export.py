@@ -104,7 +104,11 @@ def test_a_generator_makes_images_of_latents(tmp_path):
   pytest.importorskip('flatbuffers')
   workdir, folder = tmp_path / 'gan', tmp_path / 'program'
   code, output = launching.call(
-    'train', '--config=configs/vitgan.py:smoke', f'--workdir={workdir}'
+    'train',
+    '--config=configs/vitgan.py:smoke',
+    f'--workdir={workdir}',
+    '--config.min_steps=2',
+    *launching.AT_THE_END,
   )
   assert code == 0, output
   wanted = '--format=jax', '--network=VitGenerator'
