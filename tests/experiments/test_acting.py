@@ -24,16 +24,21 @@ def config():
   return config
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path):
-  whole = run.fit(sac.build(config), config, tmp_path / 'whole')
+def _stop(config, workdir):
+  """A run that is stopped in the middle."""
   calls = iter(range(30))
   with pytest.raises(types.PreemptedError, match='after step 23'):
     run.fit(
       sac.build(config),
       config,
-      tmp_path / 'parts',
+      workdir,
       asked_to_stop=lambda: next(calls) == 22,
     )
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path):
+  whole = run.fit(sac.build(config), config, tmp_path / 'whole')
+  _stop(config, tmp_path / 'parts')
   parts = run.fit(sac.build(config), config, tmp_path / 'parts')
   assert parts['params_crc32'] == whole['params_crc32']
   assert parts['result'] == whole['result']
@@ -46,14 +51,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(config, tmp_path):
 
 
 def test_without_its_memory_a_run_says_so(config, tmp_path):
-  calls = iter(range(30))
-  with pytest.raises(types.PreemptedError):
-    run.fit(
-      sac.build(config),
-      config,
-      tmp_path,
-      asked_to_stop=lambda: next(calls) == 22,
-    )
+  _stop(config, tmp_path)
   for path in (tmp_path / 'memory').glob('rows-*'):
     path.unlink()
   with pytest.raises(types.InputError, match='memory of 0 steps'):
@@ -153,14 +151,7 @@ def test_who_acts_explores_and_is_judged_elsewhere_by_modes():
 
 
 def test_episodes_of_another_length_are_refused(config, tmp_path):
-  calls = iter(range(30))
-  with pytest.raises(types.PreemptedError):
-    run.fit(
-      sac.build(config),
-      config,
-      tmp_path,
-      asked_to_stop=lambda: next(calls) == 22,
-    )
+  _stop(config, tmp_path)
   config.world.num_steps = 7
   with pytest.raises(types.InputError, match='episodes of 10 steps'):
     run.fit(sac.build(config), config, tmp_path, resume_config='new')
