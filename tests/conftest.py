@@ -12,6 +12,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` says gpu.
 # Compilation is most of the time of a small test, and optimization most of
 # that. The demo and the notebooks run optimized programs.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# Nobody reads where in a source file an operation of a compiled program began.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 # A bias of the wrong shape must not pass as one of another rank.
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 _flags = os.environ.get('XLA_FLAGS', '')
@@ -22,6 +24,7 @@ import jax
 import jaxlib
 import lowering
 import marks
+from matplotlib import figure as mpl_figure
 import pytest
 import summary
 
@@ -60,8 +63,30 @@ jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 _forget_context = lowering.share_contexts()
 
 
+def _drawn_once(figure, path, *, savefig=mpl_figure.Figure.savefig, **unused):
+  """A tight frame draws a figure a second time, and needs no reader here.
+
+  What launches draw in processes of their own is drawn as users see it.
+  """
+  savefig(figure, path, dpi=40)
+
+
+mpl_figure.Figure.savefig = _drawn_once
+
+
 def pytest_configure(config):
   config.pluginmanager.register(summary.Summary(config))
+
+
+def pytest_collection_finish():
+  """Lets Python look seldom for garbage in cycles.
+
+  At its own rate it looks through all that was imported again and again, an
+  eighth of all CPU.
+  """
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 100)
 
 
 def pytest_runtest_setup(item):
@@ -95,7 +120,7 @@ def real_data():
 # Linux lets a process have 65,530 mappings, of which a compiled program takes
 # several; a worker that runs out of them dies. Fewer, since 20,000 of programs
 # that were compiled in one part took 6 GB.
-_MAPS, _MOST = pathlib.Path('/proc/self/maps'), 12_000
+_MAPS, _MOST = pathlib.Path('/proc/self/maps'), 20_000
 
 
 @pytest.fixture(autouse=True, scope='module')
