@@ -25,7 +25,6 @@ from repjax.benchmarks.wilds import text_runs
 from repjax.methods import model_inputs
 from repjax.models import text_heads
 from repjax.models import transformer
-from repjax.protocols import pretraining
 
 PRESETS = dict(
   paper=dict(
@@ -99,6 +98,8 @@ def method(
   algorithm = algorithm or config.algorithm
   vocab_size = text_runs.vocab_size(config)
   if algorithm == 'masked_lm':
+    from repjax.protocols import pretraining
+
     return pretraining.masked_language_model(
       vocab_size,
       config.model,

@@ -6,18 +6,9 @@ import dataclasses
 from typing import Any
 
 from repjax import types
-from repjax.layers import attention
-from repjax.layers import performer
-from repjax.layers import rfa
 
-_CLASSES = dict(
-  exact=attention.Softmax,
-  flash=attention.Flash,
-  favor=performer.Favor,
-  performer=performer.Favor,
-  rfa=rfa.Rfa,
-)
 _EXACT = ('exact', 'flash')
+_KINDS = (*_EXACT, 'favor', 'performer', 'rfa')
 
 
 def attention_fn(
@@ -39,12 +30,8 @@ def attention_fn(
   """
   fields = dict(settings)
   kind = fields.pop('kind')
-  kinds = [
-    name
-    for name, made in _CLASSES.items()
-    if name in _EXACT or fields.keys() <= _names(made)
-  ]
-  if kind not in kinds:
+  if kind not in _KINDS or not _fits(kind, fields):
+    kinds = [x for x in _KINDS if _fits(x, fields)]
     raise types.InputError(
       f'config.attention.kind is one of {", ".join(kinds)} (what the other '
       f'fields of the group, {", ".join(fields)}, fit); got {kind!r}.'
@@ -53,8 +40,29 @@ def attention_fn(
     fields = {}
   elif kind == 'rfa' and not causal:
     fields['gate'] = 'none'
-  return _CLASSES[kind](causal=causal, **fields)
+  return _class(kind)(causal=causal, **fields)
 
 
-def _names(made):
-  return {field.name for field in dataclasses.fields(made)}
+def _fits(kind, fields):
+  if kind in _EXACT:
+    return True
+  return fields.keys() <= {x.name for x in dataclasses.fields(_class(kind))}
+
+
+def _class(kind):
+  """Imports no other attention than the one that is asked for."""
+  if kind == 'exact':
+    from repjax.layers.attention import softmax
+
+    return softmax.Softmax
+  if kind == 'flash':
+    from repjax.layers.attention import flash
+
+    return flash.Flash
+  if kind == 'rfa':
+    from repjax.layers import rfa
+
+    return rfa.Rfa
+  from repjax.layers import performer
+
+  return performer.Favor

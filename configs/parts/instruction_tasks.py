@@ -15,15 +15,11 @@ from repjax.data.batches import in_order
 from repjax.data.batches import mixtures
 from repjax.data.reading import prepared
 from repjax.data.reading import source as sources
-from repjax.data.sets import digit_maps
-from repjax.data.sets import text_tasks
 from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import option_rows
 from repjax.data.text import packing
-from repjax.data.text import published_tokens
 from repjax.data.text import tokens
-from repjax.data.text import words
 from repjax.experiments import kept_tokens
 from repjax.experiments import wiring
 from repjax.layers import adapters
@@ -31,8 +27,6 @@ from repjax.methods import finetuning
 from repjax.methods import instruction_tuning
 from repjax.models import t5
 from repjax.models import t5_block
-from repjax.weights import packaged
-from repjax.weights import t5_weights
 
 # Rows of evaluation have seeds of their own.
 EVALUATION = 1_000_003
@@ -91,7 +85,11 @@ def suite(config, *, fresh: bool) -> instructions.Suite:
   count = data.num_eval_rows if fresh else data.num_rows
   seed = config.seed + EVALUATION * fresh
   if data.kind == 'digit_maps':
+    from repjax.data.sets import digit_maps
+
     return digit_maps.suite(told=data.told, num_rows=count, seed=seed)
+  from repjax.data.sets import text_tasks
+
   return text_tasks.suite(
     'validation' if fresh else 'train',
     told=data.told,
@@ -101,8 +99,11 @@ def suite(config, *, fresh: bool) -> instructions.Suite:
   )
 
 
-def digit_words(told: digit_maps.Told) -> words.Words:
+def digit_words(told: str) -> tokens.Tokenizer:
   """All words of digit_maps; ten rows have every digit and template."""
+  from repjax.data.sets import digit_maps
+  from repjax.data.text import words
+
   tasks = digit_maps.suite(told=told, num_rows=30, seed=0).tasks
   texts = (y for x in tasks for z in x.examples() for y in z[:2])
   return words.Words.of(texts, bare=False)
@@ -136,6 +137,9 @@ def _jsonl(config):
 def _tokenizer(config, train) -> tokens.Tokenizer:
   """That of published weights, or one that is learned from these texts."""
   if config.weights:
+    from repjax.data.text import published_tokens
+    from repjax.weights import packaged
+
     return published_tokens.Published.load(packaged.folder(config.weights))
   return kept_tokens.learn(
     config, lambda: [y for rows in train.values() for x in rows for y in x[:2]]
@@ -226,6 +230,9 @@ def network(config, data: Data) -> t5.T5:
   """T5, of published weights or of the config's size."""
   stack = ('num_layers', 'num_decoder_layers', 'num_positions')
   if config.weights:
+    from repjax.weights import packaged
+    from repjax.weights import t5_weights
+
     made = t5_weights.model(packaged.folder(config.weights))
     own = {**vars(made.config), **{x: getattr(made, x) for x in stack}}
     # So that a run's config.json tells what was trained.
@@ -271,6 +278,9 @@ def begin(config, state: types.TrainState) -> types.TrainState:
   """From published weights, where there are any."""
   if not config.weights:
     return state
+  from repjax.weights import packaged
+  from repjax.weights import t5_weights
+
   folder = packaged.folder(config.weights)
   adapted = finetuning.adapt(t5_weights.model(folder), **config.adapter)
   return start.fill(

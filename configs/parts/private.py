@@ -1,27 +1,21 @@
-"""Private training as a config says: the plan, its optimizer, kinds of data."""
+"""Private training as a config says: the plan, its optimizer, images."""
 
 from typing import Any
 
 import jax
 import optax
 
-from configs.parts import text_models
+from configs.parts import unread
 from repjax import types
 from repjax.data.images import oriented_gradients
 from repjax.data.images import transforms
 from repjax.data.reading import source
 from repjax.experiments import of_images
-from repjax.experiments import of_tokens
 from repjax.experiments import private
 from repjax.experiments import private_sizes
 from repjax.experiments import wiring
-from repjax.methods import finetuning
-from repjax.methods import language_modeling
-from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import mlp
-from repjax.models import text_heads
-from repjax.models import transformer
 
 # The batch_size of presets with a sampling_rate, beside which nothing reads it.
 UNREAD_BATCH_SIZE = 256
@@ -56,6 +50,11 @@ def plan_of(config, num_rows: int, **changes: Any) -> private.Plan:
   )
   private_sizes.check_steps(plan.steps, config.epochs, config.min_steps)
   return plan
+
+
+def plan_on(config, train: source.Source) -> private.Plan:
+  """The plan of a run on training rows, or on their users."""
+  return plan_of(config, private.count(train, config.dp.user_column))
 
 
 def _check_size(num_rows, *, batch_size, sampling_rate, **unused):
@@ -106,14 +105,14 @@ def chain(
 
 def images(config, optimizer: types.Optimizer) -> types.Experiment:
   """Learns the classes of images from their oriented gradients."""
-  text_models.refuse(config, 'what images are learned with reads no text')
+  unread.refuse_text(config, 'what images are learned with reads no text')
   if config.adapter.kind != 'full':
     raise types.InputError(
       f'config.adapter.kind={config.adapter.kind!r} is for text: images are '
       "learned with a linear model; leave it 'full'."
     )
   train = of_images.load(config, config.data.train_split)
-  plan = plan_of(config, private.count(train, config.dp.user_column))
+  plan = plan_on(config, train)
   seen = features(config, train)
   recipe = transforms.AS_IT_IS._replace(train=seen, evaluate=seen)
   experiment = of_images.classifier(
@@ -145,57 +144,3 @@ def linear(
 ) -> types.Method:
   """A linear model, trained by a private `chain`."""
   return supervised.make(mlp.Mlp(num_classes, features=()), tx, **config.step)
-
-
-def sentences(config, optimizer: types.Optimizer) -> types.Experiment:
-  """Learns the classes of texts."""
-  tokenizer = text_models.tokenizer(config)
-  load = text_models.sentences(config, tokenizer)
-  train, plan, reading = _train(config, load)
-  model = text_models.model(
-    config,
-    text_heads.Classifier,
-    tokenizer.vocab_size,
-    num_classes=train.num_classes,
-  )
-  adapted = finetuning.adapt(model, **config.adapter)
-  method = supervised.make(
-    adapted,
-    chain(config, plan, optimizer),
-    inputs=model_inputs.text,
-    **config.step,
-  )
-  experiment = of_tokens.classifier(config, method, sources=load, **reading)
-  return plan.guarded(experiment)._replace(
-    warm_start=text_models.warm_start(config, model, adapted)
-  )
-
-
-def completions(config, optimizer: types.Optimizer) -> types.Experiment:
-  """Learns to write what follows prompts."""
-  tokenizer = text_models.tokenizer(config)
-  load = text_models.completions(config, tokenizer)
-  _, plan, reading = _train(config, load)
-  model = text_models.model(config, transformer.DecoderLM, tokenizer.vocab_size)
-  adapted = finetuning.adapt(model, **config.adapter)
-  method = language_modeling.make(
-    adapted, chain(config, plan, optimizer), **config.step
-  )
-  experiment = of_tokens.predictor(
-    config, method, sources=load, show=tokenizer.decode, **reading
-  )
-  return plan.guarded(experiment)._replace(
-    warm_start=text_models.warm_start(config, model, adapted)
-  )
-
-
-def _train(config, load: text_models.Load):
-  """(training rows, plan, the batches and steps of an experiment)."""
-  data, user_column = config.data, config.dp.user_column
-  train = load(data.train_split)
-  if user_column:  # Rows of tokens have no column that says whose they are.
-    whole = source.load(data.name, data.train_split, data_dir=data.dir)
-    train = train.with_columns(**{user_column: whole.column(user_column)})
-  plan = plan_of(config, private.count(train, user_column))
-  batches = plan.batches(train, **wiring.reading(config))
-  return train, plan, dict(batches=batches, steps=plan.steps)

@@ -20,23 +20,12 @@ from repjax import plots
 from repjax import start
 from repjax import types
 from repjax.data.images import transforms
-from repjax.data.images import views
 from repjax.data.reading import source
 from repjax.data.sets import canvas
 from repjax.experiments import of_images
 from repjax.experiments import wiring
-from repjax.methods import esvit
-from repjax.methods import moco
-from repjax.methods import multi_crop
-from repjax.methods import simclr
 from repjax.methods import step as steps
-from repjax.methods import two_views
-from repjax.models import mlp
-from repjax.models import swin
-from repjax.models import vit
 from repjax.protocols import probes
-from repjax.weights import stored_config
-from repjax.weights import swin_weights
 
 # Numbers of networks and methods that EsViT is compared with.
 OTHERS: presets.Layer = dict(
@@ -105,16 +94,19 @@ def read(config: Any) -> of_images.Data:
 
 def backbone(config: Any):
   """The network; its head is not used."""
-  make = presets.choose(
-    'network',
-    config.network,
-    dict(
-      swin=lambda: swin.Swin(1, **config.swin),
-      vit=lambda: vit.ViT(1, pool='average', position='sincos', **config.vit),
-      mlp=lambda: mlp.Mlp(1, **config.mlp),
-    ),
-  )
-  return make()
+  types.check_choice('config.network', config.network, ('swin', 'vit', 'mlp'))
+  # No program loads the others.
+  if config.network == 'swin':
+    from repjax.models import swin
+
+    return swin.Swin(1, **config.swin)
+  if config.network == 'vit':
+    from repjax.models import vit
+
+    return vit.ViT(1, pool='average', position='sincos', **config.vit)
+  from repjax.models import mlp
+
+  return mlp.Mlp(1, **config.mlp)
 
 
 def method(
@@ -151,6 +143,9 @@ def method(
 
 
 def _distilled(config, steps, model, chain, *, regions):
+  from repjax.methods import esvit
+  from repjax.methods import multi_crop
+
   own = dict(config.esvit)
   temperatures = own.pop('teacher_temperature')
   if len(temperatures) != 2:
@@ -192,6 +187,9 @@ def _distilled(config, steps, model, chain, *, regions):
 
 
 def _two_views(config):
+  from repjax.data.images import views
+  from repjax.methods import two_views
+
   crops = config.crops
   view = views.random_views(
     area=crops.area,
@@ -205,6 +203,8 @@ def _two_views(config):
 
 
 def _simclr(config, model, chain, *, positives):
+  from repjax.methods import simclr
+
   own = config.contrast
   return simclr.make(
     model,
@@ -219,6 +219,8 @@ def _simclr(config, model, chain, *, positives):
 
 
 def _moco(config, model, chain):
+  from repjax.methods import moco
+
   own = config.contrast
   return moco.make(model, chain, views=_two_views(config), **own, **config.step)
 
@@ -285,6 +287,8 @@ def _companion(config, steps, measures):
   def follow(step, state):
     writes = step == steps and config.network == 'swin'
     if writes and place.get('workdir') and jax.process_index() == 0:
+      from repjax.weights import swin_weights
+
       folder = files.path_of(place['workdir']) / 'swin'
       folder.mkdir(exist_ok=True)
       params = dict(jax.device_get(network_params(config, state)))
@@ -303,6 +307,9 @@ def _begin(config, state):
       f'config.weights are of a Swin: set config.network=swin; got '
       f'{config.network!r}.'
     )
+  from repjax.weights import stored_config
+  from repjax.weights import swin_weights
+
   stored_config.check_gelu(config.weights, 'exact', ('swin',))
   stored_config.warn_of_other_pixels(config.weights, config.augment)
   load = functools.partial(swin_weights.load, config.weights, head='replace')

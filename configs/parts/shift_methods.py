@@ -9,39 +9,24 @@ augmentation that describes the nuisance of coloured sets (hue), come in
 addition. The value of the nuisance is the domain.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from configs import presets
 from repjax import start
 from repjax import trees
 from repjax import types
-from repjax.adapt import bn_adapt
-from repjax.data.images import augmix
-from repjax.data.images import auto_augment
-from repjax.data.images import hues
-from repjax.data.images import randaugment
 from repjax.data.images import transforms
 from repjax.experiments import of_images
-from repjax.methods import coral
-from repjax.methods import dann
-from repjax.methods import domain_mixup
 from repjax.methods import erm
-from repjax.methods import group_dro
-from repjax.methods import irm
-from repjax.methods import jtt
 from repjax.methods import model_inputs
-from repjax.methods import sagnet
-from repjax.models import mlp
-from repjax.models import resnet
-from repjax.models import unfolded_conv_net
-from repjax.models import vit
 from repjax.types import InputError
 
 # Those that are ERM on augmented images.
@@ -63,40 +48,65 @@ NAMES = (
 )
 
 
+_NETWORKS = ('convnet', 'mlp', 'preact_resnet', 'resnet', 'vit')
+
+
 def network(config: Any, num_labels: int):
   """The network that a config names."""
-  kinds = dict(
-    convnet=unfolded_conv_net.UnfoldedConvNet,
-    mlp=mlp.Mlp,
-    preact_resnet=resnet.PreActResNet,
-    resnet=resnet.ResNet,
-    vit=vit.ViT,
-  )
-  kind = presets.choose('network', config.network, kinds)
+  types.check_choice('config.network', config.network, _NETWORKS)
   if config.network not in config:
     raise InputError(
       f'config.network={config.network} has no settings in this preset: it has '
-      f'{", ".join(x for x in kinds if x in config)}.'
+      f'{", ".join(x for x in _NETWORKS if x in config)}.'
     )
+  kind = _network(config.network)
   return kind(num_classes=num_labels, **config[config.network])
+
+
+def _network(name) -> Callable[..., nn.Module]:
+  """Loads no other network."""
+  if name == 'convnet':
+    from repjax.models import unfolded_conv_net
+
+    return unfolded_conv_net.UnfoldedConvNet
+  if name == 'mlp':
+    from repjax.models import mlp
+
+    return mlp.Mlp
+  if name == 'vit':
+    from repjax.models import vit
+
+    return vit.ViT
+  from repjax.models import resnet
+
+  return resnet.ResNet if name == 'resnet' else resnet.PreActResNet
 
 
 def transform(config: Any) -> transforms.Transform:
   """What a method does to training images, uint8, before they are scaled."""
-  made = dict(
-    hue=hues.random_hue,
-    crop=lambda: transforms.compose(
+  if config.method == 'hue':
+    from repjax.data.images import hues
+
+    return hues.random_hue()
+  if config.method == 'crop':
+    return transforms.compose(
       transforms.random_crop(config.crop.padding), transforms.random_flip()
-    ),
-    rand_augment=lambda: randaugment.rand_augment(
+    )
+  if config.method == 'rand_augment':
+    from repjax.data.images import randaugment
+
+    return randaugment.rand_augment(
       config.rand_augment.layers, config.rand_augment.magnitude
-    ),
-    auto_augment=auto_augment.auto_augment,
-    augmix=lambda: augmix.augmix(config.augmix.severity, views=('image',)),
-  )
-  if config.method not in made:
-    return transforms.compose()
-  return made[config.method]()
+    )
+  if config.method == 'auto_augment':
+    from repjax.data.images import auto_augment
+
+    return auto_augment.auto_augment()
+  if config.method == 'augmix':
+    from repjax.data.images import augmix
+
+    return augmix.augmix(config.augmix.severity, views=('image',))
+  return transforms.compose()
 
 
 def make(
@@ -122,43 +132,66 @@ def make(
   rate = tx.learning_rate
   if tx.decay:
     rate = optax.cosine_decay_schedule(rate, steps)
-  groups: dict[str, Any] = dict(num_groups=len(group_counts))
-  counted = dict(groups, group_counts=group_counts)
-  adversary = dann.Adversary(
-    int(np.count_nonzero(group_counts)), features=tuple(config.dann.features)
-  )
-  makes = dict(
-    irm=functools.partial(irm.make, **groups, **config.irm),
-    coral=functools.partial(coral.make, **groups, **config.coral),
-    # The authors' adversary reads logits; this one the features, as in the
-    # paper of DANN.
-    dann=functools.partial(
-      dann.make, **counted, weight=config.dann.weight, adversary=adversary
-    ),
-    sagnet=functools.partial(
-      sagnet.make, num_classes=num_labels, **config.sagnet
-    ),
-    domain_mixup=functools.partial(
-      domain_mixup.make,
-      **groups,
-      num_classes=num_labels,
-      **config.domain_mixup,
-    ),
-    group_dro=functools.partial(group_dro.make, **counted, **config.group_dro),
-  )
   types.check_choice('config.method', config.method, NAMES)
   settings = dict(config.step)
   make = erm.make
   if config.method not in _AS_ERM:
-    make = makes[config.method]
+    make = _maker(config, num_labels, group_counts)
     if settings.pop('microbatches') != 1:
       raise InputError(
         f'config.step.microbatches must be 1: {config.method} compares rows.'
       )
   made = make(network(config, num_labels), optimizer(rate), **settings)
   if config.method == 'bn_adapt':
-    return bn_adapt.predictor(made, **groups, **config.bn_adapt)
+    from repjax.adapt import bn_adapt
+
+    return bn_adapt.predictor(
+      made, num_groups=len(group_counts), **config.bn_adapt
+    )
   return made
+
+
+def _maker(config, num_labels, group_counts) -> Callable[..., types.Method]:
+  """`make` of a method that is more than ERM; loads no other."""
+  groups: dict[str, Any] = dict(num_groups=len(group_counts))
+  counted = dict(groups, group_counts=group_counts)
+  if config.method == 'irm':
+    from repjax.methods import irm
+
+    return functools.partial(irm.make, **groups, **config.irm)
+  if config.method == 'coral':
+    from repjax.methods import coral
+
+    return functools.partial(coral.make, **groups, **config.coral)
+  if config.method == 'dann':
+    from repjax.methods import dann
+
+    # The authors' adversary reads logits; this one the features, as in the
+    # paper of DANN.
+    adversary = dann.Adversary(
+      int(np.count_nonzero(group_counts)), features=tuple(config.dann.features)
+    )
+    return functools.partial(
+      dann.make, **counted, weight=config.dann.weight, adversary=adversary
+    )
+  if config.method == 'sagnet':
+    from repjax.methods import sagnet
+
+    return functools.partial(
+      sagnet.make, num_classes=num_labels, **config.sagnet
+    )
+  if config.method == 'domain_mixup':
+    from repjax.methods import domain_mixup
+
+    return functools.partial(
+      domain_mixup.make,
+      **groups,
+      num_classes=num_labels,
+      **config.domain_mixup,
+    )
+  from repjax.methods import group_dro
+
+  return functools.partial(group_dro.make, **counted, **config.group_dro)
 
 
 def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
@@ -171,6 +204,8 @@ def with_error_weights(config: Any, data: of_images.Data) -> of_images.Data:
     InputError: If there is no such run, it is one of another network, or it
       has no error.
   """
+  from repjax.methods import jtt
+
   if not config.jtt.first:
     raise InputError(
       'config.method=jtt trains twice: train config.method=erm first, and name '

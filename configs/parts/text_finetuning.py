@@ -8,7 +8,6 @@ import flax.linen as nn
 import numpy as np
 import optax
 
-from configs.parts import attention
 from configs.parts import text_models
 from configs.parts import text_tasks
 from repjax import optim
@@ -25,7 +24,6 @@ from repjax.methods import supervised
 from repjax.metrics import written_text
 from repjax.models import text_heads
 from repjax.models import transformer
-from repjax.protocols import pretraining
 
 
 def model(config, task: text_tasks.Task) -> nn.Module:
@@ -46,14 +44,16 @@ def model(config, task: text_tasks.Task) -> nn.Module:
   if not config.weights and 'num_positions' not in config.model:
     fields['num_positions'] = positions
   if config.attention.kind != 'exact':
+    from configs.parts import attention  # Exact attention loads no other.
+
     fields['attention_fn'] = attention.attention_fn(
       config.attention, causal=data.kind == 'completions'
     )
-  if config.attention.kind == 'flash' and data.kind == 'pairs':
-    for name, causal in (('decoder', True), ('cross', False)):
-      fields[f'{name}_attention_fn'] = attention.attention_fn(
-        config.attention, causal=causal
-      )
+    if config.attention.kind == 'flash' and data.kind == 'pairs':
+      for name, causal in (('decoder', True), ('cross', False)):
+        fields[f'{name}_attention_fn'] = attention.attention_fn(
+          config.attention, causal=causal
+        )
   return text_models.model(config, kind, task.tokenizer.vocab_size, **fields)
 
 
@@ -100,6 +100,8 @@ def pretrained(
 
 
 def _learned(config, task):
+  from repjax.protocols import pretraining
+
   group = config.pretraining
   learn = functools.partial(
     pretraining.run,

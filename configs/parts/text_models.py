@@ -15,9 +15,6 @@ from repjax.data.text import published_tokens
 from repjax.data.text import tokens
 from repjax.layers import adapters
 from repjax.models import text_heads
-from repjax.weights import packaged
-from repjax.weights import text_config
-from repjax.weights import text_weights
 
 # config.data.kind -> the families of published weights that it is learned by.
 _FAMILIES = dict(
@@ -41,14 +38,24 @@ def tokenizer(config, learn=None) -> tokens.Tokenizer:
   """
   path = config.data.tokenizer
   if config.weights:
-    return _of_weights(config, packaged.folder(config.weights), path)
+    return _of_weights(config, path)
   if path:
     return tokens.Subwords.load(path)
   return tokens.Bytes() if learn is None else learn()
 
 
-def _of_weights(config, weights, path):
-  stored = text_config.read(weights)
+def _stored(config):
+  """(folder of the published weights, what their config.json says)."""
+  # Who trains from scratch loads no reader of weights.
+  from repjax.weights import packaged
+  from repjax.weights import text_config
+
+  folder = packaged.folder(config.weights)
+  return folder, text_config.read(folder)
+
+
+def _of_weights(config, path):
+  weights, stored = _stored(config)
   families = presets.choose('data.kind', config.data.kind, _FAMILIES)
   if stored.family not in families:
     raise types.InputError(
@@ -71,23 +78,6 @@ def _of_weights(config, weights, path):
       'config.json): they do not belong together.'
     )
   return found
-
-
-def refuse(config, what: str) -> None:
-  """Raises an InputError if the config names weights or a tokenizer.
-
-  Args:
-    config: With `weights` and `data.tokenizer`.
-    what: That has no use for them, and why.
-  """
-  for field, value in (
-    ('weights', config.weights),
-    ('data.tokenizer', config.data.tokenizer),
-  ):
-    if value:
-      raise types.InputError(
-        f"config.{field}={value} cannot be used: {what}. Leave it ''."
-      )
 
 
 def frame(tokenizer: tokens.Tokenizer) -> labelled_text.Frame:
@@ -116,19 +106,21 @@ def model(
   """
   if not config.weights:
     return kind(**{'vocab_size': vocab_size, **config.model, **fields})
-  stored = text_config.read(packaged.folder(config.weights)).fields
-  made = kind(**{**stored, **fields})
+  _, stored = _stored(config)
+  made = kind(**{**stored.fields, **fields})
   config.model.update({name: vars(made)[name] for name in config.model})
   return made
 
 
 def load(config, model: nn.Module) -> Callable[[types.PyTree], types.PyTree]:
   """Parameters of `model` -> with published ones for all but a new head."""
-  weights = packaged.folder(config.weights)
+  from repjax.weights import text_weights
+
+  folder, stored = _stored(config)
   return functools.partial(
     text_weights.load,
-    weights,
-    family=text_config.read(weights).family,
+    folder,
+    family=stored.family,
     head='replace' if isinstance(model, text_heads.Classifier) else 'keep',
   )
 
@@ -153,7 +145,8 @@ def sentences(config, tokenizer: tokens.Tokenizer) -> Load:
   """Split -> texts, or pairs of them, with a class of a TFDS set."""
   fields = config.model
   if config.weights:
-    fields = text_config.read(packaged.folder(config.weights)).fields
+    _, stored = _stored(config)
+    fields = stored.fields
   return functools.partial(
     labelled_text.load,
     config.data.name,

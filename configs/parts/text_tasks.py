@@ -13,15 +13,11 @@ from configs.parts import text_models
 from repjax import types
 from repjax.data.reading import prepared
 from repjax.data.reading import source
-from repjax.data.sets import intents
-from repjax.data.sets import relatives
-from repjax.data.sets import topic_tasks
 from repjax.data.text import labelled_text
 from repjax.data.text import paired_text
 from repjax.data.text import running_text
 from repjax.data.text import tokens
 from repjax.experiments import kept_tokens
-from repjax.protocols import pretraining
 
 
 class Task(NamedTuple):
@@ -76,33 +72,9 @@ def _pretrains(config):
 
 
 def _sentences(config):
+  if config.data.name == 'python_topics':
+    return _topics(config)
   data = config.data
-  if data.name == 'python_topics':
-    # None learns one.
-    tokenizer = text_models.tokenizer(config, learn=lambda: None)
-    task = topic_tasks.read(
-      length=data.length,
-      vocab_size=data.vocab_size,
-      tokenizer=tokenizer,
-      frame=text_models.frame(tokenizer),
-      **config.topics,
-    )
-
-    def load(split):
-      _check_made(split, data)
-      columns = task.train if split == data.train_split else task.test
-      return source.from_arrays(
-        data.name, columns, num_classes=task.num_classes, split=split
-      )
-
-    return Task(
-      load(data.train_split),
-      load,
-      _Hiding(task.vocab_size),
-      task.num_classes,
-      task.public if _pretrains(config) else None,
-    )
-
   public = data.public or (f'{data.name}:{data.column}',)
 
   @functools.cache
@@ -111,7 +83,7 @@ def _sentences(config):
 
   tokenizer = _tokenizer(config, texts)
   load = functools.partial(_intents, config, tokenizer)
-  if data.name != intents.NAME:
+  if data.name != 'clinc_oos':
     load = text_models.sentences(config, tokenizer)
   train = load(data.train_split)
   if not _pretrains(config):
@@ -131,6 +103,37 @@ def _sentences(config):
   )
 
 
+def _topics(config):
+  """Chapters of `python_topics`, told from some characters."""
+  from repjax.data.sets import topic_tasks
+
+  data = config.data
+  # None learns one.
+  tokenizer = text_models.tokenizer(config, learn=lambda: None)
+  task = topic_tasks.read(
+    length=data.length,
+    vocab_size=data.vocab_size,
+    tokenizer=tokenizer,
+    frame=text_models.frame(tokenizer),
+    **config.topics,
+  )
+
+  def load(split):
+    _check_made(split, data)
+    columns = task.train if split == data.train_split else task.test
+    return source.from_arrays(
+      data.name, columns, num_classes=task.num_classes, split=split
+    )
+
+  return Task(
+    load(data.train_split),
+    load,
+    _Hiding(task.vocab_size),
+    task.num_classes,
+    task.public if _pretrains(config) else None,
+  )
+
+
 def _texts(config, public: str) -> list[bytes]:
   """Training texts of a set, 'name:column'; of two columns first, then last."""
   name, _, column = public.rpartition(':')
@@ -146,6 +149,8 @@ def _texts(config, public: str) -> list[bytes]:
 
 def _intents(config, tokenizer, split: str) -> source.Source:
   """Some intents of `clinc_oos`; of training rows a few of each."""
+  from repjax.data.sets import intents
+
   data, group = config.data, config.intents
   read = intents.load(
     split,
@@ -182,22 +187,30 @@ class _Hiding(NamedTuple):
   vocab_size: int
 
 
+def _relatives(config):
+  """Sentences of one synthetic language, told in another."""
+  from configs.parts import unread
+  from repjax.data.sets import relatives
+
+  unread.refuse_text(config, 'config.data.name=relatives has its own words')
+  task = relatives.read(**config.relatives)
+
+  def made(split):
+    _check_made(split, config.data)
+    return task.train if split == config.data.train_split else task.test
+
+  return Task(
+    task.train,
+    made,
+    task.family,
+    public=task.public if _pretrains(config) else None,
+  )
+
+
 def _pairs(config):
+  if config.data.name == 'relatives':
+    return _relatives(config)
   data = config.data
-  if data.name == 'relatives':
-    text_models.refuse(config, 'config.data.name=relatives has its own words')
-    task = relatives.read(**config.relatives)
-
-    def made(split):
-      _check_made(split, data)
-      return task.train if split == data.train_split else task.test
-
-    return Task(
-      task.train,
-      made,
-      task.family,
-      public=task.public if _pretrains(config) else None,
-    )
   both = functools.partial(text_models.columns, config)
   tokenizer = _tokenizer(
     config, lambda: [x for part in both(data.train_split) for x in part]
@@ -217,6 +230,8 @@ def _pairs(config):
   train = load(data.train_split)
   public = None
   if _pretrains(config):
+    from repjax.protocols import pretraining
+
     # It learns to write what it will write, before it learns when.
     public = pretraining.denoising(train.columns(), rate=0.3, seed=config.seed)
   return Task(train, load, tokenizer, public=public, subwords=tokenizer)

@@ -171,8 +171,9 @@ def _fields(node, above='') -> Iterator[tuple[str, ast.keyword]]:
 def _taken(recipe: pathlib.Path) -> dict[str, str]:
   """Field -> what the docstring of that which takes it says."""
   found: dict[str, str] = {}
-  used = {x for name in sources.imports(recipe) for x in sources.files_of(name)}
-  for path in (recipe, *sorted(sources.closure(*used))):
+  names = sources.imports(recipe, anywhere=True)
+  used = {x for name in names for x in sources.files_of(name)}
+  for path in (recipe, *sorted(sources.closure(*used, anywhere=True))):
     # A recipe may lie anywhere.
     if path == recipe or any(x in path.parents for x in _FOLDERS):
       for field, text in _taken_in(path):
@@ -313,7 +314,7 @@ def _imports(path: pathlib.Path) -> dict[str, str]:
   """Name in a file -> the module or member that it stands for."""
   return {
     alias.asname or alias.name: f'{node.module}.{alias.name}'
-    for node in _tree(path).body
+    for node in ast.walk(_tree(path))
     if isinstance(node, ast.ImportFrom)
     for alias in node.names
   }

@@ -18,6 +18,7 @@ from repjax import loop
 from repjax import parallel
 from repjax import run
 from repjax import types
+from repjax.methods import esvit
 
 
 def _config(**changes):
@@ -48,7 +49,7 @@ def _distilled(monkeypatch, config, steps):
   """What `esvit.make` is given in a run of so many steps."""
   seen = {}
   make = lambda model, tx, **own: seen.update(own)  # noqa: E731
-  monkeypatch.setattr(self_supervised.esvit, 'make', make)
+  monkeypatch.setattr(esvit, 'make', make)
   self_supervised.method(config, steps)
   return seen
 
@@ -80,7 +81,7 @@ def test_dino_has_no_part_of_regions(monkeypatch):
 def test_what_cannot_be_is_said():
   for field, named in (
     (dict(method='blue'), 'config.method is one of esvit, dino'),
-    (dict(network='blue'), 'config.network is one of swin'),
+    (dict(network='blue'), "config.network must be one of ('swin'"),
     (dict(crops=dict(local_size=13)), 'local_size=13'),
     (dict(data=dict(canvas=7)), 'config.data.canvas=7'),
     (dict(step=dict(ema_decay=0.9)), 'config.step.ema_decay must be 0'),

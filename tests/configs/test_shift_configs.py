@@ -249,7 +249,7 @@ def test_a_network_without_settings_is_refused():
   [
     ({'method': 'magic'}, r'config\.method'),
     ({'shift.kind': 'odd'}, r'config\.shift\.kind is one of correlated'),
-    ({'network': 'swin'}, r'config\.network is one of convnet'),
+    ({'network': 'swin'}, r'config\.network must be one of ..convnet'),
     ({'shift.num_rare': 10_000}, 'cannot be realised'),
     ({'data.eval_splits': ('train',)}, r'config\.data\.eval_splits'),
     ({'method': 'irm', 'step.microbatches': 2}, 'microbatches must be 1'),

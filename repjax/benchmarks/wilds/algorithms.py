@@ -17,18 +17,8 @@ import optax
 from repjax import optim
 from repjax import trees
 from repjax import types
-from repjax.methods import afn
-from repjax.methods import coral
-from repjax.methods import dann
 from repjax.methods import erm
-from repjax.methods import fixmatch
-from repjax.methods import group_dro
-from repjax.methods import grouped
-from repjax.methods import irm
 from repjax.methods import model_inputs
-from repjax.methods import noisy_student
-from repjax.methods import pseudo_label
-from repjax.methods import swav
 
 
 class Needs(NamedTuple):
@@ -118,16 +108,26 @@ def make(
     more['inputs'] = inputs
   if name == 'erm':
     return erm.make(model, tx, **more)
+  # No program loads the others.
   if name == 'group_dro':
+    from repjax.methods import group_dro
+
     return group_dro.make(model, tx, **counted, **more)
   if name == 'irm':
+    from repjax.methods import grouped
+    from repjax.methods import irm
+
     # Moments are those of another loss before the weight jumps.
     weight = grouped.annealed(more.pop('weight'), config.irm.at)
     tx = optim.restarted(tx, more.pop('at'))
     return irm.make(model, tx, weight=weight, **groups, **more)
   if name == 'coral':
+    from repjax.methods import coral
+
     return coral.make(model, tx, **groups, **more)
   if name == 'dann':
+    from repjax.methods import dann
+
     slow = chain(rate / config.tx.dann_divisor)
     return dann.make(
       model,
@@ -139,17 +139,27 @@ def make(
       **more,
     )
   if name == 'afn':
+    from repjax.methods import afn
+
     return afn.make(model, tx, **more)
   if name == 'pseudo_label':
+    from repjax.methods import pseudo_label
+
     weight = optax.linear_schedule(0.0, 1.0, max(1, 2 * steps // 5))
     return pseudo_label.make(model, tx, weight=weight, **more)
   if name == 'fixmatch':
+    from repjax.methods import fixmatch
+
     return fixmatch.make(model, tx, **more)
   if name == 'swav':
+    from repjax.methods import swav
+
     projection = swav.Projection(more.pop('hidden_dim'), more.pop('dim'))
     # To a thousandth, as in WILDS, where LARC scales the rates of layers.
     tx = chain(optax.cosine_decay_schedule(rate, steps, alpha=1e-3))
     return swav.make(model, tx, projection=projection, **more)
+  from repjax.methods import noisy_student
+
   return noisy_student.make(model, tx, **more)
 
 

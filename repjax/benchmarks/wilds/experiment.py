@@ -1,7 +1,6 @@
 """Host side: what a config of WILDS or U-WILDS says, wired for one run."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from typing import Any
 from typing import NamedTuple
 
@@ -14,19 +13,15 @@ from repjax import types
 from repjax.benchmarks.wilds import algorithms
 from repjax.benchmarks.wilds import datasets
 from repjax.benchmarks.wilds import grouper as groupers
-from repjax.benchmarks.wilds import hospitals
 from repjax.benchmarks.wilds import leaderboard
 from repjax.benchmarks.wilds import loaders
-from repjax.benchmarks.wilds import published
-from repjax.benchmarks.wilds import shops
-from repjax.benchmarks.wilds import text_sets
+from repjax.benchmarks.wilds import metrics
 from repjax.benchmarks.wilds import views as viewing
 from repjax.data.batches import in_order
 from repjax.data.images import transforms
 from repjax.experiments import of_images
 from repjax.experiments import wiring
 from repjax.layers import frozen
-from repjax.methods import noisy_student
 
 # Kinds of data whose rows are images, and those whose rows are texts.
 IMAGES = ('published', 'hospitals')
@@ -132,21 +127,27 @@ def load(config: Any, *, unlabelled: bool = False) -> datasets.Dataset:
   data = config.data
   kinds = (*IMAGES, *TEXTS)
   types.check_choice('config.data.kind', data.kind, kinds)
-  if data.kind == 'published':
-    return published.load(data.name, data.dir, unlabelled=unlabelled)
-  if data.kind == 'published_text':
-    return text_sets.tokenized(
-      published.load(data.name, data.dir, unlabelled=unlabelled),
-      text_sets.tokenizer(data.tokenizer),
-      length=data.length,
-    )
+  if data.kind.startswith('published'):
+    from repjax.benchmarks.wilds import published
+
+    read = published.load(data.name, data.dir, unlabelled=unlabelled)
+    if data.kind == 'published':
+      return read
+    from repjax.benchmarks.wilds import text_sets
+
+    words = text_sets.tokenizer(data.tokenizer)
+    return text_sets.tokenized(read, words, length=data.length)
   if data.kind == 'shops':
+    from repjax.benchmarks.wilds import shops
+
     return shops.load(
       seed=data.looks,
       num_reviews=data.num_reviews,
       length=data.length,
       unlabelled=unlabelled,
     )
+  from repjax.benchmarks.wilds import hospitals
+
   return hospitals.load(
     data.name,
     seed=data.looks,
@@ -237,7 +238,7 @@ def build(
       batches=batches(config, data),
       sources=sources,
       steps=data.steps,
-      measure=measure_clusters,
+      measure=metrics.of_clusters,
       figures=lambda rows, outputs, columns: {},
       recipe=recipe,
     )
@@ -272,28 +273,6 @@ def measure(dataset: datasets.Dataset) -> Callable[..., dict[str, float]]:
   return of
 
 
-def measure_clusters(
-  outputs: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
-) -> dict[str, float]:
-  """What clusters say of labels that they have never seen.
-
-  Args:
-    outputs: 'scores' [N, K].
-    columns: 'label' [N].
-
-  Returns:
-    'accuracy' of guessing the most frequent label of a row's cluster, of the
-    same rows, and 'clusters', how many have rows.
-  """
-  cluster, label = outputs['scores'].argmax(-1), columns['label']
-  table = np.zeros((outputs['scores'].shape[1], label.max() + 1), int)
-  np.add.at(table, (cluster, label), 1)
-  return {
-    'accuracy': float(table.max(1).sum() / len(label)),
-    'clusters': float((table.sum(1) > 0).sum()),
-  }
-
-
 def taught(
   config: Any, data: Data, teacher: types.Method
 ) -> dict[str, np.ndarray]:
@@ -307,6 +286,8 @@ def taught(
   Raises:
     InputError: No run is named, or it is one of another network.
   """
+  from repjax.methods import noisy_student
+
   if not config.teacher:
     raise types.InputError(
       f'{config.algorithm} needs a teacher: train one with '

@@ -7,6 +7,7 @@ in float64, there in float32.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -110,3 +111,25 @@ SQUARED_ERROR = Metric('mse', 'mse_avg', values=_squared, lower_is_better=True)
 PEARSON = Metric('r', 'r_all', total=_pearson)
 RECALL = Metric('recall-macro', 'recall-macro_all', total=_recall)
 F1 = Metric('F1-macro', 'F1-macro_all', total=_f1)
+
+
+def of_clusters(
+  outputs: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+  """What clusters say of labels that they have never seen.
+
+  Args:
+    outputs: 'scores' [N, K].
+    columns: 'label' [N].
+
+  Returns:
+    'accuracy' of guessing the most frequent label of a row's cluster, of the
+    same rows, and 'clusters', how many have rows.
+  """
+  cluster, label = outputs['scores'].argmax(-1), columns['label']
+  table = np.zeros((outputs['scores'].shape[1], label.max() + 1), int)
+  np.add.at(table, (cluster, label), 1)
+  return {
+    'accuracy': float(table.max(1).sum() / len(label)),
+    'clusters': float((table.sum(1) > 0).sum()),
+  }

@@ -14,8 +14,6 @@ from repjax import plots
 from repjax import start
 from repjax import types
 from repjax.benchmarks.wilds import experiment
-from repjax.benchmarks.wilds import shops
-from repjax.benchmarks.wilds import text_sets
 from repjax.data.reading import source as sources
 from repjax.data.text import tokens
 from repjax.experiments import of_tokens
@@ -27,7 +25,11 @@ from repjax.models import text_heads
 def vocab_size(config: Any) -> int:
   """Number of tokens of a config's texts, and one more, which hides others."""
   if config.data.kind == 'shops':
+    from repjax.benchmarks.wilds import shops
+
     return shops.VOCAB_SIZE + 1
+  from repjax.benchmarks.wilds import text_sets
+
   return text_sets.tokenizer(config.data.tokenizer).vocab_size + 1
 
 
@@ -110,5 +112,9 @@ def with_gaps(rows: sources.Source, vocab_size: int) -> sources.Source:
 
 def _show(config, ids):
   if config.data.kind == 'shops':
+    from repjax.benchmarks.wilds import shops
+
     return ''.join(f'{shops.word(int(i))} ' for i in ids)
+  from repjax.benchmarks.wilds import text_sets
+
   return text_sets.tokenizer(config.data.tokenizer).decode(ids)

@@ -19,6 +19,8 @@ from repjax.benchmarks.wilds import algorithms
 from repjax.benchmarks.wilds import experiment
 from repjax.benchmarks.wilds import views
 from repjax.layers import norms
+from repjax.methods import dann
+from repjax.methods import pseudo_label
 from repjax.methods import supervised
 from repjax.models import densenet
 
@@ -350,9 +352,9 @@ def test_sets_without_images_or_classes_are_refused(tmp_path):
 
 def test_rates_decay_and_weights_are_those_of_the_config(monkeypatch):
   seen = {}
-  for name in ('dann', 'pseudo_label'):
+  for name, module in dict(dann=dann, pseudo_label=pseudo_label).items():
     monkeypatch.setattr(
-      getattr(algorithms, name),
+      module,
       'make',
       lambda model, tx, name=name, **own: seen.update({name: (tx, own)}),
     )

@@ -10,7 +10,7 @@ from repjax import loop
 from repjax import run
 from repjax import start
 from repjax import types
-from repjax.benchmarks.wilds import experiment
+from repjax.benchmarks.wilds import metrics
 from repjax.benchmarks.wilds import protocol
 
 
@@ -87,7 +87,7 @@ def test_an_arm_begins_from_its_own_pretraining():
 def test_clusters_are_measured_by_labels_they_have_not_seen():
   scores = np.eye(4)[[0, 0, 0, 2, 2, 3]]
   label = np.array([1, 1, 0, 0, 0, 1])
-  found = experiment.measure_clusters({'scores': scores}, {'label': label})
+  found = metrics.of_clusters({'scores': scores}, {'label': label})
   assert found == {'accuracy': pytest.approx(5 / 6), 'clusters': 3.0}
 
 
