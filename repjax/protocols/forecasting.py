@@ -153,6 +153,8 @@ def _fit(
       means['loss'].mean(),
       error.mean(),
     )
+  if not np.isfinite(least).all():
+    raise types.NonFiniteError('its error on validation rows is never finite')
   return best_step, least, kept, (np.asarray(at), np.stack(errors))
 
 

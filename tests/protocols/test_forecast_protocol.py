@@ -126,3 +126,24 @@ def test_a_rate_that_diverges_is_not_chosen_and_stops_nothing():
     pytest.raises(types.NonFiniteError, match='at every rate'),
   ):
     _train((1e30,))
+
+
+class _Exponential(nn.Module):
+  """Forecasts what overflows where a series is large."""
+
+  @nn.compact
+  def __call__(self, series, covariates, *, train, mask, entity):
+    scale = self.param('scale', nn.initializers.zeros, (1, 1, 1))
+    return forecast.Forecast((scale + 1e-3) * jnp.exp(series), None)
+
+
+def test_a_network_that_has_no_finite_error_on_validation_is_not_chosen():
+  method = methods.make(_Exponential(), side_by_side.swept(optax.sgd(1.0)))
+  rows = _rows()
+  rows['validation'] = {
+    name: 1e3 * x if name == 'series' else x
+    for name, x in rows['validation'].items()
+  }
+  settings = dict(seeds=(0, 1), rates=(0.01,), batch_size=4, steps=2)
+  with pytest.raises(types.NonFiniteError, match='at every rate'):
+    forecasting.train('exponential', method, rows, **settings)
