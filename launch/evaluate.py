@@ -36,6 +36,7 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import places
 from launch.lib import restored
 from repjax import files
 from repjax import types
@@ -99,7 +100,7 @@ def main() -> None:
 
   if _OUTPUTS.value:
     place = files.path_of(_OUTPUTS.value)
-    app.check_place(place / 'a.csv', f'--outputs={place}')
+    places.check(place / 'a.csv', f'--outputs={place}')
   asked = judged_features.asked(_EPISODES.value) if _EPISODES.value else None
   if asked is None and not _FEATURES.value:
     _refuse(_OF_EPISODES, 'needs --episodes, such as 5x1')

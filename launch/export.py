@@ -15,6 +15,7 @@ from absl import flags
 from absl import logging
 
 from launch.lib import app
+from launch.lib import places
 from launch.lib import restored
 from repjax import files
 from repjax import types
@@ -61,7 +62,7 @@ def main() -> None:
     raise types.InputError(
       f'--to={folder} is there already: give another folder, or an empty one.'
     )
-  app.check_place(folder, f'--to={folder}')
+  places.check(folder, f'--to={folder}')
   run = restored.restore(_FLAGS)
 
   from launch.lib import exporting

@@ -23,6 +23,7 @@ from absl import logging
 import numpy as np
 
 from launch.lib import app
+from launch.lib import places
 from launch.lib import restored
 from repjax import files
 from repjax import types
@@ -83,7 +84,7 @@ def _check(place, inputs):
     )
   if place.is_dir():
     raise types.InputError(f'--outputs={place} is a folder: give a file.')
-  app.check_place(place, f'--outputs={place}')
+  places.check(place, f'--outputs={place}')
 
 
 def _csv(header, lines):

@@ -155,6 +155,17 @@ def _guarded(main, argv):
     _fail(PREEMPTED, error)
   except OSError as error:
     _fail(IO_ERROR, error)
+  except RuntimeError as error:  # As JAX's are, which not all launchers load.
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    rows = '--config.eval_batch_size, beside --config=RECIPE'
+    if 'batch_size' in flags.FLAGS:
+      rows = '--batch_size'
+    told = types.InputError(
+      f'the device is out of memory: take fewer rows at a time by {rows}.'
+    )
+    told.__cause__ = error
+    _fail(USAGE, told)
 
 
 def _fail(code: int, error: Any) -> None:
@@ -207,28 +218,6 @@ class _PlainFormatter:
     if record.levelname == 'INFO':
       return message
     return f'{record.levelname}: {message}'
-
-
-def check_place(path: pathlib.Path, flag: str) -> None:
-  """Refuses a path at which nothing can be made; makes nothing.
-
-  Args:
-    path: Absolute, of a file or a folder that may be there already.
-    flag: That names it, such as '--to=folder', for the error.
-
-  Raises:
-    InputError: What it lies in is no folder, or may not be written.
-  """
-  there = next(x for x in path.parents if x.exists())
-  if not there.is_dir():
-    reason = f'{there} is a file'
-  elif not os.access(there, os.W_OK | os.X_OK):
-    reason = f'{there} may not be written to'
-  else:
-    return
-  raise types.InputError(
-    f'{flag} cannot be written, as {reason}: give another place.'
-  )
 
 
 def config_name() -> tuple[str, str]:

@@ -9,10 +9,14 @@ import re
 import resource
 import shutil
 
+import jax
 import launching
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+
+from repjax import loop
+from repjax.protocols import transfer_matrix
 
 
 def _one_line(output):
@@ -617,3 +621,20 @@ def test_a_recipe_of_ones_own_has_the_preset_of_the_run(tmp_path):
   assert code == 0, output
   code, output = launching.call('evaluate', f'--config={recipe}', flag)
   assert code == 0, output
+
+
+@pytest.mark.parametrize(
+  ('launcher', 'flag'),
+  [('evaluate', '--config.eval_batch_size'), ('attack', '--batch_size')],
+)
+def test_a_full_device_is_one_line(finished, monkeypatch, launcher, flag):
+  def full(*unused, **unused_too):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 bytes are too many')
+
+  monkeypatch.setattr(loop.Evaluator, '__call__', full)
+  monkeypatch.setattr(transfer_matrix, 'measure', full)
+  code, output = launching.call(launcher, f'--workdir={finished}')
+  assert code == 1
+  line = _one_line(output)
+  assert 'the device is out of memory' in line
+  assert flag in line
