@@ -27,9 +27,10 @@ best where the correlation is strong, BN-Adapt where values are unseen, crop
 where rows are few, pretraining where values are rare; but whoever takes
 BN-Adapt for all of them loses about a point, which five seeds do not tell from
 none (.011 +- .014; in the record before, with three weights, .013 +- .012), so
-that `most_wins` is not judged. BN-Adapt is far above the same networks without it where the colour
-misleads; with noisy labels hardly anything but hue is above ERM. RandAugment of
-its full strength, AutoAugment, and JTT where labels are noisy, lie below ERM.
+that `most_wins` is not judged. BN-Adapt is far above the same networks without
+it where the colour misleads; with noisy labels hardly anything but hue is above
+ERM. RandAugment of its full strength, AutoAugment, and JTT where labels are
+noisy, lie below ERM.
 
 `most_wins` was found to hold whatever happens: where all are at chance somebody
 wins by luck. `regret`, which was written with its figure in view, asks whether
