@@ -79,7 +79,9 @@ def ascend(
   check_range('[1, inf)', num_steps=num_steps)
   check_range('[0, inf)', decay=decay)
   for name, value in dict(epsilon=epsilon, step_size=step_size).items():
-    if not isinstance(value, jax.core.Tracer) and not np.min(value) >= 0:
+    # `np.asarray`: inside of a jitted function all that JAX computes is traced.
+    known = not isinstance(value, jax.core.Tracer)
+    if known and not np.asarray(value).min() >= 0:
       raise InputError(f'{name} must be >= 0; got {value}')
     if norm == 'l2' and jnp.ndim(value):
       raise InputError(f"{name} is one number for norm='l2'; got {value}")

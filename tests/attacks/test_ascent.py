@@ -83,19 +83,20 @@ def convolved(image, kernel):
 @pytest.mark.parametrize('decay', [0.0, 0.7, 1.0])
 def test_steps_are_those_of_the_papers(norm, decay):
   settings = dict(epsilon=0.3, step_size=0.07, num_steps=6, decay=decay)
-  found = ascent.ascend(LOSS, jnp.asarray(IMAGE), None, norm=norm, **settings)
+  attack = functools.partial(
+    ascent.ascend, LOSS, rng=None, norm=norm, **settings
+  )
+  found = jax.jit(attack)(IMAGE)
   expected = loop(norm=norm, **settings)
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 def test_smoothed_gradients_are_those_of_shifted_images():
-  found = fgsm.ti_fgsm(
-    LOSS, jnp.asarray(IMAGE), epsilon=0.2, num_steps=4, size=5, decay=1.0
-  )
+  settings = dict(epsilon=0.2, num_steps=4, decay=1.0)
+  attack = functools.partial(fgsm.ti_fgsm, LOSS, size=5, **settings)
+  found = jax.jit(attack)(IMAGE)
   kernel = smoothing.gaussian(5, 3.0)
-  expected = loop(
-    epsilon=0.2, step_size=0.05, num_steps=4, kernel=kernel, decay=1.0
-  )
+  expected = loop(step_size=0.05, kernel=kernel, **settings)
   np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
@@ -111,8 +112,8 @@ def test_a_kernel_is_a_gaussian():
 
 def test_momentum_does_not_depend_on_the_scale_of_a_loss():
   attack = functools.partial(fgsm.mi_fgsm, epsilon=0.2)
-  plain = attack(LOSS, jnp.asarray(IMAGE))
-  scaled = attack(lambda x: 1000 * LOSS(x), jnp.asarray(IMAGE))
+  plain = jax.jit(functools.partial(attack, LOSS))(IMAGE)
+  scaled = jax.jit(functools.partial(attack, lambda x: 1000 * LOSS(x)))(IMAGE)
   np.testing.assert_allclose(plain, scaled, atol=1e-6)
   other = loop(epsilon=0.2, step_size=0.02, num_steps=10, decay=1.0, scale=1e-3)
   np.testing.assert_allclose(plain, other, atol=2e-5)
@@ -121,7 +122,8 @@ def test_momentum_does_not_depend_on_the_scale_of_a_loss():
 def test_a_row_without_a_gradient_stays_as_it_is():
   flat = lambda x: 0 * x.sum((1, 2, 3))  # noqa: E731
   for norm in ('linf', 'l2'):
-    found = fgsm.mi_fgsm(flat, jnp.asarray(IMAGE), epsilon=0.1, norm=norm)
+    attack = functools.partial(fgsm.mi_fgsm, flat, epsilon=0.1, norm=norm)
+    found = jax.jit(attack)(IMAGE)
     np.testing.assert_array_equal(found, IMAGE)
 
 
@@ -139,39 +141,39 @@ def test_half_precision_is_attacked_in_float32(dtype):
 def test_a_targeted_attack_makes_its_class_likelier():
   aim = jnp.asarray((LABEL + 1) % CLASSES)
   loss = losses.cross_entropy(logits, aim, targeted=True)
-  found = fgsm.pgd(
-    loss, jnp.asarray(IMAGE), None, epsilon=0.3, step_size=0.05, num_steps=10
-  )
+  settings = dict(epsilon=0.3, step_size=0.05, num_steps=10)
+  found = jax.jit(lambda x: fgsm.pgd(loss, x, None, **settings))(IMAGE)
   np.testing.assert_array_equal(logits(found).argmax(-1), aim)
 
 
 def test_the_losses_of_heads_are_added():
   heads = lambda x: jnp.stack([logits(x), 2 * logits(x)], 1)  # noqa: E731
   label, image = jnp.asarray(LABEL), jnp.asarray(IMAGE)
-  both = losses.cross_entropy(heads, label)(image)
-  second = losses.cross_entropy(lambda x: 2 * logits(x), label)(image)
-  np.testing.assert_allclose(both, LOSS(image) + second, rtol=1e-5)
+  both = jax.jit(losses.cross_entropy(heads, label))(image)
+  twice = losses.cross_entropy(lambda x: 2 * logits(x), label)
+  first, second = jax.jit(LOSS)(image), jax.jit(twice)(image)
+  np.testing.assert_allclose(both, first + second, rtol=1e-5)
   weights = jnp.array([0.5, 0.0])
-  half = losses.cross_entropy(heads, label, weights=weights)(image)
-  np.testing.assert_allclose(half, LOSS(image) / 2, rtol=1e-5)
+  half = jax.jit(losses.cross_entropy(heads, label, weights=weights))(image)
+  np.testing.assert_allclose(half, first / 2, rtol=1e-5)
   with pytest.raises(types.InputError, match='2 heads'):
     losses.cross_entropy(heads, label, weights=jnp.ones(3))(image)
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
 def test_random_starts_fill_the_ball(norm):
-  image = jnp.full((400, 2, 2, 1), 0.5)
-  found = ascent.ascend(
+  image = np.full((400, 2, 2, 1), 0.5, np.float32)
+  attack = functools.partial(
+    ascent.ascend,
     lambda x: 0 * x.sum((1, 2, 3)),
-    image,
-    jax.random.key(0),
     epsilon=0.4,
     step_size=0.1,
     num_steps=1,
     norm=norm,
     random_start=True,
   )
-  delta = np.asarray(found - image).reshape(400, 4)
+  found = jax.jit(attack)(image, jax.random.key(0))
+  delta = (np.asarray(found) - image).reshape(400, 4)
   radius = {
     'linf': abs(delta).max(1),
     'l2': np.linalg.norm(delta, axis=1),
@@ -186,8 +188,8 @@ def test_random_starts_fill_the_ball(norm):
 @pytest.mark.parametrize('kind', ['fgsm', 'mi_fgsm', 'di_fgsm', 'ti_fgsm'])
 def test_attacks_in_the_euclidean_ball_step_along_gradients(kind):
   rng = np.random.default_rng(0)
-  image = jnp.asarray(rng.uniform(0.4, 0.6, (3, 8, 8, 1)), jnp.float32)
-  slope = jnp.asarray(rng.normal(size=(8, 8, 1)), jnp.float32)
+  image = rng.uniform(0.4, 0.6, (3, 8, 8, 1)).astype(np.float32)
+  slope = rng.normal(size=(8, 8, 1)).astype(np.float32)
 
   def attack(**settings):
     loss = lambda x: (x * slope[None]).sum((1, 2, 3))  # noqa: E731
@@ -200,21 +202,21 @@ def test_attacks_in_the_euclidean_ball_step_along_gradients(kind):
       settings = dict(settings, size=1)
     if kind == 'fgsm':
       settings.pop('num_steps')
-    return getattr(fgsm, kind)(loss, image, *args, **settings)
+    moves = functools.partial(getattr(fgsm, kind), loss, **settings)
+    return np.asarray(jax.jit(moves)(image, *args))
 
   moved = attack(epsilon=0.3, num_steps=4, norm='l2') - image
-  wanted = 0.3 * slope / jnp.linalg.norm(slope)
-  np.testing.assert_allclose(moved, jnp.stack([wanted] * 3), atol=1e-5)
+  wanted = 0.3 * slope / np.linalg.norm(slope)
+  np.testing.assert_allclose(moved, np.stack([wanted] * 3), atol=1e-5)
   signs = attack(epsilon=0.1, num_steps=4) - image
   np.testing.assert_allclose(abs(signs), 0.1, atol=1e-5)
 
 
 def test_a_random_step_takes_its_part_of_epsilon():
+  attack = functools.partial(fgsm.r_fgsm, LOSS, epsilon=0.1, random_step=0.04)
+  found = jax.jit(attack)(IMAGE, jax.random.key(0))
   image = jnp.asarray(IMAGE)
-  found = fgsm.r_fgsm(
-    LOSS, image, jax.random.key(0), epsilon=0.1, random_step=0.04
-  )
-  delta = abs(np.asarray(found - image))
+  delta = abs(np.asarray(found) - IMAGE)
   assert delta.max() <= 0.1 + 1e-6
   # Both steps agree in a pixel, or not.
   assert np.isclose(delta, 0.1, atol=1e-6).any()
@@ -232,14 +234,12 @@ def test_nothing_is_resized_at_the_full_size(interpolation):
   same = input_diversity.InputDiversity(
     largest=1.0, canvas=1.0, interpolation=interpolation
   )
-  image = jnp.asarray(IMAGE)
-  np.testing.assert_allclose(same(jax.random.key(0), image), image, atol=1e-6)
-  found = fgsm.di_fgsm(
-    LOSS, image, jax.random.key(1), epsilon=0.2, diversity=same
-  )
-  np.testing.assert_allclose(
-    found, fgsm.mi_fgsm(LOSS, image, epsilon=0.2), atol=1e-5
-  )
+  resized = jax.jit(same)(jax.random.key(0), IMAGE)
+  np.testing.assert_allclose(resized, IMAGE, atol=1e-6)
+  attack = functools.partial(fgsm.di_fgsm, LOSS, epsilon=0.2, diversity=same)
+  found = jax.jit(attack)(IMAGE, jax.random.key(1))
+  plain = jax.jit(functools.partial(fgsm.mi_fgsm, LOSS, epsilon=0.2))(IMAGE)
+  np.testing.assert_allclose(found, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize('interpolation', ['linear', 'nearest'])
@@ -247,10 +247,10 @@ def test_a_resized_image_lies_somewhere_on_its_canvas(interpolation):
   half = input_diversity.InputDiversity(
     smallest=0.5, largest=0.5, canvas=1.0, interpolation=interpolation
   )
-  constant = jnp.ones((1, SIDE, SIDE, 1))
-  places = set()
+  constant = np.ones((1, SIDE, SIDE, 1), np.float32)
+  places, resized = set(), jax.jit(half)
   for seed in range(40):
-    seen = np.asarray(half(jax.random.key(seed), constant))[0, ..., 0]
+    seen = np.asarray(resized(jax.random.key(seed), constant))[0, ..., 0]
     np.testing.assert_allclose(seen.sum(), (SIDE // 2) ** 2, rtol=1e-5)
     rows, columns = np.nonzero(seen)
     assert rows.max() - rows.min() == columns.max() - columns.min() == 3
@@ -260,20 +260,22 @@ def test_a_resized_image_lies_somewhere_on_its_canvas(interpolation):
 
 def test_resizing_is_that_of_other_libraries():
   # Twice the side: linear weights of 1/4 and 3/4 with edges held.
-  line = jnp.arange(4.0).reshape(1, 1, 4, 1)
-  weights = input_diversity._placed(4, 8, 8, 0, 'linear')
-  found = np.asarray(smoothing.both_sides(line, jnp.ones((1, 1)), weights))
+  line = np.arange(4, dtype=np.float32).reshape(1, 1, 4, 1)
+  placed = jax.jit(input_diversity._placed, static_argnums=(0, 2, 4))
+  weights = placed(4, 8, 8, 0, 'linear')
+  one = np.ones((1, 1), np.float32)
+  found = np.asarray(jax.jit(smoothing.both_sides)(line, one, weights))
   expected = jax.image.resize(line, (1, 1, 8, 1), 'linear')
   np.testing.assert_allclose(found, expected, atol=1e-6)
-  weights = input_diversity._placed(4, 7, 7, 0, 'nearest')
+  weights = placed(4, 7, 7, 0, 'nearest')
   found = np.asarray(weights).argmax(1)
   np.testing.assert_array_equal(found, np.arange(7) * 4 // 7)
 
 
 def test_a_batch_may_stay_as_it_is():
   never = input_diversity.InputDiversity(probability=0.0)
-  image = jnp.asarray(IMAGE)
-  np.testing.assert_array_equal(never(jax.random.key(0), image), image)
+  found = jax.jit(never)(jax.random.key(0), IMAGE)
+  np.testing.assert_array_equal(found, IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -347,15 +349,16 @@ def test_images_outside_of_their_box_are_refused(kind):
 
 
 def test_a_box_by_channel_is_that_of_pixels():
-  pixels = fgsm.fgsm(LOSS, jnp.asarray(IMAGE), epsilon=0.3)
+  pixels = jax.jit(functools.partial(fgsm.fgsm, LOSS, epsilon=0.3))(IMAGE)
   mean, std = MEAN[None, None, None], STD[None, None, None]
-  found = fgsm.fgsm(
+  attack = functools.partial(
+    fgsm.fgsm,
     lambda x: LOSS(x * std + mean),
-    jnp.asarray((IMAGE - MEAN) / STD),
     epsilon=0.3 / STD,
     low=-MEAN / STD,
     high=(1 - MEAN) / STD,
   )
+  found = np.asarray(jax.jit(attack)((IMAGE - MEAN) / STD))
   np.testing.assert_allclose(found * std + mean, pixels, atol=1e-5)
   assert found.min() < 0 and found.max() > 1
 
@@ -373,18 +376,18 @@ def test_what_is_seen_is_drawn_anew_in_each_step():
   def see(rng, x):
     return x * jax.random.rademacher(rng, x.shape, x.dtype)
 
-  image = jnp.full((2, 6, 6, 1), 0.5)
-  found = ascent.ascend(
+  image = np.full((2, 6, 6, 1), 0.5, np.float32)
+  attack = functools.partial(
+    ascent.ascend,
     lambda x: x.sum((1, 2, 3)),
-    image,
-    jax.random.key(0),
     epsilon=0.4,
     step_size=0.1,
     num_steps=4,
     see=see,
   )
+  found = jax.jit(attack)(image, jax.random.key(0))
   # Four steps up or down: by one draw for all, each pixel would go all the way.
-  moved = np.rint(abs(np.asarray(found - image)) / 0.1)
+  moved = np.rint(abs(np.asarray(found) - image) / 0.1)
   assert set(moved.ravel().tolist()) == {0, 2, 4}
 
 
@@ -392,7 +395,8 @@ def test_sides_are_drawn_from_the_smallest_to_the_largest():
   some = input_diversity.InputDiversity(smallest=0.5, largest=1.0, canvas=1.0)
   constant = jnp.ones((1, SIDE, SIDE, 1))
   keys = jax.random.split(jax.random.key(0), 200)
-  seen = np.asarray(jax.vmap(lambda key: some(key, constant))(keys))
+  draw = jax.jit(jax.vmap(lambda key: some(key, constant)))
+  seen = np.asarray(draw(keys))
   rows = (seen[:, 0, :, :, 0] > 0.5).any(2).sum(1)
   assert set(rows.tolist()) == set(range(SIDE // 2, SIDE + 1))
 
@@ -414,3 +418,18 @@ def test_a_random_step_of_whole_numbers_is_refused():
     fgsm.r_fgsm(
       LOSS, image, jax.random.key(0), epsilon=8.0, random_step=2.0, high=255.0
     )
+
+
+def test_a_ball_that_a_jitted_function_closes_over_is_known():
+  def attack(epsilon):
+    return jax.jit(
+      lambda image: ascent.ascend(
+        LOSS, image, None, epsilon=epsilon, step_size=0.05, num_steps=3
+      )
+    )
+
+  sizes = np.full((CHANNELS,), 0.1, np.float32)
+  found = attack(jnp.asarray(sizes))(IMAGE)
+  np.testing.assert_allclose(found, attack(sizes)(IMAGE), atol=1e-7)
+  with pytest.raises(types.InputError, match='epsilon must be >= 0'):
+    attack(jnp.asarray(-sizes))(IMAGE)
