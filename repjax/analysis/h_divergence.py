@@ -89,7 +89,7 @@ def divergence(
     phi: 'js' or 'min'.
 
   Returns:
-    Exactly 0 where p equals q.
+    Exactly 0 where p equals q; up to rounding inside of a jitted function.
   """
   check_choice('phi', phi, ('js', 'min'))
   prepared = loss.prepare(rows)

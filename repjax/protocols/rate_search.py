@@ -189,8 +189,9 @@ def tune(
 
 def _are_finite(params: types.PyTree) -> np.ndarray:
   """Whether all parameters of a model are numbers, [S]."""
-  by_leaf = [
-    np.asarray(jnp.isfinite(x).reshape(len(x), -1).all(1))
-    for x in jax.tree.leaves(params)
-  ]
-  return np.all(by_leaf, 0)
+  return np.all(_finite_leaves(jax.tree.leaves(params)), 0)
+
+
+@jax.jit
+def _finite_leaves(leaves):
+  return [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in leaves]
