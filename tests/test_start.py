@@ -59,14 +59,14 @@ def trained(num_classes=3, seed=1, part=False):
   if part:
     model = frozen.train_only(model, at_head)
   method = method_of(model, ema_decay=0.5)
-  state = method.init(jax.random.key(seed), BATCH)
+  state = jax.jit(method.init)(jax.random.key(seed), BATCH)
   for i in range(2):
     state, _ = jax.jit(method.update)(state, BATCH, jax.random.key(i))
   return jax.device_get(state)
 
 
 def fresh(model, ema_decay=0.9):
-  return method_of(model, ema_decay).init(jax.random.key(0), BATCH)
+  return jax.jit(method_of(model, ema_decay).init)(jax.random.key(0), BATCH)
 
 
 @pytest.mark.parametrize('ema_decay', [0.0, 0.9])
@@ -86,11 +86,14 @@ def test_a_start_replaces_every_copy(ema_decay):
   chex.assert_trees_all_equal(found.model_state, state.model_state)
   assert found.step == 0
   method = method_of(Net(), ema_decay)
-  expected = Net().apply(
-    {'params': params, **state.model_state}, BATCH['image'], train=False
+  expected = jax.jit(functools.partial(Net().apply, train=False))(
+    {'params': params, **state.model_state}, BATCH['image']
   )
   np.testing.assert_allclose(
-    method.predict(found, BATCH)['logits'], expected, rtol=1e-5, atol=1e-6
+    jax.jit(method.predict)(found, BATCH)['logits'],
+    expected,
+    rtol=1e-5,
+    atol=1e-6,
   )
 
 
@@ -136,7 +139,8 @@ def test_a_published_file_starts_what_is_trained_in_part(tmp_path):
     )
 
   image = BATCH['image'][:1]
-  old = network(5).init(jax.random.key(1), image, train=False)['params']
+  init = jax.jit(functools.partial(network(5).init, train=False))
+  old = init(jax.random.key(1), image)['params']
   vit_weights.save_npz(tmp_path / 'vit.npz', old)
   load = functools.partial(
     vit_weights.load_vit, tmp_path / 'vit.npz', head='replace'
@@ -262,7 +266,7 @@ def test_a_network_starts_from_another_but_for_its_head(nested, ema_decay):
       if nested
       else erm.make(model, optax.sgd(0.1), ema_decay=ema_decay, **rows)
     )
-    return method.init(jax.random.key(seed), batch)
+    return jax.jit(method.init)(jax.random.key(seed), batch)
 
   state, other = fresh(2, 0, nested), fresh(5, 1, not nested)
   statistics = jax.tree.map(lambda x: x + 7, other.model_state['batch_stats'])
@@ -305,12 +309,11 @@ def test_what_is_predicted_with_becomes_the_parameters():
   found = start.as_predicted(state)
   chex.assert_trees_all_equal(found.params, state.extra.params)
   assert found.extra == ()
-  expected = method.predict(state, BATCH)['logits']
-  np.testing.assert_array_equal(
-    method.predict(found, BATCH)['logits'], expected
-  )
+  predict = jax.jit(method.predict)
+  expected = predict(state, BATCH)['logits']
+  np.testing.assert_array_equal(predict(found, BATCH)['logits'], expected)
   # Parameters are what is predicted with now, and so can be adapted.
   doubled = found.replace(params=jax.tree.map(lambda x: 2 * x, found.params))
-  assert (method.predict(doubled, BATCH)['logits'] != expected).any()
+  assert (predict(doubled, BATCH)['logits'] != expected).any()
   plain = fresh(Net(), ema_decay=0.0)
   assert start.as_predicted(plain) is plain

@@ -47,18 +47,19 @@ def _act(params, observation, rng):
 
 @pytest.fixture(scope='module')
 def params():
-  image, action = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 2))
-  return _MODEL.init(jax.random.key(0), image, action)['params']
+  image, action = np.zeros((1, 8, 8, 3)), np.zeros((1, 2))
+  return jax.jit(_MODEL.init)(jax.random.key(0), image, action)['params']
 
 
 def _deploy(params, adapter=None, **settings):
   adapter = adapter or pad.make(_LOSS, optax.sgd(1.0), copies=1)
   settings = {'rate': 0.1, **settings}
-  return jax.jit(
+  told = jax.jit(
     lambda params: pad.deploy(
       _ENV, _act, adapter, params, _LOOKS, jax.random.key(1), **settings
     )
   )(params)
+  return jax.device_get(told)
 
 
 def test_one_step_of_descent_is_the_formula(params):
@@ -66,8 +67,8 @@ def test_one_step_of_descent_is_the_formula(params):
   seen, then = rng.random((2, 8, 8, 3), np.float32)
   action = np.array([0.3, -0.2], np.float32)
   adapter = pad.make(_LOSS, optax.sgd(1.0), copies=3)
-  state = adapter.init(params, 0.05)
-  after, loss = adapter.update(
+  state = jax.jit(adapter.init)(params, 0.05)
+  after, loss = jax.jit(adapter.update)(
     state, pad.Transition(seen, action, then), jax.random.key(0)
   )
 
@@ -77,12 +78,12 @@ def test_one_step_of_descent_is_the_formula(params):
     )
     return jnp.square(guess[0] - action).mean()
 
-  chosen = {name: params[name] for name in ('encoder', 'task')}
-  expected, grads = jax.value_and_grad(of_one)(chosen)
+  chosen = jax.device_get({name: params[name] for name in ('encoder', 'task')})
+  expected, grads = jax.jit(jax.value_and_grad(of_one))(chosen)
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
   chex.assert_trees_all_close(
     {name: after.params[name] for name in chosen},
-    jax.tree.map(lambda x, g: x - 0.05 * g, chosen, grads),
+    jax.tree.map(lambda x, g: x - 0.05 * np.asarray(g), chosen, grads),
     rtol=1e-4,
     atol=1e-6,
   )
@@ -106,13 +107,22 @@ def test_a_rate_of_zero_is_no_adaptation(params):
     params,
     told.params,
   )
+
   # The episodes of `deploy`, walked by a policy that cannot adapt.
-  rng_reset, _ = jax.random.split(jax.random.split(keys, 1)[0])
-  states = jax.vmap(_ENV.reset)(jax.random.split(rng_reset, 3), looks)
-  for t in range(_ENV.num_steps):
+  @jax.jit
+  def reset(rng):
+    rng_reset, _ = jax.random.split(jax.random.split(rng, 1)[0])
+    return jax.vmap(_ENV.reset)(jax.random.split(rng_reset, 3), looks)
+
+  @jax.jit
+  def walk(params, states):
     seen = jax.vmap(_ENV.observe)(states)
     actions = jnp.stack([_act(params, x, None) for x in seen])
-    states, reward = jax.vmap(_ENV.step)(states, actions)
+    return jax.vmap(_ENV.step)(states, actions)
+
+  states = reset(keys)
+  for t in range(_ENV.num_steps):
+    states, reward = walk(params, states)
     np.testing.assert_allclose(told.reward[0, t], reward, rtol=1e-4, atol=1e-6)
   assert not told.adapting.any()
 
@@ -197,8 +207,9 @@ def test_moments_wait_with_the_agent(params):
   seen, then = rng.random((2, 8, 8, 3), np.float32)
   adapter = pad.make(_LOSS, optax.sgd(1.0, momentum=0.9), copies=1)
   met = pad.Transition(seen, np.float32([0.3, -0.2]), then)
+  init, update = jax.jit(adapter.init), jax.jit(adapter.update)
   for limit in (100.0, -1.0):
-    state = adapter.init(params, 0.05, limit)
-    after, _ = adapter.update(state, met, jax.random.key(0))
+    state = init(params, 0.05, limit)
+    after, _ = update(state, met, jax.random.key(0))
     still = jax.tree.map(np.array_equal, after.opt_state, state.opt_state)
     assert all(jax.tree.leaves(still)) == (limit > 0)

@@ -34,8 +34,13 @@ def samples(n=12, dim=3, seed=0):
 
 def observed(statistic, x, y):
   """The statistic of two samples."""
-  split = two_sample.split(jnp.arange(2 * len(x)))
-  return float(statistic.value(statistic.prepare(two_sample.pool(x, y)), split))
+
+  @jax.jit
+  def value(x, y):
+    split = two_sample.split(jnp.arange(2 * len(x)))
+    return statistic.value(statistic.prepare(two_sample.pool(x, y)), split)
+
+  return float(value(x, y))
 
 
 def gaussian(x, y, bandwidth):
@@ -44,7 +49,17 @@ def gaussian(x, y, bandwidth):
 
 
 def js_of(loss, x, y):
-  return float(h_divergence.between(x, y, loss, phi='js').value)
+  found = jax.jit(lambda *z: h_divergence.between(*z, loss, phi='js').value)
+  return float(found(x, y))
+
+
+def entropy_of(loss, rows, weights):
+  found = jax.jit(lambda rows, w: loss.entropy(loss.prepare(rows), w))
+  return found(rows, np.asarray(weights))
+
+
+def compiled(statistic):
+  return statistic._replace(prepare=jax.jit(statistic.prepare))
 
 
 def test_h_js_of_the_kernel_loss_is_a_quarter_of_mmd():
@@ -85,7 +100,7 @@ def test_a_value_outside_of_a_histogram_does_not_vanish(x, y):
   loss = decision_losses.histogram(3)
   statistic = h_divergence.statistic(loss, phi='js')
   for call in (
-    lambda: js_of(loss, x, y),
+    lambda: h_divergence.between(x, y, loss, phi='js'),
     lambda: two_sample.permutation_test(
       x, y, statistic, rng=jax.random.key(0), num_permutations=3
     ),
@@ -135,6 +150,10 @@ ALL = {
 def test_equal_distributions_have_none_and_others_are_apart(loss, phi):
   rows = np.concatenate(samples(6))
   p, q = np.random.default_rng(1).dirichlet(np.ones(12), 2)
+  # Not as a whole, which may round equal entropies in different ways.
+  loss = loss._replace(
+    prepare=jax.jit(loss.prepare), entropy=jax.jit(loss.entropy)
+  )
   between = functools.partial(h_divergence.divergence, rows, loss=loss, phi=phi)
   assert float(between(p, p).value) == 0.0
   if loss.name.startswith(('KDE (leave', 'Gaussian')):
@@ -149,15 +168,14 @@ def test_equal_distributions_have_none_and_others_are_apart(loss, phi):
 def test_rows_of_few_bits_are_measured_in_float32(dtype):
   rows = np.array([[-100], [-99], [99], [100]]).astype(dtype)
   exact = np.square(np.subtract.outer(*(rows[:, 0].astype(float),) * 2))
-  np.testing.assert_allclose(kernels.squared_distances(rows), exact, atol=1e-2)
+  distances = jax.jit(kernels.squared_distances)(rows)
+  np.testing.assert_allclose(distances, exact, atol=1e-2)
   with jax.enable_x64(False):
     fit = fitted_losses.gaussian_mixture(2, rng=jax.random.key(0), steps=3)
-    found = h_divergence.divergence(
-      *(jnp.asarray(rows), np.full(4, 0.25), np.full(4, 0.25)),
-      loss=fit,
-      phi='min',
-    )
-  assert np.isfinite(found.value)
+    found = jax.jit(
+      lambda *given: h_divergence.divergence(*given, fit, phi='min').value
+    )(jnp.asarray(rows), np.full(4, 0.25), np.full(4, 0.25))
+  assert np.isfinite(found)
 
 
 @pytest.mark.parametrize('name', ['in_sample', 'leave_one_out'])
@@ -170,18 +188,18 @@ def test_kernel_densities_by_a_loop(name):
     found.append(-np.log(np.mean(density)))
   loss = decision_losses.kde(0.6, rows=name)
   rows = np.concatenate([x, x + 40])  # Rows of weight 0 are not there.
-  weights = jnp.repeat(jnp.array([1.0, 0.0]), 7)
-  entropy = loss.entropy(loss.prepare(rows), weights)
+  entropy = entropy_of(loss, rows, np.repeat([1.0, 0.0], 7))
   np.testing.assert_allclose(entropy, np.mean(found), rtol=1e-12)
 
 
 def test_a_row_without_neighbours_has_a_bounded_loss():
   loss = decision_losses.kde(0.1, rows='leave_one_out')
   far = np.array([[0.0], [1e3], [2e3]])
-  assert float(loss.entropy(loss.prepare(far), jnp.ones(3))) < 80
+  entropy = jax.jit(lambda rows, w: loss.entropy(loss.prepare(rows), w))
+  assert float(entropy(far, np.ones(3))) < 80
   for weights in ([1.0, 0.0, 0.0], [1.0, 1e-30, 0.0]):
     for rows in (far, 0.1 * far / 1e3):
-      found = float(loss.entropy(loss.prepare(rows), jnp.array(weights)))
+      found = float(entropy(rows, np.array(weights)))
       assert 0 < found < 80
 
 
@@ -189,10 +207,10 @@ def test_the_best_bandwidth_is_that_of_the_likeliest_rows():
   x, _ = samples(20)
   grid = np.array([0.1, 0.3, 0.6, 1.0, 3.0])
   losses = [
-    float(loss.entropy(loss.prepare(x), jnp.ones(20)))
+    float(entropy_of(loss, x, np.ones(20)))
     for loss in (decision_losses.kde(h, rows='leave_one_out') for h in grid)
   ]
-  found = decision_losses.best_bandwidth(jnp.asarray(x), jnp.asarray(grid))
+  found = jax.jit(decision_losses.best_bandwidth)(x, grid)
   assert float(found) == grid[np.argmin(losses)]
   assert 0 < np.argmin(losses) < 4
 
@@ -224,9 +242,9 @@ def test_a_mixture_of_gaussians_is_that_of_scikit_learn():
   rows = rng.normal(size=(80, 2)) + 4 * rng.integers(0, 2, (80, 1))
   rows = (rows - rows.mean(0)) / rows.std(0)
   start = fitted_losses.Mixture(
-    jnp.array([0.5, 0.5]),
-    jnp.asarray(rows[[0, 40]]),
-    jnp.tile(jnp.eye(2), (2, 1, 1)),
+    np.array([0.5, 0.5]),
+    rows[[0, 40]],
+    np.tile(np.eye(2), (2, 1, 1)),
   )
   theirs = sklearn_mixture.GaussianMixture(
     2,
@@ -239,14 +257,13 @@ def test_a_mixture_of_gaussians_is_that_of_scikit_learn():
   )
   with pytest.warns(match='did not converge'):
     theirs.fit(np.repeat(rows[:60], 2, 0))
-  weights = jnp.where(jnp.arange(80) < 60, 2.0, 0.0)
-  ours = fitted_losses.fit_mixture(
-    jnp.asarray(rows), weights, start, ridge=1e-3 * jnp.eye(2), steps=60
-  )
+  weights = np.where(np.arange(80) < 60, 2.0, 0.0)
+  fit = functools.partial(fitted_losses.fit_mixture, steps=60)
+  ours = jax.jit(fit)(rows, weights, start, ridge=1e-3 * np.eye(2))
   np.testing.assert_allclose(ours.means, theirs.means_, atol=1e-6)
   np.testing.assert_allclose(ours.covariances, theirs.covariances_, atol=1e-6)
   np.testing.assert_allclose(
-    fitted_losses.log_density(ours, jnp.asarray(rows)),
+    jax.jit(fitted_losses.log_density)(ours, rows),
     theirs.score_samples(rows),
     atol=1e-6,
   )
@@ -257,7 +274,7 @@ def test_the_entropy_of_a_mixture_is_in_units_of_the_data():
   entropies = []
   for scale in (1.0, 10.0):
     loss = fitted_losses.gaussian_mixture(2, rng=jax.random.key(0), steps=5)
-    entropies.append(loss.entropy(loss.prepare(scale * x), jnp.ones(30)))
+    entropies.append(entropy_of(loss, scale * x, np.ones(30)))
   np.testing.assert_allclose(
     entropies[1] - entropies[0], 2 * np.log(10), rtol=1e-9
   )
@@ -274,8 +291,8 @@ def test_a_constant_column_changes_no_test_by_mixtures(value, wide):
     for beside in ([], [np.full((30, 1), value)]):
       x, y = (jnp.asarray(np.hstack([z, *beside])) for z in samples)
       pool = two_sample.pool(x, y)
-      entropies.append(loss.entropy(loss.prepare(pool), jnp.ones(60)))
-      statistic = h_divergence.statistic(loss, phi='min')
+      entropies.append(entropy_of(loss, pool, np.ones(60)))
+      statistic = compiled(h_divergence.statistic(loss, phi='min'))
       tests.append(
         two_sample.permutation_test(
           x, y, statistic, rng=jax.random.key(1), num_permutations=19
@@ -320,11 +337,19 @@ def test_an_autoencoder_learns_its_own_rows_alone():
     steps=150,
     learning_rate=3e-2,
   )
-  found = h_divergence.between(black, white, loss, phi='min')
+  names = []
+
+  @jax.jit
+  def entropies(x, y):
+    found = h_divergence.between(x, y, loss, phi='min')
+    names.append(found.name)
+    return found.entropy_p, found.entropy_q, found.entropy_mixture
+
+  h_p, h_q, h_m = entropies(black, white)
   # A bit of four pixels is one bit: both have it, neither alone needs it.
-  assert float(found.entropy_p) < 0.1 and float(found.entropy_q) < 0.1
-  assert float(found.entropy_mixture) > 0.5
-  assert found.name == 'H-Min, VAE (150 steps)'
+  assert float(h_p) < 0.1 and float(h_q) < 0.1
+  assert float(h_m) > 0.5
+  assert names == ['H-Min, VAE (150 steps)']
 
 
 @pytest.mark.parametrize('mixture', ['pooled', 'halves'])
@@ -333,41 +358,44 @@ def test_the_indexed_form_equals_fits_of_every_split(phi, mixture):
   x, y = samples(4, dim=2)
   loss, pool = decision_losses.kde(0.7), np.concatenate([x, y])
   statistic = h_divergence.statistic(loss, phi=phi, mixture=mixture)
-  prepared = statistic.prepare(pool)
+  prepared = jax.jit(statistic.prepare)(pool)
 
+  @jax.jit
   def entropy(rows):
-    return float(loss.entropy(loss.prepare(rows), jnp.ones(len(rows))))
+    return loss.entropy(loss.prepare(rows), jnp.ones(len(rows)))
+
+  @jax.jit
+  def value(order):
+    return statistic.value(prepared, two_sample.split(order))
 
   for first in itertools.islice(itertools.combinations(range(8), 4), 0, 70, 9):
     second = [i for i in range(8) if i not in first]
     a, b = pool[list(first)], pool[second]
     halves = np.concatenate([a[:2], b[:2]])
-    m = entropy(pool if mixture == 'pooled' else halves)
-    low = min(entropy(a), entropy(b))
-    mean = (entropy(a) + entropy(b)) / 2
-    order = jnp.array([*first, *second])
-    found = statistic.value(prepared, two_sample.split(order))
+    m = float(entropy(pool if mixture == 'pooled' else halves))
+    h_a, h_b = float(entropy(a)), float(entropy(b))
+    low, mean = min(h_a, h_b), (h_a + h_b) / 2
+    found = value(np.array([*first, *second]))
     expected = m - (low if phi == 'min' else mean)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_an_estimate_takes_any_half_of_sorted_rows():
   x = np.repeat([0.0, 1.0], 3)
-  estimates = [
-    h_divergence.between(
-      x,
-      x,
-      decision_losses.squared(),
-      phi='js',
-      mixture='halves',
-      rng=jax.random.key(i),
+
+  @jax.jit
+  def entropies(rng):
+    found = h_divergence.between(
+      x, x, decision_losses.squared(), phi='js', mixture='halves', rng=rng
     )
-    for i in range(20)
-  ]
+    return found.entropy_p, found.entropy_mixture
+
+  h_p, h_m = zip(
+    *(entropies(jax.random.key(i)) for i in range(20)), strict=True
+  )
   # The first half of both is all zeros: an entropy of 0 at every call.
-  mixtures = {round(float(x.entropy_mixture), 6) for x in estimates}
-  assert len(mixtures) > 2
-  np.testing.assert_allclose([x.entropy_p for x in estimates], 0.25)
+  assert len({round(float(x), 6) for x in h_m}) > 2
+  np.testing.assert_allclose(h_p, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -404,10 +432,15 @@ def test_far_rows_have_their_density_in_float32(gap):
   rows = np.zeros((20, 1), np.float32)
   rows[0] = gap
   loss = decision_losses.kde(1.0, rows='leave_one_out')
-  weights = jnp.zeros(20).at[0].set(1.0)
-  # Of the far row alone: its 19 neighbours are all at `gap`.
-  kernel, constant = loss.prepare(jnp.asarray(rows))
-  others = decision_losses._leave_one_out(kernel, jnp.ones(20))
-  found = constant - weights @ jnp.log(others)
+  weights = jnp.asarray(np.arange(20) == 0, float)
+
+  @jax.jit
+  def entropy(rows):
+    # Of the far row alone: its 19 neighbours are all at `gap`.
+    kernel, constant = loss.prepare(rows)
+    others = decision_losses._leave_one_out(kernel, jnp.ones(20))
+    return constant - weights @ jnp.log(others)
+
+  found = entropy(rows)
   expected = gap**2 / 2 + np.log(2 * np.pi) / 2
   np.testing.assert_allclose(found, expected, rtol=1e-5)

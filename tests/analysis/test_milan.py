@@ -1,6 +1,7 @@
 """Descriptions of units: which one is chosen, and when there is none."""
 
 import csv
+import functools
 
 import jax
 import numpy as np
@@ -24,12 +25,8 @@ def made():
     describer.LanguageModel(_TOKENIZER.vocab_size, **size),
   )
   features = np.random.default_rng(0).normal(size=(7, 5, 3))
-  variables = model.init(
-    {'params': jax.random.key(0)},
-    features,
-    np.full((7, 2), 4),
-    train=False,
-  )
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init({'params': jax.random.key(0)}, features, np.full((7, 2), 4))
   # As drawn, all captions are about as likely.
   variables = jax.tree.map(lambda x: 4 * x, variables)
   return model, variables, features.astype(np.float32)

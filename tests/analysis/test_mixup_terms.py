@@ -55,8 +55,10 @@ def test_the_expansion_is_exact_for_a_linear_score_and_the_squared_loss(alpha):
   expected = squared_mixup_by_moments(
     np.asarray(jax.vmap(linear)(inputs)), np.asarray(labels), alpha
   )
-  terms = terms_lib.mixup_terms(linear, inputs, labels, **arguments)
-  loss = terms_lib.mixup_loss(linear, inputs, labels, **arguments)
+  terms, loss = (
+    jax.jit(functools.partial(fn, linear, **arguments))(inputs, labels)
+    for fn in (terms_lib.mixup_terms, terms_lib.mixup_loss)
+  )
   np.testing.assert_allclose(sum(terms), expected, rtol=0, atol=1e-10)
   np.testing.assert_allclose(loss, expected, rtol=0, atol=1e-10)
   assert terms.curvature == 0
@@ -66,15 +68,16 @@ def test_the_expansion_is_exact_for_a_linear_score_and_the_squared_loss(alpha):
 def test_the_terms_are_those_of_lemma_3_1_by_explicit_hessians():
   inputs, labels = data()
   alpha = 0.7
-  actual = terms_lib.mixup_terms(
-    network, jnp.asarray(inputs), jnp.asarray(labels), alpha=alpha
-  )
+  terms = functools.partial(terms_lib.mixup_terms, network, alpha=alpha)
+  actual = jax.jit(terms)(inputs, labels)
+  value_and_grad = jax.jit(jax.value_and_grad(network))
+  hessian_of = jax.jit(jax.hessian(network))
   first = alpha / (2 * alpha + 1)
   second = alpha / (2 * (2 * alpha + 1))
   expected = np.zeros(4)
   for x, label in zip(inputs, labels, strict=True):
-    score, gradient = map(np.asarray, jax.value_and_grad(network)(x))
-    hessian = np.asarray(jax.hessian(network)(x))
+    score, gradient = map(np.asarray, value_and_grad(x))
+    hessian = np.asarray(hessian_of(x))
     chance = 1 / (1 + np.exp(-score))
     offsets = inputs - x
     spread = offsets.T @ offsets / len(inputs)
@@ -89,16 +92,15 @@ def test_the_terms_are_those_of_lemma_3_1_by_explicit_hessians():
 
 def test_the_mixup_loss_agrees_with_sampling():
   inputs, labels = data()
-  loss = terms_lib.mixup_loss(
-    network, jnp.asarray(inputs), jnp.asarray(labels), alpha=0.4
-  )
+  loss_fn = functools.partial(terms_lib.mixup_loss, network, alpha=0.4)
+  loss = jax.jit(loss_fn)(inputs, labels)
   rng = np.random.default_rng(1)
   draws = 200_000
   weight = rng.beta(0.4, 0.4, draws)
   one, two = rng.integers(0, len(inputs), (2, draws))
   mixed = weight[:, None] * inputs[one] + (1 - weight[:, None]) * inputs[two]
   label = weight * labels[one] + (1 - weight) * labels[two]
-  scores = np.asarray(jax.vmap(network)(jnp.asarray(mixed)))
+  scores = np.asarray(jax.jit(jax.vmap(network))(mixed))
   losses = np.logaddexp(0, scores) - label * scores
   error = 5 * losses.std() / draws**0.5
   np.testing.assert_allclose(loss, losses.mean(), rtol=0, atol=error)
@@ -106,8 +108,8 @@ def test_the_mixup_loss_agrees_with_sampling():
 
 @pytest.mark.parametrize('alpha', [0.05, 1.0])
 def test_the_error_of_the_logistic_expansion_is_of_third_order(alpha):
-  inputs = jnp.asarray(data(rows=40)[0])
-  direction = jnp.array([0.7, -1.1, 0.4, 0.9]) / 1.634  # Of length 1.
+  inputs = data(rows=40)[0]
+  direction = np.array([0.7, -1.1, 0.4, 0.9]) / 1.634  # Of length 1.
   labels = inputs @ direction > 0
   errors = []
   for length in (1.0, 0.5, 0.25):
@@ -115,8 +117,10 @@ def test_the_error_of_the_logistic_expansion_is_of_third_order(alpha):
     def score(x, length=length):
       return length * x @ direction
 
-    loss = terms_lib.mixup_loss(score, inputs, labels, alpha=alpha)
-    terms = terms_lib.mixup_terms(score, inputs, labels, alpha=alpha)
+    loss, terms = (
+      jax.jit(functools.partial(fn, score, alpha=alpha))(inputs, labels)
+      for fn in (terms_lib.mixup_loss, terms_lib.mixup_terms)
+    )
     added = loss - terms.standard
     errors.append(abs(sum(terms[1:]) - added))
     assert errors[-1] < 0.25 * abs(added)
@@ -124,20 +128,22 @@ def test_the_error_of_the_logistic_expansion_is_of_third_order(alpha):
 
 
 def test_images_may_have_any_shape():
-  inputs, labels = map(jnp.asarray, data())
-  arguments = dict(alpha=0.5)
+  inputs, labels = data()
 
   def folded(x):
     return network(x.reshape(-1))
 
-  flat = terms_lib.mixup_terms(network, inputs, labels, **arguments)
+  def compiled(fn, score):
+    return jax.jit(functools.partial(fn, score, alpha=0.5))
+
   images = inputs.reshape(-1, 2, 2)
+  terms, radii = terms_lib.mixup_terms, terms_lib.robust_radii
   np.testing.assert_allclose(
-    terms_lib.mixup_terms(folded, images, labels, **arguments), flat
+    compiled(terms, folded)(images, labels),
+    compiled(terms, network)(inputs, labels),
   )
   np.testing.assert_allclose(
-    terms_lib.robust_radii(folded, images, alpha=0.5),
-    terms_lib.robust_radii(network, inputs, alpha=0.5),
+    compiled(radii, folded)(images), compiled(radii, network)(inputs)
   )
 
 
@@ -145,12 +151,13 @@ def test_the_adversarial_expansion_is_the_worst_case_of_a_linear_score():
   # For a linear f and h = u^2 / 2 the expansion is exact, and the worst point
   # lies along the gradient.
   inputs, labels = map(jnp.asarray, data())
-  radii = jnp.linspace(0.0, 1.0, len(inputs))
-  loss = terms_lib.adversarial_loss(
-    linear, inputs, labels, radii=radii, link=terms_lib.squared
+  radii = np.linspace(0.0, 1.0, len(inputs))
+  loss_fn = functools.partial(
+    terms_lib.adversarial_loss, linear, link=terms_lib.squared
   )
+  loss = jax.jit(loss_fn)(inputs, labels, radii=radii)
   norm = np.linalg.norm([0.7, -1.1, 0.4, 0.9])
-  scores = np.asarray(jax.vmap(linear)(inputs))
+  scores = np.asarray(jax.jit(jax.vmap(linear))(inputs))
   reach = np.array([-1, 1])[:, None] * np.asarray(radii) * norm + scores
   worst = (reach**2 / 2 - np.asarray(labels) * reach).max(0)
   # Moving f by r |grad f| costs |h' - y| r |grad f| + h'' (r |grad f|)^2 / 2.

@@ -1,8 +1,9 @@
 """Audits of padding: what strides consume, even sizes, foveation, constants."""
 
+import functools
+
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +21,11 @@ def strided(**settings):
 
 def small_resnet(norm='group'):
   return resnet.PreActResNet(3, stage_sizes=(1, 1), width=16, norm=norm)
+
+
+def init(model, image):
+  compiled = jax.jit(functools.partial(model.init, train=False))
+  return compiled(jax.random.key(0), image)
 
 
 @pytest.mark.parametrize(
@@ -99,19 +105,19 @@ def test_foveation_counts_the_ways_through_the_layers(mode):
   # Of a network of ones without bias, the sum of outputs has that gradient.
   model = layers.Padded(strided(channels=(1, 1, 1), strides=(1, 2, 1)), mode)
   audit = padding.pad_audit(model, (8, 9, 1), train=False)
-  image = jnp.ones((1, 8, 9, 1))
-  variables = model.init(jax.random.key(0), image, train=False)
+  image = np.ones((1, 8, 9, 1), np.float32)
   ones = jax.tree.map(
-    lambda x: jnp.ones_like(x) if x.ndim == 4 else jnp.zeros_like(x), variables
+    lambda x: np.full(x.shape, x.ndim == 4, np.float32), init(model, image)
   )
-  ones['params']['head']['kernel'] = jnp.ones((1, 4))
+  ones['params']['head']['kernel'] = np.ones((1, 4), np.float32)
   places = np.prod([w.out for w in audit[-1].windows])
 
   def total(image):
     return model.apply(ones, image, train=False)[0, 0] * places
 
+  gradient = np.asarray(jax.jit(jax.grad(total))(image))
   np.testing.assert_allclose(
-    padding.foveation(audit, mode), jax.grad(total)(image)[0, ..., 0], rtol=1e-5
+    padding.foveation(audit, mode), gradient[0, ..., 0], rtol=1e-5
   )
 
 
@@ -141,7 +147,7 @@ def test_a_constant_image_stays_constant_unless_padding_is_zero(mode, is_flat):
   # rounding, which it divides by its deviation, maps of their own.
   model = layers.Padded(small_resnet(norm='batch'), mode)
   image = jax.random.normal(jax.random.key(1), (1, 9, 9, 1))
-  variables = model.init(jax.random.key(0), image, train=False)
+  variables = init(model, image)
   found = padding.constant_response(model, variables, (9, 9, 1), train=False)
   names = {x.name for x in padding.pad_audit(model, (9, 9, 1), train=False)}
   assert set(found) == names
@@ -151,9 +157,7 @@ def test_a_constant_image_stays_constant_unless_padding_is_zero(mode, is_flat):
 
 def test_partial_convolutions_of_ones_are_flat_in_the_first_layer():
   model = layers.Padded(strided(), 'partial')
-  variables = model.init(
-    jax.random.key(0), jnp.zeros((1, 9, 9, 1)), train=False
-  )
+  variables = init(model, np.zeros((1, 9, 9, 1), np.float32))
   found = padding.constant_response(
     model, variables, (9, 9, 1), value=2.0, train=False
   )

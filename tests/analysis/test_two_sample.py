@@ -22,7 +22,14 @@ MEANS = two_sample.Statistic(
   lambda rows: rows,
   lambda rows, split: jnp.abs(rows @ split.x - rows @ split.y),
 )
-H_MIN = h_divergence.statistic(decision_losses.kde(0.5), phi='min')
+
+
+def compiled(statistic):
+  return statistic._replace(prepare=jax.jit(statistic.prepare))
+
+
+H_MIN = compiled(h_divergence.statistic(decision_losses.kde(0.5), phi='min'))
+BLOBS = jax.jit(two_samples.blobs, static_argnums=1)
 
 
 def test_permutations_find_the_share_of_all_splits():
@@ -43,7 +50,7 @@ def test_permutations_find_the_share_of_all_splits():
 
 
 def test_chunks_change_nothing():
-  x, y = two_samples.blobs(jax.random.key(0), 9)
+  x, y = BLOBS(jax.random.key(0), 9)
   rng = jax.random.key(1)
   for statistic in (MEANS, H_MIN):
     rows = (x[:, 0], y[:, 0]) if statistic is MEANS else (x, y)
@@ -60,7 +67,7 @@ def test_chunks_change_nothing():
 
 def test_equal_splits_have_equal_values():
   # Ties would be broken by the last digit, and p-values be too small.
-  x, y = two_samples.blobs(jax.random.key(0), 3)
+  x, y = BLOBS(jax.random.key(0), 3)
   test = two_sample.permutation_test(
     x, y, H_MIN, rng=jax.random.key(1), num_permutations=399
   )
@@ -151,16 +158,14 @@ def test_a_nan_never_rejects():
 
 
 def test_both_estimates_of_mmd_order_splits_alike():
-  x, y = two_samples.blobs(jax.random.key(0), 8)
-  kernel = kernels.gaussian(
-    kernels.squared_distances(jnp.concatenate([x, y])), 0.5
-  )
-  k = np.asarray(kernel, np.float64)
+  x, y = BLOBS(jax.random.key(0), 8)
+  distances = jax.jit(kernels.squared_distances)(np.concatenate([x, y]))
+  k = np.asarray(jax.jit(kernels.gaussian)(distances, 0.5), np.float64)
   within = k[:8, :8].sum() + k[8:, 8:].sum() - 16
   expected = within / 56 - 2 * k[:8, 8:].mean()
   biased, unbiased = (
     two_sample.permutation_test(
-      x, y, mmd.statistic(0.5, estimate=name), rng=jax.random.key(1)
+      x, y, compiled(mmd.statistic(0.5, estimate=name)), rng=jax.random.key(1)
     )
     for name in ('biased', 'unbiased')
   )
@@ -173,9 +178,9 @@ def test_both_estimates_of_mmd_order_splits_alike():
 
 def test_the_median_is_that_of_all_pairs():
   rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-  distances = kernels.squared_distances(jnp.asarray(rows))
+  distances = jax.jit(kernels.squared_distances)(rows)
   pairs = [np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)]
-  found = kernels.median_distance(distances)
+  found = jax.jit(kernels.median_distance)(distances)
   np.testing.assert_allclose(found, np.median(pairs), rtol=1e-5)
 
 
@@ -186,7 +191,7 @@ def test_the_median_leaves_equal_rows_out_where_they_are_most(num_equal):
   apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)]
   if np.median(apart) == 0:
     apart = [x for x in apart if x > 0]
-  distances = kernels.squared_distances(jnp.asarray(rows))
+  distances = jax.jit(kernels.squared_distances)(rows)
   found = [
     median(distances)
     for median in (kernels.median_distance, jax.jit(kernels.median_distance))
@@ -199,7 +204,7 @@ def test_a_sample_of_mostly_equal_rows_is_told_from_one_that_is_not():
   x, y = np.zeros((2, 40, 2))
   y[:10] = rng.normal(3, 1, (10, 2))  # 70 of the 80 are equal.
   found = two_sample.permutation_test(
-    x, y, mmd.statistic('median'), rng=jax.random.key(0)
+    x, y, compiled(mmd.statistic('median')), rng=jax.random.key(0)
   )
   assert found.p_value <= 0.05
 
@@ -210,9 +215,8 @@ def test_samples_of_one_row_over_and_over_are_not_told_apart(
   bandwidth, estimate
 ):
   x = np.full((40, 2), 0.1)
-  found = two_sample.permutation_test(
-    x, x, mmd.statistic(bandwidth, estimate=estimate), rng=jax.random.key(0)
-  )
+  statistic = compiled(mmd.statistic(bandwidth, estimate=estimate))
+  found = two_sample.permutation_test(x, x, statistic, rng=jax.random.key(0))
   assert abs(found.value) < 1e-6 and found.p_value == 1
 
 
@@ -223,8 +227,8 @@ def test_a_chosen_bandwidth_fits_the_difference():
     jnp.asarray(rng.integers(0, 9, 120) * 0.6 + at + rng.normal(0, 0.03, 120))
     for at in (0.0, 0.3)
   )
-  found = mmd.best_bandwidth(
-    x, y, bandwidths=jnp.array([0.001, 0.1, 1.0, 10.0])
+  found = jax.jit(mmd.best_bandwidth)(
+    x, y, bandwidths=np.array([0.001, 0.1, 1.0, 10.0])
   )
   assert float(found) == pytest.approx(0.1)
 
@@ -297,7 +301,7 @@ def test_a_bandwidth_is_chosen_on_rows_that_are_not_tested():
 
 
 def test_the_p_value_of_mmd_is_that_of_scipy_over_all_splits():
-  x, y = (np.asarray(z) for z in two_samples.blobs(jax.random.key(3), 5))
+  x, y = (np.asarray(z) for z in BLOBS(jax.random.key(3), 5))
 
   def mmd2(a, b):
     def mean(a, b):
@@ -316,7 +320,11 @@ def test_the_p_value_of_mmd_is_that_of_scipy_over_all_splits():
     alternative='greater',
   )
   ours = two_sample.permutation_test(
-    x, y, mmd.statistic(0.7), rng=jax.random.key(0), num_permutations=9999
+    x,
+    y,
+    compiled(mmd.statistic(0.7)),
+    rng=jax.random.key(0),
+    num_permutations=9999,
   )
   np.testing.assert_allclose(ours.value, theirs.statistic, rtol=1e-4)
   assert 0.01 < theirs.pvalue < 0.99

@@ -1,5 +1,7 @@
 """Units are switched off, put in order, and removed for good."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -24,14 +26,18 @@ def made():
     image=rng.normal(size=(30, 8, 8, 1)).astype(np.float32),
     label=rng.integers(0, 3, 30),
   )
-  state = method.init(jax.random.key(0), {**rows, 'mask': np.ones(30)})
+  state = jax.jit(method.init)(jax.random.key(0), {**rows, 'mask': np.ones(30)})
   return model, method, state, rows
 
 
+@functools.cache
+def _apply(model):
+  return jax.jit(functools.partial(model.apply, train=False))
+
+
 def _accuracy(model, state, rows, params):
-  logits = model.apply(
-    {'params': params, **state.model_state}, rows['image'], train=False
-  )
+  variables = {'params': params, **state.model_state}
+  logits = _apply(model)(variables, rows['image'])
   return (np.asarray(logits).argmax(-1) == rows['label']).mean()
 
 
@@ -56,16 +62,21 @@ def test_a_removed_unit_is_0_or_its_layer_is_refused(layer, single):
   # Of a block with a shortcut, what goes in comes out past all parameters.
   model = resnet.PreActResNet(3, stage_sizes=(1, 1), width=4)
   images = np.random.default_rng(0).normal(size=(5, 8, 8, 3))
-  variables = model.init(jax.random.key(0), images, train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), images)
   if not single:
     with pytest.raises(types.InputError, match=f'{layer}.* no single layer'):
       unit_edits.remove(variables['params'], [(layer, 1)])
     return
   params = unit_edits.remove(variables['params'], [(layer, 1)])
-  _, maps = layer_outputs.with_outputs_of(
-    lambda: model.apply({**variables, 'params': params}, images, train=False),
-    (layer,),
-  )
+
+  @jax.jit
+  def maps_of(variables, images):
+    return layer_outputs.with_outputs_of(
+      lambda: model.apply(variables, images, train=False), (layer,)
+    )[1]
+
+  maps = maps_of({**variables, 'params': params}, images)
   assert not np.asarray(maps[layer])[..., 1].any()
   assert np.asarray(maps[layer])[..., 0].any()
 

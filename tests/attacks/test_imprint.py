@@ -1,5 +1,6 @@
 """What is read from a gradient is what was alone in its bin, and only that."""
 
+import functools
 import itertools
 
 import flax.linen as nn
@@ -43,8 +44,9 @@ def gradient(
 ):
   """Of the mean loss of a small network behind a trap."""
   model = imprint.Imprinted(mlp.Mlp(3, (6,)), made.layer(connection))
-  variables = model.init(jax.random.key(0), jnp.ones((1, *SHAPE)), train=False)
-  variables = jax.tree.map(lambda x: x.astype(dtype), variables)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), np.ones((1, *SHAPE)))
+  variables = jax.tree.map(lambda x: np.asarray(x).astype(dtype), variables)
   params = attack.plant(variables, made, connection)['params']
   images = images.astype(dtype)
 
@@ -53,7 +55,7 @@ def gradient(
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return (weights * losses).mean()
 
-  return jax.grad(loss)(params)
+  return jax.jit(jax.grad(loss))(params)
 
 
 def alone(made, images=PRIVATE):
@@ -247,17 +249,14 @@ def test_texts_are_read_from_a_gradient():
   model = imprint.Imprinted(Reader(), layer, after='token_embedding')
   with float64.enabled():
     variables = jax.tree.map(
-      lambda x: x.astype(jnp.float64), model.init(jax.random.key(0), texts)
+      lambda x: np.asarray(x).astype(np.float64),
+      jax.jit(model.init)(jax.random.key(0), texts),
     )
     params = attack.plant(variables, made, 'addition')['params']
     table = np.asarray(params['model']['token_embedding']['embedding'])
     alone_there = imprint_bins.singles(made.scores(table[texts]), made.edges)
-    found = attack.read(
-      jax.grad(lambda p: (model.apply({'params': p}, texts) ** 2).sum())(
-        params
-      ),
-      'cumulative',
-    )
+    loss = lambda p: (model.apply({'params': p}, texts) ** 2).sum()  # noqa: E731
+    found = attack.read(jax.jit(jax.grad(loss))(params), 'cumulative')
   read = imprint_text.tokens(found.inputs[found.hit], table)
   whole = [(read == text).all(1).any() for text in texts]
   assert 0 < alone_there.sum() < 6
@@ -325,7 +324,8 @@ def test_a_trained_head_of_two_classes_is_no_imprint():
   image = jnp.asarray(RNG.normal(size=(8, 4, 4, 1)), jnp.float32)
   label = jnp.asarray(RNG.integers(0, 2, 8))
   tx = optax.adam(1e-2)
-  params = model.init(jax.random.key(0), image, train=False)['params']
+  init = jax.jit(functools.partial(model.init, train=False))
+  params = init(jax.random.key(0), image)['params']
 
   def loss(params):
     logits = model.apply({'params': params}, image, train=False)

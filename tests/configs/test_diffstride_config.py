@@ -55,7 +55,7 @@ def test_an_update_moves_strides_by_loss_and_price():
   for price in (0.0, 10.0):
     config.stride_cost = price
     method = diffstride.method(config, 10, 6)
-    state = method.init(jax.random.key(0), batch)
+    state = jax.jit(method.init)(jax.random.key(0), batch)
     after, _ = jax.jit(method.update)(state, batch, jax.random.key(1))
     for path, x in strides.in_order(after.params):
       assert path[-3:] == ('block_0', 'pool', 'strides')

@@ -37,8 +37,9 @@ def test_logits_are_those_of_class_names():
   config = recipe.get_config('smoke')
   made = recipe.build(config)
   batch = {k: jnp.asarray(x) for k, x in made.train.batch(0).items()}
-  state = made.method.init(jax.random.key(0), batch)
-  outputs = made.method.predict(state, batch)
+  state = jax.jit(made.method.init)(jax.random.key(0), batch)
+  predict = jax.jit(made.method.predict)
+  outputs = jax.device_get(predict(state, batch))
   phrases = 10 + 6 + 4
   assert outputs['phrase_logits'].shape == (32, phrases)
   np.testing.assert_array_equal(
@@ -47,7 +48,7 @@ def test_logits_are_those_of_class_names():
   # Of each phrase by itself: cosines, times the scale.
   pairs = worded_pairs.read(config, config.seed)
   tokens, mask = (x[:, 0] for x in pairs.prompts(config.data.length))
-  texts = made.method.predict(
+  texts = predict(
     state, {'tokens': tokens, 'token_mask': mask, 'mask': np.ones(phrases)}
   )['text_embedding']
   cosines = outputs['image_embedding'] @ texts.T

@@ -1,5 +1,6 @@
 """FLAN's recipe trains on what is not held out, from files and weights, too."""
 
+import functools
 import json
 
 import jax
@@ -178,13 +179,14 @@ def test_links_and_adapters_are_put_in_by_override(link):
   optimizer = clipped if link == 'private' else optax.adamw
   experiment = recipe.build(made, optimizer)
   batch = experiment.train.batch(0)
-  state = experiment.method.init(jax.random.key(0), batch)
+  state = jax.jit(experiment.method.init)(jax.random.key(0), batch)
   after, sums = jax.jit(experiment.method.update)(
     state, batch, jax.random.key(1)
   )
   assert np.isfinite(sums['loss'][0])
   moved = jax.tree.map(
-    lambda x, y: bool(np.abs(x - y).max() > 0), after.params, state.params
+    lambda x, y: bool(np.abs(x - y).max() > 0),
+    *jax.device_get((after.params, state.params)),
   )
   names = {
     jax.tree_util.keystr(path)
@@ -270,7 +272,7 @@ def test_published_weights_are_where_it_starts(tmp_path):
   assert (batch['source'][rows, last] == end).all()
   last = batch['weights'].sum(1).astype(int)
   assert (batch['tokens'][rows, last] == end).all()
-  state = experiment.method.init(jax.random.key(1), batch)
+  state = jax.jit(experiment.method.init)(jax.random.key(1), batch)
   state = experiment.warm_start(state)
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
   assert (made.model.hidden_dim, made.model.num_layers) == (8, 1)
@@ -279,7 +281,8 @@ def test_published_weights_are_where_it_starts(tmp_path):
 
 def _params(model):
   row = jnp.zeros((1, 3), jnp.int32)
-  return model.init(jax.random.key(0), row, source=row, train=False)['params']
+  init = jax.jit(functools.partial(model.init, train=False))
+  return init(jax.random.key(0), row, source=row)['params']
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Actor and critic share all convolutions; the task has its last for itself."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ def _config(**agent):
 def _params(config, size):
   image, action = jnp.zeros((1, size, size, 9)), jnp.zeros((1, _DIM))
   network = control.network(config, action_dim=_DIM)
-  return network.init(jax.random.key(0), image, action)['params']
+  return jax.jit(network.init)(jax.random.key(0), image, action)['params']
 
 
 def _batch(size=24, num=4):
@@ -128,11 +130,12 @@ def test_deployment_adapts_what_the_task_trains():
   params, batch = _params(config, 20), _batch()
   adapter = control.adapter(config, action_dim=_DIM)
   state = adapter.init(params, 1e-3)
+  update = jax.jit(adapter.update)
   for i in range(2):
     seen = pad.Transition(
       *[batch[name][i] for name in ('image', 'action', 'next_image')]
     )
-    state, _ = jax.jit(adapter.update)(state, seen, jax.random.key(i))
+    state, _ = update(state, seen, jax.random.key(i))
   every = {'/'.join(x[:-1]) for x in trees.flatten(params)}
   assert _moved(params, state.params) == set(filter(_is_of_task, every))
 
@@ -141,12 +144,11 @@ def test_without_own_convolutions_the_task_reads_what_the_actor_reads():
   config = _config(own_channels=())
   network = control.network(config, action_dim=_DIM)
   params, image = _params(config, 20), _batch(20)['image']
-  seen = network.encoder.apply({'params': params['encoder']}, image)
-  guess = network.task.apply({'params': params['task']}, seen, seen)
+  seen = jax.jit(network.encoder.apply)({'params': params['encoder']}, image)
+  guess = jax.jit(network.task.apply)({'params': params['task']}, seen, seen)
+  guess_of = jax.jit(functools.partial(network.apply, method='guess'))
   chex.assert_trees_all_close(
-    network.apply({'params': params}, image, image, method='guess'),
-    guess,
-    rtol=1e-5,
+    guess_of({'params': params}, image, image), guess, rtol=1e-5
   )
   names = {path[-2] for path in trees.flatten(params['task'])}
   assert not any(name.startswith('conv') for name in names)

@@ -1,5 +1,7 @@
 """STARTUP's domains: rows that never meet, teachers that do not fit."""
 
+import functools
+
 import jax
 import numpy as np
 from PIL import Image
@@ -19,6 +21,12 @@ def _config(**data):
   config = startup.get_config('smoke')
   config.data.update(data)
   return config
+
+
+def _variables(config, network):
+  image = two_domains.columns(config, 'target')['image'][:1]
+  init = jax.jit(functools.partial(network.init, train=False))
+  return init({'params': jax.random.key(0)}, image)
 
 
 def _images(config, split):
@@ -64,8 +72,7 @@ def test_what_the_teacher_says_is_read_once():
   config.eval_batch_size = 7  # The last batch holds padding.
   rows = two_domains.load(config, 'unlabelled').select(np.arange(10))
   network = two_domains.network(config)
-  image = two_domains.columns(config, 'target')['image'][:1]
-  variables = network.init({'params': jax.random.key(0)}, image, train=False)
+  variables = _variables(config, network)
   asked = []
 
   def teach():
@@ -79,7 +86,8 @@ def test_what_the_teacher_says_is_read_once():
   assert len(asked) == 1
   scaled = two_domains.recipe(config, rows).evaluate
   pixels = scaled.apply(rows.read([9, 0]), np.empty((2, 0)))['image']
-  logits = np.asarray(network.apply(variables, pixels, train=False))
+  apply = jax.jit(functools.partial(network.apply, train=False))
+  logits = np.asarray(apply(variables, pixels))
   expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   np.testing.assert_allclose(said, expected, atol=1e-5)
 
@@ -101,9 +109,7 @@ def test_a_teacher_of_other_classes_is_refused(monkeypatch):
 def test_a_teacher_without_its_statistics_is_refused(monkeypatch):
   config = _config()
   config.teacher = 'runs/teacher'
-  image = two_domains.columns(config, 'target')['image'][:1]
-  network = two_domains.network(config)
-  found = dict(network.init({'params': jax.random.key(0)}, image, train=False))
+  found = dict(_variables(config, two_domains.network(config)))
   monkeypatch.setattr(teachers.start, 'from_run', lambda *_, **__: found)
   startup.build(config)  # As it should be, and what else a run may keep.
   found['more'] = {}
@@ -233,9 +239,7 @@ def test_a_teacher_of_as_many_other_classes_is_refused(
   tmp_path, monkeypatch, field, value
 ):
   config = _config()
-  image = two_domains.columns(config, 'target')['image'][:1]
-  network = two_domains.network(config)
-  found = dict(network.init({'params': jax.random.key(0)}, image, train=False))
+  found = dict(_variables(config, two_domains.network(config)))
   monkeypatch.setattr(teachers.start, 'from_run', lambda *_, **__: found)
   config.teacher = str(tmp_path)
   said = config.copy_and_resolve_references()

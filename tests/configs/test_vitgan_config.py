@@ -1,5 +1,6 @@
 """A run of ViTGAN leaves samples, measures and a generator behind."""
 
+import functools
 import json
 from typing import get_args
 
@@ -56,7 +57,8 @@ def test_the_generator_is_read_from_the_run(trained):
   folder, config = trained
   params = start.from_run(folder, which='averaged')['params']
   generator, _ = gans.networks(config, (8, 8, 1))
-  images = vitgan.sample(generator, params, jax.random.key(0), num=5)
+  sample = jax.jit(functools.partial(vitgan.sample, generator, num=5))
+  images = sample(params, jax.random.key(0))
   assert images.shape == (5, 8, 8, 1)
   assert np.isfinite(images).all()
   # It is the average, which is behind the trained one.

@@ -1,5 +1,7 @@
 """Generators of pairs of distributions have the moments that they say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,12 @@ from repjax.types import InputError
 MANY = 40_000
 
 
+def drawn(draw, key, num_rows):
+  return jax.device_get(jax.jit(draw, static_argnums=1)(key, num_rows))
+
+
 def test_blobs_are_round_and_slanted():
-  p, q = map(np.asarray, two_samples.blobs(jax.random.key(0), MANY))
+  p, q = drawn(two_samples.blobs, jax.random.key(0), MANY)
   for rows, slants in (
     (p, np.zeros(9)),
     (q, [-0.02, -0.022, -0.024, -0.026, 0, 0.02, 0.022, 0.024, 0.026]),
@@ -31,9 +37,7 @@ def test_blobs_are_round_and_slanted():
 
 
 def test_clusters_differ_in_nothing_but_correlation():
-  p, q = map(
-    np.asarray, two_samples.gaussian_mixtures(4)(jax.random.key(0), MANY)
-  )
+  p, q = drawn(two_samples.gaussian_mixtures(4), jax.random.key(0), MANY)
   # The mixture of both clusters: +.5 and -.5 cancel, centres add 1/16.
   expected = np.eye(4) + np.full((4, 4), 0.0625)
   for rows in (p, q):
@@ -94,17 +98,18 @@ def test_climates_change_in_one_way_each():
   changed = np.asarray(means.before != means.after)
   expected = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], bool)
   np.testing.assert_array_equal(changed, expected[np.asarray(means.change)])
-  years = climates.years(jax.random.key(1), means.before[:3], MANY)
+  draw = functools.partial(climates.years, num_years=MANY)
+  years = np.asarray(jax.jit(draw)(jax.random.key(1), means.before[:3]))
   np.testing.assert_allclose(years.mean(1), means.before[:3], rtol=0.01)
-  spread = climates.standardised(years).std(1)
+  spread = jax.jit(lambda x: climates.standardised(x).std(1))(years)
   np.testing.assert_allclose(spread, 1.0, atol=0.02)
 
 
 def test_costs_of_a_year_by_hand():
   year = jnp.array([[18.0, 300.0, 5.0], [8.0, 2000.0, 5.0]])
-  crop = climates.crop_costs(year)
+  crop = np.asarray(jax.jit(climates.crop_costs)(year))
   assert crop[0, 2] == pytest.approx(-1.2 * 300 / 600)  # Maize, half the rain.
   assert crop[1, 0] == pytest.approx(-0.8 * np.exp(-1 / 32))
-  heating = climates.heating_costs(year)
+  heating = np.asarray(jax.jit(climates.heating_costs)(year))
   np.testing.assert_allclose(heating[0], np.arange(19))
   assert heating[1, 10] == 10 and heating[1, 9] == 9 + 4

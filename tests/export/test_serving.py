@@ -32,8 +32,8 @@ def run():
   method = supervised.make(
     mlp.Mlp(3, features=(5,)), optax.adam(0.1), ema_decay=0.9
   )
-  state = method.init(jax.random.key(0), batch)
-  state, _ = method.update(state, batch, jax.random.key(1))
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  state, _ = jax.jit(method.update)(state, batch, jax.random.key(1))
   return method, state, batch
 
 
@@ -44,8 +44,9 @@ def test_any_number_of_rows(run, tmp_path):
   assert signature.inputs == {'image': {'dtype': 'float32', 'shape': shape}}
   assert signature.outputs['logits']['shape'] == ['rows', 3]
   predict = program.load(tmp_path)
+  expect = jax.jit(method.predict)
   for rows in (1, 3, 6):
-    expected = method.predict(state, {k: x[:rows] for k, x in batch.items()})
+    expected = expect(state, {k: x[:rows] for k, x in batch.items()})
     found = predict({'image': batch['image'][:rows]})
     np.testing.assert_allclose(
       found['logits'], expected['logits'], rtol=1e-6, atol=1e-6
@@ -97,7 +98,7 @@ def test_a_program_made_where_attention_is_fused(run, tmp_path, monkeypatch):
   there = {None: [Gpu()], 'cpu': jax.devices('cpu')}
   *_, batch = run
   method = supervised.make(Attending(), optax.sgd(0.1))
-  state = method.init(jax.random.key(0), batch)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
   expected = method.predict(state, batch)
   with monkeypatch.context() as patch:
     patch.setattr(jax, 'devices', lambda name=None: there[name])
@@ -144,7 +145,7 @@ def test_all_rows_of_a_program_are_real(run, tmp_path):
 
   program.write(tmp_path, types.Predictor(predict), state, batch)
   found = program.load(tmp_path)({'image': batch['image']})['logits']
-  expected = method.predict(state, batch)['logits']
+  expected = jax.jit(method.predict)(state, batch)['logits']
   np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -160,7 +161,7 @@ def test_a_head_that_is_called_and_says_nothing_is_not_written(run, tmp_path):
   assert sum(x.size for x in weights.values()) == 4 * 5 + 5
   for rows in (2, 6):
     found = program.load(tmp_path)({'image': batch['image'][:rows]})
-    expected = seen(state, {k: x[:rows] for k, x in batch.items()})
+    expected = jax.jit(seen)(state, {k: x[:rows] for k, x in batch.items()})
     np.testing.assert_allclose(
       found['features'], expected['features'], rtol=1e-6, atol=1e-6
     )

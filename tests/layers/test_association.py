@@ -1,5 +1,7 @@
 """Associations against loops over positions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from repjax import types
 from repjax.layers import association
+
+prior_association = jax.jit(association.prior_association)
 
 
 def softmax(x):
@@ -16,7 +20,7 @@ def softmax(x):
 
 def test_prior_rows_are_rescaled_gaussians():
   sigma = np.random.default_rng(0).uniform(0.3, 2.0, (2, 3, 7))
-  prior = association.prior_association(jnp.asarray(sigma, jnp.float32))
+  prior = np.asarray(prior_association(sigma.astype(np.float32)))
   expected = np.zeros((2, 3, 7, 7))
   for b, h, i, j in np.ndindex(expected.shape):
     width = sigma[b, h, i]
@@ -30,21 +34,23 @@ def test_prior_rows_are_rescaled_gaussians():
 def test_a_width_towards_zero_is_the_identity_with_finite_gradients():
   # The narrowest that the published scaling allows, and narrower.
   for width in (2.2e-5, 1e-12):
-    sigma = jnp.full((1, 1, 5), width)
-    prior = association.prior_association(sigma)
+    sigma = np.full((1, 1, 5), width, np.float32)
+    prior = np.asarray(prior_association(sigma))
     np.testing.assert_array_equal(prior[0, 0], np.eye(5))
-  series = jnp.full((1, 1, 5, 5), 0.2)
-  slope = jax.grad(
-    lambda raw: association.discrepancy(
-      association.prior_association(association.widths(raw)), series
-    ).sum()
+  series = np.full((1, 1, 5, 5), 0.2, np.float32)
+  slope = jax.jit(
+    jax.grad(
+      lambda raw: association.discrepancy(
+        association.prior_association(association.widths(raw)), series
+      ).sum()
+    )
   )(jnp.array([[[-20.0, -3.0, 0.0, 3.0, 20.0]]]))
   assert np.isfinite(slope).all()
 
 
 def test_published_widths_lie_between_their_bounds():
   raw = jnp.array([-1e3, -1.0, 0.0, 0.1, 1e3])
-  found = np.asarray(association.widths(raw))
+  found = np.asarray(jax.jit(association.widths)(raw))
   steep = np.clip(5 * np.asarray(raw, np.float64), -500, 500)
   exponent = 1 / (1 + np.exp(-steep)) + 1e-5
   np.testing.assert_allclose(found, 3.0**exponent - 1, rtol=2e-5)
@@ -62,18 +68,23 @@ def test_the_discrepancy_is_both_divergences():
     p, s = prior[b, h, i, j], series[b, h, i, j]
     expected[b, i] += p * (np.log(p + 1e-4) - np.log(s + 1e-4)) / 3
     expected[b, i] += s * (np.log(s + 1e-4) - np.log(p + 1e-4)) / 3
-  found = association.discrepancy(jnp.asarray(prior), jnp.asarray(series))
+  discrepancy = jax.jit(association.discrepancy)
+  found = discrepancy(prior, series)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
-  same = association.discrepancy(jnp.asarray(prior), jnp.asarray(prior))
+  same = discrepancy(prior, prior)
   np.testing.assert_array_equal(same, 0.0)
 
 
 def test_only_the_series_association_mixes_values():
   rng = np.random.default_rng(2)
-  tokens = jnp.asarray(rng.normal(size=(2, 6, 8)), jnp.float32)
+  tokens = rng.normal(size=(2, 6, 8)).astype(np.float32)
   layer = association.AnomalyAttention(2)
-  variables = layer.init(jax.random.key(0), tokens, train=False)
-  output, found = layer.apply(variables, tokens, train=False)
+  init, apply = (
+    jax.jit(functools.partial(f, train=False))
+    for f in (layer.init, layer.apply)
+  )
+  variables = init(jax.random.key(0), tokens)
+  output, found = apply(variables, tokens)
   params = jax.tree.map(np.asarray, variables['params'])
 
   def project(name):
@@ -86,7 +97,7 @@ def test_only_the_series_association_mixes_values():
   scores = np.einsum('blhe,bshe->bhls', query, key) / np.sqrt(4)
   series = softmax(scores)
   np.testing.assert_allclose(found.series, series, atol=1e-6)
-  raw = np.asarray(tokens) @ params['sigma']['kernel'] + params['sigma']['bias']
+  raw = tokens @ params['sigma']['kernel'] + params['sigma']['bias']
   sigma = 3 ** (1 / (1 + np.exp(-5 * raw)) + 1e-5) - 1
   np.testing.assert_allclose(found.sigma, sigma.swapaxes(1, 2), rtol=1e-4)
   mixed = np.einsum('bhls,bshe->blhe', series, value)
@@ -105,18 +116,24 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 
 def test_associations_are_those_before_dropout():
-  tokens = jax.random.normal(jax.random.key(1), (2, 6, 8))
+  tokens = np.random.default_rng(1).normal(size=(2, 6, 8)).astype(np.float32)
   layer = association.AnomalyAttention(2, dropout_rate=0.5)
-  variables = layer.init(jax.random.key(0), tokens, train=False)
-  _, still = layer.apply(variables, tokens, train=False)
+  init, evaluate = (
+    jax.jit(functools.partial(f, train=False))
+    for f in (layer.init, layer.apply)
+  )
+  variables = init(jax.random.key(0), tokens)
+  _, still = evaluate(variables, tokens)
   rngs = {'dropout': jax.random.key(2)}
-  _, found = layer.apply(variables, tokens, train=True, rngs=rngs)
+  _, found = jax.jit(functools.partial(layer.apply, train=True))(
+    variables, tokens, rngs=rngs
+  )
   np.testing.assert_allclose(found.series, still.series, atol=1e-6)
 
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize('width', [2.0, 2**-14])
 def test_priors_of_half_precision_know_all_places(dtype, width):
-  found = association.prior_association(jnp.full(300, width, dtype))
-  expected = association.prior_association(jnp.full(300, width))
+  found = prior_association(np.full(300, width, dtype))
+  expected = prior_association(np.full(300, width, np.float32))
   np.testing.assert_allclose(found, expected, atol=1e-6)

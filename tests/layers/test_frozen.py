@@ -56,7 +56,9 @@ PART = frozen.train_only(Net(), at_head)
 
 
 def init(model):
-  return model.init(jax.random.key(0), BATCH['image'], train=False)
+  return jax.jit(functools.partial(model.init, train=False))(
+    jax.random.key(0), BATCH['image']
+  )
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +68,7 @@ def variables():
 
 
 def test_what_is_frozen_is_computed_in_the_type_of_what_trains(variables):
+  @jax.jit
   def called(variables):
     return PART.apply(variables, image, train=False)
 
@@ -123,7 +126,7 @@ def test_it_is_called_as_the_model_is(variables):
 )
 def test_no_step_changes_a_bit_of_what_is_frozen(tx):
   method = supervised.make(PART, tx)
-  state = method.init(jax.random.key(0), BATCH)
+  state = jax.jit(method.init)(jax.random.key(0), BATCH)
   before = trees.crc32(state.model_state[types.FROZEN])
   kernel = np.asarray(state.params['head']['kernel'])
   assert set(state.params) == {'head'}

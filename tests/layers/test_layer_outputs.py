@@ -1,5 +1,7 @@
 """Layers of an unmodified network are read, and changed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,8 @@ from repjax.models import vit
 def made():
   model = mlp.Mlp(3, features=(4,))
   image = np.random.default_rng(0).normal(size=(5, 2, 2, 1))
-  variables = model.init(jax.random.key(0), image, train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), image)
 
   def forward():
     return model.apply(variables, image, train=False)
@@ -29,7 +32,9 @@ def made():
 
 def test_outputs_are_what_the_layer_computes(made):
   forward, first, hidden, _ = made
-  outputs, seen = layer_outputs.with_outputs_of(forward, (first, 'head'))
+  outputs, seen = jax.jit(
+    lambda: layer_outputs.with_outputs_of(forward, (first, 'head'))
+  )()
   np.testing.assert_allclose(seen[first], hidden, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(seen['head'], outputs, rtol=1e-6)
 
@@ -56,19 +61,21 @@ def test_a_block_that_returns_more_is_read_by_what_it_passes_on():
     head_init=jax.nn.initializers.normal(1.0),
   )
   image = np.random.default_rng(0).normal(size=(2, 4, 4, 1))
-  variables = model.init(jax.random.key(0), image, train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), image)
 
   def forward():
     return model.apply(variables, image, train=False)
 
   layers = ('block_0', 'block_0/attention')
-  _, seen = layer_outputs.with_outputs_of(forward, layers)
+  _, seen = jax.jit(lambda: layer_outputs.with_outputs_of(forward, layers))()
   assert {x.shape for x in seen.values()} == {(2, 5, 8)}
   # What attention adds is the difference of two outputs of the block.
-  off = {'block_0/attention': jnp.ones(8)}
-  found = layer_outputs.without_units(forward, off)
-  assert found.shape == forward().shape
-  assert np.abs(found - forward()).max() > 0
+  off = {'block_0/attention': np.ones(8)}
+  found = jax.jit(lambda: layer_outputs.without_units(forward, off))()
+  plain = jax.jit(forward)()
+  assert found.shape == plain.shape
+  assert np.abs(np.subtract(found, plain)).max() > 0
 
 
 def test_an_unknown_layer_is_named_with_those_there_are(made):
@@ -100,7 +107,8 @@ def test_what_is_rematerialised_is_refused_and_may_still_be_changed():
     remat=True,
   )
   image = jnp.ones((2, 4, 4, 1))
-  variables = model.init(jax.random.key(0), image, train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), image)
 
   def forward():
     return model.apply(variables, image, train=False)
@@ -111,9 +119,8 @@ def test_what_is_rematerialised_is_refused_and_may_still_be_changed():
   ):
     with pytest.raises(types.InputError, match=r'block_0/mlp.*remat=False'):
       read()
-  _, seen = layer_outputs.with_outputs_of(forward, ('head',))
+  _, seen = jax.jit(lambda: layer_outputs.with_outputs_of(forward, ('head',)))()
   assert seen['head'].shape == (2, 3)
-  off = {'block_0': jnp.zeros(8)}
-  np.testing.assert_allclose(
-    layer_outputs.without_units(forward, off), forward(), rtol=1e-6
-  )
+  off = {'block_0': np.zeros(8)}
+  found = jax.jit(lambda: layer_outputs.without_units(forward, off))()
+  np.testing.assert_allclose(found, jax.jit(forward)(), rtol=1e-6)

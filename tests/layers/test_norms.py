@@ -21,7 +21,7 @@ def variables(seed=0):
   rng = np.random.default_rng(seed)
 
   def draw(low, high):
-    return jnp.asarray(rng.uniform(low, high, 5), jnp.float32)
+    return jnp.asarray(rng.uniform(low, high, 5).astype(np.float32))
 
   return {
     'params': {'scale': draw(0.5, 2), 'bias': draw(-1, 1)},
@@ -31,7 +31,7 @@ def variables(seed=0):
 
 def images(seed=1):
   rng = np.random.default_rng(seed)
-  return jnp.asarray(rng.normal(2.0, 3.0, SHAPE), jnp.float32)
+  return jnp.asarray(rng.normal(2.0, 3.0, SHAPE).astype(np.float32))
 
 
 @functools.partial(jax.jit, static_argnames=('train', 'momentum', 'epsilon'))
@@ -55,7 +55,9 @@ def test_a_full_batch_on_one_device_equals_flax(train):
   theirs = nn.BatchNorm(
     use_running_average=not train, momentum=0.9, epsilon=1e-5
   )
-  expected = theirs.apply(variables(), images(), mutable='batch_stats')
+  expected = jax.jit(functools.partial(theirs.apply, mutable='batch_stats'))(
+    variables(), images()
+  )
   close(run(variables(), images(), train=train), expected)
 
 
@@ -178,7 +180,8 @@ def test_vmap_over_seeds_equals_one_run_a_seed():
 
 
 def test_initialisation_leaves_the_running_statistics_at_zero_and_one():
-  weights = norms.BatchNorm().init(jax.random.key(0), images(), train=True)
+  init = jax.jit(functools.partial(norms.BatchNorm().init, train=True))
+  weights = init(jax.random.key(0), images())
   close(weights['batch_stats'], {'mean': jnp.zeros(5), 'var': jnp.ones(5)}, 0.0)
 
 
@@ -216,25 +219,37 @@ def test_evaluation_with_statistics_of_the_batch(prior):
 @pytest.mark.parametrize('prior', [0.0, 3.0])
 def test_one_value_is_no_statistics(shape, prior):
   weights = variables()
-  x = jax.random.normal(jax.random.key(1), shape) * 3 + 1
-  evaluate = functools.partial(norms.BatchNorm().apply, weights, train=False)
-  found = evaluate(x, mask=jnp.arange(8) < 1, prior=prior)[0]
+  draw = jax.jit(lambda key: jax.random.normal(key, shape) * 3 + 1)
+  x = np.asarray(draw(jax.random.key(1)))
+  apply = jax.jit(
+    functools.partial(norms.BatchNorm().apply, weights, train=False),
+    static_argnames='prior',
+  )
+
+  def evaluate(x, **settings):
+    return np.asarray(apply(x, **settings))
+
+  found = evaluate(x, mask=np.arange(8) < 1, prior=prior)[0]
   if prior or shape[1:-1] == (2,):
     expected = evaluate(x[:1], prior=prior)[0]
     assert abs(found - evaluate(x)[0]).max() > 0.1
   else:
     expected = evaluate(x)[0]
   close(found, expected, 1e-5)
-  two = evaluate(x, mask=jnp.arange(8) < 2, prior=0.0)[:2]
+  two = evaluate(x, mask=np.arange(8) < 2, prior=0.0)[:2]
   close(two, evaluate(x[:2], prior=0.0), 1e-5)
 
 
 def test_integers_are_normalised_as_numbers():
   x = np.random.default_rng(0).integers(0, 256, (6, 3), np.uint8)
   norm = norms.BatchNorm()
-  variables = norm.init(jax.random.key(0), x, train=False)
-  apply = functools.partial(
-    norm.apply, variables, train=True, mutable=['batch_stats']
+  variables = jax.jit(functools.partial(norm.init, train=False))(
+    jax.random.key(0), x
+  )
+  apply = jax.jit(
+    functools.partial(
+      norm.apply, variables, train=True, mutable=['batch_stats']
+    )
   )
   found, _ = apply(x)
   expected, _ = apply(x.astype(np.float32))
@@ -252,7 +267,7 @@ def test_masked_rows_reach_no_gradient(garbage):
     output, _ = run({**weights, 'params': params}, x, mask)
     return jnp.where(real, jnp.square(output) * images(7), 0.0).sum()
 
-  slopes = jax.grad(loss, argnums=(0, 1))
+  slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))
   dirty = slopes(weights['params'], jnp.where(real, images(), garbage))
   clean = slopes(weights['params'], jnp.where(real, images(), 0.0))
   close(dirty, clean)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,18 +20,16 @@ def layer(kind='improved'):
 
 @functools.cache
 def fresh(kind='improved'):
-  return layer(kind).init(jax.random.key(0), X, train=False)
+  init = jax.jit(functools.partial(layer(kind).init, train=False))
+  return init(jax.random.key(0), X)
 
 
 def effective(variables, kind='improved', *, train=False):
   """The kernel that is applied, found by what it does to unit vectors."""
-  params = {**variables['params'], 'bias': jnp.zeros(WIDTH)}
-  made, _ = layer(kind).apply(
-    {**variables, 'params': params},
-    np.eye(DIM, dtype=np.float32),
-    train=train,
-    mutable='spectral',
-  )
+  params = {**variables['params'], 'bias': np.zeros(WIDTH)}
+  made, _ = jax.jit(
+    functools.partial(layer(kind).apply, train=train, mutable='spectral')
+  )({**variables, 'params': params}, np.eye(DIM, dtype=np.float32))
   return np.asarray(made)
 
 
@@ -41,7 +38,7 @@ def norm(matrix):
 
 
 def moved(variables, kernel):
-  params = {**variables['params'], 'kernel': jnp.asarray(kernel, jnp.float32)}
+  params = {**variables['params'], 'kernel': kernel.astype(np.float32)}
   return {**variables, 'params': params}
 
 
@@ -58,16 +55,19 @@ def steps(variables, count, kind='improved'):
 def test_the_first_singular_vector_is_found(shape):
   kernel = np.random.default_rng(1).normal(size=shape).astype(np.float32)
   _, values, right = np.linalg.svd(kernel)
-  found = np.asarray(spectral_norm.right_vector(kernel))
+  found = np.asarray(jax.jit(spectral_norm.right_vector)(kernel))
   np.testing.assert_allclose(abs(found @ right[0]), 1, atol=1e-4)
-  np.testing.assert_allclose(spectral_norm.norm(kernel), values[0], rtol=1e-5)
+  np.testing.assert_allclose(
+    jax.jit(spectral_norm.norm)(kernel), values[0], rtol=1e-5
+  )
 
 
 @pytest.mark.parametrize('kind', ['improved', 'none'])
 def test_it_begins_as_a_dense_layer(kind):
-  kernel = fresh(kind)['params']['kernel'] / np.sqrt(DIM)
-  made = layer(kind).apply(fresh(kind), X, train=False)
-  np.testing.assert_allclose(made, X @ np.asarray(kernel), atol=1e-5)
+  kernel = np.asarray(fresh(kind)['params']['kernel']) / np.sqrt(DIM)
+  apply = jax.jit(functools.partial(layer(kind).apply, train=False))
+  made = apply(fresh(kind), X)
+  np.testing.assert_allclose(made, X @ kernel, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,15 @@ def test_the_published_iteration_never_converges():
 
 def test_only_training_passes_move_the_estimate():
   changed = moved(fresh(), np.random.default_rng(3).normal(size=(DIM, WIDTH)))
-  _, still = layer().apply(changed, X, train=False, mutable='spectral')
-  _, after = layer().apply(changed, X, train=True, mutable='spectral')
-  vectors = [x['spectral']['vector'] for x in (changed, still, after)]
+  (_, still), (_, after) = (
+    jax.jit(functools.partial(layer().apply, train=train, mutable='spectral'))(
+      changed, X
+    )
+    for train in (False, True)
+  )
+  vectors = [
+    np.asarray(x['spectral']['vector']) for x in (changed, still, after)
+  ]
   np.testing.assert_array_equal(vectors[0], vectors[1])
   assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
   # What is stored is a unit vector; the norm at the beginning stays.
@@ -134,7 +140,7 @@ def test_the_gradient_goes_through_the_norm():
     changed = moved(variables, variables['params']['kernel'] * (1 + t))
     return layer().apply(changed, X, train=False).sum()
 
-  np.testing.assert_allclose(jax.grad(output)(0.0), 0, atol=1e-4)
+  np.testing.assert_allclose(jax.jit(jax.grad(output))(0.0), 0, atol=1e-4)
 
 
 def test_bad_settings_are_refused():

@@ -5,6 +5,7 @@ anomaly_golden.json holds outputs of https://github.com/thuml/Anomaly-Transforme
 that `_torch_weights` draws again.
 """
 
+import functools
 import json
 import pathlib
 
@@ -36,6 +37,7 @@ _LENGTH, _CHANNELS, _DIM, _HEADS, _LAYERS, _MLP = (
 _MODEL = anomaly_transformer.AnomalyTransformer(
   hidden_dim=_DIM, num_heads=_HEADS, num_layers=_LAYERS, mlp_dim=_MLP
 )
+_apply = jax.jit(functools.partial(_MODEL.apply, train=False))
 
 
 def _torch_weights():
@@ -116,7 +118,7 @@ def _golden(name, *shape):
 
 
 def test_outputs_and_associations_are_the_authors(params, series):
-  output = _MODEL.apply({'params': params}, series, train=False)
+  output = _apply({'params': params}, series)
   np.testing.assert_allclose(
     output.series, _golden('reconstruction', *series.shape), atol=1e-5
   )
@@ -135,8 +137,8 @@ def test_outputs_and_associations_are_the_authors(params, series):
 def test_the_score_is_the_authors_at_their_temperature(params, series):
   method = training.make(_MODEL, optax.sgd(0.1), temperature=1 / (50 * _LAYERS))
   batch = {'series': jnp.asarray(series), 'mask': jnp.ones(2)}
-  state = method.init(jax.random.key(0), batch).replace(params=params)
-  found = method.predict(state, batch)
+  state = jax.jit(method.init)(jax.random.key(0), batch).replace(params=params)
+  found = jax.jit(method.predict)(state, batch)
   for name in ('discrepancy', 'score'):
     np.testing.assert_allclose(
       found[name], _golden(name, 2, _LENGTH), atol=1e-5, rtol=1e-4
@@ -148,26 +150,27 @@ def test_windows_wrap_around_in_the_embedding(params):
   series = still.copy()
   series[0, -1] = 5.0
   before, after = (
-    _MODEL.apply({'params': params}, x, train=False).associations[0].sigma
+    np.asarray(_apply({'params': params}, x).associations[0].sigma)
     for x in (still, series)
   )
   # Widths of the first layer are a function of each position's embedding.
-  moved = np.abs(np.asarray(after - before))[0].max(0)
+  moved = np.abs(after - before)[0].max(0)
   assert (moved[[0, -2, -1]] > 1e-4).all()
   assert (moved[1:-2] < 1e-6).all()
 
 
 def test_dropout_is_drawn_in_training_alone(params, series):
   model = _MODEL.clone(dropout_rate=0.5)
-  same = model.apply({'params': params}, series, train=False)
+  same = jax.jit(functools.partial(model.apply, train=False))(
+    {'params': params}, series
+  )
   np.testing.assert_array_equal(
-    same.series,
-    _MODEL.apply({'params': params}, series, train=False).series,
+    same.series, _apply({'params': params}, series).series
   )
   rngs = [{'dropout': jax.random.key(i)} for i in range(2)]
+  train = jax.jit(functools.partial(model.apply, train=True))
   first, second = (
-    model.apply({'params': params}, series, train=True, rngs=x).series
-    for x in rngs
+    train({'params': params}, series, rngs=x).series for x in rngs
   )
   assert abs(first - second).max() > 0.1
 

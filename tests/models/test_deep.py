@@ -139,16 +139,24 @@ def test_every_block_is_given_by_its_name():
   variables = draw(plain, IMAGE)
 
   def run(model):
-    apply = functools.partial(model.apply, variables, IMAGE, train=False)
-    kept = apply(method='each_block')
-    _, sown = apply(mutable=['intermediates'])
-    _, captured = apply(
-      mutable=['intermediates'],
-      capture_intermediates=lambda module, _: isinstance(module, nn.LayerNorm),
+    @jax.jit
+    def several(variables):
+      apply = functools.partial(model.apply, variables, IMAGE, train=False)
+      kept = apply(method='each_block')
+      _, sown = apply(mutable=['intermediates'])
+      _, captured = apply(
+        mutable=['intermediates'],
+        capture_intermediates=lambda module, _: isinstance(
+          module, nn.LayerNorm
+        ),
+      )
+      _, outputs = layer_outputs.with_outputs_of(apply, ['block_1/mlp/hidden'])
+      return kept, sown, captured, outputs
+
+    inputs = layer_inputs.layer_inputs(
+      functools.partial(model.apply, variables, IMAGE, train=False)
     )
-    _, outputs = layer_outputs.with_outputs_of(apply, ['block_1/mlp/hidden'])
-    inputs = layer_inputs.layer_inputs(apply)
-    return kept, sown, captured, outputs, inputs
+    return *several(variables), inputs
 
   expected, found = run(plain), run(scanned)
   assert set(found[1]['intermediates']) >= {'block_0', 'block_1', 'block_2'}
@@ -158,11 +166,12 @@ def test_every_block_is_given_by_its_name():
 def test_attention_maps_are_the_same():
   plain, scanned = both(tiny_vit())
   variables = draw(plain, IMAGE)
-  found = vit.attention_maps(scanned, variables, IMAGE)
-  assert found.shape[:3] == (DEPTH, len(IMAGE), 2)
-  np.testing.assert_allclose(
-    found, vit.attention_maps(plain, variables, IMAGE), atol=1e-6
+  found, expected = (
+    jax.jit(functools.partial(vit.attention_maps, model))(variables, IMAGE)
+    for model in (scanned, plain)
   )
+  assert found.shape[:3] == (DEPTH, len(IMAGE), 2)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_decoding_gives_the_logits_of_the_whole_text():
@@ -187,6 +196,7 @@ def test_layers_drop_of_their_own():
   model = tiny_vit(dropout_rate=0.5, scan_layers=True)
   variables = draw(model, IMAGE)
 
+  @jax.jit
   def masks(seed):
     _, sown = model.apply(
       variables,
@@ -197,14 +207,14 @@ def test_layers_drop_of_their_own():
       capture_intermediates=lambda module, _: module.name == 'dropout_hidden',
     )
     sown = sown['intermediates']
-    return np.stack(
+    return jnp.stack(
       [
         sown[f'block_{i}']['mlp']['dropout_hidden']['__call__'][0] == 0
         for i in range(DEPTH)
       ]
     )
 
-  one = masks(0)
+  one = np.asarray(masks(0))
   np.testing.assert_allclose(one.mean((1, 2, 3)), 0.5, atol=0.1)
   for i, j in [(0, 1), (0, 2), (1, 2)]:
     np.testing.assert_allclose((one[i] == one[j]).mean(), 0.5, atol=0.1)
@@ -217,14 +227,17 @@ def test_stochastic_depth_rises_with_the_layer():
   image = np.repeat(IMAGE, 250, 0)
   model = tiny_vit(drop_path_rate=0.6, scan_layers=True)
   variables = draw(model, image)
-  plain = model.apply(variables, image, train=False, method='each_block')
+  plain = jax.jit(
+    functools.partial(model.apply, train=False, method='each_block')
+  )(variables, image)
   left = jax.jit(
     functools.partial(model.apply, train=True, method='each_block')
   )(variables, image, rngs={'dropout': jax.random.key(0)})
   np.testing.assert_allclose(left[0], plain[0], atol=1e-5)
   # A block of which both branches are left out gives what it was given.
   for i, rate in ((1, 0.3), (2, 0.6)):
-    kept = np.all(left[i] == left[i - 1], axis=(1, 2)).mean()
+    same = np.equal(left[i], left[i - 1])
+    kept = np.all(same, axis=(1, 2)).mean()
     np.testing.assert_allclose(kept, rate**2, atol=0.06)
 
 
@@ -305,11 +318,11 @@ def test_adapters_that_differ_between_blocks_run_without_the_loop(rules):
   )
   variables = draw(plain, TOKENS)
   assert loops(scanned, variables, TOKENS) == 0
-  np.testing.assert_allclose(
-    scanned.apply(variables, TOKENS, train=False),
-    plain.apply(variables, TOKENS, train=False),
-    atol=1e-6,
+  found, expected = (
+    jax.jit(functools.partial(model.apply, train=False))(variables, TOKENS)
+    for model in (scanned, plain)
   )
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_part_that_trains_gets_the_same_gradient():
@@ -401,7 +414,7 @@ def test_a_block_that_changes_the_type_of_tokens_is_refused():
       return call(layers[1], call(layers[0], x)[0])[0]
 
   x = jnp.ones((1, 2, 4), jnp.bfloat16)
-  variables = Grows().init(jax.random.key(0), x)
+  variables = jax.jit(Grows().init)(jax.random.key(0), x)
   with pytest.raises(InputError, match='bfloat16 to float32: set scan_layers'):
     Grows().apply(variables, x)
 
@@ -418,7 +431,7 @@ def test_two_calls_drop_otherwise(scan_layers):
   net = tiny_vit(dropout_rate=0.5, scan_layers=scan_layers)
   variables = draw(net, IMAGE)
   nested = {'params': {'net': variables['params']}}
-  one, other = _TwoViews(net).apply(
+  one, other = jax.jit(_TwoViews(net).apply)(
     nested, IMAGE, rngs={'dropout': jax.random.key(0)}
   )
-  assert (one != other).all(1).all()
+  assert np.not_equal(one, other).all(1).all()

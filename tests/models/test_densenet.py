@@ -12,7 +12,7 @@ from repjax import types
 from repjax.models import densenet
 
 IMAGE = jnp.asarray(
-  np.random.default_rng(0).normal(size=(5, 32, 32, 3)), jnp.float32
+  np.random.default_rng(0).normal(size=(5, 32, 32, 3)).astype(np.float32)
 )
 SMALL = densenet.DenseNet(3, stage_sizes=(2, 1), growth=4, width=8)
 
@@ -51,7 +51,11 @@ def test_widths_are_those_of_table_1():
 def test_a_layer_is_the_formula():
   layer = densenet.DenseLayer(2)
   x = IMAGE[:, :4, :4]
-  variables = layer.init(jax.random.key(1), x, train=False)
+  init, apply = (
+    jax.jit(functools.partial(f, train=False))
+    for f in (layer.init, layer.apply)
+  )
+  variables = init(jax.random.key(1), x)
   params = variables['params']
 
   def act(x):  # Running statistics are 0 and 1 at the start.
@@ -65,18 +69,21 @@ def test_a_layer_is_the_formula():
     for i in range(3)
     for j in range(3)
   )
-  actual = layer.apply(variables, x, train=False)
+  actual = apply(variables, x)
   np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_padding_changes_neither_logits_nor_statistics():
-  variables = SMALL.init(jax.random.key(0), IMAGE, train=False)
+  variables = jax.jit(functools.partial(SMALL.init, train=False))(
+    jax.random.key(0), IMAGE
+  )
   mask = jnp.array([1.0, 1, 1, 0, 0])
   apply = jax.jit(
     functools.partial(SMALL.apply, train=True, mutable=['batch_stats'])
   )
   clean = apply(variables, IMAGE, mask=mask)
   dirty = apply(variables, IMAGE.at[3:].set(1e6), mask=mask)
+  clean, dirty, variables = jax.device_get((clean, dirty, variables))
   np.testing.assert_array_equal(clean[0][:3], dirty[0][:3])
   for a, b in zip(*map(jax.tree.leaves, (clean[1], dirty[1])), strict=True):
     np.testing.assert_array_equal(a, b)

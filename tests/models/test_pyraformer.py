@@ -1,5 +1,7 @@
 """Pyraformer: shapes, what a forecast may depend on, and bad input."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,7 +90,7 @@ def test_the_decoder_sees_no_later_row_to_come():
   jacobian = jax.jit(jax.jacobian(lambda x: apply(series, x).mean[0].sum(-1)))(
     covariates
   )
-  influence = abs(jacobian)[:, 0, 23:].sum(-1)
+  influence = abs(np.asarray(jacobian))[:, 0, 23:].sum(-1)
   # Zeros go through a convolution of values alone: covariates stay in place.
   assert (influence[np.tril_indices(5)] > 0).all()
   assert (influence[np.triu_indices(5, 1)] == 0).all()
@@ -104,7 +106,7 @@ def test_one_layer_hears_from_the_neighbourhood_of_what_is_read_out():
   gradient = jax.jit(jax.grad(lambda x: apply(x, covariates).mean.sum()))(
     series
   )
-  heard = np.flatnonzero(abs(gradient)[0].sum(-1))
+  heard = np.flatnonzero(abs(np.asarray(gradient))[0].sum(-1))
   # Levels 24 / 6; read out are token 23 and node 5, which see tokens 20 to 23
   # and node 4: tokens 16 to 19. A token sees one more on either side.
   assert heard.tolist() == [0, *range(15, 23)]
@@ -157,12 +159,13 @@ def test_what_does_not_fit_is_refused(fields, message):
 def test_the_linear_forecaster_is_two_maps_of_trend_and_rest():
   series, covariates = _inputs()
   model = linear_forecaster.LinearForecaster(horizon=5, window=7)
-  variables = model.init(jax.random.key(0), series, covariates, train=False)
+  variables = _shapes(model, series, covariates)
   params = jax.tree.map(
     lambda x: np.random.default_rng(1).normal(size=x.shape),
     variables['params'],
   )
-  said = model.apply({'params': params}, series, covariates, train=False).mean
+  apply = jax.jit(functools.partial(model.apply, train=False))
+  said = apply({'params': params}, series, covariates).mean
   # Oracle: a loop over rows and columns.
   padded = np.concatenate(
     [series[:, :1]] * 3 + [series] + [series[:, -1:]] * 3, 1
@@ -181,12 +184,12 @@ def test_counts_are_forecast_as_numbers():
   counts = np.random.default_rng(0).integers(0, 9, (2, 20, 1))
   model = linear_forecaster.LinearForecaster(horizon=2, window=3)
   none = jnp.zeros((2, 22, 0))
-  said, variables = model.init_with_output(
-    jax.random.key(0), counts, none, train=False
+  init, apply = (
+    jax.jit(functools.partial(f, train=False))
+    for f in (model.init_with_output, model.apply)
   )
-  expected = model.apply(
-    variables, counts.astype(np.float32), none, train=False
-  )
+  said, variables = init(jax.random.key(0), counts, none)
+  expected = apply(variables, counts.astype(np.float32), none)
   np.testing.assert_allclose(said.mean, expected.mean, rtol=1e-6)
 
 
@@ -202,10 +205,14 @@ def test_sums_of_half_precision_keep_the_trend():
         seen.append(args[0])
       return call(*args, **kwargs)
 
-    rows, none = jnp.asarray(series, dtype), jnp.zeros((2, 172, 0))
-    with nn.intercept_methods(look):
-      model.init(jax.random.key(0), rows, none, train=False)
-    return np.asarray(seen[0], np.float32)
+    @jax.jit
+    def run(rows):
+      none = jnp.zeros((2, 172, 0))
+      with nn.intercept_methods(look):
+        model.init(jax.random.key(0), rows, none, train=False)
+      return seen[0]
+
+    return np.asarray(run(series.astype(dtype)), np.float32)
 
   error = abs(trend(jnp.bfloat16) - trend(jnp.float32)).max()
   assert error < 0.02  # That of rounding once: rows are near 3.
@@ -216,9 +223,13 @@ def test_covariates_change_no_type(features):
   embedding = series_embedding.SeriesEmbedding(8)
   values = jnp.ones((2, 6, 1), jnp.bfloat16)
   rest = jnp.ones((2, 6, features), jnp.float32)
-  variables = embedding.init(jax.random.key(0), values, rest, train=False)
-  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
-  out = embedding.apply(half, values, rest, train=False)
+
+  def run(values, rest):
+    variables = embedding.init(jax.random.key(0), values, rest, train=False)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    return embedding.apply(half, values, rest, train=False)
+
+  out = jax.eval_shape(run, values, rest)
   assert out.dtype == jnp.bfloat16
 
 

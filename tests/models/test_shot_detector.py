@@ -1,5 +1,7 @@
 """Detectors in one shot: their boxes, by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def test_overlap_is_intersection_over_union():
   boxes = np.concatenate(
     [rng.uniform(0, 3, (2, 8, 2)), rng.uniform(1, 5, (2, 8, 2))], -1
   )
-  found = shot_detector.overlaps(*jnp.asarray(boxes, jnp.float32))
+  found = jax.jit(shot_detector.overlaps)(*boxes.astype(np.float32))
   expected = [iou(a, b) for a, b in zip(*boxes, strict=True)]
   np.testing.assert_allclose(found, expected, atol=0.02)
   far = jnp.array([[0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 1.0, 1.0]])
@@ -42,30 +44,39 @@ def test_default_boxes_are_spread_over_the_image_and_boxes_come_back():
   model = shot_detector.ShotDetector(
     maps=(0, 1), sides=(3.0, 6.0), stage_sizes=(1, 1), width=4
   )
-  image = jax.random.normal(jax.random.key(0), (2, 8, 12, 1))
-  variables = model.init(jax.random.key(1), image, train=False)
-  found = model.apply(variables, image, train=False)
+  rng = np.random.default_rng(0)
+  image = rng.normal(size=(2, 8, 12, 1)).astype(np.float32)
+  init, apply = (
+    jax.jit(functools.partial(f, train=False))
+    for f in (model.init, model.apply)
+  )
+  variables = init(jax.random.key(1), image)
+  found = apply(variables, image)
   assert found.logits.shape == (2, 8 * 12 + 4 * 6)
-  fine, coarse = found.defaults[:96], found.defaults[96:]
+  fine, coarse = np.split(np.asarray(found.defaults), [96])
   np.testing.assert_allclose(fine[0], [0.5, 0.5, 3, 3])
   np.testing.assert_allclose(fine[-1], [7.5, 11.5, 3, 3])
   np.testing.assert_allclose(coarse[1], [1, 3, 6, 6])  # Row by row.
-  boxes = jax.random.uniform(
-    jax.random.key(2), (2, 120, 4), minval=1.0, maxval=7.0
-  )
-  offsets = shot_detector.encode(boxes, found.defaults)
-  back = shot_detector.decode(found._replace(offsets=offsets))
+  boxes = rng.uniform(1.0, 7.0, (2, 120, 4)).astype(np.float32)
+
+  @jax.jit
+  def there_and_back(found, boxes):
+    offsets = shot_detector.encode(boxes, found.defaults)
+    return shot_detector.decode(found._replace(offsets=offsets))
+
+  back = there_and_back(found, boxes)
   np.testing.assert_allclose(back, boxes, rtol=1e-5)
   # Each place has the logit of its own default box: a shifted image shifts
   # them, where nothing but the opposite side is padded.
   wrapped = padding.Padded(model, 'circular')
-  shifted = jnp.roll(image, (2, 4), (1, 2))
+  shifted = np.roll(image, (2, 4), (1, 2))
+  apply = jax.jit(functools.partial(wrapped.apply, train=False))
   first, second = (
-    wrapped.apply(variables, x, train=False).logits[:, 96:].reshape((2, 4, 6))
+    np.asarray(apply(variables, x).logits)[:, 96:].reshape((2, 4, 6))
     for x in (image, shifted)
   )
   np.testing.assert_allclose(
-    jnp.roll(first, (1, 2), (1, 2)), second, rtol=1e-4, atol=1e-5
+    np.roll(first, (1, 2), (1, 2)), second, rtol=1e-4, atol=1e-5
   )
 
 

@@ -201,12 +201,14 @@ class ForwardTest(parameterized.TestCase):
     image = images()
     variables = draw(model, image)
     logits, blocks = apply_and_sow(model, variables, image)
-    features = apply(model, variables, image, method='features')
+    features = np.asarray(apply(model, variables, image, method='features'))
     self.assertEqual(features.shape, (2, 6))
     head = variables['params']['head']
     for found in (
       features @ head['kernel'] + head['bias'][None],
-      model.apply(variables, blocks[1]['output'][0], method='classify'),
+      jax.jit(functools.partial(model.apply, method='classify'))(
+        variables, blocks[1]['output'][0]
+      ),
     ):
       np.testing.assert_allclose(found, logits, atol=1e-5)
     tokens = apply(model, variables, image, method='encode')
@@ -216,7 +218,9 @@ class ForwardTest(parameterized.TestCase):
     model = tiny(num_layers=1)
     image = images()
     variables = draw(model, image)
-    maps = np.asarray(vit.attention_maps(model, variables, image))
+    maps = jax.jit(functools.partial(vit.attention_maps, model))(
+      variables, image
+    )
     self.assertEqual(maps.shape, (1, 2, 2, 7, 7))
     tokens = np.array(apply(model, variables, image, method='embed'))
     tokens -= tokens.mean(-1, keepdims=True)
@@ -231,7 +235,7 @@ class ForwardTest(parameterized.TestCase):
     )
     weights = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(8))
     weights /= weights.sum(-1, keepdims=True)
-    np.testing.assert_allclose(maps[0], weights, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(maps)[0], weights, atol=1e-5)
 
   def test_another_image_size_is_refused(self):
     model = tiny()
@@ -250,17 +254,19 @@ class ForwardTest(parameterized.TestCase):
         draw(model, image)
     # Resized, they are those of the wide grid.
     params = variables['params']
-    resized = grid_positions.resize_grid(
-      params['positions']['embedding'], (4, 4), (2, 8), num_prefix_tokens=1
-    )
+    resized = jax.jit(
+      lambda embedding: grid_positions.resize_grid(
+        embedding, (4, 4), (2, 8), num_prefix_tokens=1
+      )
+    )(params['positions']['embedding'])
     params = {**params, 'positions': {'embedding': resized}}
-    found = tiny(grid=(2, 8)).apply({'params': params}, wide, train=False)
+    found = apply(tiny(grid=(2, 8)), {'params': params}, wide)
     self.assertTrue(np.isfinite(found).all())
     with self.assertRaisesRegex(InputError, r'2 x 4 .* are of 4 x 2'):
       draw(tiny(grid=(4, 2)), images(size=(8, 16)))
     # Without learned positions there is nothing to be wrong.
     free = tiny(grid=None, position='sincos')
-    free.apply(draw(free, square), wide, train=False)
+    apply(free, draw(free, square), wide)
 
   @parameterized.parameters(
     (dict(num_heads=3), 'num_heads'),
@@ -401,11 +407,10 @@ class TypesTest(parameterized.TestCase):
       block.BlockConfig(mlp_dim=1001, num_heads=1, activation='gelu_exact')
     )
     # The identity on both sides of the gelu.
-    dense = {'kernel': jnp.eye(1001), 'bias': jnp.zeros(1001)}
-    found = layer.apply(
+    dense = {'kernel': np.eye(1001), 'bias': np.zeros(1001)}
+    found = jax.jit(functools.partial(layer.apply, train=False))(
       {'params': {'hidden': dense, 'out': dense}},
-      jnp.asarray(x, jnp.float32)[None],
-      train=False,
+      x.astype(np.float32)[None],
     )
     np.testing.assert_allclose(found[0], x * scipy.stats.norm.cdf(x), atol=1e-6)
 

@@ -22,8 +22,8 @@ from repjax.types import InputError
 PARAMS = {'layer': {'kernel': jnp.arange(1.0, 7).reshape(3, 2) / 6}}
 ROWS = 6
 BATCH = {
-  'x': jnp.asarray(np.random.default_rng(0).normal(size=(ROWS, 3)), 'f4'),
-  'y': jnp.asarray(np.random.default_rng(1).normal(size=(ROWS, 2)), 'f4'),
+  'x': np.random.default_rng(0).normal(size=(ROWS, 3)).astype('f4'),
+  'y': np.random.default_rng(1).normal(size=(ROWS, 2)).astype('f4'),
   'task': jnp.arange(ROWS) % 2,
   'memory': jnp.arange(ROWS) % 2,
   'mask': jnp.ones(ROWS),
@@ -68,7 +68,7 @@ def start(tx):
 
 def updated(tx):
   """(what the links make of the gradient, their state)."""
-  return update(tx, start(tx))
+  return jax.jit(functools.partial(update, tx))(start(tx))
 
 
 def update(tx, state):
@@ -94,9 +94,13 @@ def alone(name):
 @functools.cache
 def after(first, second):
   """What the second makes of the first one's result, each on its own."""
-  grads, _ = updated(LINKS[first])
   tx = LINKS[second]
-  return kernel(tx.update(grads, start(tx), PARAMS, grad_fn=grad_fn_of())[0])
+
+  @jax.jit
+  def run(grads, state):
+    return tx.update(grads, state, PARAMS, grad_fn=grad_fn_of())[0]
+
+  return kernel(run({'layer': {'kernel': alone(first)}}, start(tx)))
 
 
 # What is printed in the README.
@@ -226,11 +230,18 @@ def test_no_condition_leaves_noise_out(wrap):
 
 
 def test_chains_may_share_a_grad_fn():
-  grad_fn = grad_fn_of()
-  grads, _ = grad_fn(PARAMS)
-  for name in ('sam', 'dp_sgd', 'gradient_vaccine', 'sam'):
-    state = LINKS[name].init(PARAMS)
-    found, _ = LINKS[name].update(grads, state, PARAMS, grad_fn=grad_fn)
+  names = ('sam', 'dp_sgd', 'gradient_vaccine', 'sam')
+
+  @jax.jit
+  def run(params):
+    grad_fn, found = grad_fn_of(), []
+    grads, _ = grad_fn(params)
+    for name in names:
+      state = LINKS[name].init(params)
+      found.append(LINKS[name].update(grads, state, params, grad_fn=grad_fn)[0])
+    return found
+
+  for name, found in zip(names, run(PARAMS), strict=True):
     np.testing.assert_allclose(kernel(found), alone(name), rtol=1e-6)
 
 

@@ -10,7 +10,7 @@ from repjax import gradients
 from repjax import types
 from repjax.optim import rehearsal
 
-PARAMS = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array(0.5)}
+PARAMS = {'w': np.array([1, -2], np.float32), 'b': np.array(0.5, np.float32)}
 
 
 def loss_fn(params, model_state, batch, rng):
@@ -21,10 +21,12 @@ def loss_fn(params, model_state, batch, rng):
 
 def rows(memory, sign=1.0):
   rng = np.random.default_rng(0)
-  x = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32)
-  y = x @ PARAMS['w'] + 0.5 + jnp.array([1, 1, 1, sign, sign, sign])
-  memory = jnp.asarray(memory)
-  return {'x': x, 'y': y, 'memory': memory, 'mask': (memory >= 0) * 1.0}
+  x = rng.normal(size=(6, 2)).astype(np.float32)
+  sides = np.array([1, 1, 1, sign, sign, sign], np.float32)
+  y = x @ PARAMS['w'] + 0.5 + sides
+  memory = np.asarray(memory)
+  mask = (memory >= 0).astype(np.float32)
+  return {'x': x, 'y': y, 'memory': memory, 'mask': mask}
 
 
 def flat(tree):
@@ -40,11 +42,15 @@ def step(batch):
   )[0]
 
 
+@jax.jit
+def mean_of_rows(batch, places):
+  return jax.grad(lambda p: loss_fn(p, {}, batch, None).loss[places].mean())(
+    PARAMS
+  )
+
+
 def by_rows(batch, places):
-  grads = jax.grad(
-    lambda p: loss_fn(p, {}, batch, None).loss[jnp.array(places)].mean()
-  )(PARAMS)
-  return flat(grads)
+  return flat(mean_of_rows(batch, np.array(places)))
 
 
 @pytest.mark.parametrize('sign', [1.0, -1.0])
@@ -70,7 +76,7 @@ def test_ewc_adds_the_gradient_of_all_old_penalties():
 
   def draw():
     return jax.tree.map(
-      lambda x: jnp.asarray(np.abs(rng.normal(size=x.shape)), jnp.float32),
+      lambda x: np.asarray(np.abs(rng.normal(size=x.shape)), np.float32),
       PARAMS,
     )
 
@@ -92,9 +98,10 @@ def test_ewc_adds_the_gradient_of_all_old_penalties():
       )
     )
 
-  plain = jax.tree.map(jnp.ones_like, PARAMS)
-  updates, _ = link.update(plain, state, PARAMS)
-  expected = jax.tree.map(lambda g, p: -g - p, plain, jax.grad(penalty)(PARAMS))
+  plain = jax.tree.map(np.ones_like, PARAMS)
+  updates, _ = jax.jit(link.update)(plain, state, PARAMS)
+  slope = jax.device_get(jax.jit(jax.grad(penalty))(PARAMS))
+  expected = jax.tree.map(lambda g, p: -g - p, plain, slope)
   np.testing.assert_allclose(flat(updates), flat(expected), rtol=1e-5)
 
 
@@ -102,14 +109,15 @@ def test_ewc_s_implicit_step_minimises_its_proximal_objective():
   rng = np.random.default_rng(2)
   grads, old = (PARAMS, jax.tree.map(lambda x: 1 - 2 * x, PARAMS))
   fisher = jax.tree.map(
-    lambda x: jnp.asarray(1e4 * rng.random(x.shape), jnp.float32), PARAMS
+    lambda x: np.asarray(1e4 * rng.random(x.shape), np.float32), PARAMS
   )
   rate, strength = 0.1, 20.0
   link = optax.chain(
     rehearsal.ewc(strength, learning_rate=rate), optax.sgd(rate)
   )
   state = rehearsal.consolidate(link.init(PARAMS), old, fisher)
-  new = optax.apply_updates(PARAMS, link.update(grads, state, PARAMS)[0])
+  updates, _ = jax.jit(link.update)(grads, state, PARAMS)
+  new = optax.apply_updates(PARAMS, updates)
   # argmin_n g n + strength / 2 F (n - old)^2 + (n - w)^2 / (2 rate): stable
   # though the explicit step would overshoot by a factor of 20,000.
   w, g, f, v = (flat(x).astype(float) for x in (PARAMS, grads, fisher, old))
@@ -129,27 +137,31 @@ def test_what_is_missing_is_named():
 
 def test_a_gem_of_float16_is_that_of_float32():
   batch = rows([0, 0, 0, 1, 1, 1])
-  sides = 600 * jnp.array([1.0, 1, 1, -1, -1, -1])
+  sides = 600 * np.array([1, 1, 1, -1, -1, -1], np.float32)
   batch['y'] = batch['x'] @ PARAMS['w'] + 0.5 + sides
-  found = []
-  for dtype in (jnp.float32, jnp.float16):
-    params = jax.tree.map(lambda x, d=dtype: x.astype(d), PARAMS)
+
+  @jax.jit
+  def update(params):
     grad_fn = gradients.GradFn(loss_fn, batch, jax.random.key(0), {})
     link = rehearsal.a_gem()
-    updates, _ = link.update(
+    return link.update(
       grad_fn(params)[0], link.init(params), params, grad_fn=grad_fn
-    )
-    found.append(updates)
+    )[0]
+
+  found = [
+    update(jax.tree.map(lambda x, d=dtype: x.astype(d), PARAMS))
+    for dtype in (np.float32, np.float16)
+  ]
   assert found[1]['w'].dtype == jnp.float16
   np.testing.assert_allclose(flat(found[1]), flat(found[0]), rtol=0.02, atol=2)
 
 
 def test_a_masked_penalty_is_consolidated_where_it_is():
   tx = optax.masked(rehearsal.ewc(2.0), {'w': True, 'b': False})
-  fisher = jax.tree.map(jnp.ones_like, PARAMS)
+  fisher = jax.tree.map(np.ones_like, PARAMS)
   state = rehearsal.consolidate(tx.init(PARAMS), PARAMS, fisher)
   at = jax.tree.map(lambda x: x + 1, PARAMS)
-  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-  updates, _ = tx.update(zeros, state, at)
+  zeros = jax.tree.map(np.zeros_like, PARAMS)
+  updates, _ = jax.jit(tx.update)(zeros, state, at)
   np.testing.assert_allclose(updates['w'], 2.0)
   assert updates['b'] == 0

@@ -40,12 +40,12 @@ def shifted(length, width, offset):
   """Positions that differ by little beside what they have in common."""
   rng = np.random.default_rng(0)
   x = offset * rng.normal(size=(ROWS, 1, width))
-  return jnp.asarray(x + rng.normal(size=(ROWS, length, width)), 'f4')
+  return (x + rng.normal(size=(ROWS, length, width))).astype('f4')
 
 
 def movements(model, x, loss=differences):
   """What each row moves the sum by, at a clip norm of 1."""
-  params = model.init(jax.random.key(0), x[:1])['params']
+  params = jax.jit(model.init)(jax.random.key(0), x[:1])['params']
 
   def loss_fn(params, batch, rng):
     del rng
@@ -80,11 +80,11 @@ def test_large_cotangents_of_one_word_that_cancel_out(num_embeddings, scale):
   g = rng.normal(size=(ROWS, 8, 16))
   g[:, 1::2] = scale * g[:, ::2] * -1 + g[:, 1::2]
   g[:, ::2] *= scale
-  g = jnp.asarray(g, 'f4')
-  ids = jnp.zeros((ROWS, 8), int)
+  g = g.astype('f4')
+  ids = np.zeros((ROWS, 8), int)
   embed = nn.Embed(num_embeddings, 16)
   rule = rules.rule(embed, '__call__')
-  squared = jax.vmap(lambda ids, g: rule(ids, g)['embedding'])(ids, g)
+  squared = jax.jit(jax.vmap(lambda ids, g: rule(ids, g)['embedding']))(ids, g)
   true = np.square(np.asarray(g, 'f8').sum(1)).sum(1)
   assert (np.sqrt(true) <= np.sqrt(np.asarray(squared, 'f8')) * 1.001).all()
   if scale == 1:
@@ -93,18 +93,23 @@ def test_large_cotangents_of_one_word_that_cancel_out(num_embeddings, scale):
 
 def test_a_tied_table_whose_ends_cancel_out():
   rng = np.random.default_rng(2)
-  for scale in (1e2, 1e4, 1e6):
-    ids = jnp.arange(4)
-    g = jnp.asarray(scale * rng.normal(size=(4, 16)), 'f4')
-    # The head's gradient is the negative of the embedding's, nearly.
-    x = g + jnp.asarray(rng.normal(size=(4, 16)), 'f4')
-    p = -jnp.eye(4, 400)
-    embed = nn.Embed(400, 16)
+  embed = nn.Embed(400, 16)
+
+  @jax.jit
+  def squared_norm(ids, g, x, p):
     both = [
       rules.rule(embed, method)(*arrays)['embedding']
       for method, arrays in (('__call__', (ids, g)), ('attend', (x, p)))
     ]
-    squared = sum(both) + 2 * rules.tied(embed, ids, g, x, p)
+    return sum(both) + 2 * rules.tied(embed, ids, g, x, p)
+
+  for scale in (1e2, 1e4, 1e6):
+    ids = np.arange(4)
+    g = (scale * rng.normal(size=(4, 16))).astype('f4')
+    # The head's gradient is the negative of the embedding's, nearly.
+    x = g + rng.normal(size=(4, 16)).astype('f4')
+    p = -np.eye(4, 400, dtype='f4')
+    squared = squared_norm(ids, g, x, p)
     true = np.square(np.asarray(g, 'f8') - np.asarray(x, 'f8')).sum()
     assert np.sqrt(true) <= 1.001 * np.sqrt(max(float(squared), 0))
 
@@ -173,7 +178,7 @@ def test_a_row_in_front_of_a_norm_moves_the_sum_by_the_clip_norm():
       return 0.05 * nn.Dense(2, name='head')(x)
 
   rng = np.random.default_rng(6)
-  x = jnp.asarray(1.8e18 * rng.normal(size=(ROWS, 64)), 'f4')
+  x = (1.8e18 * rng.normal(size=(ROWS, 64))).astype('f4')
   moved = movements(Normed(), x, loss=lambda y: y.sum(-1))
   np.testing.assert_allclose(moved, 1, rtol=1e-3)
 
@@ -183,5 +188,5 @@ def test_ids_that_are_no_rows_hide_no_gradient(num_embeddings):
   embed = nn.Embed(num_embeddings, 2)
   ids = jnp.array([-1, -num_embeddings - 1, num_embeddings, 0])
   g = jnp.array([[30.0, 40.0], [-30.0, -40.0], [1.0, 2.0], [0.0, 0.0]])
-  found = rules.rule(embed, '__call__')(ids, g)['embedding']
+  found = jax.jit(rules.rule(embed, '__call__'))(ids, g)['embedding']
   np.testing.assert_allclose(found, 2500.0, rtol=1e-4)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -56,7 +55,7 @@ def trained(rows):
   for seed in (0, 1):
     state = loop.init(method, batch, seed, jax.local_devices()[:1])
     states.append(update(state, batch, jax.random.key(seed))[0])
-  return method, jax.tree.map(lambda *x: jnp.stack(x), *states)
+  return method, jax.tree.map(lambda *x: np.stack(x), *jax.device_get(states))
 
 
 def _streams(method, states, rows):
@@ -164,9 +163,9 @@ def test_blended_statistics_are_those_of_so_many_rows(rows, trained):
   made = adaptation.forms(
     method.predict, state, batch, optax.sgd(0.1), blend=4.0
   )
-  _, found = made.step(state, made.init(state), batch)
+  _, found = jax.jit(made.step)(state, made.init(state), batch)
   for name, prior in (('BN', 0.0), ('blended', 4.0)):
-    predict = norm_layers.with_statistics(method.predict, prior)
+    predict = jax.jit(norm_layers.with_statistics(method.predict, prior))
     np.testing.assert_allclose(
       found[name], predict(state, batch)['logits'], rtol=1e-5, atol=1e-6
     )
@@ -198,7 +197,7 @@ def test_what_is_measured():
 def test_a_network_that_diverged_predicts_no_class(rows, trained):
   method, states = trained
   broken = jax.tree.map(
-    lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, states
+    lambda x: x * np.float32(np.nan) if x.dtype == np.float32 else x, states
   )
   streams = _streams(method, broken, rows)
   for found in streams.errors('contrast', rate=0.0).values():

@@ -49,17 +49,17 @@ class _ByHand:
   """The point mass, a step at a time."""
 
   def __init__(self, env, states):
-    self.num_steps = env.num_steps
-    self._env, self._states = env, states
+    self.num_steps, self._states = env.num_steps, states
+    self._observe, self._step = jax.jit(env.observe), jax.jit(env.step)
 
   def first(self, seed, episode):
     self._state = self._states[episode]
-    return np.asarray(self._env.observe(self._state))
+    return np.asarray(self._observe(self._state))
 
   def next(self, action, time, seen):
     del time, seen  # The state knows.
-    self._state, reward = self._env.step(self._state, action)
-    return np.asarray(self._env.observe(self._state)), float(reward)
+    self._state, reward = self._step(self._state, action)
+    return np.asarray(self._observe(self._state)), float(reward)
 
 
 @pytest.mark.parametrize('rate', [0.0, 0.1])
@@ -71,7 +71,7 @@ def test_by_hand_is_what_one_scan_does(rate):
     agents.Actor(none, agents.Trunk(4, (5,))),
     task=agents.Task(none, agents.Trunk(2, (5,))),
   )
-  params = model.init(
+  params = jax.jit(model.init)(
     jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 2))
   )['params']
   # Nothing is drawn: one transition, no crops.
@@ -81,15 +81,15 @@ def test_by_hand_is_what_one_scan_does(rate):
     env,
     model,
     adapter,
-    jax.tree.map(lambda x: x[None], params),
+    jax.tree.map(lambda x: x[None], jax.device_get(params)),
     looks,
     rate=rate,
     episodes=2,
   )
-  states = []
+  states, reset = [], jax.jit(env.reset)
   for key in jax.random.split(jax.random.key(0), 2):
     rng = jax.random.split(jax.random.split(key)[0], 1)[0]
-    states.append(env.reset(rng, point_mass.make_look(gain=0.5)))
+    states.append(reset(rng, point_mass.make_look(gain=0.5)))
   by_hand = deployment.in_simulator(
     _ByHand(env, states),
     squashed_policy.exploiting(model),

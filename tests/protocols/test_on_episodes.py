@@ -33,6 +33,7 @@ def test_accuracy_is_that_of_each_episode_alone():
   drawn = sampler.draw(0, 23)
   truth = np.repeat(np.arange(4), 7)
   for name, classify in CLASSIFIERS.items():
+    classify = jax.jit(classify)
     assert found[name].shape == (23,)
     for index in range(23):
       logits = classify(
@@ -89,11 +90,15 @@ def test_features_are_what_the_layer_sees():
     'image': RNG.normal(size=(7, 2, 2, 1)).astype(np.float32),
     'label': np.arange(7) % 3,
   }
-  states = side_by_side.begin(method, {}, (0, 1), shared=rows)
+  states = jax.jit(
+    lambda rows: side_by_side.begin(method, {}, (0, 1), shared=rows)
+  )(rows)
   found = on_episodes.features(method, states, rows, layer='head', at_once=3)
   assert found.shape == (2, 7, 4)
   for seed in range(2):
-    hidden = jax.tree.map(lambda x, s=seed: x[s], states.params['hidden_0'])
+    hidden = jax.tree.map(
+      lambda x, s=seed: x[s], jax.device_get(states.params['hidden_0'])
+    )
     wanted = (
       rows['image'].reshape(7, 4) @ hidden['kernel'] + hidden['bias'][None]
     )
@@ -102,11 +107,11 @@ def test_features_are_what_the_layer_sees():
 
 def test_drawn_classifiers_say_alone_what_they_say_among_others():
   base = distribution_calibration.statistics(abs(FEATURES), LABELS)
-  classify = distribution_calibration.classifier(base, num_drawn=10)
+  classify = jax.jit(distribution_calibration.classifier(base, num_drawn=10))
   support = abs(FEATURES[:40]).reshape(2, 4, 5, 5)[:, :3, :2]
   query = abs(FEATURES[40:60]).reshape(2, 10, 5)
   keys = jax.random.split(jax.random.key(0), 2)
-  together = jax.vmap(classify)(support, query, keys)
+  together = jax.jit(jax.vmap(classify))(support, query, keys)
   for index in range(2):
     np.testing.assert_allclose(
       together[index],

@@ -1,5 +1,7 @@
 """Worlds are what a loop in NumPy says, and looks change no task."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,15 @@ from repjax.data.environments import pendulum
 from repjax.data.environments import point_mass
 
 
+def walk(env, policy, looks, key, of=environment.walk):
+  walked = jax.jit(functools.partial(of, env, policy))(looks, key)
+  return jax.device_get(walked)
+
+
 def test_the_point_moves_and_earns_as_a_loop_says():
   env = point_mass.make(size=8, num_steps=30)
   looks = environment.repeat(point_mass.make_look(gain=0.5), 2)
-  walked = environment.walk(
-    env, environment.uniform_policy(2), looks, jax.random.key(0)
-  )
+  walked = walk(env, environment.uniform_policy(2), looks, jax.random.key(0))
   for episode in range(2):
     at = np.asarray(walked.state.agent[0, episode], np.float64)
     for t in range(30):
@@ -41,7 +46,7 @@ def test_a_picture_is_what_two_loops_over_pixels_paint():
     speed=0.1,
   )
   state = point_mass.State(jnp.array([0.3, 0.7]), jnp.array(3), look)
-  image = point_mass.make(size=8).observe(state)
+  image = np.asarray(jax.jit(point_mass.make(size=8).observe)(state))
   for row in range(8):
     for column in range(8):
       x, y = (column + 0.5) / 8, (row + 0.5) / 8
@@ -62,14 +67,13 @@ def test_a_picture_is_what_two_loops_over_pixels_paint():
 def test_the_teacher_earns_far_more_than_chance():
   env = point_mass.make()
   looks = environment.repeat(point_mass.make_look(), 8)
-  by_chance = environment.walk(
-    env, environment.uniform_policy(2), looks, jax.random.key(0)
-  )
-  taught = environment.walk_of_states(
+  by_chance = walk(env, environment.uniform_policy(2), looks, jax.random.key(0))
+  taught = walk(
     env,
     lambda states, seen, keys: jax.vmap(point_mass.expert)(states),
     looks,
     jax.random.key(0),
+    of=environment.walk_of_states,
   )
   assert taught.reward.sum(0).min() > 80 > 20 > by_chance.reward.sum(0).max()
 
@@ -83,10 +87,12 @@ def test_looks_of_a_kind_differ_and_change_no_task(kind):
     np.testing.assert_array_equal, stacked, point_mass.stack_looks(again)
   )
   env = point_mass.make(size=8, num_steps=4)
-  states = jax.vmap(env.reset, (None, 0))(jax.random.key(0), stacked)
-  pictures = np.asarray(jax.vmap(env.observe)(states))
+  reset = jax.jit(jax.vmap(env.reset, (None, 0)))
+  states = reset(jax.random.key(0), stacked)
+  pictures = np.asarray(jax.jit(jax.vmap(env.observe))(states))
   assert len({x.tobytes() for x in pictures}) == 3
-  _, rewards = jax.vmap(env.step, (0, None))(states, jnp.array([0.5, 0.1]))
+  step = jax.jit(jax.vmap(env.step, (0, None)))
+  _, rewards = step(states, jnp.array([0.5, 0.1]))
   assert len(set(rewards.tolist())) == 1
   with pytest.raises(types.InputError, match='kind'):
     point_mass.draw_looks('smell', num=1, seed=0)
@@ -94,7 +100,7 @@ def test_looks_of_a_kind_differ_and_change_no_task(kind):
 
 def test_the_pendulum_swings_as_a_loop_says():
   env = pendulum.make(num_steps=50)
-  walked = environment.walk(
+  walked = walk(
     env,
     environment.uniform_policy(1),
     environment.repeat(pendulum.LOOK, 1),
@@ -119,7 +125,7 @@ def test_the_pendulum_swings_as_a_loop_says():
 
 
 def test_what_is_seen_after_a_step_is_seen_before_the_next():
-  walked = environment.walk(
+  walked = walk(
     pendulum.make(num_steps=5),
     environment.uniform_policy(1),
     environment.repeat(pendulum.LOOK, 2),
@@ -132,7 +138,8 @@ def test_what_is_seen_after_a_step_is_seen_before_the_next():
 
 def test_a_pendulum_begins_anywhere():
   keys = jax.random.split(jax.random.key(0), 1000)
-  state = jax.vmap(pendulum.make().reset, (0, None))(keys, pendulum.LOOK)
+  reset = jax.jit(jax.vmap(pendulum.make().reset, (0, None)))
+  state = jax.device_get(reset(keys, pendulum.LOOK))
   for x, most in ((state.angle, np.pi), (state.speed, 1.0)):
     assert -most <= x.min() < -0.95 * most
     assert 0.95 * most < x.max() <= most

@@ -196,12 +196,13 @@ def test_a_published_encoder_reads_segments(glue, tmp_path):
   made = mam_adapter.build(config)
   batch = dict(made.train.batch(0))
   assert set(np.unique(batch['token_types'])) == {0, 1}
-  state = made.method.init(jax.random.key(0), batch)
+  state = jax.jit(made.method.init)(jax.random.key(0), batch)
   # Fresh weights are so small that all tokens are alike.
   state = state.replace(
     model_state=jax.tree.map(lambda x: 30 * x, state.model_state)
   )
-  right = made.method.predict(state, batch)['logits']
+  predict = jax.jit(made.method.predict)
+  right = predict(state, batch)['logits']
   del batch['token_types']
-  wrong = made.method.predict(state, batch)['logits']
+  wrong = predict(state, batch)['logits']
   assert np.abs(right - wrong).max() > 1e-4

@@ -63,7 +63,7 @@ def test_both_lengths_are_said():
 def inputs(batch, queries, keys, dtype=np.float32):
   rng = np.random.default_rng(0)
   sizes = (*batch, queries, 2, 8), (*batch, keys, 2, 8), (*batch, keys, 2, 8)
-  return [jnp.asarray(rng.normal(size=x), dtype) for x in sizes]
+  return [jnp.asarray(rng.normal(size=x).astype(dtype)) for x in sizes]
 
 
 def sees_something(mask):
@@ -137,7 +137,7 @@ def test_without_the_kernel_it_is_softmax_bit_for_bit(drops):
   if drops:
     how = dict(dropout_rng=jax.random.key(0), dropout_rate=0.5)
   made = [
-    fn(causal=True)(*arrays, **how)
+    jax.jit(functools.partial(fn(causal=True), **how))(*arrays)
     for fn in (attention.Flash, attention.Softmax)
   ]
   np.testing.assert_array_equal(*made)
@@ -347,6 +347,7 @@ def test_it_decodes_as_softmax_does():
     state = fn.init_state(
       batch_size=2, max_length=6, num_heads=2, head_dim=8, value_dim=8
     )
-    _, state = fn.prefill(state, *arrays)
-    made.append(fn.step(state, *(x[:, :1] for x in arrays))[0])
+    _, state = jax.jit(fn.prefill)(state, *arrays)
+    first = [x[:, :1] for x in arrays]
+    made.append(jax.jit(fn.step)(state, *first)[0])
   np.testing.assert_array_equal(*made)

@@ -1,5 +1,7 @@
 """Exact attention against loops in NumPy and against flax's."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import flax.linen as nn
@@ -37,7 +39,7 @@ class SoftmaxAttentionTest(parameterized.TestCase):
   def test_each_query_gets_the_softmax_mean_of_the_values(self):
     query, key, value = inputs(values=3)
     np.testing.assert_allclose(
-      attention.softmax_attention(query, key, value),
+      jax.jit(attention.softmax_attention)(query, key, value),
       by_loops(query, key, value),
       atol=1e-6,
     )
@@ -78,9 +80,11 @@ class SoftmaxAttentionTest(parameterized.TestCase):
 
   def test_dropout_keeps_the_expectation(self):
     query, key, value = inputs(batch=(1,))
-    many = jax.vmap(
-      lambda rng: attention.softmax_attention(
-        query, key, value, dropout_rng=rng, dropout_rate=0.5
+    many = jax.jit(
+      jax.vmap(
+        lambda rng: attention.softmax_attention(
+          query, key, value, dropout_rng=rng, dropout_rate=0.5
+        )
       )
     )(jax.random.split(jax.random.key(0), 4000))
     error = np.abs(np.asarray(many).mean(0) - by_loops(query, key, value))
@@ -89,9 +93,11 @@ class SoftmaxAttentionTest(parameterized.TestCase):
 
   def test_deterministic_needs_no_key(self):
     query, key, value = inputs()
-    found = attention.softmax_attention(
-      query, key, value, dropout_rate=0.5, deterministic=True
-    )
+    found = jax.jit(
+      functools.partial(
+        attention.softmax_attention, dropout_rate=0.5, deterministic=True
+      )
+    )(query, key, value)
     np.testing.assert_allclose(found, by_loops(query, key, value), atol=1e-6)
 
   @parameterized.parameters(
@@ -108,8 +114,8 @@ class SoftmaxAttentionTest(parameterized.TestCase):
 
   def test_any_leading_axes_and_vmap_are_the_same(self):
     arrays = inputs(batch=(2, 3))
-    whole = attention.softmax_attention(*arrays)
-    mapped = jax.vmap(attention.softmax_attention)(*arrays)
+    whole = np.asarray(jax.jit(attention.softmax_attention)(*arrays))
+    mapped = jax.jit(jax.vmap(attention.softmax_attention))(*arrays)
     np.testing.assert_allclose(whole, mapped, atol=1e-6)
     np.testing.assert_allclose(
       whole[1], by_loops(*(array[1] for array in arrays)), atol=1e-6
@@ -117,11 +123,11 @@ class SoftmaxAttentionTest(parameterized.TestCase):
 
   def test_forward_derivative_is_the_finite_difference(self):
     query, key, value = inputs()
-    _, slope = jax.jvp(
-      lambda q: attention.softmax_attention(q, key, value),
-      (query,),
-      (key[:, :3],),
-    )
+    _, slope = jax.jit(
+      lambda *x: jax.jvp(
+        lambda q: attention.softmax_attention(q, key, value), *x
+      )
+    )((query,), (key[:, :3],))
     step = 1e-4
     ahead = by_loops(query + step * key[:, :3].astype(np.float64), key, value)
     behind = by_loops(query - step * key[:, :3].astype(np.float64), key, value)
@@ -137,7 +143,9 @@ class SoftmaxAttentionTest(parameterized.TestCase):
       def __call__(self):
         return attention.softmax_attention(query, key, key, module=self)
 
-    output, sown = Sower().apply({}, mutable=['intermediates'])
+    output, sown = jax.jit(
+      functools.partial(Sower().apply, mutable=['intermediates'])
+    )({})
     weights = sown['intermediates']['attention_weights'][0]
     self.assertEqual(weights.dtype, jnp.float32)
     self.assertEqual(output.dtype, jnp.bfloat16)
@@ -174,7 +182,8 @@ class SoftmaxTest(parameterized.TestCase):
   def test_without_causality_it_is_the_function(self):
     arrays = inputs(values=3)
     np.testing.assert_array_equal(
-      attention.Softmax()(*arrays), attention.softmax_attention(*arrays)
+      jax.jit(attention.Softmax())(*arrays),
+      jax.jit(attention.softmax_attention)(*arrays),
     )
 
   @parameterized.parameters('none', 'right', 'left', 'hole')
@@ -184,14 +193,16 @@ class SoftmaxTest(parameterized.TestCase):
     prompt = {'none': [1, 1, 1], 'right': [1, 1, 0], 'left': [0, 1, 1]}
     mask[1, :3] = prompt.get(padding, [1, 0, 1])
     expected = causal_by_loops(*arrays, mask)
-    whole = self.causal(*arrays, mask=jnp.asarray(mask)[:, None, None] > 0)
+    whole = jax.jit(self.causal)(*arrays, mask=mask[:, None, None] > 0)
     real = mask > 0
-    np.testing.assert_allclose(whole[real], expected[real], atol=1e-6)
+    np.testing.assert_allclose(
+      np.asarray(whole)[real], expected[real], atol=1e-6
+    )
 
-    output, state = self.causal.prefill(
+    output, state = jax.jit(self.causal.prefill)(
       self.state(),
       *(x[:, :3] for x in arrays),
-      mask=None if padding == 'none' else jnp.asarray(mask[:, :3]),
+      mask=None if padding == 'none' else mask[:, :3],
     )
     outputs = [output]
     step = jax.jit(self.causal.step)
@@ -206,10 +217,8 @@ class SoftmaxTest(parameterized.TestCase):
     query, key, value = inputs(queries=6, keys=6)
     later = key.copy()
     later[:, 4:] *= 6
-    first, second = (
-      self.causal(query, key, value),
-      self.causal(query, later, value),
-    )
+    causal = jax.jit(self.causal)
+    first, second = (np.asarray(causal(query, x, value)) for x in (key, later))
     np.testing.assert_array_equal(first[:, :4], second[:, :4])
     self.assertGreater(np.abs(first - second)[:, 4:].max(), 1e-3)
 
@@ -228,7 +237,7 @@ class SoftmaxTest(parameterized.TestCase):
 
   def test_steps_past_the_end_are_refused_or_nan(self):
     arrays = inputs(queries=4, keys=4, values=3)
-    _, state = self.causal.prefill(self.state(4), *arrays)
+    _, state = jax.jit(self.causal.prefill)(self.state(4), *arrays)
     last = [x[:, :1] for x in arrays]
     with self.assertRaisesRegex(InputError, 'max_length=4 is full'):
       self.causal.step(state, *last)
@@ -247,8 +256,8 @@ class SoftmaxTest(parameterized.TestCase):
     state = self.state(dtype=jnp.bfloat16)
     self.assertEqual([len(x) for x in jax.tree.leaves(state)], [2] * 4)
     self.assertEqual(state.key.dtype, jnp.bfloat16)
-    one = [jnp.asarray(x, jnp.bfloat16) for x in inputs((2,), 1, 1, values=3)]
-    output, state = self.causal.step(state, *one)
+    one = [x.astype(jnp.bfloat16) for x in inputs((2,), 1, 1, values=3)]
+    output, state = jax.jit(self.causal.step)(state, *one)
     self.assertEqual(output.dtype, jnp.bfloat16)
     self.assertEqual(state.value.dtype, jnp.bfloat16)
 
