@@ -1,5 +1,7 @@
 """Two sides of one discrepancy, each of which gets its own gradient."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -31,9 +33,8 @@ def batch_of(rows=4, length=12, channels=3, seed=0):
 
 @pytest.fixture(scope='module')
 def params():
-  return model_inputs.init(
-    MODEL, model_inputs.series, jax.random.key(0), batch_of()
-  )['params']
+  init = functools.partial(model_inputs.init, MODEL, model_inputs.series)
+  return jax.jit(init)(jax.random.key(0), batch_of())['params']
 
 
 def output_of(params, batch):
@@ -64,22 +65,27 @@ def two_losses(params, batch, weight):
 def sgd_step(params, batch, weight=3.0):
   """(gradient, sums) of the method, by one step of plain SGD."""
   method = anomaly_transformer.make(MODEL, optax.sgd(1.0), weight=weight)
-  state = method.init(jax.random.key(0), batch).replace(params=params)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  state = state.replace(params=params)
   after, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
-  return jax.tree.map(lambda x, y: x - y, params, after.params), sums
+  moved = jax.jit(lambda: jax.tree.map(jnp.subtract, params, after.params))
+  return moved(), sums
 
 
 def test_one_backward_pass_is_the_sum_of_two(params):
   batch = batch_of()
-  grads = [
-    jax.grad(lambda p, i=i: two_losses(p, batch, 3.0)[i])(params)
-    for i in range(2)
-  ]
+
+  @jax.jit
+  def expected_of(params):
+    grads = [
+      jax.grad(lambda p, i=i: two_losses(p, batch, 3.0)[i])(params)
+      for i in range(2)
+    ]
+    return jax.tree.map(jnp.add, *grads), two_losses(params, batch, 3.0)
+
+  gradient, (maximized, minimized) = expected_of(params)
   found, sums = sgd_step(params, batch)
-  chex.assert_trees_all_close(
-    found, jax.tree.map(jnp.add, *grads), atol=1e-6, rtol=1e-4
-  )
-  maximized, minimized = two_losses(params, batch, 3.0)
+  chex.assert_trees_all_close(found, gradient, atol=1e-6, rtol=1e-4)
   for name, expected in (('maximize', maximized), ('minimize', minimized)):
     total, weight = sums[name]
     np.testing.assert_allclose(total / weight, expected, rtol=1e-5)
@@ -98,14 +104,15 @@ def test_each_phase_reaches_its_own_side_alone(phase):
   batch = batch_of()
   # Of one layer: deeper widths depend on the attention of those before.
   model = MODEL.clone(num_layers=1)
-  params = model.init(jax.random.key(0), batch['series'], train=False)['params']
+  init = jax.jit(functools.partial(model.init, train=False))
+  params = init(jax.random.key(0), batch['series'])['params']
 
   def of_phase(params):
     output = model.apply({'params': params}, batch['series'], train=False)
     found = anomaly_transformer.phases(output.associations)
     return getattr(found, phase).mean()
 
-  grads = jax.grad(of_phase)(params)['attention_0']
+  grads = jax.device_get(jax.jit(jax.grad(of_phase))(params)['attention_0'])
   moved = {
     name: max(float(abs(x).max()) for x in jax.tree.leaves(grads[name]))
     for name in ('sigma', 'query', 'key')
@@ -139,11 +146,14 @@ def test_associations_move_as_the_game_says(params):
       ).mean()
     )
 
-  before = phase('series_moves', 1)(params)
+  series, prior = (
+    jax.jit(phase(name, 1)) for name in ('series_moves', 'prior_moves')
+  )
+  before = series(params)
   apart = jax.jit(lambda p: descend(phase('series_moves', -1), p))(params)
   closer = jax.jit(lambda p: descend(phase('prior_moves', 1), p))(params)
-  assert phase('series_moves', 1)(apart) > before + 0.1
-  assert phase('prior_moves', 1)(closer) < before - 0.1
+  assert series(apart) > before + 0.1
+  assert prior(closer) < before - 0.1
 
 
 def test_the_score_is_a_softmax_of_the_window_times_the_error():
@@ -161,16 +171,21 @@ def test_the_score_is_a_softmax_of_the_window_times_the_error():
 def test_predictions_are_those_of_the_formulas(params):
   batch = batch_of()
   method = anomaly_transformer.make(MODEL, optax.sgd(1.0), temperature=0.5)
-  state = method.init(jax.random.key(0), batch).replace(params=params)
-  found = method.predict(state, batch)
-  output = output_of(params, batch)
-  error = np.square(np.asarray(output.series - batch['series'])).mean(-1)
-  gap = np.mean(
-    [
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  state = state.replace(params=params)
+  found = jax.jit(method.predict)(state, batch)
+
+  @jax.jit
+  def parts(params):
+    output = output_of(params, batch)
+    gaps = [
       kl(x.prior, x.series) + kl(x.series, x.prior) for x in output.associations
-    ],
-    0,
-  )
+    ]
+    return output.series, gaps
+
+  series, gaps = jax.device_get(parts(params))
+  error = np.square(series - np.asarray(batch['series'])).mean(-1)
+  gap = np.mean(gaps, 0)
   np.testing.assert_allclose(found['error'], error, rtol=1e-5)
   np.testing.assert_allclose(found['discrepancy'], gap, rtol=1e-4)
   weights = np.exp(-gap / 0.5)
@@ -181,9 +196,11 @@ def test_predictions_are_those_of_the_formulas(params):
 def test_weight_zero_is_an_autoencoder(params):
   batch = batch_of()
   found, _ = sgd_step(params, batch, weight=0.0)
-  plain = jax.grad(
-    lambda p: (
-      2 * jnp.square(output_of(p, batch).series - batch['series']).mean()
+  plain = jax.jit(
+    jax.grad(
+      lambda p: (
+        2 * jnp.square(output_of(p, batch).series - batch['series']).mean()
+      )
     )
   )(params)
   chex.assert_trees_all_close(found, plain, atol=1e-6, rtol=1e-4)
@@ -201,21 +218,26 @@ def test_what_was_not_observed_counts_for_no_error(params):
   observed[0, 0] = 0  # A position of which nothing is known.
   batch['observed'] = jnp.asarray(observed, jnp.float32)
   method = anomaly_transformer.make(MODEL, optax.sgd(1.0))
-  state = method.init(jax.random.key(0), batch).replace(params=params)
-  squares = np.square(output_of(params, batch).series - batch['series'])
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  state = state.replace(params=params)
+  series = jax.jit(output_of)(params, batch).series
+  squares = np.square(np.asarray(series) - np.asarray(batch['series']))
   expected = [
     [x[o > 0].mean() if o.any() else 0.0 for x, o in zip(*row, strict=True)]
     for row in zip(squares, observed, strict=True)
   ]
-  found = method.predict(state, batch)['error']
+  found = jax.jit(method.predict)(state, batch)['error']
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_wider_priors_are_a_setting():
   wide = MODEL.clone(scaling=association.Scaling(base=31.0))
   batch = batch_of()
-  variables = wide.init(jax.random.key(0), batch['series'], train=False)
-  output = wide.apply(variables, batch['series'], train=False)
+  init, apply = (
+    jax.jit(functools.partial(x, train=False)) for x in (wide.init, wide.apply)
+  )
+  variables = init(jax.random.key(0), batch['series'])
+  output = jax.device_get(apply(variables, batch['series']))
   assert max(x.sigma.max() for x in output.associations) > 2.01
 
 

@@ -1,7 +1,8 @@
 """Cloning, inverse dynamics and rotation are the formulas they are named by."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -32,9 +33,8 @@ def _model(**task):
 
 
 def _params(model):
-  return model.init(jax.random.key(0), _BATCH['image'], _BATCH['action'])[
-    'params'
-  ]
+  init = jax.jit(model.init)
+  return init(jax.random.key(0), _BATCH['image'], _BATCH['action'])['params']
 
 
 def test_cloning_is_two_squared_errors():
@@ -45,18 +45,20 @@ def test_cloning_is_two_squared_errors():
     task=inverse_dynamics.make(model),
     task_weight=0.5,
   )
-  state = method.init(jax.random.key(0), _BATCH)
-  _, sums = method.update(state, _BATCH, jax.random.key(1))
+  state = jax.jit(method.init)(jax.random.key(0), _BATCH)
+  _, sums = jax.jit(method.update)(state, _BATCH, jax.random.key(1))
   variables = {'params': state.params}
-  mean = model.apply(variables, _BATCH['image'], method='policy').mean
-  guess = model.apply(
-    variables, _BATCH['image'], _BATCH['next_image'], method='guess'
+  policy, guess_of = (
+    jax.jit(functools.partial(model.apply, method=x))
+    for x in ('policy', 'guess')
   )
+  mean = policy(variables, _BATCH['image']).mean
+  guess = guess_of(variables, _BATCH['image'], _BATCH['next_image'])
   of_policy = ((np.tanh(mean) - _BATCH['target']) ** 2).mean(1)
   of_task = ((np.asarray(guess) - _BATCH['action']) ** 2).mean(1)
   np.testing.assert_allclose(sums['loss'][0], of_policy.sum(), rtol=1e-5)
   np.testing.assert_allclose(sums['task_loss'][0], of_task.sum(), rtol=1e-5)
-  outputs = method.predict(state, _BATCH)
+  outputs = jax.jit(method.predict)(state, _BATCH)
   np.testing.assert_allclose(outputs['error'], of_policy, rtol=1e-4)
   np.testing.assert_allclose(outputs['action'], np.tanh(mean), rtol=1e-5)
 
@@ -69,9 +71,10 @@ def test_cloning_descends_on_the_weighted_sum():
     method = behaviour_cloning.make(
       model, optax.sgd(0.1), task=task, task_weight=weight
     )
-    state = method.init(jax.random.key(0), _BATCH)
-    after, _ = method.update(state, _BATCH, jax.random.key(1))
-    return jax.tree.map(jnp.subtract, after.params, state.params)
+    state = jax.jit(method.init)(jax.random.key(0), _BATCH)
+    after, _ = jax.jit(method.update)(state, _BATCH, jax.random.key(1))
+    after, state = jax.device_get((after.params, state.params))
+    return jax.tree.map(np.subtract, after, state)
 
   none, half, one = moved(0.0), moved(0.5), moved(1.0)
   jax.tree.map(
@@ -87,17 +90,18 @@ def test_cloning_descends_on_the_weighted_sum():
 
 def test_rotation_is_told_what_was_turned():
   image = _BATCH['image'][:4]
-  turned = rotation.rotate(jnp.asarray(image), jnp.arange(4))
+  turned = np.asarray(jax.jit(rotation.rotate)(image, np.arange(4)))
   for k in range(4):
     np.testing.assert_array_equal(turned[k], np.rot90(image[k], k))
   model = _model(trunk=agents.Trunk(4, (5,)), num_inputs=1)
   params, rng = _params(model), jax.random.key(3)
-  out = rotation.make(model)(params, {}, _BATCH, rng)
+  out = jax.jit(rotation.make(model))(params, {}, _BATCH, rng)
   label = np.asarray(jax.random.randint(rng, (5,), 0, 4))
   turned = np.stack(
     [np.rot90(x, k) for x, k in zip(_BATCH['next_image'], label, strict=True)]
   )
-  logits = np.asarray(model.apply({'params': params}, turned, method='guess'))
+  guess = jax.jit(functools.partial(model.apply, method='guess'))
+  logits = np.asarray(guess({'params': params}, turned))
   log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   np.testing.assert_allclose(
     out.loss, -log_probs[np.arange(5), label], rtol=1e-4
@@ -112,8 +116,10 @@ def test_the_actors_gradient_stops_at_the_encoder():
       {'params': params}, _BATCH['image'], stop=stop, method='policy'
     ).mean.sum()
 
-  params = _params(model)
-  stopped, free = (jax.grad(total)(params, x)['encoder'] for x in (True, False))
+  params, grad = _params(model), jax.jit(jax.grad(total), static_argnums=1)
+  stopped, free = (
+    jax.device_get(grad(params, x)['encoder']) for x in (True, False)
+  )
   assert not any(np.any(x) for x in jax.tree.leaves(stopped))
   assert all(np.any(x) for x in jax.tree.leaves(free))
 

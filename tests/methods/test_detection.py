@@ -1,5 +1,7 @@
 """The loss of a detector, image by image, in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,19 +29,20 @@ def batch(rows=6, side=8):
 def test_the_loss_is_that_of_the_paper():
   rows = batch()
   made = detection.make(model(), optax.sgd(0.0), negatives=2, box_weight=0.7)
-  state = made.init(jax.random.key(0), rows)
+  state = jax.jit(made.init)(jax.random.key(0), rows)
   _, sums = jax.jit(made.update)(state, rows, jax.random.key(1))
-  found, _ = model().apply(
-    {'params': state.params, **state.model_state},
-    rows['image'],
-    train=True,
-    mask=rows['mask'],
-    mutable=['batch_stats'],
+  apply = functools.partial(model().apply, train=True, mutable=['batch_stats'])
+  found, _ = jax.device_get(
+    jax.jit(apply)(
+      {'params': state.params, **state.model_state},
+      rows['image'],
+      mask=rows['mask'],
+    )
   )
-  total = 0.0
+  total, overlaps = 0.0, jax.jit(shot_detector.overlaps)
   for i, label in enumerate(rows['label']):
     box = rows['box'][i]
-    overlap = np.array([shot_detector.overlaps(box, d) for d in found.defaults])
+    overlap = np.array([overlaps(box, d) for d in found.defaults])
     own = (overlap >= 0.5) | (np.arange(len(overlap)) == overlap.argmax())
     own &= label > 0
     logits = np.asarray(found.logits[i], np.float64)
@@ -62,16 +65,17 @@ def test_the_loss_is_that_of_the_paper():
 def test_the_box_that_overlaps_most_stands_for_an_object_however_little():
   defaults = jnp.array([[1.0, 1, 2, 2], [5, 5, 2, 2], [5.5, 5, 2, 2]])
   box = jnp.array([[2.5, 2.5, 2, 2], [5.2, 5, 2, 2]])
-  found = detection.match(jnp.array([1, 1]), box, defaults, 0.5)
+  match = jax.jit(functools.partial(detection.match, least=0.5))
+  found = match(jnp.array([1, 1]), box, defaults)
   np.testing.assert_array_equal(found, [[1, 0, 0], [0, 1, 1]])
-  none = detection.match(jnp.array([0, 0]), box, defaults, 0.5)
+  none = match(jnp.array([0, 0]), box, defaults)
   np.testing.assert_array_equal(none, 0)
 
 
 def test_it_learns_where_squares_are():
   rows = {k: np.asarray(x) for k, x in batch(32, side=12).items()}
   made = detection.make(model(), optax.adam(0.01), box_weight=3.0)
-  state = made.init(jax.random.key(0), rows)
+  state = jax.jit(made.init)(jax.random.key(0), rows)
   update = jax.jit(made.update)
   for step in range(200):
     state, _ = update(state, rows, jax.random.key(step))
@@ -79,7 +83,7 @@ def test_it_learns_where_squares_are():
   best = np.asarray(found['score']).argmax(-1)
   there = rows['label'] > 0
   boxes = np.asarray(found['boxes'])[np.arange(32), best]
-  overlap = shot_detector.overlaps(boxes, jnp.asarray(rows['box']))
+  overlap = jax.jit(shot_detector.overlaps)(boxes, rows['box'])
   assert np.asarray(overlap)[there].mean() > 0.6
   top = np.asarray(found['score']).max(-1)
   assert top[there].min() > top[~there].max()

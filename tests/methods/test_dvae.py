@@ -180,7 +180,8 @@ def test_the_loss_has_the_distance_by_the_weight_of_its_step():
     kl_weight=lambda step: 0.25 * step,
   )
   batch = {'image': images(), 'mask': np.ones(8, np.float32)}
-  state, rng = method.init(jax.random.key(0), batch), np.random.default_rng(0)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), state.params
   )

@@ -59,18 +59,21 @@ def region(chunk=4, *, student=STUDENT, teacher=TEACHER, match=None):
 
 def test_the_region_loss_is_that_of_a_loop():
   expected = np.zeros(B)
+  features, student, teacher, kernels = jax.device_get(
+    (FEATURES, STUDENT, TEACHER, KERNELS)
+  )
   for row in range(B):
     for i in range(S):
-      mine = np.asarray(FEATURES[0][row, i])
+      mine = features[0][row, i]
       cosines = [
         mine @ x / np.linalg.norm(mine) / np.linalg.norm(x)
-        for x in np.asarray(FEATURES[1][row])
+        for x in features[1][row]
       ]
       j = int(np.argmax(cosines))
-      theirs = np.asarray(TEACHER[row, j] @ KERNELS[1]) - np.asarray(CENTRE)
-      own = softmax(np.asarray(STUDENT[row, i] @ KERNELS[0]) / 0.3)
+      theirs = teacher[row, j] @ kernels[1] - np.asarray(CENTRE)
+      own = softmax(student[row, i] @ kernels[0] / 0.3)
       expected[row] -= softmax(theirs / 0.2) @ np.log(own) / S
-  np.testing.assert_allclose(region(), expected, rtol=1e-5)
+  np.testing.assert_allclose(jax.jit(region)(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('chunk', [1, 4, 15, 1000])
@@ -78,8 +81,9 @@ def test_chunks_change_neither_loss_nor_gradient(chunk):
   def loss(student, chunk):
     return region(chunk, student=student).sum()
 
-  value, gradient = jax.value_and_grad(loss)(STUDENT, chunk)
-  whole, expected = jax.value_and_grad(loss)(STUDENT, B * S)
+  grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+  value, gradient = grad(STUDENT, chunk)
+  whole, expected = grad(STUDENT, B * S)
   np.testing.assert_allclose(value, whole, rtol=1e-6)
   np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
@@ -115,43 +119,57 @@ def test_no_gradient_reaches_the_teacher():
   def loss(teacher):
     return region(teacher=teacher).sum()
 
-  np.testing.assert_array_equal(jax.grad(loss)(TEACHER), 0)
+  np.testing.assert_array_equal(jax.jit(jax.grad(loss))(TEACHER), 0)
 
 
 def test_identical_views_match_themselves():
-  found = self_distillation.matches(FEATURES[1], FEATURES[1])
+  found = jax.jit(self_distillation.matches)(FEATURES[1], FEATURES[1])
   np.testing.assert_array_equal(found, np.tile(np.arange(T), (B, 1)))
 
 
 def test_the_order_of_the_teachers_regions_does_not_matter():
   order = RNG.permutation(T)
-  match = self_distillation.matches(FEATURES[0], FEATURES[1][:, order])
-  found = region(teacher=TEACHER[:, order], match=match)
-  np.testing.assert_allclose(found, region(), rtol=1e-6)
+
+  @jax.jit
+  def reordered():
+    match = self_distillation.matches(FEATURES[0], FEATURES[1][:, order])
+    return region(teacher=TEACHER[:, order], match=match)
+
+  np.testing.assert_allclose(reordered(), jax.jit(region)(), rtol=1e-6)
 
 
 def test_one_region_is_a_view():
-  one, other = STUDENT[:, :1], TEACHER[:, :1]
-  found = region(student=one, teacher=other, match=jnp.zeros((B, 1), int))
-  said = self_distillation.targets(other[:, 0] @ KERNELS[1], CENTRE, 0.2)
-  expected = self_distillation.cross_entropy(said, one[:, 0] @ KERNELS[0], 0.3)
+  one, other = np.asarray(STUDENT)[:, :1], np.asarray(TEACHER)[:, :1]
+
+  @jax.jit
+  def of_region(one, other, match):
+    return region(student=one, teacher=other, match=match)
+
+  @jax.jit
+  def of_view(one, other):
+    said = self_distillation.targets(other @ KERNELS[1], CENTRE, 0.2)
+    return self_distillation.cross_entropy(said, one @ KERNELS[0], 0.3)
+
+  found = of_region(one, other, np.zeros((B, 1), np.int32))
+  expected = of_view(one[:, 0], other[:, 0])
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_views_are_compared_with_all_others():
   assert len(self_distillation.pairs(10)) == 18
   assert self_distillation.pairs(3) == [(0, 1), (0, 2), (1, 0), (1, 2)]
-  student = [normal(B, K) for _ in range(3)]
-  teacher = [normal(B, K) for _ in range(2)]
+  student = [np.asarray(normal(B, K)) for _ in range(3)]
+  teacher = [np.asarray(normal(B, K)) for _ in range(2)]
   expected = np.zeros(B)
   for row in range(B):
     for q in range(2):
       for v in range(3):
         if q != v:
-          said = softmax(np.asarray(teacher[q][row] - CENTRE) / 0.2)
-          own = softmax(np.asarray(student[v][row]) / 0.3)
+          said = softmax((teacher[q][row] - np.asarray(CENTRE)) / 0.2)
+          own = softmax(student[v][row] / 0.3)
           expected[row] -= said @ np.log(own) / 4
-  found = self_distillation.view_loss(student, teacher, CENTRE, **TEMPERATURES)
+  loss = functools.partial(self_distillation.view_loss, **TEMPERATURES)
+  found = jax.jit(loss)(student, teacher, CENTRE)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -167,31 +185,39 @@ def test_a_centre_is_the_mean_of_real_rows():
   logits = normal(B, K)
   mask = jnp.array([1.0, 0.0, 1.0])
   logits = logits.at[1].set(jnp.nan)
-  found = self_distillation.moved_centre(CENTRE, logits, mask, momentum=0.9)
+  moved = jax.jit(
+    functools.partial(self_distillation.moved_centre, momentum=0.9)
+  )
+  found = moved(CENTRE, logits, mask)
   mean = np.asarray(logits)[[0, 2]].mean(0)
   np.testing.assert_allclose(found, 0.9 * CENTRE + 0.1 * mean, rtol=1e-5)
-  same = self_distillation.moved_centre(
-    CENTRE, logits, jnp.zeros(B), momentum=0.9
-  )
+  same = moved(CENTRE, logits, jnp.zeros(B))
   np.testing.assert_array_equal(same, CENTRE)
 
 
 def test_a_head_compares_unit_vectors():
   head = prototype_head.PrototypeHead(K, hidden_dim=5, dim=D)
   features = normal(2, 3, C)
-  given = head.init(jax.random.key(0), features)
-  logits = head.apply(given, features)
-  embedded = head.apply(given, features, method='embed')
-  kernel = head.apply(given, method='kernel')
-  np.testing.assert_allclose(jnp.square(embedded).sum(-1), 1, rtol=1e-5)
-  np.testing.assert_allclose(jnp.square(kernel).sum(0), 1, rtol=1e-5)
+  given = jax.jit(head.init)(jax.random.key(0), features)
+
+  @jax.jit
+  def outputs(given, features):
+    return (
+      head.apply(given, features),
+      head.apply(given, features, method='embed'),
+      head.apply(given, method='kernel'),
+    )
+
+  logits, embedded, kernel = jax.device_get(outputs(given, features))
+  np.testing.assert_allclose(np.square(embedded).sum(-1), 1, rtol=1e-5)
+  np.testing.assert_allclose(np.square(kernel).sum(0), 1, rtol=1e-5)
   np.testing.assert_allclose(logits, embedded @ kernel, atol=1e-6)
-  assert abs(np.asarray(logits)).max() <= 1 + 1e-6
+  assert abs(logits).max() <= 1 + 1e-6
   learned = prototype_head.PrototypeHead(
     K, hidden_dim=5, dim=D, learn_norm=True
   )
   params = {**given['params'], 'scale': jnp.full(K, 3.0)}
-  tripled = learned.apply({'params': params}, features)
+  tripled = jax.jit(learned.apply)({'params': params}, features)
   np.testing.assert_allclose(tripled, 3 * logits, atol=1e-5)
 
 
@@ -260,7 +286,7 @@ def mean(sums, name):
 
 @pytest.mark.parametrize('kind', ['swin', 'vit'])
 def test_a_step_moves_student_teacher_and_centres(kind):
-  old, new, sums = stepped(kind)
+  old, new, sums = jax.device_get(stepped(kind))
   chex.assert_trees_all_equal(old.params, old.extra.teacher)
   expected = jax.tree.map(
     lambda x, y: 0.9 * x + 0.1 * y, old.params, new.params
@@ -335,10 +361,10 @@ def test_temperature_and_momentum_follow_their_schedules():
   # The other method has that of step 1 in all steps.
   expected = mean(stepped()[2], 'view')
   assert mean(sums, 'view') == pytest.approx(expected, rel=1e-5)
-  _, first, sums = stepped(varied=True)
+  _, first, sums = jax.device_get(stepped(varied=True))
   assert abs(expected - mean(sums, 'view')) > 1e-3
   moved = jax.tree.map(
-    lambda x, y: 0.9 * x + 0.1 * y, state.params, first.params
+    lambda x, y: 0.9 * x + 0.1 * y, jax.device_get(state.params), first.params
   )
   chex.assert_trees_all_close(first.extra.teacher, moved, atol=1e-6)
 
@@ -431,55 +457,61 @@ def test_losses_and_centres_are_the_authors():
     given = {name: jnp.asarray(x) for name, x in file.items()}
   head = prototype_head.PrototypeHead(8, hidden_dim=5, dim=4)
   names = ('hidden_0', 'hidden_1', 'bottleneck')
-  apply = functools.cache(
-    lambda method: jax.jit(functools.partial(head.apply, method=method))
-  )
 
-  def call(who, method, *args):
-    params = {
-      name: {x: given[f'{who}/{i}/{x}'] for x in ('kernel', 'bias')}
-      for i, name in enumerate(names)
+  @jax.jit
+  def computed(given):
+    def call(who, method, *args):
+      params = {
+        name: {x: given[f'{who}/{i}/{x}'] for x in ('kernel', 'bias')}
+        for i, name in enumerate(names)
+      }
+      params['prototypes'] = given[f'{who}/prototypes']
+      return head.apply({'params': params}, *args, method=method)
+
+    views = [*given['student_large'], *given['student_small']]
+    own = [call('student_view', '__call__', x.mean(1)) for x in views]
+    theirs = [
+      call('teacher_view', '__call__', x.mean(1))
+      for x in given['teacher_large']
+    ]
+    settings = dict(
+      student_temperature=0.1, teacher_temperature=given['temperature']
+    )
+    view = self_distillation.view_loss(
+      own, theirs, given['centre_view'], **settings
+    )
+    regions = [
+      self_distillation.region_loss(
+        call('student_region', 'embed', views[v]),
+        call('student_region', 'kernel'),
+        call('teacher_region', 'embed', given['teacher_large'][q]),
+        call('teacher_region', 'kernel'),
+        self_distillation.matches(views[v], given['teacher_large'][q]),
+        given['centre_region'],
+        chunk=5,
+        **settings,
+      )
+      for q, v in self_distillation.pairs(4)
+    ]
+    loss = (view.mean() + sum(x.mean() for x in regions) / len(regions)) / 2
+    region = jnp.stack(
+      [call('teacher_region', '__call__', x) for x in given['teacher_large']]
+    )
+    moved = {
+      name: self_distillation.moved_centre(
+        given[f'centre_{name}'], said, jnp.ones(3), momentum=0.9
+      )
+      for name, said in dict(
+        view=jnp.stack(theirs).mean(0), region=region.mean((0, 2))
+      ).items()
     }
-    params['prototypes'] = given[f'{who}/prototypes']
-    return apply(method)({'params': params}, *args)
+    return jnp.concatenate(own), loss, moved
 
-  views = [*given['student_large'], *given['student_small']]
-  own = [call('student_view', '__call__', x.mean(1)) for x in views]
-  np.testing.assert_allclose(jnp.concatenate(own), given['logits'], atol=1e-5)
-  theirs = [
-    call('teacher_view', '__call__', x.mean(1)) for x in given['teacher_large']
-  ]
-  settings = dict(
-    student_temperature=0.1, teacher_temperature=given['temperature']
-  )
-  view = self_distillation.view_loss(
-    own, theirs, given['centre_view'], **settings
-  )
-  regions = [
-    self_distillation.region_loss(
-      call('student_region', 'embed', views[v]),
-      call('student_region', 'kernel'),
-      call('teacher_region', 'embed', given['teacher_large'][q]),
-      call('teacher_region', 'kernel'),
-      self_distillation.matches(views[v], given['teacher_large'][q]),
-      given['centre_region'],
-      chunk=5,
-      **settings,
-    )
-    for q, v in self_distillation.pairs(4)
-  ]
-  loss = (view.mean() + sum(x.mean() for x in regions) / len(regions)) / 2
+  logits, loss, moved = computed(given)
+  np.testing.assert_allclose(logits, given['logits'], atol=1e-5)
   np.testing.assert_allclose(loss, given['loss'], rtol=1e-5)
-  region = jnp.stack(
-    [call('teacher_region', '__call__', x) for x in given['teacher_large']]
-  )
-  for name, said in dict(
-    view=jnp.stack(theirs).mean(0), region=region.mean((0, 2))
-  ).items():
-    moved = self_distillation.moved_centre(
-      given[f'centre_{name}'], said, jnp.ones(3), momentum=0.9
-    )
-    np.testing.assert_allclose(moved, given[f'new_centre_{name}'], atol=1e-5)
+  for name, centre in moved.items():
+    np.testing.assert_allclose(centre, given[f'new_centre_{name}'], atol=1e-5)
 
 
 class _Dropping(nn.Module):
@@ -537,6 +569,7 @@ def test_the_student_drops_and_the_teacher_does_not(dropping):
 
 def test_hidden_kernels_begin_as_in_dino():
   head = prototype_head.PrototypeHead(8, hidden_dim=256, dim=64)
-  params = head.init(jax.random.key(0), jnp.ones((1, 128)))['params']
+  init = jax.jit(head.init)
+  params = init(jax.random.key(0), jnp.ones((1, 128)))['params']
   kernel = np.asarray(params['hidden_1']['kernel'])
   assert kernel.std() == pytest.approx(0.02, rel=0.03)

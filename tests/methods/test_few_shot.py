@@ -13,15 +13,19 @@ QUERY = RNG.uniform(0.1, 2, (9, 6)).astype(np.float32)
 KEY = jax.random.key(0)
 
 
+def _logits(classify):
+  return np.asarray(jax.jit(classify)(SUPPORT, QUERY, KEY))
+
+
 def test_nearest_centroid():
-  logits = few_shot.nearest_centroid()(SUPPORT, QUERY, KEY)
+  logits = _logits(few_shot.nearest_centroid())
   for query, found in zip(QUERY, logits, strict=True):
     wanted = [-((query - rows.mean(0)) ** 2).sum() for rows in SUPPORT]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_cosine():
-  logits = few_shot.cosine()(SUPPORT, QUERY, KEY)
+  logits = _logits(few_shot.cosine())
   for query, found in zip(QUERY, logits, strict=True):
     means = [
       np.mean([x / np.linalg.norm(x) for x in rows], 0) for rows in SUPPORT
@@ -34,21 +38,19 @@ def test_cosine():
 
 @pytest.mark.parametrize('neighbours', [1, 3, 4, 6, 8, 12])
 def test_nearest_neighbours_vote_and_the_nearest_breaks_ties(neighbours):
-  logits = few_shot.nearest_neighbours(neighbours=neighbours)(
-    SUPPORT, QUERY, KEY
-  )
+  logits = _logits(few_shot.nearest_neighbours(neighbours=neighbours))
   rows, labels = SUPPORT.reshape(12, 6), np.repeat(np.arange(3), 4)
   for query, found in zip(QUERY, logits, strict=True):
     order = labels[np.argsort(((rows - query) ** 2).sum(1))][:neighbours]
     votes = np.bincount(order, minlength=3)
     tied = np.flatnonzero(votes == votes.max())
     assert found.argmax() == next(x for x in order if x in tied)
-    np.testing.assert_array_equal(np.floor(np.asarray(found)), votes)
+    np.testing.assert_array_equal(np.floor(found), votes)
 
 
 def test_logistic_regression_of_a_map_is_that_of_the_mapped_rows():
   for transform in (few_shot.tukey(0.5), few_shot.normalize):
-    plain = few_shot.logistic_regression()
+    plain = jax.jit(few_shot.logistic_regression())
     np.testing.assert_array_equal(
       few_shot.on(transform, plain)(SUPPORT, QUERY, KEY),
       plain(transform(SUPPORT), transform(QUERY), KEY),

@@ -1,5 +1,7 @@
 """Groups' predictions are compared class by class; the head is left alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,12 +52,14 @@ def _cell(rows, label, group):
   )
 
 
+_JITTED = jax.jit(
+  functools.partial(group_invariance.penalty, num_classes=CLASSES)
+)
+
+
 def _penalty(rows, **changes):
   rows = {**rows, **changes}
-  return group_invariance.penalty(
-    *(jnp.asarray(rows[x]) for x in ('logits', 'label', 'group', 'mask')),
-    num_classes=CLASSES,
-  )
+  return _JITTED(*(rows[x] for x in ('logits', 'label', 'group', 'mask')))
 
 
 def test_it_is_the_divergence_of_mean_predictions(rows):
@@ -93,7 +97,7 @@ def test_the_penalty_reaches_the_features_but_not_the_head(rows):
       group_invariance.make(NET, tx, num_classes=CLASSES, weight=7.0, **_ROWS),
     ),
   ):
-    state = method.init(jax.random.key(0), batch)
+    state = jax.jit(method.init)(jax.random.key(0), batch)
     after, _ = jax.jit(method.update)(state, batch, jax.random.key(1))
     moved[name] = after.params
   for leaf in ('kernel', 'bias'):
@@ -110,7 +114,7 @@ def test_the_penalty_reaches_the_features_but_not_the_head(rows):
     logits = hidden @ head['kernel'] + head['bias'][None]
     return 7 * _penalty(rows, logits=logits)
 
-  grads = jax.grad(penalty)(state.params)['hidden_0']['kernel']
+  grads = jax.jit(jax.grad(penalty))(state.params)['hidden_0']['kernel']
   assert abs(grads).max() > 1e-2
   difference = (
     moved['balanced']['hidden_0']['kernel'] - moved['pgi']['hidden_0']['kernel']
@@ -129,7 +133,7 @@ def test_the_weight_rises_after_the_reference():
 
 def _update(method, rows, steps=1):
   batch = {k: jnp.asarray(x) for k, x in rows.items()}
-  state = method.init(jax.random.key(0), batch)
+  state = jax.jit(method.init)(jax.random.key(0), batch)
   update = jax.jit(method.update)
   for _ in range(steps):
     before = state
@@ -167,6 +171,13 @@ def test_penalties_of_classes_are_averaged(rows, form):
   hidden = np.maximum(hidden + params['hidden_0']['bias'], 0)
   logits = hidden @ params['head']['kernel'] + params['head']['bias']
   nll = -np.log(_softmax(logits)[np.arange(ROWS), rows['label']])
+  of_irm, of_vrex = (
+    jax.jit(functools.partial(penalty, num_groups=2, **more))
+    for penalty, more in (
+      (irm.penalty, dict(form='vector')),
+      (vrex.penalty, {}),
+    )
+  )
   expected = []
   for label in range(CLASSES):
     cells = [_cell(rows, label, g) for g in (0, 1)]
@@ -183,18 +194,11 @@ def test_penalties_of_classes_are_averaged(rows, form):
 
       expected.append(kernel(x, x) + kernel(y, y) - 2 * kernel(x, y))
     else:
-      mask = jnp.asarray(rows['mask'] * (rows['label'] == label))
-      at = jnp.asarray(rows['group']), mask
+      at = rows['group'], rows['mask'] * (rows['label'] == label)
       if form == 'irm':
-        found = irm.penalty(
-          jnp.asarray(logits),
-          jnp.asarray(rows['label']),
-          *at,
-          num_groups=2,
-          form='vector',
-        )
+        found = of_irm(logits, rows['label'], *at)
       else:
-        found = vrex.penalty(jnp.asarray(nll), *at, num_groups=2)
+        found = of_vrex(nll, *at)
       expected.append(float(found))
   np.testing.assert_allclose(
     sums['penalty'], np.mean(expected), rtol=1e-4, atol=1e-6
@@ -206,7 +210,7 @@ def test_dro_inside_classes_weighs_their_groups(rows):
     NET, optax.sgd(0.0), num_classes=CLASSES, step_size=0.5, **_ROWS
   )
   before, state, sums = _update(method, rows, steps=2)
-  logits = method.predict(before, {k: jnp.asarray(x) for k, x in rows.items()})
+  logits = jax.jit(method.predict)(before, rows)
   nll = -np.log(
     _softmax(np.asarray(logits['logits']))[np.arange(ROWS), rows['label']]
   )
@@ -279,10 +283,7 @@ def test_the_objective_is_that_of_two_weighted_environments():
   for weights in (share * mask, (1 - share) * mask):
     weights = weights / weights.sum()
     expected += weights @ nll + 10 * np.sum((weights @ slopes) ** 2)
-  found = group_inference.objective(
-    jnp.asarray(share), jnp.asarray(logits), jnp.asarray(label),
-    jnp.asarray(mask),
-  )  # fmt: skip
+  found = jax.jit(group_inference.objective)(share, logits, label, mask)
   np.testing.assert_allclose(found, expected / 2, rtol=1e-5)
 
 

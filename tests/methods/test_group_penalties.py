@@ -1,5 +1,6 @@
 """Penalties over groups equal their formulas, written in NumPy row by row."""
 
+import functools
 import itertools
 
 import jax
@@ -44,6 +45,10 @@ def _by_group(rows):
   return {g: at for g, at in found.items() if len(at)}
 
 
+def _jitted(function, *args, **static):
+  return jax.jit(functools.partial(function, **static))(*args)
+
+
 def _scaled_loss(logits, label, scale):
   logits = logits.astype(np.float64) * scale
   shifted = logits - logits.max(-1, keepdims=True)
@@ -65,7 +70,8 @@ def test_irm_is_the_squared_slope_of_a_scale(rows, form):
     halves = (at, at) if form == 'plain' else (at[::2], at[1::2])
     slopes = [_slope(rows['logits'][x], rows['label'][x]) for x in halves]
     expected.append(slopes[0] * slopes[1])
-  found = irm.penalty(
+  found = _jitted(
+    irm.penalty,
     *(rows[x] for x in ('logits', 'label', 'group', 'mask')),
     num_groups=GROUPS,
     form=form,
@@ -85,7 +91,8 @@ def test_irm_with_a_scale_for_each_class(rows):
       )
       slopes.append((above - below) / 2e-5)
     expected.append(np.square(slopes).sum())
-  found = irm.penalty(
+  found = _jitted(
+    irm.penalty,
     *(rows[x] for x in ('logits', 'label', 'group', 'mask')),
     num_groups=GROUPS,
     form='vector',
@@ -103,20 +110,25 @@ def test_the_unbiased_form_may_be_negative_and_is_right_on_average():
   for order in itertools.permutations(range(6)):
     if order[0] < order[2] < order[4] and order[1] < order[3] < order[5]:
       pairs.append(list(order))
-  values = jax.vmap(
-    lambda at: irm.penalty(logits[at], label[at], group, mask, num_groups=1)
-  )(jnp.asarray(pairs))
+  values = _jitted(
+    jax.vmap(
+      lambda at: irm.penalty(logits[at], label[at], group, mask, num_groups=1)
+    ),
+    jnp.asarray(pairs),
+  )
   assert values.min() < 0
   # Over all halves: the mean over pairs of different rows, by enumeration.
-  slopes = np.asarray(irm.scale_gradients(logits, label)).sum(-1)
+  slopes = np.asarray(_jitted(irm.scale_gradients, logits, label)).sum(-1)
   products = [a * b for a, b in itertools.permutations(slopes, 2)]
   np.testing.assert_allclose(values.mean(), np.mean(products), atol=1e-6)
 
 
 def test_vrex_is_the_variance_of_the_groups_losses(rows):
   losses = [rows['nll'][at].mean() for at in _by_group(rows).values()]
-  found = vrex.penalty(
-    rows['nll'], rows['group'], rows['mask'], num_groups=GROUPS
+  found = _jitted(
+    vrex.penalty,
+    *(rows[x] for x in ('nll', 'group', 'mask')),
+    num_groups=GROUPS,
   )
   np.testing.assert_allclose(found, np.var(losses), rtol=1e-5)
 
@@ -132,7 +144,8 @@ def test_coral_compares_the_moments_of_pairs(rows, form):
     else:
       mean = x.mean(0) - y.mean(0)
       expected.append(np.mean(mean**2) + np.mean(covariance**2))
-  found = coral.penalty(
+  found = _jitted(
+    coral.penalty,
     *(rows[x] for x in ('features', 'group', 'mask')),
     num_groups=GROUPS,
     form=form,
@@ -142,13 +155,18 @@ def test_coral_compares_the_moments_of_pairs(rows, form):
 
 def test_coral_skips_groups_of_one_row_and_is_zero_without_a_pair():
   features = np.arange(10, dtype=np.float32).reshape(5, 2) ** 2
-  one = coral.penalty(
-    features, np.array([0, 0, 0, 0, 1]), np.ones(5), num_groups=2
+  one = _jitted(
+    coral.penalty,
+    *(features, np.array([0, 0, 0, 0, 1]), np.ones(5)),
+    num_groups=2,
   )
   assert float(one) == 0.0
-  grads = jax.grad(
-    lambda x: coral.penalty(x, np.zeros(5, int), np.ones(5), num_groups=2)
-  )(features)
+  grads = _jitted(
+    jax.grad(
+      lambda x: coral.penalty(x, np.zeros(5, int), np.ones(5), num_groups=2)
+    ),
+    features,
+  )
   np.testing.assert_array_equal(grads, np.zeros_like(features))
 
 
@@ -157,9 +175,10 @@ def test_equal_groups_have_no_penalty(rows):
   twice['group'] = np.repeat([0, 1], len(rows['mask']))
   at = twice['group'], twice['mask']
   size = float(np.square(np.cov(rows['features'].T)).mean())
-  found = coral.penalty(twice['features'], *at, num_groups=2)
+  found = _jitted(coral.penalty, twice['features'], *at, num_groups=2)
   assert abs(float(found)) < 1e-6 * size
-  assert float(vrex.penalty(twice['nll'], *at, num_groups=2)) < 1e-12
+  found = _jitted(vrex.penalty, twice['nll'], *at, num_groups=2)
+  assert float(found) < 1e-12
 
 
 def test_group_dro_multiplies_by_exponentials_of_losses():

@@ -37,11 +37,17 @@ def test_decision_values_are_those_of_scikit_learn(
   num_classes, per_class, strength
 ):
   features, labels = _data(num_classes, per_class)
-  found = logistic_regression.fit(
-    features, labels, num_classes=num_classes, strength=strength
-  )
+
+  @jax.jit
+  def fitted(features):
+    found = logistic_regression.fit(
+      features, labels, num_classes=num_classes, strength=strength
+    )
+    return found, found.logits(features)
+
+  found, logits = fitted(features)
   np.testing.assert_allclose(
-    _centred(found.logits(features)),
+    _centred(logits),
     _centred(_sklearn(features, labels, strength)),
     atol=1e-4,
   )
@@ -52,14 +58,19 @@ def test_rows_count_by_their_weights_and_padding_not_at_all():
   features, labels = _data(3, 10)
   weights = np.random.default_rng(1).uniform(0.2, 2, len(labels))
   padded = np.concatenate([features, np.full((4, 16), 1e3, np.float32)])
-  found = logistic_regression.fit(
-    padded,
-    np.concatenate([labels, [0, 1, 2, 0]]),
-    num_classes=3,
-    weights=np.concatenate([weights, np.zeros(4)]).astype(np.float32),
-  )
+
+  @jax.jit
+  def fitted(padded):
+    found = logistic_regression.fit(
+      padded,
+      np.concatenate([labels, [0, 1, 2, 0]]),
+      num_classes=3,
+      weights=np.concatenate([weights, np.zeros(4)]).astype(np.float32),
+    )
+    return found.logits(features)
+
   np.testing.assert_allclose(
-    _centred(found.logits(features)),
+    _centred(fitted(padded)),
     _centred(_sklearn(features, labels, 1.0, weights)),
     atol=1e-4,
   )
@@ -96,24 +107,33 @@ def test_rows_that_are_nearly_one_have_an_optimum_too():
 
 def test_from_the_optimum_no_step_is_taken():
   features, labels = _data(3, 10)
-  first = logistic_regression.fit(features, labels, num_classes=3, tol=1e-4)
-  again = logistic_regression.fit(
-    features, labels, num_classes=3, tol=1e-4, start=first
+  fit = jax.jit(
+    lambda x, **start: logistic_regression.fit(
+      x, labels, num_classes=3, tol=1e-4, **start
+    )
   )
+  first = fit(features)
+  again = fit(features, start=first)
   assert again.steps == 0
   np.testing.assert_array_equal(again.kernel, first.kernel)
 
 
 def test_without_an_intercept_there_is_none():
   features, labels = _data(3, 10)
-  found = logistic_regression.fit(
-    features, labels, num_classes=3, intercept=False
-  )
+
+  @jax.jit
+  def fitted(features):
+    found = logistic_regression.fit(
+      features, labels, num_classes=3, intercept=False
+    )
+    return found, found.logits(features)
+
+  found, logits = fitted(features)
   assert not np.asarray(found.bias).any()
   model = linear_model.LogisticRegression(fit_intercept=False, tol=1e-10)
   model.fit(features.astype(np.float64), labels)
   np.testing.assert_allclose(
-    _centred(found.logits(features)),
+    _centred(logits),
     _centred(model.decision_function(features)),
     atol=1e-3,
   )

@@ -1,5 +1,7 @@
 """Views of both kinds are those of their settings, each with its own key."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +22,13 @@ def test_views_are_those_of_their_settings_and_keys():
     **colours,
   )
   key = jax.random.key(0)
+  row_rngs = jax.jit(functools.partial(parallel.row_rngs, num_rows=3))
   for found, area, size, numbers in zip(
-    crops(image, key), areas, (8, 4), ((0, 1), (2, 3)), strict=True
+    jax.jit(crops)(image, key), areas, (8, 4), ((0, 1), (2, 3)), strict=True
   ):
-    make = views.random_views(area=area, size=size, **colours)
+    make = jax.jit(views.random_views(area=area, size=size, **colours))
     for place, number in enumerate(numbers):
-      rngs = parallel.row_rngs(jax.random.fold_in(key, number), 3)
-      np.testing.assert_allclose(found[:, place], make(image, rngs), atol=1e-6)
+      rngs = row_rngs(jax.random.fold_in(key, number))
+      np.testing.assert_allclose(
+        np.asarray(found)[:, place], make(image, rngs), atol=1e-6
+      )

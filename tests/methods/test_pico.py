@@ -112,6 +112,7 @@ def _trajectory():
 # The oracle: one row after the other, in lists and dicts.
 
 
+@jax.jit
 def _network(params, x):
   """(logits, unit embedding) of one row."""
 
@@ -190,7 +191,9 @@ def _oracle():
         targets[place, nearest] += 1 - PHI
       now[i] = targets[place].copy()
     queue = [x for x in places if x is not None]
-    grads = jax.grad(_loss)(params, rows, now, guesses, keys, queue, warm)
+    grads = jax.device_get(
+      jax.grad(_loss)(params, rows, now, guesses, keys, queue, warm)
+    )
     params = jax.tree.map(lambda p, g: p - RATE * g, params, grads)
     first = step * ROWS % QUEUE
     for i in range(ROWS):
@@ -318,7 +321,7 @@ def test_the_authors_code_takes_the_same_steps():
     }
     for index in theirs['order']
   ]
-  state = method.init(jax.random.key(0), batches[0])
+  state = jax.jit(method.init)(jax.random.key(0), batches[0])
   # Their queue begins with random rows, whose labels are no class's.
   queue = key_queue.Queue(
     jnp.asarray(theirs['queue']), jnp.full(QUEUE, 99), jnp.int32(0)
@@ -360,11 +363,11 @@ def test_the_closed_form_of_prototypes_is_the_sequence(momentum):
     old = expected[guess[i]]
     expected[guess[i]] = momentum * old + (1 - momentum) * query[i]
   expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-  found = disambiguation.moved_prototypes(
-    *(jnp.asarray(x, jnp.float32) for x in (start, query)),
+  moved = functools.partial(disambiguation.moved_prototypes, momentum=momentum)
+  found = jax.jit(moved)(
+    *(np.asarray(x, np.float32) for x in (start, query)),
     guess,
     mask.astype(np.float32),
-    momentum=momentum,
   )
   np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -391,17 +394,18 @@ def test_without_prototypes_the_first_candidate_is_taken():
 
 def test_the_queue_is_first_in_first_out_over_its_wrap():
   queue, expected = key_queue.empty(6, 1), collections.deque(maxlen=6)
+  enqueued = jax.jit(key_queue.enqueued)
   for step in range(5):
     mask = np.array([1.0, step % 2])
-    keys = jnp.asarray([[2.0 * step], [2.0 * step + 1]])
+    keys = np.asarray([[2.0 * step], [2.0 * step + 1]], np.float32)
     expected.extend(
       (float(x[0]), 2 * step) if m else None
       for x, m in zip(keys, mask, strict=True)
     )
-    queue = key_queue.enqueued(queue, keys, np.full(2, 2 * step), mask)
+    queue = enqueued(queue, keys, np.full(2, 2 * step), mask)
     found = [
       (float(key[0]), int(label)) if label >= 0 else None
-      for key, label in zip(queue.keys, queue.labels, strict=True)
+      for key, label in zip(*map(np.asarray, queue[:2]), strict=True)
     ]
     first = int(queue.place)
     oldest_first = found[first:] + found[:first]
@@ -410,7 +414,9 @@ def test_the_queue_is_first_in_first_out_over_its_wrap():
 
 def test_with_known_labels_it_is_sup_con_of_the_first_view():
   rng = np.random.default_rng(2)
-  query, key = np.asarray(contrastive.unit(rng.normal(size=(2, ROWS, DIM))))
+  query, key = np.asarray(
+    jax.jit(contrastive.unit)(rng.normal(size=(2, ROWS, DIM)))
+  )
   label = np.array([0, 1, 1, 0, 2, 1, 0, 2])
   mask = np.array([1, 1, 0, 1, 1, 1, 0, 0], np.float32)
   own = functools.partial(pico.contrastive_loss, warm=True, temperature=TAU)
@@ -424,20 +430,20 @@ def test_with_known_labels_it_is_sup_con_of_the_first_view():
 
 def test_during_the_warm_up_it_is_moco():
   rng = np.random.default_rng(3)
-  query, key, past = contrastive.unit(rng.normal(size=(3, ROWS, DIM)))
-  labels = jnp.asarray([0, -1, 2, 3, -1, 1, 1, 1])
-  found = pico.contrastive_loss(
+  query, key, past = np.asarray(
+    jax.jit(contrastive.unit)(rng.normal(size=(3, ROWS, DIM)))
+  )
+  labels = np.asarray([0, -1, 2, 3, -1, 1, 1, 1])
+  own = functools.partial(pico.contrastive_loss, warm=False, temperature=TAU)
+  found = jax.jit(own)(
     query,
     key,
     np.zeros(ROWS, int),
     np.ones(ROWS),
     key_queue.Queue(past, labels, 0),
-    warm=False,
-    temperature=TAU,
   )
-  expected = contrastive.moco(
-    query, key, past, temperature=TAU, filled=labels >= 0
-  )
+  moco = functools.partial(contrastive.moco, temperature=TAU)
+  expected = jax.jit(moco)(query, key, past, filled=labels >= 0)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

@@ -64,7 +64,8 @@ def _student(weights, statistics='mixed'):
     projection_dim=5,
     statistics=statistics,
   )
-  return method, method.init(jax.random.key(0), BATCH), jax.jit(method.update)
+  state = jax.jit(method.init)(jax.random.key(0), BATCH)
+  return method, state, jax.jit(method.update)
 
 
 def _seen(count):
@@ -276,8 +277,8 @@ def test_statistics_of_a_model_without_any_are_refused():
   with pytest.raises(types.InputError, match='mixed'):
     method.init(jax.random.key(0), BATCH)
   method = startup.make(Plain(), optax.sgd(0.1), views=_views)
-  state = method.init(jax.random.key(0), BATCH)
+  state = jax.jit(method.init)(jax.random.key(0), BATCH)
   assert not state.model_state
   assert not isinstance(state.extra, steps.EmaState)
-  _, sums = method.update(state, BATCH, KEY)
+  _, sums = jax.jit(method.update)(state, BATCH, KEY)
   assert np.isfinite(sums['loss'][0])

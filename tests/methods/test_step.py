@@ -68,18 +68,18 @@ def trained(digits, ema_decay, steps=STEPS):
 
     return jax.lax.scan(step, state, jnp.arange(steps))
 
-  start = method.init(jax.random.key(0), part(digits, slice(8)))
+  start = jax.jit(method.init)(jax.random.key(0), part(digits, slice(8)))
   state, seen = run(start)
   return start, seen, state
 
 
 def test_parameters_and_statistics_are_averaged_alike(digits):
-  start, (averages, now), _ = trained(digits, 0.3, steps=5)
+  start, (averages, now), _ = jax.device_get(trained(digits, 0.3, steps=5))
   expected = (start.params, {'batch_stats': start.model_state['batch_stats']})
   for step in range(5):
     # Of decay 0.3 from the fourth update on: (1 + 3) / (10 + 3) = 0.308.
     decay = [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3][step]
-    at = jax.tree.map(lambda x, t=step: np.asarray(x[t]), (averages, now))
+    at = jax.tree.map(lambda x, t=step: x[t], (averages, now))
     expected = jax.tree.map(
       lambda a, x, d=decay: d * a + (1 - d) * x, expected, at[1]
     )
