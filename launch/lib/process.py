@@ -13,10 +13,14 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from typing import NoReturn
 
 from absl import logging
+
+# Seconds that process 0 leaves to the others.
+_GRACE = 2
 
 # Exit code of what a signal has stopped: run the same command again.
 STOPPED = 75
@@ -82,10 +86,12 @@ def end_of(error: BaseException) -> NoReturn:
     end(STOPPED)
   if not isinstance(error, SystemExit):
     traceback.print_exception(error)
+    _let_others_end()
     end(1)
   code = error.code if isinstance(error.code, int) else int(bool(error.code))
   if code == 0 or (code == STOPPED and _is_job()):
     raise error
+  _let_others_end()
   end(code)
 
 
@@ -113,6 +119,20 @@ def _is_job() -> bool:
   import jax
 
   return jax.distributed.is_initialized()
+
+
+def _let_others_end():
+  """Process 0 of a job, without which the others abort, is the last to end.
+
+  What ends one mostly ends all, each with a line of its own.
+  """
+  if 'jax' not in sys.modules:  # Nor has it joined any.
+    return
+  import jax
+
+  with contextlib.suppress(RuntimeError):  # Of devices that are not there.
+    if _is_job() and jax.process_index() == 0:
+      time.sleep(_GRACE)
 
 
 def _raise(name):

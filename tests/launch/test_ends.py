@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 
+import jax
 import launching
 import pytest
 
@@ -47,6 +48,24 @@ def test_who_saves_nothing_ends_at_the_first_signal(handlers):
   process.begin()
   with pytest.raises(process.Stopped, match='SIGINT'):
     os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+  ('index', 'joined', 'waits'),
+  [(0, True, True), (1, True, False), (0, False, False)],
+)
+def test_process_0_of_a_job_is_the_last_to_end(
+  index, joined, waits, handlers, monkeypatch
+):
+  # The others abort without their own line when it is gone.
+  waited = []
+  monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: joined)
+  monkeypatch.setattr(jax, 'process_index', lambda: index)
+  monkeypatch.setattr(process.time, 'sleep', waited.append)
+  with pytest.raises(SystemExit) as ended:
+    process.end_of(SystemExit(1))
+  assert ended.value.code == 1
+  assert bool(waited) == waits
 
 
 # In processes of their own.
