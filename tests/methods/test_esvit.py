@@ -432,11 +432,12 @@ def test_predictions_are_the_teachers():
 
 def test_what_cannot_be_is_refused():
   with pytest.raises(types.InputError, match='larger than images'):
-    esvit.make(
+    method = esvit.make(
       backbone(),
       optax.sgd(0.1),
       crops=multi_crop.MultiCrop(size=16, local_size=12),
-    ).init(jax.random.key(0), BATCH)
+    )
+    jax.eval_shape(method.init, jax.random.key(0), BATCH)
   with pytest.raises(types.InputError, match='larger than size'):
     multi_crop.MultiCrop(size=4, local_size=8)
   with pytest.raises(types.InputError, match='encode'):
@@ -444,7 +445,7 @@ def test_what_cannot_be_is_refused():
   with pytest.raises(types.InputError, match='region_weight'):
     make(region_weight=1.0)
   with pytest.raises(types.InputError, match='num_prototypes'):
-    make(num_prototypes=1).init(jax.random.key(0), BATCH)
+    jax.eval_shape(make(num_prototypes=1).init, jax.random.key(0), BATCH)
 
 
 # What the authors' code (microsoft/esvit: DDINOLoss, DINOHead) gave of fixed

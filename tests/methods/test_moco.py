@@ -44,7 +44,7 @@ def _make(tx=None, **settings):
 
 
 METHOD = _make()
-UPDATE = jax.jit(METHOD.update)
+INIT, UPDATE = jax.jit(METHOD.init), jax.jit(METHOD.update)
 
 
 def _dense(layer, x):
@@ -63,22 +63,20 @@ def _embedded(params, x):
 def test_what_it_remembers_of_rows_is_not_private():
   tx = optim.dp_sgd(1.0, 1.0, expected_batch_size=ROWS, key=jax.random.key(3))
   made = _make(tx=tx)
+  state = jax.eval_shape(made.init, jax.random.key(0), BATCHES[0])
   with pytest.raises(types.InputError, match='MoCo compares all rows'):
-    made.update(
-      made.init(jax.random.key(0), BATCHES[0]), BATCHES[0], jax.random.key(1)
-    )
+    jax.eval_shape(made.update, state, BATCHES[0], jax.random.key(1))
 
 
 def test_steps_are_those_of_the_paper_in_its_order():
-  state = METHOD.init(jax.random.key(0), BATCHES[0])
+  state = INIT(jax.random.key(0), BATCHES[0])
   queue = []
   for batch in BATCHES:
     first, second = (x['features'] for x in _views(batch, None))
     # 1. The key network moves first; 2. the queue is as it was.
     key_params = jax.tree.map(
       lambda k, q: MOMENTUM * k + (1 - MOMENTUM) * q,
-      state.extra.key_params,
-      state.params,
+      *jax.device_get((state.extra.key_params, state.params)),
     )
     query, key = _embedded(state.params, first), _embedded(key_params, second)
     losses = []
@@ -95,7 +93,8 @@ def test_steps_are_those_of_the_paper_in_its_order():
     assert sums['accuracy'][0] == sum(nearer)
     chex.assert_trees_all_close(state.extra.key_params, key_params, atol=1e-6)
     moved = jax.tree.map(
-      lambda x, y: float(abs(x - y).max()), before.params, state.params
+      lambda x, y: float(abs(x - y).max()),
+      *jax.device_get((before.params, state.params)),
     )
     # While the queue is empty there is nothing to tell a key from.
     assert (max(jax.tree.leaves(moved)) > 1e-4) == bool(queue)
@@ -108,7 +107,7 @@ def test_steps_are_those_of_the_paper_in_its_order():
 
 
 def test_keys_of_padding_are_never_compared():
-  state = METHOD.init(jax.random.key(0), BATCHES[0])
+  state = INIT(jax.random.key(0), BATCHES[0])
   found = []
   for garbage in (0.0, np.nan):
     batch = {**BATCHES[0], 'mask': np.array([1, 1, 0, 1], np.float32)}
@@ -122,7 +121,7 @@ def test_keys_of_padding_are_never_compared():
 
 @pytest.mark.devices(4)
 def test_four_devices_make_the_steps_of_one():
-  state = METHOD.init(jax.random.key(0), BATCHES[0])
+  state = INIT(jax.random.key(0), BATCHES[0])
   found = []
   for number in (1, 4):
     devices = jax.local_devices()[:number]
@@ -135,10 +134,10 @@ def test_four_devices_make_the_steps_of_one():
 
 
 def test_features_are_the_query_networks():
-  state = METHOD.init(jax.random.key(0), BATCHES[0])
+  state = INIT(jax.random.key(0), BATCHES[0])
   for batch in BATCHES[:2]:
     state, _ = UPDATE(state, batch, jax.random.key(1))
-  found = METHOD.predict(state, BATCHES[0])['features']
+  found = jax.jit(METHOD.predict)(state, BATCHES[0])['features']
   layer = state.params['model']['hidden_0']
   expected = np.maximum(_dense(layer, BATCHES[0]['features']), 0)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -154,6 +153,6 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(types.InputError, match=named):
       _make(**settings)
   method = _make(queue_size=6)
-  state = method.init(jax.random.key(0), BATCHES[0])
+  state = jax.eval_shape(method.init, jax.random.key(0), BATCHES[0])
   with pytest.raises(types.InputError, match=r'queue_size=6.*4 or 8'):
     jax.eval_shape(method.update, state, BATCHES[0], jax.random.key(1))
