@@ -13,7 +13,7 @@ import pytest
 
 # Of a system, and of what belongs to none (the loop, data, privacy, launchers,
 # reports, networks with published weights, instructions, federated rounds).
-_SYSTEM, _BASE = 600, 20_000
+_SYSTEM, _BASE = 350, 12_700
 # Not in `make test`.
 _UNCOUNTED = ('slow', 'parity', 'colab')
 
