@@ -2,7 +2,9 @@
 
 import numpy as np
 import optax
+import pytest
 
+from repjax import types
 from repjax.methods import model_inputs
 from repjax.methods import supervised
 from repjax.models import mlp
@@ -47,3 +49,33 @@ def test_rows_of_a_seeds_own_are_learned_from():
   ).values()
   assert found.score[0] > 0.9
   assert found.score[1] < 0.1
+
+
+def test_a_rate_at_which_a_seed_diverges_is_not_for_the_rule():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(40, 3)).astype(np.float32)
+  rows = {'features': features, 'label': (features[:, 0] > 0).astype(np.int32)}
+  method = supervised.make(
+    mlp.Mlp(2, features=(8,)),
+    side_by_side.swept(optax.sgd(1.0)),
+    inputs=model_inputs.features,
+  )
+  seen = []
+
+  def first(scores):
+    seen.append(scores)
+    return 0
+
+  def tuned(*rates):
+    start = side_by_side.begin(method, {}, (0, 1), shared=rows)
+    return rate_search.tune(
+      *('toy', method, {'fresh': start}, rows, rows),
+      **dict(seeds=(0, 1), rates=rates, batch_size=10, steps=20, points=1),
+      rule=first,
+    )
+
+  tuned(0.01, 1e30)
+  assert np.isfinite(seen[0][0]).all()
+  assert (seen[0][1] == -np.inf).all()
+  with pytest.raises(types.NonFiniteError, match='diverges at every rate'):
+    tuned(1e30)
