@@ -78,5 +78,11 @@ $(VENV)/docs: $(VENV)/installed
 	$(PIP) -e '.[docs]' -c constraints.txt
 	touch $@
 
+# All but cuda, at once.
+$(VENV)/everything: $(VENV)/installed
+	$(PIP) -e '.[test,parity,colab,docs]' -c constraints.txt
+	$(PIP) --no-deps $(ALONE) -c constraints.txt
+	touch $(VENV)/test $(VENV)/parity $(VENV)/colab $(VENV)/docs $@
+
 clean:
 	rm -rf $(VENV) runs build *.egg-info
