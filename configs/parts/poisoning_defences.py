@@ -18,6 +18,7 @@ def measured(
   shared: poisoned_runs.Setting,
   states: types.TrainState,
   runs: Sequence[poisoned_runs.Run],
+  clean: types.TrainState,
 ) -> dict[str, np.ndarray]:
   """Success that each defence leaves, and what it costs, [R] each.
 
@@ -25,6 +26,7 @@ def measured(
     shared: What the runs share; config.study says how strong defences are.
     states: Of the poisoned models.
     runs: Theirs.
+    clean: Of models without poison, of the same seeds.
   """
   before, _ = poisoned_runs.attacked(shared, states, runs)
   base = np.maximum(before, 1e-9)
@@ -39,12 +41,13 @@ def measured(
   again = poisoned_runs.train('filtered', shared, runs, kept=kept)
   filtered, _ = poisoned_runs.attacked(shared, again.states, runs)
   wanted = [poisoned_runs.wanted_by(shared, x.seed) for x in runs]
-  suspicion = _suspicion(shared, states)
+  of_run = np.arange(len(runs)), wanted
   found = {
     'clean_clip': more['CleanCLIP'][0] / base,
     'clean_clip_over_plain': more['CleanCLIP'][0] - more['CLIP'][0],
     'filtered': filtered / base,
-    'inverted': suspicion[np.arange(len(runs)), wanted],
+    'inverted': _suspicion(shared, states)[of_run],
+    'inverted_clean': _suspicion(shared, clean)[of_run],
     'filtered: accuracy': again.score,
     'filtered: poison caught': np.array(caught),
   }

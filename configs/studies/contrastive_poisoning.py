@@ -151,7 +151,14 @@ CLAIMS = dict(
     '(above 2 is suspicious)',
     paper='not of this paper',
     at_least=2.0,
-    needs=('attack',),
+    needs=('attack', 'inverted_clean'),
+  ),
+  # Came with a record of `inverted` in view, before any run of it.
+  inverted_clean=dict(
+    kind='first',
+    says='clean model: anomaly of the patch that leads to the same class',
+    paper='not of this paper',
+    at_most=2.0,
   ),
   **poisoned_features.CLAIMS,
 )
@@ -210,6 +217,11 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     rows = np.reshape(values, (len(arms), len(seeds)))
     return dict(zip(arms, rows, strict=True))
 
+  def of_arm(arm):
+    first = arms.index(arm) * len(seeds)
+    part = slice(first, first + len(seeds))
+    return jax.tree.map(lambda x: x[part], trained.states), runs[part]
+
   accuracy = each(trained.score)
   hits = each(poisoned_runs.hit(shared, trained, runs, number=of.num_targets))
   success, z = map(each, poisoned_runs.attacked(shared, trained.states, runs))
@@ -229,9 +241,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
       np.stack([z[x] for x in doors]), np.stack([success[x] for x in doors])
     ),
     'more_captions': hits[told] - hits['one caption', of.told],
-    **poisoning_defences.measured(
-      shared, *_of_arm(trained.states, runs, arms.index(worst), len(seeds))
-    ),
+    **poisoning_defences.measured(shared, *of_arm(worst), of_arm(clean)[0]),
   }
   if ('targeted', 3) in hits:
     scalars['targeted_three'] = gained['targeted', 3]
@@ -287,9 +297,3 @@ def _ranks(z, success):
     for x in zip(z.T, success.T, strict=True)
   ]
   return np.array(found)
-
-
-def _of_arm(states, runs, number, count):
-  """(states, runs) of one arm, `count` of each."""
-  part = slice(number * count, (number + 1) * count)
-  return jax.tree.map(lambda x: x[part], states), runs[part]
