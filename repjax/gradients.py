@@ -277,7 +277,8 @@ class GradFn:
       params,
       has_aux=True,
     )
-    rows = jax.nn.one_hot(batch[column], num_tasks, axis=0)  # [T, B]
+    # [T, B], of the losses' type also where JAX has numbers of 64 bits.
+    rows = jax.nn.one_hot(batch[column], num_tasks, axis=0, dtype=jnp.float32)
     if how == 'vectorized' or (how == 'auto' and num_tasks <= _VECTORIZED):
       (grads,) = jax.vmap(pull_back)(rows)
     else:

@@ -287,7 +287,7 @@ def surgery(
       targets = targets.at[other].set(jnp.where(real, moved, targets[other]))
       return (row, targets), (acts, real)
 
-    start = (jnp.eye(num_tasks)[task], targets)
+    start = (jnp.eye(num_tasks, dtype=gram.dtype)[task], targets)
     (row, targets), counts = jax.lax.scan(visit, start, order)
     return row, targets, *counts
 

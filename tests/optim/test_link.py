@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import float64
 from repjax import gradients
 from repjax import optim
 from repjax import types
@@ -101,6 +102,16 @@ def after(first, second):
     return tx.update(grads, state, PARAMS, grad_fn=grad_fn_of())[0]
 
   return kernel(run({'layer': {'kernel': alone(first)}}, start(tx)))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('name', ASK)
+def test_a_step_keeps_the_types_of_states_in_a_process_of_64_bits(name):
+  with float64.enabled():
+    state = LINKS[name].init(PARAMS)
+    _, new = jax.eval_shape(functools.partial(update, LINKS[name]), state)
+  types_of = [[x.dtype for x in jax.tree.leaves(tree)] for tree in (state, new)]
+  assert types_of[0] == types_of[1]
 
 
 # What is printed in the README.
