@@ -225,7 +225,7 @@ def dp_sgd(
     new_clip_norm = state.clip_norm
     if adaptive is not None:
       unclipped, rows = aux.sums['unclipped']
-      noise = adaptive.count_stddev * jax.random.normal(rng_count)
+      noise = adaptive.count_stddev * _normal(rng_count, ())
       # Centred at 1/2, so that one row moves the count by 1/2 (sec. 2.2).
       share = (unclipped - rows / 2 + noise) / expected_batch_size + 0.5
       new_clip_norm *= jnp.exp(-adaptive.rate * (share - adaptive.quantile))
@@ -292,7 +292,9 @@ def _normal(rng, shape):
   """Standard normal numbers; many of them part by part."""
   size = math.prod(shape)
   if size <= _PART:
-    return jax.random.normal(rng, shape)
+    return jax.random.normal(rng, shape, jnp.float32)
   rngs = jax.random.split(rng, -(-size // _PART))
-  parts = jax.lax.map(lambda rng: jax.random.normal(rng, (_PART,)), rngs)
+  parts = jax.lax.map(
+    lambda rng: jax.random.normal(rng, (_PART,), jnp.float32), rngs
+  )
   return parts.reshape(-1)[:size].reshape(shape)

@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 import pytest
 
+from repjax import float64
 from repjax import gradients
 from repjax import optim
 from repjax import parallel
@@ -261,6 +262,17 @@ def test_adaptive_clipping_shares_the_noise_of_both_queries():
   shared, _ = updates(nothing, adaptive=adaptive)
   factor = (1.5**-2 - 2.0**-2) ** -0.5 / 1.5
   np.testing.assert_allclose(shared['w'], factor * plain['w'], rtol=1e-5)
+
+
+def test_noise_is_float32_in_a_process_of_64_bits():
+  adaptive = optim.AdaptiveClipping(count_stddev=1.0)
+  nothing = {**rows(), 'mask': jnp.zeros(8)}
+  expected, state = updates(nothing, adaptive=adaptive)
+  with float64.enabled():
+    # Scanned: a state that becomes wider is refused.
+    found, wide = updates(nothing, adaptive=adaptive, steps=2)
+  assert wide.clip_norm.dtype == state.clip_norm.dtype == jnp.float32
+  np.testing.assert_allclose(found['w'][:1], expected['w'], rtol=1e-6)
 
 
 @pytest.mark.devices(4)
