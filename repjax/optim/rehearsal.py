@@ -136,7 +136,16 @@ def consolidate(
     opt_state: An `EwcState`, or the state of a chain that holds them.
     params: w_t.
     fisher: F_t, the mean over rows of squared gradients of log p(y | x).
+
+  Raises:
+    InputError: If there is no `EwcState` in the state.
   """
+  is_ours = lambda x: isinstance(x, EwcState)  # noqa: E731
+  if not any(map(is_ours, jax.tree.leaves(opt_state, is_leaf=is_ours))):
+    raise types.InputError(
+      'consolidate needs an opt_state with an EwcState, of rehearsal.ewc; it '
+      'has none.'
+    )
 
   def over(fn, own, *others):  # What `optax.masked` has taken out stays out.
     is_out = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
@@ -147,11 +156,11 @@ def consolidate(
     )
 
   def add(state):
-    if not isinstance(state, EwcState):
+    if not is_ours(state):
       return state
     return EwcState(
       over(jnp.add, state.fisher, fisher),
       over(lambda c, f, w: c + f * w, state.centre, fisher, params),
     )
 
-  return jax.tree.map(add, opt_state, is_leaf=lambda x: isinstance(x, EwcState))
+  return jax.tree.map(add, opt_state, is_leaf=is_ours)

@@ -165,3 +165,8 @@ def test_a_masked_penalty_is_consolidated_where_it_is():
   updates, _ = jax.jit(tx.update)(zeros, state, at)
   np.testing.assert_allclose(updates['w'], 2.0)
   assert updates['b'] == 0
+
+
+def test_a_state_without_a_penalty_has_nothing_to_consolidate():
+  with pytest.raises(types.InputError, match='EwcState'):
+    rehearsal.consolidate(optax.sgd(0.1).init(PARAMS), PARAMS, PARAMS)
