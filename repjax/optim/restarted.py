@@ -32,13 +32,16 @@ def restarted(
 
   Args:
     tx: A chain whose whole state is to be made anew, rates in it too.
-    at: Counts from 0, which changes nothing.
+    at: A whole number, which counts from 0; 0 changes nothing.
 
   Raises:
-    InputError: At `init`, if the chain holds what must not begin anew: keys,
-      whose noise would come twice, or where training started.
+    InputError: If `at` is no such number or, at `init`, if the chain holds what
+      must not begin anew: keys, whose noise would come twice, or where training
+      started.
   """
   types.check_range('[0, inf)', at=at)
+  if at != int(at):  # No update has such a number.
+    raise types.InputError(f'at must be a whole number of updates; got {at=}')
   tx = optax.with_extra_args_support(tx)
 
   def init_fn(params):

@@ -51,9 +51,11 @@ def test_without_parameters_it_says_what_is_missing(link):
     tx.update(params, tx.init(params))
 
 
-def test_a_step_before_the_first_is_refused():
+def test_what_is_no_step_is_refused():
   with pytest.raises(types.InputError, match='at must be in'):
     optim.restarted(optax.adam(0.1), -1)
+  with pytest.raises(types.InputError, match='at must be a whole number'):
+    optim.restarted(optax.adam(0.1), 0.5)
 
 
 @pytest.mark.parametrize(
