@@ -118,10 +118,7 @@ def gradient_vaccine(
     raise ValueError(f'Need -1 <= target < 1; got {target=}')
   if reduce not in ('sum', 'mean'):
     raise ValueError(f"reduce is 'sum' or 'mean'; got {reduce=}")
-  if not callable(groups) and groups not in _GROUPS:
-    raise ValueError(
-      f'groups is one of {", ".join(_GROUPS)}, or a function; got {groups=}'
-    )
+  check_groups(groups)
 
   def init_fn(params):
     link.begin(name, params)
@@ -180,6 +177,14 @@ def pcgrad(
   return gradient_vaccine(
     num_tasks, target=0.0, groups=groups, reduce=reduce, seed=seed
   )
+
+
+def check_groups(groups: Groups) -> None:
+  """Raises a ValueError for a word that names no `Groups`."""
+  if not callable(groups) and groups not in _GROUPS:
+    raise ValueError(
+      f'groups is one of {", ".join(_GROUPS)}, or a function; got {groups=}'
+    )
 
 
 def group_indices(tree, groups: Groups) -> list[int]:

@@ -13,6 +13,7 @@ import optax
 
 from repjax.optim import link
 from repjax.optim.gradient_vaccine import Groups
+from repjax.optim.gradient_vaccine import check_groups
 from repjax.optim.gradient_vaccine import gram
 from repjax.optim.gradient_vaccine import group_indices
 
@@ -56,12 +57,13 @@ def task_cosines(
     extra argument `grad_fn`, a `repjax.types.GradFn`.
 
   Raises:
-    ValueError: If `num_tasks` is out of range, or, at `update`, if `params` or
-      `grad_fn` is missing.
+    ValueError: If `num_tasks` is out of range, `groups` is a word for none, or,
+      at `update`, if `params` or `grad_fn` is missing.
   """
   link.check_fixed('task_cosines', num_tasks=num_tasks)
   if num_tasks < 1:
     raise ValueError(f'Need num_tasks >= 1; got {num_tasks=}')
+  check_groups(groups)
 
   def init_fn(params):
     link.begin('task_cosines', params)

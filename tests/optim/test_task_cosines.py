@@ -74,6 +74,8 @@ def test_pairs_that_never_met_have_no_cosine():
 def test_what_is_missing_or_out_of_range_is_named():
   with pytest.raises(ValueError, match='num_tasks=0'):
     optim.task_cosines(0)
+  with pytest.raises(ValueError, match="groups='layers'"):
+    optim.task_cosines(TASKS, groups='layers')
   link = optim.task_cosines(TASKS)
   with pytest.raises(ValueError, match='grad_fn'):
     link.update(PARAMS, link.init(PARAMS), PARAMS)
