@@ -206,8 +206,8 @@ def clipped_gradient(
 def _units(batch, rng, mask, num_units):
   """Rows are divided into units; those of padding are blanked."""
   num_rows = jax.tree.leaves(batch)[0].shape[0]
-  mask = jnp.ones(num_rows) if mask is None else mask.astype(jnp.float32)
-  mask = mask.reshape((num_units, -1))
+  mask = jnp.ones(num_rows) if mask is None else mask
+  mask = mask.astype(jnp.float32).reshape((num_units, -1))
 
   def divide(x):
     x = x.reshape((*mask.shape, *x.shape[1:]))

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from repjax import float64
 from repjax import gradients
 from repjax import parallel
 from repjax import trees
@@ -290,6 +291,21 @@ def test_norms_and_clipped_sums_are_those_of_single_rows(name):
   factors = np.minimum(1, clip_norm(norms) / (norms + 1e-6)) * MASK
   assert 0 < (factors == 1).sum() < (factors > 0).sum()
   assert_close(ours.grads, weighted(grads, np.asarray(factors)))
+
+
+@pytest.mark.parametrize('style', ['flat', 'per_layer'])
+@pytest.mark.parametrize(
+  'name', ['general', 'tied, scanned and rematerialised lm']
+)
+def test_ghost_norms_are_float32_in_a_process_of_64_bits(name, style):
+  loss_fn, params, batch = NETWORKS[name]()
+  clip = clipping.clipped_gradient(
+    loss_fn, np.float64(1.0), method='ghost', style=style
+  )
+  with float64.enabled():
+    found = jax.eval_shape(clip, params, batch)
+  assert found.norms.dtype == jnp.float32
+  assert {x.dtype for x in jax.tree.leaves(found.grads)} == {found.norms.dtype}
 
 
 @pytest.mark.parametrize(

@@ -250,14 +250,15 @@ class _Scale(NamedTuple):
 
 def _scale(squared, units, clip):
   """`_Scale` of squared norms [N, groups]."""
-  squared = jnp.maximum(squared, 0.0)  # Differences are rounded.
+  # Differences are rounded. Sums began as wide as JAX's numbers are by default.
+  squared = jnp.maximum(squared, 0.0).astype(jnp.float32)
   # Roots, which XLA computes once, and not anew wherever they are used.
   norms = jnp.sqrt(squared.sum(1))
   finite = jnp.isfinite(norms)
   real = finite & (units.mask > 0)
   factors = clip.factor(jnp.where(real[:, None], squared, 0.0))
   return _Scale(
-    factors=jnp.where(real[:, None], factors, 0.0),
+    factors=jnp.where(real[:, None], factors, 0.0).astype(jnp.float32),
     norms=jnp.where(units.mask > 0, norms, 0.0),
     finite=finite,
     real=real,
