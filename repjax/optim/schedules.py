@@ -17,7 +17,7 @@ def warmup_cosine(
     peak: Highest learning rate, > 0.
     steps: Length of the run.
     warmup: Fraction of the steps spent warming up, in [0, 1).
-    end: Learning rate at the end, as a fraction of `peak`.
+    end: Learning rate at the end, as a fraction of `peak`, >= 0.
 
   Returns:
     Step -> learning rate.
@@ -25,6 +25,7 @@ def warmup_cosine(
   check_range('(0, inf)', peak=peak)
   check_range('[0, 1)', warmup=warmup)
   check_range('[1, inf)', steps=steps)
+  check_range('[0, inf)', end=end)  # Below 0 a run would climb at its end.
   warmup_steps = round(steps * warmup)
   if warmup_steps == 0:
     return optax.cosine_decay_schedule(peak, steps, alpha=end)

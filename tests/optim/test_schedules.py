@@ -58,7 +58,14 @@ def test_drops_that_cannot_be_are_refused(at, factors, says):
 
 
 @pytest.mark.parametrize(
-  'bad', [{'peak': 0.0}, {'warmup': 1.0}, {'warmup': -0.1}, {'steps': 0}]
+  'bad',
+  [
+    {'peak': 0.0},
+    {'warmup': 1.0},
+    {'warmup': -0.1},
+    {'steps': 0},
+    {'end': -0.1},
+  ],
 )
 def test_settings_out_of_range_are_refused(bad):
   settings = {'peak': 1.0, 'steps': 10, **bad}
