@@ -71,10 +71,15 @@ def alarm(
     The first row of the first window, or None.
 
   Raises:
-    InputError: If a setting is out of range.
+    InputError: If a setting is out of range, or shapes differ.
   """
   types.check_range('[1, inf)', window=window)
   types.check_range('[0, 1]', least=least)
+  if np.shape(adapted) != np.shape(reference):
+    raise types.InputError(
+      'adapted and reference are logits of the same rows, [N, C]; got '
+      f'{np.shape(adapted)} and {np.shape(reference)}.'
+    )
   last = max(0, len(adapted) - window)
   for start in range(0, len(adapted), window):
     start = min(start, last)

@@ -60,3 +60,13 @@ def test_settings_out_of_range(setting):
   logits = np.zeros((4, 2))
   with pytest.raises(types.InputError, match=list(setting)[-1]):
     collapse.alarm(logits, logits, **setting)
+
+
+def test_logits_of_other_rows_are_no_reference():
+  # A reference that is too short would silence the alarm.
+  adapted = _logits(np.zeros(40, int), sure=5.0)
+  reference = _logits(np.tile(np.arange(4), 10), sure=2.0)
+  assert collapse.alarm(adapted, reference, window=20) == 0
+  for other in (reference[:20], reference[:, :3]):
+    with pytest.raises(types.InputError, match='reference'):
+      collapse.alarm(adapted, other, window=20)
