@@ -149,7 +149,8 @@ def dro(
     known = grouped.members(
       batch['group'], classifier.is_labelled(batch), num_groups
     ).sum(1)
-    cell = num_groups * batch['label'] + batch['group']
+    label = batch['label'].astype(jnp.int32)  # Cells need more than 8 bits.
+    cell = num_groups * label + batch['group']
     group = jnp.where(known > 0, cell, -1)
     return made.update(state, {**batch, 'group': group}, rng)
 

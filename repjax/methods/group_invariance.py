@@ -109,7 +109,8 @@ def penalty(
   probs = jax.nn.softmax(logits.astype(jnp.float32))
   # One cell for each class and group; rows of no group have none.
   known = mask * grouped.members(group, mask, 2).sum(1)
-  mean, counts = grouped.means(probs, 2 * label + group, known, 2 * num_classes)
+  cell = 2 * label.astype(jnp.int32) + group  # More than labels of 8 bits hold.
+  mean, counts = grouped.means(probs, cell, known, 2 * num_classes)
   mean = jnp.clip(mean, 1e-12, 1.0 - 1e-12).reshape((num_classes, 2, -1))
   both = (counts.reshape((num_classes, 2)) > 0).all(1)
   hard, easy = mean[:, MINORITY], mean[:, MAJORITY]

@@ -86,6 +86,31 @@ def test_equal_groups_have_no_penalty(rows):
   assert np.isfinite(found) and found > 5
 
 
+@pytest.mark.parametrize('name', ['pgi', 'dro'])
+def test_labels_of_eight_bits_are_the_same_labels(name):
+  # Cells of 100 classes and two groups are more than int8 holds.
+  many = np.arange(400) % 100
+  net = mlp.Mlp(100, features=(6,))
+  if name == 'pgi':
+    method = group_invariance.make(
+      net, optax.sgd(0.1), num_classes=100, weight=1.0, **_ROWS
+    )
+  else:
+    method = class_conditional.dro(
+      net, optax.sgd(0.1), num_classes=100, **_ROWS
+    )
+  features = np.random.default_rng(0).normal(size=(400, DIM))
+  shared = dict(
+    features=features.astype(np.float32), mask=np.ones(400, np.float32)
+  )
+  sums = []
+  for kind in (np.int32, np.int8):
+    columns = dict(label=many, group=np.arange(400) // 100 % 2)
+    columns = {k: x.astype(kind) for k, x in columns.items()}
+    sums.append(_update(method, {**shared, **columns})[2])
+  assert sums[1] == sums[0]
+
+
 def test_the_penalty_reaches_the_features_but_not_the_head(rows):
   batch = {k: jnp.asarray(x) for k, x in rows.items()}
   tx = optax.sgd(1.0)
