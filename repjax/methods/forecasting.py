@@ -67,6 +67,8 @@ def make(
       return jnp.where(observed > 0, x, 0.0).sum((1, 2)) / counts
 
     error = said.mean.astype(jnp.float32) - batch['target']
+    # Before the square, whose gradient at a missing number may be NaN.
+    error = jnp.where(observed > 0, error, 0.0)
     squared = mean(jnp.square(error))
     metrics = {'mse': squared}
     loss = squared

@@ -42,9 +42,13 @@ def _batch():
 
 
 @pytest.mark.parametrize('gaussian', [False, True])
-def test_what_was_not_measured_counts_for_nothing(gaussian):
+@pytest.mark.parametrize('filled', [True, False])
+def test_what_was_not_measured_counts_for_nothing(gaussian, filled):
   method = forecasting.make(_Fixed(gaussian), optax.sgd(1.0), squared_weight=3)
   batch = _batch()
+  if not filled:
+    measured = batch['target_observed'] > 0
+    batch['target'] = np.where(measured, batch['target'], np.float32(np.nan))
   state = method.init(jax.random.key(0), batch)
   state, sums = jax.jit(method.update)(state, batch, jax.random.key(0))
   # Targets are (2, 3), (3, missing), (missing, 5).
