@@ -105,7 +105,9 @@ def make(
       views, updates = embed(
         params,
         {**model_state, **updates},
-        _views(batch),
+        steps.cast_inputs(
+          _views(batch), settings.get('compute_dtype', 'float32')
+        ),
         jax.random.fold_in(rng, 1),
       )
       each += in_modal * in_modal_loss(

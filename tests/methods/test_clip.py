@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +112,20 @@ def test_in_modal_needs_other_views_and_adds_their_loss():
   more = sums['loss'][0] - without
   assert more > 0.1
   np.testing.assert_allclose(more, 2 * (each * MASK).sum(), rtol=1e-3)
+  # They are of the type of the computation, as first views are.
+  half = method.make(
+    model(), optax.sgd(0.0), in_modal=2.0, compute_dtype='bfloat16'
+  )
+  kinds = []
+
+  def look(call, args, kwargs, context):
+    if isinstance(context.module, clip.VisionTower):
+      kinds.append(args[0].dtype)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(look):
+    jax.eval_shape(half.update, state, {**rows, **views}, jax.random.key(1))
+  assert kinds == [jnp.bfloat16] * 2
   # It is of the other view: with another one it is another loss.
   views['tokens_view'] = np.roll(rows['tokens'], 1, axis=0)
   _, other = jax.jit(made.update)(state, {**rows, **views}, jax.random.key(1))
