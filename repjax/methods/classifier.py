@@ -229,7 +229,7 @@ def make(
     model: Any linen classifier.
     tx: Optax chain.
     inputs: What the model is called with, in place of images.
-    weight: What `WEIGHT` holds, or a schedule of it over steps.
+    weight: What `WEIGHT` holds, >= 0, or a schedule of it over steps.
     begin: (rng, batch, the model's variables) -> variables, where a method
       trains more than the model.
     of_model: The method's variables -> the model's.
@@ -239,7 +239,12 @@ def make(
   Returns:
     A `types.Method` over batches of the model's input and 'label' [B], and
     further columns that the method names. `predict` gives 'logits' [B, C].
+
+  Raises:
+    InputError: If a setting is out of range; a schedule's values are not seen.
   """
+  if not callable(weight):
+    types.check_range('[0, inf)', weight=weight)
   schedule = weight if callable(weight) else lambda step: weight
   step = steps.make(loss_fn, tx, **settings)
   coupled = {} if settings.get('whole') else COUPLED

@@ -202,8 +202,6 @@ def make(
       the batch has no groups, or is a single row.
   """
   types.check_range('[1, inf)', num_groups=num_groups)
-  if not callable(weight):
-    types.check_range('[0, inf)', weight=weight)
   check_whole(settings)
 
   def loss_fn(params, model_state, batch, rng):

@@ -734,6 +734,8 @@ def test_a_single_row_is_refused():
     lambda **x: dann.make(NET, SGD, weight=1.0, tx_adversary=SGD, **_GROUPS),
     lambda **x: dann.make(NET, SGD, weight=1.0, group_counts=(1,), **_GROUPS),
     lambda **x: afn.make(NET, SGD, weight=1.0, form='soft', **x),
+    lambda **x: afn.make(NET, SGD, weight=-0.01, **x),
+    lambda **x: fixmatch.make(NET, SGD, weight=-1.0, **x),
     lambda **x: pseudo_label.make(NET, SGD, weight=1.0, threshold=2.0, **x),
     lambda **x: noisy_student.make(NET, SGD, dropout_rate=1.0, **x),
     lambda **x: domain_mixup.make(
