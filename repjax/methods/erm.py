@@ -23,7 +23,7 @@ def make(
   tx: optax.GradientTransformation,
   *,
   balance: Literal['rows', 'groups'] = 'rows',
-  num_groups: int = 1,
+  num_groups: int = 0,
   inputs: model_inputs.Inputs = model_inputs.image,
   **settings: Any,
 ) -> types.Method:
@@ -34,7 +34,7 @@ def make(
     tx: Optax chain; links that take `grad_fn` get it.
     balance: 'rows' count alike, or the 'groups' of a batch, whose mean losses
       are averaged, as in DomainBed, which draws them equally often.
-    num_groups: G of 'groups'.
+    num_groups: G of 'groups', which must be given there.
     inputs: What the model is called with, in place of images.
     **settings: microbatches, compute_dtype, ema_decay, transform, finish; see
       `steps.make`.
@@ -47,7 +47,8 @@ def make(
       there is no column 'group' where groups count.
   """
   types.check_choice('balance', balance, ('rows', 'groups'))
-  types.check_range('[1, inf)', num_groups=num_groups)
+  if balance == 'groups':
+    types.check_range('[1, inf)', num_groups=num_groups)
 
   def loss_fn(params, model_state, batch, rng):
     logits, model_state = model_inputs.forward(

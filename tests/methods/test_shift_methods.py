@@ -727,6 +727,7 @@ def test_a_single_row_is_refused():
     lambda **x: irm.make(NET, SGD, weight=1.0, num_groups=0, **x),
     lambda **x: irm.make(NET, SGD, weight=1.0, microbatches=2, **_GROUPS, **x),
     lambda **x: erm.make(NET, SGD, balance='tasks', **x),
+    lambda **x: erm.make(NET, SGD, balance='groups', **x),
     lambda **x: coral.make(NET, SGD, weight=1.0, form='mmd', **_GROUPS, **x),
     lambda **x: group_dro.make(NET, SGD, adjustment=1.0, **_GROUPS, **x),
     lambda **x: group_dro.make(NET, SGD, group_counts=(1, 2), **_GROUPS, **x),
