@@ -444,6 +444,22 @@ def test_what_a_student_sees_keeps_its_mean():
   np.testing.assert_allclose(loss, np.log1p(np.exp(-3.0)), rtol=0.2)
 
 
+def test_views_of_which_all_are_sure_diverge_by_numbers():
+  # Of a class that no view gives a probability above 0 there is no logarithm.
+  sure = jnp.array([[400.0, 0.0, 0.0]])
+  other = jnp.roll(sure, 1, axis=1)
+  value_and_grad = jax.jit(
+    jax.value_and_grad(lambda *x: augmix.divergence(*x).sum(), (0, 1, 2))
+  )
+  for views, expected in (
+    ((sure, sure, sure), 0.0),
+    ((sure, sure, other), np.log(3) - 2 / 3 * np.log(2)),
+  ):
+    found, grads = value_and_grad(*views)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    chex.assert_tree_all_finite(grads)
+
+
 # Methods with a second head.
 
 
