@@ -42,6 +42,7 @@ def test_translations_are_shifts_by_whole_pixels():
 
 
 def test_a_cut_is_a_square_of_zeros():
+  found = set()
   for image, view in zip(IMAGE, views('cutout'), strict=True):
     gone = (view == 0).all(-1)
     np.testing.assert_array_equal(view[~gone], image[~gone])
@@ -50,6 +51,10 @@ def test_a_cut_is_a_square_of_zeros():
     # Half of the side, less where it leaves the image.
     assert 2 <= rows.sum() <= 4
     assert 2 <= columns.sum() <= 4
+    found |= {(int(x.argmax()), int(x.sum())) for x in (rows, columns)}
+  # Its centre is anywhere, on both borders, too.
+  whole = {(first, 4) for first in range(5)}
+  assert found == whole | {(0, 2), (0, 3), (5, 3), (6, 2)}
 
 
 def test_a_colour_is_a_brightness_a_saturation_and_a_contrast():
