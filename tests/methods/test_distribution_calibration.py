@@ -61,6 +61,20 @@ def test_draws_have_that_mean_and_covariance(num_drawn, on, shrinkage, kind):
   assert difference <= 0.02 * np.linalg.norm(covariance)
 
 
+def test_variances_that_shrinkage_adds_are_averaged():
+  base = calibration.Base(
+    means=jnp.zeros((2, 3)),
+    factors=jnp.zeros((2, 1, 3)),
+    covariances=None,
+    isotropic=jnp.array([0.0, 2.0]),
+    power=1.0,
+  )
+  draws = calibration.drawn(
+    jax.random.key(0), base, jnp.zeros(3), num_drawn=10_000, alpha=0.0
+  )
+  np.testing.assert_allclose(np.var(draws, 0), 2.0, rtol=0.05)
+
+
 @pytest.mark.parametrize('num_drawn', [50, 300])
 def test_equal_dimensions_and_one_without_spread_are_drawn_as_they_are(
   num_drawn,
