@@ -31,7 +31,9 @@ class Queue(NamedTuple):
 def empty(size: int, dim: int) -> Queue:
   """A queue without any key."""
   return Queue(
-    jnp.zeros((size, dim)), jnp.full(size, -1, jnp.int32), jnp.int32(0)
+    jnp.zeros((size, dim), jnp.float32),
+    jnp.full(size, -1, jnp.int32),
+    jnp.int32(0),
   )
 
 
@@ -52,8 +54,8 @@ def enqueued(
   check(len(queue.keys), len(key))
   labels = jnp.where(mask > 0, guess, -1).astype(queue.labels.dtype)
   return Queue(
-    jax.lax.dynamic_update_slice(queue.keys, key, (queue.place, 0)),
-    jax.lax.dynamic_update_slice(queue.labels, labels, (queue.place,)),
+    jax.lax.dynamic_update_slice_in_dim(queue.keys, key, queue.place, 0),
+    jax.lax.dynamic_update_slice_in_dim(queue.labels, labels, queue.place, 0),
     (queue.place + len(key)) % len(queue.keys),
   )
 

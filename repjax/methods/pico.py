@@ -217,7 +217,7 @@ def make(
       extra=PicoState(
         key_params=params,
         queue=key_queue.empty(queue_size, dim),
-        prototypes=jnp.zeros((num_classes, dim)),
+        prototypes=jnp.zeros((num_classes, dim), jnp.float32),
         targets=partial_labels.fresh_table(num_rows, num_classes),
       ),
     )

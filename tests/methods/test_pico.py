@@ -412,6 +412,18 @@ def test_the_queue_is_first_in_first_out_over_its_wrap():
     assert oldest_first == [None] * (6 - len(expected)) + list(expected)
 
 
+def test_a_state_keeps_its_types_where_numbers_are_double():
+  with jax.enable_x64(True):
+    method, batch, rng = _method(), _batch(0), jax.random.key(0)
+    before = jax.eval_shape(method.init, rng, batch)
+    after, _ = jax.eval_shape(method.update, before, batch, rng)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+    queue = key_queue.empty(4, 2)
+    key, mask = jnp.ones((2, 2), jnp.float32), jnp.ones(2)
+    later = key_queue.enqueued(queue, key, jnp.arange(2), mask)
+    chex.assert_trees_all_equal_shapes_and_dtypes(queue, later)
+
+
 def test_with_known_labels_it_is_sup_con_of_the_first_view():
   rng = np.random.default_rng(2)
   query, key = np.asarray(
