@@ -11,6 +11,7 @@ import optax
 from repjax import types
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
+from repjax.types import InputError
 
 
 def make(
@@ -32,12 +33,21 @@ def make(
   Returns:
     A `types.Method` over batches of 'image' and 'target' [B, T]. `predict`
     gives 'prediction' [B, T].
+
+  Raises:
+    InputError: When the step is traced, if targets have another shape than
+      predictions.
   """
 
   def loss_fn(params, model_state, batch, rng):
     prediction, model_state = model_inputs.forward(
       model, inputs, {'params': params, **model_state}, batch, rng
     )
+    if batch['target'].shape != prediction.shape:
+      raise InputError(
+        f"A target is a column 'target' [B, {prediction.shape[-1]}], a number "
+        f'for each output of the model; got {batch["target"].shape}.'
+      )
     error = prediction.astype(jnp.float32) - batch['target']
     loss = jnp.square(error).mean(-1)
     return types.Losses(loss, model_state, {'loss': loss})

@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
+from repjax import types
 from repjax.methods import regression
 from repjax.models import mlp
 
@@ -36,3 +38,17 @@ def test_the_mean_explains_nothing_and_the_truth_all():
   guesses = np.stack([np.tile(target.mean(0), (9, 1)), target])
   found = regression.unexplained({'prediction': guesses}, {'target': target})
   np.testing.assert_allclose(found, [1.0, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize('shape', [(8,), (8, 1)])
+def test_targets_of_another_shape_are_refused_not_spread(shape):
+  width = 3 if len(shape) == 2 else 1
+  method = regression.make(mlp.Mlp(width, features=()), optax.sgd(0.1))
+  batch = {
+    'image': np.zeros((8, 2, 2, 1), np.float32),
+    'target': np.zeros(shape, np.float32),
+    'mask': np.ones(8, np.float32),
+  }
+  state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  with pytest.raises(types.InputError, match=rf"'target' \[B, {width}\]"):
+    jax.eval_shape(method.update, state, batch, jax.random.key(0))
