@@ -55,7 +55,7 @@ def begin(
     return take == 'backbone' and path[1 : 1 + len(names)] == names
 
   found = {
-    name: jax.tree.map(jnp.array, teacher[_TEACHES[name]])
+    name: jax.tree.map(jnp.array, teacher.get(_TEACHES[name], {}))
     for name in state.model_state
     if name in _TEACHES
   }

@@ -109,6 +109,8 @@ def test_a_teacher_that_does_not_fit_is_refused():
   with pytest.raises(types.InputError, match='statistics of the teacher'):
     wrong = {'norm': {'mean': np.zeros(4)}}
     _started('backbone', {**_teacher(), 'batch_stats': wrong})
+  with pytest.raises(types.InputError, match='statistics of the teacher'):
+    _started('backbone', {'params': _teacher()['params']})
   with pytest.raises(types.InputError, match='take'):
     _started('half')
 
