@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from repjax import gradients
 from repjax import parallel
 from repjax import types
 from repjax.data.images import views as image_views
@@ -253,8 +254,9 @@ def held_out(
         logits.astype(jnp.float32), features, {}, lambda x: x
       )
 
-    batch = {**batch, 'view_0': batch[UNLABELLED]}
+    batch = gradients.blank_padding(batch)
     batch |= _drawn(views, batch, [rng], first=1)
+    batch['view_0'] = batch[UNLABELLED]
     base = look(batch, of_base) if objective.supervised else None
     count = 2 if objective.self_supervision else int(objective.distillation > 0)
     seen = [
@@ -332,10 +334,7 @@ def _terms(objective, batch, base, taught, seen, projector, params):
     apart = [divergence(batch[TAUGHT], x.logits) for x in taught]
     term = functools.reduce(jnp.add, apart) / len(apart)
     agrees = taught[0].logits.argmax(-1) == batch[TAUGHT].argmax(-1)
-    metrics |= {
-      'distillation': term,
-      'agreement': agrees.astype(jnp.float32),
-    }
+    metrics |= {'distillation': term, 'agreement': agrees.astype(jnp.float32)}
     total += objective.distillation * term
   if objective.self_supervision:
     first, second = (

@@ -34,6 +34,14 @@ class Net(nn.Module):
     return nn.Dense(CLASSES, name='head')(x)
 
 
+class Plain(nn.Module):
+  """A head alone."""
+
+  @nn.compact
+  def __call__(self, image, *, train, mask=None):
+    return nn.Dense(CLASSES, name='head')(image.reshape((len(image), -1)))
+
+
 def _views(image, rngs):
   """A shift of each row by a number of its own."""
   return image + jax.vmap(jax.random.normal)(rngs)[:, None, None, None]
@@ -235,6 +243,24 @@ def test_held_out_rows_are_seen_as_they_are(statistics):
   np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
+def test_padding_may_hold_anything_in_held_out_rows():
+  # Without norms, which blank it by themselves.
+  loss = jax.jit(startup.held_out(Plain(), views=_views, projection_dim=5))
+  method = startup.make(Plain(), optax.sgd(0.1), views=_views, projection_dim=5)
+  state = jax.jit(method.init)(jax.random.key(0), BATCH)
+  dirty = {'mask': MASK}
+  for name in ('image', 'unlabelled', 'pseudo_target', 'label'):
+    x = BATCH[name].copy()
+    x[MASK == 0] = -99 if name == 'label' else np.nan
+    dirty[name] = x
+  np.testing.assert_array_equal(
+    loss(state, dirty, KEY), loss(state, BATCH, KEY)
+  )
+  del dirty['unlabelled']
+  with pytest.raises(types.InputError, match='rows of the target'):
+    loss(state, dirty, KEY)
+
+
 def test_the_sum_of_published_labels_hardly_matters():
   logits = RNG.normal(size=(ROWS, CLASSES))
   said = jnp.asarray(RNG.normal(size=(ROWS, CLASSES)))
@@ -266,11 +292,6 @@ def test_what_makes_no_student_is_refused():
 
 
 def test_statistics_of_a_model_without_any_are_refused():
-  class Plain(nn.Module):
-    @nn.compact
-    def __call__(self, image, *, train, mask=None):
-      return nn.Dense(CLASSES, name='head')(image.reshape((len(image), -1)))
-
   method = startup.make(
     Plain(), optax.sgd(0.1), views=_views, statistics='separate'
   )
