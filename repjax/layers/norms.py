@@ -66,11 +66,20 @@ class BatchNorm(nn.Module):
         section 3, https://arxiv.org/abs/2006.16971). Nothing moves. Where the
         batch has one value a channel, a single real row of [B, C], N = 0 is for
         the running ones: nothing would be left of the row else.
+
+    Raises:
+      InputError: `momentum` or `epsilon` is out of range, or `mask` has not one
+        value a row.
     """
     if not 0 <= self.momentum <= 1 or self.epsilon <= 0:
       raise InputError(
         'BatchNorm needs 0 <= momentum <= 1 and epsilon > 0; got '
         f'momentum={self.momentum}, epsilon={self.epsilon}'
+      )
+    if mask is not None and mask.shape != x.shape[:1]:
+      raise InputError(
+        f'mask must be [batch] = {x.shape[:1]}, one value a row, got '
+        f'{mask.shape}'
       )
     channels = x.shape[-1]
     scale = self.param('scale', self.scale_init, (channels,))

@@ -191,6 +191,15 @@ def test_settings_out_of_range_are_refused(settings):
     run(variables(), images(), **settings)
 
 
+@pytest.mark.parametrize('shape', [(1,), (8, 1), (8, 3, 2)])
+def test_a_mask_without_one_value_a_row_is_refused(shape):
+  # One value would be a count of 1 beside the sums of all rows.
+  with pytest.raises(
+    types.InputError, match=r'mask must be \[batch\] = \(8,\)'
+  ):
+    run(variables(), images(), jnp.ones(shape))
+
+
 @pytest.mark.parametrize('prior', [0.0, 3.0, 1e12])
 def test_evaluation_with_statistics_of_the_batch(prior):
   weights, x = variables(), images()
