@@ -183,9 +183,14 @@ def scales(window: Window) -> np.ndarray:
 def unbalanced(window: Window, where: str) -> str:
   """Why a window cannot be balanced, and what can be, in one line."""
   kind = 'even' if window.extent % 2 else 'odd'
+  # Without a stride the padding is what the kernel needs, whatever the size.
+  sizes = (
+    '; or maps of another size, as repjax.analysis.padding.even_sizes finds'
+    if window.stride > 1
+    else ''
+  )
   return (
     f'{where}: a kernel of extent {window.extent} with stride {window.stride} '
     f'cannot pad {window.size} places alike on both sides: take an {kind} '
-    f'kernel, or maps of another size ({window.size + 1}); '
-    'repjax.analysis.padding.even_sizes finds those of images.'
+    f'kernel{sizes}'
   )

@@ -95,8 +95,16 @@ def test_balanced_is_the_least_that_gives_as_many_windows():
   assert pad_arithmetic.balanced(Window(32, 3, 2, 1, 1, 1)) is None
   counts = pad_arithmetic.uses(Window(8, 4, 2, 1, 0, 2), 'balanced').sum(0)
   np.testing.assert_array_equal(counts, counts[::-1])
-  with pytest.raises(InputError, match='an even kernel'):
+  with pytest.raises(InputError, match='an even kernel; or maps of another'):
     pad_arithmetic.uses(Window(32, 3, 2, 1, 1, 1), 'balanced')
+
+
+def test_other_sizes_are_a_remedy_with_a_stride_alone():
+  for size in range(4, 40):
+    window = Window(size, 4, before=1, after=2)
+    with pytest.raises(InputError, match=r'take an odd kernel$'):
+      pad_arithmetic.uses(window, 'balanced')
+  pad_arithmetic.uses(Window(32, 5, before=2, after=2), 'balanced')
 
 
 def test_padding_wider_than_the_map_is_refused():
