@@ -226,7 +226,7 @@ class Checkpoints:
         damaged = _damaged(arrays, meta)
       # Whatever Orbax, TensorStore and JSON raise on damaged files.
       except Exception as error:
-        damaged = str(error).splitlines()[0] or type(error).__name__
+        damaged = [*str(error).strip().splitlines(), type(error).__name__][0]
       if not damaged:
         # Earlier versions did not save them.
         return Stored(path, arrays, meta['config'], meta.get('sums', {}))

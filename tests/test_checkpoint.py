@@ -139,6 +139,29 @@ def test_a_damaged_checkpoint_is_skipped_by_name(tmp_path, damage, warnings):
   reference.close()
 
 
+@pytest.mark.parametrize(
+  ('said', 'named'), [('', 'AssertionError'), ('\nno array\n', 'no array')]
+)
+def test_damage_is_skipped_whatever_its_message(
+  said, named, tmp_path, warnings, monkeypatch
+):
+  store = checkpoint.Checkpoints(str(tmp_path))
+  _save(store, _state(1), _state(2))
+  restore = store._manager.restore
+
+  def damaged(step, **kwargs):
+    if step == 2:
+      raise AssertionError(said)
+    return restore(step, **kwargs)
+
+  monkeypatch.setattr(store._manager, 'restore', damaged)
+  assert int(store.restore(_state())[0].step) == 1
+  assert warnings == [
+    f'Skipping the damaged checkpoint {tmp_path / "2"}: {named}'
+  ]
+  store.close()
+
+
 def test_no_whole_checkpoint_is_an_error(tmp_path):
   store = checkpoint.Checkpoints(str(tmp_path))
   _save(store, _state(3))
