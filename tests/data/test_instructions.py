@@ -306,6 +306,18 @@ def test_every_row_is_in_one_place_and_places_are_full():
   assert sorted(texts) == sorted(expected)
 
 
+def test_a_packed_target_ends_with_the_last_token_that_counts():
+  rows = encoded(1).columns()
+  last = np.flatnonzero(rows['weights'][0])[-1]
+  rows['weights'][0, 1] = 0.0  # A token within that is not to be written.
+  found = packing.packed(rows, source_length=12, target_length=9).columns()
+  for name in ('tokens', 'weights'):
+    np.testing.assert_array_equal(
+      found[name][0, : last + 1], rows[name][0, : last + 1]
+    )
+  assert found['segments'].sum() == last + 1
+
+
 def test_first_fit_is_a_loop_over_places():
   rng = np.random.default_rng(0)
   lengths = rng.integers(1, 9, (80, 2))

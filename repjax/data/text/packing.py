@@ -73,11 +73,12 @@ def packed(
     count texts from 1 and are 0 for padding; `weights` is 0 where a text
     begins, so that nothing is predicted from the text before.
   """
+  place = np.arange(rows['weights'].shape[1])
   sizes = np.stack(
     [
       rows['source_mask'].sum(1).astype(np.int64),
-      # One more than is written: the token that begins it.
-      (rows['weights'] > 0).sum(1) + 1,
+      # Of one that counts nowhere: the token that begins it.
+      1 + np.where(rows['weights'] > 0, place, 0).max(1),
     ],
     1,
   )
