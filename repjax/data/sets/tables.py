@@ -160,8 +160,12 @@ def scale(train: Table) -> Scale:
 
   A column without deviation is only moved to 0.
   """
-  deviation = train.features.std(0)
-  return Scale(train.features.mean(0), np.where(deviation > 0, deviation, 1.0))
+  rows, deviation = train.features, train.features.std(0)
+  # Rounding gives equal numbers a mean beside them, and so a deviation.
+  varies = (rows != rows[0]).any(0) & (deviation > 0)
+  return Scale(
+    np.where(varies, rows.mean(0), rows[0]), np.where(varies, deviation, 1.0)
+  )
 
 
 def as_source(table: Table, scale: Scale, *, name: str) -> sources.Source:
