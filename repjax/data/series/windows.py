@@ -39,7 +39,8 @@ def windows(
     'target_observed' [H, C]; where all series have labels, 'labels' [L + H].
 
   Raises:
-    InputError: If no window fits, or series differ in their columns.
+    InputError: If no window fits, rows begin before 0, or series differ in
+      their columns.
   """
   several = [series] if isinstance(series, seriess.Series) else list(series)
   if length < 1 or horizon < 0 or stride < 1:
@@ -52,6 +53,8 @@ def windows(
     pairs = [(0, len(x)) for x in several]
   else:
     pairs = np.broadcast_to(rows, (len(several), 2)).tolist()
+    if min(first for first, _ in pairs) < 0:
+      raise types.InputError(f'rows count from 0 on; got {rows=}')
   starts, entities = [], []
   for entity, one in enumerate(several):
     first, stop = pairs[entity]

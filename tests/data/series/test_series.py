@@ -348,6 +348,12 @@ def test_windows_without_forecasts_stay_in_their_rows():
   assert len(source) == 7
 
 
+@pytest.mark.parametrize('horizon', [0, 2])
+def test_rows_before_the_first_one_are_refused(horizon):
+  with pytest.raises(types.InputError, match=r'from 0 on; got rows=\(-3, 20\)'):
+    windows.windows(_counting(), length=2, horizon=horizon, rows=(-3, 20))
+
+
 def test_missing_values_are_marked():
   one = seriess.from_arrays('x', [1.0, np.nan, 3.0, np.nan])
   read = windows.windows(one, length=2, horizon=2).read([0])
