@@ -219,7 +219,8 @@ def train_batches(
     process_count: All processes, by default `jax.process_count()`.
 
   Raises:
-    InputError: If `batch_size` does not divide over the processes.
+    InputError: If `batch_size` does not divide over the processes, or
+      `process_index` is none of them.
   """
   if seed < 0:
     raise types.InputError(f'config.seed must be >= 0, got {seed}.')
@@ -316,7 +317,14 @@ def _share(name, batch_size, process_index, process_count):
   if process_index is None or process_count is None:
     import jax  # Workers, which get both, do without it.
 
-    process_index, process_count = jax.process_index(), jax.process_count()
+    if process_index is None:
+      process_index = jax.process_index()
+    if process_count is None:
+      process_count = jax.process_count()
+  if not 0 <= process_index < process_count:
+    raise types.InputError(
+      f'{process_index=} is none of the {process_count} process(es): give both.'
+    )
   if batch_size < 1 or batch_size % process_count:
     below = max(batch_size, 0) // process_count * process_count
     near = [x for x in (below, below + process_count) if x > 0]

@@ -186,6 +186,19 @@ def test_a_batch_that_does_not_divide_names_the_nearest(rows):
     in_order.eval_batches(rows, batch_size=2, process_index=0, process_count=4)
 
 
+def test_a_process_is_one_of_all(rows):
+  # Of the two, what is left out is this process's.
+  part = in_order.train_batches(rows, batch_size=8, seed=0, process_count=2)
+  assert len(part.batch(0)['index']) == 4
+  for given in (
+    dict(process_index=2, process_count=2),
+    dict(process_index=-1, process_count=2),
+    dict(process_index=1),
+  ):
+    with pytest.raises(types.InputError, match=r'process_index=.* is none of'):
+      in_order.eval_batches(rows, batch_size=8, **given)
+
+
 def test_a_column_of_the_batches_own_is_refused():
   rows = source.from_arrays('bad', {'mask': np.zeros(4)})
   with pytest.raises(types.InputError, match="columns named \\['mask'\\]"):
