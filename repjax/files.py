@@ -14,6 +14,7 @@ import logging as python_logging
 import math
 import os
 import pathlib
+import re
 import socket
 from typing import Any
 
@@ -42,7 +43,10 @@ class PortableFormatter(python_logging.Formatter):
     text = super().format(record)
     for place, name in (pathlib.Path.cwd(), ''), (pathlib.Path.home(), '~/'):
       if place != pathlib.Path(place.anchor):
-        text = text.replace(f'{place}{os.sep}', name)
+        # But not where the name of a longer path ends like this one.
+        text = re.sub(
+          rf'(?<![\w.~-]){re.escape(f"{place}{os.sep}")}', name, text
+        )
     return text
 
 

@@ -151,11 +151,14 @@ def test_a_log_names_no_place_of_one_machine(home, tmp_path, monkeypatch):
   monkeypatch.setattr(pathlib.Path, 'home', lambda: pathlib.Path(home))
   record = logging.LogRecord(
     *('x', logging.INFO, '', 0),
-    'from %s: /home/me/sets, /home/melon/b, %s',
-    (tmp_path / 'a' / 'b', '/data'),
+    'from %s: /home/me/sets, /home/melon/b, /mnt/home/me/c, /old%s/d, %s',
+    (tmp_path / 'a' / 'b', tmp_path, '/data'),
     None,
   )
   sets = '~/sets' if home != '/' else '/home/me/sets'
   assert files.PortableFormatter('%(levelname)s %(message)s').format(
     record
-  ) == (f'INFO from a/b: {sets}, /home/melon/b, /data')
+  ) == (
+    f'INFO from a/b: {sets}, /home/melon/b, /mnt/home/me/c, /old{tmp_path}/d, '
+    '/data'
+  )
