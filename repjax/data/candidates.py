@@ -124,8 +124,8 @@ def draw(
     bool [N, C].
 
   Raises:
-    InputError: If `noise` is out of range, labels are no classes of the rates,
-      or the set of a row stays empty.
+    InputError: If `noise` or a rate is out of range, labels are no classes of
+      the rates, or the set of a row stays empty.
   """
   types.check_range('[0, 1)', noise=noise)
   label, rates = np.asarray(label), np.array(rates, np.float64)
@@ -135,6 +135,8 @@ def draw(
     )
   _check_label(label, rates.shape[1])
   rates[np.arange(len(label)), label] = 1 - noise
+  if not ((rates >= 0) & (rates <= 1)).all():
+    raise types.InputError('Rates are probabilities, numbers in [0, 1].')
   rng = np.random.default_rng([seed, len(label)])
   found = rng.random(rates.shape) < rates
   for _ in range(1000):

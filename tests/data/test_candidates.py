@@ -117,6 +117,14 @@ def test_bad_sets_are_refused_with_their_row():
     ),
     (lambda: candidates.draw(np.array([0]), np.ones(3), seed=0), 'Rates'),
     (
+      lambda: candidates.draw(np.array([0]), np.full((1, 3), 30.0), seed=0),
+      r'in \[0, 1\]',
+    ),
+    (
+      lambda: candidates.draw(np.array([0]), np.full((1, 3), np.nan), seed=0),
+      r'in \[0, 1\]',
+    ),
+    (
       lambda: candidates.draw(np.array([0]), np.ones((1, 3)), seed=0, noise=1),
       'noise',
     ),
