@@ -176,6 +176,10 @@ def check(candidates: np.ndarray, label: np.ndarray | None = None) -> None:
   if label is None:
     return
   label = np.asarray(label)
+  if label.shape != full.shape:
+    raise types.InputError(
+      f'Labels are one a set, [{len(full)}]; got {label.shape}.'
+    )
   _check_label(label, candidates.shape[1])
   has = candidates[np.arange(len(label)), label] > 0
   if not has.all():

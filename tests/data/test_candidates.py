@@ -98,6 +98,8 @@ def test_bad_sets_are_refused_with_their_row():
   wrong = np.array([[1, 0], [1, 0], [0, 1]])
   with pytest.raises(types.InputError, match='row 1 do not have its label 1'):
     candidates.check(wrong, label)
+  with pytest.raises(types.InputError, match=r'one a set, \[3\]; got \(1,\)'):
+    candidates.check(wrong, label[:1])
   candidates.check(wrong)  # Noisy sets may.
   with pytest.raises(types.InputError, match='0 or 1'):
     candidates.check(good / 2)
