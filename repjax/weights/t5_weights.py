@@ -135,8 +135,8 @@ def load(path: str | os.PathLike, params: PyTree) -> PyTree:
   gated = _is_gated(target)
   if 'head/kernel' not in target and 'lm_head.weight' in source:
     # Files of version 1.0 may hold the embedding under this name, too.
-    same = source['lm_head.weight'] == source.get('shared.weight')
-    if np.all(same):
+    shared = source.get('shared.weight')
+    if shared is not None and np.array_equal(source['lm_head.weight'], shared):
       source.pop('lm_head.weight')
   wanted = {stored_name(name, gated=gated): name for name in target}
   torch_layout.check_names(path, wanted, source)

@@ -129,6 +129,10 @@ def test_released_files_hold_more_than_is_read(tmp_path):
   stored[f'{cross}.relative_attention_bias.weight'] = np.ones((32, 2), 'f4')
   safetensors.numpy.save_file(stored, path)
   chex.assert_trees_all_equal(t5_weights.load(path, shapes), params)
+  stored['lm_head.weight'] = stored['lm_head.weight'][:-1]  # Of its own.
+  safetensors.numpy.save_file(stored, path)
+  with pytest.raises(InputError, match=r"unexpected \['lm_head.weight'\]"):
+    t5_weights.load(path, shapes)
 
 
 def test_of_two_configs_of_a_tower_the_second_one_counts(tmp_path):
