@@ -85,16 +85,19 @@ class Published:
     Both are what ends a text where nothing begins one (GPT-2, T5).
     """
     ids = self._tokenizer.encode('', add_special_tokens=True).ids
-    if len(ids) == 1:
+    end = self._tokenizer.token_to_id(_END_OF_TEXT)
+    # What a text only begins with is no end of it.
+    if len(ids) == 1 and (
+      ids[0] == end or self._tokenizer.encode('a').ids[-1] == ids[0]
+    ):
       return ids[0], ids[0]
     if len(ids) == 2:
       return ids[0], ids[1]
-    end = self._tokenizer.token_to_id(_END_OF_TEXT)
     if ids or end is None:
       raise types.InputError(
-        f'the tokenizer puts {len(ids)} tokens around a text and has no '
-        f'{_END_OF_TEXT}: those of BERT, RoBERTa, BART, T5 and GPT-2 can be '
-        'used'
+        f'the tokenizer puts {len(ids)} tokens around a text, which do not say '
+        'what begins and what ends one: those of BERT, RoBERTa, BART, T5 and '
+        'GPT-2 can be used'
       )
     return end, end
 

@@ -44,6 +44,27 @@ def test_ids_are_those_of_the_file(tmp_path):
   assert write(tmp_path, framed=False).frame == (7, 7)
 
 
+@pytest.mark.parametrize(
+  ('form', 'frame'),
+  [('$A </s>', (EOS, EOS)), ('<|endoftext|> $A', (7, 7)), ('<s> $A', None)],
+)
+def test_one_sign_is_the_end_of_a_text_unless_it_begins_one(
+  form, frame, tmp_path
+):
+  write(tmp_path, framed=False)
+  file = str(tmp_path / 'tokenizer.json')
+  made = tokenizers.Tokenizer.from_file(file)
+  made.post_processor = processors.TemplateProcessing(
+    form, special_tokens=[(w, i) for i, w in enumerate(WORDS)]
+  )
+  made.save(file)
+  if frame is None:
+    with pytest.raises(types.InputError, match='1 tokens around a text'):
+      published_tokens.Published.load(tmp_path)
+  else:
+    assert published_tokens.Published.load(tmp_path).frame == frame
+
+
 def test_texts_stand_between_the_ends_that_a_model_knows(tmp_path):
   tokenizer = write(tmp_path, framed=True)
   made = dict(tokenizer=tokenizer, frame=tokenizer.frame)
