@@ -220,6 +220,7 @@ def test_images_that_differ_in_size():
     (dict(images=np.zeros((2, 8, 8, 4), np.uint8)), r'\[N, H, W, 3\]'),
     (dict(images=np.zeros((2, 8, 8, 1), np.int32)), 'uint8'),
     (dict(images=np.full((2, 8, 8, 1), 1.5)), 'before normalising'),
+    (dict(rows=np.array([3])), r'one number an image, .* got \(1,\)'),
   ],
 )
 def test_what_cannot_be_corrupted(change, says):

@@ -79,8 +79,8 @@ def corrupt(
     Images of the same shape and type.
 
   Raises:
-    InputError: A name, severity or scale that there is not, or images of
-      another kind.
+    InputError: A name, severity or scale that there is not, images of another
+      kind, or rows that are not one an image.
   """
   constants = _constants(name, severity, scale)
   images = np.asarray(images)
@@ -100,6 +100,10 @@ def corrupt(
     )
   levels = np.rint(images * 255).astype(np.uint8) if is_float else images
   rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+  if rows.shape != images.shape[:1]:
+    raise types.InputError(
+      f'rows are one number an image, [{len(images)}]; got {rows.shape}.'
+    )
   key = zlib.crc32(name.encode())
   step = max(1, _AT_ONCE // max(1, images[:1].size))
   parts = [levels[:0]]
