@@ -24,7 +24,8 @@ class Task(NamedTuple):
     family: The known languages and all words; has `decode`.
     public: Rows of the known languages, as `language_modeling.make` takes them
       for 'translation'.
-    train: Rows of the new language, of other sentences.
+    train: Rows of the new language, of sentences that are drawn anew; some, the
+      short ones above all, are public as well.
     test: Rows of the new language, of sentences that no training has seen.
   """
 
@@ -76,7 +77,7 @@ def read(
   new = languages.Language('new', known[words].words, known[rules].rules)
 
   def load(split, number):
-    # Sentences of another seed than those of any known language.
+    # By another seed than the sentences of any known language.
     rows = family.load(words, number, seed=len(known), split=split)
     texts = [family.decode(ids) for ids in rows.column('source')]
     return labelled_text.pairs(
