@@ -40,6 +40,7 @@ def draw(
     InputError: If a number is out of range.
   """
   types.check_range('[1, inf)', num_rows=num_rows)
+  types.check_range(f'[1, {side}]', size=size)
   rng = np.random.default_rng([seed, num_rows, side, size])
   label = rng.permutation(np.arange(num_rows) % 2)
   corners = rng.integers(0, side - size + 1, (num_rows, 2))

@@ -40,6 +40,11 @@ def test_spots_are_where_their_boxes_are():
     assert len(bright) == 16
 
 
+def test_spots_are_no_larger_than_images():
+  with pytest.raises(InputError, match='size'):
+    spots.draw(2, seed=0, side=16, size=17)
+
+
 @pytest.mark.parametrize('draw', [gratings.draw, spots.draw])
 def test_seeds_decide_everything(draw):
   first, again, other = (draw(12, seed=s).columns() for s in (0, 0, 1))
