@@ -90,7 +90,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def write_arrays(path: str | os.PathLike, **arrays: np.ndarray) -> None:
   """Writes an npz file whole or not at all; makes its folder."""
-  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  path_of(path).parent.mkdir(parents=True, exist_ok=True)
   with replacing(path) as partial, open(partial, 'wb') as file:
     np.savez(file, **arrays)  # type: ignore[arg-type]
 

@@ -71,7 +71,10 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_the_home_is_known_everywhere(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
   assert files.path_of('~/x') == tmp_path / 'x'
+  files.write_arrays('~/made/x.npz', x=np.arange(3))
+  assert [x.name for x in tmp_path.iterdir()] == ['made']
 
 
 def _enter(folder):
