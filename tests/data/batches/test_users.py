@@ -68,6 +68,7 @@ def test_all_rows_of_a_user_are_as_likely_and_users_come_at_the_rate(rows):
   own = np.bincount(_USERS)[_USERS]
   rate = 0.4 * np.minimum(1, 3 / own)
   np.testing.assert_allclose(counts / steps, rate, atol=5 * 0.5 / steps**0.5)
+  assert loader.expected_rows == pytest.approx(rate.sum())
 
 
 def test_a_batch_is_a_function_of_the_seed_and_the_step(rows):
