@@ -10,6 +10,7 @@ another shape is an error, and is named.
 """
 
 import os
+import pathlib
 
 import numpy as np
 
@@ -88,7 +89,9 @@ def model(path: str | os.PathLike) -> t5.T5:
   scaled = stored('scale_decoder_outputs', tied)
   if 'scale_decoder_outputs' in stored:
     # Newer files call every head a tied one; what they hold tells.
-    tied = 'lm_head.weight' not in torch_layout.read(path)
+    place = pathlib.Path(path).expanduser()
+    weights = place.parent if place.name == 'config.json' else place
+    tied = 'lm_head.weight' not in torch_layout.read(weights)
   layers = stored('num_layers', 6)
   return t5.T5(
     stored('vocab_size', 32128),

@@ -51,6 +51,17 @@ def test_the_published_t5_say_what_follows_from_their_projection(tmp_path):
   assert (plain.config.gated, plain.config.activation) == (False, 'relu')
 
 
+@pytest.mark.parametrize('name', ['', 'config.json', 'model.safetensors'])
+def test_the_weights_of_a_newer_t5_tell_whether_its_head_is_tied(
+  name, tmp_path
+):
+  newer = dict(model_type='t5', scale_decoder_outputs=False)
+  path = written(tmp_path, **newer) / 'model.safetensors'
+  for array, tied in (('lm_head.weight', False), ('shared.weight', True)):
+    safetensors.numpy.save_file({array: np.zeros((1, 1), np.float32)}, path)
+    assert t5_weights.model(tmp_path / name).tied == tied
+
+
 @pytest.mark.parametrize(
   ('part', 'fields'),
   [
