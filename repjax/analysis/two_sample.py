@@ -271,12 +271,18 @@ def size(x: types.PyTree) -> int:
 
 
 def _check_kept(x, y):
-  """Raises InputError where float32 loses how rows differ, as of dates."""
+  """Raises InputError where 32 bits lose how rows differ, as of dates."""
   if all(
     not isinstance(a, np.ndarray) or a.dtype == np.float32 or a.itemsize < 4
     for a in (x, y)
   ):
     return
+  for a in (x, y):
+    if a.dtype.kind in 'iu' and (np.asarray(jnp.asarray(a)) != a).any():
+      raise InputError(
+        f'rows of {a.dtype} have numbers that JAX, which has 32 bits, would '
+        'take for others: give them as floating-point numbers.'
+      )
   kept = jnp.zeros(()).dtype  # Of all that is computed.
   rows = np.concatenate([np.asarray(a, np.float64) for a in (x, y)])
   lost = np.abs(rows).max(0) * np.finfo(kept).eps
@@ -304,7 +310,7 @@ def equal_sizes(
 
   Raises:
     InputError: Sizes or shapes do not go together, there are too few rows, or
-      float32 loses how they differ.
+      32 bits lose how they differ.
   """
   check_choice('sizes', sizes, ('equal', 'subsample'))
   given = jax.tree.leaves(x), jax.tree.leaves(y)

@@ -1,5 +1,6 @@
 """Permutation tests against brute force, and how often they reject."""
 
+import functools
 import itertools
 
 import jax
@@ -348,6 +349,19 @@ def test_what_float32_would_round_away_is_refused(offset):
     assert test(*(z - offset for z in rows)).p_value == test(x, y).p_value
   else:
     assert test(*rows).p_value < 0.05
+
+
+def test_integers_that_32_bits_take_for_others_are_refused():
+  x = np.random.default_rng(0).integers(0, 2**31, 40)
+  y = x + 2**32  # Bytes of large files: their lower 32 bits are those of x.
+  test = functools.partial(
+    two_sample.permutation_test, statistic=MEANS, rng=jax.random.key(0)
+  )
+  with pytest.raises(InputError, match='give them as floating-point') as error:
+    test(x, y)
+  assert '\n' not in str(error.value)
+  assert test(x.astype(float), y.astype(float)).p_value == 0.01
+  assert test(x, x).p_value == 1
 
 
 def test_a_plateau_of_power_is_reached_at_its_first_size():
