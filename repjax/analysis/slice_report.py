@@ -78,11 +78,13 @@ def page(
     level: p-value from which a slice is said to be no worse than the rest.
 
   Raises:
-    InputError: There are not as many names, words or audits as needed.
+    InputError: There are not as many rows, names, words or audits as needed.
   """
   types.check_range(f'[1, {len(ranking)}]', num_images=num_images)
   count = ranking.shape[1]
   for name, given, needed in (
+    ('labels', labels, len(ranking)),
+    ('probs', probs, len(ranking)),
     ('class_names', class_names, probs.shape[1]),
     ('words', words, count),
     ('audits', audits, count),

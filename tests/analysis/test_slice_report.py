@@ -14,11 +14,11 @@ from repjax.analysis import slice_scores
 from repjax.analysis import slice_words
 
 
-def made(**changed):
+def made(num_ranked=30, **changed):
   rng = np.random.default_rng(0)
   labels = np.arange(30) % 2
   probs = np.eye(2)[np.where(np.arange(30) % 3 == 0, 1 - labels, labels)]
-  ranking = rng.normal(size=(30, 2))
+  ranking = rng.normal(size=(num_ranked, 2))
   given = dict(
     class_names=('cat', '<dog>'),
     words=[slice_words.Words(('red', 'old', 'top', 'x'), np.ones(4)), None],
@@ -85,6 +85,7 @@ def test_a_figure_has_an_axis_an_image():
 @pytest.mark.parametrize(
   ('changed', 'message'),
   [
+    (dict(num_ranked=20), '30 labels are given for 20'),
     (dict(class_names=('cat',)), '1 class_names are given for 2'),
     (dict(words=[None]), '1 words are given for 2'),
     (dict(audits=[]), '0 audits are given for 2'),
