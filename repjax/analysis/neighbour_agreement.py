@@ -25,6 +25,10 @@ def agreement(
 
   Returns:
     [N], in [-1, 1].
+
+  Raises:
+    InputError: `neighbours` is out of range, texts are of other rows, or a
+      number is not finite.
   """
   count = len(features)
   if not 1 <= neighbours < count:
@@ -32,7 +36,18 @@ def agreement(
       f'neighbours must be in [1, {count}), the rows besides one itself; got '
       f'{neighbours}'
     )
+  if len(text) != count:
+    raise types.InputError(
+      f'features are of {count} rows and text of {len(text)}: give one each'
+    )
   x = np.asarray(features, np.float64).reshape(count, -1)
+  for name, rows in (('features', x), ('text', text)):
+    bad = np.flatnonzero(~np.isfinite(rows).all(1))
+    if bad.size:
+      raise types.InputError(
+        f'{name} of row {bad[0]} are not finite ({bad.size} rows): leave such '
+        'rows out'
+      )
   x = x - x.mean(0)
   square = np.square(x).sum(1)
   result = np.empty(count)

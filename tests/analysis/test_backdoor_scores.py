@@ -80,6 +80,21 @@ def test_agreement_is_a_loop_over_neighbours():
     neighbour_agreement.agreement(features, text, neighbours=9)
 
 
+@pytest.mark.parametrize(
+  ('features', 'text', 'message'),
+  [
+    (np.eye(5), np.eye(6), '5 rows and text of 6'),
+    (np.diag([1, 1, np.nan, 1, 1]), np.eye(5), 'features of row 2'),
+    (np.eye(5), np.diag([1, np.inf, 1, 1, 1]), 'text of row 1'),
+  ],
+)
+def test_rows_that_have_no_neighbours_or_no_text_are_refused(
+  features, text, message
+):
+  with pytest.raises(types.InputError, match=message):
+    neighbour_agreement.agreement(features, text, neighbours=2)
+
+
 def test_bags_count_rare_words_alone():
   tokens = np.array([[1, 2, 0], [1, 3, 3], [1, 2, 3]])
   mask = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 0]])
