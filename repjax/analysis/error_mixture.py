@@ -309,7 +309,8 @@ def confusion(
   cells = rows.labels[:, :, None] * rows.predictions[:, None, :]
   cells = cells.reshape((len(cells), -1))  # [N, C^2]
   spread = cells[:, jnp.arange(num_components) % num_classes**2]
-  spread /= spread.sum(-1, keepdims=True)
+  total = spread.sum(-1, keepdims=True)
+  spread /= jnp.where(total > 0, total, 1)  # Padding may be of no cell.
   spread += noise * jax.random.uniform(rng, spread.shape, spread.dtype)
   return spread / spread.sum(-1, keepdims=True)
 

@@ -191,6 +191,22 @@ def test_padding_counts_for_nothing(wide, start):
   )
 
 
+@pytest.mark.parametrize('start', error_mixture.STARTS)
+def test_rows_of_zeros_are_padding(wide, start):
+  data = rows(*drawn(60)[:3])
+  padded = error_mixture.Rows(
+    *(np.pad(x, ((0, 7), (0, 0))[: x.ndim]) for x in data)
+  )
+  starting = jax.jit(error_mixture.STARTS[start], static_argnums=1)
+  begin = starting(padded, 9, jax.random.key(0))
+  fit = functools.partial(fitted, label_weight=1.0, prediction_weight=2.0)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-9),
+    fit(padded, begin),
+    fit(data, begin[:60]),
+  )
+
+
 def test_kmeans_finds_blobs_and_never_a_padded_row():
   rng = np.random.default_rng(0)
   blob = np.arange(100) % 5
