@@ -69,7 +69,7 @@ def shifted(
   side = image.shape[1]
   if side % grid or image.shape[2] != side:
     raise InputError(f'{grid=} regions do not divide images {image.shape[1:3]}')
-  if max(map(abs, shift)) >= grid or shift == (0, 0):
+  if max(map(abs, shift)) >= grid or not any(shift):
     raise InputError(f'{shift=} must move some of {grid} regions, not all')
   size = side // grid
   reach = max(map(abs, shift)) * size

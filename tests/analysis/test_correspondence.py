@@ -76,6 +76,11 @@ def test_ground_has_a_colour_of_its_own():
 
 
 def test_what_cannot_be_is_refused():
-  for grid, shift in ((5, (1, 0)), (GRID, (GRID, 0)), (GRID, (0, 0))):
+  for grid, shift in (
+    (5, (1, 0)),
+    (GRID, (GRID, 0)),
+    (GRID, (0, 0)),
+    (GRID, [0, 0]),  # As a file of settings has it.
+  ):
     with pytest.raises(types.InputError, match=r'grid=5|shift='):
       correspondence.shifted(_pixels, IMAGE, grid=grid, shift=shift)
