@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from repjax import types
+from repjax.attacks import ascent
 
 
 class Patches(NamedTuple):
@@ -59,11 +60,16 @@ def invert(
     weight: Of the mask's size, > 0.
     steps: Of the search, on all images.
     learning_rate: Of Adam.
+
+  Raises:
+    InputError: A setting is out of range, or images are not within [low, high];
+      what is traced is not checked.
   """
   types.check_range('[1, inf)', num_classes=num_classes, steps=steps)
   types.check_range('(0, inf)', weight=weight, learning_rate=learning_rate)
   if not high > low:
     raise types.InputError(f'pixels lie within [{low}, {high}]: none do')
+  ascent.check_box(images, low, high)
   tx = optax.adam(learning_rate)
 
   def covered(params):

@@ -315,6 +315,15 @@ def test_the_patch_of_a_backdoor_is_the_smallest():
   jax.tree.map(lambda x: np.testing.assert_array_less(-1e-6, x), found)
 
 
+@pytest.mark.parametrize('factor', [255.0, -1.0])
+def test_a_patch_of_other_units_than_the_images_is_not_searched(factor):
+  images = factor * jnp.ones((3, 4, 4, 1))
+  with pytest.raises(types.InputError, match="in the image's units"):
+    patch_inversion.invert(
+      lambda x: x.sum((1, 2)), images, num_classes=1, steps=1
+    )
+
+
 def test_captions_and_rows_of_a_backdoor_are_drawn_by_the_seed():
   texts = captions.encode(['a', 'bb', 'ccc'], tokens.Bytes(), length=LENGTH)
 
