@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from repjax import types
+
 
 def measure(
   logits: np.ndarray, labels: np.ndarray, *, num_bins: int = 15
@@ -15,8 +17,11 @@ def measure(
 
   Returns:
     'accuracy', 'loss' (mean NLL in nats) and 'ece'. NaN predicts no class.
+
+  Raises:
+    InputError: There is not one label a row.
   """
-  labels = np.asarray(labels)
+  labels = _one_a_row(labels, logits)
   log_probs = log_softmax(logits)
   known = ~np.isnan(log_probs).any(-1)
   ece = calibration_error if known.all() else lambda *args, **kwargs: np.nan
@@ -68,9 +73,13 @@ def reliability(
 
   Returns:
     Three arrays [num_bins]; the first two are 0 in empty bins.
+
+  Raises:
+    InputError: There is not one label a row.
   """
+  labels = _one_a_row(labels, probabilities)
   top = np.asarray(probabilities).max(-1)
-  hits = np.asarray(probabilities).argmax(-1) == np.asarray(labels)
+  hits = np.asarray(probabilities).argmax(-1) == labels
   bins = np.clip(np.ceil(top * num_bins).astype(int) - 1, 0, num_bins - 1)
   counts = np.bincount(bins, minlength=num_bins)
   share = np.maximum(counts, 1)
@@ -97,3 +106,13 @@ def worst_group(
     for group in np.unique(groups)
   }
   return min(by_group.values()), by_group
+
+
+def _one_a_row(labels, scores):
+  labels = np.asarray(labels)
+  if labels.shape != np.shape(scores)[:-1]:  # Which would be broadcast.
+    raise types.InputError(
+      f'labels are one class a row, {list(np.shape(scores)[:-1])}; got '
+      f'{list(labels.shape)}'
+    )
+  return labels

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from repjax import types
 from repjax.metrics import anomaly
 from repjax.metrics import averages
 from repjax.metrics import classification
@@ -132,6 +133,14 @@ def test_nan_predicts_no_class():
   found = classification.measure(logits, np.zeros(3, int))
   np.testing.assert_allclose(found['accuracy'], 1 / 3)
   assert np.isnan(found['loss'])
+
+
+@pytest.mark.parametrize('shape', [(3, 1), (1,), (1, 3)])
+def test_labels_of_another_shape_are_refused(shape):
+  labels = np.resize([0, 1, 2], shape)
+  for measure in (classification.measure, classification.calibration_error):
+    with pytest.raises(types.InputError, match=r'one class a row, \[3\]; got'):
+      measure(np.eye(3), labels)
 
 
 def test_tokens_count_alike_whatever_row_they_are_of():
