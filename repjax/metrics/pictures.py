@@ -16,10 +16,13 @@ def psnr(
     images: [N, ...].
     others: [N, ...].
     peak: Largest value that a pixel may have.
+
+  Raises:
+    InputError: They are of different shapes, or the peak is not above 0.
   """
   types.check_range('(0, inf)', peak=peak)
-  error = np.asarray(images, np.float64) - np.asarray(others, np.float64)
-  error = (error.reshape(len(error), -1) ** 2).mean(1)
+  x, y = _pairs(images, others)
+  error = ((x - y).reshape(len(x), -1) ** 2).mean(1)
   with np.errstate(divide='ignore'):
     return 10 * np.log10(peak**2 / error)
 
@@ -45,9 +48,12 @@ def ssim(
     window: Side of the Gaussian window, odd; of smaller pictures, the largest
       that fits.
     sigma: Of it, in pixels.
+
+  Raises:
+    InputError: They are of different shapes, or a number is not above 0.
   """
   types.check_range('(0, inf)', peak=peak, sigma=sigma)
-  x, y = np.asarray(images, np.float64), np.asarray(others, np.float64)
+  x, y = _pairs(images, others)
   side = min(window, *x.shape[1:3])
   side -= 1 - side % 2
   places = np.arange(side) - side // 2
@@ -68,6 +74,16 @@ def ssim(
   likeness = (2 * mean_x * mean_y + c1) * (2 * cov + c2)
   likeness /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
   return likeness.mean((1, 2, 3))
+
+
+def _pairs(images, others):
+  x, y = np.asarray(images, np.float64), np.asarray(others, np.float64)
+  if x.shape != y.shape:  # One picture, or one channel, would be broadcast.
+    raise types.InputError(
+      f'pictures are compared in pairs of one shape; got {list(x.shape)} and '
+      f'{list(y.shape)}'
+    )
+  return x, y
 
 
 def matched(images: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -65,3 +65,10 @@ def test_pictures_find_their_own():
 def test_an_exact_picture_is_not_traded_for_a_smaller_sum():
   images, others = np.array([[0.0], [1.0]]), np.array([[0.0], [-1.0]])
   np.testing.assert_array_equal(pictures.matched(images, others), [0, 1])
+
+
+@pytest.mark.parametrize('measure', [pictures.psnr, pictures.ssim])
+@pytest.mark.parametrize('other', [OTHER[:1], OTHER[..., :1]])
+def test_pictures_of_other_shapes_are_no_pairs(measure, other):
+  with pytest.raises(types.InputError, match=r'pairs of one shape; got \[3, 9'):
+    measure(ONE, other)
