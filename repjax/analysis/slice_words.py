@@ -111,10 +111,22 @@ def of_cosines(
     reference: 'class' or 'all', as in `describe`.
 
   Raises:
-    InputError: psi is none of probabilities, or labels are no integers.
+    InputError: Numbers of rows or phrases differ, a cosine is not finite, psi
+      is none of probabilities, or labels are no integers.
   """
   types.check_choice('reference', reference, ('class', 'all'))
   psi, cosines, labels = _single(psi), _single(cosines), np.asarray(labels)
+  if cosines.shape != (len(psi), len(phrases)) or len(labels) != len(psi):
+    raise types.InputError(
+      f'{len(psi)} rows and {len(phrases)} phrases have cosines of '
+      f'{list(cosines.shape)} and {len(labels)} labels: give one of each pair, '
+      'and one a row.'
+    )
+  if not np.isfinite(cosines).all():
+    row = int((~np.isfinite(cosines)).any(1).argmax())
+    raise types.InputError(
+      f'cosines of row {row} are not finite: leave it out.'
+    )
   if not ((psi >= 0) & (psi <= 1)).all():
     raise types.InputError(
       f'psi is of probabilities, in [0, 1]; got {psi.min()} to {psi.max()}: '

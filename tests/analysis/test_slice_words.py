@@ -98,3 +98,16 @@ def test_half_precision_has_words():
     )[0]
     assert found.phrases[0] == expected.phrases[0]
     np.testing.assert_allclose(found.scores, expected.scores, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+  ('cosines', 'message'),
+  [
+    (np.zeros((30, 3)), r'30 rows and 4 phrases have cosines of \[30, 3\]'),
+    (np.full((30, 4), np.nan), 'cosines of row 0 are not finite'),
+  ],
+)
+def test_cosines_that_name_no_phrase_are_refused(cosines, message):
+  psi, _, labels = world()
+  with pytest.raises(types.InputError, match=message):
+    slice_words.of_cosines(psi, cosines, labels, PHRASES)
