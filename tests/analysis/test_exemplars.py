@@ -132,7 +132,7 @@ def _pixels(variables, batch):
   return _Same().apply(variables, batch['image'])
 
 
-@pytest.mark.parametrize('positions', [30, 50, 80])
+@pytest.mark.parametrize('positions', [1, 30, 50, 80])
 def test_no_place_is_left_out_of_a_quantile(positions):
   # Of 81 places the last ones have the largest values.
   image = np.broadcast_to(np.arange(81.0).reshape(9, 9, 1), (81, 9, 9, 1))
