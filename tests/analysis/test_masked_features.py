@@ -1,6 +1,7 @@
 """Features of a part of an image are means over the places of the part."""
 
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -53,6 +54,17 @@ def test_a_small_mask_does_not_vanish_and_an_empty_one_gives_0(image):
   found = masked_features.of_images(_apply, {}, image, mask, ('square',))
   assert not found[[0, 2, 3, 4]].any()
   assert found[1].all()
+
+
+def test_every_pixel_of_a_mask_counts_wherever_maps_are_coarse():
+  # Of 12 x 12 pixels 2 x 2 places: most pixels lie between their middles.
+  mask = np.eye(144, dtype=bool).reshape(144, 12, 12)
+  maps = np.broadcast_to(np.eye(4).reshape(2, 2, 4), (144, 2, 2, 4))
+  shares = np.asarray(jax.jit(masked_features.pooled)(maps, mask))
+  np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+  row, column = np.divmod(np.arange(144), 12)
+  own = 2 * (row // 6) + column // 6
+  assert (shares[np.arange(144), own] == shares.max(1)).all()
 
 
 def test_exemplars_are_images_with_masks(image):
