@@ -171,10 +171,10 @@ def secure_sum(sent: Sent) -> tuple[types.PyTree, jax.Array]:
     (sum over users of updates times weights, sum of weights). Over FedSGD's
     gradients, their ratio is the gradient of one large batch.
   """
-  total = jax.tree.map(
-    lambda x: jnp.tensordot(sent.weight.astype(x.dtype), x, 1), sent.update
-  )
-  return total, sent.weight.sum()
+  # bfloat16 would round numbers of rows, and float16 ends at 65504.
+  weight = sent.weight.astype(jnp.float32)
+  total = jax.tree.map(lambda x: jnp.tensordot(weight, x, 1), sent.update)
+  return total, weight.sum()
 
 
 class OfUsers:
@@ -198,7 +198,8 @@ class OfUsers:
       )
     total, weight = secure_sum(self._sent)
     weight = jnp.where(weight > 0, weight, 1.0)
-    mean = jax.tree.map(lambda x: x / weight.astype(x.dtype), total)
+    of = self._sent.update
+    mean = jax.tree.map(lambda x, y: (x / weight).astype(y.dtype), total, of)
     self.asked.plain = jax.tree.leaves(mean)
     return mean, self._aux({})
 

@@ -406,6 +406,18 @@ def test_of_weights_the_ratios_count_alone(plain):
   chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'num_rows'), [(jnp.bfloat16, 257), (jnp.float16, 70_000)]
+)
+def test_equal_updates_of_few_bits_have_themselves_as_mean(dtype, num_rows):
+  update = {'w': jnp.full((10, 3), 0.5, dtype)}
+  # Numbers of rows that the type rounds, or does not hold.
+  sent = rounds.Sent(update, jnp.full(10, float(num_rows)), {}, {})
+  mean, _ = mean_of(sent, {'w': jnp.zeros(3, dtype)})
+  assert mean['w'].dtype == dtype
+  np.testing.assert_array_equal(np.asarray(mean['w'], np.float32), 0.5)
+
+
 def test_users_that_keep_an_average_are_refused():
   tx = optax.chain(optax.sgd(1.0), rounds.record())
   made = supervised.make(MODEL, tx, ema_decay=0.9)
