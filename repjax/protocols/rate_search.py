@@ -103,8 +103,8 @@ def tune(
 
   Raises:
     InputError: If the rates do not rise.
-    NonFiniteError: If every rate spoils a seed's parameters; one at which some
-      diverge is not chosen.
+    NonFiniteError: If every rate spoils a seed's parameters or score; one at
+      which some diverge is not chosen.
   """
   if not rates or list(rates) != sorted(set(rates)):
     raise types.InputError(f'rates must rise; got {rates=}')
@@ -152,7 +152,8 @@ def tune(
     ),
   )
   scores = score(part(trained.outputs, choosing), held_out).reshape(shape)
-  finite = _are_finite(trained.states.params).reshape(shape)
+  # Parameters may be numbers where what is measured of them is NaN.
+  finite = _are_finite(trained.states.params).reshape(shape) & ~np.isnan(scores)
   found = {}
   for place, start in enumerate(starts):
     usable = finite[place].all(-1, keepdims=True)

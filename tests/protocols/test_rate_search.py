@@ -3,6 +3,7 @@
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
 from repjax import types
 from repjax.methods import model_inputs
@@ -66,12 +67,12 @@ def test_a_rate_at_which_a_seed_diverges_is_not_for_the_rule():
     seen.append(scores)
     return 0
 
-  def tuned(*rates):
+  def tuned(*rates, **more):
     start = side_by_side.begin(method, {}, (0, 1), shared=rows)
+    settings = dict(rates=rates, batch_size=10, steps=20, points=1, rule=first)
     return rate_search.tune(
       *('toy', method, {'fresh': start}, rows, rows),
-      **dict(seeds=(0, 1), rates=rates, batch_size=10, steps=20, points=1),
-      rule=first,
+      **dict(seeds=(0, 1), **settings) | more,
     )
 
   tuned(0.01, 1e30)
@@ -79,3 +80,13 @@ def test_a_rate_at_which_a_seed_diverges_is_not_for_the_rule():
   assert (seen[0][1] == -np.inf).all()
   with pytest.raises(types.NonFiniteError, match='diverges at every rate'):
     tuned(1e30)
+
+  # Parameters may be numbers where what is measured is none.
+  @np.errstate(invalid='ignore')
+  def likelihood(outputs, test):
+    of_label = outputs['logits'][:, np.arange(40), test['label']]
+    return (of_label - special.logsumexp(outputs['logits'], -1)).mean(-1)
+
+  how = dict(steps=1, score=likelihood, rule=rate_search.best_mean)
+  found = tuned(0.01, 1e25, **how)
+  assert found['fresh'].rate == 0.01
