@@ -226,9 +226,11 @@ def measure(
   """
   for name, x in logits.items():
     if not np.isfinite(x).all():
-      raise types.NonFiniteError(
-        f'Logits of {name} are not finite: give Tent a smaller learning rate.'
-      )
+      # The other forms are those of the trained network, whatever Tent does.
+      remedy = 'take another checkpoint'
+      if name == 'Tent':
+        remedy = 'give Tent a smaller learning rate'
+      raise types.NonFiniteError(f'Logits of {name} are not finite: {remedy}.')
   reference = logits['BN' if 'BN' in logits else 'source']
   found = {}
   for name, x in logits.items():

@@ -192,6 +192,11 @@ def test_what_is_measured():
     adaptation.measure(
       {'source': sure, 'Tent': np.nan * sure}, labels, window=4
     )
+  # What no rate of Tent changes.
+  with pytest.raises(types.NonFiniteError, match='checkpoint'):
+    adaptation.measure(
+      {'source': np.nan * sure, 'Tent': sure}, labels, window=4
+    )
 
 
 def test_a_network_that_diverged_predicts_no_class(rows, trained):
