@@ -48,7 +48,13 @@ def hold_out(
   *,
   num_rows: int,
 ) -> Rows:
-  """The last `num_rows` training rows are for validation."""
+  """The last `num_rows` training rows are for validation.
+
+  Raises:
+    InputError: That leaves none for validation, or none to learn.
+  """
+  total = len(next(iter(train.values())))
+  types.check_range(f'[1, {total})', num_rows=num_rows)
   return Rows(
     {name: x[:-num_rows] for name, x in train.items()},
     {name: x[-num_rows:] for name, x in train.items()},

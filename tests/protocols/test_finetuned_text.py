@@ -113,6 +113,9 @@ def test_the_rate_that_validates_best_is_the_one_that_counts():
     scale=1.0,
     hidden_dim=0,
   )
+  for num_rows in (0, 64):  # Nothing would be learned, or chosen by.
+    with pytest.raises(InputError, match='num_rows'):
+      finetuned_text.hold_out(columns, {}, num_rows=num_rows)
   embedding = rng.normal(size=(10, 8)).astype(np.float32)
   tune = functools.partial(
     finetuned_text.tune,
