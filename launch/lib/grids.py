@@ -50,6 +50,11 @@ def check(grid: Grid, overrides: dict[str, Any]) -> None:
     )
   if spaces.has_ranges(grid.shifts):
     raise types.InputError('--space has a range, which has no grid.')
+  for name, values in grid.shifts.items():
+    if len(set(values)) < len(values):
+      raise types.InputError(
+        f'--space: {name}={",".join(values)}: name values each once.'
+      )
   for name in ('method', 'seed'):
     if name in grid.shifts or name in overrides:
       flag = {'method': 'methods', 'seed': 'seeds'}[name]
