@@ -60,7 +60,11 @@ def _state(step, scale=1.0):
 
 
 def test_a_state_is_measured_once_and_each_state_anew():
-  counted = []
+  counted, looked, rows = [], [], _passes(60, 0)
+
+  def train():
+    looked.append(1)
+    return rows()
 
   def predict(state, batch):
     counted.append(1)  # When it is traced, and never again.
@@ -68,7 +72,7 @@ def test_a_state_is_measured_once_and_each_state_anew():
 
   found = probes.measures(
     types.Predictor(predict),
-    _passes(60, 0),
+    train,
     {'test': _passes(40, 1), 'val': _passes(30, 2)},
     num_classes=3,
     strengths=(0.1, 1.0),
@@ -76,6 +80,7 @@ def test_a_state_is_measured_once_and_each_state_anew():
   assert list(found) == ['test/knn', 'test/linear', 'val/knn', 'val/linear']
   good, blind = _state(1), _state(2, 0.0)
   assert all(0.9 < found[x](good) <= 1 for x in found)
+  assert len(looked) == 1
   again = _state(1, -1.0)
   assert found['test/knn'](again) > 0.9  # The negative of all is as good.
   with pytest.raises(types.InputError, match='All features are equal'):
