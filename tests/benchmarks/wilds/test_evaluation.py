@@ -86,6 +86,20 @@ def test_the_text_leaves_empty_groups_out():
   assert len(text.splitlines()) == 5  # All, three places, the worst.
 
 
+def test_the_worst_region_has_a_name():
+  metadata = groupers.Metadata(
+    np.array([[0, 0, 1], [1, 0, 1], [1, 0, 1]]),
+    ('region', 'year', 'y'),
+    {'region': ('Asia', 'Other'), 'year': (2002,), 'y': range(2)},
+  )
+  evaluate = evaluation.years_and_regions(metadata)
+  right = np.array([1, 0, 0])
+  results = evaluate(right, np.ones(3, int), metadata.values).results
+  assert results['acc_region:Other'] == 0
+  assert results['acc_worst_region'] == 1
+  assert results['acc_worst_year'] == pytest.approx(1 / 3)
+
+
 def test_an_identity_that_nobody_mentions_is_not_the_worst():
   # PyPI's `wilds` takes it as an accuracy of 0.
   metadata = groupers.Metadata(

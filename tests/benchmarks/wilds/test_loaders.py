@@ -59,6 +59,15 @@ def test_group_batches_have_equally_many_rows_of_distinct_groups(uniform):
       assert seen[g] / 600 == pytest.approx(p[g] + second, abs=0.05)
 
 
+def test_a_group_of_as_many_rows_as_are_drawn_repeats_some():
+  batches = loaders.group_batches(
+    _SOURCE, batch_size=9, groups_per_batch=3, seed=0, **_ONE
+  )
+  rows = np.concatenate([batches.rows_at(step) for step in range(30)])
+  of_three = rows[_GROUP[rows] == 0].reshape(30, 3)
+  assert min(len(set(x)) for x in of_three) < 3
+
+
 def test_groups_may_repeat_where_they_need_not_differ():
   batches = loaders.group_batches(
     _SOURCE, batch_size=8, groups_per_batch=4, seed=0, distinct=False, **_ONE
