@@ -45,6 +45,27 @@ def test_all_agents_have_the_rate_that_is_best_for_them_together():
   assert chosen[0] == 1
 
 
+def test_all_that_begin_in_a_look_have_its_rate(monkeypatch):
+  monkeypatch.setattr(
+    deployment,
+    '_program',
+    lambda *args: (
+      lambda params, looks, key, rates, limits: ((looks, rates, limits))
+    ),
+  )
+  looks, rates, limits = deployment.everywhere(
+    *(None, None, None, {'kernel': np.zeros((3, 1))}, np.array([7, 8])),
+    rate=np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]),
+    limit=np.array([1.0, 2.0, 3.0]),
+    times=2,
+  )
+  np.testing.assert_array_equal(looks, [7, 7, 8, 8])
+  np.testing.assert_allclose(
+    rates, [[0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.4, 0.4], [0.5, 0.5, 0.6, 0.6]]
+  )
+  np.testing.assert_array_equal(limits, [1, 2, 3])
+
+
 class _ByHand:
   """The point mass, a step at a time."""
 
