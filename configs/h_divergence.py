@@ -126,9 +126,10 @@ def _measure(outputs, columns):
 def _figures(rows, outputs, columns):
   del columns  # Only the parts of the bound are shown.
   return {
-    'bound': plots.points(
+    'bound': plots.lines(
       {rows.name: (outputs['kl'], outputs['reconstruction'])},
       xlabel='KL (nats)',
       ylabel='reconstruction (nats)',
+      joined=False,
     )
   }

@@ -199,18 +199,23 @@ def lines(
   xlabel: str,
   ylabel: str,
   log: bool | Literal['x', 'y'] = False,
+  joined: bool = True,
 ) -> Figure:
-  """One line a name.
+  """One line a name, or one cloud of points.
 
   Args:
     curves: Name -> (x [T], y [T]).
     xlabel: What x is.
     ylabel: What y is.
     log: Which axes are logarithmic; True for both.
+    joined: Whether points are joined by lines.
   """
   fig, axes = _drawn()
   for name, (x, y) in curves.items():
-    axes.plot(x, y, label=name)
+    if joined:
+      axes.plot(x, y, label=name)
+    else:
+      axes.scatter(x, y, s=14, alpha=0.7, label=name)
   _finish(axes, log=log, xlabel=xlabel, ylabel=ylabel)
   return fig
 
@@ -244,26 +249,6 @@ def seed_curves(
   several = max(values.shape[1] for _, values in curves.values()) > 1
   note = 'mean, lowest, highest seed' if several else ''
   _finish(axes, log=log, note=note, xlabel=xlabel, ylabel=ylabel)
-  return fig
-
-
-def points(
-  groups: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  *,
-  xlabel: str,
-  ylabel: str,
-) -> Figure:
-  """One cloud of points a name.
-
-  Args:
-    groups: Name -> (x [N], y [N]).
-    xlabel: What x is.
-    ylabel: What y is.
-  """
-  fig, axes = _drawn()
-  for name, (x, y) in groups.items():
-    axes.scatter(x, y, s=14, alpha=0.7, label=name)
-  _finish(axes, xlabel=xlabel, ylabel=ylabel)
   return fig
 
 

@@ -186,8 +186,11 @@ def test_bars_of_many_groups_lie_so_that_a_page_has_room_for_them():
 
 
 def test_clouds_of_points_keep_their_places():
-  (axes,) = plots.points(
-    {'a': (np.asarray([1, 2]), np.asarray([3, 4]))}, xlabel='x', ylabel='y'
+  (axes,) = plots.lines(
+    {'a': (np.asarray([1, 2]), np.asarray([3, 4]))},
+    xlabel='x',
+    ylabel='y',
+    joined=False,
   ).axes
   (cloud,) = axes.collections
   assert cloud.get_offsets().tolist() == [[1, 3], [2, 4]]

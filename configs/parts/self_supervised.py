@@ -331,8 +331,9 @@ def _drawn(features, labels):
   centred = np.asarray(features, np.float64) - features.mean(0)
   _, _, axes = np.linalg.svd(centred, full_matrices=False)
   at = centred @ axes[:2].T
-  return plots.points(
+  return plots.lines(
     {str(x): tuple(at[labels == x].T) for x in np.unique(labels)[:10]},
     xlabel='first principal component of features',
     ylabel='second',
+    joined=False,
   )

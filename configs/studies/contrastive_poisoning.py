@@ -269,10 +269,11 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
         xlabel='poisoned rows (backdoor), copies (targeted)',
         ylabel='share taken for the wanted class',
       ),
-      'z_score': plots.points(
+      'z_score': plots.lines(
         {f'{x[1]} rows': (z[x], success[x]) for x in doors},
         xlabel='z-score of the trigger',
         ylabel='success',
+        joined=False,
       ),
     },
   )

@@ -218,13 +218,14 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     figures={
       'test_accuracy': plots.seed_curves(curves, ylabel='test accuracy'),
       'strides': plots.seed_curves(paths, ylabel='stride, mean of both axes'),
-      'accuracy_by_cost': plots.points(
+      'accuracy_by_cost': plots.lines(
         {
           name: (np.full(len(seeds), costs[name]), x)
           for name, x in scores.items()
         },
         xlabel='Mflops an image, forward',
         ylabel='test accuracy',
+        joined=False,
       ),
     },
   )

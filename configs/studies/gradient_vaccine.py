@@ -182,13 +182,14 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     },
     arrays={},
     figures={
-      'relatedness': plots.points(
+      'relatedness': plots.lines(
         {
           f'seed {seed}': (related[pairs], x[0][pairs])
           for seed, x in zip(seeds, cosines, strict=True)
         },
         xlabel='share of words and rules in common',
         ylabel='mean cosine of gradients',
+        joined=False,
       ),
       'cosines': matrix_plots.heatmaps(
         {

@@ -330,10 +330,11 @@ def _plot(sweep, finished):
     except ValueError:
       ticks = sorted(set(texts))
       places = np.array([ticks.index(x) for x in texts])
-    figure = plots.points(
+    figure = plots.lines(
       {'trials': (places, metrics), 'best': (places[:1], metrics[:1])},
       xlabel=name,
       ylabel=sweep.metric,
+      joined=False,
     )
     if ticks is not None:
       figure.axes[0].set_xticks(range(len(ticks)), ticks)

@@ -88,31 +88,10 @@ def reliability(
   return confidence, accuracy, counts
 
 
-def worst_group(
-  values: np.ndarray, groups: np.ndarray
-) -> tuple[float, dict[int, float]]:
-  """Smallest group mean, and the mean of every group.
-
-  Args:
-    values: One value a row, for example 1.0 where the prediction is right.
-    groups: Group of each row, [N]; groups without rows do not count.
-
-  Returns:
-    (worst mean, group -> mean).
-  """
-  values, groups = np.asarray(values, np.float64), np.asarray(groups)
-  by_group = {
-    int(group): float(values[groups == group].mean())
-    for group in np.unique(groups)
-  }
-  return min(by_group.values()), by_group
-
-
 def _one_a_row(labels, scores):
   labels = np.asarray(labels)
   if labels.shape != np.shape(scores)[:-1]:  # Which would be broadcast.
     raise types.InputError(
-      f'labels are one class a row, {list(np.shape(scores)[:-1])}; got '
-      f'{list(labels.shape)}'
+      f'labels are one a row; got {labels.shape} for {np.shape(scores)} scores'
     )
   return labels
