@@ -220,6 +220,23 @@ def test_zero_and_opposite_gradients_stay_finite(pair):
     assert not targets.any()
 
 
+def test_what_has_cancelled_out_is_visited_no_more():
+  # Of gradient 0 only rounding is left once it has visited 1, its opposite.
+  rng = np.random.default_rng(0)
+  first, third = rng.normal(size=(2, 40, 8))
+  grads = np.stack([first, -rng.uniform(1, 9, (40, 1)) * first, third], 1)
+  grads = grads.astype(np.float32)
+  orders = jnp.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])
+  _, targets, _ = jax.jit(functools.partial(surgery, decay=0.5))(
+    np.einsum('ktd,ksd->kts', grads, grads),
+    jnp.ones(3, bool),
+    orders,
+    jnp.zeros((40, 3, 3)),
+  )
+  np.testing.assert_allclose(targets[:, 0, 1], -0.5, rtol=1e-5)
+  assert not targets[:, 0, 2].any()
+
+
 def test_parameters_are_read_twice_however_many_pairs_are_visited():
   num_tasks, size = 8, 100_000
   params = {'w': jnp.zeros(size)}

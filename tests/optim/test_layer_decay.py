@@ -94,8 +94,8 @@ def test_settings_out_of_range_are_refused():
   for decay, layers in ((0.0, 1), (1.1, 1), (0.5, 0)):
     with pytest.raises(ValueError, match='decay'):
       optim.layer_decay(decay, lambda path: 0, num_layers=layers)
-  tx = optim.layer_decay(0.5, lambda path: 5, num_layers=2)
-  with pytest.raises(ValueError, match=r'a is in layer 5, .*\[0, 3\]'):
+  tx = optim.layer_decay(0.5, lambda path: 4, num_layers=2)
+  with pytest.raises(ValueError, match=r'a is in layer 4, .*\[0, 3\]'):
     tx.update({'a': jnp.ones(1)}, tx.init({}))
 
 
