@@ -176,6 +176,21 @@ def test_the_critics_loss_and_slow_averages_are_the_formulas(state):
     )
 
 
+def test_the_actors_loss_is_what_entropy_costs_minus_the_smaller_value(state):
+  batch, rng = _batch(), jax.random.key(1)
+  after, sums = _update()(state, batch, rng)
+  # Of the critic and the encoder that have moved already.
+  variables = {'params': {**after.params, 'actor': state.params['actor']}}
+  policy, of_actions = map(_applied, ('policy', 'values'))
+  rng_actor = jax.random.split(rng, 3)[1]
+  gaussian = policy(variables, batch['image'])
+  action, log_prob = squashed_policy.draw(gaussian, rng_actor)
+  values = np.asarray(of_actions(variables, batch['image'], action))
+  expected = 0.1 * np.asarray(log_prob) - values.min(1)
+  np.testing.assert_allclose(sums['actor_loss'][0], expected.sum(), rtol=1e-4)
+  assert abs(values[:, 0] - values[:, 1]).min() > 1e-4
+
+
 def test_the_critics_projection_is_averaged_as_the_encoder_is():
   def head():
     return agents.Projection(6, own=agents.Encoder((3,), (1,)))
