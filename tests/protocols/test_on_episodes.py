@@ -81,6 +81,19 @@ def test_negative_features_under_a_power_are_refused_not_misjudged():
     )
 
 
+def test_what_a_classifier_draws_is_its_episodes_whatever_goes_at_once():
+  def chance(support, query, rng):
+    return jax.random.normal(rng, (len(query), len(support)))
+
+  sampler = episodes.sampler(LABELS, ways=4, shots=2, queries=7)
+  few, all_of = (
+    on_episodes.accuracy(FEATURES, sampler, {'it': chance}, count=9, at_once=x)
+    for x in (4, 9)
+  )
+  np.testing.assert_array_equal(few['it'], all_of['it'])
+  assert len(set(few['it'])) > 2
+
+
 def test_features_are_what_the_layer_sees():
   # The head of an MLP sees the hidden layer's rows, computed by hand here.
   method = supervised.make(
