@@ -13,6 +13,7 @@ import pytest
 from repjax import types
 from repjax.layers import norms
 from repjax.methods import startup
+from repjax.protocols import seed_loop
 from repjax.protocols import self_training
 from repjax.protocols import side_by_side
 
@@ -140,6 +141,42 @@ def test_the_chosen_rate_has_the_smallest_held_out_loss_of_its_seed():
   assert chosen.losses.shape == (3, 2)
   # The start stays where it is: what was trained is thrown away.
   np.testing.assert_array_equal(states.params['model']['norm']['bias'], start)
+
+
+def test_a_rate_is_judged_after_its_updates_and_trained_at_from_the_start():
+  method, judged = _student(), []
+  states = side_by_side.begin(method, COLUMNS, SEEDS)
+
+  def held_out(trained):
+    judged.append(np.asarray(trained.step))
+    return jnp.array([1.0, -1.0]) * len(judged)
+
+  end, chosen = self_training.train(
+    'student',
+    method,
+    states,
+    COLUMNS,
+    held_out=held_out,
+    seeds=SEEDS,
+    rates=(0.1, 0.01),
+    updates=2,
+    steps=5,
+    batch_size=4,
+  )
+  np.testing.assert_array_equal(judged, 2 * [[2, 2]])
+  np.testing.assert_array_equal(chosen.rates, [0.1, 0.01])
+  np.testing.assert_array_equal(end.step, [5, 5])
+  order = seed_loop.epochs(ROWS, SEEDS, steps=5, batch_size=4)
+  rates = np.array([0.1, 0.01])
+  [(_, alone, _)] = seed_loop.fit(
+    method,
+    side_by_side.with_rate(states, rates),
+    COLUMNS,
+    order,
+    seeds=SEEDS,
+    every=5,
+  )
+  chex.assert_trees_all_close(end.params, alone.params, rtol=1e-6)
 
 
 def test_a_seed_that_diverges_takes_no_rate_from_the_others(monkeypatch):
