@@ -212,12 +212,13 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
     source_mask=made['source_mask'],
   )
   log_probs = np.asarray(jax.nn.log_softmax(logits))
-  total, count = 0.0, 0
+  total, count, hits = 0.0, 0, 0
   for i in range(6):
     for j in range(1, 6):
       if made['weights'][i, j]:
         total -= float(log_probs[i, j - 1, made['tokens'][i, j]])
         count += 1
+        hits += log_probs[i, j - 1].argmax() == made['tokens'][i, j]
   np.testing.assert_allclose(
     sums['loss'][0] / sums['loss'][1], total / count, rtol=1e-5
   )
@@ -226,6 +227,9 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
     -found['log_likelihood'][:6].sum(), total, rtol=1e-5
   )
   assert found['tokens'][:6].sum() == count
+  assert found['hits'][:6].sum() == hits
+  accuracy = sums['accuracy'][0] / sums['accuracy'][1]
+  np.testing.assert_allclose(accuracy, hits / count, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('mean', ['tokens', 'rows'])
