@@ -54,9 +54,10 @@ def make(
     A `types.Method` over batches of 'tokens' int32 [B, T] and 'weights' [B, T];
     but for a language model 'source' [B, S] and 'source_mask' [B, S]; and of
     packed ones 'segments', with a source 'source_segments'
-    (`data.text.packing`). Sums: 'loss' and 'accuracy', means
-    over tokens. `predict` gives 'log_likelihood' [B], the sum over a row's
-    tokens, 'tokens' [B] and 'hits' [B].
+    (`data.text.packing`). Sums: 'loss' and 'accuracy', means over a step's
+    tokens, or with mean='rows' over rows of theirs. `predict` gives
+    'log_likelihood' [B], the sum over a row's tokens, 'tokens' [B] and 'hits'
+    [B].
 
   Raises:
     InputError: If a setting is out of range, or, when the step is traced, if a
@@ -78,7 +79,8 @@ def make(
     if mean == 'tokens':
       share = batch[_SHARE]
     else:
-      share = 1 / jnp.maximum(weights.sum(1), 1)
+      count = weights.sum(1)
+      share = 1 / jnp.where(count > 0, count, 1)
     return types.Losses(
       loss=(loss * weights).sum(1) * share,
       model_state=model_state,
@@ -119,7 +121,7 @@ def _with_share(batch, rng):
   # Rows of padding may hold anything.
   tokens = jnp.where(real > 0, batch['weights'][:, 1:].sum(1), 0).sum()
   rows, tokens = parallel.psum((real.sum(), tokens))
-  share = rows / jnp.maximum(tokens, 1)
+  share = rows / jnp.where(tokens > 0, tokens, 1)
   return {**batch, _SHARE: jnp.broadcast_to(share, real.shape)}
 
 

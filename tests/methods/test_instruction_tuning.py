@@ -233,6 +233,19 @@ def test_the_loss_is_a_mean_over_tokens_that_are_to_be_written():
 
 
 @pytest.mark.parametrize('mean', ['tokens', 'rows'])
+def test_only_what_tokens_weigh_beside_each_other_counts(mean):
+  made = batch(rows(), 8)
+  light = {**made, 'weights': np.float32(0.01) * made['weights']}
+  method = instruction_tuning.make(MODEL, optax.sgd(1.0), mean=mean)
+  state = begun(method, made)
+  (loss, expected), (found, moved) = (
+    gradient(method, state, x) for x in (made, light)
+  )
+  np.testing.assert_allclose(found, loss, rtol=1e-5)
+  assert_same(moved, expected)
+
+
+@pytest.mark.parametrize('mean', ['tokens', 'rows'])
 def test_smoothed_targets_and_means_over_rows(mean):
   made = batch(rows(), 6)
   method = instruction_tuning.make(
