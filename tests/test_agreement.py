@@ -66,10 +66,11 @@ def test_facts_tell_configs_rows_and_code_apart(tmp_path):
     return agreement.facts(made, config, {'file': file, 'preset': 'smoke'})
 
   first = facts()
+  assert first['versions'] == report.environment()['versions']
+  config.data.dir = '/elsewhere'  # Each machine has its own.
   assert facts() == first
   # How often to save counts, too: all processes save together.
   config.run.save_every += 1
-  config.data.dir = '/elsewhere'
   agreed = facts()
   assert {k for k in first if agreed[k] != first[k]} == {'config'}
   config.data.train_split = 'train[:50%]'
