@@ -50,6 +50,8 @@ def test_ssim_is_that_of_windows_one_by_one(window):
     pictures.ssim(ONE, OTHER, window=window), expected, rtol=1e-9
   )
   np.testing.assert_allclose(pictures.ssim(ONE, ONE, window=window), 1.0)
+  large = pictures.ssim(255 * ONE, 255 * OTHER, peak=255, window=window)
+  np.testing.assert_allclose(large, expected, rtol=1e-9)
 
 
 def test_pictures_find_their_own():
