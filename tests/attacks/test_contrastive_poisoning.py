@@ -85,6 +85,8 @@ def test_targeted_poison_is_added_behind_the_set():
   assert len(made) == ROWS + 5
   rows = made.read(np.array([3, ROWS, ROWS + 1, ROWS + 4, 0]))
   np.testing.assert_array_equal(rows['poisoned'], [0, 1, 1, 1, 0])
+  # What the attacker does not write is that of row 0.
+  np.testing.assert_array_equal(rows['label'], [3, 0, 0, 0, 0])
   np.testing.assert_array_equal(rows['tokens'][1:4], texts['tokens'][[0, 1, 0]])
   assert (rows['image'][1:4] == 9).all()
   np.testing.assert_array_equal(rows['image'][0], source.column('image')[3])
