@@ -143,8 +143,8 @@ def noisy(
     seed: Of the draw.
 
   Raises:
-    InputError: No row of the subclass is drawn, or the set has too few rows of
-      a kind.
+    InputError: No row of the subclass is drawn, or none of its labels would be
+      wrong, or the set has too few rows of a kind.
   """
   types.check_range('(0, 1)', strength=strength)
   target, member = _masks(target, member)
@@ -159,7 +159,9 @@ def noisy(
     raise types.InputError(
       f'none of the {num_rows} drawn rows is of the subclass: raise num_rows.'
     )
-  turned = rng.permutation(inside)[: round(strength * len(inside))]
+  wrong = round(strength * len(inside))
+  types.check_range('[1, inf)', **{'wrong labels of the noisy slice': wrong})
+  turned = rng.permutation(inside)[:wrong]
   labels = target[rows].astype(np.int32)
   labels[turned] = 1 - labels[turned]
   return Setting(rows, labels, member[rows][:, None])

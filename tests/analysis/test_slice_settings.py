@@ -90,6 +90,7 @@ def test_a_synthetic_model_is_worse_on_the_slice():
     ('correlated', dict(num_rows=101), 'num_rows=101 is odd'),
     ('noisy', dict(num_rows=4000), 'needs 2000 positive rows'),
     ('noisy', dict(strength=np.nan), 'strength must be in'),
+    ('noisy', dict(strength=0.001), 'wrong labels of the noisy slice'),
   ],
 )
 def test_what_cannot_be_drawn_is_said(kind, changed, message):
