@@ -77,10 +77,7 @@ class BatchNorm(nn.Module):
         f'momentum={self.momentum}, epsilon={self.epsilon}'
       )
     if mask is not None and mask.shape != x.shape[:1]:
-      raise InputError(
-        f'mask must be [batch] = {x.shape[:1]}, one value a row, got '
-        f'{mask.shape}'
-      )
+      raise InputError(f'mask is one a row, {x.shape[:1]}; got {mask.shape}')
     channels = x.shape[-1]
     scale = self.param('scale', self.scale_init, (channels,))
     bias = self.param('bias', nn.initializers.zeros_init(), (channels,))
