@@ -171,7 +171,8 @@ def stream_fn(
   Returns:
     (states with a leading seed axis, S streams as `batched` makes them,
     learning rate) -> name of a form -> logits of the real rows in the
-    order of the stream, [S, N, C].
+    order of the stream, [S, N, C]. Raises InputError where there are more or
+    fewer streams than states.
   """
 
   @jax.jit
@@ -196,6 +197,11 @@ def stream_fn(
     )
 
   def call(states, streams, rate):
+    count = len(jax.tree.leaves(states)[0])
+    if len(streams) != count:  # JAX takes the last one where one is missing.
+      raise types.InputError(
+        f'{count} states need as many streams; got {len(streams)}.'
+      )
     rate = jnp.float32(rate)
     found = [
       one(jax.tree.map(operator.itemgetter(i), states), stream, rate)

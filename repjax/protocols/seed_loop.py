@@ -72,12 +72,19 @@ def fit(
     goes on, which may donate them: copy what is to be kept.
 
   Raises:
-    InputError: If states have one key in their optimizers for several seeds.
+    InputError: If states have one key in their optimizers for several seeds, or
+      something is not there once a seed.
     NonFiniteError: If a mean is not finite and it `stops`; names the seed.
   """
   trees.check_own_keys(states.opt_state)
   steps = order.shape[1]
   columns, shared = _on_device(columns), _on_device(shared or {})
+  for x in jax.tree.leaves((states, columns, order)):
+    if len(x) != len(seeds):  # JAX takes the last one where one is missing.
+      raise types.InputError(
+        f'{len(seeds)} seeds need as many states, orders and copies of own '
+        f'rows; got {len(x)}.'
+      )
   states = jax.tree.map(jnp.copy, states)  # They are donated below.
   rngs = jax.vmap(
     lambda seed: jax.random.fold_in(jax.random.key(seed), loop.TRAIN)

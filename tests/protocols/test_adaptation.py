@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -149,6 +150,13 @@ def test_each_network_meets_its_own_stream(rows, trained):
   mean = streams.mean_errors(['contrast', 'none'], rate=0.0, forms=('source',))
   clean = streams.errors('none', rate=0.0, forms=('source',))['source']
   np.testing.assert_allclose(mean['source'], (found['source'] + clean) / 2)
+
+
+def test_no_network_stands_in_for_another(rows, trained):
+  method, states = trained
+  one = jax.tree.map(lambda x: jnp.asarray(x[:1]), states)
+  with pytest.raises(types.InputError, match='1 states need as many streams'):
+    _streams(method, one, rows).errors('none', rate=0.0, forms=('source',))
 
 
 def test_blended_statistics_are_those_of_so_many_rows(rows, trained):

@@ -195,6 +195,19 @@ def test_a_diverging_seed_is_named(columns, order, vectorize):
     )
 
 
+@pytest.mark.parametrize('vectorize', [True, False])
+def test_no_state_stands_in_for_that_of_another_seed(
+  method, columns, order, vectorize
+):
+  one = side_by_side.begin(method, {}, _SEEDS[:1], shared=columns)
+  two = side_by_side.begin(method, {}, _SEEDS, shared=columns)
+  of_one = side_by_side.per_seed(columns, _SEEDS[:1])
+  how = dict(seeds=_SEEDS, every=_STEPS, vectorize=vectorize)
+  for states, own, shared in ((one, {}, columns), (two, of_one, None)):
+    with pytest.raises(types.InputError, match='2 seeds need as many'):
+      next(seed_loop.fit(method, states, own, order, shared=shared, **how))
+
+
 def test_what_is_not_finite_is_right_about_nothing():
   logits = np.zeros((2, 3, 4))
   logits[0, 0] = np.nan
