@@ -27,7 +27,7 @@ def largest(update: types.PyTree, *, share: float = 0.01) -> types.PyTree:
   types.check_range('(0, 1]', share=share)
 
   def keep(x):
-    count = max(1, round(share * x.size))
+    count = min(x.size, max(1, round(share * x.size)))
     values, places = jax.lax.top_k(jnp.abs(x).reshape(-1), count)
     del values  # Where they are is enough.
     flat = jnp.zeros(x.size, x.dtype).at[places].set(x.reshape(-1)[places])
@@ -62,7 +62,7 @@ def rounded(
 def _rounded(x, rng, *, levels):
   # Between 64 and 128 bfloat16 knows halves alone, which no draw is fair to.
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  unit = jnp.abs(wide).max() / levels
+  unit = jnp.abs(wide).max(initial=0) / levels
   safe = jnp.where(unit > 0, unit, 1)
   up = jax.random.uniform(rng, x.shape, wide.dtype)
   return (jnp.floor(wide / safe + up) * unit).astype(x.dtype)

@@ -391,6 +391,14 @@ def test_compression_keeps_the_largest_and_is_right_on_average():
     compression.largest(update, share=0.0)
 
 
+def test_of_small_leaves_one_entry_is_sent_and_none_of_empty_ones():
+  update = {'small': jnp.array([1.0, -3.0]), 'empty': jnp.zeros((0, 4))}
+  kept = compression.largest(update, share=0.01)
+  np.testing.assert_array_equal(kept['small'], [0.0, -3.0])
+  rounded = compression.rounded(update, jax.random.key(0), levels=3)
+  assert kept['empty'].shape == rounded['empty'].shape == (0, 4)
+
+
 def test_of_weights_the_ratios_count_alone(plain):
   made, state = plain
   order = np.arange(12).reshape(3, 1, 4)
