@@ -119,6 +119,20 @@ def test_shifted_windows_reach_over_edges_of_windows_and_not_of_the_map():
   assert not moved[5].any() and not moved[:, 5].any()
 
 
+def test_four_tokens_become_one_down_before_across_as_published():
+  x = np.random.default_rng(5).normal(size=(2, 4, 6, 3)).astype(np.float32)
+  kernel = np.eye(12, 6, dtype=np.float32)  # The first two tokens come out.
+  norm = dict(scale=jnp.ones(12), bias=jnp.zeros(12))
+  params = dict(norm=norm, reduction=dict(kernel=kernel))
+  merged = swin.PatchMerging().apply({'params': params}, x)
+  # The four in the order of the published code.
+  four = np.concatenate(
+    [x[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))], -1
+  )
+  normal = (four - four.mean(-1, keepdims=True)) / four.std(-1, keepdims=True)
+  np.testing.assert_allclose(merged, normal[..., :6], atol=1e-4)
+
+
 @pytest.mark.parametrize(
   ('size', 'rows'), [((24, 24), (3, 3)), ((25, 31), (4, 4)), ((8, 40), (1, 5))]
 )
