@@ -11,6 +11,7 @@ import pytest
 from repjax import types
 from repjax.layers import attention
 from repjax.layers import series_embedding
+from repjax.layers.positions import sequence_positions
 from repjax.models import linear_forecaster
 from repjax.models import pyraformer
 
@@ -130,6 +131,25 @@ def test_it_is_told_which_series_it_is_what_was_missing_and_how_sure():
   fewer = apply(series, covariates, **named).mean
   assert (first.mean[0] != fewer[0]).any()
   assert (first.mean[1:] == fewer[1:]).all()
+
+
+def test_values_are_embedded_by_a_convolution_over_a_circle():
+  values = np.random.default_rng(2).normal(size=(2, 7, 3)).astype(np.float32)
+  kernel = np.random.default_rng(3).normal(size=(9, 4)).astype(np.float32)
+  bias = jnp.zeros(4)
+  embed = series_embedding.SeriesEmbedding(4)
+  found = embed.apply(
+    {'params': {'value': {'kernel': kernel, 'bias': bias}}},
+    *(values, jnp.zeros((2, 7, 0))),
+    train=False,
+  )
+  expected = np.zeros((2, 7, 4))
+  for step in range(7):
+    for tap in range(3):
+      seen = values[:, (step + tap - 1) % 7]
+      expected[:, step] += seen @ kernel[3 * tap : 3 * tap + 3]
+  places = sequence_positions.sinusoids(jnp.arange(7), 4)
+  np.testing.assert_allclose(found - places[None], expected, atol=1e-4)
 
 
 def test_exact_attention_is_a_network_of_equal_size():
