@@ -64,6 +64,13 @@ def test_an_additive_game_has_nothing_redundant():
   np.testing.assert_array_equal(np.argsort(-score), [0, 2, 1])
 
 
+def test_walks_begin_anywhere_where_no_player_adds():
+  told = _told(lambda x: -float(x @ [3.0, 1.0, 2.0]), 3)
+  np.testing.assert_array_equal(
+    redundancy.influence(told), redundancy.influence(told, personal=False)
+  )
+
+
 def test_structure_of_any_graph_is_that_of_reachable_nodes():
   rng = np.random.default_rng(0)
   for _ in range(30):
