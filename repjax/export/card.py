@@ -82,7 +82,10 @@ def text(facts: Facts, use: Use) -> str:
     if about
     else 'The recipe has no group config.data: what it read is not told.',
     '## Results',
-    _table(('measure', 'value'), facts.results)
+    _table(
+      ('measure', 'value'),
+      {_measure(name): x for name, x in facts.results.items()},
+    )
     if facts.results
     else f'Nothing was measured at step {facts.step:,}.',
     '## Privacy',
@@ -131,6 +134,14 @@ def _without_places(tree: Any) -> Any:
     }
   if isinstance(tree, list | tuple):
     return [_without_places(x) for x in tree]
-  if isinstance(tree, str) and tree.startswith(('/', '~')):
-    return pathlib.PurePath(tree).name
+  if isinstance(tree, str):  # Of a split, 'labelled:' stands before a folder.
+    kind, colon, place = tree.rpartition(':')
+    if place.startswith(('/', '~')):
+      return f'{kind}{colon}{pathlib.PurePath(place).name}'
   return tree
+
+
+def _measure(name: str) -> str:
+  """'split/accuracy' without the folder that a split may be."""
+  split, slash, measure = name.rpartition('/')
+  return f'{_without_places(split)}{slash}{measure}'

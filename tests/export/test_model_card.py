@@ -33,9 +33,16 @@ def test_a_card_says_what_was_trained():
 
 
 def test_no_place_of_a_machine_is_told():
-  text = card.text(FACTS, USE)
-  assert '/home/me' not in text
+  splits = ['labelled:/home/me/shop', 'labelled:~/town', 'test']
+  facts = FACTS._replace(
+    config={**FACTS.config, 'data': {**FACTS.config['data'], 'splits': splits}},
+    results={f'{x}/accuracy': 0.5 for x in splits},
+  )
+  text = card.text(facts, USE)
+  assert '/home/me' not in text and '~' not in text
   assert '"weights": "roberta"' in text
+  for split in ('labelled:shop', 'labelled:town', 'test'):
+    assert f'"{split}"' in text and f'| {split}/accuracy | 0.5 |' in text
 
 
 def test_what_is_private_is_stated():
