@@ -137,8 +137,14 @@ def inception(
     batch_size: Images that go through the network at once.
 
   Raises:
-    InputError: The file cannot be read, or does not fit.
+    InputError: The file cannot be read, or does not fit, or real rows are not
+      within [-1, 1].
   """
+  if image.dtype.kind != 'f' or not (abs(image) <= 1).all():
+    raise types.InputError(
+      'image must be floats in [-1, 1], as what is generated is; got '
+      f'{image.dtype} in [{image.min()}, {image.max()}]'
+    )
   params = inception_weights.load(path)
   apply = jax.jit(networks.Inception().apply)
 
