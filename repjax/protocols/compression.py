@@ -65,4 +65,6 @@ def _rounded(x, rng, *, levels):
   unit = jnp.abs(wide).max(initial=0) / levels
   safe = jnp.where(unit > 0, unit, 1)
   up = jax.random.uniform(rng, x.shape, wide.dtype)
-  return (jnp.floor(wide / safe + up) * unit).astype(x.dtype)
+  # The largest entry stays one: levels + 0.9999999 is levels + 1 in float32.
+  found = jnp.clip(jnp.floor(wide / safe + up), -levels, levels)
+  return (found * unit).astype(x.dtype)

@@ -391,6 +391,12 @@ def test_compression_keeps_the_largest_and_is_right_on_average():
     compression.largest(update, share=0.0)
 
 
+def test_no_draw_is_beyond_the_largest_entry():
+  update = {'a': jnp.ones(4_000_000)}  # Some draws are 1 - 2^-24 or nearly.
+  rounded = jax.jit(compression.rounded)(update, jax.random.key(0))
+  np.testing.assert_allclose(np.asarray(rounded['a']).max(), 1, rtol=1e-6)
+
+
 def test_of_small_leaves_one_entry_is_sent_and_none_of_empty_ones():
   update = {'small': jnp.array([1.0, -3.0]), 'empty': jnp.zeros((0, 4))}
   kept = compression.largest(update, share=0.01)
