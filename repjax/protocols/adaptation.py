@@ -76,10 +76,12 @@ def forms(
       batch where there are batch norms.
 
   Raises:
-    InputError: The network has no norms, the batch one row, or a setting is out
-      of range.
+    InputError: The network has no norms, the batch one row, there is no form of
+      a name, or a setting is out of range.
   """
   types.check_range('(0, inf)', blend=blend)
+  for name in names:
+    types.check_choice('names', name, NAMES)
   layers = norm_layers.find(predict, state, batch)
   variables = {**state.model_state, 'params': state.params}
   paths = norm_layers.affine(variables, layers, select)

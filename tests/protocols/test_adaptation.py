@@ -178,6 +178,10 @@ def test_blended_statistics_are_those_of_so_many_rows(rows, trained):
       found[name], predict(state, batch)['logits'], rtol=1e-5, atol=1e-6
     )
   assert np.abs(found['BN'] - found['blended']).max() > 1e-3
+  with pytest.raises(types.InputError, match="'Bn'"):
+    adaptation.forms(
+      method.predict, state, batch, optax.sgd(0.1), blend=4.0, names=('Bn',)
+    )
 
 
 def _measured():
