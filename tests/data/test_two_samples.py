@@ -93,6 +93,12 @@ def test_fakes_have_the_moments_of_their_class():
     )
 
 
+def test_fakes_of_images_that_are_no_bytes_are_refused():
+  rows = {'image': np.ones((4, 2, 2, 1), np.float32), 'label': np.arange(4)}
+  with pytest.raises(InputError, match='must be uint8; got float32'):
+    gaussian_fakes.make(source.from_arrays('real', rows), 10, seed=0)
+
+
 def test_climates_change_in_one_way_each():
   means = climates.means(jax.random.key(0), 200)
   changed = np.asarray(means.before != means.after)

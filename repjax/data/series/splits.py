@@ -50,8 +50,10 @@ def by_rows(length: int, counts: Sequence[int]) -> dict[str, tuple[int, int]]:
     counts: Rows of the three.
 
   Raises:
-    InputError: If the series is shorter.
+    InputError: If the series is shorter, or there are not three counts.
   """
+  if len(counts) != 3:
+    raise types.InputError(f'counts are those of three splits; got {counts}')
   return _borders(np.cumsum([0, *counts]).tolist(), length)
 
 

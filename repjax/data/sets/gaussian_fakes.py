@@ -3,6 +3,7 @@
 import numpy as np
 
 from repjax.data.reading import source as sources
+from repjax.types import InputError
 from repjax.types import check_range
 
 
@@ -14,17 +15,21 @@ def make(real: sources.Source, num_rows: int, *, seed: int) -> sources.Source:
   first and second moments are right but for the cut, and nothing else is.
 
   Args:
-    real: Rows with 'image' [H, W, C] of one size, and 'label'.
+    real: Rows with 'image' uint8 [H, W, C] of one size, and 'label'.
     num_rows: Number of fakes; their classes are drawn in proportion to those
       of `real`.
     seed: Of all draws.
 
   Raises:
-    InputError: If there are no images, or no number of rows.
+    InputError: If there are no images of bytes, or no number of rows.
   """
   check_range('[1, inf)', num_rows=num_rows)
   real.check_images()
   columns = real.read(np.arange(len(real)))
+  if columns['image'].dtype != np.uint8:  # Those in [0, 1] would be rounded.
+    raise InputError(
+      f'images of {real.name} must be uint8; got {columns["image"].dtype}'
+    )
   flat = columns['image'].reshape(len(real), -1).astype(np.float32)
   rng = np.random.default_rng(seed)
   labels = rng.choice(columns['label'], num_rows)

@@ -294,6 +294,8 @@ def test_months_of_ett_are_those_published():
   }
   with pytest.raises(types.InputError, match='test split is rows'):
     splits.by_rows(14_000, splits.ETT_HOURS)
+  with pytest.raises(types.InputError, match='three splits'):
+    splits.by_rows(14_000, (10, 10))
   # Rows of 15 minutes end at the same times.
   minutes = splits.by_rows(69_680, splits.ETT_MINUTES)
   assert minutes == {
