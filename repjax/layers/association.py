@@ -90,7 +90,7 @@ def discrepancy(prior: jax.Array, series: jax.Array) -> jax.Array:
   """Association discrepancy of one layer (eq. 4), averaged over heads.
 
   KL(prior, series) + KL(series, prior) of each position's rows, both smoothed
-  as in the authors' code, so that it is at most 2 log(1 / SMOOTHING).
+  as in the authors' code, so that it is at most 2 log(1 + 1 / SMOOTHING).
   https://arxiv.org/abs/2110.02642
 
   Args:

@@ -25,7 +25,7 @@ def make(
   column: str = 'image',
   **settings: Any,
 ) -> types.Method:
-  """Minimizes |tanh(mean) - target|^2 plus a task's loss, in one.
+  """Minimizes |tanh(mean) - target|^2 / A plus a task's loss, in one.
 
   Args:
     model: `models.agent.Agent`.

@@ -185,7 +185,8 @@ def choose_rates(
 
   Returns:
     Places of the best rates in `tried`, [L]: the same for looks of one kind,
-    whose own returns count for nothing in it.
+    whose own returns count for nothing in it. The first one where no look of
+    another kind fails: nothing is known of rates.
   """
   names = np.asarray(kinds)
   chosen = np.zeros(len(names), int)
