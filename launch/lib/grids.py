@@ -53,7 +53,7 @@ def check(grid: Grid, overrides: dict[str, Any]) -> None:
   for name, values in grid.shifts.items():
     if len(set(values)) < len(values):
       raise types.InputError(
-        f'--space: {name}={",".join(values)}: name values each once.'
+        f'--space names a value of {name} twice: name each once.'
       )
   for name in ('method', 'seed'):
     if name in grid.shifts or name in overrides:
