@@ -217,7 +217,7 @@ def run(config: config_dict.ConfigDict, seeds=SEEDS) -> types.Report:
     rows = np.reshape(values, (len(arms), len(seeds)))
     return dict(zip(arms, rows, strict=True))
 
-  def of_arm(arm):
+  def of_arm(arm) -> tuple[types.TrainState, list]:
     first = arms.index(arm) * len(seeds)
     part = slice(first, first + len(seeds))
     return jax.tree.map(lambda x: x[part], trained.states), runs[part]

@@ -332,9 +332,7 @@ def _plot(sweep, finished):
       places = np.array([ticks.index(x) for x in texts])
     figure = plots.lines(
       {'trials': (places, metrics), 'best': (places[:1], metrics[:1])},
-      xlabel=name,
-      ylabel=sweep.metric,
-      joined=False,
+      **dict(xlabel=name, ylabel=sweep.metric, joined=False),
     )
     if ticks is not None:
       figure.axes[0].set_xticks(range(len(ticks)), ticks)
