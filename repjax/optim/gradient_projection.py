@@ -128,8 +128,8 @@ def project_gradients(
     A transformation with a `ProjectionState`.
 
   Raises:
-    ValueError: At `init`, if no kernel is projected, or a kernel has no axis
-      that is an input or none that is an output.
+    ValueError: At `init`, if no kernel is projected, or two of one layer are,
+      or a kernel has no axis that is an input or none that is an output.
   """
 
   def kernels(params):
@@ -163,6 +163,8 @@ def project_gradients(
     leaves = trees.flatten(params)
     bases, ranks, with_bias = {}, {}, []
     for path, axes in kernels(params).items():
+      if _layer(path) in bases:  # Their inputs may differ.
+        raise types.InputError(f'{path} is second in its layer: project one')
       size = math.prod(leaves[path].shape[:axes])
       if bias_of(path, leaves) is not None:
         size += 1
@@ -191,12 +193,9 @@ def project_gradients(
       new[path] = matrix.reshape(kernel.shape).astype(kernel.dtype)
     for path, leaf in leaves.items():
       if path not in new:
-        stops = freeze_others and not (free is not None and free(path))
-        new[path] = (
-          jnp.where(state.num_tasks > 0, jnp.zeros_like(leaf), leaf)
-          if stops
-          else leaf
-        )
+        new[path] = leaf
+        if freeze_others and not (free is not None and free(path)):
+          new[path] = jnp.where(state.num_tasks > 0, jnp.zeros_like(leaf), leaf)
     structure = jax.tree.structure(updates)
     return jax.tree.unflatten(structure, [new[p] for p in leaves]), state
 

@@ -400,6 +400,12 @@ def test_rules_that_match_nothing_are_refused():
     optim.project_gradients(project=lambda p: p[0] == 'norm').init(PARAMS)
 
 
+def test_a_layer_has_one_kernel_that_is_projected():
+  layer = {'layer': {'first': jnp.ones((3, 2)), 'second': jnp.ones((5, 2))}}
+  with pytest.raises(ValueError, match=r"'second'.* second in its layer"):
+    optim.project_gradients(project=lambda path: True).init(layer)
+
+
 def test_flax_saves_and_restores_bases():
   tx = optim.project_gradients()
   fresh = tx.init({'layer': {'kernel': jnp.ones((3, 2))}})
