@@ -138,7 +138,7 @@ class AnomalyAttention(nn.Module):
       InputError: The width is no multiple of `num_heads`.
     """
     dim = tokens.shape[-1]
-    if dim % self.num_heads:
+    if self.num_heads < 1 or dim % self.num_heads:
       raise InputError(
         f'hidden_dim must be a multiple of num_heads, got hidden_dim={dim}, '
         f'{self.num_heads=}'

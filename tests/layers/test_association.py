@@ -108,9 +108,10 @@ def test_only_the_series_association_mixes_values():
   np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+@pytest.mark.parametrize('num_heads', [3, 0, -2])
+def test_heads_that_do_not_divide_the_width_are_refused(num_heads):
   with pytest.raises(types.InputError, match='multiple of num_heads'):
-    association.AnomalyAttention(3).init(
+    association.AnomalyAttention(num_heads).init(
       jax.random.key(0), jnp.zeros((1, 4, 8)), train=False
     )
 

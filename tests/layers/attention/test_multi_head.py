@@ -8,6 +8,14 @@ from repjax.layers.attention import multi_head
 from repjax.types import InputError
 
 
+@pytest.mark.parametrize('num_heads', [3, 0, -2])
+def test_heads_that_do_not_divide_the_width_are_refused(num_heads):
+  with pytest.raises(InputError, match='multiple of num_heads'):
+    multi_head.MultiHeadAttention(num_heads).init(
+      jax.random.key(0), jnp.ones((1, 3, 8)), train=False
+    )
+
+
 def test_rotary_attention_is_of_one_sequence_with_places():
   layer = multi_head.MultiHeadAttention(2, rotary=True)
   tokens, places = jnp.ones((1, 3, 8)), jnp.arange(3)[None]
