@@ -1,5 +1,7 @@
 """Each domain is normalised by its own rows, and by those of training."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from repjax import types
 from repjax.adapt import bn_adapt
+from repjax.adapt import norm_layers
 from repjax.layers import norms
 from repjax.methods import erm
 from repjax.models import unfolded_conv_net
@@ -36,6 +39,25 @@ def state(batch):
   state = method_of().init(jax.random.key(0), batch)
   shift = dict(mean=np.arange(4, dtype='f4'), var=1 + np.arange(4, dtype='f4'))
   return state.replace(model_state={'batch_stats': {'norm_0': shift}})
+
+
+class _TwoKinds(nn.Module):
+  """A norm of one value a row, and behind it one of four."""
+
+  @nn.compact
+  def __call__(self, x, *, train, mask=None):
+    x = norms.BatchNorm()(x.reshape((len(x), -1)), train=train, mask=mask)
+    x = x[:, :16].reshape((len(x), 2, 2, 4))
+    x = norms.BatchNorm()(x, train=train, mask=mask)
+    return nn.Dense(3)(x.mean((1, 2)))
+
+
+def test_the_norm_that_needs_most_rows_counts(state, batch):
+  least = functools.partial(norm_layers.least_rows, batch=batch)
+  assert least(method_of().predict, state) == 1
+  method = erm.make(_TwoKinds(), optax.sgd(0.1))
+  other = jax.eval_shape(method.init, jax.random.key(0), batch)
+  assert least(method.predict, other) == 2
 
 
 def by_hand(state, batch, prior):

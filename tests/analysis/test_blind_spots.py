@@ -52,6 +52,10 @@ def test_a_detector_that_is_blind_at_the_top_shows_it_there():
   # Two thirds of 0.5 shifted by half a pixel: 2.5 of 3 rows in common.
   none = blind_spots.seen(outputs, probe, least=0.8)
   np.testing.assert_array_equal(none, 0)
+  # Of 3.5 that both cover: .71.
+  np.testing.assert_array_equal(
+    blind_spots.seen(outputs, probe, least=0.7), maps
+  )
 
 
 def test_bad_input_is_told():

@@ -104,6 +104,18 @@ def test_any_learner_can_be_asked():
   assert relative[2] > 0.1  # -x is not x.
 
 
+@pytest.mark.parametrize('signs', [(1, -1), (-1, 1)])
+def test_of_several_elements_the_worst_one_counts(signs):
+  drawn = iter(signs)
+  found = equivariance.check_equivariance(
+    _largest_coordinate,
+    *_data(),
+    group=lambda rng, dim: next(drawn) * np.eye(dim),
+    num_elements=2,
+  )
+  assert found.relative > 0.1
+
+
 def test_images_are_turned_as_vectors_and_precision_comes_back():
   rows, targets, test = _data(12)
   before = jax.config.jax_enable_x64

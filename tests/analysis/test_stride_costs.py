@@ -144,9 +144,12 @@ def test_all_convolutions_are_counted():
     @nn.compact
     def __call__(self, x, train):
       x = nn.ConvTranspose(8, (2, 2), strides=(2, 2), name='up')(x)
+      x = nn.Conv(8, (3, 3), feature_group_count=4, name='grouped')(x)
       return nn.ConvLocal(4, (3, 3), name='local')(x)
 
   costs = stride_costs.stage_costs(Kinds(), (5, 5, 3))
   # Each of 25 places is spread over 2 x 2.
   assert costs['up'] == (100, 2 * 25 * 3 * 4 * 8, 4 * 100 * 8)
+  # A channel sees 2 of 8.
+  assert costs['grouped'].flops == 2 * 100 * 9 * 2 * 8
   assert costs['local'].flops == 2 * 100 * 9 * 8 * 4

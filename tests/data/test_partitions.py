@@ -40,6 +40,16 @@ def test_shares_of_a_dirichlet_go_from_all_alike_to_one_label_each():
   assert np.mean(most) > 11
 
 
+def test_rows_of_one_label_are_dealt_in_no_order():
+  labels = np.zeros(60, int)
+  for users in (
+    partitions.by_label(labels, 2, shards=1, seed=0),
+    partitions.dirichlet(labels, 2, alpha=1e7, seed=0),
+  ):
+    np.testing.assert_array_equal(np.bincount(users), 30)
+    assert (np.diff(users) != 0).sum() > 10  # Else 1: two runs of rows.
+
+
 def test_a_table_holds_every_row_once():
   users = partitions.dirichlet(LABELS, 4, alpha=1.0, seed=3)
   table = partitions.table(users, 4)

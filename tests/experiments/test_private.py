@@ -24,6 +24,7 @@ from repjax.methods import dann
 from repjax.methods import supervised
 from repjax.models import mlp
 from repjax.optim import rehearsal
+from repjax.optim.dp_sgd import DpSgdState
 from repjax.protocols import rounds
 
 # SST-2 as Li et al. train on it.
@@ -479,6 +480,25 @@ def test_another_noise_or_other_batches_than_the_plan_has_are_refused(
   made = experiment_of(plan, rows, method=method, train=train)
   with pytest.raises(types.InputError, match=match):
     made.guard.check(made, state_of(made), '')
+
+
+def test_of_runs_side_by_side_the_one_with_the_least_noise_counts(plan, rows):
+  made = experiment_of(plan, rows)
+  state = state_of(made)
+
+  def with_noise(*factors):
+    def changed(x):
+      noise = np.float32(plan.noise_multiplier) * np.array(factors, np.float32)
+      return x._replace(noise_multiplier=noise) if is_link(x) else x
+
+    is_link = lambda x: isinstance(x, DpSgdState)  # noqa: E731
+    return state.replace(
+      opt_state=jax.tree.map(changed, state.opt_state, is_leaf=is_link)
+    )
+
+  made.guard.check(made, with_noise(1, 2), '')
+  with pytest.raises(types.InputError, match='noise_multiplier'):
+    made.guard.check(made, with_noise(0.5, 2), '')
 
 
 @pytest.mark.parametrize('is_private', ['one', 'both'])
