@@ -19,6 +19,7 @@ from repjax import parallel
 from repjax import report
 from repjax import trees
 from repjax import types
+from repjax.data.batches import in_order
 
 
 def check(facts: Mapping[str, Any]) -> None:
@@ -62,6 +63,12 @@ def facts(
   return {
     'config': {**origin, **fields},
     'training rows': experiment.train.fingerprint(),
+    # Of as many batches, too: one process would wait for another's last one.
+    'evaluation rows': {
+      split: rows.fingerprint()
+      for split in experiment.eval_splits
+      if isinstance(rows := experiment.evals(split), in_order.EvalBatches)
+    },
     'code': code(origin.get('file')),
     'versions': report.environment()['versions'],
   }

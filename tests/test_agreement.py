@@ -75,6 +75,13 @@ def test_facts_tell_configs_rows_and_code_apart(tmp_path):
   assert {k for k in first if agreed[k] != first[k]} == {'config'}
   config.data.train_split = 'train[:50%]'
   assert facts()['training rows'] != agreed['training rows']
+  # Of a split by one name, other rows.
+  made = sam.build(config)
+  other = made._replace(evals=lambda split: made.evals(f'{split}[:-1]'))
+  found = [agreement.facts(x, config, {}) for x in (made, other)]
+  assert {k for k in found[0] if found[0][k] != found[1][k]} == {
+    'evaluation rows'
+  }
   (tmp_path / 'sam.py').write_text('# Another recipe.')
   assert facts(tmp_path / 'sam.py')['code'] != agreed['code']
 

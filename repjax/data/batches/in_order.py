@@ -50,6 +50,23 @@ class _Batches:
   process_index: int
   process_count: int
 
+  def fingerprint(self) -> str:
+    """Tells sets apart by all their rows; of encoded images by some of them.
+
+    Those are evenly spaced, and as many as cost nothing beside a step.
+    """
+    total = len(self.source)
+    count = min(total, _DECODED) if self.source.encoded else total
+    rows = np.linspace(0, total - 1, count).astype(np.int64)
+    found = hashlib.sha256(f'{total}'.encode())
+    for start in range(0, count, _COMPARED):
+      part = self.source.read(rows[start : start + _COMPARED])
+      for name, values in sorted(part.items()):
+        found.update(f'{name} {values.dtype} {values.shape}'.encode())
+        for x in values if values.dtype == object else [values]:
+          found.update(np.ascontiguousarray(x).tobytes())
+    return found.hexdigest()
+
   def _read(self, rows, mask, draws) -> Batch:
     """This process's part of the global batch of these rows."""
     size = self.batch_size // self.process_count
@@ -106,23 +123,6 @@ class TrainBatches(_Batches):
   def expected_rows(self) -> float:
     """Rows of a global batch."""
     return self.batch_size
-
-  def fingerprint(self) -> str:
-    """Tells sets apart by all their rows; of encoded images by some of them.
-
-    Those are evenly spaced, and as many as cost nothing beside a step.
-    """
-    total = len(self.source)
-    count = min(total, _DECODED) if self.source.encoded else total
-    rows = np.linspace(0, total - 1, count).astype(np.int64)
-    found = hashlib.sha256(f'{total}'.encode())
-    for start in range(0, count, _COMPARED):
-      part = self.source.read(rows[start : start + _COMPARED])
-      for name, values in sorted(part.items()):
-        found.update(f'{name} {values.dtype} {values.shape}'.encode())
-        for x in values if values.dtype == object else [values]:
-          found.update(np.ascontiguousarray(x).tobytes())
-    return found.hexdigest()
 
   def batch(self, step: int) -> Batch:
     """The batch of one step, which counts from 0."""
