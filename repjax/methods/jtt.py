@@ -74,8 +74,13 @@ def row_indices(errors: np.ndarray, up_weight: int) -> np.ndarray:
   Args:
     errors: bool [N].
     up_weight: Copies of the error set, >= 0.
+
+  Raises:
+    InputError: If it is no such whole number.
   """
   types.check_range('[0, inf)', up_weight=up_weight)
+  if up_weight != int(up_weight):
+    raise types.InputError(f'copies are whole ones; got {up_weight=}')
   errors = np.asarray(errors, bool)
   copies = [np.flatnonzero(errors)] * int(up_weight)
   return np.concatenate([np.arange(len(errors)), *copies])

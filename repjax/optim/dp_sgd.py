@@ -273,11 +273,11 @@ def dp_adam(
 
 def _raise_noise(noise_multiplier, adaptive):
   """The gradient's share of the noise (Andrew et al., theorem 1)."""
-  if (
-    not 0 < adaptive.quantile < 1
-    or adaptive.rate <= 0
-    or adaptive.count_stddev <= 0
-    or noise_multiplier >= 2 * adaptive.count_stddev
+  if not (
+    0 < adaptive.quantile < 1
+    and adaptive.rate > 0
+    and adaptive.count_stddev > 0
+    and noise_multiplier < 2 * adaptive.count_stddev
   ):
     raise ValueError(
       'Need 0 < quantile < 1, rate > 0 and count_stddev > noise_multiplier / '

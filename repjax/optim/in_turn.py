@@ -49,6 +49,8 @@ def in_turn(
       the parameters' names.
   """
   types.check_range('[1, inf)', steps_per_block=steps_per_block)
+  if steps_per_block != int(steps_per_block):
+    raise types.InputError(f'steps are whole ones; got {steps_per_block=}')
   tx = optax.with_extra_args_support(tx)
 
   def init_fn(params):

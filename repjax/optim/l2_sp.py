@@ -49,7 +49,7 @@ def l2_sp(
     head: Module names of the head, joined by '/'.
   """
   known = filter(link.is_known, (strength, head_strength))
-  if any(x < 0 for x in known):
+  if not all(x >= 0 for x in known):
     raise InputError(f'Need strengths >= 0; got {strength=}, {head_strength=}')
 
   def init_fn(params):

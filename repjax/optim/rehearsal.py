@@ -102,7 +102,7 @@ def ewc(
     A transformation with an `EwcState` whose `update` needs `params`.
   """
   known = filter(link.is_known, (strength, learning_rate))
-  if any(x < 0 for x in known):
+  if not all(x >= 0 for x in known):
     raise ValueError(
       f'Need strength, learning_rate >= 0; got {strength=}, {learning_rate=}'
     )

@@ -22,6 +22,8 @@ def test_weights_and_copies_are_the_same_risk():
   np.testing.assert_allclose((weights * values).mean(), copied, rtol=1e-6)
   np.testing.assert_allclose(weights.mean(), 1.0, rtol=1e-6)
   np.testing.assert_array_equal(jtt.row_indices(errors, 0), np.arange(5))
+  with pytest.raises(types.InputError, match='up_weight'):
+    jtt.row_indices(errors, 2.5)
 
 
 @pytest.mark.parametrize(

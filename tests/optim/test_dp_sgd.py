@@ -346,6 +346,8 @@ def test_adam_does_not_see_the_clip_norm_where_all_rows_are_clipped():
     {'expected_batch_size': 0},
     {'adaptive': optim.AdaptiveClipping(quantile=1.0)},
     {'adaptive': optim.AdaptiveClipping(count_stddev=0.5)},
+    {'adaptive': optim.AdaptiveClipping(count_stddev=np.nan)},
+    {'adaptive': optim.AdaptiveClipping(rate=np.nan)},
   ],
 )
 def test_settings_out_of_range_are_refused(bad):

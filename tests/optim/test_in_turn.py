@@ -95,8 +95,9 @@ def test_other_blocks_than_the_parameters_are_refused():
   for blocks in (('first',), ('first', 'third'), ('first', 'second', 'first')):
     with pytest.raises(types.InputError, match='blocks are'):
       optim.in_turn(optax.sgd(0.1), blocks, steps_per_block=1).init(PARAMS)
-  with pytest.raises(types.InputError, match='steps_per_block'):
-    optim.in_turn(optax.sgd(0.1), ORDER, steps_per_block=0)
+  for steps in (0, 2.5):
+    with pytest.raises(types.InputError, match='steps_per_block'):
+      optim.in_turn(optax.sgd(0.1), ORDER, steps_per_block=steps)
 
 
 def test_counts_of_a_part_that_is_called_as_a_block_go_on():

@@ -48,5 +48,7 @@ def test_the_start_is_a_copy():
 def test_what_cannot_pull_is_refused():
   with pytest.raises(types.InputError, match='strength=-1'):
     optim.l2_sp(-1.0)
+  with pytest.raises(types.InputError, match='strength=nan'):
+    optim.l2_sp(float('nan'))
   with pytest.raises(types.InputError, match="Did you mean 'head'"):
     optim.l2_sp(0.5, head='haed').init(tree())

@@ -131,8 +131,9 @@ def test_what_is_missing_is_named():
   with pytest.raises(ValueError, match='params'):
     link = rehearsal.ewc(1.0)
     link.update(PARAMS, link.init(PARAMS))
-  with pytest.raises(ValueError, match='strength'):
-    rehearsal.ewc(-1.0)
+  for strength in (-1.0, float('nan')):
+    with pytest.raises(ValueError, match='strength'):
+      rehearsal.ewc(strength)
 
 
 def test_a_gem_of_float16_is_that_of_float32():
