@@ -35,6 +35,8 @@ def make(
 ) -> types.Method:
   """Minimizes the mean of the groups' losses plus `weight` times the penalty.
 
+  A column 'weight' of the batch counts in the losses, not in the penalty.
+
   Args:
     model: Any linen classifier.
     tx: Optax chain. DomainBed and WILDS begin their optimizer anew where the
