@@ -224,6 +224,11 @@ def test_a_step_follows_the_gradient_of_the_loss(name):
   assert float(jnp.abs(grads['prototypes']).max()) > 1e-3
   total, weight = sums['loss']
   np.testing.assert_allclose(total / weight, value, rtol=1e-4)
+  guess = np.asarray(jax.jit(scored)(state.params)).argmax(-1)
+  alike = [len(set(row)) == 1 for row in guess.T]
+  assert np.mean(alike) < 0.5
+  total, weight = sums['agreement']
+  np.testing.assert_allclose(total / weight, np.mean(alike), atol=1e-6)
 
 
 def test_prototypes_wait_and_stay_on_the_sphere():
