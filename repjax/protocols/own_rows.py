@@ -79,9 +79,16 @@ def predict(
     predict_fn: As that of a `types.Method`.
     states: With a leading seed axis.
     rows: Name -> [S, M, ...].
+
+  Raises:
+    InputError: If there are not as many states as seeds have rows.
   """
   one, found = jax.jit(predict_fn), []
-  first = next(iter(rows.values()))
+  first, count = next(iter(rows.values())), len(jax.tree.leaves(states)[0])
+  if count != len(first):  # JAX takes the last one where one is missing.
+    raise types.InputError(
+      f'{count} states need rows of as many seeds; got {len(first)}.'
+    )
   for seed in range(len(first)):
     state, batch = jax.tree.map(lambda x, at=seed: x[at], (states, rows))
     mask = np.ones(first.shape[1], np.float32)

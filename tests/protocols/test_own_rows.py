@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import optax
+import pytest
 
+from repjax import types
 from repjax.methods import erm
 from repjax.methods import model_inputs
 from repjax.models import mlp
@@ -47,6 +49,10 @@ def test_each_model_learns_and_is_tested_on_its_own_rows():
   swapped = {k: x[::-1] for k, x in test.items()}
   outputs = own_rows.predict(METHOD.predict, states, swapped)
   assert side_by_side.accuracy(outputs, swapped).max() < 0.1
+  with pytest.raises(types.InputError, match='2 states need rows of as many'):
+    own_rows.predict(
+      METHOD.predict, states, {k: x[:1] for k, x in test.items()}
+    )
 
 
 def test_without_tests_nothing_is_followed():
