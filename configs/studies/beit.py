@@ -51,7 +51,7 @@ CLAIMS = dict(
   blockwise_gain=dict(
     says='100 labels: test accuracy after fine-tuning, pre-trained with '
     'blockwise masks minus with random ones',
-    paper='compared in an ablation study; figure not checked',
+    paper='+.09 points (82.86 against 82.77, ImageNet-1k, all labels, table 4)',
   ),
   probe_gain=dict(
     says='100 labels: test accuracy of a linear probe, BEiT minus the same '

@@ -55,7 +55,7 @@ CLAIMS = dict(
   one_row=dict(
     says='1 row: accuracy in episodes, published calibration minus logistic '
     'regression',
-    paper='better (figure not checked); users measured +9.1 points',
+    paper='68.57 % calibrated (quoted by others); users measured +9.1 points',
     **dict(at_least=0.01, needs=_NEEDS),
   ),
   one_row_over_simple=dict(
@@ -84,7 +84,7 @@ CLAIMS = dict(
   at_their_scale=dict(
     says='1 row, features scaled to a mean of 0.4: published calibration minus '
     'logistic regression',
-    paper='better (figure not checked); users measured +9.1 points',
+    paper='68.57 % calibrated (quoted by others); users measured +9.1 points',
     **dict(at_least=0.01, needs=_NEEDS),
   ),
   at_their_scale_over_simple=dict(

@@ -65,21 +65,22 @@ CLAIMS = dict(
   region_correspondence=dict(
     says='regions that find their like in a moved, noisy view, EsViT minus '
     'views alone',
-    paper='figure not checked',
+    paper='66 % to 91 % of regions (ImageNet validation set, section 4.4)',
     at_least=0.0,
     needs=_NEEDS,
   ),
   stages_knn=dict(
     says='k-NN accuracy, EsViT on a Swin of two stages minus views alone on a '
     'ViT of one, at equal cost',
-    paper='figure not checked',
+    paper='+2.2 points (75.4 against 73.2, Swin at 808 images a second and '
+    'DeiT at 1,007, table 4)',
     at_least=0.0,
     needs=(*_NEEDS, 'one_stage_gain', 'cost_ratio'),
   ),
   stages_correspondence=dict(
     says='views alone: regions that find their like, ViT minus Swin',
-    paper='networks of one stage learn correspondences from views alone, those '
-    'of several lose them (section 3; figure not checked)',
+    paper='one stage learns them from views alone, several lose them (section '
+    '4.4, figure 5; no figure for one stage)',
     at_least=0.0,
     needs=(*_NEEDS, 'one_stage_gain', 'cost_ratio'),
   ),

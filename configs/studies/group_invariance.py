@@ -50,14 +50,14 @@ CLAIMS = dict(
   accuracy=dict(
     kind='first',
     says='plain training: accuracy in the colours of training',
-    paper='high (99.6 in a table of the paper; figure not checked)',
+    paper='99.6 % (coloured MNIST, table 1, as quoted by others)',
     at_least=0.9,
   ),
   shift_cost=dict(
     kind='first',
     says='plain training: accuracy in the colours of training minus in colours '
     'of other classes',
-    paper='large (systematic shift; figure not checked)',
+    paper='60.9 points (99.60 against 38.72, table 1, as quoted by others)',
     at_least=0.3,
   ),
   pgi_gain=dict(

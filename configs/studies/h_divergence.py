@@ -69,7 +69,8 @@ CLAIMS = dict(
   gain_over_js=dict(
     says='blobs, 180 rows: power, H-Min minus H-JS, both with halves of both '
     'samples (as many rows as a sample)',
-    paper='H-Min is what the paper takes for blobs; figure not checked',
+    paper="H-Min is what the paper takes for blobs (authors' repository; no "
+    'figure)',
     at_least=0.1,
   ),
   gain_over_js_pooled=dict(

@@ -55,7 +55,8 @@ GRIDS = {' rate$': 'study.rates'}
 CLAIMS = dict(
   error_ratio=dict(
     says='test MSE, Pyraformer over the same network with exact attention',
-    paper='figure not checked',
+    paper='NRMSE .324 against .328, .161 against .175, .366 against .407 (one '
+    'step ahead, three sets, table 2)',
     at_most=1.1,
     needs=('learned', 'exact_learned'),
   ),
@@ -95,8 +96,8 @@ CLAIMS = dict(
   ),
   etth1_mse=dict(
     says='ETTh1, 168 hours ahead: test MSE, epoch chosen on validation',
-    paper='0.808 (ETTh1, 168, epoch chosen on the test set; figure not '
-    'checked)',
+    paper='0.808 (ETTh1, 168, table 3; the public code chooses the epoch on '
+    'the test set)',
   ),
   edges_per_step=dict(
     kind='theory',

@@ -48,8 +48,8 @@ CLAIMS = dict(
   masked_gain=dict(
     says='accuracy on the new shop: after masked words of its reviews, minus '
     'without them',
-    paper='none on CivilComments and Amazon, all from DistilBERT (U-WILDS, '
-    'figure not checked)',
+    paper='success of such methods is limited (U-WILDS, abstract; figures not '
+    'checked)',
     at_least=0.02,
     needs=('in_domain', 'gap'),
   ),
@@ -82,7 +82,8 @@ CLAIMS = dict(
   other_gain=dict(
     says='the best of CORAL, DANN, pseudo-labels and Noisy Student, chosen on '
     'the validation shop, minus ERM, on the new one',
-    paper='none (U-WILDS, figure not checked)',
+    paper='success of such methods is limited (U-WILDS, abstract; figures not '
+    'checked)',
   ),
 )
 
