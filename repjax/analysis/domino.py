@@ -26,6 +26,7 @@ import scipy.linalg
 
 from repjax import types
 from repjax.analysis import error_mixture
+from repjax.analysis import finite_rows
 
 # Of embeddings: squares, over the least variance, are below 3e38.
 _LARGEST = 1e12
@@ -324,13 +325,7 @@ def _checked(embeddings, labels, probs) -> tuple[Any, Any, Any]:
   if embeddings.dtype not in (np.float32, np.float64):
     # Half precision has no room for squares and small variances.
     embeddings = embeddings.astype(np.float32)
-  for name, values in (('embeddings', embeddings), ('probs', probs)):
-    bad = np.flatnonzero(~np.isfinite(values).all(1))
-    if bad.size:
-      raise types.InputError(
-        f'{name} of row {bad[0]} are not finite ({bad.size} rows): leave them '
-        'out.'
-      )
+  finite_rows.check(embeddings=embeddings, probs=probs)
   largest = abs(embeddings).max(initial=0)
   if largest > _LARGEST:
     raise types.InputError(

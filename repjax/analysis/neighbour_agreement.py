@@ -9,6 +9,7 @@ pixels or those of a model trained on other data.
 import numpy as np
 
 from repjax import types
+from repjax.analysis import finite_rows
 
 _CHUNK = 2048
 
@@ -41,13 +42,7 @@ def agreement(
       f'features are of {count} rows and text of {len(text)}: give one each'
     )
   x = np.asarray(features, np.float64).reshape(count, -1)
-  for name, rows in (('features', x), ('text', text)):
-    bad = np.flatnonzero(~np.isfinite(rows).all(1))
-    if bad.size:
-      raise types.InputError(
-        f'{name} of row {bad[0]} are not finite ({bad.size} rows): leave such '
-        'rows out'
-      )
+  finite_rows.check(features=x, text=text)
   x = x - x.mean(0)
   square = np.square(x).sum(1)
   result = np.empty(count)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from repjax import types
+from repjax.analysis import finite_rows
 
 Reference = Literal['class', 'all']
 
@@ -122,11 +123,7 @@ def of_cosines(
       f'{list(cosines.shape)} and {len(labels)} labels: give one of each pair, '
       'and one a row.'
     )
-  if not np.isfinite(cosines).all():
-    row = int((~np.isfinite(cosines)).any(1).argmax())
-    raise types.InputError(
-      f'cosines of row {row} are not finite: leave it out.'
-    )
+  finite_rows.check(cosines=cosines)
   if not ((psi >= 0) & (psi <= 1)).all():
     raise types.InputError(
       f'psi is of probabilities, in [0, 1]; got {psi.min()} to {psi.max()}: '
