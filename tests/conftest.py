@@ -14,6 +14,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # `make test-gpu` says gpu.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # Nobody reads where in a source file an operation of a compiled program began.
 os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+# Threads of NumPy's products spin for a moment wherever NumPy is imported.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # A bias of the wrong shape must not pass as one of another rank.
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 _flags = os.environ.get('XLA_FLAGS', '')

@@ -23,7 +23,7 @@ import sys
 import time
 
 # Read when JAX or Python starts, and so as the server found them.
-_READ_AT_START = ('JAX_', 'LD_', 'PYTHON', 'TF_')
+_READ_AT_START = ('JAX_', 'LD_', 'OPENBLAS_', 'PYTHON', 'TF_')
 
 
 class Process:
