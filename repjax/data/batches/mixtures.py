@@ -103,7 +103,8 @@ def union(parts: Sequence[sources.Source]) -> sources.Source:
   Keeps the columns that all of them have.
 
   Raises:
-    InputError: If their images differ in shape.
+    InputError: If their images or columns differ in shape, or what is a whole
+      number in one is a fraction or a text in another.
   """
   if len({x.image_shape for x in parts}) != 1:
     raise types.InputError(
@@ -117,37 +118,55 @@ def union(parts: Sequence[sources.Source]) -> sources.Source:
     num_rows=sum(len(x) for x in parts),
     num_classes=max((x.num_classes or 0) for x in parts) or None,
     class_names=None,
-    reader=_Union(tuple(parts), _common(parts)),
+    reader=_Union(tuple(parts), _no_rows(parts)),
     encoded={},
   )
 
 
-def _common(parts):
-  """Names of the columns of all parts, whichever of them a batch is of."""
+def _no_rows(parts):
+  """Each column of all parts without a row: its shape, and the widest type."""
   first = np.zeros(1, np.int64)
-  return tuple(
-    sorted(set.intersection(*(set(x.read(first)) for x in parts if len(x))))
-  )
+  firsts = [
+    x.read(first) | dict.fromkeys(_sizes_differ(x), np.empty(1, object))
+    for x in parts
+    if len(x)
+  ]
+  found = {}
+  for name in sorted(set.intersection(*map(set, firsts))):
+    columns = [x[name] for x in firsts]
+    kinds = {'i' if x.dtype.kind in 'iu' else x.dtype.kind for x in columns}
+    shapes = {x.shape[1:] for x in columns}
+    if len(kinds) > 1 or len(shapes) > 1:
+      raise types.InputError(
+        f'Sources are joined whose column {name!r} is alike; here it is '
+        f'{" and ".join(f"{x.dtype} {x.shape[1:]}" for x in columns)} a row: '
+        'make them one, or leave it out of one source.'
+      )
+    found[name] = np.empty((0, *shapes.pop()), np.result_type(*columns))
+  return found
+
+
+def _sizes_differ(part):
+  """Columns of images that a batch has as arrays of sizes of their own."""
+  return [name for name, shape in part.encoded.items() if None in shape]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Union:
   parts: tuple[sources.Source, ...]
-  names: tuple[str, ...]
+  no_rows: sources.Columns
 
   def __call__(self, indices):
     ends = np.cumsum([len(x) for x in self.parts])
     which = np.searchsorted(ends, indices, side='right')
-    found = {}
+    places, found = [], [self.no_rows]
     for part in np.unique(which):
       at = np.flatnonzero(which == part)
       first = ends[part] - len(self.parts[part])
-      columns = self.parts[part].read(indices[at] - first)
-      found[part] = (at, columns)
-    result = {}
-    for name in self.names:
-      values = [columns[name] for _, columns in found.values()]
-      stacked = np.concatenate(values)
-      result[name] = np.empty_like(stacked)
-      result[name][np.concatenate([at for at, _ in found.values()])] = stacked
-    return result
+      places.append(at)
+      found.append(self.parts[part].read(indices[at] - first))
+    order = np.argsort(np.concatenate(places)) if places else slice(0)
+    return {
+      name: np.concatenate([x[name] for x in found])[order]
+      for name in self.no_rows
+    }

@@ -228,6 +228,26 @@ def test_a_union_has_the_columns_of_all_parts_in_every_batch():
   np.testing.assert_array_equal(both.read(np.array([1, 4, 0]))['a'], [1, 1, 0])
 
 
+def test_every_batch_of_a_union_has_the_types_of_the_others():
+  one = source.from_arrays('one', {'a': np.arange(3, dtype=np.int32)})
+  other = source.from_arrays('other', {'a': np.arange(2, dtype=np.int64)})
+  both = mixtures.union([one, other])
+  rows = ([0, 1], [3, 4], [0, 4], [])
+  found = [both.read(np.array(x, int))['a'] for x in rows]
+  assert {x.dtype for x in found} == {np.dtype(np.int64)}
+  assert [x.shape for x in found] == [(2,), (2,), (2,), (0,)]
+
+
+@pytest.mark.parametrize(
+  'column', [np.ones((2, 3)), np.ones(2), np.array(['a', 'b'], object)]
+)
+def test_columns_that_are_not_alike_are_not_joined(column):
+  one = source.from_arrays('one', {'a': np.ones((3, 3), np.uint8)})
+  other = source.from_arrays('other', {'a': column})
+  with pytest.raises(types.InputError, match="whose column 'a' is alike"):
+    mixtures.union([one, other])
+
+
 def test_classes_that_are_numbered_anew_keep_their_names():
   rows = dataclasses.replace(images(), class_names=tuple('abcdef'))
   part = tasks.of_classes(rows, np.array([4, 1]), relabel=True)
