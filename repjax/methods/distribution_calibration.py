@@ -75,8 +75,8 @@ def statistics(
       classes with fewer rows than dimensions.
 
   Raises:
-    InputError: If shapes do not fit, features are not finite, or negative under
-      a power, or a class has a single row.
+    InputError: If shapes do not fit, labels are no integers, features are not
+      finite, or negative under a power, or a class has a single row.
   """
   types.check_range('[0, inf)', power=power)
   types.check_range('[0, 1]', shrinkage=shrinkage)
@@ -87,6 +87,11 @@ def statistics(
     raise types.InputError(
       'features must be [R, D] and labels [R]; got '
       f'{features.shape} and {labels.shape}.'
+    )
+  if not np.issubdtype(labels.dtype, np.integer):
+    raise types.InputError(
+      f'labels must be whole numbers, of a type such as int32; got '
+      f'{labels.dtype}.'
     )
   if not np.isfinite(features).all():
     raise types.InputError('Base features are not all finite.')
@@ -166,6 +171,9 @@ def calibrated(
   """Mean [D] and covariance [D, D] that one row [D] gets (eq. 5 and 6).
 
   `drawn` is what is used; this is what it draws from.
+
+  Raises:
+    InputError: If the row has not the features of the base.
   """
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
@@ -238,6 +246,11 @@ def _from_covariance(rng, covariance, num_drawn):
 
 
 def _nearest(base, row, neighbours):
+  if row.shape != base.means.shape[1:]:
+    raise types.InputError(
+      f'A row has the {base.means.shape[1]} features of the base; got '
+      f'{row.shape}.'
+    )
   distances = jnp.square(base.means - row[None]).sum(1)
   return jax.lax.top_k(-distances, neighbours)[1]
 

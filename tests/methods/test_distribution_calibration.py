@@ -188,6 +188,7 @@ def test_draws_help_where_base_classes_know_how_rows_differ():
     (dict(features=FEATURES * np.nan), 'not all finite'),
     (dict(shrinkage=1.5), r'shrinkage must be in \[0, 1\]'),
     (dict(of='both'), 'of must be one of'),
+    (dict(labels=np.where(LABELS > 0, LABELS, np.nan)), 'whole numbers'),
   ],
 )
 def test_what_is_no_base_is_refused(change, message):
@@ -227,6 +228,15 @@ def test_settings_out_of_range(setting):
   base = calibration.statistics(FEATURES, LABELS)
   with pytest.raises(types.InputError, match=next(iter(setting))):
     calibration.classifier(base, **setting)
+
+
+def test_a_row_has_the_features_of_the_base():
+  base = calibration.statistics(FEATURES[:, :1], LABELS)
+  with pytest.raises(types.InputError, match='the 1 features of the base'):
+    calibration.calibrated(base, jnp.ones(4))
+  support, query = jnp.ones((2, 1, 4)), jnp.ones((2, 4))
+  with pytest.raises(types.InputError, match='the 1 features of the base'):
+    calibration.classifier(base)(support, query, jax.random.key(0))
 
 
 def test_more_neighbours_than_base_classes_are_refused():
