@@ -92,9 +92,7 @@ def order(
   for user, rows in enumerate(table):
     own = rows[rows >= 0]
     if not len(own):
-      raise types.InputError(
-        f'user {user} has no row: leave it out of the round.'
-      )
+      raise types.InputError(f'user {user} has no row: leave it out.')
     generator = np.random.default_rng([seed, user])
     size = min(batch_size, len(own))
     epochs = -(-steps * size // len(own))
@@ -128,16 +126,16 @@ def send(
       FedAvg; None: real rows that it goes through, alike where steps end first.
 
   Raises:
-    InputError: When traced, if `what` is unknown, or nothing is recorded.
+    InputError: When traced, if `what` is unknown, or nothing is recorded, or
+      weights are not [U].
   """
   types.check_choice('what', what, ('sum', 'difference'))
   columns = {name: jnp.asarray(x) for name, x in columns.items()}
 
   def of_user(index, rows):
     own_rng = jax.random.fold_in(rng, index)
-    start = state.replace(
-      opt_state=_own_keys(state.opt_state, state.step, index)
-    )
+    opt_state = _own_keys(state.opt_state, state.step, index)
+    start = state.replace(opt_state=opt_state)
 
     def step(current, chosen):
       batch = {name: x[chosen] for name, x in columns.items()}
@@ -159,6 +157,8 @@ def send(
 
   sent = jax.vmap(of_user)(jnp.arange(order.shape[0]), order)
   if weight is not None:  # Who is not drawn counts nothing.
+    if jnp.shape(weight) != sent.weight.shape:
+      raise types.InputError(f'weight must be {sent.weight.shape}, for users')
     sent = sent._replace(weight=jnp.where(sent.weight > 0, weight, 0.0))
   return sent
 

@@ -363,6 +363,16 @@ def test_a_chain_without_a_record_and_users_without_rows_are_refused(plain):
   del state
 
 
+@pytest.mark.parametrize('shape', [(1,), (2, 1), (3,), ()], ids=str)
+def test_weights_are_one_of_each_user(plain, shape):
+  made, state = plain
+  order = np.zeros((2, 1, 1), int)
+  with pytest.raises(types.InputError, match=r'weight must be \(2,\)'):
+    send(
+      *(made, state, COLUMNS, order, jax.random.key(0)), weight=np.ones(shape)
+    )
+
+
 def test_every_epoch_of_a_user_has_all_its_rows():
   table = np.array([[0, 1, 2, 3], [4, 5, -1, -1]])
   order = rounds.order(table, steps=4, batch_size=2, seed=0)
