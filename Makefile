@@ -54,6 +54,7 @@ results: $(VENV)/test
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip -c constraints.txt
 	$(PIP) -e . -c constraints.txt
 	touch $@
 
