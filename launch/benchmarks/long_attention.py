@@ -33,7 +33,10 @@ class Sizes(NamedTuple):
 
 
 def long_attention(rounds: int, sizes: Sizes | None = None) -> dict[str, Any]:
-  """Milliseconds against length: exact by XLA and by cuDNN, Performer, RFA.
+  """Milliseconds against length: exact attention, Performer and RFA.
+
+  The exact forms are that by XLA, cuDNN's, and `attention.Flash`, which pads
+  for it.
 
   'speed over cuDNN' is the time of cuDNN's fused exact attention, through
   `jax.nn.dot_product_attention`, over that of a form.
@@ -56,6 +59,7 @@ def _forms(causal, sizes) -> dict[str, Callable[..., Any]]:
 
   from repjax.layers import performer
   from repjax.layers import rfa
+  from repjax.layers.attention import flash
   from repjax.layers.attention import softmax
   from repjax.layers.attention.linear import random_features
 
@@ -67,6 +71,7 @@ def _forms(causal, sizes) -> dict[str, Callable[..., Any]]:
   of_performer = projection(sizes.features)
   of_rfa = projection(sizes.features // 2)
   exact = softmax.Softmax(causal=causal)
+  fused = flash.Flash(causal=causal)
 
   def cudnn(q, k, v):
     return jax.nn.dot_product_attention(
@@ -79,6 +84,7 @@ def _forms(causal, sizes) -> dict[str, Callable[..., Any]]:
   forms = {
     'exact, XLA': lambda q, k, v: exact(q, k, v),
     'exact, cuDNN': cudnn,
+    'exact, Flash': lambda q, k, v: fused(q, k, v),
     'performer': lambda q, k, v: performer.favor(
       q, k, v, of_performer, causal=causal
     ),

@@ -11,6 +11,12 @@ from launch.lib import cards
 from launch.lib import peers
 from launch.lib import timing
 
+# What is measured beside the form of the preset `paper`: name -> fields.
+_OTHERS = {
+  'attention by plain products': dict(fused=False),
+  'blocks as one loop': dict(scan_layers=True),
+}
+
 
 class Sizes(NamedTuple):
   """A ViT and a batch; the defaults are B/16 at 224.
@@ -63,17 +69,15 @@ def training_flops(sizes: Sizes) -> int:
 def vit_throughput(rounds: int, sizes: Sizes | None = None) -> dict[str, Any]:
   """Steps of AdamW in bfloat16 with parameters in float32; the best round.
 
-  Beside timm, eager and by `torch.compile`, or `transformers` where timm is not
+  The form is that of the preset `paper` of `configs/vit.py`, with fused
+  attention; beside it stand attention by plain products, blocks as one loop,
+  and timm, eager and by `torch.compile`, or `transformers` where timm is not
   installed.
   """
   sizes = sizes or Sizes()
   theirs = _peers(rounds, sizes)
   card = cards.this(sizes.product)
-  method, batch = training(sizes)
-  step, compiling = timing.compiling(lambda: timing.Bare(method, batch))
-  step.run(1)
-  seconds = min(step.run(sizes.steps) / sizes.steps for _ in range(rounds))
-  rate = sizes.batch_size / seconds
+  rate, step, compiling = _rate(rounds, sizes)
   tflops = rate * training_flops(sizes) / 1e12
   logging.info('%.1f images/s, %.1f TFLOP/s', rate, tflops)
   result: dict[str, Any] = {
@@ -83,6 +87,8 @@ def vit_throughput(rounds: int, sizes: Sizes | None = None) -> dict[str, Any]:
     'temporary GiB': step.temporary_bytes / 2**30,
     'seconds to build and compile': compiling,
   }
+  for name, fields in _OTHERS.items():
+    result[f'speed over {name}'] = rate / _rate(rounds, sizes, **fields)[0]
   for name, numbers in theirs.items():
     result[name] = numbers
     if isinstance(numbers, str):
@@ -93,6 +99,15 @@ def vit_throughput(rounds: int, sizes: Sizes | None = None) -> dict[str, Any]:
           rate / numbers[f'{form}, images/s']
         )
   return result
+
+
+def _rate(rounds, sizes, **fields):
+  """(images a second, the compiled step, seconds to build and compile)."""
+  method, batch = training(sizes, **fields)
+  step, compiling = timing.compiling(lambda: timing.Bare(method, batch))
+  step.run(1)
+  seconds = min(step.run(sizes.steps) / sizes.steps for _ in range(rounds))
+  return sizes.batch_size / seconds, step, compiling
 
 
 def _peers(rounds, sizes):
@@ -114,8 +129,8 @@ def _peers(rounds, sizes):
   }
 
 
-def training(sizes: Sizes) -> tuple[Any, dict[str, np.ndarray]]:
-  """(method, batch) of a ViT of these sizes in bfloat16, and AdamW."""
+def training(sizes: Sizes, **fields: Any) -> tuple[Any, dict[str, np.ndarray]]:
+  """(method, batch) of `model` and AdamW."""
   import optax
 
   from repjax.methods import supervised
@@ -127,13 +142,16 @@ def training(sizes: Sizes) -> tuple[Any, dict[str, np.ndarray]]:
     'label': rng.integers(0, sizes.classes, rows).astype(np.int32),
     'mask': np.ones(rows, np.float32),
   }
-  return supervised.make(model(sizes), optax.adamw(1e-3)), batch
+  return supervised.make(model(sizes, **fields), optax.adamw(1e-3)), batch
 
 
-def model(sizes: Sizes) -> Any:
-  """Ours, of these sizes, in bfloat16."""
+def model(
+  sizes: Sizes, *, fused: bool = True, scan_layers: bool = False
+) -> Any:
+  """A ViT of these sizes in bfloat16, by fused attention where that can be."""
   import jax.numpy as jnp
 
+  from repjax.layers import attention
   from repjax.models import vit
 
   return vit.ViT(
@@ -143,5 +161,7 @@ def model(sizes: Sizes) -> Any:
     mlp_dim=sizes.mlp,
     num_heads=sizes.heads,
     num_layers=sizes.layers,
+    attention_fn=attention.Flash() if fused else attention.Softmax(),
+    scan_layers=scan_layers,
     dtype=jnp.bfloat16,
   )

@@ -6,6 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import vit as vit_config
+from configs.parts import attention as attention_parts
+from launch.benchmarks import first_step
 from launch.benchmarks import long_attention
 from launch.benchmarks import private_language
 from launch.benchmarks import vit_throughput
@@ -58,6 +61,34 @@ def test_flops_are_those_of_the_networks_products():
   ) == vit_throughput.training_flops(VIT)
 
 
+def test_what_is_measured_is_the_form_of_the_preset_paper():
+  made = vit_throughput.model(VIT)
+  config = vit_config.get_config('paper')
+  assert made.attention_fn == attention_parts.attention_fn(
+    config.attention, causal=False
+  )
+  assert made.scan_layers == config.model.scan_layers
+  assert made.remat == config.model.remat
+  assert jnp.dtype(made.dtype) == config.step.compute_dtype
+
+
+@pytest.mark.usefixtures('kept_programs')
+def test_both_forms_of_deep_networks_are_compiled(monkeypatch):
+  forms = []
+  monkeypatch.setattr(
+    timing, 'Bare', lambda method, batch: forms.append(method)
+  )
+  made = []
+  monkeypatch.setattr(
+    vit_throughput,
+    'training',
+    lambda *a, **fields: made.append(fields) or a * 2,
+  )
+  result = first_step.compile_large(1, {'tiny': VIT})
+  assert list(result) == ['tiny, seconds', 'tiny, blocks as one loop, seconds']
+  assert [x['scan_layers'] for x in made] == [False, True]
+
+
 def test_the_default_is_vit_b_16():
   # 17.5 G multiplications of an image's forward pass.
   flops = vit_throughput.training_flops(vit_throughput.Sizes())
@@ -95,6 +126,8 @@ def test_a_vit_stands_beside_its_peer_and_the_cards_peak(monkeypatch):
   assert 'speed over timm, torch.compile' not in result  # It gave no figure.
   tflops = rate * vit_throughput.training_flops(VIT) / 1e12
   assert result['TFLOP/s'] == tflops
+  for form in ('attention by plain products', 'blocks as one loop'):
+    assert result[f'speed over {form}'] > 0
   assert result["share of the card's bf16 peak"] == tflops / 1e-3
   assert result['timm']['measured in'] == peers.HOW
   # `transformers` stands in where timm is not installed alone.
