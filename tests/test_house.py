@@ -1,7 +1,7 @@
 """The house: what a reader must open, how long files are, who imports whom.
 
 The figures are printed at the end of a run by `summary.py`, which also holds
-the seconds of CPU to their limit.
+the number of compiled programs to its limit.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Device code: the one layer that all transformers here are made of.
+"""Device code: the layer that ViT, BEiT and models over tokens are made of.
 
 Attention, attention to another sequence, MLP (Vaswani et al., 'Attention Is All
 You Need', NeurIPS 2017, https://arxiv.org/abs/1706.03762). What ViT, BEiT and
