@@ -101,9 +101,12 @@ def mix(
 
   Returns:
     The batch with a blended input and labels 'target' [B, C]; 'label' stays.
+
+  Raises:
+    InputError: If there is no input or no group, or the input is ids.
   """
   grouped.check_groups(batch)
-  name = next(x for x in types.INPUTS if x in batch)
+  name = model_inputs.name_of(batch)
   if not jnp.issubdtype(batch[name].dtype, jnp.floating):
     raise types.InputError(
       f'Only floating-point values can be mixed; {name!r} holds '

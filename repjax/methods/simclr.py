@@ -99,7 +99,7 @@ def make(
 
   def transform(batch, rng):
     first, second = views(batch, rng)
-    name = next(x for x in types.INPUTS if x in batch)
+    name = model_inputs.name_of(batch)
     return {**first, _OTHER: second[name]}
 
   step = steps.make(

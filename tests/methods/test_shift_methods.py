@@ -723,6 +723,15 @@ def test_a_missing_column_is_named(name, column):
     _update(METHODS[name], **{column: None})
 
 
+def test_rows_without_an_input_are_not_mixed_across_groups():
+  batch = {k: x for k, x in batch_of(0).items() if k != 'features'}
+  mix = functools.partial(
+    domain_mixup.mix, num_groups=GROUPS, num_classes=CLASSES, alpha=1.0
+  )
+  with pytest.raises(types.InputError, match='A batch with an input'):
+    mix(batch, jax.random.key(0))
+
+
 def test_a_missing_head_is_named():
   method = vrex.make(NET, SGD, weight=1.0, head='haed', **_GROUPS)
   with pytest.raises(types.InputError, match=r"head='haed' 0 times.*head"):

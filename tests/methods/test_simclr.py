@@ -14,6 +14,7 @@ from repjax import parallel
 from repjax import types
 from repjax.methods import model_inputs
 from repjax.methods import simclr
+from repjax.methods import two_views
 from repjax.models import mlp
 
 ROWS, WIDTH, DIM, TAU, RATE = 8, 6, 4, 0.3, 0.2
@@ -37,6 +38,20 @@ def test_a_private_link_is_refused_of_one_row_too():
   state = jax.eval_shape(made.init, jax.random.key(0), row)
   with pytest.raises(types.InputError, match='SimCLR compares all rows'):
     jax.eval_shape(made.update, state, row, jax.random.key(1))
+
+
+def test_a_row_whose_input_has_no_known_name_is_refused():
+  made = simclr.make(
+    mlp.Mlp(2),
+    optax.sgd(RATE),
+    views=two_views.by_dropout(),
+    inputs=lambda x: ((x['rows'],), {}),
+  )
+  batch = {**BATCH, 'rows': BATCH['features']}
+  del batch['features']
+  state = jax.eval_shape(made.init, jax.random.key(0), batch)
+  with pytest.raises(types.InputError, match='A batch with an input'):
+    jax.eval_shape(made.update, state, batch, jax.random.key(1))
 
 
 @functools.cache
