@@ -65,6 +65,10 @@ def make(
     tokens; no smoothing). `predict` gives, a row, 'nll' (sum over its tokens,
     nats), 'tokens' (their weight), 'hits', and 'position_nll',
     'position_tokens' [B, T] (the first position is 0, but for 'masked').
+
+  Raises:
+    InputError: If a setting is out of range, or, when the step is traced, if
+      nothing says what is hidden where 'masked' tokens are to be predicted.
   """
   if objective not in _INPUTS:
     raise InputError(
@@ -72,7 +76,11 @@ def make(
     )
   if not 0 <= label_smoothing < 1:
     raise InputError(f'Need 0 <= label_smoothing < 1; got {label_smoothing=}')
-  inputs = _INPUTS[objective]
+
+  def inputs(batch):
+    if objective == 'masked':
+      _check_hidden(batch)
+    return _INPUTS[objective](batch)
 
   def score(logits, batch):
     """Loss, nll, weight and hits of each target, [B, T'] each."""
@@ -124,7 +132,8 @@ def make(
   def init(rng, batch):
     if objective == 'masked' and 'inputs' not in batch:
       # Before `transform` has made them; only shapes count here.
-      batch = {**batch, 'inputs': batch['tokens']}
+      hidden = {'inputs': batch['tokens'], 'weights': batch['tokens']}
+      batch = {**batch, **hidden}
     return step.init(model_inputs.init(model, inputs, rng, batch))
 
   def predict(state, batch):
@@ -190,6 +199,16 @@ def mask_tokens(
     'inputs': jnp.where(chosen, hidden, tokens),
     'weights': chosen.astype(jnp.float32),
   }
+
+
+def _check_hidden(batch):
+  missing = sorted({'inputs', 'weights'} - set(batch))
+  if missing:
+    raise InputError(
+      f"objective='masked' predicts what is hidden, and the batch has no "
+      f'{" and no ".join(missing)}: make them by mask_tokens (as `transform`, '
+      'and before batches of evaluation).'
+    )
 
 
 def weights_of(batch: types.Batch) -> jax.Array:

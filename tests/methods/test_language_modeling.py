@@ -349,6 +349,20 @@ def test_wrong_settings_are_refused(settings, message):
     language_modeling.make(MODEL, optax.sgd(1.0), **settings)
 
 
+@pytest.mark.parametrize('column', ['inputs', 'weights'])
+def test_masked_batches_say_what_is_hidden(column):
+  batch = {**causal_batch(), 'inputs': causal_batch()['tokens']}
+  method = language_modeling.make(MODEL, optax.sgd(1.0), objective='masked')
+  state = jax.eval_shape(method.init, KEY, batch)
+  del batch[column]
+  for call in (
+    lambda: jax.eval_shape(method.update, state, batch, KEY),
+    lambda: jax.eval_shape(method.predict, state, batch),
+  ):
+    with pytest.raises(InputError, match=f'no {column}: .* mask_tokens'):
+      call()
+
+
 def test_a_rate_out_of_range_is_refused():
   with pytest.raises(InputError, match='got rate=1'):
     language_modeling.mask_tokens(
