@@ -89,7 +89,7 @@ def make(
     frozen_steps: First updates that leave the prototypes as they are; 313 in
       the authors' code for ImageNet.
     views: Columns with further views, in the shape of the input, which is the
-      first one.
+      first one. Of texts they share its 'token_mask'.
     small_views: Columns with smaller ones (multi-crop, sec. 3.3), which
       predict, and have no cluster of their own. The model must take both sizes.
     num_assigned: How many of the views, the first ones, are given clusters.
@@ -119,17 +119,16 @@ def make(
 
   def embed(params, model_state, parts, rng):
     """Unit vectors of views of one shape, [V, B, dim], and new collections."""
+    # Whatever else a row has, such as a text's 'token_mask', its views share.
     joined = {
-      name: jnp.concatenate([x[name] for x in parts])
-      for name in parts[0]
-      if name in (*types.INPUTS, 'mask')
+      name: jnp.concatenate([x[name] for x in parts]) for name in parts[0]
     }
     own = {k: x for k, x in model_state.items() if k != _STATE}
     out = classifier.forward(
       model,
       inputs,
       {'params': params['model'], **own},
-      {**parts[0], **joined},
+      joined,
       rng,
       head=head,
     )

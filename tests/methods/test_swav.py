@@ -308,6 +308,46 @@ def test_settings_out_of_range_are_refused(settings):
     make(**settings)
 
 
+class Words(nn.Module):
+  """The mean of the real tokens' vectors, and a head."""
+
+  @nn.compact
+  def __call__(self, tokens, *, train, mask=None):
+    del train
+    vectors = nn.Embed(9, 6, name='table')(tokens)
+    real = jnp.ones(tokens.shape) if mask is None else mask
+    assert real.shape == tokens.shape
+    mean = (vectors * real[..., None]).sum(1) / real.sum(1, keepdims=True)
+    return nn.Dense(4, name='head')(mean)
+
+
+@pytest.mark.parametrize('masked', [True, False])
+def test_padding_of_texts_counts_in_no_view(masked):
+  method = swav.make(
+    Words(),
+    optax.sgd(1.0),
+    num_prototypes=CLUSTERS,
+    projection=swav.Projection(hidden_dim=7, dim=4),
+    inputs=model_inputs.text,
+    small_views=('strong_2',),
+  )
+  rng = np.random.default_rng(0)
+  real = (np.arange(5) < rng.integers(1, 6, (ROWS, 1))).astype(np.float32)
+  columns = ('tokens', 'strong', 'strong_2')
+  batch = {x: rng.integers(1, 9, (ROWS, 5)) for x in columns}
+  batch['mask'] = np.ones(ROWS, np.float32)
+  other = {**batch, **{x: np.where(real > 0, batch[x], 0) for x in columns}}
+  init, update = jax.jit(method.init), jax.jit(method.update)
+  found = []
+  for one in (batch, other):
+    one = {**one, 'token_mask': real} if masked else one
+    state = init(jax.random.key(0), one)
+    _, sums = update(state, one, jax.random.key(1))
+    found.append(float(sums['loss'][0]))
+  assert np.isfinite(found).all()
+  assert (found[0] == found[1]) == masked
+
+
 def test_a_missing_view_is_named():
   batch = {k: x for k, x in batch_of(0).items() if k != 'strong'}
   method = METHODS['two views']
