@@ -186,12 +186,15 @@ def upweighted(made: Cells, logits: np.ndarray, upweight: float) -> Cells:
 
   Args:
     made: Cells of the first training.
-    logits: Of the first models, on all rows of `made.columns`, [K * S, M, C].
+    logits: Of the first models, on all rows of `made.columns`, [K * S, M, C];
+      a row with one that is not finite is an error, whatever its label.
     upweight: How many times an error counts; others count once.
   """
   types.check_range('[1, inf)', upweight=upweight)
   label = made.columns['label']
-  wrong = logits.argmax(-1) != label[None]
+  # NaN would be the largest logit, and so say class 0.
+  finite = np.isfinite(logits).all(-1)
+  wrong = (logits.argmax(-1) != label[None]) | ~finite
   order = np.empty_like(made.order)
   for cell, (rows, seed) in enumerate(zip(made.order, made.seeds, strict=True)):
     if not wrong[cell][rows].any():

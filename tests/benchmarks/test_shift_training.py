@@ -111,6 +111,21 @@ def test_errors_are_drawn_more_often_by_their_cell_alone():
   np.testing.assert_array_equal(again.order[1:], cells.order[1:])
 
 
+def test_what_is_not_finite_is_an_error_whatever_the_label():
+  cells = made()
+  label = cells.columns['label']
+  logits = np.stack([np.eye(3)[label]] * 4)
+  wrong = logits.copy()
+  for place in range(3):  # One row of each class.
+    row = np.flatnonzero(label == place)[0]
+    logits[0, row], wrong[0, row] = np.nan, np.eye(3)[(place + 1) % 3]
+  found, expected = (
+    shift_training.upweighted(cells, x, 20.0).order for x in (logits, wrong)
+  )
+  np.testing.assert_array_equal(found, expected)
+  assert (found[0] != cells.order[0]).any()
+
+
 def test_labels_that_change_in_every_step_are_refused():
   with pytest.raises(types.InputError, match='fixed=True'):
     shift_training.cells(
