@@ -153,7 +153,7 @@ def adjusted_at_random(
   """F1 after point adjustment of uniform random scores, [S].
 
   One draw may miss a long segment by luck; this is the mean of many, each with
-  a threshold of its own, as those of `judge`.
+  a threshold of its own, as those of `judge`, which counts no gaps either.
 
   Args:
     scored: Of each seed, by `score`.
@@ -168,7 +168,8 @@ def adjusted_at_random(
     return anomaly.precision_recall_f1(filled, test.labels)[2]
 
   means = []
-  for place, (known, test) in enumerate(scored):
+  for place, pair in enumerate(scored):
+    known, test = (x.judged() for x in pair)
     rng = np.random.default_rng(place)
     means.append(np.mean([drawn(rng, known, test) for _ in range(draws)]))
   return np.array(means)

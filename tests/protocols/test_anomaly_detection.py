@@ -82,6 +82,17 @@ def test_random_scores_find_long_segments_as_chance_says():
   assert found == pytest.approx(expected, abs=0.02)
 
 
+def test_random_scores_in_gaps_count_for_nothing():
+  number = np.arange(2_000)
+  labels, measured = number % 500 < 50, number % 500 < 100
+  gapped = of_anomalies.Points({}, np.zeros(2_000), number, labels, measured)
+  found, expected = (
+    anomaly_detection.adjusted_at_random([(x, x)], rate=0.1, draws=3)
+    for x in (gapped, gapped.judged())
+  )
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_random_scores_of_equal_series_are_drawn_for_each_seed():
   labels = np.arange(2_000) % 500 < 50
   points = of_anomalies.Points(
