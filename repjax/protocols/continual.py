@@ -150,7 +150,8 @@ def run(
     thresholds: Of 'gpm': part of |R|^2 to keep, in (0, 1] (`update_bases`).
     growth: Of 'gpm': added to the thresholds for every task before this one.
     first_task_strict: Of 'gpm': whether the first task takes a direction less.
-    num_samples: Rows of a task that 'gpm' and 'ewc' look at when it ends.
+    num_samples: Rows of a task that 'gpm' and 'ewc' look at when it ends; all
+      of a task that has fewer.
     sample_rows: Of 'gpm': `rows` of `layer_inputs.representations`.
     memory_per_class: Of 'replay' and 'a_gem': the last rows of each class and
       task that are remembered (a ring buffer for each).
@@ -204,11 +205,12 @@ def run(
   ranks: dict[str, list[np.ndarray]] = {}
   for number, task in enumerate(tasks):
     states = trainer.fit(states, number)
+    num_seen = min(num_samples, len(task.train['label']))
     if learner == 'gpm':
       states = _extend_bases(
         model,
         states,
-        side_by_side.per_seed(task.train, seeds, num_rows=num_samples),
+        side_by_side.per_seed(task.train, seeds, num_rows=num_seen),
         sample_rows,
         thresholds=thresholds,
         growth=growth,
@@ -217,7 +219,7 @@ def run(
       for layer, rank in states.opt_state[-1].ranks.items():
         ranks.setdefault(layer, []).append(np.asarray(rank))
     elif learner == 'ewc':
-      samples = side_by_side.per_seed(task.train, seeds, num_rows=num_samples)
+      samples = side_by_side.per_seed(task.train, seeds, num_rows=num_seen)
       states = anchor(states, samples)
     matrix.append(_accuracies(predict, states, tests))
     logging.info(

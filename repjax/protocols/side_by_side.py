@@ -103,8 +103,13 @@ def per_seed(
 
   Returns:
     Name -> [S, n, ...].
+
+  Raises:
+    InputError: If there are not so many rows, or none are asked for.
   """
   total = len(next(iter(columns.values())))
+  if num_rows is not None:
+    types.check_range(f'[1, {total}]', num_rows=num_rows)
   rows = np.stack(
     [
       np.arange(total)

@@ -64,6 +64,12 @@ def _nth(tree, i):
   return jax.tree.map(lambda x: x[i], tree)
 
 
+@pytest.mark.parametrize('num_rows', [-1, 0, 7])
+def test_subsets_of_more_rows_than_there_are_are_refused(num_rows):
+  with pytest.raises(types.InputError, match=r'num_rows must be in \[1, 6\]'):
+    side_by_side.per_seed({'x': np.arange(6)}, _SEEDS, num_rows=num_rows)
+
+
 @pytest.mark.parametrize('vectorize', [True, False])
 def test_seeds_train_as_fit_does(method, columns, order, vectorize):
   per_seed = side_by_side.per_seed(columns, _SEEDS)
