@@ -22,7 +22,7 @@ class PrototypeHead(nn.Module):
   Attributes:
     num_prototypes: K.
     hidden_dim: Width of the hidden layers.
-    num_hidden: Number of them.
+    num_hidden: Number of them, >= 0.
     dim: D, width of the bottleneck.
     learn_norm: Whether the prototypes' norms are learned, too (`scale`); 1
       else.
@@ -40,6 +40,7 @@ class PrototypeHead(nn.Module):
   def setup(self):
     check_range('[2, inf)', num_prototypes=self.num_prototypes)
     check_range('[1, inf)', hidden_dim=self.hidden_dim, dim=self.dim)
+    check_range('[0, inf)', num_hidden=self.num_hidden)
     # The authors' bounds of +-2 are those of values, and cut nothing.
     init = nn.initializers.normal(0.02)
     self.hidden = [

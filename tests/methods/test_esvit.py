@@ -221,6 +221,12 @@ def test_a_head_compares_unit_vectors():
   np.testing.assert_allclose(tripled, 3 * logits, atol=1e-5)
 
 
+def test_a_head_of_fewer_than_no_hidden_layers_is_refused():
+  head = prototype_head.PrototypeHead(K, num_hidden=-1)
+  with pytest.raises(types.InputError, match='num_hidden'):
+    jax.eval_shape(head.init, jax.random.key(0), normal(2, C))
+
+
 # The method.
 
 CROPS = multi_crop.MultiCrop(size=8, local_size=4, num_local=1)
