@@ -162,13 +162,11 @@ def _low_rank(adapter, call, scope, x):
   layer = call.module
   unfit = [
     name
-    for name, plain in (
-      ('batch_dims', ()),
-      ('feature_group_count', 1),
-      ('mask', None),
-    )
+    for name, plain in (('batch_dims', ()), ('feature_group_count', 1))
     if getattr(layer, name, plain) != plain
   ]
+  if getattr(layer, 'mask', None) is not None:  # An array, perhaps.
+    unfit.append('mask')
   if type(layer) not in (nn.Dense, nn.DenseGeneral, nn.Conv) or unfit:
     raise InputError(
       f'{adapter.name} changes the matrices of nn.Dense, nn.DenseGeneral and '

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from repjax import types
 from repjax.layers import adapters
 from repjax.layers import attention
 
@@ -47,6 +48,24 @@ class Net(nn.Module):
   @nn.compact
   def __call__(self, x):
     return nn.Dense(4, name='second')(nn.Dense(WIDTH, name='first')(x))
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    dict(mask=np.ones((3, WIDTH, 4), np.float32)),
+    dict(mask=jnp.ones((3, WIDTH, 4))),
+    dict(feature_group_count=2),
+  ],
+)
+def test_convolutions_that_are_no_one_matrix_are_refused(settings):
+  model = adapters.adapt(
+    nn.Sequential([nn.Conv(4, (3,), **settings)]),
+    {'layers_0': adapters.lora(2)},
+  )
+  (name,) = settings
+  with pytest.raises(types.InputError, match=f'is a Conv with {name}'):
+    jax.eval_shape(model.init, jax.random.key(0), X)
 
 
 @pytest.mark.parametrize('scale', [1.0, 4.0])
