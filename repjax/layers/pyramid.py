@@ -81,7 +81,7 @@ def _forward(pyramid, query, key, value, keep):
     return _weighted(weights * take(keep), v, index), weights
 
   output, weights = _in_blocks(attended, pyramid, q, v)
-  output = output.reshape(*query.shape[:3], -1).astype(value.dtype)
+  output = output.reshape(*query.shape[:3], value.shape[3]).astype(value.dtype)
   return output, (query, key, value, weights, keep)
 
 
@@ -107,7 +107,7 @@ def _backward(pyramid, saved, grad):
 
     def reversed_(x):
       """What the neighbours' lists say of a node, [B, n, K, H]."""
-      rows = x.reshape(x.shape[0], -1, num_heads)[:, back]
+      rows = x.reshape(x.shape[0], x.shape[1] * x.shape[2], num_heads)[:, back]
       return jnp.where(valid, rows, 0)
 
     return (
@@ -151,7 +151,7 @@ def _in_blocks(fn, pyramid, *rows):
   """
   num_nodes = pyramid.num_nodes
   numbers = max(x[:, 0].size for x in rows)  # Of a node, in all of the batch.
-  size = max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // numbers)
+  size = max(_SMALLEST_BLOCK, _BLOCK_NUMBERS // max(numbers, 1))
   if jax.default_backend() != 'cpu' or size >= num_nodes:
     return fn(lambda x: x)
   # Blocks as even as can be; the last one begins where it ends with the last
@@ -183,7 +183,8 @@ def _in_blocks(fn, pyramid, *rows):
 
 def _flat(x):
   """Heads side by side: rows of one stretch of memory, float32 [B, n, H D]."""
-  return jnp.asarray(x, jnp.float32).reshape(*x.shape[:2], -1)
+  batch, num_nodes, heads, dim = x.shape  # No -1: a batch may be empty.
+  return jnp.asarray(x, jnp.float32).reshape(batch, num_nodes, heads * dim)
 
 
 def _heads(width, num_heads):

@@ -191,7 +191,8 @@ class Pyraformer(nn.Module):
     nodes = self._encode(values, covariates, entity, train=train, mask=mask)
     if self.predictor == 'all_at_once':
       features = nodes[:, self.pyramid.ancestors(self.length)]
-      features = features.reshape(len(features), -1)  # [B, S D]
+      scales, dim = features.shape[1:]  # No -1: a batch may be empty.
+      features = features.reshape(len(features), scales * dim)  # [B, S D]
 
       def head(name):
         flat = _head(self.horizon * num_channels, name)(features)

@@ -289,6 +289,21 @@ def test_dropout_keeps_the_mean_and_its_gradient():
   np.testing.assert_allclose(*both_ways(value), rtol=1e-4)
 
 
+@pytest.mark.parametrize('length', [64, 4096])
+def test_no_rows_have_no_attention_and_no_gradient(length):
+  graph = _graph(length=length)
+  x = jnp.zeros((0, graph.num_nodes, 2, 3))
+
+  def attended(*args):
+    return pyramid.Pyramidal(pyramid=graph)(*args)
+
+  assert jax.eval_shape(attended, x, x, x[..., :2]).shape == x[..., :2].shape
+  grads = jax.eval_shape(
+    jax.grad(lambda *args: attended(*args).sum(), (0, 1, 2)), x, x, x
+  )
+  assert [y.shape for y in grads] == [x.shape] * 3
+
+
 def test_inputs_of_another_graph_are_refused():
   attend = pyramid.Pyramidal(pyramid=_graph(length=64))
   x = np.zeros((1, 64, 2, 3), np.float32)

@@ -82,6 +82,16 @@ def test_every_row_to_come_is_forecast(predictor, output):
     assert said.deviation is None
 
 
+@pytest.mark.parametrize('predictor', ['all_at_once', 'decoder'])
+def test_nothing_is_forecast_of_no_series(predictor):
+  model, inputs = _model(predictor=predictor), _inputs(batch=0)
+  shapes = _shapes(model, *_inputs())
+  found = jax.eval_shape(
+    lambda *x: model.apply(*x, train=False), shapes, *inputs
+  )
+  assert found.mean.shape == (0, 5, 2)
+
+
 def test_the_decoder_sees_no_later_row_to_come():
   series, covariates = _inputs(batch=1)
   model = _model(predictor='decoder')
