@@ -99,6 +99,7 @@ def _angles(positions, dim, base):
     raise InputError(
       f'sinusoidal and rotary positions need an even width; got {dim}'
     )
-  frequency = base ** -(jnp.arange(0, dim, 2) / dim)
+  # Where float64 is enabled, a quotient of integers is of that type.
+  frequency = (base ** -(jnp.arange(0, dim, 2) / dim)).astype(jnp.float32)
   frequency = jnp.expand_dims(frequency, tuple(range(jnp.ndim(positions))))
   return positions[..., None].astype(jnp.float32) * frequency

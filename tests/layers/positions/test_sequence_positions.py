@@ -1,5 +1,6 @@
 """Positions in sequences against complex numbers and loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_products_of_rotated_vectors_depend_on_the_distance_alone():
 
   assert product(3, 1) == pytest.approx(product(12, 10), abs=1e-5)
   assert abs(product(3, 1) - product(3, 2)) > 1e-3
+
+
+@pytest.mark.parametrize('wide', [False, True])
+def test_angles_are_float32_where_float64_is_enabled(wide):
+  with jax.enable_x64(wide):
+    waves = sequence_positions.sinusoids(jnp.arange(50), 6)
+    jaxpr = jax.make_jaxpr(sequence_positions.rotate)(
+      jnp.ones((1, 3, 1, 4), jnp.bfloat16), jnp.arange(3)[None]
+    )
+  assert waves.dtype == jnp.float32
+  turned = {str(x.outvars[0].aval.dtype) for x in jaxpr.eqns if 'cos' in str(x)}
+  assert turned == {'float32'}
+  expected = sequence_positions.sinusoids(jnp.arange(50), 6)
+  np.testing.assert_allclose(waves, expected, atol=1e-5)
 
 
 def test_odd_widths_are_refused():
