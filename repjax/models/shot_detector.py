@@ -66,6 +66,11 @@ class ShotDetector(nn.Module):
         f'maps are stages, of which there are {len(self.stage_sizes)}, from 0 '
         f'on; got maps={tuple(self.maps)}'
       )
+    if len(self.sides) != len(self.maps):
+      raise InputError(
+        'sides has one side for each of maps; got '
+        f'sides={tuple(self.sides)} of maps={tuple(self.maps)}'
+      )
     x = nn.Conv(
       self.width,
       (3, 3),

@@ -84,3 +84,10 @@ def test_a_map_that_is_not_there_is_told():
   model = shot_detector.ShotDetector(maps=(3,), sides=(3.0,))
   with pytest.raises(InputError, match=r'there are 3, from 0 on'):
     model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+
+
+@pytest.mark.parametrize('sides', [(3.0,), (3.0, 6.0, 12.0)])
+def test_each_map_has_one_side(sides):
+  model = shot_detector.ShotDetector(sides=sides)
+  with pytest.raises(InputError, match='one side for each of maps'):
+    model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
