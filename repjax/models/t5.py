@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from repjax.layers.attention import multi_head
 from repjax.layers.positions import sequence_positions
 from repjax.models import t5_block
 from repjax.models import t5_stack
@@ -145,6 +146,10 @@ class T5(nn.Module):
 
     Returns:
       [B, L, vocab_size] float32.
+
+    Raises:
+      InputError: A mask or segments have not one value a token, or one side
+        alone has segments.
     """
     if (segments is None) != (source_segments is None):
       raise InputError(
@@ -175,9 +180,7 @@ class T5(nn.Module):
     source_segments: jax.Array | None = None,
   ) -> jax.Array:
     """Features of the source, [B, S, D]."""
-    mask = _keys(source_mask)
-    if source_segments is not None:
-      mask = _both(mask, _alike(source_segments, source_segments))
+    mask = t5_stack.seen(source, source_mask, source_segments, source_segments)
     if source_segments is None:
       self._check_length(source.shape[1])
     places = _places(source, source_segments, source_mask)
@@ -199,11 +202,8 @@ class T5(nn.Module):
 
     With `segments` alone all texts of a row see the whole source.
     """
-    own, crossing = _keys(mask), _keys(source_mask)
-    if segments is not None:
-      own = _both(own, _alike(segments, segments))
-    if segments is not None and source_segments is not None:
-      crossing = _both(crossing, _alike(segments, source_segments))
+    own = t5_stack.seen(tokens, mask, segments, segments)
+    crossing = t5_stack.seen(features, source_mask, segments, source_segments)
     if segments is None:
       self._check_length(tokens.shape[1])
     features, _ = self.decoder(
@@ -251,8 +251,10 @@ class T5(nn.Module):
       (logits of the token that comes next [B, vocab_size], state).
 
     Raises:
-      InputError: There is no room for it, or there is padding behind a text.
+      InputError: There is no room for it, there is padding behind a text, or
+        a mask has not one value a token.
     """
+    multi_head.check_mask(mask, tokens)
     self.check_prompt(mask)
     batch, length = tokens.shape
     if length > max_length:
@@ -269,7 +271,9 @@ class T5(nn.Module):
     state = State(
       (t5_block.Cache(empty, empty),) * len(sources),
       sources,
-      _keys(jnp.ones(source.shape) if source_mask is None else source_mask),
+      t5_stack.seen(
+        source, jnp.ones(source.shape) if source_mask is None else source_mask
+      ),
       jnp.pad(begun, ((0, 0), (0, max_length - length))),
       jnp.int32(0),
     )
@@ -334,17 +338,3 @@ def _places(tokens, segments, mask):
   if segments is None:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   return sequence_positions.from_segments(segments)
-
-
-def _keys(mask):
-  """[B, S] -> what any query of any head may see, [B, 1, 1, S]."""
-  return None if mask is None else (mask > 0)[:, None, None]
-
-
-def _alike(query, key):
-  """Segments [B, L] and [B, S] -> [B, 1, L, S]."""
-  return (query[:, :, None] == key[:, None])[:, None]
-
-
-def _both(first, second):
-  return second if first is None else first & second

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from repjax.layers.attention import multi_head
 from repjax.layers.positions import bucket_bias
 from repjax.models import t5_block
 from repjax.types import check_range
@@ -108,3 +109,32 @@ class Stack(nn.Module):
   def look(self, features: jax.Array) -> tuple[t5_block.Cache, ...]:
     """What each block sees of the encoder's features, [B, S, D]."""
     return tuple(layer.look(features) for layer in self.block)
+
+
+def seen(
+  keys: jax.Array,
+  mask: jax.Array | None,
+  segments: jax.Array | None = None,
+  key_segments: jax.Array | None = None,
+) -> jax.Array | None:
+  """Where queries of any head may look, for a `Stack`.
+
+  Args:
+    keys: What is looked at, [B, S, ...].
+    mask: [B, S], 0 for padding; None if all is real.
+    segments: Of queries, [B, L]; they see keys of their own segment alone.
+    key_segments: [B, S]; without either of them all segments are seen.
+
+  Returns:
+    [B, 1, 1, S] or [B, 1, L, S]; None for everywhere.
+
+  Raises:
+    InputError: The mask or `key_segments` have not one value a key.
+  """
+  multi_head.check_mask(mask, keys)
+  real = None if mask is None else (mask > 0)[:, None, None]
+  if segments is None or key_segments is None:
+    return real
+  multi_head.check_segments(key_segments, keys)
+  alike = (segments[:, :, None] == key_segments[:, None])[:, None]
+  return alike if real is None else real & alike

@@ -125,6 +125,45 @@ def test_nothing_sees_what_comes_later_or_is_padding():
   assert abs(first[:, 4:] - second[:, 4:]).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (dict(source_mask=np.ones((1, 9))), r'mask must be .*\(2, 9\).*\(1, 9\)'),
+    (dict(source_mask=np.ones((2, 1))), r'mask must be .*\(2, 9\).*\(2, 1\)'),
+    (dict(mask=np.ones((2, 5))), r'mask must be .*\(2, 6\).*\(2, 5\)'),
+    (dict(mask=np.ones(6)), r'mask must be .*\(2, 6\).*\(6,\)'),
+    (
+      dict(segments=np.ones((2, 5), int), source_segments=np.ones((2, 9), int)),
+      r'segments must be .*\(2, 6\).*\(2, 5\)',
+    ),
+    (
+      dict(segments=np.ones((2, 6), int), source_segments=np.ones((1, 9), int)),
+      r'segments must be .*\(2, 9\).*\(1, 9\)',
+    ),
+  ],
+)
+def test_masks_and_segments_have_one_value_a_token(settings, message):
+  net = model()
+  variables, source, target = begin(net)
+  with pytest.raises(types.InputError, match=message):
+    apply(net, variables, target, source=source, train=False, **settings)
+
+
+@pytest.mark.parametrize('mask', [np.ones((1, 6)), np.ones(6)])
+def test_the_mask_of_a_prompt_has_one_value_a_token(mask):
+  net = model()
+  variables, source, target = begin(net)
+  with pytest.raises(types.InputError, match=r'mask must be .*\(2, 6\)'):
+    net.apply(
+      variables,
+      target,
+      source=source,
+      mask=mask,
+      max_length=9,
+      method='prefill',
+    )
+
+
 @pytest.mark.parametrize('num_positions', [0, 9])
 def test_packed_texts_are_what_they_are_alone(num_positions):
   net = model(num_positions=num_positions)
