@@ -130,8 +130,10 @@ def from_run(
     of trained and frozen parameters. Keys of random numbers are their words.
 
   Raises:
-    InputError: There is no such checkpoint, or it has no average.
+    InputError: There is no such checkpoint, or it has no average, or `which`
+      is another word.
   """
+  types.check_choice('which', which, ('trained', 'averaged', 'predicted'))
   folder = files.path_of(workdir) / 'checkpoints'
   stored = None
   if folder.is_dir():

@@ -198,7 +198,12 @@ def _value_fn(entropy, phi, mixture):
 def combine(
   h_m: jax.Array, h_p: jax.Array, h_q: jax.Array, phi: Phi
 ) -> jax.Array:
-  """Phi of the gaps H(m) - H(p) and H(m) - H(q)."""
+  """Phi of the gaps H(m) - H(p) and H(m) - H(q).
+
+  Raises:
+    InputError: If there is no such phi.
+  """
+  check_choice('phi', phi, ('js', 'min'))
   if phi == 'js':
     return h_m - (h_p + h_q) / 2
   return h_m - jnp.minimum(h_p, h_q)

@@ -147,7 +147,12 @@ def single(image: jax.Array) -> tuple[jax.Array, jnp.dtype]:
 
 
 def direction(gradient: jax.Array, norm: Norm) -> jax.Array:
-  """What a step of length 1 in a norm adds; 0 for rows without a gradient."""
+  """What a step of length 1 in a norm adds; 0 for rows without a gradient.
+
+  Raises:
+    InputError: If there is no such norm.
+  """
+  check_choice('norm', norm, ('linf', 'l2'))
   if norm == 'linf':
     return jnp.sign(gradient)
   return gradient / jnp.maximum(_row_norm(gradient), _TINY)

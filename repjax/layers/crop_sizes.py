@@ -19,6 +19,8 @@ Sizes = tuple[int, ...]
 
 _T = TypeVar('_T')
 
+_LAYOUTS = ('centred', 'public_code')
+
 
 def crop_size(
   length: int,
@@ -43,7 +45,11 @@ def crop_size(
     layout: 'centred', or 'public_code', whose odd heights and widths come out
       otherwise.
     axis: Of the map, 0 for rows; of 'public_code'.
+
+  Raises:
+    InputError: If `multiple` is out of range, or there is no such layout.
   """
+  types.check_choice('layout', layout, _LAYOUTS)
   types.check_range('[1, inf)', multiple=multiple)
   kept = math.ceil(max(length / stride, 2.0) / 2 + smoothness)
   odd = layout == 'public_code' and length % 2
@@ -95,8 +101,10 @@ def limits(
       'public_code': N / (N - R), the middle of the ramp.
 
   Raises:
-    InputError: If a crop is too small for any stride.
+    InputError: If a crop is too small for any stride, or there is no such
+      layout.
   """
+  types.check_choice('layout', layout, _LAYOUTS)
   found = []
   for length, size in zip(shape, sizes, strict=True):
     if layout == 'public_code':

@@ -88,7 +88,11 @@ def scores(query: jax.Array, key: jax.Array, *, kind: Kind) -> jax.Array:
 
   Returns:
     [..., H, L, L].
+
+  Raises:
+    InputError: If there is no such kind.
   """
+  check_choice('kind', kind, get_args(Kind))
   products = jnp.einsum(
     '...qhd,...khd->...hqk', query, key, preferred_element_type=jnp.float32
   )

@@ -7,6 +7,7 @@ too, and divide otherwise: both forms have a name here.
 
 from typing import Any
 from typing import Literal
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -46,7 +47,7 @@ def make(
   Returns:
     A `types.Method`; see `grouped.make`.
   """
-  types.check_choice('form', form, ('mean_and_covariance', 'covariance'))
+  types.check_choice('form', form, get_args(Form))
 
   def of_rows(rows):
     return penalty(
@@ -91,7 +92,11 @@ def penalty(
   Returns:
     A scalar; 0 if there are no two groups of two rows and more, which alone
     are compared.
+
+  Raises:
+    InputError: If there is no such form.
   """
+  types.check_choice('form', form, get_args(Form))
   features = features.astype(jnp.float32)
   dim = features.shape[1]
   member = grouped.members(group, mask, num_groups)

@@ -36,6 +36,9 @@ import numpy as np
 from repjax import types
 from repjax.methods import few_shot
 
+# Where `alpha` is added.
+_ON = ('entries', 'diagonal')
+
 
 class Base(NamedTuple):
   """Statistics of C base classes.
@@ -175,6 +178,7 @@ def calibrated(
   Raises:
     InputError: If the row has not the features of the base.
   """
+  types.check_choice('on', on, _ON)
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
   if base.covariances is not None:
@@ -201,6 +205,7 @@ def drawn(
   on: Literal['entries', 'diagonal'] = 'entries',
 ) -> jax.Array:
   """Features [num_drawn, D] from N(mean, covariance) of `calibrated`."""
+  types.check_choice('on', on, _ON)
   of_factors, of_rest, of_alpha = jax.random.split(rng, 3)
   places = _nearest(base, row, neighbours)
   mean = (base.means[places].sum(0) + row) / (neighbours + 1)
@@ -288,7 +293,7 @@ def classifier(
       raise types.InputError(f'{name} must be a whole number; got {number!r}')
   types.check_range('[0, inf)', alpha=alpha, power=power)
   types.check_range('(0, inf)', strength=strength)
-  types.check_choice('on', on, ('entries', 'diagonal'))
+  types.check_choice('on', on, _ON)
   if neighbours > len(base.means):
     raise types.InputError(
       f'{neighbours=} of {len(base.means)} base classes: ask for fewer.'

@@ -103,8 +103,10 @@ def mix(
     The batch with a blended input and labels 'target' [B, C]; 'label' stays.
 
   Raises:
-    InputError: If there is no input or no group, or the input is ids.
+    InputError: If there is no input or no group, the input is ids, or `per`
+      is another word.
   """
+  types.check_choice('per', per, ('example', 'batch'))
   grouped.check_groups(batch)
   name = model_inputs.name_of(batch)
   if not jnp.issubdtype(batch[name].dtype, jnp.floating):

@@ -9,9 +9,12 @@ eq. 9 (https://arxiv.org/abs/1801.04406): R1.
 
 from collections.abc import Callable
 from typing import Literal
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
+
+from repjax import types
 
 Kind = Literal['non_saturating', 'hinge']
 
@@ -25,14 +28,23 @@ def of_discriminator(
     real: Its logits of real rows, [B].
     fake: Its logits of generated rows, [B].
     kind: Of the loss.
+
+  Raises:
+    InputError: If there is no such kind.
   """
+  types.check_choice('kind', kind, get_args(Kind))
   if kind == 'hinge':
     return jax.nn.relu(1 - real) + jax.nn.relu(1 + fake)
   return jax.nn.softplus(-real) + jax.nn.softplus(fake)
 
 
 def of_generator(fake: jax.Array, *, kind: Kind) -> jax.Array:
-  """What the generator makes small, [B], of the logits of its rows [B]."""
+  """What the generator makes small, [B], of the logits of its rows [B].
+
+  Raises:
+    InputError: If there is no such kind.
+  """
+  types.check_choice('kind', kind, get_args(Kind))
   return -fake if kind == 'hinge' else jax.nn.softplus(-fake)
 
 

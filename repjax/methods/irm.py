@@ -11,6 +11,7 @@ average them, and so does this file.
 
 from typing import Any
 from typing import Literal
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -51,7 +52,7 @@ def make(
   Returns:
     A `types.Method`; see `grouped.make`.
   """
-  types.check_choice('form', form, ('unbiased', 'plain', 'vector'))
+  types.check_choice('form', form, get_args(Form))
 
   def of_rows(rows):
     return penalty(
@@ -114,7 +115,11 @@ def penalty(
       WILDS), which may be negative. A group of one row has penalty 0 then.
       'vector' is 'plain' with a scale for each class, and the squared norm of
       its gradient (Ahmed et al., ICLR 2021; see `group_invariance`).
+
+  Raises:
+    InputError: If there is no such form.
   """
+  types.check_choice('form', form, get_args(Form))
   slopes = scale_gradients(logits, label)
   if form == 'vector':
     mean, counts = grouped.means(slopes, group, mask, num_groups)

@@ -193,7 +193,11 @@ def bounded(
   Returns:
     [B]. A set of all classes says nothing: its loss is 0, for which the
     authors' code divides by 0.
+
+  Raises:
+    InputError: If there is no such kind.
   """
+  types.check_choice('kind', kind, ('mse', 'exp'))
   num_classes = logits.shape[-1]
   out = (num_classes - inside.sum(-1)).astype(jnp.float32)
   safe = jnp.maximum(out, 1)

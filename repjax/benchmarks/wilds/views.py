@@ -37,7 +37,11 @@ class Views(NamedTuple):
     Args:
       first: What 'image' is. FixMatch learns labelled rows from strong views,
         and guesses of others from weak ones.
+
+    Raises:
+      InputError: If there is no such view.
     """
+    types.check_choice('first', first, ('weak', 'strong'))
     own = self.strong if first == 'strong' else self.weak
     split = own.num_draws
 
