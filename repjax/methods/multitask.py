@@ -68,10 +68,12 @@ def make(
 
   Returns:
     A `types.Method` over batches of 'image', 'label' [B] (counted inside the
-    task with heads='each') and 'task' [B]. `predict` gives 'logits' [B, C] of
-    each row's own task. With 'pcgrad' and 'gradvac' its sums have 'corrected',
-    the part of the pairs of tasks that surgery changed; with 'uncertainty' its
-    parameters are {'model': ..., 'log_variance': [T]}.
+    task with heads='each') and 'task' [B] in [0, T). The loss of a row of any
+    other task is NaN, which ends a run, and so are its logits with
+    heads='each'. `predict` gives 'logits' [B, C] of each row's own task. With
+    'pcgrad' and 'gradvac' its sums have 'corrected', the part of the pairs of
+    tasks that surgery changed; with 'uncertainty' its parameters are {'model':
+    ..., 'log_variance': [T]}.
 
   Raises:
     InputError: If an argument is out of range, or, when the step is traced, if
@@ -120,6 +122,7 @@ def make(
     nll = optax.softmax_cross_entropy_with_integer_labels(
       logits, batch['label']
     )
+    nll = jnp.where(_is_known(batch['task'], num_tasks), nll, jnp.nan)
     loss = nll
     if weighting == 'uncertainty':
       log_variance = params['log_variance'].astype(jnp.float32)[batch['task']]
@@ -180,7 +183,7 @@ def own_head(logits: jax.Array, task: Any, num_tasks: int) -> jax.Array:
     num_tasks: T.
 
   Returns:
-    [B, C].
+    [B, C]; NaN where there is no such task.
 
   Raises:
     InputError: If the logits cannot be divided into T heads.
@@ -192,7 +195,9 @@ def own_head(logits: jax.Array, task: Any, num_tasks: int) -> jax.Array:
       'the model num_tasks * num_classes outputs.'
     )
   heads = logits.reshape(len(logits), num_tasks, -1)
-  return jnp.take_along_axis(heads, task[:, None, None], axis=1)[:, 0]
+  found = jnp.take_along_axis(heads, task[:, None, None], axis=1)[:, 0]
+  # By itself -1 would be the last head.
+  return jnp.where(_is_known(task, num_tasks)[:, None], found, jnp.nan)
 
 
 def equal_weights(
@@ -201,9 +206,14 @@ def equal_weights(
   """Weights [B] whose weighted mean over rows is a mean over tasks.
 
   (1 / number of tasks in the batch) * sum of the tasks' means over rows, over
-  all devices' rows; weights have mean 1.
+  all devices' rows; weights have mean 1. Rows of no task in [0, T) have 0.
   """
   counts = jax.ops.segment_sum(mask, task, num_tasks)
   counts = parallel.psum(counts)
   share = counts.sum() / jnp.maximum((counts > 0).sum(), 1)
-  return share / jnp.maximum(counts, 1)[task]
+  weight = share / jnp.maximum(counts, 1)[task]
+  return jnp.where(_is_known(task, num_tasks), weight, 0)
+
+
+def _is_known(task, num_tasks):
+  return (task >= 0) & (task < num_tasks)

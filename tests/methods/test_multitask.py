@@ -182,6 +182,28 @@ def test_logits_are_those_of_the_rows_own_head():
     multitask.own_head(every, batch()['task'], 4)
 
 
+@pytest.mark.parametrize('task', [-1, TASKS])
+@pytest.mark.parametrize('heads', ['each', 'one'])
+@pytest.mark.parametrize('weighting', ['uniform', 'uncertainty'])
+def test_a_row_of_a_task_that_is_not_there_ends_a_run(task, heads, weighting):
+  method = multitask.make(
+    Linear(), optax.sgd(1.0), num_tasks=TASKS, weighting=weighting, heads=heads
+  )
+  init, update = jax.jit(method.init), jax.jit(method.update)
+  state = init(jax.random.key(0), batch())
+  for row, finite in ((0, False), (3, True)):  # The other one is padding.
+    other = batch()
+    other['task'][row] = task
+    _, sums = update(state, other, jax.random.key(1))
+    assert np.isfinite(sums['loss'][0]) == finite
+  other['task'][0] = task
+  logits = method.predict(state, other)['logits']
+  assert np.isnan(logits[0]).all() == (heads == 'each')
+  assert np.isfinite(logits[1]).all()
+  weights = multitask.equal_weights(other['task'], other['mask'], TASKS)
+  assert weights[0] == 0
+
+
 @pytest.mark.parametrize(
   'bad',
   [
