@@ -12,6 +12,7 @@ part is not to move, and one update.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -63,6 +64,10 @@ def make(
   Returns:
     A `types.Method`; see `classifier.make`. Its sums have 'style_loss' and
     'adversarial_loss', of labelled rows.
+
+  Raises:
+    InputError: If a setting is out of range, or, when the step is traced, if
+      the head sees one number alone, which has no style.
   """
   types.check_range('[1, inf)', num_classes=num_classes)
   grouped.check_whole(settings)
@@ -171,8 +176,16 @@ def divide(x: jax.Array, *, eps: float = 1e-5) -> tuple[jax.Array, Style]:
   Returns:
     Content like x with mean 0 and deviation 1, and the style, that divides it
     by D - 1, as in DomainBed; [B, 1] or [B, 1, ..., D].
+
+  Raises:
+    InputError: If there is one number alone, which has no deviation.
   """
   axes = (1,) if x.ndim == 2 else tuple(range(1, x.ndim - 1))
+  if math.prod(x.shape[axis] for axis in axes) == 1:
+    raise types.InputError(
+      f'Style is the deviation over {"features" if x.ndim == 2 else "places"}, '
+      f'and the head sees one alone, {x.shape}: take a network with more.'
+    )
   mean = x.mean(axes, keepdims=True)
   variance = x.var(axes, keepdims=True, ddof=1)
   return (x - mean) / jnp.sqrt(variance + eps), (mean, variance)

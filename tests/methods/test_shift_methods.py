@@ -590,6 +590,12 @@ def test_style_goes_and_comes_back():
     chex.assert_trees_all_close(other, tuple(x[partner] for x in style))
 
 
+@pytest.mark.parametrize('shape', [(5, 1), (5, 1, 1, 3)])
+def test_one_number_alone_has_no_style(shape):
+  with pytest.raises(types.InputError, match='one alone'):
+    sagnet.divide(np.ones(shape, np.float32))
+
+
 def test_the_style_head_and_the_features_train_apart():
   # Without a weight of the adversary, nothing of the style head reaches the
   # features, and its own loss does not depend on that weight.
