@@ -108,7 +108,7 @@ def remove_left(parent: pathlib.Path, pattern: str) -> None:
     try:
       written = max(x.stat().st_mtime for x in (folder, *folder.rglob('*')))
       age = time.time() - written
-      here = folder.name.startswith(f'{_WORK}{socket.gethostname()}-')
+      here = folder.name.rpartition('-')[0] == _WORK + socket.gethostname()
       if age > 86400 or (age > 60 and here and not _is_held(folder)):
         logging.info('Removing %s, which was never finished.', folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -190,7 +190,10 @@ def test_what_killed_processes_left_is_removed(key):
   killed = _left(parent, here, age=120)
   ancient = _left(parent, 'elsewhere', age=100_000)
   running = _left(parent, here, age=130)
-  kept = [_left(parent, here, age=2), _left(parent, 'elsewhere', age=120)]
+  kept = [
+    _left(parent, here, age=2),
+    *(_left(parent, x, age=120) for x in ('elsewhere', f'{here}-2')),
+  ]
   file = os.open(running, os.O_RDONLY)
   fcntl.flock(file, fcntl.LOCK_EX)  # As who builds it holds it.
   try:
