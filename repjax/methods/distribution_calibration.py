@@ -92,10 +92,7 @@ def statistics(
       f'{features.shape} and {labels.shape}.'
     )
   if not np.issubdtype(labels.dtype, np.integer):
-    raise types.InputError(
-      f'labels must be whole numbers, of a type such as int32; got '
-      f'{labels.dtype}.'
-    )
+    raise types.InputError(f'labels must be integers; got {labels.dtype}.')
   if not np.isfinite(features).all():
     raise types.InputError('Base features are not all finite.')
   check_power(features, power)

@@ -20,6 +20,7 @@ from repjax import types
 from repjax.methods import classifier
 from repjax.methods import erm
 from repjax.methods import grouped
+from repjax.methods import mixup
 from repjax.methods import model_inputs
 
 
@@ -108,7 +109,7 @@ def mix(
   """
   types.check_choice('per', per, ('example', 'batch'))
   grouped.check_groups(batch)
-  name = model_inputs.name_of(batch)
+  name = mixup.input_name(batch)
   if not jnp.issubdtype(batch[name].dtype, jnp.floating):
     raise types.InputError(
       f'Only floating-point values can be mixed; {name!r} holds '

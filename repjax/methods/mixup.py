@@ -174,7 +174,7 @@ def mix(
       boxes are to be cut from what is no image.
   """
   _check(alpha=alpha, per=per, mix_rate=mix_rate)
-  name = model_inputs.name_of(batch)
+  name = input_name(batch)
   mixed = batch[name]
   weight, centre, _ = _draw(
     batch['mask'], rng, alpha=alpha, per=per, mix_rate=mix_rate
@@ -191,6 +191,21 @@ def mix(
     raise InputError(f"kind is 'mixup' or 'cutmix' here; got {kind=}")
   target = mix_rows(_target(batch, num_classes), weight)
   return {**batch, name: mixed, 'target': target}
+
+
+def input_name(batch: types.Batch) -> str:
+  """The column that is a batch's input: the first of `types.INPUTS` it has.
+
+  Raises:
+    InputError: If it has none.
+  """
+  name = next((x for x in types.INPUTS if x in batch), None)
+  if name is None:
+    raise InputError(
+      f'A batch with an input ({", ".join(types.INPUTS)}) is needed; this one '
+      f'has {", ".join(sorted(batch))}.'
+    )
+  return name
 
 
 def mix_rows(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -294,7 +309,7 @@ def _mixed_forward(model, inputs, variables, batch, rng, *, layers):
     return mixed(name, output) if name in layers else output
 
   if 'input' in layers:
-    name = model_inputs.name_of(batch)
+    name = input_name(batch)
     batch = {**batch, name: mixed('input', batch[name])}
   with nn.intercept_methods(interceptor):
     logits, model_state = model_inputs.forward(

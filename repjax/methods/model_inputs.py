@@ -17,21 +17,6 @@ from repjax.methods import step as steps
 Inputs = Callable[[types.Batch], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def name_of(batch: types.Batch) -> str:
-  """The column that is a batch's input: the first of `types.INPUTS` it has.
-
-  Raises:
-    InputError: If it has none.
-  """
-  name = next((x for x in types.INPUTS if x in batch), None)
-  if name is None:
-    raise types.InputError(
-      f'A batch with an input ({", ".join(types.INPUTS)}) is needed; this one '
-      f'has {", ".join(sorted(batch))}.'
-    )
-  return name
-
-
 def image(batch: types.Batch):
   """'image' [B, H, W, C], and which rows are real."""
   return (batch['image'],), {'mask': batch['mask']}

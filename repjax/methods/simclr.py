@@ -21,6 +21,7 @@ from repjax.methods import classifier
 from repjax.methods import contrastive
 from repjax.methods import embedder
 from repjax.methods import grouped
+from repjax.methods import mixup
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
 from repjax.methods import two_views
@@ -99,7 +100,7 @@ def make(
 
   def transform(batch, rng):
     first, second = views(batch, rng)
-    name = model_inputs.name_of(batch)
+    name = mixup.input_name(batch)
     return {**first, _OTHER: second[name]}
 
   step = steps.make(

@@ -188,7 +188,7 @@ def test_draws_help_where_base_classes_know_how_rows_differ():
     (dict(features=FEATURES * np.nan), 'not all finite'),
     (dict(shrinkage=1.5), r'shrinkage must be in \[0, 1\]'),
     (dict(of='both'), 'of must be one of'),
-    (dict(labels=np.where(LABELS > 0, LABELS, np.nan)), 'whole numbers'),
+    (dict(labels=np.where(LABELS > 0, LABELS, np.nan)), 'must be integers'),
   ],
 )
 def test_what_is_no_base_is_refused(change, message):
