@@ -149,6 +149,14 @@ def test_a_kernel_of_few_coalitions_is_near_and_knows_its_errors():
   assert 0.7 < np.concatenate(scaled).std() < 1.4
 
 
+def test_drawn_coalitions_count_as_much_as_their_size_does_as_a_whole():
+  # Worth 1 with 0 and four others: 0 brings that about where it comes fifth of
+  # ten. Only coalitions of five are drawn.
+  game = games.Game(lambda x: x[:, 0] & (x.sum(1) == 5), 10)
+  told = kernel_shapley.kernel(game, num=1020, resamples=2)
+  assert told.values[0] == pytest.approx(0.1, rel=0.02)
+
+
 @pytest.mark.parametrize('dim', [5, 12])
 def test_interactions_cost_no_call_beyond_those_of_values(dim):
   asked = []
