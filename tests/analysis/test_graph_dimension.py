@@ -45,8 +45,49 @@ def test_the_regression_is_that_of_scikit_learn():
     assert found[i] == pytest.approx(expected.intercept_, rel=1e-6)
 
 
-def test_a_graph_that_falls_apart_is_refused():
-  rows = _sphere(2, 40) + 100 * (np.arange(40)[:, None] // 10)
+def test_geo_mle_is_that_of_neighbours_in_bootstrap_samples():
+  rows = np.random.default_rng(2).normal(size=(60, 3))
+  rng, k1, k2 = np.random.default_rng(0), 3, 7
+  # Anchors in another order: estimates are in that of the rows.
+  found = nearest_neighbours.nearest(rows, 59, anchors=rng.permutation(60))
+  told = graph_dimension.geo_mle(found, k1=k1, k2=k2, num_draws=4, seed=5)
+  rng = np.random.default_rng(5)
+  samples = [set(rng.integers(60, size=60)) for _ in range(4)]
+  for i in range(3):
+    radii, dims = np.zeros((2, 4, k2 - k1 + 1))
+    for draw, sample in enumerate(samples):
+      others = rows[sorted(sample - {i})] - rows[i]
+      near = np.sort(np.linalg.norm(others, axis=1))
+      radii[draw] = near[k1 - 1 : k2]
+      dims[draw] = [
+        (k - 2) / np.log(near[k - 1] / near[: k - 1]).sum()
+        for k in range(k1, k2 + 1)
+      ]
+    radius = radii.mean(0) / radii.mean()
+    fitted = linear_model.Ridge(alpha=5e-3).fit(
+      np.stack([radius, radius**2], 1), dims.mean(0), 1 / dims.std(0, ddof=1)
+    )
+    assert told[i] == pytest.approx(fitted.intercept_, rel=1e-5)
+
+
+def test_parts_beside_the_largest_count_for_nothing():
+  sphere, other = _sphere(2, 300), 9 + 0.1 * _sphere(2, 40, seed=1)
+  both = nearest_neighbours.nearest(np.concatenate([other, sphere]), 8)
+  alone = nearest_neighbours.nearest(sphere, 8)
+  assert graph_dimension.shortest_paths(both) == pytest.approx(
+    graph_dimension.shortest_paths(alone), rel=1e-9
+  )
+
+
+def test_edges_as_long_as_paths_are_refused():
+  found = nearest_neighbours.nearest(_sphere(2, 100), 60)
+  with pytest.raises(types.InputError, match='fewer neighbours'):
+    graph_dimension.shortest_paths(found)
+
+
+@pytest.mark.parametrize('size', [10, 20])
+def test_a_graph_that_falls_apart_is_refused(size):
+  rows = _sphere(2, 40) + 100 * (np.arange(40)[:, None] // size)
   found = nearest_neighbours.nearest(rows, 3)
   with pytest.raises(types.InputError, match='falls apart'):
     graph_dimension.shortest_paths(found)
