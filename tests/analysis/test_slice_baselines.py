@@ -63,6 +63,22 @@ def test_every_class_has_slices(num_classes, num_slices):
   assert min(own) == num_slices // num_classes
 
 
+def test_large_clusters_with_errors_come_first_and_first_classes_have_more():
+  # In each class 50 rows of loss log 2 here, and 10 of loss log 4 there.
+  label, far = np.repeat([0, 1], 60), np.tile(np.arange(60) >= 50, 2)
+  spread = np.random.default_rng(0).normal(size=(120, 2))
+  embeddings = spread + 30 * far[:, None]
+  probs = np.eye(2)[label]
+  probs = np.abs(probs - np.where(far, 0.75, 0.5)[:, None])
+  data = embeddings, label, probs
+  found = slice_baselines.george(*data, seed=0, num_slices=3, num_components=2)(
+    *data
+  )
+  own = label[:, None] == [0, 0, 1]
+  there = far[:, None] == [False, True, False]
+  np.testing.assert_allclose(found, own & there, atol=1e-3)
+
+
 def test_no_class_is_left_without_a_slice(rows):
   valid, _, _ = rows
   with pytest.raises(types.InputError, match=r'num_slices must be in \[2'):
