@@ -192,6 +192,13 @@ def test_laws_have_bins_of_equal_mass():
   )
 
 
+def test_edges_end_ten_deviations_away():
+  edges = imprint_bins.by_law(2, mean=3, std=2)
+  np.testing.assert_allclose(edges, [-17, 3, 23], atol=1e-9)
+  edges = imprint_bins.of_public([1.0, 1.0, 5.0, 5.0], 2)
+  np.testing.assert_allclose(edges, [-17, 3, 23])
+
+
 @pytest.mark.parametrize('kind', ['mean', 'fourier', 'randn', 'rand'])
 def test_directions_run_channel_by_channel(kind):
   found = imprint_bins.direction(kind, (4, 5, 3), mode=3, seed=2)
@@ -214,6 +221,23 @@ def test_two_rows_keep_one_bin():
       found = attack.read(gradient(two, 'addition'), 'cumulative')
       near = abs(found.inputs[0] - PRIVATE[row].reshape(-1)).max()
       assert (near < 1e-9) == expected[row]
+
+
+@pytest.mark.parametrize(
+  ('target', 'expected'),
+  [
+    (1.5, [1, 2, 4]),
+    # Below all bins; or in the last one, which the second row has.
+    (-7.0, [0, 1, 4]),
+    (3.5, [2, 3, 4]),
+    (9.0, [2, 3, 4]),
+  ],
+)
+def test_two_rows_have_increasing_edges_wherever_the_target_is(
+  target, expected
+):
+  around = imprint_bins.around(target, 4, np.arange(5.0))
+  np.testing.assert_array_equal(around, expected)
 
 
 def test_texts_are_read_through_their_embedding():
