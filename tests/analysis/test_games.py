@@ -96,6 +96,16 @@ def test_superpixels_follow_colours_and_places():
     assert len(games.superpixels(np.zeros(shape), 10).names) == 10
 
 
+def test_superpixels_begin_with_colours_in_the_middles_of_a_grid():
+  # The middles of two parts of five are .75 and 3.25: colours 3 and 6, and 0 is
+  # nearer to the first. From 0 and 6, or from 3 and 0, it would go otherwise.
+  image = np.reshape([0.0, 3.0, 3.0, 6.0, 0.0], (1, 5, 1))
+  found = games.superpixels(image, 2, compactness=0.01)
+  np.testing.assert_array_equal(
+    found.owner == found.owner[0, 3], image[..., 0] == 6
+  )
+
+
 def test_tokens_are_players_but_for_special_ones():
   ids = np.asarray([101, 7, 8, 7, 102, 0, 0])
   players = games.tokens(ids, absent=3, always=(101, 102, 0))
