@@ -1,7 +1,10 @@
 """Agents of a study are those that a run with the same seed trains."""
 
+from unittest import mock
+
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,6 +41,33 @@ def test_a_run_and_a_study_train_the_same_agent(config, tmp_path):
   np.testing.assert_array_equal(made.steps, [4, 8, 12])
   assert made.measured['return'][-1] == whole['result']['return']
   assert {'entropy', 'loss', 'temperature'} <= set(made.sums)
+
+
+def test_an_agent_is_judged_after_its_last_update_too():
+  # The method counts its updates, and the sum of each is its number.
+  def update(state, batch, rng):
+    state = state.replace(step=state.step + 1)
+    return state, {'loss': (state.step * jnp.ones(()), jnp.ones(()))}
+
+  log = []
+  method = types.Method(
+    lambda rng, batch: types.TrainState(jnp.zeros((), int), {}, {}, {}, {}),
+    update,
+    lambda state, batch: {},
+  )
+  experiment = mock.Mock(method=method, steps=5)
+  experiment.train.expected_rows = 8.0
+  experiment.train.iterate = lambda step: iter([{'mask': np.ones(8)}] * 5)
+  experiment.companion = types.Companion(
+    begin=lambda *args: log.append(args),
+    follow=lambda step, state: log.append((step, int(state.step))),
+    measures={'return': lambda state: 10.0 * log[-1][1]},
+  )
+  made = acted.train('agent', experiment, seed=0, every=2)
+  assert log == [(None, 0), *((step, step) for step in range(1, 6))]
+  np.testing.assert_array_equal(made.steps, [2, 4, 5])
+  np.testing.assert_array_equal(made.measured['return'], [20, 40, 50])
+  assert made.sums['loss'] == 5
 
 
 def _tiny():
