@@ -150,6 +150,39 @@ def test_who_acts_explores_and_is_judged_elsewhere_by_modes():
   assert len(set(side.seeds)) == 2
 
 
+class _Earning(_Noting):
+  """Whose steps earn 0, 1, 2 ..., some more than that."""
+
+  def __init__(self, more=0.0):
+    super().__init__()
+    self.more = more
+
+  def collect(self, policy, params, state, *, num_steps):
+    state, steps = super().collect(policy, params, state, num_steps=num_steps)
+    earned = self.more + np.arange(num_steps, dtype=np.float32)[:, None]
+    return state, steps._replace(reward=earned)
+
+
+def test_a_batch_is_drawn_by_the_seed_and_its_step():
+  def made(seed=0, more=0.0):
+    return acting.Acting(
+      _Earning(more),
+      acting.Policies(None, None),
+      acting.Schedule(first=40, steps=40, updates=1),
+      **dict(seed=seed, batch_size=20, capacity=40, episodes=2),
+    )
+
+  first = made()
+  rewards = [tuple(first.batch(step)['reward']) for step in range(5)]
+  assert len(set(rewards)) == 5
+  again = made().iterate(3)
+  assert [tuple(next(again)['reward']) for _ in range(2)] == rewards[3:]
+  assert tuple(made(seed=1).batch(0)['reward']) != rewards[0]
+  # Of all that was done, not of its actions alone.
+  assert made().fingerprint() == first.fingerprint()
+  assert made(more=1.0).fingerprint() != first.fingerprint()
+
+
 def test_episodes_of_another_length_are_refused(config, tmp_path):
   _stop(config, tmp_path)
   config.world.num_steps = 7
