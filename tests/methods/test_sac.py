@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from repjax import optim
+from repjax import parallel
 from repjax import trees
 from repjax import types
 from repjax.methods import inverse_dynamics
@@ -236,8 +237,8 @@ def test_the_actor_moves_no_encoder_and_what_waits_stands_still(state):
 
 def test_the_task_moves_the_encoder_too(state):
   task = inverse_dynamics.make(_MODEL)
-  with_task = _method(task=task, every=sac.Every(2, 2, 1))
-  after, sums = jax.jit(with_task.update)(state, _batch(), jax.random.key(1))
+  update = jax.jit(_method(task=task, every=sac.Every(2, 2, 3)).update)
+  after, sums = update(state, _batch(), jax.random.key(1))
   alone, _ = _update()(state, _batch(), jax.random.key(1))
   assert float(sums['task_loss'][1]) == 6
   for name, same in (('encoder', False), ('task', False), ('critic', True)):
@@ -250,6 +251,41 @@ def test_the_task_moves_the_encoder_too(state):
       )
     ]
     assert all(moved) == same, name
+  # In the second turn of three it waits.
+  after, sums = update(after, _batch(), jax.random.key(1))
+  assert float(sums['task_loss'][1]) == 0
+
+
+def test_a_batch_without_rows_moves_nothing(state):
+  nobody = {**_batch(), 'mask': np.zeros(6, np.float32)}
+  after, _ = _update()(state, nobody, jax.random.key(1))
+  chex.assert_trees_all_equal(after.params, state.params)
+  chex.assert_trees_all_equal(
+    after.extra.log_temperature, state.extra.log_temperature
+  )
+
+
+def test_who_explores_draws_and_who_exploits_takes_the_mode(state):
+  image, rng = _batch()['image'], jax.random.key(3)
+  mean, log_std = _applied('policy')({'params': state.params}, image)
+  noise = squashed_policy.noise(rng, (6, 2))
+  for make, raw in (
+    (squashed_policy.exploring, mean + np.exp(log_std) * noise),
+    (squashed_policy.exploiting, mean),
+  ):
+    action = jax.jit(make(_MODEL))(state.params, image, rng)
+    np.testing.assert_allclose(action, np.tanh(raw), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.devices(4)
+def test_what_a_row_draws_is_a_matter_of_its_place_in_the_global_batch():
+  rng = jax.random.key(0)
+  whole = squashed_policy.noise(rng, (8, 2))
+  parts = jax.pmap(
+    lambda _: squashed_policy.noise(rng, (2, 2)), axis_name=parallel.AXIS
+  )(np.arange(4))
+  np.testing.assert_array_equal(parts.reshape(8, 2), whole)
+  assert len(np.unique(whole)) == 16
 
 
 def test_rows_of_padding_count_for_nothing(state):
