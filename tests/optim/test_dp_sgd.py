@@ -191,6 +191,30 @@ def test_the_key_alone_decides_the_noise():
   assert np.abs(np.corrcoef(first['w'][0], other['w'][0])[0, 1]) < 0.1
 
 
+@pytest.mark.parametrize('part', [SIZE, SIZE // 4])
+def test_what_rows_draw_is_not_the_noise(part, monkeypatch):
+  monkeypatch.setattr(sys.modules['repjax.optim.dp_sgd'], '_PART', part)
+  params = {'w': jnp.zeros(SIZE)}
+
+  def drawing(params, model_state, batch, rng):
+    """The gradient of each row is what it draws."""
+    loss = params['w'] @ jax.random.normal(rng, params['w'].shape)
+    return types.Losses(loss + 0 * batch['x'][:, 0], model_state, {})
+
+  tx = link(clip_norm=1e6, noise_multiplier=1e-6)
+
+  @jax.jit
+  def update(mask):
+    grad_fn = gradients.GradFn(drawing, {**rows(), 'mask': mask}, KEY, {})
+    grads, _ = grad_fn(params)
+    return tx.update(grads, tx.init(params), params, grad_fn=grad_fn)[0]['w']
+
+  noise = update(jnp.zeros(8))
+  drawn = [(update(jax.nn.one_hot(i, 8)) - noise)[:part] for i in range(8)]
+  found = np.corrcoef([*noise.reshape(-1, part), *drawn])
+  assert np.abs(found - np.eye(len(found))).max() < 0.2
+
+
 def test_a_donated_state_leaves_the_key_that_was_given():
   key = jnp.arange(2, dtype=jnp.uint32)
   tx = link(key=key)
