@@ -112,3 +112,17 @@ def test_a_search_is_cut_as_rarely_as_a_large_epsilon_needs_it(loud):
   found = costs.of_search([loud], LAW, delta=1e-10)
   assert found.epsilon > 25
   assert LAW.tail(found.limit) * (1 + math.exp(found.epsilon)) < 1e-12
+
+
+def test_half_of_what_may_be_lost_is_for_overflows_and_half_for_the_cut(loud):
+  often = dataclasses.replace(loud, noise_multiplier=0.5, overflow=1e-3)
+  with pytest.raises(types.InputError, match='overflow too often') as error:
+    costs.of_search([often], LAW, delta=1e-10)
+  remedy = float(re.search(r'dp.overflow=(\S+),', str(error.value))[1])
+  enough = dataclasses.replace(often, overflow=remedy)
+  found = costs.of_search([enough], LAW, delta=1e-10)
+  # Of 1 % of delta; it names 95 % of what is allowed.
+  half = 1e-12 / 2 / (1 + math.exp(found.epsilon))
+  lost = LAW.mean * enough.steps * remedy
+  assert 0.9 * half < lost < half
+  assert LAW.tail(found.limit) < half < LAW.tail(found.limit - 1)
