@@ -56,6 +56,17 @@ def test_pure_privacy_costs_2_plus_eta_times_epsilon():
   np.testing.assert_allclose(chosen.epsilons[-1], 2.5 * 0.3, rtol=1e-5)
 
 
+def test_a_run_without_privacy_costs_the_law_at_most():
+  # At lambda^ = 1 an epsilon counts for nothing, and 1 is left of gamma = 1/e.
+  run = accounting.RdpCurve(np.array([2.0, 5.0]), np.array([10.0, 10.0]))
+  for eta in (-0.5, 0.5, 1.0):
+    law = laws.TruncatedNegativeBinomial(eta, math.exp(-1))
+    expected = 10 + math.log(law.mean) / np.array([1, 4]) + (1 + eta)
+    chosen = tuning.rdp_by_theorem(run, law)
+    # Divergences grow with their order: that of 5 is a bound at 2.
+    np.testing.assert_allclose(chosen.epsilons, expected.min(), rtol=1e-12)
+
+
 def exact_divergence(noise, law, order):
   """Renyi divergence of the best of K Gaussian outputs, by integration.
 
