@@ -21,6 +21,7 @@ from repjax.layers.attention import softmax
 # cuDNN refuses some lengths in training, 197 for one; it takes multiples of it.
 _MULTIPLE = 64
 _LEAST_CAPABILITY = (8, 0)
+_ANY_PRECISION = (None, 'default', jax.lax.Precision.DEFAULT)
 
 
 class Device(NamedTuple):
@@ -70,6 +71,7 @@ def plan(
   *,
   drops: bool = False,
   shows: bool = False,
+  precision: jax.lax.PrecisionLike = None,
 ) -> Plan:
   """Chooses the form; cuDNN's wherever it computes the same thing.
 
@@ -80,6 +82,7 @@ def plan(
     value: Of the values [..., K, H, V].
     drops: Whether weights are dropped.
     shows: Whether weights are sown, which the fused form never has.
+    precision: Of the products; cuDNN's is its own.
   """
   dim, dtype = query.shape[-1], jnp.dtype(query.dtype)
   most = 256 if device.capability >= (9, 0) else 128
@@ -97,6 +100,8 @@ def plan(
     return Plan('softmax', 'weights are dropped')
   if shows:
     return Plan('softmax', 'weights are shown')
+  if precision not in _ANY_PRECISION:
+    return Plan('softmax', f'{precision=} is asked for')
   lengths = [x.shape[-3] for x in (query, key)]
   padded = [_padded(x) for x in lengths]
   said = [
@@ -130,6 +135,7 @@ class Flash(softmax.Softmax):
       *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)),
       drops=settings.drops,
       shows=settings.module is not None,
+      precision=settings.precision,
     )
     _say(chosen)
     if chosen.form == 'softmax':

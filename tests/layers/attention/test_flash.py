@@ -37,6 +37,8 @@ def chosen(device, length=196, dim=64, values=None, dtype=jnp.bfloat16, **how):
     (H100, dict(values=32), 'softmax', 'values of 32'),
     (H100, dict(drops=True), 'softmax', 'dropped'),
     (H100, dict(shows=True), 'softmax', 'shown'),
+    (H100, dict(precision='default'), 'cudnn', 'padded'),
+    (H100, dict(precision='highest'), 'softmax', "precision='highest'"),
     (flash.Device('gpu', (8, 0)), {}, 'cudnn', 'padded'),
     (flash.Device('gpu', (8, 0)), dict(dim=256), 'softmax', 'up to 128'),
     (flash.Device('gpu', (7, 5)), {}, 'softmax', 'no NVIDIA GPU'),
@@ -181,6 +183,16 @@ def on_gpu(monkeypatch):
   monkeypatch.setattr(flash, 'fused', fused)
   flash._say.cache_clear()
   return called
+
+
+def test_a_precision_that_is_asked_for_is_not_dropped(on_gpu):
+  arrays = inputs((2,), 5, 9, jnp.bfloat16)
+  found, expected = (
+    fn()(*arrays, precision='highest')
+    for fn in (attention.Flash, attention.Softmax)
+  )
+  np.testing.assert_array_equal(found, expected)
+  assert not on_gpu
 
 
 def test_the_kernel_gets_bias_and_mask(on_gpu):
