@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from repjax.analysis import decision_losses
 from repjax.analysis import fitted_losses
 from repjax.analysis import kernels
 from repjax.analysis import mmd
@@ -182,6 +183,24 @@ CASES = {
     _entropy(fitted_losses.gaussian_mixture(2, rng=jax.random.key(0), steps=2)),
     ROWS,
   ),
+  'total variance': (_entropy(decision_losses.squared()), ROWS),
+  'H-entropy of a kernel': (_entropy(decision_losses.kernel(1.0)), ROWS),
+  'H-entropy of densities': (_entropy(decision_losses.kde(1.0)), ROWS),
+  'H-entropy of densities of others': (
+    _entropy(decision_losses.kde(1.0, rows='leave_one_out')),
+    ROWS,
+  ),
+  'a bandwidth': (
+    lambda x: decision_losses.best_bandwidth(x, jnp.array([0.1, 1.0])),
+    ROWS,
+  ),
+  'rows of unit covariance': (lambda x: decision_losses.scott(x, 3)[0], ROWS),
+  "Shannon's entropy": (_entropy(decision_losses.histogram(2)), IDS),
+  'costs of actions': (
+    _entropy(decision_losses.actions('which', lambda x: x, 'abcd')),
+    ROWS,
+  ),
+  'the best action': (lambda x: decision_losses.best_action(x, MASK), ROWS),
   'MMD of two samples': (_of_split(mmd.statistic(1.0)), ROWS),
   'unbiased MMD of two samples': (
     _of_split(mmd.statistic(1.0, estimate='unbiased')),

@@ -30,6 +30,7 @@ def squared() -> Loss:
   H-JS is |mean of p - mean of q|^2 / 4.
   """
 
+  @jax.default_matmul_precision('highest')
   def entropy(rows, weights):
     share = weights / weights.sum()
     mean = share[None] @ rows
@@ -55,6 +56,7 @@ def kernel(bandwidth: float | jax.Array) -> Loss:
   )
 
 
+@jax.default_matmul_precision('highest')
 def _rkhs_entropy(kernel, weights):
   share = weights / weights.sum()
   return share @ jnp.diagonal(kernel) - share @ (kernel @ share)
@@ -105,6 +107,7 @@ def _leave_one_out(kernel, weights):
   return others / jnp.where(rest > 0, rest, 1)
 
 
+@jax.default_matmul_precision('highest')
 def _kde_entropy(prepared, weights, *, density):
   kernel, constant = prepared
   found = jnp.log(jnp.maximum(density(kernel, weights), _SMALLEST))
@@ -120,6 +123,7 @@ _ENTROPIES = {
 }
 
 
+@jax.default_matmul_precision('highest')
 def best_bandwidth(rows: jax.Array, bandwidths: jax.Array) -> jax.Array:
   """The bandwidth under which rows are likeliest given all others.
 
@@ -146,6 +150,7 @@ def best_bandwidth(rows: jax.Array, bandwidths: jax.Array) -> jax.Array:
   return bandwidths[jax.lax.map(loss, bandwidths).argmin()]
 
 
+@jax.default_matmul_precision('highest')
 def scott(rows: jax.Array, num_rows: int) -> tuple[jax.Array, float]:
   """Rows of unit covariance and Scott's bandwidth n^(-1 / (D + 4)) for them.
 
@@ -215,6 +220,7 @@ def histogram(num_values: int) -> Loss:
   return Loss(f'log loss over {num_values} values', prepare, _shannon_entropy)
 
 
+@jax.default_matmul_precision('highest')
 def _shannon_entropy(one_hot, weights):
   share = weights @ one_hot / weights.sum()
   return -jax.scipy.special.xlogy(share, share).sum()
@@ -244,10 +250,12 @@ def actions(
   return Loss(name, prepare, _least_cost)
 
 
+@jax.default_matmul_precision('highest')
 def _least_cost(costs, weights):
   return (weights @ costs / weights.sum()).min()
 
 
+@jax.default_matmul_precision('highest')
 def best_action(costs: jax.Array, weights: jax.Array) -> jax.Array:
   """Index of the action that costs least on average.
 
