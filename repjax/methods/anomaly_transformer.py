@@ -18,6 +18,10 @@ from repjax.layers import association
 from repjax.methods import model_inputs
 from repjax.methods import step as steps
 
+# The column that a step adds: the series as it is, whatever the type of the
+# computation rounds.
+_TARGET = 'whole_series'
+
 
 class Phases(NamedTuple):
   """The discrepancy as either side sees it; equal numbers, other gradients.
@@ -110,7 +114,8 @@ def make(
   types.check_range('(0, inf)', temperature=temperature)
 
   def error_of(output, batch):  # [B, L]
-    squares = jnp.square(output.series.astype(jnp.float32) - batch['series'])
+    target = batch.get(_TARGET, batch['series'])
+    squares = jnp.square(output.series.astype(jnp.float32) - target)
     if 'observed' not in batch:
       return squares.mean(-1)
     observed = batch['observed']
@@ -139,7 +144,13 @@ def make(
       },
     )
 
-  step = steps.make(loss_fn, tx, **settings)
+  transform = settings.pop('transform', None)
+
+  def aim(batch, rng):
+    batch = batch if transform is None else transform(batch, rng)
+    return {**batch, _TARGET: batch['series']}
+
+  step = steps.make(loss_fn, tx, transform=aim, **settings)
 
   def init(rng, batch):
     return step.init(model_inputs.init(model, model_inputs.series, rng, batch))

@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,3 +255,36 @@ def test_settings_out_of_range_are_refused():
     scaling = association.Scaling(**{field: value})
     with pytest.raises(types.InputError, match=f'scaling.{field}'):
       models.AnomalyTransformer(scaling=scaling)
+
+
+class Echo(nn.Module):
+  """Gives the windows again, in the type that they have."""
+
+  @nn.compact
+  def __call__(self, series, *, train, mask=None):
+    del train, mask
+    scale = self.param('scale', nn.initializers.ones, ())
+    length = series.shape[1]
+    even = jnp.full((len(series), 1, length, length), 1 / length)
+    found = association.Associations(even, even, even[..., 0])
+    return models.Reconstruction(series * scale, (found,))
+
+
+@pytest.mark.parametrize('shift', [0.0, 1.0])
+def test_bfloat16_rounds_what_the_network_sees_and_not_its_target(shift):
+  method = anomaly_transformer.make(
+    Echo(),
+    optax.sgd(0.0),
+    weight=0.0,
+    compute_dtype='bfloat16',
+    transform=lambda batch, rng: {**batch, 'series': batch['series'] + shift},
+  )
+  batch = batch_of()
+  state = jax.jit(method.init)(jax.random.key(0), batch)
+  _, sums = jax.jit(method.update)(state, batch, jax.random.key(1))
+  series = np.asarray(batch['series'] + shift)
+  rounded = np.asarray(jnp.asarray(series, jnp.bfloat16), np.float32)
+  total, weight = sums['loss']
+  expected = np.square(rounded - series).mean()
+  assert expected > 0
+  np.testing.assert_allclose(total / weight, expected, rtol=1e-4)
