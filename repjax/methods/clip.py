@@ -135,12 +135,14 @@ def make(
         'A step has one row, and CLIP learns from what tells rows apart: raise '
         'config.batch_size.'
       )
-    largest = math.log(max_scale)
-    params = {
-      **state.params,
-      'logit_scale': jnp.minimum(state.params['logit_scale'], largest),
-    }
-    return state.replace(params=params), sums
+    if settings.get('ema_decay'):  # It has seen the scale before its cut.
+      average = cut(state.extra.params)
+      state = state.replace(extra=state.extra._replace(params=average))
+    return state.replace(params=cut(state.params)), sums
+
+  def cut(params):
+    scale = jnp.minimum(params['logit_scale'], math.log(max_scale))
+    return {**params, 'logit_scale': scale}
 
   def init(rng, batch):
     variables = model.init(

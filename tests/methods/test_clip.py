@@ -171,7 +171,8 @@ def test_a_step_on_four_devices_is_that_of_one(loss):
     )
 
 
-def test_the_scale_stops_where_it_is_told_to():
+@pytest.mark.parametrize('ema_decay', [0.0, 0.5])
+def test_the_scale_and_its_average_stop_where_they_are_told_to(ema_decay):
   rows = batch()
   made = method.make(
     model(initial_scale=9.0),
@@ -179,11 +180,15 @@ def test_the_scale_stops_where_it_is_told_to():
       lambda params: (), lambda grads, state, params: (_raised(grads), state)
     ),
     max_scale=10.0,
+    ema_decay=ema_decay,
   )
   state, _ = jax.jit(made.update)(
     jax.jit(made.init)(jax.random.key(0), rows), rows, jax.random.key(1)
   )
   np.testing.assert_allclose(state.params['logit_scale'], np.log(10.0))
+  if ema_decay:
+    average = state.extra.params['logit_scale']
+    np.testing.assert_allclose(average, np.log(10.0), rtol=1e-6)
 
 
 def _raised(grads):
