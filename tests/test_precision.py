@@ -3,16 +3,28 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from repjax.analysis import decision_losses
+from repjax.analysis import error_mixture
 from repjax.analysis import fitted_losses
 from repjax.analysis import kernels
 from repjax.analysis import mmd
+from repjax.analysis import nearest_neighbours
 from repjax.analysis import two_sample
+from repjax.attacks import smoothing
+from repjax.layers import adapters
+from repjax.layers import layer_inputs
+from repjax.layers import pyramid
+from repjax.layers import pyramid_graph
 from repjax.layers import spectral_norm
+from repjax.layers.adapters import merging
 from repjax.layers.attention.linear import random_features
+from repjax.layers.positions import grid_positions
+from repjax.layers.positions import relative_positions
 from repjax.methods import class_conditional
+from repjax.methods import clip
 from repjax.methods import contrastive
 from repjax.methods import coral
 from repjax.methods import diff_augment
@@ -23,6 +35,11 @@ from repjax.methods import few_shot
 from repjax.methods import group_inference
 from repjax.methods import grouped
 from repjax.methods import logistic_regression
+from repjax.methods import model_inputs
+from repjax.methods import naive_forecasts
+from repjax.methods import pico
+from repjax.models import mlp
+from repjax.optim import gradient_projection
 from repjax.optim.gradient_vaccine import gram
 from repjax.optim.gradient_vaccine import surgery
 from repjax.privacy import clipping
@@ -66,6 +83,10 @@ MIXTURE = fitted_losses.Mixture(
 )
 
 
+SHARES = jax.nn.softmax(ROWS)
+KNOWN = error_mixture.Rows(ROWS, SHARES, SHARES, MASK)
+
+
 def _entropy(loss):
   return lambda x: loss.entropy(loss.prepare(x), MASK)
 
@@ -73,6 +94,23 @@ def _entropy(loss):
 def _of_split(statistic):
   split = two_sample.split(jnp.arange(6))
   return lambda x: statistic.value(statistic.prepare(x), split)
+
+
+def _attended(x):
+  graph = pyramid_graph.Pyramid(length=4, children=(2,))  # 6 nodes.
+  one = jnp.ones(())
+  return pyramid._attend(graph, x, x, x, one).sum()
+
+
+def _collapsed(x):
+  made = adapters.Reparametrization(6, 4)
+  model = adapters.adapt(
+    nn.MultiHeadDotProductAttention(1),
+    {'': adapters.prefix(6, reparametrization=made)},
+  )
+  params = jax.eval_shape(model.init, jax.random.key(0), x[None])['params']
+  full = jax.tree.map(lambda leaf: jnp.full(leaf.shape, x[0, 0]), params)
+  return merging.collapse(model, full)[1]
 
 
 CASES = {
@@ -236,6 +274,61 @@ CASES = {
     jnp.ones((1, 4)),
     jnp.ones((1, 4)),
   ),
+  'what old tasks take out of a gradient': (
+    lambda x: gradient_projection._take_out(x, jnp.eye(6), 2),
+    ROWS,
+  ),
+  'distances to nearest rows': (
+    lambda x: nearest_neighbours._distances(x, MASK, IDS, k=2),
+    ROWS,
+  ),
+  'EM of errors': (
+    lambda x: error_mixture.fit(
+      KNOWN._replace(embeddings=x),
+      SHARES,
+      label_weight=1.0,
+      prediction_weight=1.0,
+      update='exact',
+    ),
+    ROWS,
+  ),
+  'where EM of errors starts': (
+    lambda x: error_mixture.kmeans(
+      KNOWN._replace(embeddings=x), 2, jax.random.key(0)
+    ),
+    ROWS,
+  ),
+  'attention in a pyramid': (_attended, ROWS.reshape(1, 6, 2, 2)),
+  "its attention's gradient": (
+    jax.grad(_attended),
+    ROWS.reshape(1, 6, 2, 2),
+  ),
+  'positions of a larger image': (
+    lambda x: grid_positions.resize_grid(
+      x[None], (2, 3), (4, 4), num_prefix_tokens=0
+    ),
+    ROWS,
+  ),
+  'relative positions of a larger image': (
+    lambda x: relative_positions.resize(x, (3, 3), (4, 4)),
+    jnp.ones((relative_positions.num_distances((3, 3)), 2)),
+  ),
+  'a merged change': (lambda x: merging._product(x, x.T, 2), ROWS),
+  'prefixes that their network has made': (_collapsed, ROWS),
+  "SigLIP's loss": (
+    lambda x: clip.sigmoid_loss(x, x, MASK, scale=10.0, bias=-10.0),
+    ROWS,
+  ),
+  'a linear forecast': (
+    lambda x: naive_forecasts.linear(ROWS[:5])({'series': x[None, :4]}),
+    ROWS,
+  ),
+  'smoothed images': (
+    lambda x: smoothing.smooth(
+      x.reshape(1, 6, 2, 2), smoothing.gaussian(3, 1.0)
+    ),
+    ROWS,
+  ),
 }
 
 
@@ -244,6 +337,49 @@ def test_no_product_is_rounded(name):
   number, found = rounded(*CASES[name])
   assert number, 'the case has no product'
   assert not found
+
+
+def test_what_a_convolution_sees_is_copied_whole():
+  layer, image = nn.Conv(2, (2, 2)), ROWS.reshape(1, 6, 2, 2)
+  found = list(
+    products(
+      jax.make_jaxpr(lambda x: layer_inputs._patches(layer, '', x))(image).jaxpr
+    )
+  )
+  # What it is multiplied with, zeros and ones, is the same in any precision.
+  assert [x.params['precision'][0] for x in found] == [_HIGHEST[0]]
+
+
+def test_no_score_of_a_prototype_is_rounded():
+  dim, num_classes = 5, 3  # The products of both are of prototypes.
+  method = pico.make(
+    mlp.Mlp(num_classes, features=(7,)),
+    optax.sgd(0.1),
+    num_rows=6,
+    num_classes=num_classes,
+    views=lambda batch, rng: (batch, batch),
+    warmup_steps=1,
+    target_momentum=0.9,
+    dim=dim,
+    queue_size=6,
+    inputs=model_inputs.features,
+  )
+  batch = {
+    'features': ROWS,
+    'candidates': jnp.ones((6, num_classes)),
+    'index': jnp.arange(6),
+    'mask': MASK,
+  }
+  state = jax.eval_shape(method.init, jax.random.key(0), batch)
+  found = [
+    product.params['precision']
+    for product in products(
+      jax.make_jaxpr(method.update)(state, batch, jax.random.key(1)).jaxpr
+    )
+    if {dim, num_classes}
+    <= {n for x in (*product.invars, *product.outvars) for n in x.aval.shape}
+  ]
+  assert found == [_HIGHEST] * 2  # And that which moves them.
 
 
 # Of sizes that tell products of a layer's gradient from all others.
