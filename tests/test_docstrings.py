@@ -8,7 +8,7 @@ import pytest
 
 import repjax
 
-ROOT = pathlib.Path(repjax.__file__).parent
+ROOT = pathlib.Path(repjax.__file__).parent.parent
 
 # Authors, or a title or a venue (two capitals or more) with a year.
 CITATION = re.compile(
@@ -19,7 +19,13 @@ CITATION = re.compile(
 )
 LINK = re.compile(
   r'https://(arxiv\.org/abs/\d{4}\.\d{4,5}\b|doi\.org/10\.\d{4,}/\w'
-  r'|aclanthology\.org/\w|proceedings\.\w|openreview\.net/forum\?id=\w)'
+  r'|aclanthology\.org/\w|proceedings\.\w|openreview\.net/forum\?id=\w'
+  r'|papers\.nips\.cc/paper/\d)|http://ilpubs\.stanford\.edu:8090/\d'
+)
+# The first of the authors of 'Li et al.' and of 'Page, Brin and Motwani, 1999'.
+AUTHOR = re.compile(
+  r"""\b([A-Z][\w-]+)(?:\ et\ al\.|(?:,\ [A-Z][\w-]+)*\ and\ [A-Z][\w-]+,)""",
+  re.VERBOSE,
 )
 # Words that send the reader of one line to another one.
 FRAGMENT = re.compile(
@@ -52,16 +58,32 @@ def lacks_link(texts):
   return first is not None and LINK.search(first) is None
 
 
+def unlinked(texts):
+  """Whom texts without a link cite, and no text that has one names."""
+  linked = re.findall(r'[\w-]+', ' '.join(filter(LINK.search, texts)))
+  return [
+    name
+    for text in texts
+    if cites(text) and not LINK.search(text)
+    for name in AUTHOR.findall(' '.join(text.split())) or [text]
+    if name not in linked
+  ]
+
+
 @pytest.fixture(scope='module')
 def modules():
   return {
     str(path.relative_to(ROOT)): docstrings(path)
-    for path in ROOT.glob('**/*.py')
+    for room in ('repjax', 'configs', 'launch')
+    for path in (ROOT / room).glob('**/*.py')
   }
 
 
 def test_modules_at_every_depth_are_read(modules):
-  assert {'run.py', 'layers/attention/linear/rules.py'} <= modules.keys()
+  assert 'repjax/layers/attention/linear/rules.py' in modules
+  assert {'repjax/run.py', 'configs/sam.py', 'launch/lib/recipes.py'} <= (
+    modules.keys()
+  )
 
 
 def test_papers_have_links(modules):
@@ -71,12 +93,18 @@ def test_papers_have_links(modules):
     if lacks_link([text for _, text in found])
   ]
   assert not lacking
+  cited = {
+    name: unlinked([text for _, text in found])
+    for name, found in modules.items()
+  }
+  assert not {name: whom for name, whom in cited.items() if whom}
 
 
 def test_lines_speak_for_themselves(modules):
   fragments = [
     f'{name}:{line}: {match.group()}'
     for name, found in modules.items()
+    if name.startswith('repjax/')
     for line, text in found
     for match in FRAGMENT.finditer(text)
   ]
@@ -99,6 +127,16 @@ def test_a_citation_needs_a_link_where_it_comes_first(citation):
   assert lacks_link([citation, linked])
   assert lacks_link([f'{citation}\n\nhttps://example.org/1706.03762'])
   assert not lacks_link(['Mean of rows.', linked, citation])
+
+
+def test_a_paper_that_is_cited_later_needs_a_link_of_its_own():
+  linked = 'Li, Xu and Yun, ICML 2018. https://arxiv.org/abs/1706.03762'
+  assert not unlinked([linked, 'As in Li et al., section 3.'])
+  assert unlinked([linked, 'As in Yu et al., section 3.']) == ['Yu']
+  assert unlinked([linked, "Page, Brin and\nWinograd, 'Ranks', 1999."]) == [
+    'Page'
+  ]
+  assert unlinked([linked, 'ROUGE-1 (Lin, 2004).'])
 
 
 def test_no_citation_needs_no_link():

@@ -38,6 +38,8 @@ def method(
 ) -> types.Method:
   """A method of the comparison of Ahmed et al. (ICLR 2021).
 
+  https://openreview.net/forum?id=b9PoimzZFJ
+
   Args:
     name: 'pgi'; 'erm' without groups; 'reweight', the same on rows that bring
       a column 'weight'; 'balanced' groups; 'irm', 'vrex', 'group_dro'; and

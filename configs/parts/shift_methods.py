@@ -7,6 +7,7 @@ SagNet, domain Mixup, BN-Adapt, JTT, and pretraining, which is a field of any of
 them (`pretrained`). CycleGAN and the beta-VAE are not here. GroupDRO, and an
 augmentation that describes the nuisance of coloured sets (hue), come in
 addition. The value of the nuisance is the domain.
+https://arxiv.org/abs/2110.11328
 """
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 Wiles et al. (ICLR 2022, sec. 4) pretrain on ImageNet. Here on `digits`, at the
 size of the benchmark's images, each in one of seven colours: what they show has
 nothing to do with shapes, and their colours tell nothing of their labels.
+https://arxiv.org/abs/2110.11328
 """
 
 import itertools

@@ -1,13 +1,13 @@
 """A search over config fields that is differentially private as a whole.
 
-Papernot and Steinke, ICLR 2022 (`repjax.privacy.tuning`). The number of trials
-is drawn from a law that knows nothing of the data, and so is each trial's
-candidate, with replacement; only the best trial is published. What stays secret
-is in sealed/: the number of trials, all trials, their seeds and the keys of
-their noise, which each draws when it begins. Published are report.json and
-release/: the winner's parameters, without its optimizer, which holds the key of
-its noise, and without its seed. How long the search took tells of the number of
-trials: publish at a time fixed before.
+Papernot and Steinke, ICLR 2022 (https://arxiv.org/abs/2110.03620); see
+`repjax.privacy.tuning`. The number of trials is drawn from a law that knows
+nothing of the data, and so is each trial's candidate, with replacement; only
+the best trial is published. What stays secret is in sealed/: the number of
+trials, all trials, their seeds and the keys of their noise, which each draws
+when it begins. Published are report.json and release/: the winner's parameters,
+without its optimizer, which holds the key of its noise, and without its seed.
+How long it took tells of the number of trials: publish at a time fixed before.
 
 Every candidate must be private itself (`types.Experiment.guard`); the search
 is accounted for the worst of them. Their score is either of rows that need no

@@ -173,7 +173,8 @@ def plus_plus(rng: jax.Array, rows: jax.Array, num: int) -> jax.Array:
   """Rows far from each other (k-means++), [num, D].
 
   Each is drawn in proportion to its squared distance from those before it
-  (Arthur and Vassilvitskii, 2007).
+  (Arthur and Vassilvitskii, SODA 2007,
+  https://doi.org/10.5555/1283383.1283494).
 
   Args:
     rng: Of the draws.

@@ -5,8 +5,10 @@ Images and Its Impact on Learning', ICLR 2021. https://arxiv.org/abs/2104.08894
 
 T_j(x) is the distance from x to its j-th nearest row. Where density hardly
 changes within T_k, the logarithms of T_k / T_j are exponential with rate d, the
-dimension (Levina and Bickel, NeurIPS 2004; averages of the inverse are what
-MacKay and Ghahramani, 2005, say that they should have been):
+dimension (Levina and Bickel, NeurIPS 2004,
+https://papers.nips.cc/paper/2577-maximum-likelihood-estimation-of-intrinsic-dimension;
+averages of the inverse are what MacKay and Ghahramani, 2005,
+http://www.inference.org.uk/mackay/dimension, say that they should have been):
 
     1 / m_k = 1 / (n (k - 1)) sum_i sum_(j<k) log(T_k(x_i) / T_j(x_i))
 

@@ -132,8 +132,9 @@ def pagerank(
 ) -> np.ndarray:
   """How often a walk along weighted edges is at each node, [d].
 
-  Page, Brin, Motwani and Winograd, 'The PageRank Citation Ranking', 1999. The
-  stationary distribution itself, by one linear system, no iteration.
+  Page, Brin, Motwani and Winograd, 'The PageRank Citation Ranking', 1999
+  (http://ilpubs.stanford.edu:8090/422). The stationary distribution itself, by
+  one linear system, no iteration.
 
   Args:
     weights: Of edges from row to column, [d, d], not negative.

@@ -27,6 +27,7 @@ class InputDiversity:
       random and the rest is 0. The whole is then scaled back.
     probability: That a batch is resized at all.
     interpolation: 'linear', or 'nearest' as in the code of Naseer et al.
+      (ICLR 2022, https://arxiv.org/abs/2106.04169).
   """
 
   smallest: float = 1.0

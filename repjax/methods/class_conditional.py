@@ -169,6 +169,7 @@ def mmd(
 
   Gretton et al., 'A Kernel Two-Sample Test', JMLR 2012, eq. 5 (biased), with
   the mean of Gaussian kernels of bandwidths 1, 5 and 10.
+  https://arxiv.org/abs/0805.2368 (an earlier version).
 
   Args:
     features: [N, D].

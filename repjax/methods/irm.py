@@ -114,7 +114,8 @@ def penalty(
       1st, 3rd, ... and 2nd, 4th, ... row (the paper's appendix D; DomainBed,
       WILDS), which may be negative. A group of one row has penalty 0 then.
       'vector' is 'plain' with a scale for each class, and the squared norm of
-      its gradient (Ahmed et al., ICLR 2021; see `group_invariance`).
+      its gradient (Ahmed et al., ICLR 2021,
+      https://openreview.net/forum?id=b9PoimzZFJ; see `group_invariance`).
 
   Raises:
     InputError: If there is no such form.

@@ -85,16 +85,13 @@ def epsilon(run: Run, delta: float, known: Bound) -> float:
 def deltas(
   run: Run, epsilons: np.ndarray, delta: float, known: Bound
 ) -> np.ndarray:
-  """Delta, rounded up, at each epsilon.
+  """Delta, rounded up, at each epsilon, [P].
 
   Args:
     run: The run.
     epsilons: >= 0, [P].
     delta: For which the grid is fine enough.
     known: Epsilon at `delta`, by Renyi differential privacy.
-
-  Returns:
-    [P].
   """
   epsilons = np.asarray(epsilons, np.float64)
   if run.sampling_rate == 1:
@@ -137,7 +134,10 @@ def _ends(run, delta):
 
 
 def _gaussian(run, epsilon):
-  """Delta of T steps on all rows (Balle and Wang, 2018, theorem 8)."""
+  """Delta of T steps on all rows.
+
+  Balle and Wang, ICML 2018, theorem 8 (https://arxiv.org/abs/1805.06530).
+  """
   from scipy import special
 
   mu = math.sqrt(run.steps) / run.noise_multiplier
