@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from repjax import checkpoint
+from repjax import types
 from repjax.layers import adapters
 from repjax.layers import frozen
 from repjax.layers import layer_inputs
@@ -22,6 +24,8 @@ from repjax.models import transformer
 from repjax.models import vit
 from repjax.privacy import clipping
 from repjax.types import InputError
+from repjax.weights import text_weights
+from repjax.weights import vit_weights
 
 IMAGE = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 TOKENS = np.random.default_rng(1).integers(0, 11, (3, 7))
@@ -123,6 +127,59 @@ def test_a_seed_gives_the_same_parameters(name):
     for each in both(model.clone(num_layers=2))
   )
   chex.assert_trees_all_equal(plain, scanned)
+
+
+def _gpt2(call, path, params):
+  return call(path, params, family='gpt2')
+
+
+def _state(params):
+  step = np.int32(1)
+  return types.TrainState(step, params, opt_state=(), model_state={}, extra=())
+
+
+def _save_checkpoint(path, params):
+  store = checkpoint.Checkpoints(str(path))
+  store.save(_state(params), {})
+  store.close()
+
+
+def _load_checkpoint(path, shapes):
+  store = checkpoint.Checkpoints(str(path))
+  like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  state, _ = store.restore(_state(like))
+  store.close()
+  return state.params
+
+
+FILES = {
+  'ViT': (tiny_vit(), IMAGE, vit_weights.save_npz, vit_weights.load_vit),
+  'ViT, checkpoint': (tiny_vit(), IMAGE, _save_checkpoint, _load_checkpoint),
+  'GPT-2': (
+    transformer.DecoderLM(**transformer.GPT2 | TEXT),
+    TOKENS,
+    functools.partial(_gpt2, text_weights.save),
+    functools.partial(_gpt2, text_weights.load),
+  ),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_weights_of_blocks_one_after_another_run_in_the_loop(name, tmp_path):
+  model, inputs, save, load = FILES[name]
+  plain, scanned = both(model)
+  variables = draw(plain, inputs)
+  save(tmp_path / 'weights', variables['params'])
+  shapes = jax.eval_shape(
+    functools.partial(scanned.init, train=False), jax.random.key(0), inputs
+  )
+  loaded = {'params': load(tmp_path / 'weights', shapes['params'])}
+  assert loops(scanned, loaded, inputs) == 1
+  found, expected = (
+    jax.jit(functools.partial(model.apply, train=False))(leaves, inputs)
+    for model, leaves in ((scanned, loaded), (plain, variables))
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def loss_of(model, *inputs, **named):
