@@ -34,10 +34,10 @@ Batch = Mapping[str, jax.Array]
 # A batch, or this process's part of one, before it is on a device.
 HostBatch = Mapping[str, np.ndarray]
 
-# The columns that models read, by what a row is: 'image' [B, H, W, C], 'tokens'
-# [B, L] (and 'source' [B, L'], another text that they are made from), 'series'
-# [B, L, C], or 'features' [B, D]. All others (labels, masks, ids) say what to
-# make of them.
+# What a row is, by kind: 'image' [B, H, W, C], 'tokens' [B, L] (and 'source'
+# [B, L'], another text that they are made from), 'series' [B, L, C], 'features'
+# [B, D]. Others are labels, masks, ids, and what some models read beside a row
+# or in its place ('covariates', 'observed'; 'inputs', tokens with some hidden).
 INPUTS = ('image', 'tokens', 'source', 'series', 'features')
 
 # Name -> (weighted sum, weight). Sums add up over microbatches, devices and
