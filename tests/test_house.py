@@ -222,6 +222,12 @@ def test_imports_go_one_way(path):
       )
 
 
+def test_contributors_are_told_the_ranks():
+  told = ' '.join((ROOT / 'CONTRIBUTING.md').read_text('utf-8').split())
+  ranks = ' <- '.join(', '.join(names) for names in _RANKS)
+  assert f'`{ranks} <- configs <- launch`' in told
+
+
 @_each_recipe
 def test_a_recipe_imports_no_other_recipe(path):
   for name in _imports(path):
