@@ -45,7 +45,7 @@ def text(batch: types.Batch):
 
 def masked_text(batch: types.Batch):
   """'inputs' [B, L], tokens of which some are hidden, else as `text`."""
-  return (batch['inputs'],), {'mask': batch.get('token_mask')}
+  return (batch['inputs'],), text(batch)[1]
 
 
 def text_before(batch: types.Batch):

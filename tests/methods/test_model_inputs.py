@@ -92,3 +92,6 @@ def test_pairs_read_the_source_and_all_tokens_but_the_last():
   (hidden,), named = model_inputs.masked_text(batch())
   np.testing.assert_array_equal(hidden, batch()['inputs'])
   np.testing.assert_array_equal(named['mask'], batch()['token_mask'])
+  types_too = {**batch(), 'token_types': np.ones_like(batch()['tokens'])}
+  (_,), named = model_inputs.masked_text(types_too)
+  assert named['token_types'] is types_too['token_types']
