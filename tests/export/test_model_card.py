@@ -40,6 +40,7 @@ def test_no_place_of_a_machine_is_told():
   )
   text = card.text(facts, USE)
   assert '/home/me' not in text and '~' not in text
+  assert '"dir"' not in text and '"name": "digits"' in text
   assert '"weights": "roberta"' in text
   for split in ('labelled:shop', 'labelled:town', 'test'):
     assert f'"{split}"' in text and f'| {split}/accuracy | 0.5 |' in text
