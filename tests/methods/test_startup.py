@@ -159,6 +159,17 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(weights):
   np.testing.assert_allclose(value / count, loss, rtol=2e-5)
 
 
+def test_base_rows_that_are_named_right_are_counted():
+  _, state, update = _student((1, 0, 0))
+  logits, _ = _forward(jax.device_get(state.params), BATCH['image'])
+  label = logits.argmax(-1)
+  wrong = MASK.argmax()  # The first real row.
+  label[wrong] = logits[wrong].argmin()
+  _, sums = update(state, {**BATCH, 'label': label}, KEY)
+  real = MASK.sum()
+  np.testing.assert_array_equal(sums['base_accuracy'], [real - 1, real])
+
+
 def test_a_term_that_is_left_out_trains_nothing_of_its_own():
   _, state, update = _student((1, 1, 0))
   after, _ = update(state, BATCH, KEY)
