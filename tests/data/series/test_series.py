@@ -285,6 +285,24 @@ def test_a_constant_column_is_named():
   assert scale[1] == 1
 
 
+@pytest.mark.parametrize(
+  ('low', 'high', 'scale'),
+  # Rounding is a millionth of the mean, and of a millionth near 0.
+  [
+    (7.0, 7.000004, 1),
+    (7.0, 7.00004, 2e-5),
+    (0.0, 1e-12, 1),
+    (0.0, 1e-11, 5e-12),
+  ],
+)
+def test_what_only_rounding_changes_is_constant(low, high, scale):
+  values = np.array([low, high] * 3)
+  made = seriess.from_arrays('x', values)
+  _, found = splits.fit_scale(made, (0, 6), constant='keep')
+  np.testing.assert_allclose(found, scale, rtol=0.05)
+  np.testing.assert_allclose(splits.fit_column(values)[1], scale, rtol=0.05)
+
+
 def test_months_of_ett_are_those_published():
   borders = splits.by_rows(17_420, splits.ETT_HOURS)
   assert borders == {
