@@ -122,6 +122,23 @@ def test_tables_follow_the_image_size(file, method):
   )
 
 
+def test_tables_of_as_many_distances_follow_their_grids():
+  # Of 3 * 5 and of 5 * 3 distances, and three that are of no grid.
+  table = np.random.default_rng(0).normal(size=(18, 2)).astype(np.float32)
+
+  def fit(old_grid, new_grid):
+    return beit_weights._fit_table(table, 18, 'bilinear', old_grid, new_grid)
+
+  expected = relative_positions.resize(table, (2, 3), (3, 2), method='bilinear')
+  assert np.abs(expected - table).max() > 0.1
+  np.testing.assert_array_equal(fit((2, 3), (3, 2)), expected)
+  for grid in (None, (2, 3)):
+    assert fit(grid, grid) is table
+  for grids, field in (((None, (3, 2)), 'old'), (((2, 3), None), 'new')):
+    with pytest.raises(InputError, match=f'load with {field}_grid='):
+      fit(*grids)
+
+
 def test_indices_in_old_files_are_checked_and_dropped(file):
   name = SHARED.replace('bias_table', 'index')
   index = relative_positions.index((4, 4)).astype(np.int64)
