@@ -2,12 +2,14 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from repjax import parallel
 from repjax import trees
 from repjax.methods import dvae as tokenizing
 from repjax.models import dvae
@@ -190,3 +192,26 @@ def test_the_loss_has_the_distance_by_the_weight_of_its_step():
   total, mse, kl = (float(sums[x][0]) for x in ('loss', 'mse', 'kl'))
   assert kl > 0.1
   assert total == pytest.approx(mse + 0.75 * kl, rel=1e-5)
+
+
+def test_rows_of_padding_count_for_nothing():
+  method = tokenizing.make(network(), optax.sgd(0.1), temperature=0.5)
+  init, update = jax.jit(method.init), jax.jit(method.update)
+  batch = {'image': images(), 'mask': np.ones(8, np.float32)}
+  state = init(jax.random.key(0), batch)
+  first = {name: x[:5] for name, x in batch.items()}
+  after, sums = update(state, first, jax.random.key(1))
+  batch['mask'][5:] = 0
+  padded, same = update(state, batch, jax.random.key(1))
+  for x, y in (after.params, padded.params), (sums, same):
+    chex.assert_trees_all_close(x, y, rtol=1e-4, atol=1e-6)
+  # Real rows have the temperature, and noise by their places.
+  rng, _ = jax.random.split(jax.random.key(1))
+  noise = [
+    jax.random.gumbel(x, (2, 2, VOCAB)) for x in parallel.row_rngs(rng, 5)
+  ]
+  made, _ = jax.jit(network().apply)(
+    {'params': state.params}, first['image'], jnp.stack(noise), 0.5
+  )
+  mse = np.square(made - first['image']).mean()
+  np.testing.assert_allclose(sums['mse'][0] / 5, mse, rtol=1e-4)
