@@ -365,3 +365,23 @@ def test_every_row_counts_in_what_tells_sets_apart():
     changed = labels.copy()
     changed[row] = 1
     assert told(changed) != first
+
+
+def test_names_and_kinds_of_columns_tell_sets_apart_and_their_order_does_not():
+  def told(**columns):
+    rows = source.from_arrays('x', columns)
+    return in_order.train_batches(rows, batch_size=2, seed=0).fingerprint()
+
+  zeros, ones = np.zeros(4, np.int32), np.ones(4, np.int32)
+  first = told(a=zeros, b=ones)
+  assert told(b=ones, a=zeros) == first
+  assert told(a=zeros, c=ones) != first
+  assert told(a=zeros.astype(np.float32), b=ones) != first
+  assert told(a=zeros.reshape(4, 1), b=ones) != first
+
+  def texts(*words):  # New objects: where they lie in memory says nothing.
+    return np.array([bytes(list(x)) for x in words], object)
+
+  first = told(text=texts(b'one', b'two'))
+  assert told(text=texts(b'one', b'two')) == first
+  assert told(text=texts(b'one', b'too')) != first
