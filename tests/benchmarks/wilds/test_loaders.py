@@ -98,6 +98,16 @@ def test_a_batch_is_a_function_of_seed_and_step_on_any_processes():
   assert (batches.batch(8)['index'] != whole['index']).any()
 
 
+def test_uniform_batches_are_a_function_of_seed_and_step():
+  def index(seed, step):
+    made = loaders.uniform_batches(_SOURCE, batch_size=12, seed=seed, **_ONE)
+    return made.batch(step)['index'].tolist()
+
+  assert index(3, 7) == index(3, 7)
+  assert index(4, 7) != index(3, 7)
+  assert index(3, 8) != index(3, 7)
+
+
 def test_joint_batches_hold_both_kinds_spread_evenly():
   unlabelled = sources.from_arrays(
     'more',
