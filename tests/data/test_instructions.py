@@ -276,6 +276,31 @@ def test_targets_begin_end_and_count_but_for_their_beginning():
   assert rows['weights'][0].tolist() == [0] + [1] * length + [0] * (6 - length)
 
 
+def test_sources_are_cut_at_their_ends_to_make_room():
+  examples, letters = [instructions.Example('abcd', 'xy', (), 't', 0, 0)], {}
+  read = tokens.Bytes()
+  for length in (8, 6, 5):
+    made = instruction_rows.encoded_texts(
+      examples, read, length=length, tasks=['t']
+    )
+    rows = made.columns()
+    is_end = rows['tokens'][0] == tokens.END
+    assert is_end.tolist() == [
+      *[False] * (length - 4),
+      True,
+      False,
+      False,
+      True,
+    ]
+    np.testing.assert_array_equal(rows['weights'][0, -4:], [0, 1, 1, 1])
+    letters[length] = read.decode(rows['tokens'][0])
+  assert letters == {8: 'abcdxy', 6: 'abxy', 5: 'axy'}
+  with pytest.raises(types.InputError, match='no room for a source in 4'):
+    instruction_rows.encoded_texts(examples, read, length=4, tasks=['t'])
+  found = instruction_rows.source_ids('abcd', read, length=3)
+  assert read.decode(found) == 'abc'
+
+
 def test_every_row_is_in_one_place_and_places_are_full():
   rows = encoded(400).columns()
   made = packing.packed(rows, source_length=64, target_length=64)
