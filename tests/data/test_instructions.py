@@ -5,12 +5,17 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import processors
 
 from repjax import types
 from repjax.data.batches import mixtures
 from repjax.data.text import instruction_rows
 from repjax.data.text import instructions
 from repjax.data.text import packing
+from repjax.data.text import published_tokens
 from repjax.data.text import templates
 from repjax.data.text import tokens
 
@@ -299,6 +304,19 @@ def test_sources_are_cut_at_their_ends_to_make_room():
     instruction_rows.encoded_texts(examples, read, length=4, tasks=['t'])
   found = instruction_rows.source_ids('abcd', read, length=3)
   assert read.decode(found) == 'abc'
+
+
+def test_a_source_of_a_published_model_is_cut_before_its_end():
+  vocabulary = {'</s>': 0, **{x: i for i, x in enumerate('abcd', 1)}}
+  made = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token='a'))
+  made.pre_tokenizer = pre_tokenizers.Whitespace()
+  made.post_processor = processors.TemplateProcessing(
+    single='$A </s>', special_tokens=[('</s>', 0)]
+  )
+  read = published_tokens.Published(made.to_str())
+  for length, expected in ((9, [1, 2, 3, 4, 0]), (3, [1, 2, 0])):
+    found = instruction_rows.source_ids('a b c d', read, length=length)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_every_row_is_in_one_place_and_places_are_full():
