@@ -115,12 +115,13 @@ def test_a_search_is_cut_as_rarely_as_a_large_epsilon_needs_it(loud):
 
 
 def test_half_of_what_may_be_lost_is_for_overflows_and_half_for_the_cut(loud):
+  settings = dict(delta=1e-10, score_noise=3.0)
   often = dataclasses.replace(loud, noise_multiplier=0.5, overflow=1e-3)
   with pytest.raises(types.InputError, match='overflow too often') as error:
-    costs.of_search([often], LAW, delta=1e-10)
+    costs.of_search([often], LAW, **settings)
   remedy = float(re.search(r'dp.overflow=(\S+),', str(error.value))[1])
   enough = dataclasses.replace(often, overflow=remedy)
-  found = costs.of_search([enough], LAW, delta=1e-10)
+  found = costs.of_search([enough], LAW, **settings)
   # Of 1 % of delta; it names 95 % of what is allowed.
   half = 1e-12 / 2 / (1 + math.exp(found.epsilon))
   lost = LAW.mean * enough.steps * remedy
