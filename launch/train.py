@@ -79,8 +79,8 @@ def _describe() -> None:
   from repjax.tracking import writers
 
   writers.check(_TRACK.value)
-  with step_memory.explained(_CONFIG.value):
-    for line in dry_run.describe(_experiment(), _CONFIG.value):
+  with step_memory.explained(_CONFIG.value, _helps):
+    for line in dry_run.describe(_experiment(), _CONFIG.value, _helps):
       print(line, flush=True)
 
 
@@ -95,6 +95,19 @@ def _experiment() -> types.Experiment:
   usual = module.get_config(*([preset] if preset else []))
   building.check_stage(config, building.overrides(config, usual))
   return building.build(module, config, preset)
+
+
+@functools.cache
+def _known() -> Callable[[str, object], bool]:
+  from launch.lib import building
+
+  file, preset = app.config_name()
+  return building.helps(recipes.load_config_module(file), _CONFIG.value, preset)
+
+
+def _helps(name: str, value: object) -> bool:
+  """Whether another value of a field would change this run; see `building`."""
+  return _known()(name, value)
 
 
 def _train(workdir: str) -> None:
@@ -112,7 +125,7 @@ def _train(workdir: str) -> None:
   report.Run(workdir)
   logging.info('reading data and building the network')
   experiment = _experiment()
-  with step_memory.explained(_CONFIG.value):
+  with step_memory.explained(_CONFIG.value, _helps):
     run.fit(
       experiment,
       _CONFIG.value,
@@ -122,7 +135,7 @@ def _train(workdir: str) -> None:
       asked_to_stop=_catch_signals(),
       started=started,
       track=track,
-      compiled=functools.partial(step_memory.say, _CONFIG.value),
+      compiled=functools.partial(step_memory.say, _CONFIG.value, _helps),
     )
 
 

@@ -4,8 +4,11 @@ What `build` or a network raises about a value is written by whoever knows its
 meaning, often a library. Here it gets the name of the overridden field.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import copy
+import functools
 import re
 from typing import Any
 
@@ -13,6 +16,7 @@ import jax
 import ml_collections
 
 from configs import presets
+from repjax import parallel
 from repjax import types
 
 # What names a field or a flag; config.json is a file.
@@ -52,6 +56,50 @@ def build(
       row = {name: x[:1] for name, x in batch.items()}
       jax.eval_shape(experiment.method.init, jax.random.key(0), row)
   return experiment
+
+
+def helps(
+  module: Any, config: ml_collections.ConfigDict, preset: str
+) -> Callable[[str, Any], bool]:
+  """Whether a run takes another value of a field, and is another by it.
+
+  A method whose rows are compared takes no parts of a step, and of the groups
+  of networks that a recipe has, one counts. What knows it is the recipe's
+  `build` and a step of what it makes, so both are tried, without compiling.
+
+  Args:
+    module: The recipe.
+    config: Of the run, as it is built.
+    preset: '' for the recipe's default.
+
+  Returns:
+    (field, 'a.b', value) -> whether it is accepted and changes the step.
+  """
+
+  def program(changed):
+    experiment = build(module, changed, preset)
+    batch = experiment.train.batch(0)
+    rows = {k: x[: len(x) // jax.device_count()] for k, x in batch.items()}
+    rng = jax.random.key(0)
+    first = {name: x[:1] for name, x in rows.items()}
+    state = jax.eval_shape(experiment.method.init, rng, first)
+    step: Any = parallel.train_step(
+      experiment.method.update, jax.local_devices()[:1]
+    )
+    return step.lower(state, rows, rng).as_text()
+
+  usual = functools.cache(lambda: program(copy.deepcopy(config)))
+
+  def tried(name, value):
+    changed = copy.deepcopy(config)
+    with changed.unlocked():
+      changed.update_from_flattened_dict({name: value})
+    try:
+      return program(changed) != usual()
+    except Exception:
+      return False
+
+  return tried
 
 
 def overrides(

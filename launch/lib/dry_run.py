@@ -25,7 +25,9 @@ from repjax import types
 _STEPS, _SECONDS = 20, 5.0
 
 
-def describe(experiment: types.Experiment, config: Any) -> Iterator[str]:
+def describe(
+  experiment: types.Experiment, config: Any, helps: step_memory.Helps
+) -> Iterator[str]:
   """Lines about an experiment, each as soon as it is known."""
   experiment = experiment.guard.begin(experiment, None, run.identity(config))
   batch = experiment.train.batch(0)
@@ -42,7 +44,7 @@ def describe(experiment: types.Experiment, config: Any) -> Iterator[str]:
   step = mapped.lower(state, parallel.shard(batch), rng).compile()
   yield f'a step: compiled in {time.monotonic() - started:.1f} s'
   yield from _costs(step)
-  advice = step_memory.advice(step_memory.of(step), config)
+  advice = step_memory.advice(step_memory.of(step), config, helps)
   if advice:
     yield f'  {advice}'
   seconds = _seconds_of_a_step(mapped, state, experiment, rng)

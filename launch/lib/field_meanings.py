@@ -44,7 +44,7 @@ COMMON = {
   'augment.std': 'What pixels are divided by, by channel.',
   'augment.rand_augment_layers': 'Operations of RandAugment on an image.',
   'augment.rand_augment_magnitude': 'Strength of RandAugment.',
-  'step.microbatches': 'Parts that a step is computed in; less memory.',
+  'step.microbatches': 'Parts of a step, for memory; 1 if rows are compared.',
   'step.compute_dtype': "'bfloat16' or 'float32'; parameters are float32.",
   'step.ema_decay': 'Of the average of parameters that predicts; 0 for none.',
   'step.l2': 'Half the squared norm of parameters, times this, is added.',

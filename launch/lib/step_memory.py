@@ -1,5 +1,6 @@
 """How much memory a compiled step needs, and what to do if it is too much."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import os
@@ -11,6 +12,11 @@ import jax
 
 from configs import presets
 from repjax import types
+
+_SMALLER = 'use a smaller model'
+
+# (field, value) -> whether the run takes it and is another; `building.helps`.
+Helps = Callable[[str, Any], bool]
 
 
 class StepMemory(NamedTuple):
@@ -70,13 +76,17 @@ def needs(memory: StepMemory, limit: int) -> str:
 
 
 def advice(
-  memory: StepMemory | None, config: Any, limit: int | None = None
+  memory: StepMemory | None,
+  config: Any,
+  helps: Helps,
+  limit: int | None = None,
 ) -> str:
   """What to change where a step does not fit, '' where it does.
 
   Args:
     memory: Of the step.
     config: Of the run; its fields are named.
+    helps: Of the run, too; asked only where a step does not fit.
     limit: Bytes of a device; None asks it.
   """
   limit = room() if limit is None else limit
@@ -89,20 +99,21 @@ def advice(
   )
   if kept >= limit:
     return (
-      f'{said}{readable(kept)} of it are state, which every device holds: use '
-      'a smaller model, or train a part of it (config.adapter.kind=lora where '
-      'a recipe has it)'
+      f'{said}{readable(kept)} of it are state, which every device holds: '
+      f'{_SMALLER}, or train a part of it (config.adapter.kind=lora where a '
+      'recipe has it)'
     )
   # Activations are of the rows that are computed at a time.
   times = -(-memory.temporary // (limit - kept))
-  return said + '; or '.join(_remedies(config, times))
+  remedies = list(_remedies(config, times, helps))
+  return said + '; or '.join(remedies or [_SMALLER])
 
 
-def _remedies(config: Any, times: int) -> Iterator[str]:
+def _remedies(config: Any, times: int, helps: Helps) -> Iterator[str]:
   """What makes the activations so many times smaller, the mildest first."""
   fields = presets.fields(config)
   for name, value in fields.items():
-    if name.endswith('.remat') and not value:
+    if name.endswith('.remat') and not value and helps(name, True):
       yield f'try --config.{name}=true (the same numbers, slower)'
   stage = f'stages.{config.stage}.' if 'stages' in config else ''
 
@@ -110,29 +121,37 @@ def _remedies(config: Any, times: int) -> Iterator[str]:
     return stage + name if stage + name in fields else name
 
   rows, parts = named('batch_size'), named('step.microbatches')
+  divisor = jax.device_count() * fields.get(parts, 1)
   if parts in fields:
     most, least = fields[rows] // jax.device_count(), fields[parts] * times
     fitting = [x for x in range(least, most + 1) if most % x == 0]
-    if fitting:
+    if fitting and helps(parts, fitting[0]):
       yield f'--config.{parts}={fitting[0]} (the same step in parts)'
-  smaller = max(fields[rows] // times, 1)
-  yield f'--config.{rows}={smaller}, which trains otherwise'
+  # Rows that all devices and parts have equally many of; halves of halves, as
+  # what is kept of rows, a queue, may hold whole batches alone.
+  smaller = max(fields[rows] // times // divisor, 1) * divisor
+  halved = fields[rows] >> (times - 1).bit_length()
+  for fewer in dict.fromkeys((smaller, halved)):
+    fits = 0 < fewer < fields[rows] and fewer % divisor == 0
+    if fits and helps(rows, fewer):
+      yield f'--config.{rows}={fewer}, which trains otherwise'
+      break
 
 
-def say(config: Any, step: jax.stages.Compiled) -> None:
+def say(config: Any, helps: Helps, step: jax.stages.Compiled) -> None:
   """Logs what a compiled step needs, and what to do if it is too much."""
   memory = of(step)
   if memory is None:
     return
   limit = room()
   logging.info('%s', needs(memory, limit))
-  found = advice(memory, config, limit)
+  found = advice(memory, config, helps, limit)
   if found:
     logging.warning('%s', found)
 
 
 @contextlib.contextmanager
-def explained(config: Any) -> Iterator[None]:
+def explained(config: Any, helps: Helps) -> Iterator[None]:
   """Turns a device that is full into one line that names fields.
 
   Raises:
@@ -143,10 +162,9 @@ def explained(config: Any) -> Iterator[None]:
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    remedies = '; or '.join(_remedies(config, 2))
-    raise types.InputError(
-      f'the device is out of memory: {remedies}'
-    ) from error
+    remedies = list(_remedies(config, 2, helps))
+    said = '; or '.join(remedies or [_SMALLER])
+    raise types.InputError(f'the device is out of memory: {said}') from error
 
 
 def readable(size: float) -> str:
