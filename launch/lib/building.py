@@ -73,7 +73,8 @@ def helps(
     preset: '' for the recipe's default.
 
   Returns:
-    (field, 'a.b', value) -> whether it is accepted and changes the step.
+    (field, 'a.b', value) -> whether it is accepted and changes the step; yes
+    where that cannot be found out.
   """
 
   def program(changed):
@@ -88,15 +89,22 @@ def helps(
     )
     return step.lower(state, rows, rng).as_text()
 
-  usual = functools.cache(lambda: program(copy.deepcopy(config)))
+  @functools.cache
+  def usual():
+    try:
+      return program(copy.deepcopy(config))
+    except Exception:  # Where a device is full, for one, nothing can be built.
+      return None
 
   def tried(name, value):
+    if usual() is None:
+      return True
     changed = copy.deepcopy(config)
     with changed.unlocked():
       changed.update_from_flattened_dict({name: value})
     try:
       return program(changed) != usual()
-    except Exception:
+    except Exception:  # Whatever it raises, the run does not take it.
       return False
 
   return tried

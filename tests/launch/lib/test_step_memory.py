@@ -186,3 +186,16 @@ def test_where_no_field_helps_the_model_is_too_large():
     memory(40, 150), config(), lambda *_: False, limit=100
   )
   assert found.endswith(': use a smaller model')
+
+
+def test_what_cannot_be_tried_on_a_full_device_is_advised(monkeypatch):
+  def full(*_):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory.')
+
+  known, made = helps('sam')
+  monkeypatch.setattr(building, 'build', full)
+  with (
+    pytest.raises(types.InputError, match=r'config\.batch_size='),
+    step_memory.explained(made, known),
+  ):
+    full()
