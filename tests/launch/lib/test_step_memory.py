@@ -133,7 +133,6 @@ def helps(paper, preset='smoke'):
   [
     ('contrastive_poisoning', 10),
     ('domino', 10),
-    ('esvit', 5),
     ('pico', 4),
     ('group_invariance', None),
     ('sac', None),
