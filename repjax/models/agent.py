@@ -38,6 +38,8 @@ class Encoder(nn.Module):
     width: Of a `Projection` that ends it, shared by all heads; 0 for none.
     unfolded: Whether they are matrix products (`layers.unfolded_conv`).
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether convolutions are computed again in the backward pass, which
+      then keeps what goes into them alone, and no windows of `unfolded`.
   """
 
   channels: Sequence[int]
@@ -45,6 +47,7 @@ class Encoder(nn.Module):
   width: int = 0
   unfolded: bool = False
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(self, image: jax.Array, depth: int | None = None) -> jax.Array:
@@ -57,6 +60,11 @@ class Encoder(nn.Module):
     x = image
     if jnp.issubdtype(x.dtype, jnp.integer):
       x = x.astype(jnp.float32) / 255
+
+    def stage(conv, x):
+      return nn.relu(conv(x))
+
+    run = nn.remat(stage) if self.remat else stage
     layers = list(zip(self.channels, self.strides, strict=True))
     for index, (width, stride) in enumerate(layers[:depth]):
       if min(x.shape[1:3]) < 3:
@@ -65,7 +73,7 @@ class Encoder(nn.Module):
           f'{x.shape[2]} places for conv_{index}, whose kernel has side 3: '
           'take larger images (or a larger crop), or fewer convolutions'
         )
-      x = nn.relu(self._conv(width, stride, f'conv_{index}')(x))
+      x = run(self._conv(width, stride, f'conv_{index}'), x)
     if depth is not None or not self.width:
       return x
     return Projection(self.width, dtype=self.dtype, name='projection')(x)

@@ -6,6 +6,7 @@ used by GPM (https://arxiv.org/abs/2103.09762) on CIFAR-100.
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -28,6 +29,8 @@ class AlexNet(nn.Module):
     features: Widths of the dense layers.
     dense_dropout_rate: Dropout after each dense layer's relu, in [0, 1).
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether convolutions, each with its pooling, are computed again in
+      the backward pass.
   """
 
   num_classes: int
@@ -37,6 +40,7 @@ class AlexNet(nn.Module):
   features: Sequence[int] = (2048, 2048)
   dense_dropout_rate: float = 0.5
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -44,10 +48,10 @@ class AlexNet(nn.Module):
   ) -> jax.Array:
     """[B, 32, 32, C] -> logits [B, num_classes], float32."""
     del mask  # Rows do not see each other.
-    x = image
-    for index, (width, size, rate) in enumerate(
-      zip(self.channels, self.kernels, self.dropout_rates, strict=True)
-    ):
+
+    # Of any module: a lifted one is a copy of this one.
+    def stage(net, x, width, size, rate, index):
+      del net
       x = nn.Conv(
         width,
         (size, size),
@@ -57,8 +61,18 @@ class AlexNet(nn.Module):
         dtype=self.dtype,
         name=f'conv_{index}',
       )(x)
-      x = nn.Dropout(rate, deterministic=not train)(nn.relu(x))
-      x = nn.max_pool(x, (2, 2), (2, 2))
+      # By name, on which masks depend: a lifted module counts anew.
+      drop = nn.Dropout(rate, deterministic=not train, name=f'Dropout_{index}')
+      return nn.max_pool(drop(nn.relu(x)), (2, 2), (2, 2))
+
+    x = image
+    layers = zip(self.channels, self.kernels, self.dropout_rates, strict=True)
+    for index, layer in enumerate(layers):
+      width, size, rate = layer
+      run = functools.partial(
+        stage, width=width, size=size, rate=rate, index=index
+      )
+      x = (nn.remat(run) if self.remat else run)(self, x)
       if not min(x.shape[1:3]):
         raise InputError(
           f'images of {image.shape[1]} x {image.shape[2]} pixels are too small '
@@ -74,9 +88,12 @@ class AlexNet(nn.Module):
         dtype=self.dtype,
         name=f'hidden_{index}',
       )(x)
-      x = nn.Dropout(self.dense_dropout_rate, deterministic=not train)(
-        nn.relu(x)
+      drop = nn.Dropout(
+        self.dense_dropout_rate,
+        deterministic=not train,
+        name=f'Dropout_{len(self.channels) + index}',
       )
+      x = drop(nn.relu(x))
     logits = nn.Dense(
       self.num_classes, use_bias=False, dtype=self.dtype, name='head'
     )(x)

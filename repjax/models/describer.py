@@ -165,10 +165,13 @@ class Describer(nn.Module):
   Attributes:
     caption: The captioner.
     language: The language model.
+    remat: Whether steps are computed again in the backward pass, which then
+      keeps the state before each alone.
   """
 
   caption: Captioner
   language: LanguageModel
+  remat: bool = False
 
   def start(self, features: jax.Array) -> Any:
     """Features of exemplars [B, K, D] -> the state before the first token."""
@@ -197,8 +200,10 @@ class Describer(nn.Module):
       scores, state = module.step(state, token, train=train)
       return state, scores
 
+    # A loop has nothing to be taken for the same.
+    run = nn.remat(advance, prevent_cse=False) if self.remat else advance
     read = nn.scan(
-      advance,
+      run,
       variable_broadcast='params',
       split_rngs={'params': False, 'dropout': True},
       in_axes=1,

@@ -190,10 +190,13 @@ class Dvae(nn.Module):
   Attributes:
     encoder: Images -> logits [B, h, w, V].
     decoder: Weights of tokens [B, h, w, V] -> images.
+    remat: Whether both are computed again in the backward pass, each as a
+      whole; by `remat` of their own, block by block.
   """
 
   encoder: nn.Module
   decoder: nn.Module
+  remat: bool = False
 
   def __call__(
     self,
@@ -217,12 +220,13 @@ class Dvae(nn.Module):
     Returns:
       (images [B, H, W, C], logits [B, h, w, V]).
     """
-    logits = self.encoder(image)
+    run = nn.remat(_call) if self.remat else _call
+    logits = run(self.encoder, image)
     weights = jax.nn.softmax((logits + noise) / temperature)
     if straight_through:
       token = jax.nn.one_hot(weights.argmax(-1), weights.shape[-1])
       weights += jax.lax.stop_gradient(token - weights)
-    return self.decoder(weights), logits
+    return run(self.decoder, weights), logits
 
   def encode(self, image: jax.Array) -> jax.Array:
     """Logits of tokens, [B, H, W, C] -> [B, h, w, V]."""

@@ -100,11 +100,14 @@ class RefinedViT(nn.Module):
     vit: With a class token.
     norm: 'batch' or 'layer', in all refinements.
     shared: Whether each has one convolution and one norm where two are drawn.
+    remat: Whether refinements are computed again in the backward pass; the
+      network's field of that name says so of its blocks.
   """
 
   vit: vit.ViT
   norm: Literal['batch', 'layer'] = 'batch'
   shared: bool = False
+  remat: bool = False
 
   def setup(self):
     if self.vit.pool != 'token':
@@ -131,9 +134,14 @@ class RefinedViT(nn.Module):
     Returns:
       [B, num_layers, num_classes]; the last are those of the network.
     """
+
+    def call(refine, tokens):
+      return refine(tokens, train=train, mask=mask)
+
+    run = nn.remat(call) if self.remat else call
     *early, last = self.vit.each_block(image, train=train)
     logits = [
-      self.vit.head_of(refine(self.vit.encoder_norm(x), train=train, mask=mask))
+      self.vit.head_of(run(refine, self.vit.encoder_norm(x)))
       for x, refine in zip(early, self.refine, strict=True)
     ]
     return jnp.stack([*logits, self.vit.classify(last)], axis=1)

@@ -1,6 +1,7 @@
 """Device code: a small network of 3 x 3 convolutions, some with a stride."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 from typing import Literal
 
@@ -26,6 +27,8 @@ class StridedConvNet(nn.Module):
       the top and the left ones alone where maps have an even size; 'SAME', as
       of TensorFlow, then pads the bottom and the right alone.
     dtype: Type of the computation; None infers it from input and parameters.
+    remat: Whether stages are computed again in the backward pass: convolutions
+      up to one with a stride.
   """
 
   num_classes: int
@@ -33,6 +36,7 @@ class StridedConvNet(nn.Module):
   strides: Sequence[int] = (1, 2, 1, 2, 2)
   padding: Literal['both', 'SAME'] = 'both'
   dtype: Any = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -46,20 +50,34 @@ class StridedConvNet(nn.Module):
         'channels and strides have one number a layer; got '
         f'channels={tuple(self.channels)}, strides={tuple(self.strides)}'
       )
-    x = image
+
+    # Of any module: a lifted one is a copy of this one.
+    def stage(net, x, layers):
+      del net
+      for index, width, stride in layers:
+        conv = nn.Conv(
+          width,
+          (3, 3),
+          strides=(stride, stride),
+          padding=1 if self.padding == 'both' else 'SAME',
+          dtype=self.dtype,
+          name=f'conv_{index}',
+        )
+        x = nn.relu(conv(x))
+      return x
+
+    stages: list[list[tuple[int, int, int]]] = [[]]
     for index, (width, stride) in enumerate(
       zip(self.channels, self.strides, strict=True)
     ):
       check_range('[1, inf)', channels=width, strides=stride)
-      conv = nn.Conv(
-        width,
-        (3, 3),
-        strides=(stride, stride),
-        padding=1 if self.padding == 'both' else 'SAME',
-        dtype=self.dtype,
-        name=f'conv_{index}',
-      )
-      x = nn.relu(conv(x))
+      stages[-1].append((index, width, stride))
+      if stride > 1:
+        stages.append([])
+    x = image
+    for layers in filter(None, stages):
+      run = functools.partial(stage, layers=layers)
+      x = (nn.remat(run) if self.remat else run)(self, x)
     logits = nn.Dense(self.num_classes, dtype=self.dtype, name='head')(
       x.mean((1, 2))
     )
