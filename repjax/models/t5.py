@@ -268,12 +268,14 @@ class T5(nn.Module):
     shape = batch, max_length, config.num_heads, config.head_dim
     empty = jnp.zeros(shape, features.dtype)
     begun = jnp.ones(tokens.shape, bool) if mask is None else mask > 0
+    if source_mask is None:
+      source_mask = jnp.ones(source.shape)
+    seen = t5_stack.seen(source, source_mask)
+    assert seen is not None  # There is a mask.
     state = State(
       (t5_block.Cache(empty, empty),) * len(sources),
       sources,
-      t5_stack.seen(
-        source, jnp.ones(source.shape) if source_mask is None else source_mask
-      ),
+      seen,
       jnp.pad(begun, ((0, 0), (0, max_length - length))),
       jnp.int32(0),
     )
