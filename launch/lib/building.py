@@ -80,7 +80,9 @@ def helps(
   def program(changed):
     experiment = build(module, changed, preset)
     batch = experiment.train.batch(0)
-    rows = {k: x[: len(x) // jax.device_count()] for k, x in batch.items()}
+    rows = {
+      k: x[: len(x) // jax.local_device_count()] for k, x in batch.items()
+    }
     rng = jax.random.key(0)
     first = {name: x[:1] for name, x in rows.items()}
     state = jax.eval_shape(experiment.method.init, rng, first)
