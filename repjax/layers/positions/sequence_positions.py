@@ -86,7 +86,8 @@ def rotate(
   Raises:
     InputError: D is odd.
   """
-  angle = _angles(positions, x.shape[-1], base)[..., None, :]  # [B, L, 1, D/2]
+  angle = _angles(positions, x.shape[-1], base)[..., None, :]
+  angle = angle.reshape((1,) * (x.ndim - angle.ndim) + angle.shape)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   even, odd = (x[..., i::2].astype(jnp.float32) for i in (0, 1))
   turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

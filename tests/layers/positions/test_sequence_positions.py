@@ -43,6 +43,15 @@ def test_rotation_turns_pairs_as_complex_numbers():
   np.testing.assert_allclose(found[..., 1::2], turned.imag, atol=1e-5)
 
 
+def test_rows_may_share_their_positions():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 2, 4)))
+  shared = jnp.array([0, 2, 9])
+  np.testing.assert_array_equal(
+    sequence_positions.rotate(x, shared),
+    sequence_positions.rotate(x, jnp.tile(shared, (2, 1))),
+  )
+
+
 def test_products_of_rotated_vectors_depend_on_the_distance_alone():
   rng = np.random.default_rng(1)
   query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
