@@ -228,17 +228,17 @@ def batches(config, data: Data) -> in_order.TrainBatches:
 
 def network(config, data: Data) -> t5.T5:
   """T5, of published weights or of the config's size."""
-  stack = ('num_layers', 'num_decoder_layers', 'num_positions')
   if config.weights:
     from repjax.weights import packaged
     from repjax.weights import t5_weights
 
     made = t5_weights.model(packaged.folder(config.weights))
-    own = {**vars(made.config), **{x: getattr(made, x) for x in stack}}
+    own = vars(made.config) | vars(made)
     # So that a run's config.json tells what was trained.
     config.model.update({x: own[x] for x in config.model})
     return made
   layer = config.model.to_dict()
+  stack = ('num_layers', 'num_decoder_layers', 'num_positions')
   fields = {x: layer.pop(x) for x in stack}
   longest = max(config.data.source_length, config.data.target_length)
   if 0 < fields['num_positions'] < longest:
