@@ -103,6 +103,7 @@ def advice(
       f'{_SMALLER}, or train a part of it (config.adapter.kind=lora where a '
       'recipe has it)'
     )
+  logging.info('a step does not fit: trying what would help')
   # Activations are of the rows that are computed at a time.
   times = -(-memory.temporary // (limit - kept))
   remedies = list(_remedies(config, times, helps))
