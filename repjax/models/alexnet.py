@@ -61,9 +61,8 @@ class AlexNet(nn.Module):
         dtype=self.dtype,
         name=f'conv_{index}',
       )(x)
-      # By name, on which masks depend: a lifted module counts anew.
-      drop = nn.Dropout(rate, deterministic=not train, name=f'Dropout_{index}')
-      return nn.max_pool(drop(nn.relu(x)), (2, 2), (2, 2))
+      x = nn.Dropout(rate, deterministic=not train)(nn.relu(x))
+      return nn.max_pool(x, (2, 2), (2, 2))
 
     x = image
     layers = zip(self.channels, self.kernels, self.dropout_rates, strict=True)
@@ -88,12 +87,9 @@ class AlexNet(nn.Module):
         dtype=self.dtype,
         name=f'hidden_{index}',
       )(x)
-      drop = nn.Dropout(
-        self.dense_dropout_rate,
-        deterministic=not train,
-        name=f'Dropout_{len(self.channels) + index}',
+      x = nn.Dropout(self.dense_dropout_rate, deterministic=not train)(
+        nn.relu(x)
       )
-      x = drop(nn.relu(x))
     logits = nn.Dense(
       self.num_classes, use_bias=False, dtype=self.dtype, name='head'
     )(x)
