@@ -22,6 +22,9 @@ from absl import logging
 # Seconds that process 0 leaves to the others.
 _GRACE = 2
 
+# Seconds after which what Python has swallowed is raised again.
+_SOON = 0.05
+
 # Exit code of what a signal has stopped: run the same command again.
 STOPPED = 75
 
@@ -37,6 +40,7 @@ class Stopped(KeyboardInterrupt):
 def begin() -> None:
   """From here on signals and the end of a parent are heard."""
   on_signal(_raise)
+  sys.unraisablehook = _unraisable
   line = os.environ.pop(LIFELINE, '')
   if line:
     threading.Thread(target=_die_with, args=[int(line)], daemon=True).start()
@@ -137,6 +141,18 @@ def _let_others_end():
 
 def _raise(name):
   raise Stopped(name)
+
+
+def _unraisable(told):
+  """What Python swallows: a signal may come while garbage is collected."""
+  if not isinstance(told.exc_value, Stopped):
+    sys.__unraisablehook__(told)
+    return
+  on_signal(_raise)  # It is the first one still.
+  number = signal.Signals[str(told.exc_value)]
+  again = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+  again.daemon = True
+  again.start()
 
 
 def _die_with(line):

@@ -1,5 +1,6 @@
 """How launchers end: by signals, on a full disk, with threads that hang."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -26,6 +27,7 @@ def handlers(monkeypatch):
   """Takes back handlers of signals; ending raises SystemExit."""
   before = {x: signal.getsignal(x) for x in (signal.SIGTERM, signal.SIGINT)}
   monkeypatch.setattr(os, '_exit', sys.exit)
+  monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
   yield
   for number, handler in before.items():
     signal.signal(number, handler)
@@ -48,6 +50,26 @@ def test_who_saves_nothing_ends_at_the_first_signal(handlers):
   process.begin()
   with pytest.raises(process.Stopped, match='SIGINT'):
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_while_garbage_is_collected_is_not_lost(handlers):
+  left = [signal.SIGTERM, signal.SIGTERM]
+
+  def collecting(phase, info):
+    """What is raised in here, Python swallows."""
+    del phase, info
+    if left:
+      os.kill(os.getpid(), left.pop())
+
+  process.begin()
+  gc.callbacks.append(collecting)
+  try:
+    with pytest.raises(process.Stopped, match='SIGTERM'):
+      gc.collect()
+      time.sleep(20)
+  finally:
+    gc.callbacks.remove(collecting)
+  assert len(left) < 2
 
 
 @pytest.mark.parametrize(
