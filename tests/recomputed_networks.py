@@ -14,7 +14,6 @@ from repjax.models import conv_net
 from repjax.models import densenet
 from repjax.models import describer
 from repjax.models import dvae
-from repjax.models import inception
 from repjax.models import pyraformer
 from repjax.models import refined_vit
 from repjax.models import resnet
@@ -208,5 +207,4 @@ CASES: dict[str, tuple[Callable, dict]] = {
     ),
     dict(features=IMAGE[:, :, 0], tokens=IDS),
   ),
-  'Inception': (lambda n: inception.Inception(), dict(image=IMAGE)),
 }

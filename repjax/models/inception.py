@@ -23,13 +23,7 @@ _EPSILON = 1e-3
 
 
 class Inception(nn.Module):
-  """Images -> features behind the last pooling.
-
-  Attributes:
-    remat: Whether blocks are computed again in the backward pass.
-  """
-
-  remat: bool = False
+  """Images -> features behind the last pooling."""
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
@@ -49,21 +43,16 @@ class Inception(nn.Module):
       antialias=False,
     )
     x = jnp.broadcast_to(x, (*x.shape[:-1], 3))
-    run = nn.remat(_call) if self.remat else _call
-    x = run(_Unit(32, strides=2, padding='VALID', name='Conv2d_1a_3x3'), x)
-    x = run(_Unit(32, padding='VALID', name='Conv2d_2a_3x3'), x)
-    x = run(_Unit(64, name='Conv2d_2b_3x3'), x)
+    x = _Unit(32, strides=2, padding='VALID', name='Conv2d_1a_3x3')(x)
+    x = _Unit(32, padding='VALID', name='Conv2d_2a_3x3')(x)
+    x = _Unit(64, name='Conv2d_2b_3x3')(x)
     x = nn.max_pool(x, (3, 3), (2, 2))
-    x = run(_Unit(80, kernel=(1, 1), name='Conv2d_3b_1x1'), x)
-    x = run(_Unit(192, padding='VALID', name='Conv2d_4a_3x3'), x)
+    x = _Unit(80, kernel=(1, 1), name='Conv2d_3b_1x1')(x)
+    x = _Unit(192, padding='VALID', name='Conv2d_4a_3x3')(x)
     x = nn.max_pool(x, (3, 3), (2, 2))
     for name, branches in _BLOCKS.items():
-      x = run(_Mixed(branches, name=name), x)
+      x = _Mixed(branches, name=name)(x)
     return x.mean((1, 2))
-
-
-def _call(layer, x):
-  return layer(x)
 
 
 class _Norm(nn.Module):

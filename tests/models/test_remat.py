@@ -12,7 +12,6 @@ import recomputed_networks
 
 from repjax.models import agent
 from repjax.models import dvae
-from repjax.models import inception
 from repjax.models import refined_vit
 
 CASES = recomputed_networks.CASES
@@ -20,7 +19,7 @@ CASES = recomputed_networks.CASES
 # These have no mode of training.
 _PLAIN = (
   *(dvae.Encoder, dvae.Decoder, dvae.DalleEncoder, dvae.Dvae),
-  *(agent.Encoder, inception.Inception),
+  agent.Encoder,
 )
 
 
