@@ -18,7 +18,10 @@ CASES = recomputed_networks.CASES
 
 # These have no mode of training.
 _PLAIN = (
-  *(dvae.Encoder, dvae.Decoder, dvae.DalleEncoder, dvae.Dvae),
+  dvae.Encoder,
+  dvae.Decoder,
+  dvae.DalleEncoder,
+  dvae.Dvae,
   agent.Encoder,
 )
 
