@@ -271,8 +271,8 @@ def _divide(
 def _partition(share, logits, label, num_classes, within=None):
   """Rounds, and names the harder part of each class group 1.
 
-  A class that its network has not divided stays whole on the side where it is,
-  as in the authors' code: no two means are there to compare.
+  A class that its network has not divided stays whole on the side where it is:
+  no two means are there to compare.
   """
   shifted = logits - logits.max(-1, keepdims=True)
   log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
