@@ -112,9 +112,13 @@ def overflow_probability(num_rows: int, rate: float, capacity: int) -> float:
 
   For `num_rows` + 1 rows, so that it also holds for every neighbouring set.
   """
-  from scipy import stats
+  from scipy import special  # Without its distributions: a second to import.
 
-  return float(stats.binom.sf(capacity, num_rows + 1, rate))
+  others = num_rows + 1 - capacity
+  if others <= 0:
+    return 0.0
+  # The tail of a binomial is a regularized incomplete beta function.
+  return float(special.betainc(capacity + 1, others, rate))
 
 
 def capacity(

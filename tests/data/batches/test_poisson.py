@@ -1,5 +1,7 @@
 """Poisson sampling: rates, independence, resumption, overflow."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import special
@@ -107,6 +109,18 @@ def test_of_too_many_rows_a_random_part_is_kept(rows):
   expected = poisson.overflow_probability(_ROWS - 1, 0.5, 20)
   np.testing.assert_allclose(overflows / 400, expected, atol=0.1)
   assert stats.chisquare(kept).pvalue > 1e-3
+
+
+def test_an_overflow_is_the_tail_of_a_binomial():
+  for rows, rate, most in itertools.product(
+    (1, 9, 1000, 10**6), (1e-4, 0.05, 0.9, 1.0), (0, 1, 8, 70, 950, 10**6)
+  ):
+    np.testing.assert_allclose(
+      poisson.overflow_probability(rows, rate, most),
+      stats.binom.sf(most, rows + 1, rate),
+      rtol=1e-6,
+      atol=1e-300,
+    )
 
 
 def test_the_capacity_is_the_smallest_that_hardly_ever_overflows():
