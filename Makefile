@@ -16,7 +16,8 @@ demo: $(VENV)/installed
 	$(RUN) -m launch.train --config=configs/vit.py:small --workdir=runs/demo
 
 test: $(VENV)/test
-	JAX_PLATFORMS=cpu $(PYTEST) -m 'not slow and not parity and not colab'
+	JAX_PLATFORMS=cpu $(PYTEST) \
+	  -m 'not slow and not dear and not parity and not colab'
 
 # Launches, killed and resumed runs, several processes.
 test-slow: $(VENV)/test

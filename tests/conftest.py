@@ -80,6 +80,11 @@ def pytest_configure(config):
   config.pluginmanager.register(summary.Summary(config))
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest selects by marks.
+def pytest_collection_modifyitems(items):
+  marks.mark_dear(items)
+
+
 def pytest_collection_finish():
   """Lets Python look seldom for garbage in cycles.
 

@@ -9,22 +9,27 @@ import collections
 import os
 
 import jax
+import marks
 import pytest
 
 # Of a system, and of what belongs to none (the loop, data, privacy, launchers,
 # reports, networks with published weights, instructions, federated rounds).
-_SYSTEM, _BASE = 350, 12_700
+_SYSTEM, _BASE = 200, 5_400
 # Not in `make test`.
-_UNCOUNTED = ('slow', 'parity', 'colab')
+_UNCOUNTED = ('slow', 'dear', 'parity', 'colab')
 
 
 class Summary:
-  """Prints the ten dearest test files; fails the run beyond the limit."""
+  """Prints the ten dearest test files; fails the run beyond the limit.
+
+  And which tests have become dear (`marks`), by what they cost in this run.
+  """
 
   def __init__(self, config):
     self._config = config
     self._seconds = collections.Counter()
     self._programs = collections.Counter()
+    self._of_tests = collections.Counter()
     self._compiled = 0
     jax.monitoring.register_event_duration_secs_listener(self._on_duration)
     self._house = []
@@ -46,8 +51,10 @@ class Summary:
     finally:
       if not any(item.get_closest_marker(name) for name in _UNCOUNTED):
         file = item.nodeid.partition('::')[0]
-        self._seconds[file] += _cpu_seconds() - started
+        seconds = _cpu_seconds() - started
+        self._seconds[file] += seconds
         self._programs[file] += self._compiled - compiled
+        self._of_tests[marks.name_of(item.nodeid)] += seconds
 
   def pytest_runtest_logreport(self, report):
     if report.when == 'call':
@@ -60,11 +67,13 @@ class Summary:
     told = getattr(node, 'workeroutput', {})
     self._seconds.update(told.get('seconds', {}))
     self._programs.update(told.get('programs', {}))
+    self._of_tests.update(told.get('of_tests', {}))
 
   def pytest_sessionfinish(self, session):
     if hasattr(self._config, 'workeroutput'):  # A worker of pytest-xdist.
       self._config.workeroutput['seconds'] = dict(self._seconds)
       self._config.workeroutput['programs'] = dict(self._programs)
+      self._config.workeroutput['of_tests'] = dict(self._of_tests)
     elif self._programs.total() > self._limit and not session.exitstatus:
       session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -83,6 +92,9 @@ class Summary:
       f'{self._seconds.total():8.1f} {programs:6} in all, {verdict} the limit'
       f' of {self._limit} programs'
     )
+    for name, seconds in self._of_tests.most_common():
+      if seconds >= 2 * marks.SECONDS and marks.may_be_dear(name):
+        write(f'{seconds:8.1f} s: a line of tests/dear.txt? {name}')
 
 
 def _cpu_seconds():

@@ -92,3 +92,31 @@ def test_one_gpu_is_tested_at_full_precision():
     'JAX_DEFAULT_MATMUL_PRECISION=highest',
   ):
     assert setting in recipe
+
+
+def test_dear_tests_exist_and_leave_one_in_their_file():
+  listed = (ROOT / 'dear.txt').read_text('utf-8').splitlines()
+  assert listed == sorted(set(listed))
+  of_files = {}
+  for line in listed:
+    file, _, name = line.partition('::')
+    of_files.setdefault(file, set()).add(name)
+  for file, names in of_files.items():
+    tree = ast.parse((ROOT / file).read_text('utf-8'))
+    defined = {
+      x.name
+      for x in ast.walk(tree)
+      if isinstance(x, ast.FunctionDef) and x.name.startswith('test_')
+    }
+    assert names < defined, (file, names - defined)
+    assert all(marks.may_be_dear(f'tests/{file}::{x}') for x in names), file
+
+
+def test_make_test_leaves_out_what_is_listed(request):
+  listed = marks.dear()
+  assert (
+    'tests/models/test_deep.py::test_clipped_gradients_are_the_same' in listed
+  )
+  for item in request.session.items:
+    marked = item.get_closest_marker('dear') is not None
+    assert marked == (marks.name_of(item.nodeid) in listed), item
