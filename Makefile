@@ -26,7 +26,7 @@ test-slow: $(VENV)/test
 parity: $(VENV)/parity
 	JAX_PLATFORMS=cpu $(PYTEST) -m parity
 
-# The three above in one session.
+# These three and the dear ones, in one session.
 test-all: $(VENV)/parity
 	JAX_PLATFORMS=cpu $(PYTEST) -m 'not colab'
 

@@ -172,16 +172,12 @@ def reviews(home):
 
 
 def _texts(reviews):
-  """Flags of a file of texts, and of what is learned from them."""
-  weights = ()
-  if importlib.util.find_spec(_MINILM):
-    weights = (f'--config.weights=package:{_MINILM}/model',)
+  """Flags of a file of texts."""
   return (
     '--config.data.name=csv:label=stars',
     f'--data_dir={reviews / "reviews.csv"}',
     '--config.data.column=review',
     '--config.data.length=12',
-    *weights,
   )
 
 
@@ -190,7 +186,9 @@ def _texts(reviews):
 def test_texts_are_learned_by_lora(reviews):
   workdir = reviews / 'lora'
   flags = _texts(reviews)
-  if importlib.util.find_spec(_MINILM) is None:
+  if importlib.util.find_spec(_MINILM):
+    flags += (f'--config.weights=package:{_MINILM}/model',)
+  else:
     flags += ('--config.data.vocab_size=320',)
   _run(
     reviews,
@@ -237,26 +235,17 @@ def _assert_peft_loads(reviews, workdir, lines):
 
 def test_texts_of_users_are_learned_privately(reviews):
   workdir = reviews / 'private'
-  flags, kind = _texts(reviews), 'lora'
-  if importlib.util.find_spec(_MINILM) is None:
-    kind = 'full'  # LoRA adapts what is there.
-    flags += tuple(
-      f'--config.model.{name}={value}'
-      for name, value in (
-        ('hidden_dim', 16),
-        ('mlp_dim', 16),
-        ('num_heads', 2),
-        ('num_layers', 1),
-      )
-    )
+  # Published weights are for the test above, and for test_mam_config.py.
+  small = dict(hidden_dim=16, mlp_dim=16, num_heads=2, num_layers=1)
   _run(
     reviews,
     'train',
     '--config=configs/dp_finetuning.py:smoke',
     f'--workdir={workdir}',
-    *flags,
+    *_texts(reviews),
+    *(f'--config.model.{name}={value}' for name, value in small.items()),
     '--config.data.kind=sentences',
-    f'--config.adapter.kind={kind}',
+    '--config.adapter.kind=full',
     '--config.batch_size=12',
     '--config.epochs=1',
     '--config.dp.epsilon=3',

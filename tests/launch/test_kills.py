@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize('kind', kills.KINDS)
 def test_after_kills_all_is_the_same(kind, tmp_path):
-  # Two processes, of which each start is dear: see also `test_resume.py`. A
+  # Each start is dear; see also `test_resume.py`, and `kills` for many. A
   # private sweep with one kill did not notice a resumption that is wrong.
-  hits = 1 if kind == 'two processes' else 2
+  hits = 2 if kind in ('one process', 'private sweep') else 1
   kills.campaign(kind, tmp_path, kills=hits, rng=random.Random(0))

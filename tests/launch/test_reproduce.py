@@ -48,13 +48,13 @@ def test_a_preset_is_a_folder_of_its_own(tmp_path):
   table = (tmp_path / 'RESULTS.md').read_text()
   assert '--papers=mixup --preset=smoke --seeds=2`' in table
   assert '| not run |' in table  # The headline is that of `small`.
-  code, output = launching.run('reproduce', f'--out={out}', '--check')
+  code, output = launching.call('reproduce', f'--out={out}', '--check')
   assert code == 0, output
   # A threshold that is moved afterwards makes the table stale.
   row = next(x for x in report['claims'] if 'at_least' in x)
   row['at_least'] -= 1.0
   (folder / 'report.json').write_text(json.dumps(report))
-  code, output = launching.run('reproduce', f'--out={out}', '--check')
+  code, output = launching.call('reproduce', f'--out={out}', '--check')
   assert code == 1, output
   assert f'{row["name"]}.at_least' in output
   # A verdict that its scores do not give does, too, and a preset that is gone.
@@ -66,13 +66,13 @@ def test_a_preset_is_a_folder_of_its_own(tmp_path):
     ({'seeds': [5, 6]}, 'seeds: [5, 6] -> [0, 1]'),
   ):
     (folder / 'report.json').write_text(json.dumps({**report, **changed}))
-    code, output = launching.run('reproduce', f'--out={out}', '--check')
+    code, output = launching.call('reproduce', f'--out={out}', '--check')
     assert code == 1, output
     assert says in output and 'Traceback' not in output
   # And so does a number of the config.
   report['config']['batch_size'] += 1
   (folder / 'report.json').write_text(json.dumps(report))
-  code, output = launching.run('reproduce', f'--out={out}', '--check')
+  code, output = launching.call('reproduce', f'--out={out}', '--check')
   assert code == 1, output
   assert 'batch_size' in output
 
