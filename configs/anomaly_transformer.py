@@ -49,7 +49,10 @@ PRESETS = dict(
     ),
     planted=dict(num_test=15_000, num_collective=4),
     window=dict(length=100, stride=1, eval_stride=100),
-    model=dict(hidden_dim=512, num_heads=8, num_layers=3, mlp_dim=512),
+    model=dict(
+      **dict(hidden_dim=512, num_heads=8, num_layers=3, mlp_dim=512),
+      remat=False,
+    ),
     scaling=association.PUBLISHED._asdict(),
     # The rate is multiplied by `decay` after every epoch but the first.
     tx=dict(learning_rate=1e-4, decay=0.5),

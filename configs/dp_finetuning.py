@@ -51,7 +51,7 @@ PRESETS = dict(
     # A folder of Hugging Face: config.json, model.safetensors, tokenizer.json.
     # Its geometry then stands in for `model`. '' trains from scratch.
     weights='',
-    model=dict(transformer.ROBERTA),
+    model=dict(transformer.ROBERTA, remat=False, scan_layers=False),
     # Of a text model: what trains, see `finetuning.adapt`. The paper has all
     # parameters and, as another row, LoRA: adapter.kind=lora.
     adapter=dict(kind='full', rank=16, length=16, scale=2.0, hidden_dim=0),

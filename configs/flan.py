@@ -56,7 +56,7 @@ PRESETS = dict(
     model=dict(
       t5.SIZES['base'],
       **dict(head_dim=64, num_decoder_layers=12, num_positions=0),
-      dropout_rate=0.1,
+      **dict(dropout_rate=0.1, remat=False),
     ),
     # What trains: see `finetuning.adapt`.
     adapter=dict(kind='full', rank=16, length=16, scale=2.0, hidden_dim=0),
@@ -72,9 +72,7 @@ PRESETS = dict(
     data=dict(
       kind='text', held_out='sentiment', vocab_size=8000, source_length=256
     ),
-    model=dict(
-      t5.SIZES['small'], num_layers=6, num_decoder_layers=6, remat=False
-    ),
+    model=dict(t5.SIZES['small'], num_layers=6, num_decoder_layers=6),
     tx=dict(learning_rate=5e-4),
   ),
   text=dict(

@@ -70,6 +70,8 @@ PRESETS = dict(
       position='sinusoidal',
       dropout_rate=0.1,
       scale_embedding=True,
+      remat=False,
+      scan_layers=False,
     ),
     # kind: 'gradvac', 'pcgrad' or 'uniform'. With Adam, which divides a
     # gradient by its size, the mean over tasks does what the published sum

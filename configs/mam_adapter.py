@@ -129,7 +129,10 @@ PRESETS = dict(
       length=28,
       vocab_size=600,
     ),
-    model=dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=1),
+    model=dict(
+      **dict(hidden_dim=64, mlp_dim=256, num_heads=4, num_layers=1),
+      **dict(remat=False, scan_layers=False),
+    ),
     adapter=dict(rank=31, length=8, scale=2.0, hidden_dim=64),
     attention=dict(kind='exact'),
     tx=dict(learning_rate=4e-3, weight_decay=0.0, warmup=0.1, clip=1.0),
@@ -166,6 +169,7 @@ def get_config(
       if config.data.kind == 'pairs'
       else dict(transformer.ROBERTA)
     )
+    config.model.update(remat=False, scan_layers=False)
   return config
 
 

@@ -34,7 +34,7 @@ PRESETS = dict(
     data=dict(name='cifar10', eval_splits=('test',)),
     augment=dict(padding=4, flip=True, cutout=0, **presets.CIFAR10),
     network='preact_resnet',
-    preact_resnet=dict(stage_sizes=(2, 2, 2, 2)),
+    preact_resnet=dict(stage_sizes=(2, 2, 2, 2), remat=False),
     mlp=dict(features=(256, 256)),
     alexnet=dict(channels=(16, 32, 64), features=(256,), **_NO_DROPOUT),
     # The rate is divided by ten after half and after three quarters of the run.

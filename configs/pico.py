@@ -39,7 +39,7 @@ PRESETS = dict(
       **dict(strong_layers=3, strong_magnitude=5.0),
     ),
     network='preact_resnet',
-    preact_resnet=dict(stage_sizes=(2, 2, 2, 2), width=64),
+    preact_resnet=dict(stage_sizes=(2, 2, 2, 2), width=64, remat=False),
     mlp=dict(features=(256,)),
     tx=dict(learning_rate=0.01, momentum=0.9, weight_decay=1e-3, end=1e-3),
     pico=dict(

@@ -42,6 +42,7 @@ PRESETS = dict(
       num_heads=6,
       head_dim=128,
       num_layers=4,
+      remat=False,
       bottleneck=128,
       dropout_rate=0.05,
     ),

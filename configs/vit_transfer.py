@@ -38,7 +38,7 @@ PRESETS = dict(
     augment=dict(size=224, flip=True, mean=(0.5,), std=(0.5,)),
     # Published weights, .npz or safetensors; '' trains `model` on the spot.
     weights='',
-    model=dict(patch_size=16, pool='token', **vit.SIZES['S']),
+    model=dict(patch_size=16, pool='token', remat=False, **vit.SIZES['S']),
     # order: 'together' trains all refinements at once, 'in_turn' one after the
     # other. norm: 'batch' or 'layer'. shared: one convolution where two are
     # written, as in the published code.

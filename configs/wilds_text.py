@@ -44,7 +44,10 @@ PRESETS = dict(
       # looks: seed of shops' words; num_reviews: of all shops.
       **dict(fraction=1.0, looks=0, num_reviews=0),
     ),
-    model=dict({**transformer.BERT, 'num_layers': 6, 'dropout_rate': 0.1}),
+    model=dict(
+      {**transformer.BERT, 'num_layers': 6, 'dropout_rate': 0.1},
+      **dict(remat=False, scan_layers=False),
+    ),
     tx=dict(
       learning_rate=1e-5, momentum=0.9, weight_decay=1e-2, dann_divisor=10.0
     ),

@@ -1,6 +1,7 @@
 """Instruction tuning: suites of tasks, rows of them, the model, evaluations."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -233,6 +234,8 @@ def network(config, data: Data) -> t5.T5:
     from repjax.weights import t5_weights
 
     made = t5_weights.model(packaged.folder(config.weights))
+    form = dataclasses.replace(made.config, remat=config.model.remat)
+    made = made.clone(config=form)
     own = vars(made.config) | vars(made)
     # So that a run's config.json tells what was trained.
     config.model.update({x: own[x] for x in config.model})

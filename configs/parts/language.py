@@ -52,7 +52,7 @@ STREAM: tuple[presets.Layer, ...] = (
       # kind: 'text' (a TFDS set of texts), 'pixels' (a TFDS set of images, one
       # token a pixel and channel) or 'proteins' (the FASTA file `path`).
       data=dict(kind='text', name='', path='', column='text'),
-      model=dict(remat=True),
+      model=dict(remat=True, scan_layers=False),
     ),
     small=dict(
       batch_size=8,

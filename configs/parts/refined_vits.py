@@ -38,6 +38,7 @@ def with_refinement(config, num_classes: int) -> refined_vit.RefinedViT:
     network(config, num_classes),
     norm=config.refinement.norm,
     shared=config.refinement.shared,
+    remat=config.model.remat,
   )
 
 

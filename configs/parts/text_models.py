@@ -21,6 +21,9 @@ _FAMILIES = dict(
   sentences=('bert', 'roberta'), completions=('gpt2',), pairs=('bart',)
 )
 
+# Of `config.model`, and no geometry: nothing learned depends on them.
+_FORM = ('remat', 'scan_layers')
+
 Load = Callable[[str], source.Source]
 
 
@@ -99,7 +102,8 @@ def model(
 
   Args:
     config: With `weights`, `model` and `data.length`. With weights `model` is
-      set to their geometry, so that a run's config.json tells what was trained.
+      set to their geometry, so that a run's config.json tells what was trained;
+      how blocks are computed stays as it is.
     kind: What `config.data.kind` is learned by.
     vocab_size: Without published weights.
     **fields: Over those of the geometry.
@@ -107,7 +111,8 @@ def model(
   if not config.weights:
     return kind(**{'vocab_size': vocab_size, **config.model, **fields})
   _, stored = _stored(config)
-  made = kind(**{**stored.fields, **fields})
+  form = {name: config.model[name] for name in _FORM}
+  made = kind(**{**stored.fields, **form, **fields})
   config.model.update({name: vars(made)[name] for name in config.model})
   return made
 

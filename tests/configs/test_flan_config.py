@@ -277,6 +277,13 @@ def test_published_weights_are_where_it_starts(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.params, expected)
   assert (made.model.hidden_dim, made.model.num_layers) == (8, 1)
   assert made.model.dropout_rate == 0.1  # That of its config.json.
+  assert not made.model.remat
+  # How blocks are computed is no part of what is stored.
+  made.model.remat = True
+  rows, keys = experiment.train.batch(0), jax.random.split(jax.random.key(1))
+  update = recipe.build(made).method.update
+  assert 'remat' in str(jax.make_jaxpr(update)(state, rows, keys[0]))
+  assert made.model.remat
 
 
 def _params(model):
