@@ -2,9 +2,9 @@
 
 `dear.txt` holds, a line each, the tests that have cost 2 s of CPU or more, all
 their cases together and no program in a cache: an eighth of the tests, and more
-than half of the time. `make test` leaves them to `make test-all`. Each file keeps
-a test, the contract and the house keep all. `summary.py` names tests that have
-become dear.
+than half of the time. `make test` leaves them to `make test-all`. Each file
+keeps a test, the contract and the house keep all. `summary.py` names tests that
+have become dear.
 """
 
 import functools
