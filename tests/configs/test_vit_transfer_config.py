@@ -35,6 +35,10 @@ def test_the_paper_s_body_has_stochastic_depth():
     config = recipe.get_config(preset)
     assert refined_vits.network(config, 10).drop_path_rate == rate
     assert refined_vits.with_refinement(config, 10).vit.drop_path_rate == rate
+  for remat in (False, True):
+    config.model.remat = remat
+    made = refined_vits.with_refinement(config, 10)
+    assert made.remat == made.vit.remat == remat
 
 
 def test_stochastic_depth_is_of_training_steps():
