@@ -108,17 +108,22 @@ def paint(points: np.ndarray, pen: np.ndarray, *, size: int) -> np.ndarray:
   at = np.linspace(0, 1, _PIECES + 1)
   weights = np.stack([(1 - at) ** 2, 2 * at * (1 - at), at**2], -1)
   path = np.einsum('pk,nskd->nspd', weights, points)
-  start, along = path[:, :, :-1], np.diff(path, axis=2)
-  start, along = (x.reshape(len(points), -1, 2) for x in (start, along))
+  # Curve after curve, piece after piece; [S * P, N, 1] for right and for down.
+  start, along = (
+    np.moveaxis(x.reshape(len(points), -1, 2), 0, 1)[..., None]
+    for x in (path[:, :, :-1], np.diff(path, axis=2))
+  )
+  squares = np.maximum((along**2).sum(2), 1e-12)
   centres = (np.arange(size) + 0.5) / size
-  pixels = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
+  right, down = (x.reshape(-1) for x in np.meshgrid(centres, centres))
   nearest = np.full((len(points), size * size), np.inf)
-  for piece in range(start.shape[1]):
-    first, line = start[:, None, piece], along[:, None, piece]
-    away = pixels - first
-    share = (away * line).sum(-1) / np.maximum((line**2).sum(-1), 1e-12)
-    away -= np.clip(share, 0, 1)[..., None] * line
-    np.minimum(nearest, np.hypot(away[..., 0], away[..., 1]), out=nearest)
+  for (x, y), (across, below), square in zip(
+    np.moveaxis(start, 2, 1), np.moveaxis(along, 2, 1), squares, strict=True
+  ):
+    x, y = right - x, down - y
+    share = np.clip((x * across + y * below) / square, 0, 1)
+    away = np.hypot(x - share * across, y - share * below)
+    np.minimum(nearest, away, out=nearest)
   covered = np.clip(0.5 + (pen[:, None] - nearest) * size, 0, 1)
   return covered.reshape(-1, size, size)
 
