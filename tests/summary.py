@@ -14,7 +14,7 @@ import pytest
 
 # Of a system, and of what belongs to none (the loop, data, privacy, launchers,
 # reports, networks with published weights, instructions, federated rounds).
-_SYSTEM, _BASE = 200, 5_400
+_SYSTEM, _BASE = 150, 3_600
 # Not in `make test`.
 _UNCOUNTED = ('slow', 'dear', 'parity', 'colab')
 

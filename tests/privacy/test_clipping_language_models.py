@@ -64,7 +64,11 @@ def make(name, tied):
 
 @pytest.mark.parametrize(
   'name, tied',
-  [('softmax', True), ('performer', True), ('rfa', False)],
+  [
+    ('softmax', True),
+    pytest.param('performer', True, marks=pytest.mark.dear),
+    pytest.param('rfa', False, marks=pytest.mark.dear),
+  ],
 )
 def test_norms_and_sums_are_those_of_single_rows(name, tied):
   loss_fn, params, batch = make(name, tied)
