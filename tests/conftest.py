@@ -28,6 +28,7 @@ import lowering
 import marks
 from matplotlib import figure as mpl_figure
 import pytest
+import spreading
 import summary
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -77,12 +78,23 @@ mpl_figure.Figure.savefig = _drawn_once
 
 
 def pytest_configure(config):
+  spreading.keep_to_own_cores(os.environ)
   config.pluginmanager.register(summary.Summary(config))
+
+
+def pytest_ignore_collect(collection_path, config):
+  """Peers' packages take seconds to import, also where none is asked for."""
+  if (
+    collection_path.name == 'parity' and 'not parity' in config.option.markexpr
+  ):
+    return True
+  return None
 
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest selects by marks.
 def pytest_collection_modifyitems(items):
   marks.mark_dear(items)
+  spreading.put_long_files_first(items)
 
 
 def pytest_collection_finish():
@@ -108,8 +120,7 @@ def pytest_runtest_setup(item):
 def pytest_xdist_make_scheduler(config, log):
   if config.getvalue('dist') != 'loadfile':
     return None
-  import spreading
-
+  config.option.loadscopereorder = False  # It would be by number alone.
   return spreading.PerFileOrRecipe(config, log)
 
 

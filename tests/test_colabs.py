@@ -26,22 +26,6 @@ _OF_TESTS = (
 )
 
 
-@pytest.fixture(autouse=True, scope='module')
-def a_core_each():
-  """Of two at once, which else wait for one another in each program.
-
-  Unpinned, two notebooks at a time take as long as one after the other.
-  """
-  worker = os.environ.get('PYTEST_XDIST_WORKER', '')
-  if not worker or not hasattr(os, 'sched_setaffinity'):
-    yield
-    return
-  cores = sorted(os.sched_getaffinity(0))
-  os.sched_setaffinity(0, {cores[int(worker.lstrip('gw')) % len(cores)]})
-  yield
-  os.sched_setaffinity(0, cores)
-
-
 @pytest.mark.parametrize('path', _NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs_in_minutes(path, tmp_path, record_property):
   nbclient = pytest.importorskip('nbclient', reason='needs the extra colab')

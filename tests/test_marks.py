@@ -1,11 +1,14 @@
 """Tests that a machine cannot run say so; those that need a mark bear it."""
 
 import ast
+import os
 import pathlib
 import re
+import types
 
 import marks
 import pytest
+import spreading
 
 ROOT = pathlib.Path(__file__).resolve().parent
 
@@ -94,6 +97,18 @@ def test_one_gpu_is_tested_at_full_precision():
     assert setting in recipe
 
 
+def _tests_of(tree, within=''):
+  """Name -> whether it starts processes, of a file's tests."""
+  found = {}
+  for node in tree.body:
+    if isinstance(node, ast.ClassDef):
+      found |= _tests_of(node, f'{node.name}::')
+    elif isinstance(node, ast.FunctionDef) and node.name.startswith('test_'):
+      text = ' '.join(map(ast.unparse, node.decorator_list))
+      found[within + node.name] = 'mark.slow' in text
+  return found
+
+
 def test_dear_tests_exist_and_leave_one_in_their_file():
   listed = (ROOT / 'dear.txt').read_text('utf-8').splitlines()
   assert listed == sorted(set(listed))
@@ -102,21 +117,89 @@ def test_dear_tests_exist_and_leave_one_in_their_file():
     file, _, name = line.partition('::')
     of_files.setdefault(file, set()).add(name)
   for file, names in of_files.items():
-    tree = ast.parse((ROOT / file).read_text('utf-8'))
-    defined = {
-      x.name
-      for x in ast.walk(tree)
-      if isinstance(x, ast.FunctionDef) and x.name.startswith('test_')
-    }
-    assert names < defined, (file, names - defined)
+    tests = _tests_of(ast.parse((ROOT / file).read_text('utf-8')))
+    assert names <= set(tests), (file, names - set(tests))
+    assert {x for x, slow in tests.items() if not slow} - names, file
     assert all(marks.may_be_dear(f'tests/{file}::{x}') for x in names), file
+
+
+def test_peers_are_imported_by_those_who_ask_for_them(request):
+  plugins = request.config.pluginmanager
+  conftest = plugins.get_plugin(str(ROOT / 'conftest.py'))
+
+  def ignored(path, asked):
+    option = types.SimpleNamespace(markexpr=asked)
+    return conftest.pytest_ignore_collect(
+      path, types.SimpleNamespace(option=option)
+    )
+
+  assert ignored(ROOT / 'parity', 'not slow and not parity')
+  for path, asked in (
+    (ROOT / 'parity', 'parity'),
+    (ROOT / 'parity', 'not colab'),
+    (ROOT / 'parity', ''),
+    (ROOT / 'models', 'not slow and not parity'),
+  ):
+    assert ignored(path, asked) is None  # As pytest would have it.
+  # Nothing else is left out with them.
+  for path in (ROOT / 'parity').glob('test_*.py'):
+    assert 'pytestmark = pytest.mark.parity' in path.read_text('utf-8'), path
+
+
+class Named(Item):
+  """One that has a name and takes marks."""
+
+  def __init__(self, nodeid, *given):
+    super().__init__(*given)
+    self.nodeid = nodeid
+    self.path = nodeid.partition('::')[0]
+
+  def add_marker(self, decorator):
+    self._marks[decorator.name] = decorator
 
 
 def test_make_test_leaves_out_what_is_listed(request):
   listed = marks.dear()
-  assert (
-    'tests/models/test_deep.py::test_clipped_gradients_are_the_same' in listed
-  )
+  name = 'tests/models/test_deep.py::test_clipped_gradients_are_the_same'
+  assert name in listed
+  items = [Named(f'{name}[a case]'), Named(f'{name}_too')]
+  marks.mark_dear(items)
+  assert [x.get_closest_marker('dear') is not None for x in items] == [1, 0]
   for item in request.session.items:
-    marked = item.get_closest_marker('dear') is not None
-    assert marked == (marks.name_of(item.nodeid) in listed), item
+    if marks.name_of(item.nodeid) in listed:
+      assert item.get_closest_marker('dear') is not None, item
+
+
+def test_what_takes_long_begins_first():
+  slow = pytest.mark.slow.mark
+  items = [Named(x) for x in ('few::a', 'many::c', 'many::b', 'none::a')]
+  items += [Named('starts::b'), Named('starts::a', slow)]
+  spreading.put_long_files_first(items)
+  assert [x.nodeid for x in items] == (
+    ['starts::b', 'starts::a', 'many::c', 'many::b', 'few::a', 'none::a']
+  )
+
+
+@pytest.mark.parametrize(
+  'worker, count, cores, own',
+  [
+    ('gw0', '2', {0, 1}, [0]),
+    ('gw1', '2', {0, 1}, [1]),
+    ('gw1', '2', {2, 3, 5, 7, 8}, [3, 7]),
+    ('gw2', '4', {4, 6}, [4]),
+  ],
+)
+def test_each_worker_has_cores_of_its_own(
+  worker, count, cores, own, monkeypatch
+):
+  taken = []
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: cores, False)
+  monkeypatch.setattr(
+    os, 'sched_setaffinity', lambda pid, x: taken.append((pid, x)), False
+  )
+  spreading.keep_to_own_cores({})
+  assert not taken  # All of a process without workers.
+  spreading.keep_to_own_cores(
+    {'PYTEST_XDIST_WORKER': worker, 'PYTEST_XDIST_WORKER_COUNT': count}
+  )
+  assert taken == [(0, own)]
