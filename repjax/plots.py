@@ -58,7 +58,8 @@ def telling(
     count: How many; fewer where there are not as many rows.
   """
   log_probs = classification.log_softmax(logits)
-  sure, wrong = log_probs.max(-1), log_probs.argmax(-1) != labels
+  sure = log_probs.max(-1)  # NaN, which is wrong, wherever a logit is.
+  wrong = (log_probs.argmax(-1) != labels) | np.isnan(sure)
   return np.lexsort((np.where(wrong, -sure, sure), ~wrong))[:count]
 
 
@@ -97,7 +98,7 @@ def predictions(
     row, column = divmod(i, columns)
     top, left = row * tile[0] + tile[0] - height, column * tile[1]
     page[top : top + height, left : left + width] = image
-    wrong = guess[i] != labels[i]
+    wrong = guess[i] != labels[i] or np.isnan(sure[i])
     axes.text(
       left + width / 2,
       top - 0.6,
@@ -146,12 +147,10 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
   fig, axes = _drawn(4.2, 3.8)
   axes.plot([0, 1], [0, 1], color='gray', linestyle=':')
   for name, values in logits.items():
-    probabilities = np.exp(classification.log_softmax(values))
-    confidence, accuracy, counts = classification.reliability(
-      probabilities, labels
-    )
+    probs = np.exp(classification.log_softmax(values))
+    confidence, accuracy, counts = classification.reliability(probs, labels)
     filled = counts > 0
-    ece = classification.calibration_error(probabilities, labels)
+    ece = classification.calibration_error(probs, labels)
     axes.plot(
       confidence[filled],
       accuracy[filled],
@@ -164,7 +163,9 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
 
 
 def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:
-  """`confusion` and `reliability` of one classifier; arguments of either."""
+  """`confusion` and `reliability` of one classifier's rows with numbers."""
+  known = ~np.isnan(logits).any(-1)
+  logits, labels = logits[known], labels[known]
   return {
     'confusion': confusion(logits, labels),
     'reliability': reliability({'model': logits}, labels),

@@ -45,6 +45,17 @@ def test_mistakes_stand_out():
   assert '50.00%' in axes.get_title()
 
 
+def test_a_row_without_numbers_is_a_mistake():
+  logits = np.array([[4.0, 0.0], [np.nan, 0.0], [0.0, 1.0], [np.nan, 1.0]])
+  labels = np.array([0, 0, 1, 1])
+  found = plots.telling(logits, labels)
+  assert set(found[:2]) == {1, 3} and [*found[2:]] == [2, 0]
+  images = np.zeros((4, 3, 3, 1), np.uint8)
+  (axes,) = plots.predictions(images, logits, labels, wrong_rate=0.5).axes
+  colors = [text.get_color() for text in axes.texts]
+  assert colors == ['black', 'crimson', 'black', 'crimson']
+
+
 def test_confusion_counts_pairs():
   (axes,) = plots.confusion(_LOGITS, _LABELS).axes
   counts = {text.get_position(): text.get_text() for text in axes.texts}

@@ -111,7 +111,8 @@ def _accuracy(predict):
   @jax.jit
   def run(state, batch, label, off):
     outputs = layer_outputs.without_units(lambda: predict(state, batch), off)
-    return (outputs['logits'].argmax(-1) == label).mean()
+    known = ~jnp.isnan(outputs['logits']).any(-1)
+    return ((outputs['logits'].argmax(-1) == label) & known).mean()
 
   return run
 

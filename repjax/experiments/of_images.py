@@ -109,7 +109,7 @@ def classifier(
         pictures.visible(shown),
         logits[chosen],
         labels[chosen],
-        wrong_rate=float((logits.argmax(-1) != labels).mean()),
+        wrong_rate=1 - measure(outputs, columns)['accuracy'],
       ),
       **plots.of_classes(logits, labels),
     }

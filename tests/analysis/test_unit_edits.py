@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -96,6 +97,21 @@ def test_the_least_useful_unit_comes_first(made):
     unit_edits.least_useful_first(method.predict, state, rows, [], _WIDTHS)
     == []
   )
+
+
+def test_a_row_without_numbers_is_no_hit(made):
+  _, method, state, rows = made
+  rows = {**rows, 'label': np.zeros(30, int)}
+
+  def predict(state, batch):
+    logits = method.predict(state, batch)['logits']
+    # Rows of class 0, the first of which argmax is, and rows of none.
+    of_none = jnp.where(jnp.arange(30) < 12, jnp.nan, 0.0)
+    return {'logits': 0 * logits + of_none[:, None]}
+
+  off = {'norm_0': np.zeros((1, 4), bool)}
+  left = unit_edits.accuracy_without(predict, state, rows, off)
+  np.testing.assert_allclose(left, [18 / 30], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,23 @@ def test_workers_decode_what_is_evaluated_if_it_is_encoded(encoded, workers):
   assert made.evals('test').num_workers == workers
 
 
+def test_rows_without_numbers_are_wrong_in_the_title_as_in_the_report():
+  columns = dict(image=np.zeros((8, 8, 8, 1), np.uint8), label=np.arange(8) % 4)
+  rows = source.from_arrays('mine', columns, num_classes=4)
+  config = mixup.get_config('smoke')
+  made = of_images.classifier(
+    config, of_images.data(config, rows), None, sources=lambda split: rows
+  )
+  logits = np.eye(4, dtype=np.float32)[columns['label']]
+  logits[0] = np.nan  # Of class 0, the first of which argmax is.
+  found = {'label': columns['label'], 'index': np.arange(8)}
+  assert made.measure({'logits': logits}, found)['accuracy'] == 7 / 8
+  drawn = made.figures('test', {'logits': logits}, found)
+  assert '12.50% of the set' in drawn['predictions'].axes[0].get_title()
+  counts = [int(x.get_text() or 0) for x in drawn['confusion'].axes[0].texts]
+  assert sum(counts) == 7
+
+
 @pytest.mark.parametrize('channels', [2, 5])
 def test_images_of_any_number_of_channels_have_a_report(tmp_path, channels):
   rng = np.random.default_rng(0)
