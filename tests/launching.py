@@ -20,6 +20,7 @@ import compiling
 import forked
 import numpy as np
 import orbax.checkpoint as ocp
+import spreading
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMOKE = 'configs/vit.py:smoke'
@@ -159,7 +160,7 @@ def start_two(module, *flags, own=((), ()), envs=({}, {}), **kwargs):
     s.bind(('localhost', 0))
     port = s.getsockname()[1]
   job = [f'--coordinator_address=localhost:{port}', '--num_processes=2']
-  return [
+  processes = [
     start(
       module,
       *flags,
@@ -171,6 +172,9 @@ def start_two(module, *flags, own=((), ()), envs=({}, {}), **kwargs):
     )
     for i in (0, 1)
   ]
+  for process in processes:
+    spreading.take_all_cores(process.pid)
+  return processes
 
 
 def finish(processes, timeout=240):

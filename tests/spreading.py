@@ -8,10 +8,13 @@ its own.
 
 import collections
 from collections.abc import Mapping
+import contextlib
 import os
 import re
 
 from xdist import scheduler
+
+_ALL = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else set()
 
 
 def put_long_files_first(items) -> None:
@@ -40,6 +43,13 @@ def keep_to_own_cores(environ: Mapping[str, str]) -> None:
   cores = sorted(os.sched_getaffinity(0))
   own = cores[number::count] or [cores[number % len(cores)]]
   os.sched_setaffinity(0, own)
+
+
+def take_all_cores(pid: int) -> None:
+  """For processes of one job, which wait for one another at every step."""
+  if _ALL:
+    with contextlib.suppress(ProcessLookupError):  # It has ended already.
+      os.sched_setaffinity(pid, _ALL)
 
 
 class PerFileOrRecipe(scheduler.LoadFileScheduling):

@@ -203,3 +203,16 @@ def test_each_worker_has_cores_of_its_own(
     {'PYTEST_XDIST_WORKER': worker, 'PYTEST_XDIST_WORKER_COUNT': count}
   )
   assert taken == [(0, own)]
+
+
+def test_processes_of_one_job_may_use_all_cores(monkeypatch):
+  taken = []
+  monkeypatch.setattr(spreading, '_ALL', {0, 1})
+
+  def take(pid, cores):
+    taken.append((pid, cores))
+    raise ProcessLookupError
+
+  monkeypatch.setattr(os, 'sched_setaffinity', take, False)
+  spreading.take_all_cores(7)
+  assert taken == [(7, {0, 1})]
