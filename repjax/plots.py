@@ -164,7 +164,7 @@ def reliability(logits: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
 
 def of_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, Figure]:
   """`confusion` and `reliability` of one classifier's rows with numbers."""
-  known = ~np.isnan(logits).any(-1)
+  known = ~np.isnan(classification.log_softmax(logits)).any(-1)
   logits, labels = logits[known], labels[known]
   return {
     'confusion': confusion(logits, labels),

@@ -3,8 +3,8 @@
 `dear.txt` holds, a line each, the tests that have cost 0.8 s of CPU or more,
 all their cases together and no program in a cache: a fifth of the tests, most
 of the time. `make test` leaves them to `make test-all`. Each file keeps a test,
-the contract and the house keep all. `summary.py` names tests that
-have become dear.
+the contract and the house keep all. `summary.py` names tests that have become
+dear.
 """
 
 import functools

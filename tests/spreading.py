@@ -36,10 +36,8 @@ def keep_to_own_cores(environ: Mapping[str, str]) -> None:
   worker = environ.get('PYTEST_XDIST_WORKER', '')
   if not worker or not hasattr(os, 'sched_setaffinity'):
     return
-  number, count = (
-    int(worker.removeprefix('gw')),
-    int(environ['PYTEST_XDIST_WORKER_COUNT']),
-  )
+  number = int(worker.removeprefix('gw'))
+  count = int(environ['PYTEST_XDIST_WORKER_COUNT'])
   cores = sorted(os.sched_getaffinity(0))
   own = cores[number::count] or [cores[number % len(cores)]]
   os.sched_setaffinity(0, own)

@@ -99,14 +99,16 @@ def test_one_gpu_is_tested_at_full_precision():
 
 def _tests_of(tree, within=''):
   """Name -> whether it starts processes, of a file's tests."""
-  found = {}
+  found, all_slow = {}, False
   for node in tree.body:
     if isinstance(node, ast.ClassDef):
       found |= _tests_of(node, f'{node.name}::')
+    elif isinstance(node, ast.Assign) and 'pytestmark' in ast.unparse(node):
+      all_slow |= 'mark.slow' in ast.unparse(node)
     elif isinstance(node, ast.FunctionDef) and node.name.startswith('test_'):
       text = ' '.join(map(ast.unparse, node.decorator_list))
       found[within + node.name] = 'mark.slow' in text
-  return found
+  return {name: slow or all_slow for name, slow in found.items()}
 
 
 def test_dear_tests_exist_and_leave_one_in_their_file():

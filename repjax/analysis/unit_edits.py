@@ -111,7 +111,7 @@ def _accuracy(predict):
   @jax.jit
   def run(state, batch, label, off):
     outputs = layer_outputs.without_units(lambda: predict(state, batch), off)
-    known = ~jnp.isnan(outputs['logits']).any(-1)
+    known = ~jnp.isnan(jax.nn.log_softmax(outputs['logits'])).any(-1)
     return ((outputs['logits'].argmax(-1) == label) & known).mean()
 
   return run

@@ -99,14 +99,15 @@ def test_the_least_useful_unit_comes_first(made):
   )
 
 
-def test_a_row_without_numbers_is_no_hit(made):
+@pytest.mark.parametrize('without', [np.nan, np.inf])
+def test_a_row_without_numbers_is_no_hit(made, without):
   _, method, state, rows = made
   rows = {**rows, 'label': np.zeros(30, int)}
 
   def predict(state, batch):
     logits = method.predict(state, batch)['logits']
     # Rows of class 0, the first of which argmax is, and rows of none.
-    of_none = jnp.where(jnp.arange(30) < 12, jnp.nan, 0.0)
+    of_none = jnp.where(jnp.arange(30) < 12, without, 0.0)
     return {'logits': 0 * logits + of_none[:, None]}
 
   off = {'norm_0': np.zeros((1, 4), bool)}
