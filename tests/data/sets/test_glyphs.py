@@ -66,3 +66,25 @@ def test_seeds_decide_rows_and_alphabets_classes():
 def test_what_cannot_be_drawn_is_refused(settings):
   with pytest.raises(types.InputError):
     glyphs.draw(10, **dict(num_classes=2, seed=0) | settings)
+
+
+def test_paint_is_near_a_curve():
+  rng = np.random.default_rng(0)
+  points, pen = rng.uniform(0.1, 0.9, (3, 2, 3, 2)), rng.uniform(0.04, 0.1, 3)
+  size = 12
+  found = glyphs.paint(points, pen, size=size)
+  at = np.linspace(0, 1, 2001)[:, None]
+  for image, curves, half in zip(found, points, pen, strict=True):
+    # Bernstein's polynomials, so finely that a piece is no longer than a hair.
+    path = np.concatenate(
+      [
+        (1 - at) ** 2 * a + 2 * at * (1 - at) * b + at**2 * c
+        for a, b, c in curves
+      ]
+    )
+    for row, column in np.ndindex(size, size):
+      centre = (np.array([column, row]) + 0.5) / size  # Right, and down.
+      away = np.hypot(*(path - centre).T).min()
+      expected = np.clip(0.5 + (half - away) * size, 0, 1)
+      # The curve is drawn as a few straight pieces.
+      assert abs(image[row, column] - expected) < 0.1, (row, column)
