@@ -201,12 +201,6 @@ def _log_plainly():
       record.pathname.startswith(ours)
     )
 
-  def unraisable(event):
-    # TensorStore's threads after a failed save; the save itself is reported.
-    if str(event.exc_value) != 'Event loop is closed':
-      sys.__unraisablehook__(event)
-
-  sys.unraisablehook = unraisable
   handler = logging.get_absl_handler()
   handler.addFilter(wanted)
   handler.setFormatter(_PlainFormatter())

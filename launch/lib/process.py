@@ -145,6 +145,9 @@ def _raise(name):
 
 def _unraisable(told):
   """What Python swallows: a signal may come while garbage is collected."""
+  if str(told.exc_value) == 'Event loop is closed':
+    # TensorStore's threads after a failed save; the save itself is reported.
+    return
   if not isinstance(told.exc_value, Stopped):
     sys.__unraisablehook__(told)
     return

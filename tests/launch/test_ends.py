@@ -74,6 +74,33 @@ def test_a_signal_while_garbage_is_collected_is_not_lost(handlers):
   time.sleep(3 * process._SOON)
 
 
+# A recipe in whose `build` garbage is collected when a signal comes.
+_COLLECTS = """
+import gc, os, signal, time
+from configs.vit import *
+
+def build(config):
+  def collecting(phase, info):
+    gc.callbacks.remove(collecting)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  gc.callbacks.append(collecting)
+  gc.collect()
+  time.sleep(20)
+"""
+
+
+def test_launchers_lose_no_signal_while_garbage_is_collected(tmp_path):
+  path = tmp_path / 'collects.py'
+  path.write_text(_COLLECTS)
+  code, output = launching.call(
+    'train', f'--config={path}:smoke', f'--workdir={tmp_path / "run"}'
+  )
+  assert code == 75
+  assert output.endswith('STOPPED: SIGTERM; run the same command again.\n')
+  assert 'Traceback' not in output
+
+
 @pytest.mark.parametrize(
   ('index', 'joined', 'waits'),
   [(0, True, True), (1, True, False), (0, False, False)],
