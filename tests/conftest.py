@@ -22,11 +22,11 @@ _flags = os.environ.get('XLA_FLAGS', '')
 if 'xla_force_host_platform_device_count' not in _flags:
   os.environ['XLA_FLAGS'] = f'{_flags} {compiling.flags(devices=4)}'.strip()
 
+import drawing
 import jax
 import jaxlib
 import lowering
 import marks
-from matplotlib import figure as mpl_figure
 import pytest
 import spreading
 import summary
@@ -64,17 +64,7 @@ jax.config.update(
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 _forget_context = lowering.share_contexts()
-
-
-def _drawn_once(figure, path, *, savefig=mpl_figure.Figure.savefig, **unused):
-  """A tight frame draws a figure a second time, and needs no reader here.
-
-  What launches draw in processes of their own is drawn as users see it.
-  """
-  savefig(figure, path, dpi=40)
-
-
-mpl_figure.Figure.savefig = _drawn_once
+drawing.draw_once()
 
 
 def pytest_configure(config):

@@ -148,18 +148,20 @@ def _serve():
 def _main():
   # What a launch of one recipe or another imports, and nothing of ours.
   import flax.linen  # noqa: F401
-  import matplotlib.backends.backend_agg
-  import matplotlib.figure  # noqa: F401
+  import drawing
+  import matplotlib.backends.backend_agg  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
   import optax  # noqa: F401
   import orbax.checkpoint  # noqa: F401
   import tensorflow_datasets  # noqa: F401
 
+  # As tests look for garbage (conftest).
   gc.freeze()
+  gc.set_threshold(20_000, 20, 100)
+  drawing.draw_once()
   job = _serve()
   if job is None:
     return
-  gc.unfreeze()
   os.environ.clear()
   os.environ.update(job['env'])
   os.chdir(job['cwd'])
