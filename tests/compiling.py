@@ -12,8 +12,21 @@ _SOON = (
 )
 
 
+# Half of the optimization takes a fifth off notebooks: they compile large
+# programs, and then train by them; without any they would take longer.
+_OF_NOTEBOOKS = ('--xla_backend_optimization_level=1',)
+
+
 def flags(devices: int) -> str:
   """XLA_FLAGS for a process with this many virtual devices."""
-  known = jaxlib.__version__.rpartition('.')[0] in _KNOWN_BY
   count = f'--xla_force_host_platform_device_count={devices}'
-  return ' '.join((count, *(_SOON if known else ())))
+  return ' '.join((count, *(_SOON if _is_known() else ())))
+
+
+def flags_of_notebooks() -> str:
+  """XLA_FLAGS for a notebook's kernel, which has one device."""
+  return ' '.join((*_OF_NOTEBOOKS, *_SOON) if _is_known() else ())
+
+
+def _is_known():
+  return jaxlib.__version__.rpartition('.')[0] in _KNOWN_BY

@@ -4,6 +4,7 @@ import os
 import pathlib
 import resource
 
+import compiling
 import pytest
 
 pytestmark = pytest.mark.colab
@@ -41,10 +42,11 @@ def test_notebook_runs_in_minutes(path, tmp_path, record_property):
     kernel_name='python3',
     resources={'metadata': {'path': str(tmp_path)}},
   )
-  # As a user's kernel is: one device, optimized programs.
+  # As a user's kernel is: one device, optimized programs, though by half.
   env = {
     name: value for name, value in os.environ.items() if name not in _OF_TESTS
   }
+  env['XLA_FLAGS'] = compiling.flags_of_notebooks()
   client.execute(env=env)
   after = resource.getrusage(resource.RUSAGE_CHILDREN)
   seconds = sum(after[:2]) - sum(before[:2])
