@@ -197,7 +197,7 @@ def test_texts_are_learned_by_lora(reviews):
     f'--workdir={workdir}',
     *flags,
     '--config.adapter.kind=lora',
-    '--config.min_steps=30',
+    '--config.min_steps=14',
     *launching.AT_THE_END,
     '--config.tx.learning_rate=0.01',
   )

@@ -90,7 +90,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path, expected):
 
 def test_two_processes_are_stopped(tmp_path_factory):
   # Long enough that the job is still running when both have agreed to stop.
-  job = (*_FLAGS, '--config.min_steps=150', *launching.AT_THE_END)
+  job = (*_FLAGS, '--config.min_steps=80', *launching.AT_THE_END)
   whole = tmp_path_factory.mktemp('two_whole')
   codes, outputs = launching.finish(
     launching.start_two('train', *job, f'--workdir={whole}')
