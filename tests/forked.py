@@ -147,8 +147,8 @@ def _serve():
 
 def _main():
   # What a launch of one recipe or another imports, and nothing of ours.
-  import flax.linen  # noqa: F401
   import drawing
+  import flax.linen  # noqa: F401
   import matplotlib.backends.backend_agg  # noqa: F401
   import ml_collections.config_flags  # noqa: F401
   import optax  # noqa: F401
