@@ -88,7 +88,7 @@ def _quick(argument, folder):
   """An argument for seconds, in a folder of its own."""
   argument = re.sub(r'(--config=\S+):small', r'\1:smoke', argument)
   # How many it draws is left to chance, and there may be many times as many.
-  argument = re.sub(r'^(--expected_trials)=.*', r'\1=2', argument)
+  argument = re.sub(r'^(--expected_trials)=.*', r'\1=1.2', argument)
   argument = argument.replace('=runs/', f'={folder}/runs/')
   argument = argument.replace('=KEY', f'={folder}/KEY')
   argument = argument.replace('=~/', f'={folder}/')
