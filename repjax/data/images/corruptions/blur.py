@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from scipy import ndimage
-from scipy import signal
 
 from repjax.data.images.corruptions import kind
 from repjax.data.images.corruptions.kind import Rngs
@@ -88,6 +87,8 @@ def to_levels(images: np.ndarray) -> np.ndarray:
 
 def filter2d(images: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   """Symmetric kernel over height and width; outside the image is mirrored."""
+  from scipy import signal  # Slow to import.
+
   (up, left), (height, width) = np.array(kernel.shape) // 2, images.shape[1:3]
   ys, xs = _mirrored(height, up), _mirrored(width, left)
   padded = images[:, ys][:, :, xs]
